@@ -1,0 +1,160 @@
+"""What everything above asks of the bus, small enough to have an in-memory twin.
+
+Knows: the contract. Must not know: NATS. `protocol.nats_bus` and `protocol.memory_bus` implement it and pass one suite
+(``tests/contracts/bus.py``).
+
+Three things travel: **messages** (at most once, in order per sender), the **log** (guarded appends, read in order from a
+position) and **cells** (small named values changed by compare-and-set). **Blobs** are bytes too large for a message,
+stored in pieces under their SHA-256 and never changed.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from msgspec import Struct
+
+from protocol.ids import JobKey
+
+MESSAGE_MAX_BYTES = 1_000_000
+ENTRY_MAX_BYTES = 524_288
+BATCH_MAX = 256
+
+
+class Message(Struct, frozen=True):
+    """A message that came. `respond` answers its sender, or is None when no answer is wanted."""
+
+    subject: str
+    data: bytes
+    respond: Callable[[bytes], Awaitable[None]] | None = None
+
+
+class Append(Struct, frozen=True):
+    """One entry to be appended: "I decided knowing entry `guard` of this job", 0 for a job that is not there yet.
+
+    `op` is unique to this entry; it settles appends whose answer was lost.
+    """
+
+    key: JobKey
+    guard: int
+    op: str
+    data: bytes
+
+
+class Stored(Struct, frozen=True, tag=True):
+    """The entry is in the log, durably, at this sequence."""
+
+    seq: int
+
+
+class Stale(Struct, frozen=True, tag=True):
+    """The guard no longer holds (or another append is in flight): read on to `last` if known, and decide again."""
+
+    last: int = 0
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """The log will not take this entry: it is full, or the entry is too large. Nothing was stored."""
+
+    reason: str
+    full: bool = False
+
+
+Outcome = Stored | Stale | Refused
+
+
+class Record(Struct, frozen=True):
+    """An entry as read from the log."""
+
+    key: JobKey
+    seq: int
+    data: bytes
+
+
+class LogState(Struct, frozen=True):
+    """The log as a whole. `created` tells one log from another that was made anew under the same name."""
+
+    created: str
+    first: int
+    last: int
+    size_bytes: int
+    limit_bytes: int
+
+
+class Cell(Struct, frozen=True):
+    """A named value with the revision to compare when changing it."""
+
+    name: str
+    data: bytes
+    revision: int
+
+
+class Messages(Protocol):
+    """The part of the bus that compute nodes have."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus can be reached just now."""
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        """Send to whoever listens. Raises `Invalid` if too large; while not connected the message may be lost."""
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        """Send and wait for one answer. Raises `Unavailable` if nobody listens (at once) and `TimedOut`."""
+
+    def subscribe(
+        self, subject: str, *, group: str = "", pending: int = 65_536
+    ) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Listen, from the moment the context is entered. Within a `group` each message goes to one member.
+
+        At most `pending` messages wait; beyond that the newest are dropped and the loss is logged: whoever sends what
+        may not be lost asks for an answer.
+        """
+
+
+class Bus(Messages, Protocol):
+    """The whole bus, as requesters have it."""
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        """Append entries of different jobs, each under its own guard; one outcome each, in order.
+
+        Small groups go as single messages side by side, larger ones as one atomic batch of at most `BATCH_MAX`; a
+        batch that is refused is tried again as singles, so one stale entry never holds up another.
+
+        An append whose answer was lost is settled before this returns: the log is read, and an entry with our `op` since
+        the guard is `Stored`. Raises `Unavailable` only while the log cannot be reached at all; the caller then does not
+        know, and must ask again with the same `op` and guard: it can succeed once only.
+        """
+
+    def read(self, after: int) -> AsyncIterator[list[Record]]:
+        """All entries behind sequence `after`, in order, without gaps, for ever; in batches as they come.
+
+        Survives reconnects. Raises `Broken` when the log was made anew or is shorter than `after`: start over.
+        """
+
+    async def last(self, key: JobKey) -> Record | None:
+        """The newest entry of a job, read from the leader. Raises `Unavailable`."""
+
+    async def log_state(self) -> LogState:
+        """The log as a whole. Raises `Unavailable`."""
+
+    async def purge(self, key: JobKey) -> None:
+        """Remove all entries of one job."""
+
+    async def get_cell(self, name: str) -> Cell | None:
+        """A cell, or None if there is none of that name (a token)."""
+
+    async def put_cell(self, name: str, data: bytes, *, revision: int) -> int | None:
+        """Change a cell known at `revision` (0: it does not exist). Returns the new revision, or None if it moved on."""
+
+    async def list_cells(self) -> list[Cell]:
+        """All cells."""
+
+    async def put_blob(self, data: bytes) -> str:
+        """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless."""
+
+    async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
+        """The whole's size and at most `limit_bytes` from `offset` on. Raises `NotFound`."""
+
+    async def close(self) -> None:
+        """Let go of the connection; listeners and readers end."""

@@ -1,0 +1,92 @@
+"""The log's own words: one entry holds all events of one decision about one job.
+
+Knows: the events and their fields. Must not know: what they add up to (`requester.core` folds them). Fields are only ever
+added, with defaults: an entry is read for as long as its job is kept.
+"""
+
+from msgspec import Struct, field
+
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Amounts, Job
+from protocol.messages import Report
+from protocol.states import JobState
+
+
+class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
+    """A job came to be, or a new version of it: the log's first event, and whenever its name is submitted again."""
+
+    spec: Job
+    version: int
+    warnings: list[str] = field(default_factory=list)
+    client: str = ""
+
+
+class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):
+    """Some partitions cannot be placed now; the reason names what each node lacks."""
+
+    reason: Failure
+
+
+class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
+    """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words."""
+
+    execution: ExecutionId
+    partition: int
+    attempt: int
+    node: NodeId
+    amounts: Amounts
+    why: str = ""
+
+
+class StopRequested(Struct, frozen=True, tag="stop", omit_defaults=True):
+    """A person wants the job to end."""
+
+    reason: str = ""
+    client: str = ""
+
+
+class Reported(Struct, frozen=True, tag="reported", omit_defaults=True):
+    """A node's report of a current execution: from here on it is a fact."""
+
+    report: Report
+
+
+class Cancelled(Struct, frozen=True, tag="cancelled", omit_defaults=True):
+    """The requester gave this execution up (stop, timeout, new version); the node is told to end it."""
+
+    execution: ExecutionId
+    failure: Failure
+
+
+class Lost(Struct, frozen=True, tag="lost", omit_defaults=True):
+    """The execution's node is silent for too long; whatever it reports afterwards is dropped."""
+
+    execution: ExecutionId
+    node: NodeId
+    failure: Failure
+
+
+class Closed(Struct, frozen=True, tag="closed", omit_defaults=True):
+    """The job's (this version's) final state; `failure` is the root cause where there is one."""
+
+    state: JobState
+    message: str = ""
+    failure: Failure | None = None
+
+
+Event = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed
+
+
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """All events of one decision about one job.
+
+    `job` must agree with the subject's key, `op` is unique to the attempt to append (it settles appends whose answer was
+    lost), `by` the requester, `at` its clock in unix seconds.
+    """
+
+    job: JobId
+    op: str
+    by: str
+    at: float
+    events: list[Event]

@@ -1,0 +1,151 @@
+"""What a person asks for: a job and its parts, under Bacalhau's names.
+
+Knows: the fields of a job spec in their one canonical form. Must not know: how a spec was written (`protocol.spec` reads
+YAML, JSON, any key case and the older forms into this one) or which drivers exist: a `Spec` carries its driver's
+parameters as a plain object, which the driver's own Struct reads.
+
+The same Structs serve the bus, the log, the read model, REST and the command line.
+"""
+
+from typing import Any
+
+from msgspec import Struct, field
+
+
+class Spec(Struct, frozen=True, rename="pascal", omit_defaults=False):
+    """A driver or engine by its type, and the parameters that are its own business."""
+
+    type: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+class Constraint(Struct, frozen=True, rename="pascal"):
+    """A condition on a node's labels. Operators: ``= == in != notin exists ! gt lt``.
+
+    A key that begins with ``favour_`` is a preference instead: it ranks and does not filter.
+    """
+
+    key: str
+    operator: str
+    values: list[str] = field(default_factory=list)
+
+
+class Input(Struct, frozen=True, rename="pascal"):
+    """One input: where it comes from and where the program finds it (absolute path)."""
+
+    source: Spec
+    target: str
+    alias: str = ""
+
+
+class ResultPath(Struct, frozen=True, rename="pascal"):
+    """A folder that is kept: `path` as the program sees it, `name` as its folder in the result."""
+
+    name: str
+    path: str
+
+
+class Resources(Struct, frozen=True):
+    """What a task wants, as people write it: ``500m``, ``512Mb``, ``1Gi``, ``1``; empty means the default."""
+
+    cpu: str = field(default="", name="CPU")
+    memory: str = field(default="", name="Memory")
+    disk: str = field(default="", name="Disk")
+    gpu: str = field(default="", name="GPU")
+
+
+class Amounts(Struct, frozen=True, omit_defaults=True):
+    """Resources as numbers: cores, bytes, bytes, devices. Wire names are those of Bacalhau's AllocatedResources."""
+
+    cpu: float = field(default=0.0, name="CPU")
+    memory_bytes: int = field(default=0, name="Memory")
+    disk_bytes: int = field(default=0, name="Disk")
+    gpu: int = field(default=0, name="GPU")
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.cpu + other.cpu,
+            self.memory_bytes + other.memory_bytes,
+            self.disk_bytes + other.disk_bytes,
+            self.gpu + other.gpu,
+        )
+
+    def __sub__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.cpu - other.cpu,
+            self.memory_bytes - other.memory_bytes,
+            self.disk_bytes - other.disk_bytes,
+            self.gpu - other.gpu,
+        )
+
+    def fits(self, room: "Amounts") -> bool:
+        """Whether this much fits into `room`; cores are compared with a tolerance of a billionth."""
+        return (
+            self.cpu <= room.cpu + 1e-9
+            and self.memory_bytes <= room.memory_bytes
+            and self.disk_bytes <= room.disk_bytes
+            and self.gpu <= room.gpu
+        )
+
+
+class Port(Struct, frozen=True, rename="pascal"):
+    """A published port: `static` on the host (0 = any free one), `target` in the container (0 = the same)."""
+
+    name: str
+    static: int = 0
+    target: int = 0
+    host_network: str = ""
+
+
+class Network(Struct, frozen=True, rename="pascal"):
+    """Network access: Type is ``Default``, ``None``, ``Host``, ``Full`` (= Host), ``HTTP`` or ``Bridge``."""
+
+    type: str = "Default"
+    domains: list[str] = field(default_factory=list)
+    ports: list[Port] = field(default_factory=list)
+
+
+class Timeouts(Struct, frozen=True, rename="pascal"):
+    """Limits in whole seconds; 0 means none."""
+
+    execution_timeout: int = 0
+    queue_timeout: int = 0
+    total_timeout: int = 0
+
+
+class Task(Struct, frozen=True, rename="pascal"):
+    """The one program of a job, with everything it needs."""
+
+    name: str = "main"
+    engine: Spec = field(default_factory=Spec)
+    publisher: Spec = field(default_factory=Spec)
+    env: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+    input_sources: list[Input] = field(default_factory=list)
+    result_paths: list[ResultPath] = field(default_factory=list)
+    resources: Resources = field(default_factory=Resources)
+    network: Network = field(default_factory=Network)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Job(Struct, frozen=True, rename="pascal"):
+    """A whole job spec in canonical form: defaults filled in, one task, `count` as it will be run.
+
+    `name` empty means the job has no name of its own; its id then serves as its name. `count` is the number of partitions
+    of a batch or service job, and 0 for ops and daemon jobs, which run on every node that fits.
+    """
+
+    name: str = ""
+    namespace: str = "default"
+    type: str = "batch"
+    priority: int = 0
+    count: int = 1
+    constraints: list[Constraint] = field(default_factory=list)
+    meta: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """The job's task; reading a spec guarantees that there is exactly one."""
+        return self.tasks[0]

@@ -1,0 +1,247 @@
+"""Every message on the bus that is not in the log: commands down, reports and beats up, answers back.
+
+Knows: the shape of each message and its encoding (JSON; one golden file each in ``tests/protocol/golden``). Must not
+know: subjects (`protocol.subjects`) or what anyone does on receiving one.
+
+Fields are only ever added, with defaults: a message of an older version is read by every newer one, and a newer one's
+extra fields are ignored by an older reader.
+
+A command is a level, not an edge: it says what shall be, carries the sequence of the log entry that ordered it, and may
+be repeated at will.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from protocol.errors import Broken, Failure
+from protocol.ids import ExecutionId, JobId, NodeId, RequesterId
+from protocol.jobs import Amounts, Spec, Task
+from protocol.nodes import NodeInfo
+from protocol.states import ExecutionState
+
+
+class Run(Struct, frozen=True, tag="run", omit_defaults=True):
+    """Run this execution. The task travels inside, complete.
+
+    `seq` is the sequence of the entry that assigned it. `execution_timeout_s` counts from the program's start, 0 is none;
+    `staging_timeout_s` bounds image pull and input fetch together, 0 leaves it to the node.
+    """
+
+    seq: int
+    node: NodeId
+    job: JobId
+    job_name: str
+    namespace: str
+    job_type: str
+    version: int
+    execution: ExecutionId
+    partition: int
+    partitions: int
+    attempt: int
+    task: Task
+    amounts: Amounts
+    priority: int = 0
+    execution_timeout_s: float = 0
+    staging_timeout_s: float = 0
+
+
+class Cancel(Struct, frozen=True, tag="cancel", omit_defaults=True):
+    """This execution shall not be: stop it if it runs, throw it away, never report a result."""
+
+    seq: int
+    node: NodeId
+    execution: ExecutionId
+    reason: str = ""
+
+
+class FullList(Struct, frozen=True, tag="list", omit_defaults=True):
+    """All that this node shall have, as of sequence `upto` of the log whose stream was made at `created`.
+
+    The node ends what is not listed and was ordered at or before `upto`. It ignores a list older than its newest
+    command, and ends nothing on a list with another `created`: a log that was made anew knows nothing of its work.
+    """
+
+    upto: int
+    created: str
+    node: NodeId
+    executions: list[ExecutionId] = field(default_factory=list)
+
+
+Command = Run | Cancel | FullList
+
+
+class CommandAnswer(Struct, frozen=True, omit_defaults=True):
+    """The node has the command in its journal, or why not."""
+
+    taken: bool
+    failure: Failure | None = None
+
+
+class Stage(Struct, frozen=True, omit_defaults=True):
+    """A stage that an execution has reached: when (node's clock, unix seconds) and what a person is told."""
+
+    state: ExecutionState
+    at: float
+    message: str = ""
+
+
+class RunOutput(Struct, frozen=True):
+    """The program's exit code and the first 2,048 bytes of what it wrote; wire names are Bacalhau's."""
+
+    stdout: str = field(default="", name="Stdout")
+    stdout_truncated: bool = field(default=False, name="StdoutTruncated")
+    stderr: str = field(default="", name="stderr")
+    stderr_truncated: bool = field(default=False, name="StderrTruncated")
+    exit_code: int = field(default=0, name="ExitCode")
+    error_message: str = field(default="", name="ErrorMsg")
+
+
+class InputRead(Struct, frozen=True, omit_defaults=True):
+    """Which bytes an execution read: the identity that `resolve` gave the input before it was fetched."""
+
+    target: str
+    type: str
+    identity: str
+    size_bytes: int | None = None
+
+
+class Report(Struct, frozen=True, omit_defaults=True):
+    """The newest state of one execution, with all stages passed so far. A later report replaces an earlier one.
+
+    `seq` is the sequence of the entry that ordered the execution: a requester that has not folded it yet waits for it.
+    `output` and `result` come with an end. A program that exits with another code than 0 is `FAILED` with the failure
+    code ``ProgramFailed``; what it wrote is published all the same.
+    """
+
+    node: NodeId
+    incarnation: int
+    seq: int
+    job: JobId
+    version: int
+    execution: ExecutionId
+    state: ExecutionState
+    stages: list[Stage] = field(default_factory=list)
+    failure: Failure | None = None
+    output: RunOutput | None = None
+    result: Spec | None = None
+    inputs: list[InputRead] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+
+
+class Verdict(Struct, frozen=True, omit_defaults=True):
+    """The answer to a report.
+
+    ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
+    execution is not current; forget it and end it. ``later``: not decided yet, report again.
+    """
+
+    verdict: str
+    seq: int = 0
+
+
+class Beat(Struct, frozen=True, omit_defaults=True):
+    """A node is alive. `incarnation` grows with each start of its process; `upto` is the newest sequence it obeyed."""
+
+    node: NodeInfo
+    incarnation: int
+    at: float
+    upto: int = 0
+    leaving: bool = False
+    executions: dict[ExecutionId, ExecutionState] = field(default_factory=dict)
+
+
+class RequesterBeat(Struct, frozen=True, omit_defaults=True):
+    """A requester is alive and has folded the log up to `folded`."""
+
+    requester: RequesterId
+    at: float
+    folded: int
+    version: str
+    address: str = ""
+    leaving: bool = False
+
+
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """What an execution is busy with, a few times a second, never stored: ``image``, ``input /in``, ``result``.
+
+    `total_bytes` None means unknown.
+    """
+
+    job: JobId
+    execution: ExecutionId
+    node: NodeId
+    state: ExecutionState
+    what: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+
+class LogsRequest(Struct, frozen=True, omit_defaults=True):
+    """Read an execution's output from `cursor` on (0 is the beginning, -1 the present end).
+
+    The answer holds at most `limit_bytes` of text. If there is none yet and the program still runs, the node answers
+    after at most `wait_s`: asking again with the answer's cursor follows the output, at the asker's own speed.
+    """
+
+    execution: ExecutionId
+    cursor: int = 0
+    limit_bytes: int = 131_072
+    wait_s: float = 0
+
+
+class LogChunk(Struct, frozen=True):
+    """A piece of output: `stream` 1 is standard output, 2 standard error. Base64 on the wire."""
+
+    stream: int
+    at: float
+    data: bytes
+
+
+class LogsAnswer(Struct, frozen=True, omit_defaults=True):
+    """Chunks in the order written; `ended` says that nothing follows after `cursor`."""
+
+    cursor: int
+    chunks: list[LogChunk] = field(default_factory=list)
+    ended: bool = False
+    failure: Failure | None = None
+
+
+class BlobRequest(Struct, frozen=True):
+    """Bytes of a blob that travelled beside its job: see `protocol.bus`. `digest` is SHA-256 in hexadecimal."""
+
+    digest: str
+    offset: int
+    limit_bytes: int = 262_144
+
+
+class BlobAnswer(Struct, frozen=True, omit_defaults=True):
+    """A piece of a blob and the whole's size in bytes; or why not."""
+
+    size_bytes: int = 0
+    data: bytes = b""
+    failure: Failure | None = None
+
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def encode(message: Any) -> bytes:
+    """The JSON form of a message or entry."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes, form: type[T]) -> T:
+    """Read a message of type `form` (a Struct, or a union such as `Command`). Raises `Broken` with the path of the fault."""
+    decoder = _decoders.get(form)
+    if decoder is None:
+        decoder = _decoders[form] = msgspec.json.Decoder(form)
+    try:
+        message: T = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Broken(f"a message cannot be read: {error}") from error
+    return message

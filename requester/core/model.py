@@ -1,0 +1,106 @@
+"""What the fold of a job's entries adds up to.
+
+Knows: the shape of a job's and an execution's present state, of its history, and of a node as the requester sees it. Must
+not know: how it came about (`fold`) or what follows from it (`step`).
+"""
+
+from msgspec import Struct, field
+
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobId, JobKey, NodeId
+from protocol.jobs import Amounts, Job, Spec
+from protocol.messages import InputRead, RunOutput, Stage
+from protocol.nodes import NodeInfo
+from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
+
+
+class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
+    """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest."""
+
+    id: ExecutionId
+    job: JobId
+    version: int
+    partition: int
+    attempt: int
+    node: NodeId
+    amounts: Amounts
+    state: ExecutionState
+    created_at: float
+    modified_at: float
+    ordered: int
+    revision: int
+    why: str = ""
+    stages: list[Stage] = field(default_factory=list)
+    failure: Failure | None = None
+    output: RunOutput | None = None
+    result: Spec | None = None
+    inputs: list[InputRead] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state not in ENDS
+
+
+class JobRecord(Struct, frozen=True, omit_defaults=True):
+    """A job as the log has it: the fold of its entries up to `revision`, the last one's sequence.
+
+    `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
+    `executions` holds all attempts, of earlier versions too, in the order of their assignment.
+    """
+
+    id: JobId
+    key: JobKey
+    spec: Job
+    version: int
+    state: JobState
+    created_at: float
+    submitted_at: float
+    modified_at: float
+    revision: int
+    message: str = ""
+    failure: Failure | None = None
+    stopping: str | None = None
+    queued: Failure | None = None
+    queued_at: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    executions: dict[ExecutionId, ExecutionRecord] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this version has its final state."""
+        return self.state in JOB_ENDS
+
+    def current(self) -> list[ExecutionRecord]:
+        """The executions of the present version."""
+        return [execution for execution in self.executions.values() if execution.version == self.version]
+
+
+class HistoryItem(Struct, frozen=True, omit_defaults=True):
+    """One line of a job's history. `execution` empty: about the job as a whole. `details` are for programs."""
+
+    seq: int
+    index: int
+    job: JobId
+    version: int
+    at: float
+    topic: str
+    message: str
+    execution: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+
+
+class NodeRecord(Struct, frozen=True, omit_defaults=True):
+    """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word."""
+
+    info: NodeInfo
+    membership: str = "APPROVED"
+    connected: bool = True
+    last_beat_at: float = 0.0
+    connected_since: float = 0.0
+    disconnected_since: float = 0.0
+    incarnation: int = 0
+    free: Amounts = field(default_factory=Amounts)
+    running: int = 0
+    waiting: int = 0

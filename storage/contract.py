@@ -1,0 +1,120 @@
+"""What every source and publisher promises.
+
+Knows: the two Protocols, and the values that cross them. Must not know: any driver. The suites in ``tests/contracts/source.py``
+and ``tests/contracts/publisher.py`` ask every driver for each sentence below.
+
+A driver's parameters arrive as its own frozen Struct (`params`), read once from a `Spec` by `read_params`: any key case,
+as Bacalhau reads them; unknown fields are refused with a near spelling.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from msgspec import Struct, field
+
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Spec
+from protocol.nodes import Offer
+
+P = TypeVar("P")
+
+
+class Share(Struct, frozen=True):
+    """Which part of a partitioned input this execution reads: `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+
+class Label(Struct, frozen=True):
+    """What a publisher may put into names: who publishes, and when (unix seconds)."""
+
+    job: JobId
+    execution: ExecutionId
+    node: NodeId
+    at: float
+    partition: int = 0
+    attempt: int = 1
+
+
+class Resolved(Struct, frozen=True):
+    """An input pinned down before it is fetched.
+
+    `identity` is immutable (a CID; bucket, key and version or ETag; a digest) and equal exactly when the bytes are.
+    `size_bytes` None means that the source does not say. `pinned` is the driver's own: what `fetch` needs in order to
+    bring exactly this.
+    """
+
+    identity: str
+    size_bytes: int | None = None
+    pinned: Any = None
+
+
+class Fetched(Struct, frozen=True):
+    """What to mount at the input's target: a file or a folder. `owned` is False for a path that is not ours to remove."""
+
+    path: Path
+    read_only: bool = True
+    owned: bool = True
+
+
+class Progress(Protocol):
+    """Told of bytes as they move; cheap to call often."""
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+        """`done_bytes` so far of `total_bytes` (None: unknown)."""
+
+
+def silent(done_bytes: int, total_bytes: int | None) -> None:
+    """A `Progress` for callers that do not want any."""
+
+
+class Source(Protocol[P]):
+    """Brings data to the node.
+
+    Faults: `Invalid` (the params can never work), `NotFound` (names the bucket, key, CID or path), `Denied`
+    (credentials, policy), `Unavailable` (the other side is not there or ill), `TimedOut` (silence beyond the limit; says
+    how many bytes came), `Broken` (not the bytes that were named), `Exhausted` (a size limit). Every message says which
+    thing failed and, where there is something to do, the hint says what.
+    """
+
+    type: ClassVar[str]
+    params: ClassVar[type]
+
+    async def probe(self) -> Offer:
+        """Whether this source works on this node just now; never raises."""
+
+    async def resolve(self, params: P, share: Share) -> Resolved:
+        """Identity and size, in bounded time, without moving the data. The same unchanged data gives an equal answer."""
+
+    async def fetch(self, params: P, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+        """Bring exactly what was resolved to `into`, a path that does not exist yet in a folder that does.
+
+        Afterwards `into` is a file or a folder, complete; on any fault or cancellation nothing is left of it. No name
+        from the data leads outside it. A source whose data is already here may answer with another path instead.
+        """
+
+
+class Publisher(Protocol[P]):
+    """Puts a result folder where others can get it. Raises the same faults as a `Source`."""
+
+    type: ClassVar[str]
+    params: ClassVar[type]
+
+    async def probe(self) -> Offer:
+        """Whether this publisher works on this node just now; never raises."""
+
+    async def publish(self, folder: Path, params: P, label: Label, progress: Progress) -> Spec:
+        """Store the folder's tree (regular files, folders; symbolic links as links or refused, never followed).
+
+        The answer is a `Spec` that the `Source` of its type can read: fetching it gives the same tree, or an archive of
+        it where the driver says so. On a fault nothing half-published is advertised. Publishing the same execution again
+        is harmless.
+        """
+
+
+class Drivers(Struct, frozen=True):
+    """The drivers a process has, by lower-case type."""
+
+    sources: dict[str, Source[Any]] = field(default_factory=dict)
+    publishers: dict[str, Publisher[Any]] = field(default_factory=dict)
