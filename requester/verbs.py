@@ -1,0 +1,124 @@
+"""What a requester can be asked to do: the seam between the API and the deciding part.
+
+Knows: the verbs and the values they exchange. Must not know: HTTP, or how a verb is carried out (`requester.service`).
+
+A job is named by `ref`: its name, its whole id, or any unique prefix of its id. Every verb raises `NotFound` for an
+unknown ref and `Conflict` with kind ``MultipleJobsFound`` (the candidates in its details) for an ambiguous one.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from msgspec import Struct, field
+
+from protocol.errors import Failure
+from protocol.ids import JobId
+from protocol.jobs import Job, Spec
+from protocol.messages import LogChunk, Progress
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+
+
+class Submission(Struct, frozen=True):
+    """The job is in the log, durably, under this id and version."""
+
+    job: JobId
+    version: int
+    warnings: list[str] = field(default_factory=list)
+
+
+class JobQuery(Struct, frozen=True):
+    """Which jobs, in which order. `limit` 0 means all; `offset` counts from the first match."""
+
+    namespace: str = ""
+    labels: list[str] = field(default_factory=list)
+    state: str = ""
+    order_by: str = "created_at"
+    reverse: bool = False
+    limit: int = 0
+    offset: int = 0
+
+
+class HistoryQuery(Struct, frozen=True):
+    """Which items of a job's history: behind the position `after`, (`since` is unix seconds), of one execution, of one version (0: the newest)."""
+
+    after: tuple[int, int] = (0, -1)
+    since: float = 0.0
+    kind: str = "all"
+    execution: str = ""
+    version: int = 0
+    all_versions: bool = False
+    limit: int = 100
+
+
+class HistoryPage(Struct, frozen=True):
+    """Items in order. `ended` says that the job (or the execution asked for) is closed and nothing follows."""
+
+    items: list[HistoryItem]
+    ended: bool
+
+
+class JobUpdate(Struct, frozen=True, omit_defaults=True):
+    """One thing that happened to a watched job: its newest record, or progress between two records."""
+
+    job: JobRecord | None = None
+    progress: Progress | None = None
+
+
+class LogLine(Struct, frozen=True, omit_defaults=True):
+    """A piece of an execution's output, or why it cannot be had."""
+
+    execution: str = ""
+    chunk: LogChunk | None = None
+    failure: Failure | None = None
+
+
+class Verbs(Protocol):
+    """All a requester can be asked."""
+
+    async def submit(self, job: Job, *, warnings: list[str], client: str, force: bool = False) -> Submission:
+        """Take a validated, canonical job. The answer comes when its entry is in the log.
+
+        Raises `Invalid` (no node type could ever run it: unknown engine and the like are told with a near spelling),
+        `Exhausted` (the log is full), `Unavailable` (the log cannot be reached).
+        """
+
+    async def put_blob(self, data: bytes) -> str:
+        """Store bytes that are too large to travel in a spec; returns their SHA-256 in hexadecimal."""
+
+    async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
+        """End a job; harmless when it is stopped already. Raises `Conflict` when it has ended otherwise."""
+
+    async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
+        """One job's present state, read-your-writes for what this requester committed."""
+
+    async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
+        """Jobs, and whether more follow. Raises `Invalid` for a bad selector or order."""
+
+    async def executions(self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False) -> list[ExecutionRecord]:
+        """A job's executions, oldest first."""
+
+    async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:
+        """A job's history."""
+
+    async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
+        """Where the published results are: one `Spec` per execution of the newest version that published one."""
+
+    def watch(self, ref: str, *, namespace: str = "") -> AsyncIterator[JobUpdate]:
+        """The record now, and after each change, with progress in between; ends after the record that is closed."""
+
+    def logs(
+        self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Output of one execution (default: the job's newest that was not given up), in order, until its end."""
+
+    async def nodes(self) -> list[NodeRecord]:
+        """All nodes known, by id."""
+
+    async def node(self, ref: str) -> NodeRecord:
+        """One node by id or unique prefix."""
+
+    async def set_membership(self, ref: str, membership: str, message: str) -> NodeRecord:
+        """Approve or reject a node, or delete what is known of it (``APPROVED REJECTED DELETED``)."""
+
+    def facts(self) -> dict[str, Any]:
+        """About this requester: id, version, how far it has folded, whether the log can be reached, open jobs."""
