@@ -39,7 +39,8 @@ class JobQuery(Struct, frozen=True):
 
 
 class HistoryQuery(Struct, frozen=True):
-    """Which items of a job's history: behind the position `after`, (`since` is unix seconds), of one execution, of one version (0: the newest)."""
+    """Which items of a job's history: behind the position `after`, (`since` is unix seconds), of one execution, of
+    one version (0: the newest)."""
 
     after: tuple[int, int] = (0, -1)
     since: float = 0.0
@@ -94,7 +95,9 @@ class Verbs(Protocol):
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         """Jobs, and whether more follow. Raises `Invalid` for a bad selector or order."""
 
-    async def executions(self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False) -> list[ExecutionRecord]:
+    async def executions(
+        self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False
+    ) -> list[ExecutionRecord]:
         """A job's executions, oldest first."""
 
     async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:

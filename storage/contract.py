@@ -1,6 +1,7 @@
 """What every source and publisher promises.
 
-Knows: the two Protocols, and the values that cross them. Must not know: any driver. The suites in ``tests/contracts/source.py``
+Knows: the two Protocols, and the values that cross them. Must not know: any driver. The suites in
+``tests/contracts/source.py``
 and ``tests/contracts/publisher.py`` ask every driver for each sentence below.
 
 A driver's parameters arrive as its own frozen Struct (`params`), read once from a `Spec` by `read_params`: any key case,

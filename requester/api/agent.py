@@ -1,0 +1,115 @@
+"""The routes about the server itself, and the anonymous part of Bacalhau's authentication.
+
+Knows: what clients ask before they do anything. Must not know: jobs.
+"""
+
+import base64
+import platform
+from typing import Any
+
+from aiohttp import web
+
+from requester.api.envelope import answer
+from requester.api.keys import BUILD, VERBS
+
+routes = web.RouteTableDef()
+
+COMPATIBLE_WITH = "v1.9.3"
+"""Bacalhau's clients compare this with their own version."""
+GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def build_info(version: str) -> dict[str, Any]:
+    """The answer of ``/agent/version``: Bacalhau's fields, and our own version beside them."""
+    machine = platform.machine()
+    return {
+        "Major": "1",
+        "Minor": "9",
+        "GitVersion": COMPATIBLE_WITH,
+        "GitCommit": "",
+        "BuildDate": "2026-01-01T00:00:00Z",
+        "GOOS": platform.system().lower(),
+        "GOARCH": GO_NAMES.get(machine, machine),
+        "Shoal": version,
+    }
+
+
+@routes.get("/api/v1/agent/alive")
+async def alive(request: web.Request) -> web.Response:
+    return answer({"Status": "OK"})
+
+
+@routes.get("/livez")
+@routes.get("/api/v1/livez")
+async def livez(request: web.Request) -> web.Response:
+    return answer({"Status": "OK"})
+
+
+@routes.get("/readyz")
+@routes.get("/healthz")
+@routes.get("/api/v1/healthz")
+async def readyz(request: web.Request) -> web.Response:
+    """200 when this requester can take jobs, 503 with the same facts when it cannot."""
+    facts = request.app[VERBS].facts()
+    return answer(facts, status=200 if facts.get("ready", True) else 503)
+
+
+@routes.get("/version")
+@routes.get("/api/v1/agent/version")
+async def version(request: web.Request) -> web.Response:
+    return answer(request.app[BUILD])
+
+
+@routes.post("/api/v1/version")
+async def legacy_version(request: web.Request) -> web.Response:
+    return answer({"VersionInfo": request.app[BUILD], "build_version_info": request.app[BUILD]})
+
+
+@routes.get("/api/v1/id")
+async def identity(request: web.Request) -> web.Response:
+    return answer(request.app[VERBS].facts().get("id", ""))
+
+
+@routes.get("/api/v1/agent/node")
+@routes.get("/api/v1/node_info")
+async def node(request: web.Request) -> web.Response:
+    return answer(
+        {
+            "NodeID": request.app[VERBS].facts().get("id", ""),
+            "NodeType": "Requester",
+            "Labels": {},
+            "SupportedProtocols": ["shoal/v1"],
+            "BacalhauVersion": request.app[BUILD],
+        }
+    )
+
+
+@routes.get("/api/v1/agent/debug")
+async def debug(request: web.Request) -> web.Response:
+    return answer([{"component": "requester", "info": request.app[VERBS].facts()}])
+
+
+@routes.get("/api/v1/agent/config")
+async def config(request: web.Request) -> web.Response:
+    return answer({"config": request.app[VERBS].facts().get("config", {})})
+
+
+@routes.get("/api/v1/agent/authconfig")
+async def authconfig(request: web.Request) -> web.Response:
+    """No single sign-on: an empty ProviderID says so."""
+    return answer({"Version": "1.0.0", "Config": {"ProviderID": ""}})
+
+
+@routes.get("/api/v1/auth")
+async def auth_methods(request: web.Request) -> web.Response:
+    """One challenge method: Bacalhau's anonymous client insists on answering exactly one before its first call."""
+    phrase = base64.b64encode(str(request.app[VERBS].facts().get("id", "shoal")).encode()).decode()
+    return answer(
+        {"NextToken": "", "Methods": {"ClientKey": {"type": "challenge", "params": {"InputPhrase": phrase}}}}
+    )
+
+
+@routes.post("/api/v1/auth/clientkey")
+async def auth_answer(request: web.Request) -> web.Response:
+    """This server is open: any answer gets a token, and no token is asked for."""
+    return answer({"Authentication": {"success": True, "token": "anonymous"}})

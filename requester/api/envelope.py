@@ -1,0 +1,83 @@
+"""Errors over REST: one envelope for every answer that is not 200.
+
+Knows: which fault has which HTTP status and which of Bacalhau's codes. Must not know: routes. Source of codes and
+statuses: the reference of the peer's API, section 3.1.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from protocol.errors import (
+    Broken,
+    Conflict,
+    Denied,
+    Exhausted,
+    Fault,
+    Invalid,
+    NotFound,
+    TimedOut,
+    Unavailable,
+)
+
+_STATUS: Final[dict[type[Fault], tuple[int, str]]] = {
+    Invalid: (400, "ValidationError"),
+    Denied: (403, "Forbidden"),
+    NotFound: (404, "NotFound"),
+    Conflict: (409, "Conflict"),
+    Exhausted: (429, "ResourceExhausted"),
+    TimedOut: (504, "TimeOut"),
+    Unavailable: (503, "ServiceUnavailable"),
+    Broken: (500, "InternalError"),
+}
+
+COMPONENT: Final = "Requester"
+
+
+def answer(value: Any, *, status: int = 200) -> web.Response:
+    """A JSON answer; success is always exactly 200, which Bacalhau's client insists on."""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", charset="utf-8"
+    )
+
+
+def refusal(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    hint: str = "",
+    component: str = "APIServer",
+    details: dict[str, str] | None = None,
+    request_id: str = "",
+) -> web.Response:
+    """The envelope itself; Hint and Details are left out when empty."""
+    body: dict[str, Any] = {
+        "Status": status,
+        "Message": message,
+        "RequestID": request_id,
+        "Code": code,
+        "Component": component,
+    }
+    if hint:
+        body["Hint"] = hint
+    if details:
+        body["Details"] = details
+    return answer(body, status=status)
+
+
+def of_fault(fault: Fault, *, request_id: str = "") -> web.Response:
+    """The envelope of one of our faults. A kind (``Conflict.MultipleJobsFound``) becomes the code."""
+    status, code = next(
+        (known for kind, known in _STATUS.items() if isinstance(fault, kind)), (500, "InternalError")
+    )
+    return refusal(
+        status,
+        fault.kind or code,
+        fault.message,
+        hint=fault.hint,
+        component=COMPONENT,
+        details={**fault.details, "Fault": fault.failure().code},
+        request_id=request_id,
+    )

@@ -1,0 +1,210 @@
+"""The routes about jobs: submit, list, describe, stop, history, executions, results.
+
+Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is carried out. A handler decodes, calls one
+verb (two for ``include``), and encodes.
+"""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from protocol.errors import Invalid
+from protocol.spec import read_body
+from requester.api import queries, views
+from requester.api.envelope import answer
+from requester.api.keys import CLIENT, VERBS
+from requester.core.model import JobRecord
+from requester.verbs import HistoryQuery, JobQuery
+
+routes = web.RouteTableDef()
+BASE = "/api/v1/orchestrator/jobs"
+
+_ORDERS = {
+    "created_at": "created_at",
+    "create_time": "created_at",
+    "modified_at": "modified_at",
+    "modify_time": "modified_at",
+}
+_KINDS = {
+    "": "all",
+    "all": "all",
+    "job": "job",
+    "joblevel": "job",
+    "execution": "execution",
+    "executionlevel": "execution",
+}
+
+
+async def body_of(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object. An empty body is an empty object. Raises `Invalid`."""
+    data = await request.read()
+    if not data.strip():
+        return {}
+    try:
+        body = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid(f"the request's body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Invalid("the request's body must be a JSON object")
+    return body
+
+
+def member(body: dict[str, Any], name: str) -> Any:
+    """A member of a body whatever its case, or None."""
+    return next((value for key, value in body.items() if key.lower() == name), None)
+
+
+@routes.put(BASE)
+@routes.post(BASE)
+async def submit(request: web.Request) -> web.Response:
+    body = await body_of(request)
+    job = member(body, "job")
+    if not isinstance(job, dict):
+        raise Invalid('the body needs a member "Job" that is an object')
+    reading = read_body(job)
+    submission = await request.app[VERBS].submit(
+        reading.job,
+        warnings=reading.warnings,
+        client=request.get(CLIENT, ""),
+        force=bool(member(body, "force")),
+    )
+    return answer(
+        {
+            "JobID": submission.job,
+            "EvaluationID": views.evaluation_id(submission.job, submission.version, 0),
+            "Warnings": submission.warnings,
+            "JobVersion": submission.version,
+        }
+    )
+
+
+@routes.get(BASE)
+async def list_jobs(request: web.Request) -> web.Response:
+    query = request.query
+    order_by = _order(queries.text(query, "order_by"))
+    reverse = queries.flag(query, "reverse")
+    limit, offset = queries.number(query, "limit"), 0
+    if token := queries.text(query, "next_token"):
+        _, direction, kept_limit, start = queries.unpack(token, 4)
+        reverse, limit, offset = direction == "Y", limit or queries.whole(kept_limit), queries.whole(start)
+    namespace = queries.text(query, "namespace")
+    records, more = await request.app[VERBS].jobs(
+        JobQuery(
+            namespace="" if namespace == "*" else namespace,
+            labels=[label for label in query.getall("labels", []) if label],
+            state=queries.text(query, "state"),
+            order_by=order_by,
+            reverse=reverse,
+            limit=min(limit, queries.LIMIT_MAX),
+            offset=offset,
+        )
+    )
+    token = queries.pack(order_by, "Y" if reverse else "N", limit, offset + len(records)) if more else ""
+    return answer({"NextToken": token, "Items": [views.job(record) for record in records]})
+
+
+@routes.get(BASE + "/{ref}")
+async def describe(request: web.Request) -> web.Response:
+    record = await job_of(request)
+    view: dict[str, Any] = {"Job": views.job(record)}
+    include = {
+        part.strip().lower() for value in request.query.getall("include", []) for part in value.split(",")
+    }
+    if include & {"executions", "execution"}:
+        view["Executions"] = {
+            "NextToken": "",
+            "Items": views.executions(record.current(), record.spec.namespace),
+        }
+    if "history" in include:
+        page = await request.app[VERBS].history(
+            record.id, HistoryQuery(version=record.version, limit=1_000), namespace=record.spec.namespace
+        )
+        view["History"] = {"NextToken": "", "Items": [views.history_item(item) for item in page.items]}
+    return answer(view)
+
+
+@routes.delete(BASE + "/{ref}")
+async def stop(request: web.Request) -> web.Response:
+    reason = queries.text(request.query, "reason") or str(member(await body_of(request), "reason") or "")
+    record = await request.app[VERBS].stop(
+        request.match_info["ref"],
+        namespace=queries.text(request.query, "namespace"),
+        reason=reason,
+        client=request.get(CLIENT, ""),
+    )
+    return answer({"EvaluationID": views.evaluation_id(record.id, record.version, record.revision)})
+
+
+@routes.get(BASE + "/{ref}/history")
+async def history(request: web.Request) -> web.Response:
+    query = request.query
+    kind = queries.text(query, "event_type").lower()
+    if kind not in _KINDS:
+        raise Invalid(f"event_type {kind!r} is not one of all, job, execution")
+    after = (0, -1)
+    if token := queries.text(query, "next_token"):
+        seq, index = queries.unpack(token, 2)
+        after = (queries.whole(seq), queries.whole(index))
+    page = await request.app[VERBS].history(
+        request.match_info["ref"],
+        HistoryQuery(
+            after=after,
+            since=float(queries.number(query, "since")),
+            kind=_KINDS[kind],
+            execution=queries.text(query, "execution_id"),
+            version=queries.number(query, "job_version"),
+            all_versions=queries.flag(query, "all_job_versions"),
+            limit=min(queries.number(query, "limit") or 100, queries.LIMIT_MAX),
+        ),
+        namespace=queries.text(query, "namespace"),
+    )
+    if page.items:
+        after = (page.items[-1].seq, page.items[-1].index)
+    return answer(
+        {
+            "NextToken": "" if page.ended else queries.pack(*after),
+            "Items": [views.history_item(item) for item in page.items],
+        }
+    )
+
+
+@routes.get(BASE + "/{ref}/executions")
+async def executions(request: web.Request) -> web.Response:
+    query = request.query
+    order_by = _order(queries.text(query, "order_by"))
+    record = await job_of(request)
+    found = await request.app[VERBS].executions(
+        record.id,
+        namespace=record.spec.namespace,
+        version=queries.number(query, "job_version"),
+        all_versions=queries.flag(query, "all_job_versions"),
+    )
+    found = sorted(found, key=lambda one: getattr(one, order_by), reverse=queries.flag(query, "reverse"))
+    limit = queries.number(query, "limit")
+    return answer(
+        {"NextToken": "", "Items": views.executions(found[:limit] if limit else found, record.spec.namespace)}
+    )
+
+
+@routes.get(BASE + "/{ref}/results")
+async def results(request: web.Request) -> web.Response:
+    found = await request.app[VERBS].results(
+        request.match_info["ref"], namespace=queries.text(request.query, "namespace")
+    )
+    return answer({"NextToken": "", "Items": [views.spec(result) for result in found]})
+
+
+async def job_of(request: web.Request) -> JobRecord:
+    """The job that the path names. Raises `NotFound`, `Conflict`."""
+    return await request.app[VERBS].job(
+        request.match_info["ref"],
+        namespace=queries.text(request.query, "namespace"),
+        version=queries.number(request.query, "job_version"),
+    )
+
+
+def _order(order_by: str) -> str:
+    if order_by and order_by not in _ORDERS:
+        raise Invalid(f"order_by {order_by!r} is not one of {', '.join(_ORDERS)}")
+    return _ORDERS.get(order_by, "created_at")

@@ -1,0 +1,93 @@
+"""The routes about nodes: list, describe, approve, reject, delete.
+
+Knows: bodies and parameters of Bacalhau's paths. Must not know: how membership is kept.
+"""
+
+from typing import Any
+
+from aiohttp import web
+
+from protocol.errors import Invalid
+from protocol.spec.selectors import matches, parse_selector
+from requester.api import queries, views
+from requester.api.envelope import answer
+from requester.api.jobs import body_of, member
+from requester.api.keys import BUILD, VERBS
+from requester.core.model import NodeRecord
+
+routes = web.RouteTableDef()
+BASE = "/api/v1/orchestrator/nodes"
+
+_MEMBERSHIPS = {"approve": "APPROVED", "reject": "REJECTED", "delete": "DELETED"}
+_ORDERS = {
+    "id": lambda node: node.info.id,
+    "type": lambda node: "Compute",
+    "available_cpu": lambda node: node.free.cpu,
+    "available_memory": lambda node: node.free.memory_bytes,
+    "available_disk": lambda node: node.free.disk_bytes,
+    "available_gpu": lambda node: node.free.gpu,
+    "approval": lambda node: node.membership,
+    "status": lambda node: not node.connected,
+}
+
+
+@routes.get(BASE)
+async def list_nodes(request: web.Request) -> web.Response:
+    query = request.query
+    nodes = _chosen(await request.app[VERBS].nodes(), request)
+    order_by = queries.text(query, "order_by", "id")
+    if order_by not in _ORDERS:
+        raise Invalid(f"order_by {order_by!r} is not one of {', '.join(_ORDERS)}")
+    nodes.sort(key=_ORDERS[order_by], reverse=queries.flag(query, "reverse"))
+    if limit := queries.number(query, "limit"):
+        nodes = nodes[:limit]
+    items = [views.node(node, request.app[BUILD]) for node in nodes]
+    # The Python SDK reads the lower-case key.
+    return answer({"NextToken": "", "Nodes": items, "nodes": items})
+
+
+@routes.get(BASE + "/{ref}")
+async def describe(request: web.Request) -> web.Response:
+    node = await request.app[VERBS].node(request.match_info["ref"])
+    return answer({"Node": views.node(node, request.app[BUILD])})
+
+
+@routes.put(BASE + "/{ref}")
+async def update(request: web.Request) -> web.Response:
+    return await _update(request, request.match_info["ref"], await body_of(request))
+
+
+@routes.post(BASE)
+async def update_by_body(request: web.Request) -> web.Response:
+    """The Python SDK's way: the node's id in the body."""
+    body = await body_of(request)
+    return await _update(request, str(member(body, "nodeid") or ""), body)
+
+
+async def _update(request: web.Request, ref: str, body: dict[str, Any]) -> web.Response:
+    action = str(member(body, "action") or "")
+    membership = _MEMBERSHIPS.get(action.lower())
+    if membership is None:
+        raise Invalid(f"action {action!r} is not one of {', '.join(_MEMBERSHIPS)}")
+    await request.app[VERBS].set_membership(ref, membership, str(member(body, "message") or ""))
+    return answer({"Success": True, "success": True})
+
+
+def _chosen(nodes: list[NodeRecord], request: web.Request) -> list[NodeRecord]:
+    query = request.query
+    approval = queries.text(query, "filter-approval").upper()
+    status = queries.text(query, "filter-status").upper()
+    if approval and approval not in {"APPROVED", "PENDING", "REJECTED"}:
+        raise Invalid(f"filter-approval {approval!r} is not one of APPROVED, PENDING, REJECTED")
+    if status and status not in {"CONNECTED", "DISCONNECTED"}:
+        raise Invalid(f"filter-status {status!r} is not one of CONNECTED, DISCONNECTED")
+    wanted = [
+        constraint for text in query.getall("labels", []) if text for constraint in parse_selector(text)
+    ]
+    return [
+        node
+        for node in nodes
+        if (not approval or node.membership == approval)
+        and (not status or node.connected is (status == "CONNECTED"))
+        and all(matches(constraint, node.info.labels) for constraint in wanted)
+    ]

@@ -1,0 +1,263 @@
+"""How records look over REST: Bacalhau's field names, state names and numbers.
+
+Knows: the translation, as plain functions from records to JSON-ready objects. Must not know: HTTP, or where records come
+from. Sources of the forms: the reference of the peer's API, sections 2.2, 2.3, 2.5, 2.7 and 3.
+
+Fields that Bacalhau does not have (``Attempt``, ``Stages``, ``Failure``, ``Inputs``, ``State``, …) are added beside its own:
+its clients ignore what they do not know.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from protocol.errors import Failure
+from protocol.ids import short
+from protocol.jobs import Amounts, Spec
+from protocol.messages import Progress
+from protocol.nodes import NodeInfo, Offer
+from protocol.states import ExecutionState, JobState
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+
+Json = dict[str, Any]
+
+JOB_STATES: Final = {
+    JobState.PENDING: "Pending",
+    JobState.QUEUED: "Queued",
+    JobState.RUNNING: "Running",
+    JobState.COMPLETED: "Completed",
+    JobState.FAILED: "Failed",
+    JobState.STOPPED: "Stopped",
+}
+
+EXECUTION_STATES: Final = {
+    ExecutionState.ASSIGNED: 5,
+    ExecutionState.STAGING: 5,
+    ExecutionState.RUNNING: 6,
+    ExecutionState.PUBLISHING: 7,
+    ExecutionState.COMPLETED: 9,
+    ExecutionState.REFUSED: 4,
+    ExecutionState.FAILED: 10,
+    ExecutionState.CANCELLED: 11,
+    ExecutionState.LOST: 10,
+}
+"""Bacalhau's numbers: 4 AskForBidRejected, 5 BidAccepted, 6 Running, 7 Publishing, 9 Completed, 10 Failed, 11 Cancelled."""
+
+DESIRED_RUNNING: Final = 1
+DESIRED_STOPPED: Final = 2
+
+
+def nanoseconds(at: float) -> int:
+    """Unix seconds as Bacalhau's CreateTime and ModifyTime."""
+    return round(at * 1e6) * 1000
+
+
+def timestamp(at: float) -> str:
+    """Unix seconds as RFC 3339 in UTC with microseconds; the zero moment as Go prints its zero time."""
+    if at <= 0:
+        return "0001-01-01T00:00:00Z"
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def evaluation_id(job: str, version: int, revision: int) -> str:
+    """Bacalhau's clients want an evaluation's id; ours follows from what was decided about."""
+    digest = blake2b(f"{job}/{version}/{revision}".encode(), digest_size=16).digest()
+    return str(UUID(bytes=digest, version=4))
+
+
+def spec(value: Spec) -> Json:
+    """A driver's spec; Params are left out when empty, as Bacalhau does."""
+    return {"Type": value.type, "Params": value.params} if value.params else {"Type": value.type}
+
+
+def failure(value: Failure) -> Json:
+    """A failure as an object beside Bacalhau's own message strings."""
+    return {
+        "Code": value.code,
+        "Message": value.message,
+        "Hint": value.hint,
+        "Retryable": value.retryable,
+        "Details": value.details,
+    }
+
+
+def job(record: JobRecord) -> Json:
+    """A job: its spec, and what became of it."""
+    view: Json = {"ID": record.id, **msgspec.to_builtins(record.spec)}
+    message = record.message
+    if record.state is JobState.QUEUED and record.queued is not None:
+        message = record.queued.message
+    view |= {
+        "State": {"StateType": JOB_STATES[record.state], "Message": message, "Details": _job_details(record)},
+        "Version": record.version,
+        "Revision": record.revision,
+        "CreateTime": nanoseconds(record.created_at),
+        "ModifyTime": nanoseconds(record.modified_at),
+    }
+    cause = record.failure or record.queued
+    if cause is not None:
+        view["Failure"] = failure(cause)
+    return view
+
+
+def execution(record: ExecutionRecord, namespace: str) -> Json:
+    """One execution, with the numbers of Bacalhau's states and our own name in ``State``."""
+    message = (
+        record.failure.message if record.failure else (record.stages[-1].message if record.stages else "")
+    )
+    view: Json = {
+        "ID": record.id,
+        "Namespace": namespace,
+        "EvalID": evaluation_id(record.job, record.version, record.ordered),
+        "Name": f"{short(record.job)}.{record.partition}.{record.attempt}",
+        "NodeID": record.node,
+        "JobID": record.job,
+        "JobVersion": record.version,
+        "AllocatedResources": {"Tasks": {"main": msgspec.to_builtins(record.amounts)}},
+        "DesiredState": {
+            "StateType": DESIRED_RUNNING if record.open else DESIRED_STOPPED,
+            "Message": record.why,
+        },
+        "ComputeState": {
+            "StateType": EXECUTION_STATES[record.state],
+            "Message": message,
+            "Details": _failure_details(record.failure),
+        },
+        "PublishedResult": spec(record.result) if record.result else {"Type": ""},
+        "RunOutput": msgspec.to_builtins(record.output) if record.output else None,
+        "PreviousExecution": "",
+        "NextExecution": "",
+        "FollowupEvalID": "",
+        "PartitionIndex": record.partition,
+        "Revision": record.revision,
+        "CreateTime": nanoseconds(record.created_at),
+        "ModifyTime": nanoseconds(record.modified_at),
+        "State": record.state.value,
+        "Attempt": record.attempt,
+        "Stages": [
+            {"State": stage.state.value, "Time": timestamp(stage.at), "Message": stage.message}
+            for stage in record.stages
+        ],
+        "Inputs": [
+            {"Target": read.target, "Type": read.type, "Identity": read.identity, "Size": read.size_bytes}
+            for read in record.inputs
+        ],
+    }
+    if record.ports:
+        view["Ports"] = record.ports
+    if record.failure is not None:
+        view["Failure"] = failure(record.failure)
+    return view
+
+
+def executions(records: Iterable[ExecutionRecord], namespace: str) -> list[Json]:
+    """Several executions of one job."""
+    return [execution(record, namespace) for record in records]
+
+
+def history_item(item: HistoryItem) -> Json:
+    """One line of history. Details are left out when empty."""
+    event: Json = {"Message": item.message, "Topic": item.topic, "Timestamp": timestamp(item.at)}
+    if item.details:
+        event["Details"] = item.details
+    view: Json = {
+        "SeqNum": item.seq,
+        "Type": "ExecutionLevel" if item.execution else "JobLevel",
+        "JobID": item.job,
+        "JobVersion": item.version,
+        "Event": event,
+        "Time": timestamp(item.at),
+    }
+    if item.execution:
+        view["ExecutionID"] = item.execution
+    return view
+
+
+def node_info(info: NodeInfo, free: Amounts, running: int, waiting: int, build: Json) -> Json:
+    """What a node says of itself; only drivers that are available are listed, the others say why under ``Unavailable``."""
+    capacity: Json = {**_amounts(info.capacity)}
+    if info.gpus:
+        capacity["GPUs"] = msgspec.to_builtins(info.gpus)
+    return {
+        "NodeID": info.id,
+        "NodeType": "Compute",
+        "Labels": info.labels,
+        "SupportedProtocols": ["shoal/v1"],
+        "ComputeNodeInfo": {
+            "ExecutionEngines": _available(info.engines),
+            "Publishers": _available(info.publishers),
+            "StorageSources": _available(info.sources),
+            "MaxCapacity": capacity,
+            "QueueCapacity": {},
+            "AvailableCapacity": _amounts(free),
+            "MaxJobRequirements": _amounts(info.largest),
+            "RunningExecutions": running,
+            "EnqueuedExecutions": waiting,
+            "address": info.address,
+            "Unavailable": [
+                {"Type": offer.type, "Reason": offer.reason, "Hint": offer.hint}
+                for offer in (*info.engines, *info.sources, *info.publishers)
+                if not offer.available
+            ],
+        },
+        "BacalhauVersion": build,
+    }
+
+
+def node(record: NodeRecord, build: Json) -> Json:
+    """A node as the requester sees it."""
+    status = "CONNECTED" if record.connected else "DISCONNECTED"
+    return {
+        "Info": node_info(record.info, record.free, record.running, record.waiting, build),
+        "Membership": record.membership,
+        "Connection": status,
+        "ConnectionState": {
+            "Status": status,
+            "LastHeartbeat": timestamp(record.last_beat_at),
+            "ConnectedSince": timestamp(record.connected_since),
+            "DisconnectedSince": timestamp(record.disconnected_since),
+        },
+    }
+
+
+def progress(value: Progress) -> Json:
+    """What an execution is busy with."""
+    return {
+        "ExecutionID": value.execution,
+        "NodeID": value.node,
+        "State": value.state.value,
+        "What": value.what,
+        "Done": value.done_bytes,
+        "Total": value.total_bytes,
+    }
+
+
+def _amounts(amounts: Amounts) -> Json:
+    return {
+        "CPU": amounts.cpu,
+        "Memory": amounts.memory_bytes,
+        "Disk": amounts.disk_bytes,
+        "GPU": amounts.gpu,
+    }
+
+
+def _available(offers: list[Offer]) -> list[str]:
+    return [offer.type for offer in offers if offer.available]
+
+
+def _job_details(record: JobRecord) -> dict[str, str]:
+    return _failure_details(record.failure or record.queued)
+
+
+def _failure_details(value: Failure | None) -> dict[str, str]:
+    """Bacalhau's Details: all values strings."""
+    if value is None:
+        return {}
+    details = {"IsError": "true", "ErrorCode": value.code, "Retryable": str(value.retryable).lower()}
+    if value.hint:
+        details["Hint"] = value.hint
+    return {**value.details, **details}
