@@ -17,7 +17,9 @@ from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Spec
 from protocol.nodes import Offer
 
-P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+Form = type[Any]
+"""A driver's own Struct; it has a name here because the drivers' `type` hides the builtin."""
 
 
 class Share(Struct, frozen=True):
@@ -70,7 +72,7 @@ def silent(done_bytes: int, total_bytes: int | None) -> None:
     """A `Progress` for callers that do not want any."""
 
 
-class Source(Protocol[P]):
+class Source(Protocol[P_contra]):
     """Brings data to the node.
 
     Faults: `Invalid` (the params can never work), `NotFound` (names the bucket, key, CID or path), `Denied`
@@ -80,15 +82,15 @@ class Source(Protocol[P]):
     """
 
     type: ClassVar[str]
-    params: ClassVar[type]
+    params: ClassVar[Form]
 
     async def probe(self) -> Offer:
         """Whether this source works on this node just now; never raises."""
 
-    async def resolve(self, params: P, share: Share) -> Resolved:
+    async def resolve(self, params: P_contra, share: Share) -> Resolved:
         """Identity and size, in bounded time, without moving the data. The same unchanged data gives an equal answer."""
 
-    async def fetch(self, params: P, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+    async def fetch(self, params: P_contra, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
         """Bring exactly what was resolved to `into`, a path that does not exist yet in a folder that does.
 
         Afterwards `into` is a file or a folder, complete; on any fault or cancellation nothing is left of it. No name
@@ -96,16 +98,16 @@ class Source(Protocol[P]):
         """
 
 
-class Publisher(Protocol[P]):
+class Publisher(Protocol[P_contra]):
     """Puts a result folder where others can get it. Raises the same faults as a `Source`."""
 
     type: ClassVar[str]
-    params: ClassVar[type]
+    params: ClassVar[Form]
 
     async def probe(self) -> Offer:
         """Whether this publisher works on this node just now; never raises."""
 
-    async def publish(self, folder: Path, params: P, label: Label, progress: Progress) -> Spec:
+    async def publish(self, folder: Path, params: P_contra, label: Label, progress: Progress) -> Spec:
         """Store the folder's tree (regular files, folders; symbolic links as links or refused, never followed).
 
         The answer is a `Spec` that the `Source` of its type can read: fetching it gives the same tree, or an archive of

@@ -1,0 +1,359 @@
+"""Trees of files on this machine: names that stay inside, and walks that follow no link.
+
+Knows: the file system, and that names, links and folders come from strangers. Must not know: any driver or archive format.
+
+The rules of this file. A foreign name becomes a list of components before it touches the disk (`safe_parts`). Every step
+from a folder to something inside it goes through the folder's descriptor without following links, so that a link planted
+half-way leads nowhere. A link is kept only if it stays inside (`check_link`). Folders are met without recursion: a program
+may leave them ten thousand deep. Functions that touch many files block; call them through `storage.threads.in_thread`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+from msgspec import Struct
+
+from protocol.errors import Exhausted, Invalid
+from storage.threads import Stop
+
+CHUNK_BYTES: Final = 1 << 20
+NAME_MAX_BYTES: Final = 255
+"""Longest component that Linux file systems take."""
+
+FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""To open a folder itself, never what a link of its name leads to."""
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A pipe put in the place of a file must not hold us up.
+_READ_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Limits(Struct, frozen=True):
+    """How much a tree may hold. `size_bytes` None means as much as the disk."""
+
+    entries: int = 1_000_000
+    depth: int = 128
+    size_bytes: int | None = None
+
+
+class Kind(StrEnum):
+    """What an entry of a tree is; there are no others."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+
+
+class Entry(Struct, frozen=True):
+    """One thing below a folder. `path` is relative with ``/``; `target` is a link's text; `mtime` in unix seconds."""
+
+    path: str
+    kind: Kind
+    size_bytes: int = 0
+    executable: bool = False
+    mtime: float = 0.0
+    target: str = ""
+
+
+def safe_parts(name: str, depth: int = Limits().depth) -> tuple[str, ...]:
+    """The components of a foreign name (a key, a path in an archive or a listing), fit to be created below a folder.
+
+    Empty components and ``.`` are dropped, so a leading or doubled slash does no harm. Raises `Invalid` for ``..``, a NUL,
+    a component longer than the file system takes, a name with nothing left, and for more than `depth` components.
+    """
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if not parts:
+        raise _unsafe(name, "it names nothing")
+    if ".." in parts:
+        raise _unsafe(name, "it leads upwards ('..')")
+    if "\0" in name:
+        raise _unsafe(name, "it holds a NUL")
+    if len(parts) > depth:
+        raise _unsafe(name, f"it is {len(parts)} folders deep and the limit is {depth}")
+    for part in parts:
+        try:
+            length = len(os.fsencode(part))
+        except UnicodeEncodeError as error:
+            raise _unsafe(name, "it cannot be written as UTF-8") from error
+        if length > NAME_MAX_BYTES:
+            raise _unsafe(name, f"a component has {length} bytes and the limit is {NAME_MAX_BYTES}")
+    return parts
+
+
+def safe_join(root: Path, name: str) -> Path:
+    """Where `name` lies below `root`; raises as `safe_parts`. Says nothing of links: to create it, use `TreeWriter`."""
+    return root.joinpath(*safe_parts(name))
+
+
+def check_link(name: str, target: str) -> None:
+    """Raise `Invalid` unless the link `name` stays inside its tree, whatever else the tree holds.
+
+    The target is relative, and its ``..`` come first and are no more than the folders above the link. With ``..`` behind
+    a name the target would depend on where another link leads, and no look at one link alone could vouch for it.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    ups = 0
+    while ups < len(parts) and parts[ups] == "..":
+        ups += 1
+    inside = target and not target.startswith("/") and "\0" not in target
+    if not inside or ".." in parts[ups:] or ups >= len(safe_parts(name)):
+        raise Invalid(
+            f"the link {_shown(name)} leads out of its folder (to {_shown(target)})",
+            hint="Make it relative and let it stay inside, or copy what it leads to.",
+            kind="Link",
+        )
+
+
+class TreeWriter:
+    """Creates files, folders and links below one folder, which it makes if need be; a context manager.
+
+    Faults: `Invalid` (an unsafe name, or one that is taken by something else), `Exhausted` (too many entries).
+    """
+
+    def __init__(self, root: Path, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._entries = 0
+        with contextlib.suppress(FileExistsError):
+            root.mkdir()
+        self._root = os.open(root, FOLDER_FLAGS)
+        os.fchmod(self._root, 0o755)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._root)
+
+    def folder(self, name: str) -> None:
+        """Make a folder and those above it; harmless if it is there."""
+        os.close(self._descend(name, safe_parts(name, self._limits.depth)))
+
+    def open(self, name: str, *, executable: bool = False, replace: bool = False) -> int:
+        """Make a file and the folders above it: a descriptor to write to, which the caller closes.
+
+        The file is readable to all, and executable to all if asked. With `replace` a file or link of that name goes first.
+        """
+        with self._place(name, replace) as (above, last):
+            try:
+                made = os.open(last, _NEW_FILE, 0o600, dir_fd=above)
+            except FileExistsError as error:
+                _taken(name, error)
+        os.fchmod(made, 0o755 if executable else 0o644)
+        return made
+
+    def link(self, name: str, target: str, *, replace: bool = False) -> None:
+        """Make a symbolic link that stays inside; raises as `check_link`."""
+        check_link(name, target)
+        with self._place(name, replace) as (above, last):
+            try:
+                os.symlink(target, last, dir_fd=above)
+            except FileExistsError as error:
+                _taken(name, error)
+
+    @contextlib.contextmanager
+    def _place(self, name: str, replace: bool) -> Iterator[tuple[int, str]]:
+        parts = safe_parts(name, self._limits.depth)
+        above = self._descend(name, parts[:-1])
+        try:
+            if replace:
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(parts[-1], dir_fd=above)
+            self._count()
+            yield above, parts[-1]
+        finally:
+            os.close(above)
+
+    def _descend(self, name: str, parts: tuple[str, ...]) -> int:
+        at = os.dup(self._root)
+        for part in parts:
+            try:
+                below = self._enter(part, at)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    _taken(name, error)
+                raise
+            finally:
+                os.close(at)
+            at = below
+        return at
+
+    def _enter(self, part: str, at: int) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(part, FOLDER_FLAGS, dir_fd=at)
+        self._count()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(part, dir_fd=at)
+        made = os.open(part, FOLDER_FLAGS, dir_fd=at)
+        os.fchmod(made, 0o755)
+        return made
+
+    def _count(self) -> None:
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise Exhausted(
+                f"more than {self._limits.entries} files and folders", hint="Pack them, or raise the limit."
+            )
+
+
+def walk(folder: Path, limits: Limits | None = None) -> Iterator[Entry]:
+    """Everything below `folder`, each folder before its content, in the order of the names' bytes; no link is followed.
+
+    Raises `Invalid` for a pipe, socket or device, `Exhausted` beyond `limits`.
+    """
+    limits = limits or Limits()
+    root = os.open(folder, FOLDER_FLAGS)
+    seen = size_bytes = 0
+    try:
+        waiting = [_scan(root, ())]
+        while waiting:
+            entry = next(waiting[-1], None)
+            if entry is None:
+                waiting.pop()
+                continue
+            seen += 1
+            size_bytes += entry.size_bytes
+            _within(limits, seen, len(waiting), size_bytes, folder)
+            yield entry
+            if entry.kind is Kind.FOLDER:
+                waiting.append(_scan(root, tuple(entry.path.split("/"))))
+    finally:
+        os.close(root)
+
+
+def open_inside(folder: Path, path: str) -> int:
+    """A descriptor to read the regular file at `path` below `folder`, without following links; the caller closes it.
+
+    Raises `Invalid` if it is something else, ``FileNotFoundError`` if it is not there.
+    """
+    parts = safe_parts(path, depth=NAME_MAX_BYTES * 16)
+    above = _down(os.open(folder, FOLDER_FLAGS), parts[:-1])
+    try:
+        opened = os.open(parts[-1], _READ_FILE, dir_fd=above)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise Invalid(f"{_shown(path)} is not a regular file") from error
+        raise
+    finally:
+        os.close(above)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise Invalid(f"{_shown(path)} is not a regular file")
+    return opened
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all regular files at or below `path`."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(entry.size_bytes for entry in walk(path))
+
+
+def digest_of(path: Path, stop: Stop = lambda: None) -> str:
+    """SHA-256 in hexadecimal of a file's bytes, or of a whole folder: names, kinds, executable bits, bytes, link targets.
+
+    Equal trees have equal digests on every machine; times and owners do not count. `stop` is called between pieces.
+    """
+    if not path.is_dir():
+        return _digest_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), stop)
+    whole = hashlib.sha256()
+    for entry in walk(path):
+        content = entry.target
+        if entry.kind is Kind.FILE:
+            content = _digest_file(open_inside(path, entry.path), stop)
+        line = (entry.kind.value, entry.path, "x" if entry.executable else "-", content)
+        whole.update(b"".join(os.fsencode(part) + b"\0" for part in line))
+    return whole.hexdigest()
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write every byte, however often the system takes only a part."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _scan(root: int, parts: tuple[str, ...]) -> Iterator[Entry]:
+    """The entries of one folder, read at once so that no descriptor stays open while they are used."""
+    at = _down(os.dup(root), parts)
+    try:
+        found = [
+            _entry(at, name, "/".join((*parts, name))) for name in sorted(os.listdir(at), key=os.fsencode)
+        ]
+    finally:
+        os.close(at)
+    return iter(found)
+
+
+def _entry(at: int, name: str, path: str) -> Entry:
+    seen = os.lstat(name, dir_fd=at)
+    if stat.S_ISREG(seen.st_mode):
+        executable = bool(seen.st_mode & 0o111)
+        return Entry(path, Kind.FILE, seen.st_size, executable, mtime=seen.st_mtime)
+    if stat.S_ISDIR(seen.st_mode):
+        return Entry(path, Kind.FOLDER, mtime=seen.st_mtime)
+    if stat.S_ISLNK(seen.st_mode):
+        return Entry(path, Kind.LINK, mtime=seen.st_mtime, target=os.readlink(name, dir_fd=at))
+    raise Invalid(
+        f"{_shown(path)} is a pipe, a socket or a device",
+        hint="Only files, folders and links are taken.",
+        kind="File",
+    )
+
+
+def _down(at: int, parts: tuple[str, ...]) -> int:
+    """Go down from the descriptor `at`, which is closed, without following links."""
+    for part in parts:
+        try:
+            below = os.open(part, FOLDER_FLAGS, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    return at
+
+
+def _within(limits: Limits, entries: int, depth: int, size_bytes: int, folder: Path) -> None:
+    if entries > limits.entries:
+        raise Exhausted(
+            f"{folder} holds more than {limits.entries} files and folders", hint="Pack them into one file."
+        )
+    if depth > limits.depth:
+        raise Exhausted(f"{folder} is more than {limits.depth} folders deep", hint="Use flatter folders.")
+    if limits.size_bytes is not None and size_bytes > limits.size_bytes:
+        raise Exhausted(f"{folder} holds more than {limits.size_bytes} bytes")
+
+
+def _digest_file(fd: int, stop: Stop) -> str:
+    digest = hashlib.sha256()
+    with open(fd, "rb", buffering=0) as file:
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+            stop()
+    return digest.hexdigest()
+
+
+def _taken(name: str, cause: Exception) -> NoReturn:
+    raise Invalid(
+        f"{_shown(name)} meets another entry of the same name",
+        hint="Two names lead to one path, or a file is used as a folder; rename one of them.",
+        kind="Name",
+    ) from cause
+
+
+def _unsafe(name: str, reason: str) -> Invalid:
+    return Invalid(
+        f"the name {_shown(name)} is refused: {reason}", hint="Rename it where it comes from.", kind="Name"
+    )
+
+
+def _shown(name: str, limit: int = 200) -> str:
+    """A foreign name as people may see it: control characters escaped, length bounded."""
+    return repr(name if len(name) <= limit else name[:limit] + "…")
