@@ -1,0 +1,411 @@
+"""The bus in one process: a hub that stands for the server, and the buses connected to it.
+
+Knows: every promise of `protocol.bus`, and how to break the ones that a network breaks. Must not know: NATS, or what the
+messages and entries mean.
+
+It is the twin that whole clusters are tested on, so it can misbehave on demand, by a seed: lose, repeat and delay messages,
+cut a bus off, store an append and lose its answer, be full, begin a new log. With a `ManualClock` nothing in it waits for
+real time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from hashlib import sha256
+from random import Random
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from protocol.bus import (
+    ENTRY_MAX_BYTES,
+    MESSAGE_MAX_BYTES,
+    Append,
+    Bus,
+    Cell,
+    LogState,
+    Message,
+    Outcome,
+    Record,
+    Refused,
+    Stale,
+    Stored,
+)
+from protocol.clock import Clock, SystemClock
+from protocol.errors import Broken, Invalid, NotFound, TimedOut, Unavailable
+from protocol.ids import JobKey, is_token
+from protocol.listener import Listener
+
+READ_MAX = 4_096
+"""Records in one batch of `MemoryBus.read`."""
+
+
+class Mischief(Struct, frozen=True):
+    """How often things go wrong: each a probability from 0 to 1, drawn for every message, request, answer or append.
+
+    A delayed message waits up to `delay_s` on the hub's clock, so later ones may overtake it. `lose_answer` stores the
+    entries and then raises `Unavailable`: the caller does not know.
+    """
+
+    drop: float = 0
+    repeat: float = 0
+    delay: float = 0
+    delay_s: float = 0.05
+    lose_answer: float = 0
+
+
+class _Entry(Struct, frozen=True):
+    op: str
+    record: Record
+
+
+class _Subscription(Struct, frozen=True, eq=False):
+    bus: "MemoryBus"
+    subject: str
+    pattern: tuple[str, ...]
+    group: str
+    listener: Listener
+
+
+class MemoryHub:
+    """What a server holds: subjects, the log, cells and blobs.
+
+    `mischief` and `limit_bytes` may be changed at any time; `limit_bytes` at or below the log's size refuses as full.
+    """
+
+    def __init__(self, *, seed: int = 0, clock: Clock | None = None, limit_bytes: int = 1 << 40) -> None:
+        self.mischief = Mischief()
+        self.limit_bytes = limit_bytes
+        self.clock: Clock = clock or SystemClock()
+        self._random = Random(seed)
+        self._exact: dict[str, list[_Subscription]] = {}
+        self._wild: list[_Subscription] = []
+        self._late: set[asyncio.Task[None]] = set()
+        self.generation = 0
+        self.entries: list[_Entry | None] = []
+        self.by_key: dict[JobKey, list[int]] = {}
+        self._size_bytes = 0
+        self.cells: dict[str, Cell] = {}
+        self.revision = 0
+        self.blobs: dict[str, bytes] = {}
+        self._news: set[asyncio.Future[None]] = set()
+
+    def begin_anew(self) -> None:
+        """Forget the log and begin another under the same name: every reader gets `Broken`."""
+        self.generation += 1
+        self.entries, self.by_key, self._size_bytes = [], {}, 0
+        self.tell_readers()
+
+    async def close(self) -> None:
+        """Drop the messages that are still on their way."""
+        late, self._late = self._late, set()
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self._random.random() < probability
+
+    # Messages
+
+    def join(self, subscription: _Subscription) -> None:
+        self._line_of(subscription).append(subscription)
+
+    def leave(self, subscription: _Subscription) -> None:
+        self._line_of(subscription).remove(subscription)
+
+    def _line_of(self, subscription: _Subscription) -> list[_Subscription]:
+        if "*" in subscription.pattern or ">" in subscription.pattern:
+            return self._wild
+        return self._exact.setdefault(subscription.subject, [])
+
+    def receivers(self, subject: str) -> list[_Subscription]:
+        """Those without a group, and one member of each group."""
+        tokens = tuple(subject.split("."))
+        candidates = self._exact.get(subject, []) + [
+            one for one in self._wild if _matches(one.pattern, tokens)
+        ]
+        there = [one for one in candidates if one.bus.connected]
+        groups: dict[tuple[str, str], list[_Subscription]] = {}
+        for one in there:
+            if one.group:
+                groups.setdefault((one.subject, one.group), []).append(one)
+        return [one for one in there if not one.group] + [
+            self._random.choice(each) for each in groups.values()
+        ]
+
+    def send(self, receivers: Sequence[_Subscription], message: Message) -> None:
+        for receiver in receivers:
+            self.carry(partial(_deliver, receiver, message))
+
+    def carry(self, deliver: Callable[[], None]) -> None:
+        """Take one thing over the network, with the mischief that is on."""
+        mischief = self.mischief
+        if self.happens(mischief.drop):
+            return
+        for _ in range(2 if self.happens(mischief.repeat) else 1):
+            if self.happens(mischief.delay):
+                task = asyncio.get_running_loop().create_task(
+                    self._later(deliver, self._random.random() * mischief.delay_s)
+                )
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+            else:
+                deliver()
+
+    async def _later(self, deliver: Callable[[], None], seconds: float) -> None:
+        await self.clock.sleep(seconds)
+        deliver()
+
+    # The log
+
+    def append(self, entry: Append) -> Outcome:
+        if len(entry.data) > ENTRY_MAX_BYTES:
+            return Refused(f"the entry has {len(entry.data)} bytes, the log takes at most {ENTRY_MAX_BYTES}")
+        sequences = self.by_key.get(entry.key, [])
+        last = sequences[-1] if sequences else 0
+        if last != entry.guard:
+            return next(
+                (Stored(seq) for seq in sequences if seq > entry.guard and self.at(seq).op == entry.op),
+                Stale(last),
+            )
+        if self._size_bytes + len(entry.data) > self.limit_bytes:
+            return Refused("the log is full", full=True)
+        seq = len(self.entries) + 1
+        self.entries.append(_Entry(entry.op, Record(entry.key, seq, entry.data)))
+        self.by_key.setdefault(entry.key, []).append(seq)
+        self._size_bytes += len(entry.data)
+        return Stored(seq)
+
+    def at(self, seq: int) -> _Entry:
+        entry = self.entries[seq - 1]
+        if entry is None:
+            raise LookupError(f"entry {seq} was purged")
+        return entry
+
+    def records(self, after: int) -> Iterator[Record]:
+        return (entry.record for entry in self.entries[after : after + READ_MAX] if entry is not None)
+
+    def purge(self, key: JobKey) -> None:
+        for seq in self.by_key.pop(key, []):
+            self._size_bytes -= len(self.at(seq).record.data)
+            self.entries[seq - 1] = None
+
+    def state(self) -> LogState:
+        last = len(self.entries)
+        first = next((seq for seq, entry in enumerate(self.entries, 1) if entry is not None), last + 1)
+        return LogState(str(self.generation), first if last else 0, last, self._size_bytes, self.limit_bytes)
+
+    def tell_readers(self) -> None:
+        news, self._news = self._news, set()
+        for waiter in news:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_for_news(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._news.discard(waiter)
+
+
+class MemoryBus:
+    """One connection to a hub, with all that `protocol.bus.Bus` promises."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        self._hub = hub
+        self._cut = False
+        self._closed = False
+        self._listeners: set[Listener] = set()
+
+    @property
+    def connected(self) -> bool:
+        return not self._cut and not self._closed
+
+    def cut(self) -> None:
+        """Lose the hub: what is sent is lost, nothing arrives, readers stand still."""
+        self._cut = True
+
+    def mend(self) -> None:
+        """Find the hub again: readers go on where they stood."""
+        self._cut = False
+        self._hub.tell_readers()
+
+    def _reach(self) -> MemoryHub:
+        if self._closed:
+            raise Unavailable("the bus is closed")
+        if self._cut:
+            raise Unavailable("the bus is cut off", hint="It comes back by itself; try again.")
+        return self._hub
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        _check_size(subject, data)
+        if self._closed:
+            raise Unavailable("the bus is closed")
+        if self.connected:
+            self._hub.send(self._hub.receivers(subject), Message(subject, data))
+        await asyncio.sleep(0)
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        _check_size(subject, data)
+        hub = self._reach()
+        receivers = hub.receivers(subject)
+        if not receivers:
+            raise Unavailable(f"nobody listens on {subject}")
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        hub.send(receivers, Message(subject, data, partial(self._take_answer, answer, subject)))
+        alarm = asyncio.ensure_future(hub.clock.sleep(timeout_s))
+        alarm.add_done_callback(partial(_give_up, answer, f"no answer on {subject} within {timeout_s:g} s"))
+        try:
+            return await answer
+        finally:
+            alarm.cancel()
+
+    async def _take_answer(self, answer: asyncio.Future[bytes], subject: str, data: bytes) -> None:
+        _check_size(f"the answer on {subject}", data)
+        self._hub.carry(partial(self._settle, answer, data))
+        await asyncio.sleep(0)
+
+    def _settle(self, answer: asyncio.Future[bytes], data: bytes) -> None:
+        if self.connected and not answer.done():
+            answer.set_result(data)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, *, group: str = "", pending: int = 65_536
+    ) -> AsyncIterator[AsyncIterator[Message]]:
+        if self._closed:
+            raise Unavailable("the bus is closed")
+        listener = Listener(subject, pending)
+        subscription = _Subscription(self, subject, tuple(subject.split(".")), group, listener)
+        self._listeners.add(listener)
+        self._hub.join(subscription)
+        try:
+            yield listener
+        finally:
+            self._hub.leave(subscription)
+            self._listeners.discard(listener)
+            listener.close()
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        await asyncio.sleep(0)
+        hub = self._reach()
+        outcomes = [hub.append(entry) for entry in entries]
+        hub.tell_readers()
+        if hub.happens(hub.mischief.lose_answer):
+            raise Unavailable(
+                "the answer to an append was lost", hint="Ask again with the same op and guard."
+            )
+        return outcomes
+
+    async def read(self, after: int) -> AsyncIterator[list[Record]]:
+        hub, position = self._hub, after
+        generation = hub.generation
+        while not self._closed:
+            if self.connected:
+                last = len(hub.entries)
+                if hub.generation != generation or position > last:
+                    raise Broken(f"the log was made anew, or ends at {last}, before position {position}")
+                batch = list(hub.records(position))
+                position = min(position + READ_MAX, last)
+                if batch:
+                    yield batch
+                if position < len(hub.entries):
+                    continue
+            if not self._closed:
+                await hub.wait_for_news()
+
+    async def last(self, key: JobKey) -> Record | None:
+        hub = self._reach()
+        await asyncio.sleep(0)
+        sequences = hub.by_key.get(key)
+        return hub.at(sequences[-1]).record if sequences else None
+
+    async def log_state(self) -> LogState:
+        await asyncio.sleep(0)
+        return self._reach().state()
+
+    async def purge(self, key: JobKey) -> None:
+        await asyncio.sleep(0)
+        self._reach().purge(key)
+
+    async def get_cell(self, name: str) -> Cell | None:
+        _check_name(name)
+        await asyncio.sleep(0)
+        return self._reach().cells.get(name)
+
+    async def put_cell(self, name: str, data: bytes, *, revision: int) -> int | None:
+        _check_name(name)
+        await asyncio.sleep(0)
+        hub = self._reach()
+        known = hub.cells.get(name)
+        if (known.revision if known else 0) != revision:
+            return None
+        hub.revision += 1
+        hub.cells[name] = Cell(name, data, hub.revision)
+        return hub.revision
+
+    async def list_cells(self) -> list[Cell]:
+        await asyncio.sleep(0)
+        return list(self._reach().cells.values())
+
+    async def put_blob(self, data: bytes) -> str:
+        await asyncio.sleep(0)
+        digest = sha256(data).hexdigest()
+        self._reach().blobs.setdefault(digest, data)
+        return digest
+
+    async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
+        await asyncio.sleep(0)
+        data = self._reach().blobs.get(digest)
+        if data is None:
+            raise NotFound(f"there is no blob {digest}")
+        return len(data), data[offset : offset + limit_bytes]
+
+    async def close(self) -> None:
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        self._hub.tell_readers()
+
+
+def _matches(pattern: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
+    """Whether a subject fits a pattern: ``*`` is one token, a last ``>`` is one or more."""
+    if pattern[-1] == ">":
+        return len(tokens) >= len(pattern) and all(map(_token_matches, pattern[:-1], tokens))
+    return len(pattern) == len(tokens) and all(map(_token_matches, pattern, tokens))
+
+
+def _token_matches(pattern: str, token: str) -> bool:
+    return pattern in ("*", token)
+
+
+def _deliver(subscription: _Subscription, message: Message) -> None:
+    if subscription.bus.connected:
+        subscription.listener.offer(message)
+
+
+def _give_up(answer: asyncio.Future[bytes], message: str, alarm: asyncio.Future[None]) -> None:
+    if not alarm.cancelled() and not answer.done():
+        answer.set_exception(TimedOut(message))
+
+
+def _check_size(subject: str, data: bytes) -> None:
+    if len(data) > MESSAGE_MAX_BYTES:
+        raise Invalid(
+            f"a message on {subject} has {len(data)} bytes; at most {MESSAGE_MAX_BYTES} can be sent"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not is_token(name):
+        raise Invalid(f"{name!r} cannot name a cell", hint="Use 1 to 64 letters, digits, '_' or '-'.")
+
+
+if TYPE_CHECKING:
+
+    def _fits(bus: MemoryBus) -> Bus:
+        return bus
