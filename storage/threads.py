@@ -41,3 +41,13 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
         if not done.cancelled():
             done.exception()
         raise
+
+
+def relayed(told: Callable[..., None]) -> Callable[..., None]:
+    """`told`, callable from a thread: it runs on the loop that this was made on, in the order of the calls."""
+    loop = asyncio.get_running_loop()
+
+    def tell(*values: object) -> None:
+        loop.call_soon_threadsafe(told, *values)
+
+    return tell

@@ -1,0 +1,181 @@
+"""Folders as ``.tar.gz`` and back, as streams.
+
+Knows: how a tree becomes an archive, and what an archive from a stranger may do. Must not know: where either lies.
+
+An archive made here depends on the tree alone: entries in the order of `tree.walk`, relative names, no owners. Extraction
+writes through `tree.TreeWriter`, so no name and no link leads outside, and it counts entries, bytes and depth as it goes.
+"""
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from isal import igzip, igzip_lib, isal_zlib
+
+from protocol.errors import Broken, Exhausted
+from storage import tar_format
+from storage.arrival import arriving
+from storage.contract import Progress
+from storage.threads import Stop, in_thread, relayed
+from storage.tree import (
+    CHUNK_BYTES,
+    Entry,
+    Kind,
+    Limits,
+    TreeWriter,
+    check_link,
+    open_inside,
+    walk,
+    write_all,
+)
+
+SUFFIX: Final = ".tar.gz"
+MEDIA_TYPES: Final = frozenset({"application/gzip", "application/x-gzip"})
+
+_LEVEL: Final = 1
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+def pieces(folder: Path) -> Iterator[bytes]:
+    """The archive of a folder in pieces of about a mebibyte, made as they are asked for; blocking.
+
+    Raises `Invalid` for what an archive shall not hold: pipes, devices, links that lead out of the folder. `Broken` if a
+    file shrinks meanwhile.
+    """
+    packer = isal_zlib.compressobj(_LEVEL, wbits=_GZIP)
+    ready: list[bytes] = []
+    size = 0
+    for piece in _tar(folder):
+        packed = packer.compress(piece)
+        ready.append(packed)
+        size += len(packed)
+        if size >= CHUNK_BYTES:
+            yield b"".join(ready)
+            ready, size = [], 0
+    ready.append(packer.flush())
+    yield b"".join(ready)
+
+
+async def pack(folder: Path, archive: Path, progress: Progress) -> int:
+    """Write the archive of `folder` to the new file `archive`; returns its size in bytes. Raises as `pieces`.
+
+    Progress counts the archive's bytes. On any fault or cancellation no file is left.
+    """
+    tell = relayed(progress)
+
+    def work(stop: Stop) -> int:
+        done = 0
+        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            for piece in pieces(folder):
+                stop()
+                write_all(file, piece)
+                done += len(piece)
+                tell(done, None)
+        finally:
+            os.close(file)
+        return done
+
+    async with arriving(archive) as beside:
+        return await in_thread(work)
+
+
+async def unpack(archive: Path, into: Path, progress: Progress, limits: Limits | None = None) -> None:
+    """Unpack the file `archive` to the new folder `into`. Raises as `extract`; on a fault nothing is left.
+
+    Progress counts the archive's bytes.
+    """
+    tell = relayed(progress)
+    total = archive.stat().st_size
+
+    def work(stop: Stop) -> None:
+        with open(archive, "rb") as file:
+
+            def moved() -> None:
+                stop()
+                tell(file.tell(), total)
+
+            extract(file, beside, limits or Limits(), moved)
+
+    async with arriving(into) as beside:
+        await in_thread(work)
+
+
+def extract(archive: BinaryIO, folder: Path, limits: Limits, moved: Stop) -> None:
+    """Unpack a ``.tar.gz`` stream into `folder`; blocking, calls `moved` between pieces.
+
+    Raises `Broken` (not an archive, damaged, cut short), `Invalid` naming the member (its name or link leads outside, its
+    kind is not taken), `Exhausted` (beyond `limits`). What was written before a fault is the caller's to remove.
+    """
+    unzipped = cast(BinaryIO, igzip.IGzipFile(fileobj=archive, mode="rb"))  # type: ignore[no-untyped-call]
+    with unzipped as stream, TreeWriter(folder, limits) as writer:
+        try:
+            _extract(tar_format.members(stream.read), stream, writer, limits, moved)
+            # To the end, so that the checksum is compared; tar's last record is filled up with a few kilobytes.
+            if len(stream.read(CHUNK_BYTES)) == CHUNK_BYTES:
+                raise Broken("the archive goes on behind its end")
+        except (EOFError, gzip.BadGzipFile, igzip_lib.IsalError) as error:
+            raise Broken(f"the archive is damaged or cut short: {error}") from error
+
+
+def _extract(
+    members: Iterator[Entry], stream: BinaryIO, writer: TreeWriter, limits: Limits, moved: Stop
+) -> None:
+    size_bytes = 0
+    for member in members:
+        moved()
+        size_bytes += member.size_bytes
+        if limits.size_bytes is not None and size_bytes > limits.size_bytes:
+            hint = "Take fewer files, or raise the node's limit."
+            raise Exhausted(f"the archive unpacks to more than {limits.size_bytes} bytes", hint=hint)
+        if member.kind is Kind.FILE:
+            _write(member, stream, writer, moved)
+        elif member.kind is Kind.LINK:
+            writer.link(member.path, member.target, replace=True)
+        elif any(part not in ("", ".") for part in member.path.split("/")):
+            writer.folder(member.path)
+
+
+def _write(member: Entry, stream: BinaryIO, writer: TreeWriter, moved: Stop) -> None:
+    """One file, exactly as long as its header says. A later member of the same name replaces an earlier one, as with tar."""
+    file = writer.open(member.path, executable=member.executable, replace=True)
+    try:
+        left = member.size_bytes
+        while left:
+            piece = stream.read(min(left, CHUNK_BYTES))
+            if not piece:
+                raise Broken(f"the archive is cut short: {left} bytes of {member.path!r} are missing")
+            write_all(file, piece)
+            left -= len(piece)
+            moved()
+        os.utime(file, (member.mtime, member.mtime))
+    finally:
+        os.close(file)
+    stream.read(len(tar_format.padding(member.size_bytes)))
+
+
+def _tar(folder: Path) -> Iterator[bytes]:
+    for entry in walk(folder):
+        if entry.kind is Kind.FILE:
+            yield from _file(folder, entry)
+        else:
+            if entry.kind is Kind.LINK:
+                check_link(entry.path, entry.target)
+            yield tar_format.header(entry)
+    yield tar_format.END
+
+
+def _file(folder: Path, entry: Entry) -> Iterator[bytes]:
+    with open(open_inside(folder, entry.path), "rb", buffering=0) as file:
+        yield tar_format.header(entry)
+        left = entry.size_bytes
+        while left:
+            piece = file.read(min(left, CHUNK_BYTES))
+            if not piece:
+                raise Broken(f"{entry.path!r} became shorter while it was packed")
+            left -= len(piece)
+            yield piece
+    yield tar_format.padding(entry.size_bytes)
