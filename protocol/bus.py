@@ -8,17 +8,21 @@ position) and **cells** (small named values changed by compare-and-set). **Blobs
 stored in pieces under their SHA-256 and never changed.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
-from protocol.ids import JobKey
+from protocol.errors import Invalid
+from protocol.ids import JobKey, is_token
 
-MESSAGE_MAX_BYTES = 1_000_000
-ENTRY_MAX_BYTES = 524_288
-BATCH_MAX = 256
+MESSAGE_MAX_BYTES: Final = 1_000_000
+ENTRY_MAX_BYTES: Final = 524_288
+BATCH_MAX: Final = 256
+
+_SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 
 
 class Message(Struct, frozen=True):
@@ -126,10 +130,11 @@ class Bus(Messages, Protocol):
         know, and must ask again with the same `op` and guard: it can succeed once only.
         """
 
-    def read(self, after: int) -> AsyncIterator[list[Record]]:
+    def read(self, after: int) -> AsyncGenerator[list[Record], None]:
         """All entries behind sequence `after`, in order, without gaps, for ever; in batches as they come.
 
-        Survives reconnects. Raises `Broken` when the log was made anew or is shorter than `after`: start over.
+        Survives reconnects. Raises `Broken` when the log was made anew or is shorter than `after`: start over. Close the
+        generator (``contextlib.aclosing``) to let go of what it holds at the server.
         """
 
     async def last(self, key: JobKey) -> Record | None:
@@ -151,10 +156,31 @@ class Bus(Messages, Protocol):
         """All cells."""
 
     async def put_blob(self, data: bytes) -> str:
-        """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless."""
+        """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless.
+
+        Raises `Exhausted` if there is no room left, and `Unavailable`.
+        """
 
     async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
         """The whole's size and at most `limit_bytes` from `offset` on. Raises `NotFound`."""
 
     async def close(self) -> None:
         """Let go of the connection; listeners and readers end."""
+
+
+def check_message(subject: str, data: bytes) -> None:
+    """Raise `Invalid` if this cannot be sent: no literal subject, or too large."""
+    if _SUBJECT.fullmatch(subject) is None:
+        raise Invalid(
+            f"{subject!r} is not a subject", hint="A subject is tokens without spaces, joined by single dots."
+        )
+    if len(data) > MESSAGE_MAX_BYTES:
+        raise Invalid(
+            f"a message on {subject} has {len(data)} bytes; at most {MESSAGE_MAX_BYTES} can be sent"
+        )
+
+
+def check_cell_name(name: str) -> None:
+    """Raise `Invalid` unless `name` is one token."""
+    if not is_token(name):
+        raise Invalid(f"{name!r} cannot name a cell", hint="Use 1 to 64 letters, digits, '_' or '-'.")

@@ -9,7 +9,7 @@ real time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -20,7 +20,6 @@ from msgspec import Struct
 
 from protocol.bus import (
     ENTRY_MAX_BYTES,
-    MESSAGE_MAX_BYTES,
     Append,
     Bus,
     Cell,
@@ -31,10 +30,12 @@ from protocol.bus import (
     Refused,
     Stale,
     Stored,
+    check_cell_name,
+    check_message,
 )
 from protocol.clock import Clock, SystemClock
-from protocol.errors import Broken, Invalid, NotFound, TimedOut, Unavailable
-from protocol.ids import JobKey, is_token
+from protocol.errors import Broken, NotFound, TimedOut, Unavailable
+from protocol.ids import JobKey
 from protocol.listener import Listener
 
 READ_MAX = 4_096
@@ -242,7 +243,7 @@ class MemoryBus:
         return self._hub
 
     async def publish(self, subject: str, data: bytes) -> None:
-        _check_size(subject, data)
+        check_message(subject, data)
         if self._closed:
             raise Unavailable("the bus is closed")
         if self.connected:
@@ -250,7 +251,7 @@ class MemoryBus:
         await asyncio.sleep(0)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
-        _check_size(subject, data)
+        check_message(subject, data)
         hub = self._reach()
         receivers = hub.receivers(subject)
         if not receivers:
@@ -265,7 +266,7 @@ class MemoryBus:
             alarm.cancel()
 
     async def _take_answer(self, answer: asyncio.Future[bytes], subject: str, data: bytes) -> None:
-        _check_size(f"the answer on {subject}", data)
+        check_message(subject, data)
         self._hub.carry(partial(self._settle, answer, data))
         await asyncio.sleep(0)
 
@@ -301,22 +302,20 @@ class MemoryBus:
             )
         return outcomes
 
-    async def read(self, after: int) -> AsyncIterator[list[Record]]:
+    async def read(self, after: int) -> AsyncGenerator[list[Record], None]:
         hub, position = self._hub, after
         generation = hub.generation
         while not self._closed:
-            if self.connected:
-                last = len(hub.entries)
-                if hub.generation != generation or position > last:
-                    raise Broken(f"the log was made anew, or ends at {last}, before position {position}")
-                batch = list(hub.records(position))
-                position = min(position + READ_MAX, last)
-                if batch:
-                    yield batch
-                if position < len(hub.entries):
-                    continue
-            if not self._closed:
+            last = len(hub.entries)
+            if not self.connected or (hub.generation == generation and position == last):
                 await hub.wait_for_news()
+                continue
+            if hub.generation != generation or position > last:
+                raise Broken(f"the log was made anew, or ends at {last}, before position {position}")
+            batch = list(hub.records(position))
+            position = min(position + READ_MAX, last)
+            if batch:
+                yield batch
 
     async def last(self, key: JobKey) -> Record | None:
         hub = self._reach()
@@ -333,12 +332,12 @@ class MemoryBus:
         self._reach().purge(key)
 
     async def get_cell(self, name: str) -> Cell | None:
-        _check_name(name)
+        check_cell_name(name)
         await asyncio.sleep(0)
         return self._reach().cells.get(name)
 
     async def put_cell(self, name: str, data: bytes, *, revision: int) -> int | None:
-        _check_name(name)
+        check_cell_name(name)
         await asyncio.sleep(0)
         hub = self._reach()
         known = hub.cells.get(name)
@@ -391,18 +390,6 @@ def _deliver(subscription: _Subscription, message: Message) -> None:
 def _give_up(answer: asyncio.Future[bytes], message: str, alarm: asyncio.Future[None]) -> None:
     if not alarm.cancelled() and not answer.done():
         answer.set_exception(TimedOut(message))
-
-
-def _check_size(subject: str, data: bytes) -> None:
-    if len(data) > MESSAGE_MAX_BYTES:
-        raise Invalid(
-            f"a message on {subject} has {len(data)} bytes; at most {MESSAGE_MAX_BYTES} can be sent"
-        )
-
-
-def _check_name(name: str) -> None:
-    if not is_token(name):
-        raise Invalid(f"{name!r} cannot name a cell", hint="Use 1 to 64 letters, digits, '_' or '-'.")
 
 
 if TYPE_CHECKING:
