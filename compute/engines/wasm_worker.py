@@ -1,0 +1,255 @@
+"""The process that runs WebAssembly: one module at a time, apart from the node.
+
+Knows: wasmtime, and the lines of JSON it exchanges with `compute.engines.wasm` over its standard input and output. Must not
+know: jobs, messages, storage. A module that crashes the runtime, or is stopped, takes this process with it and nothing
+else; the node starts another.
+
+It ends when its standard input ends, and the kernel kills it when the node dies (``PR_SET_PDEATHSIG``): a run never
+outlives the node that would report it.
+
+The lines: in, one `Order`; out, ``{"started": true}`` when the module is compiled and linked, then one `Answer`; or an
+`Answer` alone when it cannot be started.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from collections import OrderedDict
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+import wasmtime
+from msgspec import Struct, field
+
+FRAME_HEAD: Final = 13
+"""Bytes before each piece in the output file: stream (1), unix microseconds (8), length (4), big-endian."""
+MODULES_KEPT: Final = 32
+PROGRAM_STACK_BYTES: Final = 1 << 20
+
+
+class Order(Struct, frozen=True):
+    """Run this. `folders` are (host path, path inside, writable); `imports` are (name, path) in the order of loading."""
+
+    module: str
+    entrypoint: str
+    argv: list[str]
+    env: dict[str, str]
+    folders: list[tuple[str, str, bool]]
+    output: str
+    imports: list[tuple[str, str]] = field(default_factory=list)
+    memory_bytes: int = 0
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """How it ended. `fault` is ``module`` (cannot be compiled), ``link`` (imports, entry point), ``trap`` or ``folder``."""
+
+    code: int = 0
+    fault: str = ""
+    message: str = ""
+    memory_bytes: int = 0
+
+
+class _Refused(Exception):
+    """The order cannot be started; carries the answer."""
+
+    def __init__(self, fault: str, message: str) -> None:
+        super().__init__(message)
+        self.answer = Answer(code=1, fault=fault, message=message)
+
+
+class Modules:
+    """Compiled modules by the SHA-256 of their bytes: a few in memory, all in a folder that only the node may write.
+
+    The folder's entries are machine code for this runtime and are trusted, so it must not be shared.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._engine = wasmtime.Engine(_config())
+        self._kept: OrderedDict[str, wasmtime.Module] = OrderedDict()
+
+    @property
+    def engine(self) -> wasmtime.Engine:
+        """The runtime that the modules were compiled for."""
+        return self._engine
+
+    def load(self, path: str) -> wasmtime.Module:
+        """The compiled form of a file. Raises `_Refused` if it is not a module."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise _Refused("module", f"cannot be read: {error.strerror}") from error
+        digest = sha256(data).hexdigest()
+        module = self._kept.pop(digest, None) or self._stored(digest) or self._compiled(digest, data)
+        self._kept[digest] = module
+        while len(self._kept) > MODULES_KEPT:
+            self._kept.popitem(last=False)
+        return module
+
+    def _stored(self, digest: str) -> wasmtime.Module | None:
+        path = self._folder / digest
+        if not path.exists():
+            return None
+        try:
+            return wasmtime.Module.deserialize_file(self._engine, str(path))
+        except wasmtime.WasmtimeError:
+            # Compiled by another version of the runtime.
+            path.unlink(missing_ok=True)
+            return None
+
+    def _compiled(self, digest: str, data: bytes) -> wasmtime.Module:
+        if data[:4] != b"\0asm":
+            raise _Refused("module", "is not a WebAssembly module (it does not begin with \\0asm)")
+        if data[4:8] == b"\x0d\x00\x01\x00":
+            raise _Refused("module", "is a component; this engine runs core modules with WASI preview 1")
+        try:
+            module = wasmtime.Module(self._engine, data)
+        except wasmtime.WasmtimeError as error:
+            raise _Refused("module", f"cannot be compiled: {_first_line(error)}") from error
+        beside = self._folder / f".{digest}.{os.getpid()}"
+        beside.write_bytes(module.serialize())
+        beside.replace(self._folder / digest)
+        return module
+
+
+class Output:
+    """What the program writes, in the order written, framed into one file that is made with the first byte."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def write(self, stream: int, data: bytes) -> int:
+        """Append a piece. Returns how much was taken (all of it)."""
+        if self._file is None:
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (it lives as long as the run)
+        head = bytes([stream]) + int(time.time() * 1e6).to_bytes(8) + len(data).to_bytes(4)
+        self._file.write(head + data)
+        return len(data)
+
+    def close(self) -> None:
+        """No more comes."""
+        if self._file is not None:
+            self._file.close()
+
+
+def run(order: Order, modules: Modules, started: Any) -> Answer:
+    """Carry out one order; calls `started` when the program is about to begin."""
+    output = Output(order.output)
+    with wasmtime.Store(modules.engine) as store:
+        if order.memory_bytes:
+            store.set_limits(memory_size=order.memory_bytes)
+        try:
+            store.set_wasi(_wasi(order, output))
+            module = modules.load(order.module)
+            instance, entry = _link(store, module, order, modules)
+        except _Refused as refused:
+            return refused.answer
+        started()
+        try:
+            entry(store)
+        except wasmtime.ExitTrap as ended:
+            return Answer(code=int(ended.code))
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as trap:
+            return Answer(
+                code=1, fault="trap", message=_trap_text(trap), memory_bytes=_memory(instance, store)
+            )
+        finally:
+            output.close()
+    return Answer(code=0)
+
+
+def _config() -> wasmtime.Config:
+    config = wasmtime.Config()
+    config.max_wasm_stack = PROGRAM_STACK_BYTES
+    return config
+
+
+def _wasi(order: Order, output: Output) -> wasmtime.WasiConfig:
+    wasi = wasmtime.WasiConfig()
+    wasi.argv = order.argv
+    wasi.env = list(order.env.items())
+    wasi.stdout_custom = lambda data: output.write(1, data)
+    wasi.stderr_custom = lambda data: output.write(2, data)
+    for host, inside, writable in order.folders:
+        try:
+            wasi.preopen_dir(host, inside, fs_mutable=writable)
+        except wasmtime.WasmtimeError as error:
+            raise _Refused("folder", f"{inside} cannot be opened for the program") from error
+    return wasi
+
+
+def _link(
+    store: wasmtime.Store, module: wasmtime.Module, order: Order, modules: Modules
+) -> tuple[wasmtime.Instance, wasmtime.Func]:
+    linker = wasmtime.Linker(modules.engine)
+    linker.define_wasi()
+    try:
+        for name, path in order.imports:
+            linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
+        instance = linker.instantiate(store, module)
+    except (wasmtime.WasmtimeError, wasmtime.Trap) as error:
+        raise _Refused("link", _first_line(error)) from error
+    entry = instance.exports(store).get(order.entrypoint)
+    if not isinstance(entry, wasmtime.Func):
+        there = sorted(
+            name for name, item in instance.exports(store).items() if isinstance(item, wasmtime.Func)
+        )
+        listed = ", ".join(there[:8]) or "nothing"
+        raise _Refused("link", f"there is no exported function {order.entrypoint!r} (it exports {listed})")
+    return instance, entry
+
+
+def _first_line(error: Exception) -> str:
+    """wasmtime tells a chain of causes; the last one says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line.split(": ", 1)[-1] for line in lines if line[:1].isdigit()]
+    return (causes or lines or [type(error).__name__])[-1][:500]
+
+
+def _trap_text(trap: Exception) -> str:
+    if isinstance(trap, wasmtime.Trap):
+        lines = [line.strip() for line in trap.message.splitlines()]
+        return next(
+            (line for line in reversed(lines) if line.startswith("wasm trap")), lines[0] if lines else "trap"
+        )[:500]
+    return _first_line(trap)
+
+
+def _memory(instance: wasmtime.Instance, store: wasmtime.Store) -> int:
+    """How large the program's own memory had grown, in bytes."""
+    memory = instance.exports(store).get("memory")
+    return memory.data_len(store) if isinstance(memory, wasmtime.Memory) else 0
+
+
+def _stay_small() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Serve orders until standard input ends. The one argument is the folder of compiled modules."""
+    _stay_small()
+    lines, answers = sys.stdin.buffer, sys.stdout.buffer
+    modules = Modules(Path(sys.argv[1]))
+
+    def say(value: Any) -> None:
+        answers.write(msgspec.json.encode(value) + b"\n")
+        answers.flush()
+
+    say({"ready": True})
+    for line in lines:
+        order = msgspec.json.decode(line, type=Order)
+        say(run(order, modules, lambda: say({"started": True})))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The commands about jobs that are there: describe, list, executions, history, stop.
+
+Knows: columns and the layout of ``describe``. Must not know: how answers come (`requester.client`).
+"""
+
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from protocol.ids import short
+from requester.cli.endpoint import Api
+from requester.cli.exits import Exit, tell
+from requester.cli.output import (
+    Column,
+    ListFormat,
+    ObjectFormat,
+    Paging,
+    age,
+    clean,
+    moment,
+    print_list,
+    print_object,
+    print_table,
+)
+from requester.client import JOBS
+
+Json = dict[str, Any]
+Namespace = Annotated[str, Parameter(help="The job's namespace, where its name alone is not enough.")]
+Version = Annotated[int, Parameter(alias="-v", help="An earlier version of the job.")]
+
+STATES = {
+    0: "Undefined",
+    4: "Refused",
+    5: "BidAccepted",
+    6: "Running",
+    7: "Publishing",
+    9: "Completed",
+    10: "Failed",
+    11: "Cancelled",
+}
+
+
+def list_jobs(
+    *,
+    labels: Annotated[str, Parameter(help="A label selector: 'team=a,!canary'.")] = "",
+    namespace: Annotated[str, Parameter(help="One namespace only; default all.")] = "*",
+    paging: Paging = Paging(),
+    how: ListFormat = ListFormat(),
+    api: Api = Api(),
+) -> int:
+    """List jobs, newest first."""
+    columns: list[Column] = [
+        ("CREATED", lambda job: moment(job["CreateTime"])),
+        ("ID", lambda job: _id(job["ID"], how)),
+        ("NAME", lambda job: job["Name"] if job["Name"] != job["ID"] else ""),
+        ("JOB", lambda job: job["Tasks"][0]["Engine"]["Type"]),
+        ("TYPE", lambda job: job["Type"]),
+        ("STATE", lambda job: job["State"]["StateType"]),
+    ]
+    with api.client() as client:
+        page = client.call(
+            "GET",
+            JOBS,
+            namespace=namespace,
+            labels=labels,
+            limit=paging.limit,
+            next_token=paging.next_token,
+            order_by=paging.order_by,
+            reverse="false" if paging.order_reversed else "true",
+        )
+    print_list(page["Items"] or [], columns, how)
+    if page["NextToken"] and how.output == "table":
+        tell(
+            f"\nTo fetch more records use: shoal job list --limit {paging.limit} --next-token {page['NextToken']}"
+        )
+    return Exit.OK
+
+
+def executions(
+    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    /,
+    *,
+    namespace: Namespace = "",
+    version: Version = 0,
+    all_versions: Annotated[bool, Parameter(help="Of all versions of the job.")] = False,
+    paging: Paging = Paging(limit=0),
+    how: ListFormat = ListFormat(),
+    api: Api = Api(),
+) -> int:
+    """List a job's executions."""
+    columns: list[Column] = [
+        ("CREATED", lambda each: moment(each["CreateTime"])),
+        ("MODIFIED", lambda each: moment(each["ModifyTime"])),
+        ("ID", lambda each: _id(each["ID"], how)),
+        ("JOB-VERSION", lambda each: str(each["JobVersion"])),
+        ("PARTITION", lambda each: str(each["PartitionIndex"])),
+        ("ATTEMPT", lambda each: str(each.get("Attempt", 1))),
+        ("NODE-ID", lambda each: _id(each["NodeID"], how)),
+        ("REV.", lambda each: str(each["Revision"])),
+        ("STATE", _state),
+        ("DESIRED", lambda each: "Running" if each["DesiredState"]["StateType"] == 1 else "Stopped"),
+    ]
+    with api.client() as client:
+        page = client.call(
+            "GET",
+            f"{JOBS}/{job}/executions",
+            namespace=namespace,
+            job_version=version or "",
+            all_job_versions="true" if all_versions else "",
+            order_by=paging.order_by,
+            reverse="true" if paging.order_reversed else "",
+            limit=paging.limit or "",
+        )
+    print_list(page["Items"] or [], columns, how)
+    return Exit.OK
+
+
+def history(
+    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    /,
+    *,
+    namespace: Namespace = "",
+    version: Version = 0,
+    all_versions: Annotated[bool, Parameter(help="Of all versions of the job.")] = False,
+    event_type: Annotated[str, Parameter(help="all, job or execution.")] = "all",
+    execution_id: Annotated[str, Parameter(help="Of one execution only.")] = "",
+    paging: Paging = Paging(limit=1_000),
+    how: ListFormat = ListFormat(),
+    api: Api = Api(),
+) -> int:
+    """Tell what happened to a job."""
+    columns: list[Column] = [
+        ("TIME", lambda item: item["Time"].replace("T", " ").rstrip("Z")[:23]),
+        ("LEVEL", lambda item: item["Type"]),
+        ("JOB-VERSION", lambda item: str(item["JobVersion"])),
+        ("EXEC.-ID", lambda item: _id(item.get("ExecutionID", ""), how)),
+        ("TOPIC", lambda item: item["Event"]["Topic"]),
+        ("EVENT", lambda item: item["Event"]["Message"]),
+    ]
+    with api.client() as client:
+        page = client.call(
+            "GET",
+            f"{JOBS}/{job}/history",
+            namespace=namespace,
+            job_version=version or "",
+            all_job_versions="true" if all_versions else "",
+            event_type=event_type,
+            execution_id=execution_id,
+            limit=paging.limit,
+            next_token=paging.next_token,
+        )
+    print_list(page["Items"] or [], columns, how)
+    return Exit.OK
+
+
+def stop(
+    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    /,
+    *,
+    namespace: Namespace = "",
+    reason: Annotated[str, Parameter(help="Why, for the job's history.")] = "",
+    quiet: Annotated[bool, Parameter(help="Print nothing.")] = False,
+    api: Api = Api(),
+) -> int:
+    """Stop a job; what runs of it is ended."""
+    with api.client() as client:
+        answer = client.call("DELETE", f"{JOBS}/{job}", body={"reason": reason}, namespace=namespace)
+    if not quiet:
+        print(f"Job stop successfully submitted with evaluation ID: {answer['EvaluationID']}")
+    return Exit.OK
+
+
+def describe(
+    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    /,
+    *,
+    namespace: Namespace = "",
+    version: Version = 0,
+    how: ObjectFormat = ObjectFormat(),
+    api: Api = Api(),
+) -> int:
+    """Describe a job: what was asked, what became of it, and why."""
+    with api.client() as client:
+        view = client.job(job, include="executions,history", namespace=namespace, version=version)
+    if how.output:
+        print_object(view, how.output, how.pretty)
+    else:
+        _describe(view, time.time())
+    return Exit.OK
+
+
+def _describe(view: Json, now: float) -> None:
+    job, executions = view["Job"], view["Executions"]["Items"] or []
+    _print_pairs(_head(job))
+    if failure := job.get("Failure"):
+        _section("Why")
+        print(failure["Message"])
+        if failure["Hint"]:
+            print(f"Hint: {failure['Hint']}")
+    if executions:
+        counts: dict[str, int] = {}
+        for each in executions:
+            counts[_state(each)] = counts.get(_state(each), 0) + 1
+        _section("Summary")
+        _print_pairs([(state, str(count)) for state, count in counts.items()])
+    _section("Job History")
+    _print_history([item for item in view["History"]["Items"] or [] if "ExecutionID" not in item])
+    if executions:
+        _section("Executions")
+        _print_executions(executions, now)
+    for each in executions:
+        _section(f"Execution {short(each['ID'])} History")
+        _print_history(
+            [item for item in view["History"]["Items"] or [] if item.get("ExecutionID") == each["ID"]]
+        )
+        _print_facts(each)
+    _print_output(executions)
+
+
+def _head(job: Json) -> list[tuple[str, str]]:
+    task = job["Tasks"][0]
+    pairs = [
+        ("ID", job["ID"]),
+        ("Name", job["Name"]),
+        ("Namespace", job["Namespace"]),
+        ("Type", job["Type"]),
+        ("State", job["State"]["StateType"]),
+        ("Message", job["State"]["Message"]),
+    ]
+    if job["Type"] in ("batch", "service"):
+        pairs.append(("Count", str(job["Count"])))
+    pairs += [
+        ("Engine", task["Engine"]["Type"]),
+        ("Labels", ", ".join(f"{key}={value}" for key, value in job["Labels"].items())),
+        ("Created Time", moment(job["CreateTime"])),
+        ("Modified Time", moment(job["ModifyTime"])),
+        ("Version", str(job["Version"])),
+    ]
+    return [(name, value) for name, value in pairs if value or name == "Message"]
+
+
+def _print_facts(each: Json) -> None:
+    """What an execution read and wrote."""
+    for read in each.get("Inputs", []):
+        print(f"Input {clean(read['Target'])}: {clean(read['Identity'])}")
+    result = each["PublishedResult"]
+    if result.get("Type"):
+        params = ", ".join(f"{key}: {value}" for key, value in result.get("Params", {}).items() if value)
+        print(f"Published Result: {result['Type']} {{{clean(params)}}}")
+
+
+def _print_output(executions: list[Json]) -> None:
+    for each in reversed(executions):
+        output = each.get("RunOutput")
+        if output:
+            for title, text in (("Standard Output", output["Stdout"]), ("Standard Error", output["stderr"])):
+                if text:
+                    _section(title)
+                    print(text.rstrip("\n"))
+            return
+
+
+def _print_executions(executions: list[Json], now: float) -> None:
+    header = ["ID", "NODE ID", "STATE", "DESIRED", "REV.", "CREATED", "MODIFIED", "COMMENT"]
+    rows = [
+        [
+            short(each["ID"]),
+            short(each["NodeID"]),
+            _state(each),
+            "Running" if each["DesiredState"]["StateType"] == 1 else "Stopped",
+            str(each["Revision"]),
+            age(each["CreateTime"], now) + " ago",
+            age(each["ModifyTime"], now) + " ago",
+            each["ComputeState"]["Message"],
+        ]
+        for each in executions
+    ]
+    print_table(header, rows)
+
+
+def _print_history(items: list[Json]) -> None:
+    rows = [
+        [item["Time"].replace("T", " ").rstrip("Z")[:23], item["Event"]["Topic"], item["Event"]["Message"]]
+        for item in items
+    ]
+    print_table(["TIME", "TOPIC", "EVENT"], rows)
+
+
+def _print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        print(f"{name.ljust(width)} = {clean(value)}")
+
+
+def _section(title: str) -> None:
+    print(f"\n{title}")
+
+
+def _state(each: Json) -> str:
+    return STATES.get(each["ComputeState"]["StateType"], str(each["ComputeState"]["StateType"]))
+
+
+def _id(identifier: str, how: ListFormat) -> str:
+    return identifier if how.wide else short(identifier)

@@ -1,0 +1,57 @@
+"""``shoal logs JOB``: what a program wrote, as it wrote it."""
+
+import base64
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from requester.cli.endpoint import Api
+from requester.cli.exits import Exit, complain, tell
+from requester.cli.jobs import Namespace
+
+
+def logs(
+    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    /,
+    *,
+    follow: Annotated[bool, Parameter(alias="-f", help="Go on until the program ends.")] = False,
+    tail: Annotated[
+        bool, Parameter(alias="-t", help="Only what is written from now on (with --follow).")
+    ] = False,
+    execution_id: Annotated[str, Parameter(alias="-e", help="Of this execution.")] = "",
+    timestamps: Annotated[bool, Parameter(help="Put the time before each piece.")] = False,
+    namespace: Namespace = "",
+    api: Api = Api(),
+) -> int:
+    """Print a program's output: its standard output to ours, its standard error to ours."""
+    code = Exit.OK
+    try:
+        with api.client() as client:
+            pieces = client.output(
+                job,
+                follow=follow,
+                tail="true" if tail else "",
+                execution_id=execution_id,
+                namespace=namespace,
+            )
+            for piece in pieces:
+                if "Failure" in piece:
+                    complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
+                    code = Exit.ERROR
+                elif "Data" in piece:
+                    _put(
+                        piece["Stream"], base64.b64decode(piece["Data"]), piece["Time"] if timestamps else ""
+                    )
+    except KeyboardInterrupt:
+        tell()
+        return Exit.INTERRUPTED
+    return code
+
+
+def _put(stream: int, data: bytes, at: str) -> None:
+    target = sys.stderr.buffer if stream == 2 else sys.stdout.buffer
+    if at:
+        data = b"".join(f"{at} ".encode() + line for line in data.splitlines(keepends=True))
+    target.write(data)
+    target.flush()

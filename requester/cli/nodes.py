@@ -1,0 +1,112 @@
+"""``shoal node …``: list, describe, approve, reject, delete."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from protocol.ids import short
+from requester.cli.endpoint import Api
+from requester.cli.exits import Exit
+from requester.cli.output import Column, ListFormat, ObjectFormat, Paging, print_list, print_object, size
+from requester.client import NODES
+
+Json = dict[str, Any]
+Message = Annotated[str, Parameter(alias="-m", help="Why.")]
+Ref = Annotated[str, Parameter(help="The node's id or the beginning of it.")]
+
+
+def list_nodes(
+    *,
+    labels: Annotated[str, Parameter(help="A label selector.")] = "",
+    show: Annotated[
+        str, Parameter(help="Groups of columns: labels, version, features, capacity.")
+    ] = "labels,capacity",
+    filter_approval: Annotated[str, Parameter(help="approved, pending or rejected.")] = "",
+    filter_status: Annotated[str, Parameter(help="connected or disconnected.")] = "",
+    paging: Paging = Paging(limit=0),
+    how: ListFormat = ListFormat(),
+    api: Api = Api(),
+) -> int:
+    """List compute nodes with what they offer."""
+    with api.client() as client:
+        page = client.call(
+            "GET",
+            NODES,
+            labels=labels,
+            limit=paging.limit or "",
+            order_by=paging.order_by,
+            reverse="true" if paging.order_reversed else "",
+            **{"filter-approval": filter_approval, "filter-status": filter_status},
+        )
+    columns: list[Column] = [
+        ("ID", lambda node: node["Info"]["NodeID"] if how.wide else short(node["Info"]["NodeID"])),
+        ("TYPE", lambda node: node["Info"]["NodeType"]),
+        ("APPROVAL", lambda node: node["Membership"]),
+        ("STATUS", lambda node: node["Connection"]),
+    ]
+    for group in show.split(","):
+        columns += _GROUPS.get(group.strip().lower(), [])
+    print_list(page["Nodes"] or [], columns, how)
+    return Exit.OK
+
+
+def describe(node: Ref, /, *, how: ObjectFormat = ObjectFormat(output="yaml"), api: Api = Api()) -> int:
+    """Describe a node."""
+    with api.client() as client:
+        view = client.call("GET", f"{NODES}/{node}")
+    print_object(view["Node"], how.output or "yaml", how.pretty)
+    return Exit.OK
+
+
+def approve(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
+    """Let a node take work."""
+    return _update(node, "approve", message, api)
+
+
+def reject(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
+    """Give a node no more work."""
+    return _update(node, "reject", message, api)
+
+
+def delete(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
+    """Forget a node; it may register again."""
+    return _update(node, "delete", message, api)
+
+
+def _update(node: str, action: str, message: str, api: Api) -> int:
+    with api.client() as client:
+        client.call("PUT", f"{NODES}/{node}", body={"Action": action, "Message": message, "NodeID": node})
+    print("Ok")
+    return Exit.OK
+
+
+def _compute(node: Json) -> Json:
+    found: Json = node["Info"]["ComputeNodeInfo"]
+    return found
+
+
+def _of_max(node: Json, name: str, show: Any) -> str:
+    info = _compute(node)
+    return f"{show(info['AvailableCapacity'][name])} / {show(info['MaxCapacity'][name])}"
+
+
+_GROUPS: dict[str, list[Column]] = {
+    "labels": [
+        (
+            "LABELS",
+            lambda node: " ".join(f"{key}={value}" for key, value in sorted(node["Info"]["Labels"].items())),
+        )
+    ],
+    "version": [("VERSION", lambda node: str(node["Info"]["BacalhauVersion"].get("Shoal", "")))],
+    "features": [
+        ("ENGINES", lambda node: " ".join(_compute(node)["ExecutionEngines"])),
+        ("INPUTS FROM", lambda node: " ".join(_compute(node)["StorageSources"])),
+        ("OUTPUTS", lambda node: " ".join(_compute(node)["Publishers"])),
+    ],
+    "capacity": [
+        ("CPU", lambda node: _of_max(node, "CPU", lambda cores: f"{cores:g}")),
+        ("MEMORY", lambda node: _of_max(node, "Memory", size)),
+        ("DISK", lambda node: _of_max(node, "Disk", size)),
+        ("GPU", lambda node: _of_max(node, "GPU", str)),
+    ],
+}

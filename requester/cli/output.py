@@ -1,0 +1,120 @@
+"""How lists and objects are printed: tables for people, JSON, YAML and CSV for programs.
+
+Knows: formats. Must not know: what the columns mean.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Json = dict[str, Any]
+Column = tuple[str, Callable[[Json], str]]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ListFormat:
+    """Flags of commands that print a list."""
+
+    output: Annotated[
+        Literal["table", "csv", "json", "yaml"], Parameter(alias="-o", help="How to print the list.")
+    ] = "table"
+    pretty: Annotated[bool, Parameter(help="Indent JSON.")] = False
+    hide_header: Annotated[bool, Parameter(help="No heading line in tables and CSV.")] = False
+    no_style: Annotated[bool, Parameter(help="Plain text, for programs that read tables.")] = False
+    wide: Annotated[bool, Parameter(help="Whole ids instead of short ones.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Paging:
+    """Flags of commands that print a long list."""
+
+    limit: Annotated[int, Parameter(help="At most so many.")] = 10
+    next_token: Annotated[str, Parameter(help="Go on where an earlier list ended.")] = ""
+    order_by: Annotated[str, Parameter(help="created_at or modified_at.")] = ""
+    order_reversed: Annotated[bool, Parameter(help="The other way round.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ObjectFormat:
+    """Flags of commands that print one object."""
+
+    output: Annotated[Literal["", "json", "yaml"], Parameter(alias="-o", help="How to print the object.")] = (
+        ""
+    )
+    pretty: Annotated[bool, Parameter(help="Indent JSON.")] = False
+
+
+def print_list(items: Sequence[Json], columns: Sequence[Column], how: ListFormat) -> None:
+    """Print items in the wanted format; tables and CSV through `columns`."""
+    if how.output in ("json", "yaml"):
+        print_object(list(items), how.output, how.pretty)
+        return
+    rows = [[cell(item) for _, cell in columns] for item in items]
+    header = [name for name, _ in columns]
+    if how.output == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows(rows if how.hide_header else [header, *rows])
+    else:
+        print_table(header, rows, hide_header=how.hide_header)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, hide_header: bool = False) -> None:
+    """An aligned table without lines, on standard output. Cells are one line each, without control characters."""
+    shown = [[clean(cell) for cell in row] for row in rows]
+    table = shown if hide_header else [[*header], *shown]
+    widths = [max((len(row[number]) for row in table), default=0) for number in range(len(header))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_object(value: Any, how: str, pretty: bool) -> None:
+    """A document as JSON or YAML."""
+    if how == "json":
+        print(json.dumps(value, indent=2 if pretty else None, ensure_ascii=False))
+        return
+    import yaml
+
+    print(
+        yaml.dump(
+            value, sort_keys=False, allow_unicode=True, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        ),
+        end="",
+    )
+
+
+def clean(text: str) -> str:
+    """Text from elsewhere without what could steer a terminal: control characters become their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def moment(nanoseconds: int) -> str:
+    """A Bacalhau time (unix nanoseconds) as a person reads it, in UTC."""
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age(nanoseconds: int, now: float) -> str:
+    """How long ago that was: ``3m``."""
+    seconds = max(0, int(now - nanoseconds / 1e9))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def size(size_bytes: int) -> str:
+    """A number of bytes as a person reads it: ``1.5 GiB``."""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

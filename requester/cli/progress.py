@@ -1,0 +1,119 @@
+"""What a waiting person sees: the stages of a job as they pass.
+
+Knows: how two views of a job differ in words. Must not know: where views come from. `Stages` decides what is new;
+`Screen` puts it on standard error: one line per change, and on a terminal the bytes of the moment below them.
+"""
+
+import sys
+import time
+from typing import Any, Final
+
+from protocol.ids import short
+from requester.cli.exits import tell
+from requester.cli.output import clean, size
+
+Json = dict[str, Any]
+
+PLAIN_EVERY_S: Final = 5.0
+"""Without a terminal, bytes are told this often at most."""
+_WORDS: Final = {
+    "assigned": "Assigned",
+    "staging": "Preparing",
+    "running": "Running",
+    "publishing": "Publishing",
+    "completed": "Completed",
+    "refused": "Refused",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "lost": "Lost",
+}
+
+
+class Stages:
+    """Remembers what was told; `lines` gives what is new in a view: (execution, topic, text)."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, str]] = set()
+
+    def lines(self, view: Json) -> list[tuple[str, str, str]]:
+        """The news in a watch's view of a job."""
+        job, found = view["Job"], []
+        state = job["State"]
+        if state["StateType"] == "Queued":
+            found.append(("", "Queued", state["Message"] or "waiting for a node with room"))
+        for execution in view.get("Executions", []):
+            found += [(execution["ID"], *event) for event in _events(execution)]
+        if state["StateType"] in ("Completed", "Failed", "Stopped"):
+            found.append(("", state["StateType"], state["Message"]))
+        return [line for line in found if self._new(line)]
+
+    def _new(self, line: tuple[str, str, str]) -> bool:
+        if line in self._told:
+            return False
+        self._told.add(line)
+        return True
+
+
+def _events(execution: Json) -> list[tuple[str, str]]:
+    events: list[tuple[str, str]] = [("Assigned", f"to {short(execution['NodeID'])}{_attempt(execution)}")]
+    events += [
+        (_WORDS.get(stage["State"], stage["State"]), stage["Message"])
+        for stage in execution.get("Stages", [])
+    ]
+    state = execution["State"]
+    if state not in ("assigned", *(stage["State"] for stage in execution.get("Stages", []))):
+        events.append((str(_WORDS.get(state, state)), ""))
+    if failure := execution.get("Failure"):
+        events.append(("Error", failure["Message"]))
+        if failure["Hint"]:
+            events.append(("Hint", failure["Hint"]))
+    return events
+
+
+def _attempt(execution: Json) -> str:
+    return f", attempt {execution['Attempt']}" if execution.get("Attempt", 1) > 1 else ""
+
+
+class Screen:
+    """Standard error as a list of lines with one passing line at its end."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._passing = False
+        self._spoken_at = 0.0
+        self._heading = False
+
+    def line(self, execution: str, topic: str, text: str) -> None:
+        """One thing that happened, with the time of day."""
+        if self.quiet:
+            return
+        self.clear()
+        if not self._heading:
+            tell(" TIME          EXEC. ID    TOPIC        EVENT")
+            self._heading = True
+        now = time.time()
+        clock = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
+        tell(f" {clock}  {short(execution):<10}  {topic:<11}  {clean(text)}".rstrip())
+
+    def bytes(self, progress: Json) -> None:
+        """How far a transfer is."""
+        now = time.monotonic()
+        if self.quiet or (not self._terminal and now - self._spoken_at < PLAIN_EVERY_S):
+            return
+        self._spoken_at = now
+        done, total = progress["Done"], progress["Total"]
+        share = f"{size(done)} of {size(total)} ({done * 100 // total} %)" if total else size(done)
+        text = f"{' ' * 15}{short(progress['ExecutionID']):<10}  {clean(progress['What'])}: {share}"
+        if self._terminal:
+            self.clear()
+            print(text, end="", file=sys.stderr, flush=True)
+            self._passing = True
+        else:
+            tell(text)
+
+    def clear(self) -> None:
+        """Take the passing line away."""
+        if self._passing:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._passing = False
