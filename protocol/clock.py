@@ -57,7 +57,11 @@ class ManualClock:
         await waiter
 
     async def advance(self, seconds: float) -> None:
-        """Move on by that many seconds, letting each sleeper run at its own moment."""
+        """Move on by that many seconds, letting each sleeper run at its own moment.
+
+        What is ready runs first: a task that was just made goes to sleep before time moves, not after.
+        """
+        await _settle()
         end = self._now + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, waiter = heapq.heappop(self._sleepers)

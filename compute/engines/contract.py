@@ -4,6 +4,7 @@ Knows: the Protocols `Engine` and `Running`, and the values that cross them. Mus
 message. The suite in ``tests/contracts/engine.py`` asks every engine for each sentence below.
 """
 
+import builtins
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
@@ -90,7 +91,7 @@ class Engine(Protocol[P]):
     """
 
     type: ClassVar[str]
-    params: ClassVar[type]
+    params: ClassVar[builtins.type]
 
     async def probe(self) -> Offer:
         """Whether this engine works just now: version, or why not and what to do. Never raises."""
