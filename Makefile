@@ -1,0 +1,53 @@
+# make demo    sets everything up and runs one job from its submission to its downloaded results
+# make test    sets up what the tests need and runs all of them, real servers included
+#
+# Both need only make, git and Python 3.11 or later. Written to: .venv, and the cache folder ($SHOAL_CACHE, else
+# ~/.cache/shoal). System packages are installed only by root on Debian, with CI=true or SETUP=system.
+
+BIN := .venv/bin
+TESTS ?= tests
+ONLY ?=
+
+.PHONY: setup demo test check fmt bench lock clean
+
+setup:
+	@deploy/setup python
+
+demo:
+	@deploy/setup python kubo s3 docker images
+	@$(BIN)/python -m deploy.demo
+
+test:
+	@deploy/setup python kubo s3 docker registry images
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/pytest $(TESTS)
+
+# Everything that needs no server: quick enough before each commit.
+check: setup lint
+
+.PHONY: lint
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# ONLY=orchestration or ONLY=storage for a part. The figures also go to benchmarks/results.json.
+bench:
+	@deploy/setup python kubo s3 docker images s5cmd
+	@ONLY=$(ONLY) $(BIN)/python -m benchmarks
+
+# After a change of the dependencies in pyproject.toml. No address of an index is written into a lock.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --extra devstack
+lock: setup
+	$(COMPILE) -o requirements.txt
+	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

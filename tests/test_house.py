@@ -1,0 +1,95 @@
+"""House rules that no other tool checks: what may be in a file of this repository, and that every package comes up."""
+
+import importlib
+import importlib.util
+import pkgutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("protocol", "storage", "compute", "requester", "deploy")
+LONG_LINES = 600
+TOO_LONG_LINES = 1000
+
+# In pieces, or this file would break the rule itself.
+REGISTRY_HOSTS = [
+    ".".join(pieces)
+    for pieces in (
+        ("pypi", "org"),
+        ("files", "pythonhosted", "org"),
+        ("proxy", "golang", "org"),
+        ("sum", "golang", "org"),
+        ("registry", "npmjs", "org"),
+        ("registry", "yarnpkg", "com"),
+        ("crates", "io"),
+        ("rubygems", "org"),
+        ("repo1", "maven", "org"),
+        ("registry-1", "docker", "io"),
+        ("index", "docker", "io"),
+        ("deb", "debian", "org"),
+    )
+]
+
+
+def tracked() -> list[Path]:
+    """The files that git knows, or would know; the whole tree where there is no git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [path for name in names.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def modules() -> list[str]:
+    """Every module of our packages, by its dotted name."""
+    found = []
+    for package in PACKAGES:
+        found.append(package)
+        folder = str(ROOT / package)
+        found += [
+            each.name for each in pkgutil.walk_packages([folder], f"{package}.", onerror=lambda name: None)
+        ]
+    return found
+
+
+@pytest.mark.parametrize("host", REGISTRY_HOSTS)
+def test_no_file_names_a_package_registry(host: str) -> None:
+    """Where packages come from is decided by whoever installs, not by a file in here."""
+    naming = [str(path.relative_to(ROOT)) for path in tracked() if host.encode() in path.read_bytes()]
+    assert naming == []
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_can_be_imported(name: str) -> None:
+    """No module needs another one imported first, and none does work when it is imported."""
+    if name.endswith("__main__"):
+        assert importlib.util.find_spec(name) is not None
+    else:
+        assert importlib.import_module(name).__name__ == name
+
+
+def test_every_module_says_what_it_knows() -> None:
+    """A module opens with a docstring; only an empty ``__init__`` may go without."""
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES
+        if (text := path.read_text().strip())
+        and not text.removeprefix("#!/usr/bin/env python3\n").startswith('"""')
+    ]
+    assert silent == []
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_long_files_are_named() -> None:
+    """A file of more than some 600 lines usually holds two subjects: it is named. One of 1,000 is too long."""
+    lengths = {
+        path.relative_to(ROOT): len(path.read_text().splitlines())
+        for path in tracked()
+        if path.suffix == ".py"
+    }
+    for path, lines in lengths.items():
+        if lines > LONG_LINES:
+            warnings.warn(f"{path} has {lines} lines", UserWarning, stacklevel=1)
+    assert [str(path) for path, lines in lengths.items() if lines > TOO_LONG_LINES] == []
