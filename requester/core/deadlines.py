@@ -1,0 +1,54 @@
+"""When a job next needs a look though nothing came in.
+
+Knows: every moment that follows from a job's record alone. Must not know: how anyone waits for it. What follows is decided
+by `step` when the moment has come.
+"""
+
+from collections.abc import Mapping
+
+from protocol.ids import ExecutionId
+from requester.core.attempts import EVERYWHERE, LONG_RUNNING, by_node, by_partition
+from requester.core.model import JobRecord
+from requester.core.policy import Policy
+
+
+def next_deadline(
+    record: JobRecord, running_since: Mapping[ExecutionId, float], now: float, policy: Policy
+) -> float | None:
+    """The next moment (unix seconds) at which `step` may find something to do, or None."""
+    if record.closed:
+        return None
+    timeouts = record.spec.task.timeouts
+    moments: list[float] = []
+    if record.spec.type not in LONG_RUNNING:
+        if timeouts.total_timeout:
+            moments.append(record.submitted_at + timeouts.total_timeout)
+        if timeouts.execution_timeout:
+            limit = timeouts.execution_timeout + policy.execution_grace_s
+            moments += [
+                running_since[execution.id] + limit
+                for execution in record.executions.values()
+                if execution.open and execution.id in running_since
+            ]
+    if record.queued is not None and record.queued_at is not None:
+        if timeouts.queue_timeout:
+            moments.append(record.queued_at + timeouts.queue_timeout)
+        elif not record.queued.retryable:
+            moments.append(record.queued_at + policy.join_grace_s)
+    if record.executions:
+        moments += _rests(record, now, policy)
+    return min(moments, default=None)
+
+
+def _rests(record: JobRecord, now: float, policy: Policy) -> list[float]:
+    """The ends of the rests before next attempts."""
+    restarts = record.spec.type in LONG_RUNNING
+    if not restarts and all(execution.open for execution in record.executions.values()):
+        return []
+    attempts = by_node(record, policy) if record.spec.type in EVERYWHERE else by_partition(record, policy)
+    ready = [
+        each.ready_at(policy, restarts=restarts)
+        for each in attempts.values()
+        if not each.open and (restarts or not each.completed)
+    ]
+    return [moment for moment in ready if moment > now]

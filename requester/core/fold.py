@@ -1,0 +1,230 @@
+"""The fold: what a job's entries add up to, one entry after the other.
+
+Knows: how each event changes a job's record, and which events change nothing. Must not know: why an event was written
+(`step` decides that) or where entries come from. This is the only way in which a job's state changes.
+
+The rules that everything else leans on:
+
+- An execution ends once. A report, a loss or a cancellation of one that has ended, is unknown, or runs on another node
+  changes nothing, so whatever comes late is harmless.
+- A version closes once. Only a new version opens the job again.
+- An entry is folded once: what stands at or before `revision` is skipped, so reading the log twice is harmless.
+"""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from protocol.entries import (
+    Assigned,
+    Cancelled,
+    Closed,
+    Entry,
+    Event,
+    Lost,
+    Queued,
+    Reported,
+    StopRequested,
+    Submitted,
+)
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobId, JobKey, key_of
+from protocol.states import ExecutionState, JobState, may_follow
+from requester.core.model import ExecutionRecord, JobRecord
+
+Executions = dict[ExecutionId, ExecutionRecord]
+
+
+def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
+    """The record after the entry at sequence `seq` of this job's subject.
+
+    None as long as the job was never submitted. An entry that names another job than the record changes nothing, unless
+    it begins a new life of the name after the old log was purged.
+    """
+    if record is not None:
+        if seq <= record.revision:
+            return record
+        if entry.job != record.id:
+            reborn = record.closed and isinstance(entry.events[0] if entry.events else None, Submitted)
+            if not reborn:
+                return replace(record, revision=seq)
+            record = None
+    after = fold_events(record, entry.events, job=entry.job, at=entry.at, seq=seq)
+    return None if after is None else replace(after, revision=seq)
+
+
+def fold_events(
+    record: JobRecord | None, events: Sequence[Event], *, job: JobId, at: float, seq: int
+) -> JobRecord | None:
+    """The record after some events, its revision left as it was: what `step` uses to look ahead."""
+    executions: Executions | None = None
+    for event in events:
+        if isinstance(event, Submitted):
+            record = _submitted(record, event, job, at)
+        elif record is None or record.closed:
+            if record is None or isinstance(event, Closed | StopRequested | Queued | Assigned):
+                continue
+            executions = _ended(record, executions, event, at, seq)
+        elif isinstance(event, Assigned):
+            executions = _assigned(record, executions, event, at, seq)
+        elif isinstance(event, Reported | Cancelled | Lost):
+            executions = _ended(record, executions, event, at, seq)
+        elif isinstance(event, Closed):
+            record = replace(
+                record,
+                state=event.state,
+                message=event.message,
+                failure=event.failure,
+                queued=None,
+                queued_at=None,
+            )
+        elif isinstance(event, Queued):
+            since = record.queued_at if record.queued_at is not None else at
+            record = replace(record, queued=event.reason, queued_at=since)
+        else:
+            record = replace(record, stopping=event.reason)
+        if executions is not None and record is not None and record.executions is not executions:
+            record = replace(record, executions=executions)
+    return None if record is None else _settled(record, at)
+
+
+def _submitted(record: JobRecord | None, event: Submitted, job: JobId, at: float) -> JobRecord | None:
+    """A job's first version, or its next one: what came before stays as history, deadlines begin anew."""
+    spec = event.spec if event.spec.name else replace(event.spec, name=job)
+    if record is None:
+        key = key_of(job)
+        if key is None:
+            return None
+        return JobRecord(
+            id=job,
+            key=JobKey(key),
+            spec=spec,
+            version=event.version,
+            state=JobState.PENDING,
+            created_at=at,
+            submitted_at=at,
+            modified_at=at,
+            revision=0,
+            warnings=event.warnings,
+        )
+    if event.version <= record.version:
+        return record
+    return replace(
+        record,
+        spec=spec,
+        version=event.version,
+        state=JobState.PENDING,
+        submitted_at=at,
+        message="",
+        failure=None,
+        stopping=None,
+        queued=None,
+        queued_at=None,
+        warnings=event.warnings,
+    )
+
+
+def _assigned(
+    record: JobRecord, executions: Executions | None, event: Assigned, at: float, seq: int
+) -> Executions | None:
+    if event.execution in record.executions:
+        return executions
+    executions = dict(record.executions) if executions is None else executions
+    executions[event.execution] = ExecutionRecord(
+        id=event.execution,
+        job=record.id,
+        version=record.version,
+        partition=event.partition,
+        attempt=event.attempt,
+        node=event.node,
+        amounts=event.amounts,
+        state=ExecutionState.ASSIGNED,
+        created_at=at,
+        modified_at=at,
+        ordered=seq,
+        revision=seq,
+        why=event.why,
+    )
+    return executions
+
+
+def _ended(
+    record: JobRecord, executions: Executions | None, event: Event, at: float, seq: int
+) -> Executions | None:
+    """The executions after a report, a cancellation or a loss: changed only if the one it names is open."""
+    changed = _changed(record, event, at, seq)
+    if changed is None:
+        return executions
+    executions = dict(record.executions) if executions is None else executions
+    executions[changed.id] = changed
+    return executions
+
+
+def _changed(record: JobRecord, event: Event, at: float, seq: int) -> ExecutionRecord | None:
+    if isinstance(event, Reported):
+        report = event.report
+        execution = record.executions.get(report.execution)
+        if execution is None or execution.node != report.node or not accepts(execution, report.state):
+            return None
+        return replace(
+            execution,
+            state=report.state,
+            modified_at=at,
+            revision=seq,
+            stages=report.stages,
+            failure=report.failure,
+            output=report.output,
+            result=report.result,
+            inputs=report.inputs or execution.inputs,
+            ports=report.ports or execution.ports,
+        )
+    if isinstance(event, Cancelled | Lost):
+        execution = record.executions.get(event.execution)
+        if execution is None or not execution.open:
+            return None
+        state = ExecutionState.LOST if isinstance(event, Lost) else ExecutionState.CANCELLED
+        return replace(execution, state=state, modified_at=at, revision=seq, failure=event.failure)
+    return None
+
+
+def accepts(execution: ExecutionRecord, state: ExecutionState) -> bool:
+    """Whether a report of `state` would become a fact: the execution is open and no arrow is reversed."""
+    if not execution.open or state in (ExecutionState.LOST, ExecutionState.ASSIGNED):
+        return False
+    return state is execution.state or may_follow(execution.state, state)
+
+
+def _settled(record: JobRecord, at: float) -> JobRecord:
+    """The record with the state that its events add up to; a version that is closed keeps its own."""
+    if record.closed:
+        return replace(record, modified_at=at)
+    queued: Failure | None = record.queued
+    if queued is not None and not waiting(record):
+        queued = None
+    state = JobState.PENDING
+    for execution in record.executions.values():
+        if execution.version == record.version:
+            state = JobState.RUNNING
+            if execution.open:
+                break
+    else:
+        if queued is not None:
+            state = JobState.QUEUED
+    queued_at = record.queued_at if queued is not None else None
+    return replace(record, state=state, queued=queued, queued_at=queued_at, modified_at=at)
+
+
+def waiting(record: JobRecord) -> bool:
+    """Whether some partition has neither an open nor a completed execution.
+
+    Jobs that run on every node have no partitions: they wait only until they have any execution at all.
+    """
+    if not record.spec.count:
+        return not any(execution.open for execution in record.executions.values())
+    held = {
+        execution.partition
+        for execution in record.executions.values()
+        if execution.version == record.version
+        and (execution.open or execution.state is ExecutionState.COMPLETED)
+    }
+    return len(held) < record.spec.count

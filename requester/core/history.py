@@ -1,0 +1,193 @@
+"""A job's history as people read it: lines under Bacalhau's topics, made from entries when somebody asks.
+
+Knows: what each event is called and which details programs look for. Must not know: where entries are kept. History is not
+stored: it is another reading of the log, so it can never disagree with it.
+
+Topics and messages: ``bacalhau.md`` section 2.5. Detail keys: ``IsError Hint Retryable FailsExecution NewState ErrorCode``,
+all with string values.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from protocol.entries import (
+    Assigned,
+    Cancelled,
+    Closed,
+    Entry,
+    Event,
+    Lost,
+    Queued,
+    Reported,
+    StopRequested,
+    Submitted,
+)
+from protocol.errors import Failure
+from protocol.ids import short
+from protocol.messages import Report
+from protocol.states import ENDS, ExecutionState, JobState
+from requester.core.fold import fold, fold_events
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord
+
+S = ExecutionState
+
+SUBMISSION: Final = "Submission"
+STATE: Final = "State Update"
+SCHEDULING: Final = "Scheduling"
+QUEUEING: Final = "Queueing"
+EXECUTION_TIMEOUT: Final = "Exec Timeout"
+JOB_TIMEOUT: Final = "Job Timeout"
+SCANNING: Final = "Exec Scanning"
+
+STAGES: Final = {
+    S.ASSIGNED: SCANNING,
+    S.STAGING: "Downloading Inputs",
+    S.RUNNING: "Running Execution",
+    S.PUBLISHING: "Publishing Results",
+    S.COMPLETED: "Execution",
+    S.REFUSED: SCANNING,
+    S.FAILED: "Execution",
+    S.CANCELLED: "Execution",
+    S.LOST: SCHEDULING,
+}
+_STAGE_MESSAGES: Final = {
+    S.STAGING: "Preparing inputs and program",
+    S.RUNNING: "Running",
+    S.PUBLISHING: "Publishing results",
+    S.COMPLETED: "Completed successfully",
+    S.REFUSED: "Refused by the node",
+    S.FAILED: "Failed",
+    S.CANCELLED: "Cancelled",
+}
+_STATE_NAMES: Final = {
+    JobState.COMPLETED: "Completed",
+    JobState.FAILED: "Failed",
+    JobState.STOPPED: "Stopped",
+}
+
+Line = tuple[str, str, str, float, dict[str, str]]
+"""Execution id (empty: the job), topic, message, time, details."""
+
+
+def items(before: JobRecord | None, entry: Entry, seq: int) -> list[HistoryItem]:
+    """The lines of one entry. Events that change nothing leave no line."""
+    after = fold(before, entry, seq)
+    if after is None or after is before:
+        return []
+    record = before if before is not None and before.id == entry.job else None
+    found: list[HistoryItem] = []
+    for event in entry.events:
+        changed = fold_events(record, [event], job=entry.job, at=entry.at, seq=seq)
+        if changed is None:
+            continue
+        for execution, topic, message, at, details in _lines(record, changed, event, entry.at):
+            index = len(found)
+            found.append(
+                HistoryItem(seq, index, changed.id, changed.version, at, topic, message, execution, details)
+            )
+        record = changed
+    return found
+
+
+def of_log(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[JobRecord | None, list[HistoryItem]]]:
+    """The record after each entry of a job's log, in order, with that entry's lines."""
+    record: JobRecord | None = None
+    for seq, entry in entries:
+        lines = items(record, entry, seq)
+        record = fold(record, entry, seq)
+        yield record, lines
+
+
+def _lines(before: JobRecord | None, after: JobRecord, event: Event, at: float) -> Iterator[Line]:
+    if isinstance(event, Submitted):
+        yield "", SUBMISSION, "Job submitted" if before is None else "Job updated", at, {}
+    elif isinstance(event, StopRequested):
+        yield "", STATE, "Job stop requested" + (f": {event.reason}" if event.reason else ""), at, {}
+    elif isinstance(event, Queued):
+        yield "", QUEUEING, f"Job queued. {event.reason.message}", at, _details(event.reason, error=False)
+    elif isinstance(event, Closed):
+        if before is not None and not before.closed:
+            yield _closed(event, at)
+    else:
+        yield from _of_execution(before, after, event, at)
+
+
+def _closed(event: Closed, at: float) -> Line:
+    details = {"NewState": _STATE_NAMES.get(event.state, event.state)}
+    if event.state is JobState.COMPLETED:
+        return "", STATE, "Completed successfully", at, details
+    if event.state is JobState.STOPPED:
+        message = "Job stopped" + (f": {event.message}" if event.message else "")
+        return "", STATE, message, at, details
+    topic = STATE
+    if event.failure is not None:
+        details = {**details, **_details(event.failure)}
+        if event.failure.code == "TimedOut.Total":
+            topic = JOB_TIMEOUT
+        elif event.failure.code.startswith(("NoSuitableNode", "TimedOut.Queue")):
+            topic = SCHEDULING
+    return "", topic, event.message or "Failed", at, details
+
+
+def _of_execution(
+    before: JobRecord | None, after: JobRecord, event: Assigned | Reported | Cancelled | Lost, at: float
+) -> Iterator[Line]:
+    id_ = event.report.execution if isinstance(event, Reported) else event.execution
+    execution = after.executions.get(id_)
+    earlier = before.executions.get(id_) if before is not None else None
+    if execution is None or execution == earlier:
+        return
+    if isinstance(event, Assigned):
+        details = {"NodeID": event.node, "NewState": "New"}
+        yield id_, SCHEDULING, f"Requested execution on {short(event.node)}", at, details
+        if before is not None and before.state in (JobState.PENDING, JobState.QUEUED):
+            yield "", STATE, "Running", at, {"NewState": "Running"}
+    elif isinstance(event, Reported):
+        yield from _reported(event.report, earlier, execution, at)
+    else:
+        topic = EXECUTION_TIMEOUT if event.failure.code == "TimedOut.Execution" else SCHEDULING
+        error = isinstance(event, Lost) or topic is EXECUTION_TIMEOUT
+        yield id_, topic, event.failure.message, at, _details(event.failure, error=error)
+
+
+def _reported(
+    report: Report, earlier: ExecutionRecord | None, execution: ExecutionRecord, at: float
+) -> Iterator[Line]:
+    """A line for each stage that earlier reports had not told, the end last."""
+    told = len(earlier.stages) if earlier is not None else 0
+    topic = SCANNING
+    for number, stage in enumerate(report.stages):
+        if stage.state in ENDS:
+            continue
+        topic = STAGES[stage.state]
+        if number >= told:
+            yield (
+                execution.id,
+                topic,
+                stage.message or _STAGE_MESSAGES.get(stage.state, stage.state),
+                stage.at,
+                {},
+            )
+    if execution.state not in ENDS:
+        return
+    ended = next((stage for stage in reversed(report.stages) if stage.state is execution.state), None)
+    when = ended.at if ended is not None else at
+    if execution.failure is not None:
+        if execution.failure.code == "TimedOut.Execution":
+            topic = EXECUTION_TIMEOUT
+        details = {**_details(execution.failure), "FailsExecution": "true"}
+        yield execution.id, topic, execution.failure.message, when, details
+    else:
+        message = (ended.message if ended is not None else "") or _STAGE_MESSAGES[execution.state]
+        yield execution.id, STAGES[execution.state], message, when, {}
+
+
+def _details(failure: Failure, *, error: bool = True) -> dict[str, str]:
+    details = {"ErrorCode": failure.code} if failure.code else {}
+    if error:
+        details["IsError"] = "true"
+    if failure.hint:
+        details["Hint"] = failure.hint
+    if failure.retryable:
+        details["Retryable"] = "true"
+    return {**failure.details, **details}
