@@ -394,7 +394,7 @@ def _exit(answer: Answer, run: Run[WasmParams]) -> Exit:
     limit = run.amounts.memory_bytes
     hint = "see the program's standard error (logs)"
     if limit and answer.memory_bytes > limit // 2:
-        hint = f"its memory had grown to {answer.memory_bytes} of {limit} bytes; if that was the cause, raise Resources.Memory"
+        hint = f"its memory had grown to {answer.memory_bytes} of {limit} bytes; if that was it, raise Resources.Memory"
     return Exit(
         code=answer.code,
         failure=Failure("ProgramFailed.Trap", f"the module trapped: {answer.message}", hint=hint),

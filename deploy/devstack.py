@@ -1,0 +1,226 @@
+"""A whole cluster on this machine: a NATS server, requesters and compute nodes, each a process of its own.
+
+Knows the command lines of both programs and how each says that it is ready. It imports neither: what it starts is what a
+deployment starts, so a test can kill any part of it as a machine would. Used by `shoal devstack`, the demo, the tests and
+the benchmarks.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from deploy.processes import Process, free_ports
+from deploy.programs import ROOT
+from deploy.servers import LOOPBACK, NatsServer, Server, nats_server
+
+REGISTER_S: Final = 60.0
+"""So long may all nodes take to register, on a slow machine with a cold disk."""
+
+
+class Part(Server):
+    """One process of ours: a requester or a compute node, with its own data folder."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
+        super().__init__(self._started)
+        self.name = name
+        self.folder = folder
+        self.command = [sys.executable, "-m", *command]
+        self.env = dict(env)
+
+    async def _started(self) -> Process:
+        # The parts find their packages from wherever they run.
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        return Process.start(
+            self.command,
+            name=self.name,
+            log=self.folder.with_suffix(".log"),
+            env={**self.env, "PYTHONPATH": path},
+        )
+
+
+class Requester(Part):
+    """A requester and where its API is."""
+
+    def __init__(
+        self, name: str, folder: Path, nats: str, port: int, env: Mapping[str, str], flags: Sequence[str]
+    ) -> None:
+        command = [
+            *(
+                "requester",
+                "serve",
+                "--orchestrator",
+                "--name",
+                name,
+                "--nats",
+                nats,
+                "--data-dir",
+                str(folder),
+            ),
+            *("--api-host", LOOPBACK, "--api-port", str(port), *flags),
+        ]
+        super().__init__(name, command, folder, env)
+        self.port = port
+        self.url = f"http://{LOOPBACK}:{port}"
+
+    async def ready(self) -> None:
+        """Wait until it takes jobs. Raises `Failed` with its log."""
+        await self.process.ready(self._answers)
+
+    async def _answers(self) -> bool:
+        return await _get(f"{self.url}/readyz") is not None
+
+
+class Cluster:
+    """The parts of a running cluster. `api` is the first requester."""
+
+    def __init__(
+        self, folder: Path, nats: NatsServer, requesters: list[Requester], computes: list[Part]
+    ) -> None:
+        self.folder = folder
+        self.nats = nats
+        self.requesters = requesters
+        self.computes = computes
+
+    @property
+    def api(self) -> Requester:
+        """The requester whose address is told."""
+        return self.requesters[0]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which clients (Bacalhau's too) find this cluster."""
+        return {"BACALHAU_API_HOST": LOOPBACK, "BACALHAU_API_PORT": str(self.api.port)}
+
+    async def registered(self, count: int) -> None:
+        """Wait until so many compute nodes are connected. Raises `Failed` with the log of one that ended."""
+        try:
+            async with asyncio.timeout(REGISTER_S):
+                for part in self.computes:
+                    await part.process.ready(lambda: self._connected(count), within_s=REGISTER_S)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"only some of {count} compute nodes registered within {REGISTER_S:g} s"
+            ) from error
+
+    async def stop_jobs(self) -> None:
+        """End all open jobs, so that no container outlives the cluster."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+            base = f"{self.api.url}/api/v1/orchestrator/jobs"
+            try:
+                async with session.get(base) as answer:
+                    jobs = (await answer.json())["Items"] or []
+                for job in jobs:
+                    if job["State"]["StateType"] in ("Pending", "Queued", "Running"):
+                        await (
+                            await session.delete(f"{base}/{job['ID']}", json={"reason": "the cluster ends"})
+                        ).read()
+            except (aiohttp.ClientError, TimeoutError, KeyError, ValueError):
+                # A requester that is gone cannot end jobs; the nodes are told to end theirs all the same.
+                return
+
+    async def _connected(self, count: int) -> bool:
+        answer = await _get(f"{self.api.url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
+        return answer is not None and len(answer["Nodes"]) >= count
+
+
+@asynccontextmanager
+async def cluster(
+    folder: Path | None = None,
+    *,
+    requesters: int = 1,
+    computes: int = 3,
+    hybrids: int = 0,
+    api_port: int = 0,
+    env: Mapping[str, str] | None = None,
+    requester_flags: Sequence[str] = (),
+    compute_flags: Sequence[str] = (),
+) -> AsyncIterator[Cluster]:
+    """Start a cluster and give it when all of its nodes are registered; leave nothing behind afterwards.
+
+    `folder` None is a temporary one, removed at the end. A hybrid is a requester and a compute node. `env` is added to the
+    environment of every process of ours. Raises `Missing` and `Failed`.
+    """
+    kept = folder is not None
+    root = folder or Path(tempfile.mkdtemp(prefix="shoal-"))
+    root.mkdir(parents=True, exist_ok=True)
+    environment = {"SHOAL_END_WORK_AT_EXIT": "true", **(env or {})}
+    try:
+        async with AsyncExitStack() as stack:
+            nats = await stack.enter_async_context(nats_server(root / "nats"))
+            ports = [api_port or free_ports(1)[0], *free_ports(max(requesters + hybrids - 1, 0))]
+            ours = Cluster(
+                root,
+                nats,
+                [
+                    Requester(
+                        f"requester-{number}",
+                        root / f"requester-{number}",
+                        nats.url,
+                        port,
+                        environment,
+                        requester_flags,
+                    )
+                    for number, port in zip(range(max(requesters + hybrids, 1)), ports, strict=False)
+                ],
+                [
+                    _compute(
+                        f"compute-{number}", root / f"compute-{number}", nats.url, environment, compute_flags
+                    )
+                    for number in range(computes + hybrids)
+                ],
+            )
+            stack.push_async_callback(_end, ours)
+            await _start(ours)
+            yield ours
+    finally:
+        if not kept:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _compute(name: str, folder: Path, nats: str, env: Mapping[str, str], flags: Sequence[str]) -> Part:
+    command = [
+        "compute",
+        "--name",
+        name,
+        "--nats",
+        nats,
+        "--data-dir",
+        str(folder),
+        "--publish-port",
+        "0",
+        *flags,
+    ]
+    return Part(name, command, folder, env)
+
+
+async def _start(ours: Cluster) -> None:
+    for part in (*ours.requesters, *ours.computes):
+        await part.start()
+    for requester in ours.requesters:
+        await requester.ready()
+    await ours.registered(len(ours.computes))
+
+
+async def _end(ours: Cluster) -> None:
+    started = [part for part in (*ours.computes, *ours.requesters) if part.started]
+    if ours.requesters and ours.api.started:
+        await ours.stop_jobs()
+    await asyncio.gather(*(part.stop() for part in started))
+
+
+async def _get(url: str) -> Any | None:
+    """The JSON of an answer of 200, else None. Raises `OSError` while nobody answers."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        try:
+            async with session.get(url) as response:
+                return await response.json() if response.status == 200 else None
+        except aiohttp.ClientError as error:
+            raise OSError(str(error)) from error

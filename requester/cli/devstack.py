@@ -1,0 +1,83 @@
+"""``shoal devstack``: a whole cluster on this machine, until interrupted."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from protocol.errors import Unavailable
+from requester.cli.exits import Exit, tell
+
+
+def devstack(
+    *,
+    requesters: Annotated[
+        int, Parameter(alias=["--orchestrators", "--requester-nodes"], help="How many requesters.")
+    ] = 1,
+    computes: Annotated[int, Parameter(alias="--compute-nodes", help="How many compute nodes.")] = 3,
+    hybrids: Annotated[int, Parameter(alias="--hybrid-nodes", help="How many of both at once.")] = 0,
+    api_port: Annotated[int, Parameter(help="Port of the first requester's API; 0: any free one.")] = 1234,
+    data_dir: Annotated[
+        Path | None, Parameter(help="Keep all data here; default a folder that is removed.")
+    ] = None,
+    ipfs_connect: Annotated[str, Parameter(help="Multiaddress of the Kubo RPC API for the nodes.")] = "",
+    random_ports: Annotated[bool, Parameter(help="Any free port (= --api-port 0).")] = False,
+) -> int:
+    """Run a NATS server, requesters and compute nodes on this machine until Ctrl+C; then nothing is left of them.
+
+    Prints the two export lines by which clients find it once all nodes are ready.
+    """
+    flags = ["--ipfs-connect", ipfs_connect] if ipfs_connect else []
+    return asyncio.run(
+        _run(
+            data_dir,
+            requesters=requesters,
+            computes=computes,
+            hybrids=hybrids,
+            api_port=0 if random_ports else api_port,
+            compute_flags=flags,
+        )
+    )
+
+
+async def _run(
+    folder: Path | None,
+    *,
+    requesters: int,
+    computes: int,
+    hybrids: int,
+    api_port: int,
+    compute_flags: list[str],
+) -> int:
+    from deploy.devstack import cluster
+    from deploy.processes import Failed
+    from deploy.programs import Missing
+
+    interrupted = asyncio.Event()
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(each, interrupted.set)
+    tell(
+        f"Starting a NATS server, {requesters + hybrids} requester(s) and {computes + hybrids} compute node(s)..."
+    )
+    try:
+        starting = cluster(
+            folder,
+            requesters=requesters,
+            computes=computes,
+            hybrids=hybrids,
+            api_port=api_port,
+            compute_flags=compute_flags,
+        )
+        async with starting as stack:
+            for name, value in stack.environment.items():
+                print(f"export {name}={value}", flush=True)
+            tell(
+                f"\nReady, with its data in {stack.folder}. Try: shoal submit examples/hello.yaml. End with Ctrl+C."
+            )
+            await interrupted.wait()
+            tell("\nEnding...")
+    except (Missing, Failed, TimeoutError) as error:
+        raise Unavailable(f"the cluster did not start: {error}") from error
+    return Exit.OK
