@@ -1,0 +1,157 @@
+"""What is wrong with a spec: all of it at once, each with its place.
+
+Knows: how faults are collected, placed and put into words. Must not know: any rule.
+
+A fault's **path** is the place in the document's canonical names: ``("Tasks", 0, "Engine", "Type")``, written
+``Tasks[0].Engine.Type``. Only a document that was read from text can turn it into a line and a column.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from protocol.errors import Failure, Invalid
+from protocol.spec.bounds import FAULTS_MAX, Path
+
+_DETAIL: Final = "fault."
+
+
+class SpecFault(Struct, frozen=True, omit_defaults=True):
+    """One thing wrong. `file`, `line` and `column` (from 1) are empty and 0 for what did not come from text.
+
+    `near` is the spelling that was probably meant, or empty.
+    """
+
+    path: str
+    message: str
+    near: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        near = f'   did you mean "{self.near}"?' if self.near else ""
+        return f"{self.message}{near}"
+
+
+class SpecFaults(Invalid):
+    """A spec cannot be used; `faults` holds everything that was found, in the order of the text."""
+
+    def __init__(self, faults: list[SpecFault], *, file: str = "", hint: str = "") -> None:
+        shown = faults[:FAULTS_MAX]
+        details = {f"{_DETAIL}{n}": msgspec.json.encode(fault).decode() for n, fault in enumerate(shown)}
+        super().__init__(_text(faults, shown, file), hint=hint, kind="Spec", details=details)
+        self.faults = faults
+
+
+def faults_in(failure: Failure) -> list[SpecFault]:
+    """The single faults inside a failure that came over the wire; none if it is of another kind."""
+    found: list[SpecFault] = []
+    while encoded := failure.details.get(f"{_DETAIL}{len(found)}"):
+        found.append(msgspec.json.decode(encoded, type=SpecFault))
+    return found
+
+
+class Places(Protocol):
+    """Where things are in a text."""
+
+    def place(self, path: Path, *, key: bool) -> tuple[int, int]:
+        """Line and column of the value at `path` (of its key if `key`), or of the nearest thing around it."""
+
+
+class Findings:
+    """Faults and warnings, as they are collected."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._found: list[tuple[Path, bool, SpecFault]] = []
+        self._spoilt: set[Path] = set()
+        self._around_spoilt: set[Path] = set()
+
+    def fault(self, path: Path, message: str, *, near: str = "", key: bool = False) -> None:
+        """Add a fault about the value at `path`, or about its key.
+
+        A second fault in the same place, or inside or around it, would only repeat the first, and is not added.
+        """
+        if not self.spoilt(path):
+            self._found.append((path, key, SpecFault(path_text(path), message, near)))
+            self.spoil(path)
+
+    def spoil(self, path: Path) -> None:
+        """Nothing more is to be said about this place."""
+        self._spoilt.add(path)
+        self._around_spoilt.update(path[:length] for length in range(len(path) + 1))
+
+    def spoilt(self, path: Path) -> bool:
+        """Whether there is a fault at this place, around it or inside it."""
+        return path in self._around_spoilt or any(
+            path[:length] in self._spoilt for length in range(len(path))
+        )
+
+    def warn(self, warning: str) -> None:
+        """Add a warning, once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def check(self, file: str = "", places: Places | None = None, hint: str = "") -> None:
+        """Raise `SpecFaults` if there is any fault."""
+        if not self._found:
+            return
+        if places is None:
+            raise SpecFaults([fault for _, _, fault in self._found], file=file, hint=hint)
+        placed = []
+        for path, key, fault in self._found:
+            line, column = places.place(path, key=key)
+            placed.append(msgspec.structs.replace(fault, file=file, line=line, column=column))
+        raise SpecFaults(sorted(placed, key=lambda fault: (fault.line, fault.column)), file=file, hint=hint)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, or an empty text; case does not count."""
+    if len(word) > 64:
+        return ""
+    lower = {each.lower(): each for each in known}
+    found = get_close_matches(word.lower(), lower, n=1)
+    return lower[found[0]] if found else ""
+
+
+def path_text(path: Path) -> str:
+    """``Tasks[0].Engine.Type``."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{shown(step)}" if text else shown(step)
+    return text
+
+
+def quoted(text: str) -> str:
+    """A person's word inside a message: short, on one line, in quotes."""
+    return f'"{shown(text)}"'
+
+
+def shown(text: str) -> str:
+    """At most 60 characters, none of which can move a terminal's cursor."""
+    short = text if len(text) <= 60 else text[:60] + "…"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in short)
+
+
+def _text(faults: list[SpecFault], shown_faults: list[SpecFault], file: str) -> str:
+    count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
+    places = [_place(fault) for fault in shown_faults]
+    width = min(max(map(len, places), default=0), 40)
+    lines = [f"{count} in {file or 'the job'}"]
+    lines += [
+        f"  {place:<{width}}  {fault}".rstrip() for place, fault in zip(places, shown_faults, strict=True)
+    ]
+    if len(faults) > len(shown_faults):
+        lines.append(f"  … and {len(faults) - len(shown_faults)} more")
+    return "\n".join(lines)
+
+
+def _place(fault: SpecFault) -> str:
+    return f"{fault.file}:{fault.line}:{fault.column}" if fault.line else fault.path
