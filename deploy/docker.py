@@ -4,8 +4,8 @@ Knows sockets, the daemon's flags and its folders. A daemon started here has its
 itself, so that a machine's own Docker is never touched; only the bridge ``docker0`` and its packet filter rules belong to
 the whole machine, which is why a daemon that already answers is always preferred.
 
-What was found to work on Debian 12's docker.io 20.10 in a small virtual machine without systemd: plain ``dockerd``
-with overlay2, on the hybrid cgroup tree, with the iptables of either kind. ``--bridge none`` must not be used: containers
+What was found to work on Debian 12's docker.io 20.10 in a small virtual machine without systemd: plain ``dockerd``,
+which chooses overlay2 itself, on the hybrid cgroup tree, with the iptables of either kind. ``--bridge none`` must not be used: containers
 with the default network then fail to start.
 """
 
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from deploy.processes import Failed, Process
 from deploy.programs import HOW_TO_GET, Missing, cache_folder, find
 
 SYSTEM_SOCKET: Final = Path("/var/run/docker.sock")
+ADDRESS: Final = "address"
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -52,7 +53,7 @@ async def docker_daemon(
     A daemon started here keeps its images below `folder` (the cache), and listens at `socket`. Raises `Missing`, and
     `Failed` with the end of the daemon's log.
     """
-    if host := await running_daemon(socket):
+    if host := await running_daemon(folder=folder, socket=socket):
         yield DockerDaemon(host)
         return
     daemon = await start_daemon(folder=folder, socket=socket)
@@ -62,13 +63,19 @@ async def docker_daemon(
         await daemon.stop()
 
 
-async def running_daemon(socket: Path | None = None) -> str | None:
-    """The address of a daemon that answers, or None. ``DOCKER_HOST``, if set, is the only one asked."""
+async def running_daemon(*, folder: Path | None = None, socket: Path | None = None) -> str | None:
+    """The address of a daemon that answers, or None. ``DOCKER_HOST``, if set, is the only one asked.
+
+    Else these are, in order: `socket`, the system's, and one that an earlier run started on `folder` and left running.
+    """
     if named := os.environ.get("DOCKER_HOST"):
         return named if await _answers(named) else None
-    for candidate in (socket, SYSTEM_SOCKET):
-        if candidate is not None and await _answers(f"unix://{candidate}"):
-            return f"unix://{candidate}"
+    candidates = [f"unix://{each}" for each in (socket, SYSTEM_SOCKET) if each is not None]
+    with suppress(OSError):
+        candidates.append((_data(folder) / ADDRESS).read_text())
+    for candidate in candidates:
+        if await _answers(candidate):
+            return candidate
     return None
 
 
@@ -77,7 +84,7 @@ async def start_daemon(*, folder: Path | None = None, socket: Path | None = None
     program = find("dockerd")
     if program is None or os.geteuid() != 0:
         raise Missing("a Docker daemon", HOW_TO_GET["dockerd"])
-    data = (folder or cache_folder() / "docker").resolve()
+    data = _data(folder)
     data.mkdir(parents=True, exist_ok=True)
     # Paths of sockets are at most some hundred bytes long, wherever the data is.
     runtime = Path(
@@ -91,7 +98,6 @@ async def start_daemon(*, folder: Path | None = None, socket: Path | None = None
             *("--data-root", data / "data"),
             *("--exec-root", runtime / "exec"),
             *("--pidfile", runtime / "docker.pid"),
-            *("--storage-driver", "overlay2"),
             *("--host", f"unix://{listen}"),
         ],
         name="dockerd",
@@ -108,7 +114,13 @@ async def start_daemon(*, folder: Path | None = None, socket: Path | None = None
         await process.kill()
         shutil.rmtree(runtime, ignore_errors=True)
         raise
+    # Two daemons cannot share a data folder: should this one be left behind, the next run takes it over.
+    (data / ADDRESS).write_text(f"unix://{listen}")
     return DockerDaemon(f"unix://{listen}", process, runtime)
+
+
+def _data(folder: Path | None) -> Path:
+    return (folder or cache_folder() / "docker").resolve()
 
 
 async def _answers(host: str) -> bool:

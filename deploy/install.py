@@ -78,6 +78,8 @@ def docker() -> str:
     if _docker_answers():
         return "its daemon answers"
     _package("dockerd", "docker.io", "iptables")
+    # A daemon of an earlier installation may lack what it makes its bridge with.
+    _package("iptables", "iptables")
     if os.geteuid() != 0:
         raise Missing("a Docker daemon that answers", HOW_TO_GET["dockerd"])
     return f"{find('dockerd')} is started when it is needed"

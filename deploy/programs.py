@@ -20,6 +20,7 @@ HOW_TO_GET: Final = {
     "weed": "run `make setup`",
     "s5cmd": "run `deploy/setup s5cmd` (needs Go)",
     "dockerd": "run `SETUP=system deploy/setup docker` as root on Debian, or install Docker and start its daemon",
+    "iptables": "run `SETUP=system deploy/setup docker` as root on Debian, or install iptables",
     "docker-registry": "run `SETUP=system deploy/setup registry` as root on Debian",
     "busybox": "run `SETUP=system deploy/setup images` as root on Debian (the package busybox-static)",
 }

@@ -61,6 +61,11 @@ class Server:
         return self._process
 
     @property
+    def started(self) -> bool:
+        """Whether it was ever started; it may have ended since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process id."""
         return self.process.pid
