@@ -58,6 +58,11 @@ class Program:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
+    def break_off(self, exit: Exit) -> None:
+        """End it like this at its very beginning, however short it was meant to be."""
+        self._ends_at = self.clock.elapsed()
+        self._exit = exit
+
     async def wait(self) -> Exit:
         """Its end, when it has come."""
         while not self.ended:
@@ -215,7 +220,7 @@ def _play(program: Program) -> None:
             path.write_text(text)
     except (OSError, NotFound) as error:
         program.write(STDERR, f"{error}\n".encode())
-        program.end(Exit(1))
+        program.break_off(Exit(1))
 
 
 def _place(target: str, mounts: list[Mount], *, writing: bool) -> Path:
