@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import IO, BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, isal_zlib
 
@@ -27,6 +27,7 @@ from storage.tree import (
     Limits,
     TreeWriter,
     check_link,
+    new_file,
     open_inside,
     walk,
     write_all,
@@ -37,6 +38,7 @@ MEDIA_TYPES: Final = frozenset({"application/gzip", "application/x-gzip"})
 
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 
 
 def pieces(folder: Path) -> Iterator[bytes]:
@@ -68,15 +70,12 @@ async def pack(folder: Path, archive: Path, progress: Progress) -> int:
 
     def work(stop: Stop) -> int:
         done = 0
-        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
+        with new_file(beside) as file:
             for piece in pieces(folder):
                 stop()
-                write_all(file, piece)
+                file.write(piece)
                 done += len(piece)
                 tell(done, None)
-        finally:
-            os.close(file)
         return done
 
     async with arriving(archive) as beside:
@@ -104,7 +103,7 @@ async def unpack(archive: Path, into: Path, progress: Progress, limits: Limits |
         await in_thread(work)
 
 
-def extract(archive: BinaryIO, folder: Path, limits: Limits, moved: Stop) -> None:
+def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> None:
     """Unpack a ``.tar.gz`` stream into `folder`; blocking, calls `moved` between pieces.
 
     Raises `Broken` (not an archive, damaged, cut short), `Invalid` naming the member (its name or link leads outside, its
@@ -117,7 +116,7 @@ def extract(archive: BinaryIO, folder: Path, limits: Limits, moved: Stop) -> Non
             # To the end, so that the checksum is compared; tar's last record is filled up with a few kilobytes.
             if len(stream.read(CHUNK_BYTES)) == CHUNK_BYTES:
                 raise Broken("the archive goes on behind its end")
-        except (EOFError, gzip.BadGzipFile, igzip_lib.IsalError) as error:
+        except _DAMAGED as error:
             raise Broken(f"the archive is damaged or cut short: {error}") from error
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import IO, Final, NoReturn, Self
 
 from msgspec import Struct
 
@@ -272,6 +272,13 @@ def digest_of(path: Path, stop: Stop = lambda: None) -> str:
         line = (entry.kind.value, entry.path, "x" if entry.executable else "-", content)
         whole.update(b"".join(os.fsencode(part) + b"\0" for part in line))
     return whole.hexdigest()
+
+
+def new_file(path: Path) -> IO[bytes]:
+    """A file that is not there yet, open for writing and reading, readable by all."""
+    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o644)
+    return open(made, "w+b")
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

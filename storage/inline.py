@@ -1,0 +1,170 @@
+"""The `inline` source: data that travels inside the job, or beside it as a blob.
+
+Knows: what becomes of a data URL or blob URL (`protocol.spec.blobs` reads both). Must not know: where blobs are kept; their
+bytes come through a function.
+
+``application/gzip`` is a ``.tar.gz`` and becomes a folder; every other media type becomes a single file.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, ClassVar
+
+from msgspec import Struct, field
+
+from protocol.errors import Broken, NotFound, TimedOut, Unavailable
+from protocol.nodes import Offer
+from protocol.spec.blobs import BlobUrl, is_blob_url, parse_blob_url, parse_data_url
+from storage.archive import MEDIA_TYPES, extract
+from storage.arrival import arriving
+from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
+from storage.settings import StorageSettings
+from storage.threads import Stop, in_thread
+from storage.tree import Limits, new_file, write_all
+
+if TYPE_CHECKING:
+    from storage.contract import Source
+
+BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
+"""Given a digest, an offset and a limit in bytes: the whole's size and a piece. Raises `NotFound`, `Unavailable`."""
+
+PIECE_BYTES = 262_144
+
+
+class InlineParams(Struct, frozen=True):
+    """A data URL, or the blob URL that took its place."""
+
+    url: str = field(name="URL")
+
+    def __post_init__(self) -> None:
+        # The data itself is read once, when it is resolved; a fault here would be told without a field.
+        if not self.url.lower().startswith(("data:", "blob:")):
+            raise ValueError("URL is neither a data URL nor a blob URL")
+
+
+class Content(Struct, frozen=True):
+    """What an inline URL stands for: bytes at hand, or a blob to be read."""
+
+    media_type: str
+    digest: str
+    size_bytes: int
+    data: bytes | None
+
+    @property
+    def archive(self) -> bool:
+        """Whether it becomes a folder."""
+        return self.media_type.partition(";")[0].strip().lower() in MEDIA_TYPES
+
+
+class InlineSource:
+    """Data inside the job. `read_blob` None means that blobs cannot be read here."""
+
+    type: ClassVar[str] = "inline"
+    params: ClassVar[Form] = InlineParams
+
+    def __init__(self, read_blob: BlobReader | None, limits: Limits, silence_s: float) -> None:
+        self._read_blob = read_blob
+        self._limits = limits
+        self._silence_s = silence_s
+
+    async def probe(self) -> Offer:
+        return Offer(self.type)
+
+    async def resolve(self, params: InlineParams, share: Share) -> Resolved:
+        content = read_url(params.url)
+        form = "tar" if content.archive else "file"
+        return Resolved(
+            f"inline:{form}:sha256:{content.digest}", None if content.archive else content.size_bytes, content
+        )
+
+    async def fetch(
+        self, params: InlineParams, resolved: Resolved, into: Path, progress: Progress
+    ) -> Fetched:
+        content: Content = resolved.pinned
+        async with arriving(into) as beside:
+            if not content.archive:
+                with new_file(beside) as file:
+                    await self._write(content, file, progress)
+                return Fetched(into)
+            # Without a name: nothing to clean up.
+            with tempfile.TemporaryFile(dir=into.parent) as packed:
+                await self._write(content, packed, progress)
+                packed.seek(0)
+                await in_thread(partial(extract, packed, beside, self._limits))
+        return Fetched(into)
+
+    async def _write(self, content: Content, file: IO[bytes], progress: Progress) -> None:
+        """Bring the bytes into `file`, and see that they are those that were named."""
+        digest = hashlib.sha256()
+        done = 0
+        async with contextlib.aclosing(self._pieces(content)) as pieces:
+            async for piece in pieces:
+                digest.update(piece)
+                await in_thread(partial(_append, file.fileno(), piece))
+                done += len(piece)
+                progress(done, content.size_bytes)
+        if done != content.size_bytes or digest.hexdigest() != content.digest:
+            raise Broken(f"the inline data {_shown(content)} arrived as other bytes ({done} of them)")
+
+    async def _pieces(self, content: Content) -> AsyncGenerator[bytes, None]:
+        if content.data is not None:
+            yield content.data
+            return
+        offset = 0
+        while offset < content.size_bytes:
+            piece = await self._piece(content, offset)
+            offset += len(piece)
+            yield piece
+
+    async def _piece(self, content: Content, offset: int) -> bytes:
+        if self._read_blob is None:
+            raise Unavailable(f"the inline data {_shown(content)} cannot be read here")
+        try:
+            async with asyncio.timeout(self._silence_s):
+                size, piece = await self._read_blob(content.digest, offset, PIECE_BYTES)
+        except TimeoutError as error:
+            message = f"the inline data {_shown(content)} did not come for {self._silence_s:g} s, after {offset} bytes"
+            raise TimedOut(message) from error
+        except NotFound as fault:
+            hint = "Submit the job again: its inline data is no longer kept."
+            raise NotFound(f"the inline data {_shown(content)} is not there", hint=hint) from fault
+        if size != content.size_bytes or not piece:
+            raise Broken(f"the inline data {_shown(content)} has {size} bytes, not {content.size_bytes}")
+        return piece
+
+
+@contextlib.asynccontextmanager
+async def open_inline(
+    settings: StorageSettings, *, read_blob: BlobReader | None = None
+) -> AsyncIterator[Drivers]:
+    """The source; it needs no client of its own."""
+    limits = Limits(entries=settings.max_entries, size_bytes=settings.max_bytes)
+    yield Drivers(sources={"inline": InlineSource(read_blob, limits, settings.silence_s)})
+
+
+def read_url(url: str) -> Content:
+    """What an inline URL stands for. Raises `Invalid`, without repeating the data."""
+    if is_blob_url(url):
+        blob: BlobUrl = parse_blob_url(url)
+        return Content(blob.media_type, blob.digest, blob.size_bytes, None)
+    media_type, data = parse_data_url(url)
+    return Content(media_type, hashlib.sha256(data).hexdigest(), len(data), data)
+
+
+def _append(file: int, piece: bytes, stop: Stop) -> None:
+    write_all(file, piece)
+
+
+def _shown(content: Content) -> str:
+    return f"sha256:{content.digest[:12]}…"
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: InlineSource) -> Source[InlineParams]:
+        return driver

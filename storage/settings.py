@@ -1,0 +1,49 @@
+"""What a process tells its storage drivers, in one value.
+
+Knows: the settings, their units and defaults. Must not know: where they were written (flags, files, environment).
+"""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+METADATA_NETWORKS = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+"""Link-local addresses: where clouds tell a machine its own credentials."""
+
+
+class LocalPublishing(Struct, frozen=True):
+    """The `local` publisher: archives in `folder`, served by this process.
+
+    `address` is what others are told: an address or a host name, or ``local`` (127.0.0.1), ``private`` or ``public`` for the
+    machine's own. On a loopback address the server listens there alone, else on all. `port` 0 takes any free one.
+    """
+
+    folder: Path
+    address: str = "127.0.0.1"
+    port: int = 6001
+
+
+class StorageSettings(Struct, frozen=True):
+    """Everything the drivers need to know of their process.
+
+    - `scratch`: a folder of our own for what is on its way (archives being packed);
+    - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
+    - `allowed_paths`: what the `local` source may mount: globs with ``:ro`` (the default) or ``:rw``;
+    - `local_publishing`: None if this process does not publish on its own;
+    - `connect_s`, `silence_s`: how long a server may take to accept, and to say anything more, in seconds;
+    - `max_bytes`: the most one input may have, None for as much as the disk; `max_entries`: files and folders in it;
+    - `attempts`: how often a fetch is tried when a server is ill, `redirects`: how many are followed;
+    - `denied_networks`: where `urlDownload` does not connect, whatever a name resolves to.
+    """
+
+    scratch: Path
+    ipfs_connect: str = ""
+    allowed_paths: tuple[str, ...] = ()
+    local_publishing: LocalPublishing | None = None
+    connect_s: float = 10.0
+    silence_s: float = 60.0
+    max_bytes: int | None = None
+    max_entries: int = 1_000_000
+    attempts: int = 4
+    redirects: int = 10
+    denied_networks: tuple[str, ...] = METADATA_NETWORKS
