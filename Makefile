@@ -19,17 +19,22 @@ demo:
 
 test:
 	@deploy/setup python kubo s3 docker registry images
-	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(TESTS)
+	@$(MAKE) --no-print-directory --keep-going lint; lint=$$?; $(BIN)/pytest $(TESTS) && exit $$lint
 
 # Everything that needs no server: quick enough before each commit.
-check: setup lint
+check: setup
+	@$(MAKE) --no-print-directory --keep-going lint
 
-.PHONY: lint
-lint:
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+# One target each, so that --keep-going tells all faults at once.
+.PHONY: lint lint-format lint-code lint-types lint-imports
+lint: lint-format lint-code lint-types lint-imports
+lint-format:
+	$(BIN)/ruff format --check --quiet .
+lint-code:
+	$(BIN)/ruff check --quiet .
+lint-types:
 	$(BIN)/mypy
+lint-imports:
 	$(BIN)/lint-imports
 
 fmt: setup
