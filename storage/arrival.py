@@ -57,7 +57,8 @@ def remove_tree(path: Path) -> None:
     """Remove a file, link or folder with all below it: read-only, ever so deep, or not there at all.
 
     Folders found inside are first moved up to the top, so neither the depth nor the length of paths matters. Raises
-    `Denied` naming `path` if something in it belongs to another user and this process has no right to remove it.
+    `Denied` naming `path` if something in it belongs to another user and this process has no right to remove it; all else
+    is gone then.
     """
     try:
         _remove(path)
@@ -74,12 +75,18 @@ def _remove(path: Path) -> None:
         return
     _unlock(os.fspath(path))
     root = os.open(path, FOLDER_FLAGS)
+    stuck: dict[str, PermissionError] = {}
     try:
-        while folders := _unlink_files(root):
+        while folders := [name for name in _unlink_files(root) if name not in stuck]:
             for name in folders:
-                _lift(root, name)
+                try:
+                    _lift(root, name)
+                except PermissionError as error:
+                    stuck[name] = error
     finally:
         os.close(root)
+    for error in stuck.values():
+        raise error
     path.rmdir()
 
 
