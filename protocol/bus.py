@@ -23,6 +23,8 @@ ENTRY_MAX_BYTES: Final = 524_288
 BATCH_MAX: Final = 256
 
 _SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
+_PATTERN = re.compile(r"(?:(?:\*|[^\s.*>]+)\.)*(?:[*>]|[^\s.*>]+)")
+_GROUP = re.compile(r"[^\s]*")
 
 
 class Message(Struct, frozen=True):
@@ -177,6 +179,15 @@ def check_message(subject: str, data: bytes) -> None:
     if len(data) > MESSAGE_MAX_BYTES:
         raise Invalid(
             f"a message on {subject} has {len(data)} bytes; at most {MESSAGE_MAX_BYTES} can be sent"
+        )
+
+
+def check_pattern(subject: str, group: str = "") -> None:
+    """Raise `Invalid` if this cannot be listened to."""
+    if _PATTERN.fullmatch(subject) is None or _GROUP.fullmatch(group) is None:
+        raise Invalid(
+            f"one cannot listen on {subject!r} in the group {group!r}",
+            hint="A subject is tokens joined by single dots; '*' stands for one token, a last '>' for one or more.",
         )
 
 

@@ -32,6 +32,7 @@ from protocol.bus import (
     Stored,
     check_cell_name,
     check_message,
+    check_pattern,
 )
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Broken, NotFound, TimedOut, Unavailable
@@ -278,6 +279,7 @@ class MemoryBus:
     async def subscribe(
         self, subject: str, *, group: str = "", pending: int = 65_536
     ) -> AsyncIterator[AsyncIterator[Message]]:
+        check_pattern(subject, group)
         if self._closed:
             raise Unavailable("the bus is closed")
         listener = Listener(subject, pending)

@@ -558,6 +558,9 @@ class MessagesContract:
             await buses[0].publish(subject, b"")
         with pytest.raises(Invalid):
             await buses[0].request(subject, b"", timeout_s=1)
+        with pytest.raises(Invalid):
+            async with buses[0].subscribe(subject):
+                pass
 
     async def test_listeners_end_when_their_bus_is_closed(self, buses: Buses) -> None:
         """Closing ends every listener of the bus; those of other buses go on."""

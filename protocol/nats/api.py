@@ -1,0 +1,140 @@
+"""Calls to JetStream's API and what it answers, as far as we use it.
+
+Knows: the API's subjects, requests, answers and error numbers. Must not know: which streams there are.
+"""
+
+import base64
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from protocol.errors import Broken, Denied, Unavailable
+from protocol.nats.frames import NO_RESPONDERS, OP, Answer, Request, header_value
+from protocol.nats.wire import Wire
+
+API: Final = "$JS.API"
+CALL_S: Final = 5.0
+"""How long a call may take; a cluster that has lost its leader answers nobody for some seconds."""
+
+NO_MESSAGE: Final = 10037
+NO_STREAM: Final = 10059
+STREAM_EXISTS: Final = 10058
+STALE: Final = 10071
+IN_FLIGHT: Final = 10164
+
+
+class Error(Struct, frozen=True):
+    """What JetStream refuses with; the numbers are those of the server's ``errors.json``."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Kept(Struct, frozen=True):
+    """A message as the stream keeps it. The server sends the header block as base64."""
+
+    subject: str
+    seq: int
+    data: bytes = b""
+    hdrs: str = ""
+
+    @property
+    def headers(self) -> bytes:
+        """The header block."""
+        return base64.b64decode(self.hdrs)
+
+    @property
+    def op(self) -> str:
+        """The operation id that our writes carry."""
+        return header_value(self.headers, OP)
+
+
+class StreamState(Struct, frozen=True):
+    """How far a stream has come. `subjects` only if they were asked for."""
+
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    subjects: dict[str, int] | None = None
+
+
+class _Envelope(Struct, frozen=True):
+    error: Error | None = None
+
+
+class StreamInfo(_Envelope, frozen=True):
+    """A stream. `total` counts all its subjects, of which an answer shows at most a page."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    state: StreamState = StreamState()
+    total: int = 0
+
+
+class _Found(_Envelope, frozen=True):
+    message: Kept | None = None
+
+
+class Done(_Envelope, frozen=True):
+    """An answer of which only the error matters."""
+
+
+A = TypeVar("A", bound=_Envelope)
+
+_found = msgspec.json.Decoder(_Found)
+
+
+class ApiError(Exception):
+    """JetStream said no; callers turn it into a fault of ours or an ordinary answer."""
+
+    def __init__(self, call: str, error: Error) -> None:
+        super().__init__(f"{call}: {error.description} ({error.err_code})")
+        self.error = error
+
+
+async def call(wire: Wire, name: str, form: type[A], body: object = None) -> A:
+    """Call `name` (``STREAM.INFO.JOBS``). Raises `ApiError`, `Unavailable` and `Broken`."""
+    data = msgspec.json.encode(body) if body is not None else b""
+    (answer,) = await wire.ask([Request(f"{API}.{name}", data)], timeout_s=CALL_S)
+    result = _read(name, answer, msgspec.json.Decoder(form))
+    if result.error is not None:
+        raise ApiError(name, result.error)
+    return result
+
+
+def get_request(stream: str, **query: str | int) -> Request:
+    """Ask the stream's leader for one message, by ``last_by_subj``, or by ``next_by_subj`` and ``seq``."""
+    return Request(f"{API}.STREAM.MSG.GET.{stream}", msgspec.json.encode(query))
+
+
+def read_get(answer: Answer | None) -> Kept | None:
+    """The message in the answer to a `get_request`, or None if there is none. Raises `Unavailable` and `Broken`."""
+    result = _read("STREAM.MSG.GET", answer, _found)
+    if result.error is None:
+        return result.message
+    if result.error.err_code == NO_MESSAGE:
+        return None
+    raise unavailable(ApiError("STREAM.MSG.GET", result.error))
+
+
+def unavailable(error: ApiError) -> Unavailable | Denied:
+    """The fault for a refusal that no caller of ours can do anything about."""
+    if error.error.code == 403:
+        return Denied(f"JetStream refuses {error}")
+    return Unavailable(f"JetStream cannot serve now: {error}")
+
+
+def _read(name: str, answer: Answer | None, decoder: "msgspec.json.Decoder[A]") -> A:
+    if answer is None:
+        raise Unavailable(f"JetStream did not answer {name} within {CALL_S:g} s, or the connection was lost")
+    if answer.status == NO_RESPONDERS:
+        raise Unavailable(
+            f"nobody answers {name}: the NATS server has no JetStream for this user, or the stream has no leader now",
+            hint="Start the server with nats.conf; its accounts give requesters JetStream.",
+        )
+    try:
+        return decoder.decode(answer.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Broken(f"JetStream's answer to {name} cannot be read: {error}") from error

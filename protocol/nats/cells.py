@@ -1,0 +1,73 @@
+"""Cells in a key-value bucket: small named values changed by compare-and-set.
+
+Knows: how a bucket is laid out in its stream (a person may look at it with ``nats kv``). Must not know: what cells mean.
+"""
+
+import secrets
+from typing import Final
+
+from protocol.bus import Cell, Refused, Stored
+from protocol.errors import Exhausted
+from protocol.nats.api import ApiError, Kept, StreamInfo, call, unavailable
+from protocol.nats.frames import header_value
+from protocol.nats.guarded import GuardedStream, Put
+from protocol.nats.streams import CELL_STREAM, CELL_SUBJECTS
+from protocol.nats.wire import Wire
+from protocol.subjects import CELL_BUCKET
+
+_PREFIX: Final = f"$KV.{CELL_BUCKET}."
+_OPERATION: Final = "KV-Operation"
+"""The header of the marks that ``nats kv del`` and ``purge`` leave in the place of a value."""
+_TOGETHER: Final = 256
+
+
+class Cells:
+    """The cells of all requesters."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._stream = GuardedStream(wire, CELL_STREAM)
+
+    async def get(self, name: str) -> Cell | None:
+        """See `protocol.bus.Bus.get_cell`."""
+        (newest,) = await self._stream.newest([_PREFIX + name])
+        return _cell(newest)
+
+    async def put(self, name: str, data: bytes, revision: int) -> int | None:
+        """See `protocol.bus.Bus.put_cell`."""
+        guard = revision
+        if not revision:
+            # A cell that a person removed left a mark behind, whose sequence is then the guard.
+            (newest,) = await self._stream.newest([_PREFIX + name])
+            guard = newest.seq if newest and _cell(newest) is None else 0
+        (outcome,) = await self._stream.put([Put(_PREFIX + name, guard, secrets.token_hex(8), data)])
+        if isinstance(outcome, Refused):
+            raise Exhausted(f"the cell {name} cannot be stored: {outcome.reason}")
+        return outcome.seq if isinstance(outcome, Stored) else None
+
+    async def all(self) -> list[Cell]:
+        """See `protocol.bus.Bus.list_cells`."""
+        subjects = await self._subjects()
+        found: list[Cell | None] = []
+        for first in range(0, len(subjects), _TOGETHER):
+            found += map(_cell, await self._stream.newest(subjects[first : first + _TOGETHER]))
+        return [cell for cell in found if cell is not None]
+
+    async def _subjects(self) -> list[str]:
+        names: list[str] = []
+        while True:
+            page = {"subjects_filter": CELL_SUBJECTS, "offset": len(names)}
+            try:
+                info = await call(self._wire, f"STREAM.INFO.{CELL_STREAM}", StreamInfo, page)
+            except ApiError as error:
+                raise unavailable(error) from error
+            more = info.state.subjects or {}
+            names += more
+            if not more or len(names) >= info.total:
+                return names
+
+
+def _cell(kept: Kept | None) -> Cell | None:
+    if kept is None or header_value(kept.headers, _OPERATION):
+        return None
+    return Cell(kept.subject.removeprefix(_PREFIX), kept.data, kept.seq)

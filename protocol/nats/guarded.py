@@ -1,0 +1,283 @@
+"""Guarded writes to a stream, and how one whose answer was lost is settled.
+
+Knows: expected sequences, atomic batches, the server's refusals, operation ids. Must not know: jobs, cells or blobs.
+
+A write carries "the newest message of this subject is `guard`" and an operation id of its own. So it can succeed once only,
+however often it is sent, and afterwards anyone can see in the stream whether it did. When no answer comes (the
+connection was lost, the server killed, a cluster without a leader) the stream's leader is asked for the subject's newest
+message. There are four cases, and `examine` tells them apart:
+
+- it carries our operation: stored;
+- it is the guard itself: not stored, or not yet; send again under the same guard;
+- it is newer and another's: look at those in between for our operation, which then was stored and overtaken, else stale;
+- it is older than the guard, or gone: the guard never holds again; stale.
+
+Whoever is told "stale" by the server is looked up too, for it may have been stale against itself: sent before, by us
+without an answer, or by the caller who asks again after `Unavailable`.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
+from protocol.errors import Fault, Unavailable
+from protocol.nats.api import IN_FLIGHT, STALE, Error, Kept, get_request, read_get
+from protocol.nats.frames import (
+    BATCH_COMMIT,
+    BATCH_ID,
+    BATCH_SEQUENCE,
+    EXPECTED_SEQUENCE,
+    NO_RESPONDERS,
+    OP,
+    Answer,
+    Request,
+    frame,
+    header,
+)
+from protocol.nats.wire import Wire
+
+BATCH_FROM: Final = 10
+"""Below this many, single writes side by side are stored sooner than one batch: a batch costs the disk four syncs."""
+DOUBT_S: Final = 5.0
+"""How long an answer may take before the write is in doubt."""
+GIVE_UP_S: Final = 30.0
+"""How long a write is pursued before `Unavailable`: longer than a cluster needs for a new leader (4 to 7 s, measured)."""
+RETRY_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Pauses between attempts; the last one repeats."""
+
+
+class Put(Struct, frozen=True, gc=False):
+    """One guarded write; `headers` are further header lines."""
+
+    subject: str
+    guard: int
+    op: str
+    data: bytes
+    headers: bytes = b""
+
+
+class Doubt(Enum):
+    """What we know of a write that has no outcome yet."""
+
+    UNANSWERED = "it may be stored"
+    NOT_TAKEN = "the server said that it did not take it just now"
+
+
+class Finding(Enum):
+    """What the newest message of the subject says of a write."""
+
+    OURS = "it is our own"
+    ABSENT = "it is the guard: ours is not there"
+    OVERTAKEN = "it is another's, newer than the guard"
+    PASSED = "the guard will not hold again"
+
+
+class _Ack(Struct, frozen=True, gc=False):
+    seq: int = 0
+    error: Error | None = None
+
+
+_ack = msgspec.json.Decoder(_Ack)
+_NUMBER = re.compile(r"\d+")
+_FULL = ("maximum bytes", "maximum messages exceeded", "insufficient", "resources", "no space")
+
+
+def judge(answer: Answer | None) -> Outcome | Doubt:
+    """What the server's answer to one write means."""
+    if answer is None:
+        return Doubt.UNANSWERED
+    if answer.status == NO_RESPONDERS:
+        return Doubt.NOT_TAKEN
+    try:
+        ack = _ack.decode(answer.data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Doubt.UNANSWERED
+    if ack.error is None:
+        return Stored(ack.seq)
+    return _refusal(ack.error)
+
+
+def _refusal(error: Error) -> Outcome | Doubt:
+    if error.err_code == STALE:
+        last = _NUMBER.search(error.description)
+        return Stale(int(last.group()) if last else 0)
+    if error.err_code == IN_FLIGHT:
+        return Doubt.NOT_TAKEN
+    text = error.description.lower()
+    if any(word in text for word in _FULL):
+        return Refused(error.description, full=True)
+    if error.code == 503 and "per subject" not in text:
+        return Doubt.NOT_TAKEN
+    return Refused(error.description)
+
+
+def examine(put: Put, newest: Kept | None) -> Finding:
+    """What the newest message of its subject says of a write that is in doubt."""
+    if newest is None:
+        return Finding.PASSED if put.guard else Finding.ABSENT
+    if newest.seq == put.guard:
+        return Finding.ABSENT
+    if newest.seq < put.guard:
+        return Finding.PASSED
+    return Finding.OURS if newest.op == put.op else Finding.OVERTAKEN
+
+
+class GuardedStream:
+    """Guarded writes to one stream, and reads from its leader."""
+
+    def __init__(self, wire: Wire, stream: str) -> None:
+        self._wire = wire
+        self._stream = stream
+
+    async def put(self, puts: Sequence[Put]) -> list[Outcome]:
+        """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again."""
+        outcomes: list[Outcome] = []
+        for first in range(0, len(puts), BATCH_MAX):
+            outcomes += await self._put(puts[first : first + BATCH_MAX])
+        return outcomes
+
+    async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:
+        """The newest message of each subject. Raises `Unavailable`."""
+        answers = await self._wire.ask(
+            [get_request(self._stream, last_by_subj=subject) for subject in subjects], timeout_s=DOUBT_S
+        )
+        return [read_get(answer) for answer in answers]
+
+    async def _put(self, puts: Sequence[Put]) -> list[Outcome]:
+        verdicts: list[Outcome | Doubt]
+        try:
+            batch = await self._send_batch(puts) if len(puts) >= BATCH_FROM else None
+            if isinstance(batch, Stored):
+                first = batch.seq - len(puts) + 1
+                return [Stored(first + index) for index in range(len(puts))]
+            if batch is Doubt.UNANSWERED:
+                verdicts = [batch] * len(puts)
+            else:
+                verdicts = await self._send_singles(puts)
+        except Unavailable:
+            # No connection: nothing was sent.
+            verdicts = [Doubt.NOT_TAKEN] * len(puts)
+        outcomes = [verdict for verdict in verdicts if isinstance(verdict, Stored)]
+        if len(outcomes) == len(puts):
+            return list(outcomes)
+        return await self._settle(puts, verdicts)
+
+    async def _send_singles(self, puts: Sequence[Put]) -> list[Outcome | Doubt]:
+        requests = [Request(put.subject, put.data, _headers(put)) for put in puts]
+        return [judge(answer) for answer in await self._wire.ask(requests, timeout_s=DOUBT_S)]
+
+    async def _send_batch(self, puts: Sequence[Put]) -> Outcome | Doubt:
+        name = secrets.token_hex(16)
+        headers = [
+            _headers(put) + header(BATCH_ID, name) + header(BATCH_SEQUENCE, number)
+            for number, put in enumerate(puts, 1)
+        ]
+        ahead = b"".join(
+            frame(put.subject, put.data, lines) for put, lines in zip(puts[:-1], headers[:-1], strict=True)
+        )
+        commit = Request(puts[-1].subject, puts[-1].data, headers[-1] + header(BATCH_COMMIT, 1))
+        (answer,) = await self._wire.ask([commit], timeout_s=DOUBT_S, ahead=ahead)
+        return judge(answer)
+
+    async def _settle(self, puts: Sequence[Put], verdicts: list[Outcome | Doubt]) -> list[Outcome]:
+        """Find out about all that is not plainly stored or refused, and send again what is not there."""
+        outcomes: dict[int, Outcome] = {}
+        doubted = {index for index, verdict in enumerate(verdicts) if verdict is Doubt.UNANSWERED}
+        pending: dict[int, Outcome | Doubt] = dict(enumerate(verdicts))
+        reason: Fault | None = None
+        try:
+            async with asyncio.timeout(GIVE_UP_S):
+                attempt = 0
+                while True:
+                    pending = _keep_open(pending, doubted, outcomes)
+                    if not pending:
+                        return [outcomes[index] for index in range(len(puts))]
+                    if attempt or any(verdict is Doubt.NOT_TAKEN for verdict in pending.values()):
+                        await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                    attempt += 1
+                    try:
+                        if not await self._wire.until_connected():
+                            break
+                        pending = await self._look_and_repeat(puts, pending, outcomes)
+                    except Fault as error:
+                        reason = error
+                        continue
+                    doubted |= {index for index, verdict in pending.items() if verdict is Doubt.UNANSWERED}
+        except TimeoutError:
+            pass
+        raise Unavailable(
+            f"{len(pending)} of {len(puts)} writes to {self._stream} have no answer: {reason or 'no connection'}",
+            hint="Ask again with the same operation id and guard: it can succeed once only.",
+        ) from reason
+
+    async def _look_and_repeat(
+        self, puts: Sequence[Put], pending: Mapping[int, Outcome | Doubt], outcomes: dict[int, Outcome]
+    ) -> dict[int, Outcome | Doubt]:
+        """Look for the pending writes in the stream; send those again that are not there."""
+        absent: list[int] = []
+        newest_of = await self.newest([puts[index].subject for index in pending])
+        for index, newest in zip(pending, newest_of, strict=True):
+            put, before = puts[index], pending[index]
+            match examine(put, newest):
+                case Finding.OURS if newest is not None:
+                    outcomes[index] = Stored(newest.seq)
+                case Finding.OVERTAKEN if newest is not None:
+                    seq = await self._look_between(put, newest.seq)
+                    outcomes[index] = (
+                        Stored(seq) if seq else before if isinstance(before, Refused) else Stale(newest.seq)
+                    )
+                case Finding.ABSENT if not isinstance(before, Refused):
+                    absent.append(index)
+                case _:
+                    outcomes[index] = (
+                        before if isinstance(before, Refused) else Stale(newest.seq if newest else 0)
+                    )
+        if not absent:
+            return {}
+        try:
+            verdicts = await self._send_singles([puts[index] for index in absent])
+        except Unavailable:
+            return dict.fromkeys(absent, Doubt.NOT_TAKEN)
+        return dict(zip(absent, verdicts, strict=True))
+
+    async def _look_between(self, put: Put, last: int) -> int:
+        """The sequence of our operation among the subject's messages behind the guard and before `last`, or 0."""
+        seq = put.guard + 1
+        while seq < last:
+            request = get_request(self._stream, next_by_subj=put.subject, seq=seq)
+            (answer,) = await self._wire.ask([request], timeout_s=DOUBT_S)
+            found = read_get(answer)
+            if found is None:
+                return 0
+            if found.op == put.op:
+                return found.seq
+            seq = found.seq + 1
+        return 0
+
+
+def _keep_open(
+    pending: Mapping[int, Outcome | Doubt], doubted: set[int], outcomes: dict[int, Outcome]
+) -> dict[int, Outcome | Doubt]:
+    """Take what needs no look into the stream as an outcome; the rest stays open."""
+    kept: dict[int, Outcome | Doubt] = {}
+    for index, verdict in pending.items():
+        if isinstance(verdict, Stored) or (isinstance(verdict, Refused) and index not in doubted):
+            outcomes[index] = verdict
+        else:
+            kept[index] = verdict
+    return kept
+
+
+def _headers(put: Put) -> bytes:
+    return b"%b: %d\r\n%b: %b\r\n%b" % (_EXPECTED, put.guard, _OP, put.op.encode(), put.headers)
+
+
+_EXPECTED: Final = EXPECTED_SEQUENCE.encode()
+_OP: Final = OP.encode()

@@ -1,0 +1,76 @@
+"""The log of all jobs in its stream: appending, looking, purging.
+
+Knows: how entries and jobs are laid out in the stream. Must not know: what an entry says.
+"""
+
+from collections.abc import Sequence
+
+from protocol.bus import ENTRY_MAX_BYTES, Append, LogState, Outcome, Record, Refused
+from protocol.errors import Invalid
+from protocol.ids import JobKey, is_token
+from protocol.nats.api import ApiError, Done, StreamInfo, call, unavailable
+from protocol.nats.guarded import GuardedStream, Put
+from protocol.nats.wire import Wire
+from protocol.subjects import LOG_STREAM, entries
+
+
+class Log:
+    """The writing half of the log; see `protocol.nats.reader` for the other."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._stream = GuardedStream(wire, LOG_STREAM)
+
+    async def append(self, appends: Sequence[Append]) -> list[Outcome]:
+        """See `protocol.bus.Bus.append`."""
+        outcomes: dict[int, Outcome] = {}
+        puts: dict[int, Put] = {}
+        for index, one in enumerate(appends):
+            if len(one.data) > ENTRY_MAX_BYTES:
+                outcomes[index] = Refused(
+                    f"the entry has {len(one.data)} bytes, the log takes at most {ENTRY_MAX_BYTES}"
+                )
+            else:
+                _check(one)
+                puts[index] = Put(entries(one.key), one.guard, one.op, one.data)
+        stored = await self._stream.put(list(puts.values()))
+        if not outcomes:
+            return stored
+        outcomes.update(zip(puts, stored, strict=True))
+        return [outcomes[index] for index in range(len(appends))]
+
+    async def last(self, key: JobKey) -> Record | None:
+        """See `protocol.bus.Bus.last`."""
+        (newest,) = await self._stream.newest([entries(key)])
+        return Record(key, newest.seq, newest.data) if newest else None
+
+    async def purge(self, key: JobKey) -> None:
+        """See `protocol.bus.Bus.purge`."""
+        if not is_token(key):
+            raise Invalid(f"{key!r} is not a job key")
+        try:
+            await call(self._wire, f"STREAM.PURGE.{LOG_STREAM}", Done, {"filter": entries(key)})
+        except ApiError as error:
+            raise unavailable(error) from error
+
+    async def state(self) -> LogState:
+        """See `protocol.bus.Bus.log_state`."""
+        return await log_state(self._wire)
+
+
+async def log_state(wire: Wire) -> LogState:
+    """The log as a whole, from its leader. Raises `Unavailable`."""
+    try:
+        info = await call(wire, f"STREAM.INFO.{LOG_STREAM}", StreamInfo)
+    except ApiError as error:
+        raise unavailable(error) from error
+    state = info.state
+    return LogState(info.created, state.first_seq, state.last_seq, state.bytes, int(info.config["max_bytes"]))
+
+
+def _check(one: Append) -> None:
+    """Raise `Invalid` for what must not come near a header or a subject."""
+    if not is_token(one.op) or not is_token(one.key) or one.guard < 0:
+        raise Invalid(
+            f"an append needs a job key, an op of 1 to 64 letters and digits, and a guard from 0 on: {one.key!r}"
+        )

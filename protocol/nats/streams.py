@@ -1,0 +1,159 @@
+"""The streams the system stands on: their settings, made when missing, checked when there.
+
+Knows: every setting and which of them promises depend on. Must not know: what is written into the streams. The reasons, and
+the attacks that each closed door was tried with, are in ``docs/``; the settings were measured on nats-server 2.15.1.
+"""
+
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+
+from protocol.bus import ENTRY_MAX_BYTES
+from protocol.errors import Broken, Exhausted
+from protocol.nats.api import NO_STREAM, STREAM_EXISTS, ApiError, StreamInfo, call, unavailable
+from protocol.nats.wire import Wire
+from protocol.subjects import BLOB_STREAM, BLOB_SUBJECTS, CELL_BUCKET, LOG_STREAM, LOG_SUBJECTS
+
+_log = structlog.get_logger(__name__)
+
+PIECE_BYTES: Final = 262_144
+"""The largest piece of a blob."""
+CELL_STREAM: Final = f"KV_{CELL_BUCKET}"
+CELL_SUBJECTS: Final = f"$KV.{CELL_BUCKET}.>"
+
+HEADERS_BYTES: Final = 4_096
+"""Room for headers: the server counts them into a message's size."""
+
+
+class StreamSettings(Struct, frozen=True):
+    """How the streams are made if they are missing; those that are there keep what they have.
+
+    `replicas` is 3 on a cluster of three or more servers. The limits are in bytes, and the server reserves them.
+    """
+
+    replicas: int = 1
+    log_bytes: int = 20_000_000_000
+    blob_bytes: int = 16_000_000_000
+    cell_bytes: int = 64_000_000
+
+
+VITAL: Final[dict[str, dict[str, object]]] = {
+    LOG_STREAM: {
+        "subjects": [LOG_SUBJECTS],
+        # Full means that new entries are refused; dropping the oldest would drop whole jobs.
+        "discard": "new",
+        # Several entries in one commit.
+        "allow_atomic": True,
+        # A log that outlives its messages, or drops them by age or count, is none.
+        "max_age": 0,
+        "max_msgs": -1,
+    },
+    BLOB_STREAM: {"subjects": [BLOB_SUBJECTS], "discard": "new", "max_age": 0, "max_msgs": -1},
+    CELL_STREAM: {"subjects": [CELL_SUBJECTS], "discard": "new", "max_age": 0, "max_msgs": -1},
+}
+"""What the promises of the bus depend on, beside `CLOSED_DOORS`."""
+
+CLOSED_DOORS: Final[dict[str, object]] = {
+    "storage": "file",
+    "retention": "limits",
+    "deny_delete": True,
+    # Each of these lets one header empty or rewrite the stream.
+    "allow_rollup_hdrs": False,
+    "allow_msg_schedules": False,
+    "allow_msg_ttl": False,
+    # Acknowledges before the disk has it.
+    "persist_mode": "default",
+    "no_ack": False,
+    "sealed": False,
+}
+_UNSET: Final[dict[str, object]] = {"persist_mode": "default", "max_age": 0, "max_msgs": -1}
+"""What it means when the server leaves a setting out of its answer; for all others it means false."""
+
+
+def configurations(settings: StreamSettings) -> dict[str, dict[str, object]]:
+    """The settings of every stream, as JetStream's API takes them."""
+    common: dict[str, object] = {
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "num_replicas": settings.replicas,
+        "deny_delete": True,
+        "deny_purge": False,
+        "allow_rollup_hdrs": False,
+        # Reads that precede a guarded write must come from the leader.
+        "allow_direct": False,
+    }
+    log: dict[str, object] = {
+        "max_bytes": settings.log_bytes,
+        "max_msg_size": ENTRY_MAX_BYTES + HEADERS_BYTES,
+        # A job with that many entries is in a loop: better to stop it than to fill the log.
+        "max_msgs_per_subject": 10_000,
+        "discard_new_per_subject": True,
+        "max_consumers": 256,
+        "allow_atomic": True,
+    }
+    blobs: dict[str, object] = {"max_bytes": settings.blob_bytes, "max_msg_size": PIECE_BYTES + HEADERS_BYTES}
+    cells: dict[str, object] = {"max_bytes": settings.cell_bytes}
+    return {
+        LOG_STREAM: {"name": LOG_STREAM, "subjects": [LOG_SUBJECTS], **common, **log},
+        BLOB_STREAM: {
+            "name": BLOB_STREAM,
+            "subjects": [BLOB_SUBJECTS],
+            **common,
+            "max_msgs_per_subject": 1,
+            **blobs,
+        },
+        CELL_STREAM: {
+            "name": CELL_STREAM,
+            "subjects": [CELL_SUBJECTS],
+            **common,
+            "max_msgs_per_subject": 1,
+            **cells,
+        },
+    }
+
+
+def complaints(stream: str, config: dict[str, Any]) -> list[str]:
+    """What is wrong with a stream that is there already, in words; empty if it will do."""
+    wanted = CLOSED_DOORS | VITAL[stream]
+    return [
+        f"{name} is {config.get(name)!r} and must be {value!r}"
+        for name, value in wanted.items()
+        if config.get(name, _UNSET.get(name, False)) != value
+    ]
+
+
+async def prepare(wire: Wire, settings: StreamSettings) -> None:
+    """Make the streams that are missing and check those that are there.
+
+    Raises `Broken` (a stream has settings that break a promise), `Exhausted` (no room to reserve) and `Unavailable`.
+    """
+    for name, wanted in configurations(settings).items():
+        info = await _info_or_make(wire, name, wanted)
+        if faults := complaints(name, info.config):
+            raise Broken(
+                f"the stream {name} is there, but {'; '.join(faults)}",
+                hint=f"Change it with `nats stream edit {name}`, or use a NATS account of its own for shoal.",
+            )
+
+
+async def _info_or_make(wire: Wire, name: str, wanted: dict[str, object]) -> StreamInfo:
+    try:
+        return await call(wire, f"STREAM.INFO.{name}", StreamInfo)
+    except ApiError as error:
+        if error.error.err_code != NO_STREAM:
+            raise unavailable(error) from error
+    try:
+        info = await call(wire, f"STREAM.CREATE.{name}", StreamInfo, wanted)
+    except ApiError as error:
+        if error.error.err_code == STREAM_EXISTS:
+            return await call(wire, f"STREAM.INFO.{name}", StreamInfo)
+        if "storage" in error.error.description or "resource" in error.error.description:
+            raise Exhausted(
+                f"the NATS server has no room for the stream {name} of {wanted['max_bytes']} bytes: {error}",
+                hint="Raise max_file_store in nats.conf, or make the streams smaller.",
+            ) from error
+        raise unavailable(error) from error
+    _log.info("stream made", stream=name, replicas=wanted["num_replicas"], max_bytes=wanted["max_bytes"])
+    return info

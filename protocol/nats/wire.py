@@ -1,0 +1,325 @@
+"""One connection to NATS: frames out in groups, messages in without a task each, and questions with their answers.
+
+Knows: nats-py, and is the only module that does. Must not know: streams, jobs, or what travels.
+
+nats-py keeps the connection: handshake, credentials, TLS, pings, servers of a cluster, reconnecting. Its way of moving
+messages (a queue and a task for each subscription, two tasks for a request, a dictionary for each header) costs more than
+all of ours together, so `Wire` takes the messages from its parser and writes its own frames. It overrides `_process_msg`,
+`_process_err` and `_process_op_err` and uses `_subs`, `_sid` and `_transport` of nats-py 2.16.0, the version that the
+project pins; ``tests/protocol_bus`` fails if another version works differently.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import structlog
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from protocol.errors import Denied, Invalid, Unavailable
+from protocol.nats.frames import Answer, Request, frame
+
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[[bytes, bytes, bytes, bytes], None]
+"""Takes subject, reply subject, data and header block of a message. It must not wait and must not raise."""
+
+SEND_S: Final = 10.0
+"""How long the connection may take no bytes before a sender gives up."""
+PING_S: Final = 10
+"""A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
+BACKLOG_BYTES: Final = 1 << 20
+
+
+class _Volley:
+    """Questions sent together. `done` when all are answered, the deadline passed, or the connection was lost."""
+
+    __slots__ = ("answers", "done", "open")
+
+    def __init__(self, count: int) -> None:
+        self.answers: list[Answer | None] = [None] * count
+        self.open = count
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, index: int, answer: Answer) -> None:
+        self.answers[index] = answer
+        self.open -= 1
+        if not self.open:
+            self.end()
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Wire(Client):
+    """A connection that is kept up for ever once it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers: dict[int, Handler] = {}
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._inbox = ""
+        self._inbox_length = 0
+        self._token = 0
+        self._asked: dict[bytes, tuple[_Volley, int]] = {}
+        self._volleys: set[_Volley] = set()
+        self._up = asyncio.Event()
+        self._opening = True
+        self._shut = False
+        self._loss_hooks: set[Callable[[], None]] = set()
+        self.losses = 0
+        """How often the connection was lost."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server can be reached just now, all subscriptions known to it."""
+        return self._up.is_set() and not self._shut
+
+    async def open(self, url: str, *, name: str, user: str, password: str, inbox: str, wait_s: float) -> None:
+        """Connect to one of the servers in `url` (separated by commas).
+
+        Raises `Invalid` (not such a URL), `Denied` (the server refuses these credentials) and `Unavailable` (no server
+        within `wait_s`).
+        """
+        servers = [server.strip() for server in url.split(",") if server.strip()]
+        has_user = any("@" in server for server in servers)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.connect(
+                    servers,
+                    name=name,
+                    user=None if has_user else user,
+                    password=None if has_user else password,
+                    inbox_prefix=inbox,
+                    error_cb=self._on_error,
+                    reconnected_cb=self._on_connected,
+                    max_reconnect_attempts=-1,
+                    # Different for every process, so that a fleet does not come back all at once.
+                    reconnect_time_wait=cast(int, random.uniform(0.2, 0.5)),
+                    ping_interval=PING_S,
+                )
+        except TimeoutError as error:
+            await self.shut()
+            raise Unavailable(
+                f"no NATS server answers at {_without_passwords(servers)} ({self.last_error or 'no answer'})",
+                hint="Start one with `nats-server -c nats.conf`, or name its address.",
+            ) from error
+        except (errors.Error, ValueError) as error:
+            raise Invalid(
+                f"{_without_passwords(servers)} is not an address of NATS servers: {error}"
+            ) from error
+        except Denied as error:
+            await self.shut()
+            raise Denied(
+                f"the NATS server at {_without_passwords(servers)} {error.message}", hint=error.hint
+            ) from error
+        self._opening = False
+        self._inbox = f"{inbox}.{os.urandom(9).hex()}."
+        self._inbox_length = len(self._inbox)
+        self._up.set()
+        await self.listen(f"{self._inbox}*", self._on_answer)
+
+    async def shut(self) -> None:
+        """Close for good. Harmless twice."""
+        self._write_out()
+        self._shut = True
+        self._lost()
+        self._up.set()
+        try:
+            async with asyncio.timeout(2):
+                await self.close()
+        except TimeoutError:
+            self._abort()
+
+    # Out
+
+    def send(self, data: bytes) -> None:
+        """Write frames with all others of this turn of the event loop; they are lost if the connection is."""
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._write_out)
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    async def drain(self) -> None:
+        """Wait while more is to be written than should pile up. Raises `Unavailable`."""
+        if self._out_bytes < BACKLOG_BYTES and not self._piled_up():
+            return
+        self._write_out()
+        if self._transport is None:
+            return
+        try:
+            async with asyncio.timeout(SEND_S):
+                await self._transport.drain()  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                f"the NATS server took no bytes for {SEND_S:g} s, or the connection was lost"
+            ) from error
+
+    def _piled_up(self) -> bool:
+        transport = self._raw_transport()
+        return transport is not None and transport.get_write_buffer_size() > BACKLOG_BYTES
+
+    def _write_out(self) -> None:
+        out, self._out, self._out_bytes = self._out, [], 0
+        if out and self.is_connected and self._transport is not None:
+            self._transport.writelines(out)
+
+    # In
+
+    async def listen(self, subject: str, handler: Handler, group: str = "") -> int:
+        """Give every message on a subject to `handler`, from the moment this returns; the number to `unlisten` with."""
+        self._sid += 1
+        number = self._sid
+        # nats-py subscribes to what is in here again, whenever it has connected again.
+        self._subs[number] = Subscription(self, number, subject, queue=group)
+        self._handlers[number] = handler
+        self.send(f"SUB {subject} {group} {number}\r\n".encode())
+        self._write_out()
+        if self.connected:
+            try:
+                await self.flush(timeout=5)
+            except errors.Error:
+                _log.warning(
+                    "a subscription was not confirmed; it is repeated on reconnecting", subject=subject
+                )
+        return number
+
+    def unlisten(self, number: int) -> None:
+        """Stop listening."""
+        self._handlers.pop(number, None)
+        if self._subs.pop(number, None) is not None and self.is_connected:
+            self.send(f"UNSUB {number}\r\n".encode())
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            return
+        try:
+            handler(subject, reply, data, headers or b"")
+        except Exception:  # noqa: BLE001  nats-py's read loop would end without a word
+            _log.exception("a message could not be handled", subject=subject.decode(errors="replace"))
+
+    # Questions
+
+    async def ask(
+        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
+    ) -> list[Answer | None]:
+        """Send requests together, after the frames `ahead`; the answers in their order.
+
+        None stands for an answer that did not come: the deadline passed, or the connection was lost in between. Raises
+        `Unavailable` if there is no connection, and then nothing was sent.
+        """
+        if not self.connected:
+            raise Unavailable(
+                "there is no connection to NATS", hint="It is tried again and again; try again too."
+            )
+        volley = _Volley(len(requests))
+        tokens = range(self._token, self._token + len(requests))
+        self._token = tokens.stop
+        frames = [ahead] if ahead else []
+        for index, (token, request) in enumerate(zip(tokens, requests, strict=True)):
+            self._asked[b"%d" % token] = volley, index
+            frames.append(frame(request.subject, request.data, request.headers, f"{self._inbox}{token}"))
+        self._volleys.add(volley)
+        alarm = asyncio.get_running_loop().call_later(timeout_s, volley.end)
+        self.send(b"".join(frames))
+        try:
+            await volley.done
+        finally:
+            alarm.cancel()
+            self._volleys.discard(volley)
+            if volley.open:
+                for token in tokens:
+                    self._asked.pop(b"%d" % token, None)
+        return volley.answers
+
+    def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
+        asked = self._asked.pop(subject[self._inbox_length :], None)
+        if asked is not None:
+            volley, index = asked
+            volley.take(index, Answer(headers, data))
+
+    # Losing and finding the server
+
+    async def until_connected(self) -> bool:
+        """Wait for a connection; False if the wire was shut instead."""
+        await self._up.wait()
+        return not self._shut
+
+    def on_loss(self, hook: Callable[[], None]) -> Callable[[], None]:
+        """Call `hook` whenever the connection is lost or closed; returns how to stop that."""
+        self._loss_hooks.add(hook)
+        return lambda: self._loss_hooks.discard(hook)
+
+    async def _on_connected(self) -> None:
+        _log.info("connected to NATS again", server=self.connected_url.netloc if self.connected_url else "")
+        self._up.set()
+
+    def _lost(self) -> None:
+        if self._up.is_set():
+            self.losses += 1
+        self._up.clear()
+        for volley in list(self._volleys):
+            volley.end()
+        for hook in list(self._loss_hooks):
+            hook()
+
+    def _raw_transport(self) -> asyncio.WriteTransport | None:
+        writer = getattr(self._transport, "_io_writer", None)
+        return writer.transport if writer is not None else None
+
+    def _abort(self) -> None:
+        transport = self._raw_transport()
+        if transport is not None:
+            transport.abort()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if self.is_closed or self.is_reconnecting:
+            return
+        if self._up.is_set():
+            _log.warning("the connection to NATS is lost; reconnecting", reason=str(e))
+        self._lost()
+        # nats-py would wait until a server that no longer reads has taken what is still to be written.
+        self._abort()
+        await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            await self._on_error(errors.Error(err_msg.strip("'")))
+        else:
+            # nats-py closes for ever on any other error, also on those that pass (a limit, a reload, a shutdown).
+            await self._process_op_err(errors.Error(err_msg.strip("'")))
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error)
+        if "permissions violation" in text:
+            _log.error(
+                "the NATS server refused a subject to this user: whoever waits for an answer there waits in vain",
+                violation=text,
+                hint="Compare the user's permissions in nats.conf with protocol/subjects.py.",
+            )
+        elif self._opening and "authorization" in text.lower():
+            raise Denied(
+                "refuses the user or password",
+                hint="Give the right password (SHOAL_NATS_PASSWORD), or user and password in the URL.",
+            )
+        else:
+            _log.debug("NATS connection", error=text or type(error).__name__)
+
+
+def _without_passwords(servers: Sequence[str]) -> str:
+    shown = []
+    for server in servers:
+        try:
+            parts = urlsplit(server if "://" in server else f"nats://{server}")
+            shown.append(f"{parts.hostname}:{parts.port or 4222}")
+        except ValueError:
+            shown.append(server.rpartition("@")[2])
+    return ", ".join(shown) or "(no address)"

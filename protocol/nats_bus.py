@@ -1,0 +1,221 @@
+"""The bus over NATS.
+
+Knows: who may do what on a connection, and which part of `protocol.nats` does it. Must not know: jobs.
+
+`connect` gives a requester the whole `Bus`, and a compute node `Messages` alone: nodes have no JetStream rights.
+"""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, overload
+
+from protocol.bus import (
+    Append,
+    Bus,
+    Cell,
+    LogState,
+    Message,
+    Messages,
+    Outcome,
+    Record,
+    check_cell_name,
+    check_message,
+    check_pattern,
+)
+from protocol.errors import TimedOut, Unavailable
+from protocol.ids import JobKey
+from protocol.listener import Listener
+from protocol.nats.blobs import Blobs
+from protocol.nats.cells import Cells
+from protocol.nats.frames import NO_RESPONDERS, Request, frame
+from protocol.nats.log import Log
+from protocol.nats.reader import read
+from protocol.nats.streams import StreamSettings, prepare
+from protocol.nats.wire import Wire
+
+__all__ = ["NatsBus", "NatsMessages", "StreamSettings", "connect"]
+
+PASSWORD_VARIABLE: Final = "SHOAL_NATS_PASSWORD"
+CONNECT_S: Final = 5.0
+
+
+class NatsMessages:
+    """Messages over one connection: `protocol.bus.Messages`."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._closed = False
+        self._listeners: set[Listener] = set()
+
+    @property
+    def connected(self) -> bool:
+        return self._wire.connected
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        check_message(subject, data)
+        self._check_open()
+        await self._send(subject, data)
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        check_message(subject, data)
+        self._check_open()
+        losses = self._wire.losses
+        (answer,) = await self._wire.ask([Request(subject, data)], timeout_s=timeout_s)
+        if answer is None:
+            if self._wire.losses != losses:
+                raise Unavailable(f"the connection to NATS was lost while waiting for an answer on {subject}")
+            raise TimedOut(f"no answer on {subject} within {timeout_s:g} s")
+        if answer.status == NO_RESPONDERS:
+            raise Unavailable(f"nobody listens on {subject}")
+        return answer.data
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, *, group: str = "", pending: int = 65_536
+    ) -> AsyncIterator[AsyncIterator[Message]]:
+        check_pattern(subject, group)
+        self._check_open()
+        listener = Listener(subject, pending)
+        self._listeners.add(listener)
+        number = await self._wire.listen(subject, partial(self._offer, listener.offer), group)
+        try:
+            yield listener
+        finally:
+            self._wire.unlisten(number)
+            self._listeners.discard(listener)
+            listener.close()
+
+    async def close(self) -> None:
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        await self._wire.shut()
+
+    def _offer(
+        self, offer: Callable[[Message], bool], subject: bytes, reply: bytes, data: bytes, _headers: bytes
+    ) -> None:
+        respond: Callable[[bytes], Awaitable[None]] | None = None
+        if reply:
+            respond = partial(self._respond, reply.decode())
+        offer(Message(subject.decode(), data, respond))
+
+    async def _respond(self, reply: str, data: bytes) -> None:
+        check_message(reply, data)
+        await self._send(reply, data)
+
+    async def _send(self, subject: str, data: bytes) -> None:
+        if self._wire.connected:
+            self._wire.send(frame(subject, data))
+            await self._wire.drain()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the bus is closed")
+
+
+class NatsBus(NatsMessages):
+    """The whole bus over one connection: `protocol.bus.Bus`."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self._log = Log(wire)
+        self._cells = Cells(wire)
+        self._blobs = Blobs(wire)
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        return await self._log.append(entries)
+
+    def read(self, after: int) -> AsyncGenerator[list[Record], None]:
+        return read(self._wire, after)
+
+    async def last(self, key: JobKey) -> Record | None:
+        return await self._log.last(key)
+
+    async def log_state(self) -> LogState:
+        return await self._log.state()
+
+    async def purge(self, key: JobKey) -> None:
+        await self._log.purge(key)
+
+    async def get_cell(self, name: str) -> Cell | None:
+        check_cell_name(name)
+        return await self._cells.get(name)
+
+    async def put_cell(self, name: str, data: bytes, *, revision: int) -> int | None:
+        check_cell_name(name)
+        return await self._cells.put(name, data, revision)
+
+    async def list_cells(self) -> list[Cell]:
+        return await self._cells.all()
+
+    async def put_blob(self, data: bytes) -> str:
+        return await self._blobs.put(data)
+
+    async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
+        return await self._blobs.get(digest, offset, limit_bytes)
+
+
+@overload
+async def connect(
+    url: str,
+    *,
+    name: str,
+    role: Literal["requester"],
+    password: str = "",
+    inbox: str = "_INBOX",
+    wait_s: float = CONNECT_S,
+    streams: StreamSettings | None = None,
+) -> NatsBus: ...
+
+
+@overload
+async def connect(
+    url: str,
+    *,
+    name: str,
+    role: Literal["node"],
+    password: str = "",
+    inbox: str = "_INBOX",
+    wait_s: float = CONNECT_S,
+) -> NatsMessages: ...
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    role: Literal["requester", "node"],
+    password: str = "",
+    inbox: str = "_INBOX",
+    wait_s: float = CONNECT_S,
+    streams: StreamSettings | None = None,
+) -> NatsMessages:
+    """Connect to the NATS server at `url` (``nats://host:port``, several separated by commas, ``tls://`` for TLS).
+
+    The user is the one in the URL, else the role's (``requester`` or ``node``, as in nats.conf), with `password`, or that of
+    the environment variable ``SHOAL_NATS_PASSWORD``, or the one nats.conf ships. `name` is shown in the server's
+    monitoring. `inbox` begins the subjects on which answers arrive: a node with a user of its own may be allowed only
+    ``_INBOX_<id>``. For a requester the streams are made as `streams` says if they are missing, and checked.
+
+    A connection that was made once is kept up for ever: see `connected`. Raises `Invalid` (the URL), `Denied` (user or
+    password), `Unavailable` (no server, or no JetStream, within `wait_s` seconds), `Broken` and `Exhausted` (the streams).
+    """
+    wire = Wire()
+    secret = password or os.environ.get(PASSWORD_VARIABLE, "") or role
+    await wire.open(url, name=name, user=role, password=secret, inbox=inbox, wait_s=wait_s)
+    if role == "node":
+        return NatsMessages(wire)
+    try:
+        await prepare(wire, streams or StreamSettings())
+    except BaseException:
+        await wire.shut()
+        raise
+    return NatsBus(wire)
+
+
+if TYPE_CHECKING:
+
+    def _fits(bus: NatsBus, messages: NatsMessages) -> tuple[Bus, Messages]:
+        return bus, messages
