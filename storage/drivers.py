@@ -31,7 +31,7 @@ async def open_drivers(
     `read_blob` brings inline data that travelled beside its job; without it such data is `Unavailable`. A driver whose
     server is not there is present all the same: its probe says why it does not work just now.
     """
-    settings.scratch.mkdir(parents=True, exist_ok=True)
+    settings.folder.mkdir(parents=True, exist_ok=True)
     openers: tuple[Opener, ...] = (*TABLE, partial(open_inline, read_blob=read_blob))
     drivers = Drivers()
     async with AsyncExitStack() as stack:

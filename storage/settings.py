@@ -26,7 +26,7 @@ class LocalPublishing(Struct, frozen=True):
 class StorageSettings(Struct, frozen=True):
     """Everything the drivers need to know of their process.
 
-    - `scratch`: a folder of our own for what is on its way (archives being packed);
+    - `folder`: the drivers' own, for what is on its way (archives being packed);
     - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
     - `allowed_paths`: what the `local` source may mount: globs with ``:ro`` (the default) or ``:rw``;
     - `local_publishing`: None if this process does not publish on its own;
@@ -36,7 +36,7 @@ class StorageSettings(Struct, frozen=True):
     - `denied_networks`: where `urlDownload` does not connect, whatever a name resolves to.
     """
 
-    scratch: Path
+    folder: Path
     ipfs_connect: str = ""
     allowed_paths: tuple[str, ...] = ()
     local_publishing: LocalPublishing | None = None

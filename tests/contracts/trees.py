@@ -4,6 +4,7 @@ A tree is a dict from relative path to bytes (a file), `Run` (an executable file
 file is the dict ``{"": bytes}``.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def with_folders(tree: Tree) -> Tree:
             above = os.path.dirname(above)
         full[path] = content
     return full
+
+
+def leads_inside(root: Path, path: str) -> bool:
+    """Whether following the link `path` below `root`, all the way, stays below `root`; a circle leads nowhere."""
+    try:
+        os.stat(root / path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+    return Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
 
 
 def size_bytes(tree: Tree) -> int:

@@ -21,7 +21,7 @@ from storage.tree import (
     size_of,
     walk,
 )
-from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
+from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot, with_folders
 
 PIECES = st.sampled_from(["a", "b", "..", ".", "", "ü", "x" * 255, "x" * 256, "a\0b", "…", " ", "-", "\n"])
 NAMES = st.lists(PIECES, min_size=1, max_size=6).map("/".join)
@@ -128,7 +128,7 @@ STEPS = st.lists(
 class TestWriting:
     """`TreeWriter`."""
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(steps=STEPS, replace=st.booleans())
     def test_nothing_outside_changes(
         self, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]], replace: bool
@@ -159,7 +159,7 @@ class TestWriting:
         assert outside == before
         for path, content in inside.items():
             if isinstance(content, Link):
-                assert Path(os.path.realpath(root / path)).is_relative_to(root)
+                assert leads_inside(root, path)
 
     def test_a_planted_link_is_not_followed(self, tmp_path: Path) -> None:
         """A link that somebody put in a folder's place leads nowhere: the name is refused."""
