@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts
-from requester.core.membership import DELETED
+from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
 from requester.core.placement import Demand, Standing, standing
 
@@ -83,6 +83,10 @@ class Fleet:
         """What is promised on a node, by execution."""
         return self._held.get(node, {})
 
+    def holders(self) -> list[NodeId]:
+        """The nodes that hold anything."""
+        return [node for node, held in self._held.items() if held]
+
     def standing(self, demand: Demand) -> Standing:
         """How all nodes stand towards a demand; worked out once until a node changes."""
         found = self._standings.get(demand)
@@ -95,7 +99,7 @@ class Fleet:
     def rejected(self, node: NodeId) -> bool:
         """Whether a person has sent the node away."""
         known = self.nodes.get(node)
-        return known is not None and known.membership in ("REJECTED", DELETED)
+        return known is not None and known.membership in (REJECTED, DELETED)
 
     def told(self, node: NodeRecord) -> NodeRecord:
         """The node's record with what is free on it, for people."""

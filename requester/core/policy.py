@@ -21,7 +21,8 @@ class Policy(Struct, frozen=True):
 
     `attempts_max` bounds the failed attempts of a partition; a lost node is no failure of the job and never counts.
     `join_grace_s` is how long a job waits for a node that could run it before it is told that there is none.
-    `execution_grace_s` is added to the node's own limit before the requester ends an execution itself.
+    `execution_grace_s` is added to the node's own limit before the requester ends an execution itself. One entry assigns
+    at most `events_max` executions and ends at most as many, so that it never outgrows the log's limit.
     """
 
     attempts_max: int = 3
@@ -30,7 +31,7 @@ class Policy(Struct, frozen=True):
     restart_backoff_max_s: float = 300.0
     join_grace_s: float = 5.0
     execution_grace_s: float = 15.0
-    assign_max: int = 200
+    events_max: int = 100
 
 
 def lasting(failure: Failure | None) -> bool:

@@ -9,7 +9,7 @@ attempt can mend; a partition used up its attempts; its time is over; no node co
 then is cancelled in the same entry.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -102,13 +102,27 @@ def step(
     draft.write([event for event in inputs if counts(record, event)])
     if draft.record is None or draft.record.closed:
         return Decision(draft.events, draft.record)
-    draft.write(_given_up(draft.record, view, now, policy))
+    given_up = _given_up(draft.record, view, now, policy)
+    draft.write(given_up[: policy.events_max])
+    if len(given_up) > policy.events_max:
+        return Decision(draft.events, draft.record, more=True)
     end = _end(draft.record, now, policy)
     if end is None:
         end = _place(draft, view, policy)
     if end is not None:
-        draft.write([*_cancel(_open(draft.record), _reason(end)), end])
+        _close(draft, end, policy)
     return Decision(draft.events, draft.record, draft.more)
+
+
+def _close(draft: _Draft, end: Closed, policy: Policy) -> None:
+    """Cancel what is still open and close; if that is too much for one entry, the close comes with a later one."""
+    assert draft.record is not None
+    still_open = _open(draft.record)
+    draft.write([Cancelled(execution.id, _reason(end)) for execution in still_open[: policy.events_max]])
+    if len(still_open) > policy.events_max:
+        draft.more = True
+    else:
+        draft.write([end])
 
 
 def counts(record: JobRecord | None, event: Event) -> bool:
@@ -174,10 +188,6 @@ def _too_long(what: str, limit_s: int, code: str) -> Failure:
         message=f"{what} timed out. {what} took longer than {limit_s}s",
         hint="Try increasing the task timeout or allocating more resources",
     )
-
-
-def _cancel(executions: Iterable[ExecutionRecord], reason: Failure) -> list[Event]:
-    return [Cancelled(execution.id, reason) for execution in executions]
 
 
 def _reason(end: Closed) -> Failure:
@@ -264,7 +274,7 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
         assigned, short_of = _everywhere(record, standing, demand.amounts, view, draft.now, policy)
     else:
         assigned, short_of = _partitions(record, standing, demand, view, draft.now, policy)
-    draft.more = len(assigned) >= policy.assign_max
+    draft.more = len(assigned) >= policy.events_max
     draft.write(assigned)
     if draft.more:
         return None
@@ -316,7 +326,7 @@ def _partitions(
             continue
         room.take(node, demand.amounts)
         assigned.append(_assigned(execution, partition, attempt, node, demand.amounts, standing))
-        if len(assigned) >= policy.assign_max:
+        if len(assigned) >= policy.events_max:
             break
     return assigned, short_of
 
@@ -343,7 +353,7 @@ def _everywhere(
         attempt = count + len(assigned) + 1
         execution = execution_id(record.id, record.version, 0, attempt)
         assigned.append(_assigned(execution, 0, attempt, node, wanted, standing))
-        if len(assigned) >= policy.assign_max:
+        if len(assigned) >= policy.events_max:
             break
     return assigned, short_of or int(not attempts and not assigned)
 

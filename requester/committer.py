@@ -1,0 +1,84 @@
+"""The one way into the log: appends gathered while the previous commit is on its way.
+
+Knows: when to append and how often to try. Must not know: what an entry says, or what follows from its outcome.
+
+One commit is in flight; what arrives meanwhile goes into the next, so the disk's own rhythm decides how much travels
+together. Every outcome is told exactly once, in the order of the appends.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from protocol.bus import BATCH_MAX, Append, Bus, Outcome
+from protocol.clock import Clock
+from protocol.errors import Exhausted, Unavailable
+
+Done = Callable[[Outcome], None]
+
+_log = structlog.get_logger(__name__)
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 2.0
+
+
+class Committer:
+    """Appends to the log. At most `waiting_max` entries wait; beyond that `put` refuses."""
+
+    def __init__(self, bus: Bus, clock: Clock, waiting_max: int) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._waiting_max = waiting_max
+        self._waiting: deque[tuple[Append, Done]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self.writable_since: float | None = 0.0
+        """Since when (unix seconds) the log has taken what it was given, or None while it cannot be reached."""
+
+    def put(self, append: Append, done: Done, *, must: bool = False) -> None:
+        """Let an entry wait for the next commit; `done` is called with its outcome.
+
+        Raises `Exhausted` if too many wait, unless it `must` go in because it is about a job that exists already.
+        """
+        if len(self._waiting) >= self._waiting_max and not must:
+            raise Exhausted(
+                f"{len(self._waiting)} entries wait for the log already",
+                hint="try again in a moment: the log takes fewer jobs a second than arrive",
+            )
+        self._waiting.append((append, done))
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            while not self._waiting:
+                self._wake = asyncio.get_running_loop().create_future()
+                with suppress(asyncio.InvalidStateError):
+                    await self._wake
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
+            outcomes = await self._commit([append for append, _ in group])
+            for (_, done), outcome in zip(group, outcomes, strict=True):
+                done(outcome)
+
+    async def _commit(self, appends: list[Append]) -> list[Outcome]:
+        """Append until the log answers: the same operations under the same guards succeed once at most."""
+        pause = _PAUSE_S
+        while True:
+            try:
+                outcomes = await self._bus.append(appends)
+            except Unavailable as fault:
+                if self.writable_since is not None:
+                    _log.warning("the log cannot be reached", entries=len(appends), reason=fault.message)
+                self.writable_since = None
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, _PAUSE_MAX_S)
+                continue
+            if self.writable_since is None:
+                self.writable_since = self._clock.now()
+                _log.info("the log can be reached again")
+            return outcomes

@@ -1,0 +1,122 @@
+"""Reads the whole log in order and hands every entry on: to the fold first, then to the read model.
+
+Knows: positions, and when a log is another one than before. Must not know: what entries mean. Whoever needs to have seen
+the log up to some sequence waits here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from heapq import heappop, heappush
+
+import structlog
+
+from protocol.bus import Bus, LogState, Record
+from protocol.clock import Clock
+from protocol.errors import Broken, Unavailable
+from requester.recorder import Recorder
+
+_log = structlog.get_logger(__name__)
+_BREATH = 200
+"""Entries folded before others get their turn on the loop."""
+
+
+class Follower:
+    """The reader of the log.
+
+    `take` folds one entry; `anew` forgets everything when the log was made anew.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        recorder: Recorder,
+        take: Callable[[Record], Awaitable[None]],
+        anew: Callable[[], None],
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._recorder = recorder
+        self._take = take
+        self._anew = anew
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = 0
+        self.advanced: Callable[[], None] = _nobody
+        """Told after some entries have been folded."""
+        self.created = ""
+        self.position = 0
+        """The sequence up to which every entry has been folded."""
+
+    async def begin(self) -> int:
+        """Find out where to go on: compare the read model with the log, and start over if they do not belong together.
+
+        Returns the log's last sequence, which has to be reached before this requester knows what the others know.
+        """
+        created, position = await self._recorder.open()
+        state = await self._state()
+        if created != state.created or position > state.last:
+            if created:
+                _log.warning(
+                    "the log was made anew: the read model is filled again", had=created, is_=state.created
+                )
+            await self._recorder.begin(state.created)
+            position = 0
+        self.created, self.position = state.created, position
+        return state.last
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            try:
+                async for batch in self._bus.read(self.position):
+                    await self._fold(batch)
+                await self._clock.sleep(0.1)
+            except Broken as fault:
+                _log.error("the log was made anew: all is folded again", reason=fault.message)
+                self._anew()
+                state = await self._state()
+                await self._recorder.begin(state.created)
+                self.created, self.position = state.created, 0
+            except Unavailable as fault:
+                _log.warning("the log cannot be read", reason=fault.message)
+                await self._clock.sleep(0.5)
+
+    async def _fold(self, batch: list[Record]) -> None:
+        for number, record in enumerate(batch, 1):
+            await self._take(record)
+            self.position = record.seq
+            if number % _BREATH == 0:
+                self._tell()
+                await asyncio.sleep(0)
+        self._tell()
+        await self._recorder.room()
+
+    async def reached(self, seq: int) -> None:
+        """Return when everything up to `seq` has been folded."""
+        if self.position >= seq:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heappush(self._waiting, (seq, self._count, waiter))
+        await waiter
+
+    def _tell(self) -> None:
+        self.advanced()
+        while self._waiting and self._waiting[0][0] <= self.position:
+            waiter = heappop(self._waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _state(self) -> LogState:
+        pause = 0.05
+        while True:
+            try:
+                return await self._bus.log_state()
+            except Unavailable as fault:
+                _log.warning("waiting for the log", reason=fault.message)
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+
+def _nobody() -> None:
+    """Nobody wants to be told yet."""

@@ -1,0 +1,288 @@
+"""Jobs in memory: every open one, and the closed ones of late.
+
+Knows: the newest record of each job, what waits to be written about it, what its nodes say between two entries, and who
+watches it. Must not know: what to decide, or the bus. Entries come in by `fold` alone, from the log or from this
+requester's own commits, whichever is first.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+
+from msgspec.structs import replace
+
+from protocol.bus import Outcome
+from protocol.clock import Clock
+from protocol.entries import Assigned, Cancelled, Entry, Event, Lost, Reported
+from protocol.errors import Fault
+from protocol.ids import ExecutionId, JobId, JobKey, NodeId
+from protocol.messages import Progress, Report
+from protocol.states import ExecutionState, may_follow
+from requester.core.attempts import EVERYWHERE
+from requester.core.fleet import Fleet
+from requester.core.fold import fold
+from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.placement import demand_of
+from requester.core.queue import Queue
+
+WATCH_MAX = 64
+"""Updates that wait for one watcher; beyond that the oldest progress, then the oldest record, gives way."""
+
+Settled = Outcome | Fault | None
+"""How an input ended: its entry's outcome, the fault that refused it, or None if it would have changed nothing."""
+
+
+class Input:
+    """Something that waits to be written: `event` makes it from the record as it then is, or raises a `Fault`.
+
+    `job` is the id that a submission brings; it also says that the input wants an entry of its own.
+    """
+
+    __slots__ = ("done", "event", "job")
+
+    def __init__(
+        self,
+        event: Callable[[JobRecord | None], Event],
+        done: Callable[[Settled], None],
+        job: JobId | None = None,
+    ) -> None:
+        self.event = event
+        self.done = done
+        self.job = job
+
+
+class Watcher:
+    """One who is told of each change of a job. Slow ones miss what lies between, never the newest."""
+
+    def __init__(self) -> None:
+        self._updates: deque[JobRecord | Progress] = deque(maxlen=WATCH_MAX)
+        self._news = asyncio.Event()
+
+    def tell(self, update: JobRecord | Progress) -> None:
+        if isinstance(update, Progress) and len(self._updates) == WATCH_MAX:
+            return
+        self._updates.append(update)
+        self._news.set()
+
+    async def next(self) -> JobRecord | Progress:
+        """The next update, waiting for it if need be."""
+        while not self._updates:
+            self._news.clear()
+            await self._news.wait()
+        return self._updates.popleft()
+
+
+class Live:
+    """One job in memory. `guard` is the last sequence known of its subject; `behind` one that must be folded first."""
+
+    __slots__ = (
+        "behind",
+        "due",
+        "guard",
+        "inflight",
+        "inputs",
+        "key",
+        "noted",
+        "record",
+        "watchers",
+        "written",
+    )
+
+    def __init__(self, key: JobKey, record: JobRecord | None = None) -> None:
+        self.key = key
+        self.record = record
+        self.guard = record.revision if record is not None else 0
+        self.written = self.guard
+        self.behind = 0
+        self.inflight = False
+        self.due: float | None = None
+        self.inputs: list[Input] = []
+        self.noted: dict[ExecutionId, Report] = {}
+        self.watchers: list[Watcher] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether something still hangs on it, so that it must stay in memory."""
+        return bool(self.inflight or self.inputs or self.watchers or self.behind)
+
+    def present(self) -> JobRecord | None:
+        """The record with what nodes have said since its last entry."""
+        if self.record is None or not self.noted:
+            return self.record
+        executions = dict(self.record.executions)
+        for report in self.noted.values():
+            known = executions.get(report.execution)
+            if known is not None and may_follow(known.state, report.state):
+                executions[known.id] = replace(
+                    known,
+                    state=report.state,
+                    stages=report.stages or known.stages,
+                    inputs=report.inputs or known.inputs,
+                    ports=report.ports or known.ports,
+                )
+        return replace(self.record, executions=executions)
+
+    def tell(self, update: Progress | None = None) -> None:
+        """Tell the watchers of a change, or of progress."""
+        if self.watchers:
+            news = update or self.present()
+            if news is not None:
+                for watcher in self.watchers:
+                    watcher.tell(news)
+
+
+class Jobs:
+    """All jobs in memory, and what follows from their executions for the nodes and the queue.
+
+    `closed_max` closed jobs are kept; older ones leave once they are in the read model.
+    """
+
+    def __init__(self, fleet: Fleet, clock: Clock, closed_max: int) -> None:
+        self.fleet = fleet
+        self.queue = Queue()
+        self.open: dict[JobKey, Live] = {}
+        self.closed: OrderedDict[JobKey, Live] = OrderedDict()
+        self.everywhere: set[JobKey] = set()
+        """Open jobs that run on every node: each new node concerns them."""
+        self.key_of_execution: dict[ExecutionId, JobKey] = {}
+        self.told_at: dict[ExecutionId, float] = {}
+        """When (elapsed seconds) an open execution was first known here, or its node last told of it."""
+        self.running_since: dict[ExecutionId, float] = {}
+        self._clock = clock
+        self._closed_max = closed_max
+
+    def get(self, key: JobKey) -> Live | None:
+        """A job in memory, or None."""
+        return self.open.get(key) or self.closed.get(key)
+
+    def adopt(self, record: JobRecord) -> Live:
+        """Take a job from the read model, unless a newer state of it is here."""
+        live = self.get(record.key)
+        if live is None:
+            live = Live(record.key, record)
+            self._place(live)
+            for execution in record.executions.values():
+                if execution.open:
+                    self._began(execution, live.key)
+        return live
+
+    def make(self, key: JobKey) -> Live:
+        """The job of this key, made without a record if it is new here."""
+        live = self.get(key)
+        if live is None:
+            live = self.open[key] = Live(key)
+        return live
+
+    def fold(self, live: Live, entry: Entry, seq: int) -> set[NodeId]:
+        """Fold an entry, and return the nodes on which it freed room."""
+        freed: set[NodeId] = set()
+        live.guard = max(live.guard, seq)
+        before = live.record
+        record = live.record = fold(before, entry, seq)
+        if record is None or record is before:
+            return freed
+        for event in entry.events:
+            if isinstance(event, Assigned | Cancelled | Lost):
+                self._moved(live, record.executions.get(event.execution), freed)
+            elif isinstance(event, Reported):
+                self._moved(live, record.executions.get(event.report.execution), freed)
+        self._place(live)
+        live.tell()
+        return freed
+
+    def forget(self, live: Live) -> None:
+        """Let a job go that was never stored, or that is closed."""
+        if not live.busy and (live.record is None or live.record.closed):
+            self.open.pop(live.key, None)
+            if live.record is None:
+                self.closed.pop(live.key, None)
+
+    def clear(self) -> None:
+        """Forget everything: the log was made anew."""
+        for live in [*self.open.values(), *self.closed.values()]:
+            for execution in live.record.executions.values() if live.record is not None else ():
+                self.fleet.release(execution.node, execution.id)
+        self.open.clear()
+        self.closed.clear()
+        self.everywhere.clear()
+        self.key_of_execution.clear()
+        self.told_at.clear()
+        self.running_since.clear()
+        self.queue = Queue()
+
+    def note(self, live: Live, report: Report) -> None:
+        """Keep in memory what a node says of an execution that goes on."""
+        known = live.record.executions.get(report.execution) if live.record is not None else None
+        if known is None or not known.open:
+            return
+        earlier = live.noted.get(report.execution)
+        reached = earlier.state if earlier is not None else known.state
+        if report.state is reached or not may_follow(reached, report.state):
+            return
+        live.noted[report.execution] = report
+        if report.state is ExecutionState.RUNNING:
+            self.running_since.setdefault(report.execution, self._clock.now())
+        live.tell()
+
+    def records(self) -> Iterator[JobRecord]:
+        """The records of all open jobs."""
+        return (live.record for live in self.open.values() if live.record is not None)
+
+    def _moved(self, live: Live, execution: ExecutionRecord | None, freed: set[NodeId]) -> None:
+        """Follow one execution that an entry names: its room, and who asks after it."""
+        if execution is None:
+            return
+        if execution.open:
+            self._began(execution, live.key)
+            if execution.state is ExecutionState.RUNNING:
+                self.running_since.setdefault(execution.id, self._clock.now())
+            return
+        if self.fleet.release(execution.node, execution.id):
+            freed.add(execution.node)
+        self.key_of_execution.pop(execution.id, None)
+        self.told_at.pop(execution.id, None)
+        self.running_since.pop(execution.id, None)
+        live.noted.pop(execution.id, None)
+
+    def _began(self, execution: ExecutionRecord, key: JobKey) -> None:
+        self.fleet.hold(execution.node, execution.id, execution.amounts)
+        if execution.id not in self.key_of_execution:
+            self.key_of_execution[execution.id] = key
+            self.told_at[execution.id] = self._clock.elapsed()
+
+    def _place(self, live: Live) -> None:
+        """Put a job where it belongs: open or closed, waiting or not."""
+        record = live.record
+        if record is None:
+            return
+        if record.closed:
+            self.queue.remove(live.key)
+            self.everywhere.discard(live.key)
+            self.open.pop(live.key, None)
+            live.noted.clear()
+            self.closed[live.key] = live
+            self.closed.move_to_end(live.key)
+            self._shed()
+            return
+        self.closed.pop(live.key, None)
+        self.open[live.key] = live
+        if record.spec.type in EVERYWHERE:
+            self.everywhere.add(live.key)
+        self.requeue(live)
+
+    def requeue(self, live: Live) -> None:
+        """Let a job wait in the queue if its record says so."""
+        record = live.record
+        if record is not None and record.queued is not None and not record.closed:
+            since = record.queued_at if record.queued_at is not None else record.submitted_at
+            self.queue.put(live.key, demand_of(record.spec), record.spec.priority, since)
+        else:
+            self.queue.remove(live.key)
+
+    def _shed(self) -> None:
+        """Let the oldest closed jobs go, if they are in the read model and nobody asks for them."""
+        while len(self.closed) > self._closed_max:
+            key, live = next(iter(self.closed.items()))
+            if live.busy or live.record is None or live.written < live.record.revision:
+                break
+            del self.closed[key]

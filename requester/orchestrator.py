@@ -1,0 +1,463 @@
+"""Performs decisions: runs `step` on the jobs that need a look, commits what it says, and tells the nodes.
+
+Knows: when a job is looked at, and what is done before and after an entry is in the log. Must not know: why a step decides
+as it does (`requester.core`), HTTP, or how reports and beats arrive (they are brought here).
+
+Whoever receives a call or a report commits what follows from it. All else (room that was freed, deadlines, lost nodes) is
+the business of the job's owner; the requester of rank k looks k times `takeover_s` later and usually finds it done. One
+entry of a job is in flight at a time; what comes meanwhile joins the next.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from typing import Final
+
+import structlog
+
+from protocol import bus, subjects
+from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Stale, Stored
+from protocol.clock import Clock
+from protocol.entries import Assigned, Entry, Event
+from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
+from protocol.ids import ExecutionId, JobKey, NodeId, key_of
+from protocol.messages import Cancel, CommandAnswer, FullList, Run, decode, encode
+from requester.committer import Committer
+from requester.core.commands import orders, run
+from requester.core.deadlines import next_deadline
+from requester.core.fleet import Fleet
+from requester.core.model import JobRecord
+from requester.core.placement import Demand, choose
+from requester.core.step import View, counts, step
+from requester.live import Input, Jobs, Live
+from requester.presence import Presence
+from requester.recorder import Recorder
+from requester.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_TAKEN_MAX: Final = 16
+"""Inputs in one entry: reports with their outputs must fit into it."""
+_LOOKS: Final = 100
+"""Jobs looked at before others get their turn on the loop."""
+_AGAIN_S: Final = 0.01
+"""The rest before asking the log again while another's append is in flight."""
+
+
+class Orchestrator:
+    """Decides about jobs in memory. `gone` are the nodes given up, kept by the registry's look at their silence."""
+
+    def __init__(
+        self,
+        the_bus: Bus,
+        clock: Clock,
+        settings: Settings,
+        *,
+        jobs: Jobs,
+        committer: Committer,
+        presence: Presence,
+        recorder: Recorder,
+        position: Callable[[], int],
+    ) -> None:
+        self._bus = the_bus
+        self._clock = clock
+        self._settings = settings
+        self._jobs = jobs
+        self._fleet: Fleet = jobs.fleet
+        self._committer = committer
+        self._presence = presence
+        self._recorder = recorder
+        self._position = position
+        self._ops = count(1)
+        self._op_prefix = f"{presence.me}-{clock.now():.6f}-"
+        self._looks: deque[JobKey] = deque()
+        self._to_look: set[JobKey] = set()
+        self._news = asyncio.Event()
+        self._due: list[tuple[float, int, JobKey]] = []
+        self._queue_wanted = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._telling = 0
+        self.gone: Mapping[NodeId, float] = {}
+        self.settled = False
+        self.acting = False
+        """Whether the log has been read to its end, so that unasked decisions may be made."""
+        self.counters = {"entries": 0, "stale": 0, "refused": 0, "commands": 0, "repairs": 0}
+
+    async def run(self) -> None:
+        """Look at the jobs that need it, until cancelled. Owns the tasks that carry commands."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._looks:
+                    for _ in range(min(_LOOKS, len(self._looks))):
+                        key = self._looks.popleft()
+                        self._to_look.discard(key)
+                        self.look(key)
+                    await asyncio.sleep(0)
+
+    # Occasions
+
+    def put(self, live: Live, item: Input) -> None:
+        """Take a submission, a stop or a report, and decide at once."""
+        live.inputs.append(item)
+        self.decide(live)
+
+    def attend(self, key: JobKey) -> None:
+        """A job may need a decision that nobody asked for: its owner looks now, the others later."""
+        if not self.acting:
+            return
+        rank = self._presence.rank(key)
+        if rank:
+            self.remind(self._clock.now() + rank * self._settings.takeover_s, key)
+        elif key not in self._to_look:
+            self._to_look.add(key)
+            self._looks.append(key)
+            self._news.set()
+
+    def attend_mine(self) -> None:
+        """Every open job that this requester owns may need a look: requesters came or went, or a while has passed."""
+        for key in self._jobs.open:
+            if not self._presence.rank(key):
+                self.attend(key)
+
+    def remind(self, at: float, key: JobKey) -> None:
+        """Look at a job at that time (unix seconds), whoever owns it."""
+        heappush(self._due, (at, next(self._ops), key))
+
+    def tick(self) -> None:
+        """Look at the jobs whose time has come."""
+        now = self._clock.now()
+        while self._due and self._due[0][0] <= now:
+            key = heappop(self._due)[2]
+            live = self._jobs.open.get(key)
+            if live is not None:
+                live.due = None
+                if live.behind:
+                    self._reread(live)
+                else:
+                    self.look(key)
+
+    def look(self, key: JobKey) -> None:
+        """Decide about a job, if it is open."""
+        live = self._jobs.open.get(key)
+        if live is not None:
+            self.decide(live)
+
+    def nodes_changed(self) -> None:
+        """A node came, went or changed: look at the queue and at the jobs that run on every node."""
+        self._want_queue()
+        for key in tuple(self._jobs.everywhere):
+            self.attend(key)
+
+    # One decision
+
+    def decide(self, live: Live) -> None:
+        """Write what follows about a job, unless an entry of it is on its way or must be read first."""
+        if live.inflight or live.behind:
+            return
+        taken, events = self._take(live)
+        job = live.record.id if live.record is not None else (taken[0].job if taken else None)
+        if job is None:
+            self._jobs.forget(live)
+            return
+        now = self._clock.now()
+        view = View(self._fleet, self.gone, self._jobs.running_since, self.settled)
+        decision = step(live.record, events, view, now, job=job, policy=self._settings.policy)
+        if not decision.events:
+            for item in taken:
+                item.done(None)
+            self._await_deadline(live)
+            return
+        number = next(self._ops)
+        entry = Entry(job, f"{self._op_prefix}{number}", self._presence.me, now, decision.events)
+        data = encode(entry)
+        if len(data) > ENTRY_MAX_BYTES:
+            self._too_large(live, taken, len(data))
+            return
+        for event in decision.events:
+            if isinstance(event, Assigned):
+                self._fleet.hold(event.node, event.execution, event.amounts)
+        done = partial(self._done, live, entry, taken, decision.more)
+        try:
+            self._committer.put(
+                Append(live.key, live.guard, entry.op, data), done, must=live.record is not None
+            )
+        except Exhausted as fault:
+            self._give_back(live, entry)
+            self._settle(taken, fault)
+            self._jobs.forget(live)
+            return
+        live.inflight = True
+
+    def _take(self, live: Live) -> tuple[list[Input], list[Event]]:
+        """The inputs of the next entry: a submission alone, or some others. What would change nothing is told so."""
+        taken: list[Input] = []
+        events: list[Event] = []
+        while live.inputs and len(taken) < _TAKEN_MAX:
+            item = live.inputs[0]
+            if item.job is not None and taken:
+                break
+            del live.inputs[0]
+            try:
+                event = item.event(live.record)
+            except Fault as fault:
+                item.done(fault)
+                continue
+            if not counts(live.record, event):
+                item.done(None)
+                continue
+            taken.append(item)
+            events.append(event)
+            if item.job is not None:
+                break
+        return taken, events
+
+    def _too_large(self, live: Live, taken: list[Input], size: int) -> None:
+        """Try half of the inputs; one that is too large alone is refused."""
+        if len(taken) > 1:
+            half = len(taken) // 2
+            live.inputs[:0] = taken[half:]
+            rest, live.inputs = live.inputs, taken[:half]
+            self.decide(live)
+            live.inputs += rest
+            return
+        fault = Invalid(
+            f"the entry would have {size} bytes, the log takes at most {ENTRY_MAX_BYTES}",
+            hint="make the job smaller: put data into S3, IPFS or an inline input",
+        )
+        self._settle(taken, fault)
+        self._jobs.forget(live)
+
+    def _done(self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome) -> None:
+        """An entry's outcome: fold it and tell the nodes, or read on and decide again."""
+        live.inflight = False
+        if isinstance(outcome, Stored):
+            self.counters["entries"] += 1
+            freed = self._jobs.fold(live, entry, outcome.seq)
+            if live.record is not None:
+                for node, command in orders(live.record, entry, outcome.seq):
+                    self.tell(node, command)
+            for item in taken:
+                item.done(outcome)
+            self.after(live, freed)
+            if more or live.inputs:
+                self.decide(live)
+            return
+        self._give_back(live, entry)
+        if isinstance(outcome, Stale):
+            self.counters["stale"] += 1
+            live.inputs[:0] = taken
+            if outcome.last > live.guard:
+                live.behind = outcome.last
+                self.remind(self._clock.now() + 1.0, live.key)
+            else:
+                self._reread(live)
+            return
+        self.counters["refused"] += 1
+        _log.error("the log refused an entry", job=entry.job, reason=outcome.reason, full=outcome.full)
+        for item in taken:
+            item.done(outcome)
+        if live.record is None:
+            self._jobs.forget(live)
+        else:
+            self.remind(self._clock.now() + 1.0, live.key)
+
+    def _give_back(self, live: Live, entry: Entry) -> None:
+        """Take back the room of assignments that did not come to be."""
+        known = live.record.executions if live.record is not None else {}
+        for event in entry.events:
+            if isinstance(event, Assigned):
+                execution = known.get(event.execution)
+                if execution is None or execution.node != event.node or not execution.open:
+                    self._fleet.release(event.node, event.execution)
+        self._jobs.requeue(live)
+
+    def _settle(self, taken: list[Input], fault: Fault) -> None:
+        for item in taken:
+            item.done(fault)
+
+    # What follows from the log
+
+    async def take(self, record: bus.Record) -> None:
+        """Fold an entry that the log's reader brings; one that this requester wrote is folded already."""
+        live = self._jobs.get(record.key)
+        if live is None or live.record is None or live.record.revision < record.seq:
+            live = await self._fold(live, record)
+        self._recorder.note(live, record.seq, record.key, record.data)
+
+    async def _fold(self, live: Live | None, record: bus.Record) -> Live | None:
+        try:
+            entry = decode(record.data, Entry)
+            if key_of(entry.job) != record.key:
+                raise Broken(f"it names {entry.job}, which is not this subject's job")
+        except Broken as fault:
+            _log.error("an entry is passed over", seq=record.seq, key=record.key, reason=fault.message)
+            if live is not None:
+                live.guard = max(live.guard, record.seq)
+            return live
+        if live is None or live.record is None:
+            live = await self._recall(record.key, entry) or self._jobs.make(record.key)
+        freed = self._jobs.fold(live, entry, record.seq)
+        if live.record is None:
+            self._jobs.forget(live)
+        if live.behind and live.guard >= live.behind:
+            live.behind = 0
+            self.decide(live)
+        self.after(live, freed)
+        return live
+
+    async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
+        """A closed job that has left memory and goes on (a new version) comes back from the read model."""
+        first = entry.events[0] if entry.events else None
+        if getattr(first, "version", 0) == 1:
+            return None
+        record = await self._recorder.load(key)
+        if record is None:
+            return None
+        live = self._jobs.get(key)
+        if live is not None and live.record is None and not live.inflight:
+            live.record, live.guard, live.written = record, max(live.guard, record.revision), record.revision
+        return live or self._jobs.adopt(record)
+
+    def after(self, live: Live, freed: set[NodeId]) -> None:
+        """What a folded entry leads to: the next deadline, and a look at the queue if room was freed."""
+        self._await_deadline(live)
+        if freed or live.key in self._jobs.queue:
+            self._want_queue()
+
+    def _await_deadline(self, live: Live) -> None:
+        record = live.record
+        if record is None or record.closed:
+            return
+        due = next_deadline(record, self._jobs.running_since, self._clock.now(), self._settings.policy)
+        if due is not None and (live.due is None or due < live.due):
+            live.due = due
+            self.remind(due + self._presence.rank(live.key) * self._settings.takeover_s, live.key)
+
+    def _reread(self, live: Live) -> None:
+        if self._tasks is not None:
+            live.behind = live.behind or live.guard + 1
+            self._tasks.create_task(self._read_last(live))
+
+    async def _read_last(self, live: Live) -> None:
+        """A guard did not hold and the log's reader does not bring why: ask for the job's newest entry."""
+        await self._clock.sleep(_AGAIN_S)
+        try:
+            last = await self._bus.last(live.key)
+        except (Unavailable, TimedOut):
+            self.remind(self._clock.now() + 1.0, live.key)
+            return
+        if not live.behind:
+            return
+        if last is None:
+            live.record, live.guard = None, 0
+        elif last.seq > self._position():
+            live.behind = last.seq
+            self.remind(self._clock.now() + 1.0, live.key)
+            return
+        elif last.seq > live.guard:
+            await self._recorder.settle()
+            record = await self._recorder.load(live.key)
+            if live.record is None and record is not None:
+                live.record = record
+            live.guard = max(live.guard, last.seq)
+        live.behind = 0
+        self.decide(live)
+
+    # The queue
+
+    def _want_queue(self) -> None:
+        if not self._queue_wanted and self.acting and len(self._jobs.queue):
+            self._queue_wanted = True
+            asyncio.get_running_loop().call_soon(self._serve_queue)
+
+    def _serve_queue(self) -> None:
+        """Give room to waiting jobs in their order. Another's job gets its share of the room, and its owner acts."""
+        self._queue_wanted = False
+        queue = self._jobs.queue
+        blocked: set[Demand] = set()
+        seen: list[Live] = []
+        lent: list[tuple[NodeId, ExecutionId]] = []
+        while (head := queue.heads(blocked)) is not None:
+            key, demand = head
+            live = self._jobs.open.get(key)
+            node = choose(
+                self._fleet.standing(demand),
+                demand.amounts,
+                free=self._fleet.free,
+                capacity=self._fleet.capacity,
+                failures={},
+                excluded=frozenset(),
+                seed=int(key[:8], 16),
+            )
+            if node is None:
+                blocked.add(demand)
+                continue
+            queue.remove(key)
+            if live is None or live.inflight:
+                continue
+            seen.append(live)
+            if self._presence.rank(key):
+                self.attend(key)
+                promise = ExecutionId(f"lent-{key}")
+                self._fleet.hold(node, promise, demand.amounts)
+                lent.append((node, promise))
+            else:
+                self.decide(live)
+        for node, promise in lent:
+            self._fleet.release(node, promise)
+        for live in seen:
+            if not live.inflight:
+                self._jobs.requeue(live)
+
+    # Telling nodes
+
+    def tell(
+        self, node: NodeId, command: Run | Cancel | FullList, told: Callable[[], None] | None = None
+    ) -> None:
+        """Send a command; `told` is called once the node has it. One that is lost is repeated after the node's next beat."""
+        if self._tasks is None or self._telling >= self._settings.commands_max:
+            return
+        if not isinstance(command, FullList) and command.execution in self._jobs.told_at:
+            self._jobs.told_at[command.execution] = self._clock.elapsed()
+        self._telling += 1
+        self.counters["commands"] += 1
+        self._tasks.create_task(self._command(node, command, told))
+
+    def tell_again(self, key: JobKey, execution: ExecutionId) -> None:
+        """Repeat the order to run an execution that its node does not name."""
+        live = self._jobs.open.get(key)
+        known = (
+            live.record.executions.get(execution) if live is not None and live.record is not None else None
+        )
+        if live is not None and live.record is not None and known is not None and known.open:
+            self.counters["repairs"] += 1
+            self.tell(known.node, run(live.record, known))
+
+    async def _command(
+        self, node: NodeId, command: Run | Cancel | FullList, told: Callable[[], None] | None
+    ) -> None:
+        try:
+            data = await self._bus.request(
+                subjects.commands(node), encode(command), timeout_s=self._settings.command_timeout_s
+            )
+            answer = decode(data, CommandAnswer)
+        except Fault as fault:
+            _log.debug("a command did not arrive", node=node, reason=fault.message)
+            return
+        finally:
+            self._telling -= 1
+        if not answer.taken:
+            reason = answer.failure.message if answer.failure is not None else "no reason given"
+            _log.warning(
+                "a node did not take a command", node=node, command=type(command).__name__, reason=reason
+            )
+        elif told is not None:
+            told()
+
+    def open_records(self) -> list[JobRecord]:
+        """All open jobs."""
+        return list(self._jobs.records())

@@ -1,0 +1,104 @@
+"""Which requesters are there: says that this one is, and listens for the others.
+
+Knows: beats of requesters. Must not know: what a requester's absence leads to. A courtesy only: the guards of the log keep
+two that both think themselves first from doing harm.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from protocol import subjects
+from protocol.bus import Bus
+from protocol.clock import Clock
+from protocol.errors import Broken, Fault
+from protocol.ids import RequesterId
+from protocol.messages import RequesterBeat, decode, encode
+from requester.core import owners
+from requester.core.membership import silent
+
+_log = structlog.get_logger(__name__)
+
+
+class Presence:
+    """The requesters that are there, this one (`me`) always among them."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        me: RequesterId,
+        *,
+        beat_s: float,
+        version: str,
+        changed: Callable[[], None],
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._beat_s = beat_s
+        self._version = version
+        self._heard: dict[RequesterId, tuple[RequesterBeat, float]] = {}
+        self.changed: Callable[[], None] = _nobody
+        """Told when requesters come or go."""
+        self.me = me
+        self.there: tuple[RequesterId, ...] = (me,)
+        self.address = ""
+
+    def rank(self, key: str) -> int:
+        """How many others come before this one for a job's key or a node's id."""
+        return owners.rank(self.me, self.there, key)
+
+    def others(self) -> list[RequesterBeat]:
+        """The newest beats of the others that are there."""
+        return [beat for beat, _ in self._heard.values()]
+
+    async def beat(self, folded: Callable[[], int]) -> None:
+        """Say that this one is there until cancelled; then that it leaves."""
+        try:
+            while True:
+                await self._say(folded(), leaving=False)
+                self._look()
+                await self._clock.sleep(self._beat_s)
+        finally:
+            async with asyncio.timeout(1):
+                await self._say(folded(), leaving=True)
+
+    async def listen(self) -> None:
+        """Take the others' beats until cancelled."""
+        async with self._bus.subscribe(subjects.ALL_REQUESTER_BEATS) as messages:
+            async for message in messages:
+                try:
+                    beat = decode(message.data, RequesterBeat)
+                except Broken as fault:
+                    _log.warning("a requester's beat cannot be read", reason=fault.message)
+                    continue
+                if beat.requester == self.me:
+                    continue
+                if beat.leaving:
+                    self._heard.pop(beat.requester, None)
+                else:
+                    self._heard[beat.requester] = (beat, self._clock.elapsed())
+                self._look()
+
+    def _look(self) -> None:
+        now = self._clock.elapsed()
+        for requester, (_, heard_at) in list(self._heard.items()):
+            if silent(heard_at, 0.0, now, 3 * self._beat_s):
+                del self._heard[requester]
+        there = tuple(sorted([self.me, *self._heard]))
+        if there != self.there:
+            self.there = there
+            _log.info("requesters there", requesters=there)
+            self.changed()
+
+    async def _say(self, folded: int, *, leaving: bool) -> None:
+        beat = RequesterBeat(self.me, self._clock.now(), folded, self._version, self.address, leaving)
+        try:
+            await self._bus.publish(subjects.requester_beats(self.me), encode(beat))
+        except Fault as fault:
+            _log.debug("a beat was not sent", reason=fault.message)
+
+
+def _nobody() -> None:
+    """Nobody wants to be told yet."""

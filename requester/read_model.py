@@ -1,0 +1,214 @@
+"""The read model: every job, execution and entry in SQLite, for lists, old jobs and history.
+
+Knows: tables and queries. Must not know: what entries mean. It is derived from the log alone: it may be deleted at any time
+and is filled again; it is written in groups behind the fold and remembers how far it has come, so a kill at any moment
+costs nothing but the reading of a few entries once more.
+
+`Store` does the work, in whatever thread it is called; one thread writes and one reads.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from protocol.ids import JobKey
+from requester.core.model import ExecutionRecord, JobRecord
+
+SCHEMA: Final = 1
+"""Raised when the tables or the records in them change: an older file is filled again."""
+
+ORDERS: Final = {"created_at": "created_at", "modified_at": "modified_at", "id": "id", "priority": "priority"}
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), created TEXT, seq INTEGER);
+CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, id TEXT, namespace TEXT, name TEXT, state TEXT, closed INTEGER,
+  priority INTEGER, created_at REAL, modified_at REAL, record BLOB);
+CREATE INDEX IF NOT EXISTS jobs_id ON jobs (id);
+CREATE INDEX IF NOT EXISTS jobs_name ON jobs (name);
+CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at, key);
+CREATE INDEX IF NOT EXISTS jobs_modified ON jobs (modified_at, key);
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs (key) WHERE closed = 0;
+CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, key TEXT, record BLOB);
+CREATE INDEX IF NOT EXISTS executions_key ON executions (key);
+CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB);
+CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
+"""
+_PUT_JOB: Final = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_EXECUTION: Final = (
+    "INSERT INTO executions VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+)
+_PUT_ENTRY: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)"
+_PUT_POSITION: Final = "INSERT OR REPLACE INTO position VALUES (1, ?, ?)"
+
+_encode = msgspec.json.Encoder().encode
+_job = msgspec.json.Decoder(JobRecord)
+_execution = msgspec.json.Decoder(ExecutionRecord)
+
+
+class Group(Struct):
+    """What is written at once: records newer than those written before (`since` by key), entries, and how far that is."""
+
+    created: str
+    position: int
+    records: list[tuple[JobRecord, int]] = field(default_factory=list)
+    entries: list[tuple[int, JobKey, bytes]] = field(default_factory=list)
+    purged: list[JobKey] = field(default_factory=list)
+
+
+class Store:
+    """The tables. Opening an older or damaged file begins a new one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._opened()
+        except sqlite3.DatabaseError:
+            self._delete()
+            return self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, SCHEMA):
+                raise sqlite3.DatabaseError(f"the read model has schema {version}, not {SCHEMA}")
+            database.executescript(_TABLES)
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+        except sqlite3.DatabaseError:
+            database.close()
+            raise
+        return database
+
+    def _delete(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def reader(self) -> sqlite3.Connection:
+        """Another connection to the same file, for reading."""
+        return sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def position(self) -> tuple[str, int]:
+        """The log's identity and the sequence up to which everything is here; empty and 0 at first."""
+        row = self._db.execute("SELECT created, seq FROM position").fetchone()
+        return (row[0], row[1]) if row else ("", 0)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for table in ("position", "jobs", "executions", "entries"):
+            self._db.execute(f"DELETE FROM {table}")
+
+    def write(self, group: Group) -> None:
+        """Write a group as a whole or not at all."""
+        database = self._db
+        jobs = []
+        executions = []
+        for record, since in group.records:
+            jobs.append(_row(record))
+            executions += [
+                (each.id, record.key, _encode(each))
+                for each in record.executions.values()
+                if each.revision > since
+            ]
+        database.execute("BEGIN")
+        try:
+            database.executemany(_PUT_ENTRY, group.entries)
+            database.executemany(_PUT_JOB, jobs)
+            database.executemany(_PUT_EXECUTION, executions)
+            for key in group.purged:
+                for table in ("jobs", "executions", "entries"):
+                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+            database.execute(_PUT_POSITION, (group.created, group.position))
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+
+
+def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
+    """One job with all its executions, or None."""
+    row = database.execute("SELECT record FROM jobs WHERE key = ?", (key,)).fetchone()
+    return _whole(database, row[0]) if row else None
+
+
+def load_open(database: sqlite3.Connection) -> list[JobRecord]:
+    """All jobs that are not closed."""
+    rows = database.execute("SELECT record FROM jobs WHERE closed = 0").fetchall()
+    return [_whole(database, row[0]) for row in rows]
+
+
+def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]]:
+    """The entries of one job, in order."""
+    return database.execute("SELECT seq, data FROM entries WHERE key = ? ORDER BY seq", (key,)).fetchall()
+
+
+def find(
+    database: sqlite3.Connection, *, name: str = "", prefix: str = "", limit: int = 20
+) -> list[JobRecord]:
+    """Jobs of a name in any namespace, or whose id begins with `prefix`; without their executions."""
+    if name:
+        rows = database.execute("SELECT record FROM jobs WHERE name = ? LIMIT ?", (name, limit))
+    else:
+        rows = database.execute(
+            "SELECT record FROM jobs WHERE id >= ? AND id < ? LIMIT ?", (prefix, prefix + "\x7f", limit)
+        )
+    return [_job.decode(row[0]) for row in rows]
+
+
+def page(
+    database: sqlite3.Connection, *, namespace: str, state: str, order_by: str, reverse: bool
+) -> Iterable[JobRecord]:
+    """Jobs in order, without their executions, read as far as the caller goes on. `order_by` is a key of `ORDERS`."""
+    where: list[str] = []
+    values: list[str] = []
+    if namespace:
+        where.append("namespace = ?")
+        values.append(namespace)
+    if state:
+        where.append("state = ?")
+        values.append(state)
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    direction = "DESC" if reverse else "ASC"
+    rows = database.execute(
+        f"SELECT record FROM jobs {condition} ORDER BY {ORDERS[order_by]} {direction}, key {direction}",
+        values,
+    )
+    return (_job.decode(row[0]) for row in rows)
+
+
+def _whole(database: sqlite3.Connection, data: bytes) -> JobRecord:
+    record = _job.decode(data)
+    rows: Sequence[tuple[bytes]] = database.execute(
+        "SELECT record FROM executions WHERE key = ? ORDER BY rowid", (record.key,)
+    ).fetchall()
+    executions = [_execution.decode(row[0]) for row in rows]
+    return replace(record, executions={each.id: each for each in executions if each.job == record.id})
+
+
+def _row(record: JobRecord) -> tuple[str, str, str, str, str, int, int, float, float, bytes]:
+    spec = record.spec
+    return (
+        record.key,
+        record.id,
+        spec.namespace,
+        spec.name,
+        record.state,
+        record.closed,
+        spec.priority,
+        record.created_at,
+        record.modified_at,
+        _encode(replace(record, executions={})),
+    )

@@ -1,0 +1,134 @@
+"""Keeps the read model close behind the fold, and reads it, without holding up the loop.
+
+Knows: when a group is written and that reading and writing have a thread each. Must not know: tables (`read_model`), or
+what entries mean. Nothing waits for a write but who asks to see everything.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from protocol.ids import JobKey
+from requester.core.model import JobRecord
+from requester.live import Live
+from requester.read_model import Group, Store, entries, load
+
+T = TypeVar("T")
+
+
+class Recorder:
+    """The read model's writer and reader. At most `group_max` entries wait before `room` holds the log's reader back."""
+
+    def __init__(self, path: Path, *, pause_s: float, group_max: int) -> None:
+        self._path = path
+        self._pause_s = pause_s
+        self._group_max = group_max
+        self._writing = ThreadPoolExecutor(1, "read-model-write")
+        self._reading = ThreadPoolExecutor(1, "read-model-read")
+        self._store: Store | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._created = ""
+        self._changed: dict[JobKey, Live] = {}
+        self._entries: list[tuple[int, JobKey, bytes]] = []
+        self._purged: list[JobKey] = []
+        self._position = 0
+        self.written = 0
+        """The sequence up to which everything is in the tables."""
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+
+    async def open(self) -> tuple[str, int]:
+        """Open the file; returns the log's identity and the sequence it stands at."""
+        self._store = await self._in(self._writing, partial(Store, self._path))
+        self._reader = await self._in(self._reading, self._store.reader)
+        self._created, self.written = await self._in(self._writing, self._store.position)
+        self._position = self.written
+        return self._created, self.written
+
+    async def begin(self, created: str) -> None:
+        """Start over for another log."""
+        async with self._lock:
+            self._changed, self._entries, self._purged = {}, [], []
+            await self._in(self._writing, self._opened().clear)
+            self._created, self._position, self.written = created, 0, 0
+
+    def note(self, live: Live | None, seq: int, key: JobKey, data: bytes) -> None:
+        """Take an entry that has been folded, in the order of the log."""
+        self._entries.append((seq, key, data))
+        self._position = seq
+        if live is not None:
+            self._changed[key] = live
+        self._news.set()
+
+    def purge(self, key: JobKey) -> None:
+        """Forget a job with the next group."""
+        self._purged.append(key)
+        self._news.set()
+
+    async def room(self) -> None:
+        """Return when no more than a group waits."""
+        while len(self._entries) >= self._group_max:
+            await self.settle()
+
+    async def run(self) -> None:
+        """Write groups until cancelled, with a pause after each in which the next one gathers."""
+        while True:
+            await self._news.wait()
+            await self.settle()
+            await asyncio.sleep(self._pause_s)
+
+    async def settle(self) -> None:
+        """Return when everything noted so far is in the tables."""
+        async with self._lock:
+            self._news.clear()
+            if not self._entries and not self._purged:
+                return
+            changed = [(live, live.record, live.written) for live in self._changed.values()]
+            group = Group(
+                created=self._created,
+                position=self._position,
+                records=[(record, since) for _, record, since in changed if record is not None],
+                entries=self._entries,
+                purged=self._purged,
+            )
+            self._changed, self._entries, self._purged = {}, [], []
+            await self._in(self._writing, partial(self._opened().write, group))
+            self.written = group.position
+            for live, record, _ in changed:
+                if record is not None:
+                    live.written = max(live.written, record.revision)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Ask the tables something; what was noted last may not be in them yet (`settle`)."""
+        assert self._reader is not None
+        return await self._in(self._reading, partial(query, self._reader))
+
+    async def load(self, key: JobKey) -> JobRecord | None:
+        """One job as of the last group written."""
+        return await self.read(lambda database: load(database, key))
+
+    async def entries(self, key: JobKey) -> list[tuple[int, bytes]]:
+        """The entries of one job, all that were noted."""
+        await self.settle()
+        return await self.read(lambda database: entries(database, key))
+
+    async def close(self) -> None:
+        """Write what waits and close the file."""
+        if self._store is not None:
+            await self.settle()
+            await self._in(self._writing, self._store.close)
+        if self._reader is not None:
+            await self._in(self._reading, self._reader.close)
+        self._writing.shutdown()
+        self._reading.shutdown()
+
+    def _opened(self) -> Store:
+        assert self._store is not None
+        return self._store
+
+    async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)

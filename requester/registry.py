@@ -1,0 +1,221 @@
+"""The nodes: hears their beats, judges their silence, and keeps what people decided about them.
+
+Knows: beats, cells of membership, and when a node counts as gone. Must not know: jobs; what a change leads to is told to the
+orchestrator, what a beat says of executions to the repair.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from protocol import subjects
+from protocol.bus import Bus
+from protocol.clock import Clock
+from protocol.errors import Broken, Conflict, Fault, NotFound
+from protocol.ids import NodeId, is_token
+from protocol.messages import Beat, decode, encode
+from protocol.nodes import NodeInfo
+from requester.core.fleet import Fleet
+from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent
+from requester.core.model import NodeRecord
+from requester.presence import Presence
+from requester.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+class NodeCell(Struct, frozen=True, omit_defaults=True):
+    """What is kept of a node in its cell. `deleted` is the incarnation that a person deleted; a later one joins again."""
+
+    info: NodeInfo
+    membership: str
+    message: str = ""
+    deleted: int = 0
+
+
+class Registry:
+    """All nodes known. `changed` is told of a node that came, went or changed; `heard` of each beat of an approved one."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        settings: Settings,
+        *,
+        fleet: Fleet,
+        presence: Presence,
+        changed: Callable[[], None],
+        heard: Callable[[Beat], None],
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._fleet = fleet
+        self._presence = presence
+        self._changed = changed
+        self._heard = heard
+        self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
+        self._to_save: set[NodeId] = set()
+
+    async def listen(self) -> None:
+        """Take beats until cancelled."""
+        async with self._bus.subscribe(subjects.ALL_BEATS) as messages:
+            async for message in messages:
+                try:
+                    beat = decode(message.data, Beat)
+                except Broken as fault:
+                    _log.warning("a beat cannot be read", subject=message.subject, reason=fault.message)
+                    continue
+                if beat.node.id != subjects.node_in(message.subject):
+                    _log.warning("a beat names another node", subject=message.subject, names=beat.node.id)
+                    continue
+                self.take(beat)
+
+    def take(self, beat: Beat) -> None:
+        """A node is alive: it joins, comes back, or says what is new about it."""
+        id_ = beat.node.id
+        now = self._clock.now()
+        cell = self._cells[id_][0] if id_ in self._cells else None
+        if cell is not None and cell.membership == DELETED and beat.incarnation <= cell.deleted:
+            return
+        known = self._fleet.nodes.get(id_)
+        connected = not beat.leaving
+        if known is None:
+            node = NodeRecord(
+                beat.node, self._membership(cell), connected, now, now, incarnation=beat.incarnation
+            )
+        else:
+            same = known.info == beat.node
+            node = replace(
+                known,
+                info=known.info if same else beat.node,
+                connected=connected,
+                last_beat_at=now,
+                connected_since=known.connected_since if known.connected else now,
+                incarnation=beat.incarnation,
+            )
+        if cell is None or cell.info != beat.node or cell.membership == DELETED:
+            self._to_save.add(id_)
+        if self._fleet.put(node):
+            _log.info("node", node=id_, connected=connected, membership=node.membership)
+            self._changed()
+        if node.membership == APPROVED:
+            self._heard(beat)
+
+    def _membership(self, cell: NodeCell | None) -> str:
+        if cell is not None and cell.membership != DELETED:
+            return cell.membership
+        return PENDING if self._settings.manual_approval else APPROVED
+
+    def look(self) -> None:
+        """Find the nodes that have fallen silent."""
+        now = self._clock.now()
+        since = self._fleet.hearing_since
+        gone = [
+            node
+            for node in self._fleet.nodes.values()
+            if node.connected and silent(node.last_beat_at, since, now, self._settings.silence_s)
+        ]
+        for node in gone:
+            _log.warning("a node is silent", node=node.info.id, seconds=round(now - node.last_beat_at, 1))
+            self._fleet.put(replace(node, connected=False, disconnected_since=now))
+        if gone:
+            self._changed()
+
+    def gone(self) -> Mapping[NodeId, float]:
+        """The nodes that hold work and have been silent for too long, with the seconds of their silence."""
+        now = self._clock.now()
+        since = self._fleet.hearing_since
+        found: dict[NodeId, float] = {}
+        for id_ in self._fleet.holders():
+            node = self._fleet.nodes.get(id_)
+            last = node.last_beat_at if node is not None else 0.0
+            if silent(last, since, now, self._settings.silence_s):
+                found[id_] = now - max(last, since)
+        return found
+
+    # What people decided
+
+    async def refresh(self) -> None:
+        """Read all cells, and save what was learned of nodes that this requester looks after."""
+        try:
+            await self._load()
+            for id_ in tuple(self._to_save):
+                self._to_save.discard(id_)
+                if not self._presence.rank(id_):
+                    await self._save(id_)
+        except Fault as fault:
+            _log.debug("cells cannot be reached", reason=fault.message)
+
+    async def _load(self) -> None:
+        for cell in await self._bus.list_cells():
+            try:
+                kept = decode(cell.data, NodeCell)
+            except Broken as fault:
+                _log.warning("a cell cannot be read", cell=cell.name, reason=fault.message)
+                continue
+            id_ = NodeId(cell.name)
+            earlier = self._cells.get(id_)
+            if earlier is None or earlier[1] < cell.revision:
+                self._cells[id_] = (kept, cell.revision)
+                self._apply(id_, kept)
+
+    def _apply(self, id_: NodeId, cell: NodeCell) -> None:
+        """Take over what another requester wrote of a node."""
+        known = self._fleet.nodes.get(id_)
+        if cell.membership == DELETED:
+            if known is not None and known.incarnation <= cell.deleted:
+                self._fleet.drop(id_)
+                self._changed()
+        elif known is None:
+            self._fleet.put(NodeRecord(cell.info, cell.membership, connected=False))
+        elif known.membership != cell.membership:
+            self._fleet.put(replace(known, membership=cell.membership))
+            self._changed()
+
+    async def _save(self, id_: NodeId) -> None:
+        node = self._fleet.nodes.get(id_)
+        if node is None or not is_token(id_):
+            return
+        cell, revision = self._cells.get(id_, (None, 0))
+        message = cell.message if cell is not None else ""
+        new = NodeCell(node.info, node.membership, message)
+        saved = await self._bus.put_cell(id_, encode(new), revision=revision)
+        if saved is not None:
+            self._cells[id_] = (new, saved)
+
+    async def set_membership(self, id_: NodeId, membership: str, message: str) -> NodeRecord:
+        """Write a person's decision about a node. Raises `NotFound`, `Conflict`, `Unavailable`."""
+        for _ in range(5):
+            node = self._fleet.nodes.get(id_)
+            if node is None:
+                raise NotFound(f"node {id_} is not known")
+            if node.membership == membership:
+                raise Conflict(f"node {id_} is already {membership.lower()}")
+            cell = await self._bus.get_cell(id_)
+            deleted = max(node.incarnation, 1) if membership == DELETED else 0
+            new = NodeCell(node.info, membership, message, deleted)
+            saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
+            if saved is not None:
+                self._cells[id_] = (new, saved)
+                _log.info("membership", node=id_, membership=membership, message=message)
+                return self._decided(node, membership)
+        raise Conflict(f"node {id_} is being changed by others", hint="try again")
+
+    def _decided(self, node: NodeRecord, membership: str) -> NodeRecord:
+        now = self._clock.now()
+        connected = node.connected and membership not in (REJECTED, DELETED)
+        after = replace(
+            node,
+            membership=membership,
+            connected=connected,
+            disconnected_since=node.disconnected_since if connected else now,
+        )
+        if membership == DELETED:
+            self._fleet.drop(node.info.id)
+        else:
+            self._fleet.put(after)
+        self._changed()
+        return after

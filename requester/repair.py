@@ -1,0 +1,89 @@
+"""Compares each beat with the fold: what a node lacks is ordered again, what it should not have is cancelled.
+
+Knows: how long an order may be on its way before it counts as lost, and who repairs. Must not know: how commands travel. A
+command that is lost between the log and the node is made good here, so is everything a restart forgot.
+"""
+
+from functools import partial
+
+from protocol.clock import Clock
+from protocol.ids import NodeId
+from protocol.messages import Beat, Cancel, FullList, Report
+from protocol.states import ENDS
+from requester.core.commands import extra, missing
+from requester.follower import Follower
+from requester.live import Jobs
+from requester.orchestrator import Orchestrator
+from requester.presence import Presence
+
+
+class Repair:
+    """The comparison of beats with the fold. `after_s` is how long an order is given to arrive."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        jobs: Jobs,
+        orchestrator: Orchestrator,
+        follower: Follower,
+        presence: Presence,
+        after_s: float,
+    ) -> None:
+        self._clock = clock
+        self._jobs = jobs
+        self._orchestrator = orchestrator
+        self._follower = follower
+        self._presence = presence
+        self._after_s = after_s
+        self._listed: dict[NodeId, int] = {}
+
+    def heard(self, beat: Beat) -> None:
+        """Compare one beat. Everyone notes what it says; orders are repeated by the job's owner, the rest by the node's."""
+        if not self._orchestrator.acting:
+            return
+        node = beat.node.id
+        held = self._jobs.fleet.held(node)
+        self._note(beat)
+        mine = not self._presence.rank(node)
+        if self._listed.get(node) != beat.incarnation and mine:
+            self._list(beat)
+        now = self._clock.elapsed()
+        for execution in missing(held, beat.executions):
+            key = self._jobs.key_of_execution.get(execution)
+            told_at = self._jobs.told_at.get(execution, now)
+            if key is not None and now - told_at >= self._after_s and not self._presence.rank(key):
+                self._orchestrator.tell_again(key, execution)
+        if mine and beat.upto <= self._follower.position:
+            for execution in extra(held, beat.executions):
+                cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
+                self._orchestrator.tell(node, cancel)
+
+    def _list(self, beat: Beat) -> None:
+        """Tell a node that has just started, or that this requester hears for the first time, all it should have."""
+        node = beat.node.id
+        open_here = [each for each in self._jobs.fleet.held(node) if each in self._jobs.key_of_execution]
+        command = FullList(self._follower.position, self._follower.created, node, open_here)
+        self._orchestrator.tell(node, command, partial(self._listed.__setitem__, node, beat.incarnation))
+
+    def _note(self, beat: Beat) -> None:
+        """The states in a beat reach all requesters, those in a report only one."""
+        for execution, state in beat.executions.items():
+            key = self._jobs.key_of_execution.get(execution)
+            live = self._jobs.open.get(key) if key is not None else None
+            if live is None or live.record is None or state in ENDS:
+                continue
+            known = live.record.executions.get(execution)
+            if known is not None and known.node == beat.node.id:
+                self._jobs.note(
+                    live,
+                    Report(
+                        node=beat.node.id,
+                        incarnation=beat.incarnation,
+                        seq=known.ordered,
+                        job=live.record.id,
+                        version=known.version,
+                        execution=execution,
+                        state=state,
+                    ),
+                )

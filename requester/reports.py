@@ -1,0 +1,200 @@
+"""Takes what nodes report and answers each report once it is settled.
+
+Knows: which reports become entries, which are only noted, which are dropped. Must not know: what follows from them (`step`).
+The node's name is taken from the subject, which the server vouches for, never from the body.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from heapq import heappush
+from itertools import count
+
+import structlog
+from msgspec.structs import replace
+
+from protocol import subjects
+from protocol.bus import Bus, Message, Refused, Stored
+from protocol.clock import Clock
+from protocol.entries import Event, Reported
+from protocol.errors import Broken, Fault
+from protocol.ids import key_of
+from protocol.messages import Progress, Report, RunOutput, Verdict, decode, encode
+from protocol.states import ENDS, ExecutionState
+from requester.core.attempts import LONG_RUNNING
+from requester.core.model import JobRecord
+from requester.follower import Follower
+from requester.live import Input, Jobs, Live, Settled
+from requester.orchestrator import Orchestrator
+
+_log = structlog.get_logger(__name__)
+_REPORT_MAX_BYTES = 131_072
+"""A larger report loses the program's output and the list of inputs: the log is not the place for them."""
+_WAITING_MAX = 10_000
+
+DROP = Verdict("drop")
+LATER = Verdict("later")
+NOTED = Verdict("noted")
+
+
+class Reports:
+    """Reports and progress of all nodes."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        *,
+        jobs: Jobs,
+        orchestrator: Orchestrator,
+        follower: Follower,
+        wait_s: float,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._jobs = jobs
+        self._orchestrator = orchestrator
+        self._follower = follower
+        self._wait_s = wait_s
+        self._early: list[tuple[float, int, Message, Report]] = []
+        self._count = count()
+        self._answers: deque[tuple[Callable[[bytes], Awaitable[None]], bytes]] = deque()
+        self._news = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Take reports until cancelled; each goes to one requester."""
+        async with self._bus.subscribe(subjects.ALL_REPORTS, group=subjects.REQUESTER_GROUP) as messages:
+            async for message in messages:
+                self._take(message)
+
+    async def listen_to_progress(self) -> None:
+        """Hand progress on to whoever watches the job."""
+        async with self._bus.subscribe(subjects.ALL_PROGRESS, pending=4_096) as messages:
+            async for message in messages:
+                try:
+                    progress = decode(message.data, Progress)
+                except Broken as fault:
+                    _log.warning("progress cannot be read", subject=message.subject, reason=fault.message)
+                    continue
+                key = key_of(progress.job)
+                live = self._jobs.open.get(key) if key is not None else None
+                known = live.record.executions.get(progress.execution) if live and live.record else None
+                if live is not None and known is not None and known.node == subjects.node_in(message.subject):
+                    live.tell(progress)
+
+    async def answer(self) -> None:
+        """Send answers, in order, until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._answers:
+                respond, data = self._answers.popleft()
+                try:
+                    await respond(data)
+                except Fault as fault:
+                    _log.debug("an answer was not sent", reason=fault.message)
+
+    def tick(self) -> None:
+        """Look again at reports that came before the entry they answer, and let go of those that waited too long."""
+        now = self._clock.elapsed()
+        early, self._early = self._early, []
+        for until, _, message, report in early:
+            if self._follower.position >= report.seq or now >= until:
+                self._judge(message, report, last_look=now >= until)
+            else:
+                heappush(self._early, (until, next(self._count), message, report))
+
+    def folded(self) -> None:
+        """The log's reader has come further."""
+        if self._early:
+            self.tick()
+
+    def _take(self, message: Message) -> None:
+        try:
+            report = decode(message.data, Report)
+        except Broken as fault:
+            _log.warning("a report cannot be read", subject=message.subject, reason=fault.message)
+            self._answer(message, DROP)
+            return
+        if report.node != subjects.node_in(message.subject):
+            _log.warning("a report names another node", subject=message.subject, names=report.node)
+            self._answer(message, DROP)
+            return
+        if len(message.data) > _REPORT_MAX_BYTES:
+            output = (
+                replace(report.output, stdout="", stderr="") if report.output is not None else RunOutput()
+            )
+            report = replace(report, output=output, inputs=[])
+        self._judge(message, report)
+
+    def _judge(self, message: Message, report: Report, *, last_look: bool = False) -> None:
+        """Settle a report, or let it wait for the entry that ordered its execution."""
+        key = key_of(report.job)
+        live = self._jobs.get(key) if key is not None else None
+        record = live.record if live is not None else None
+        if record is None or record.revision < report.seq:
+            if self._follower.position < report.seq:
+                if last_look or len(self._early) >= _WAITING_MAX:
+                    self._answer(message, LATER)
+                else:
+                    until = self._clock.elapsed() + self._wait_s
+                    heappush(self._early, (until, next(self._count), message, report))
+                return
+            if record is None or live is None:
+                self._answer(message, DROP)
+                return
+        assert live is not None
+        verdict = verdict_on(record, report)
+        if verdict is NOTED and not _worth_keeping(record, report):
+            self._jobs.note(live, report)
+        elif verdict is None or verdict is NOTED:
+            event = partial(_event, Reported(report))
+            self._orchestrator.put(live, Input(event, partial(self._settled, message, live, report)))
+            return
+        self._answer(message, verdict)
+
+    def _settled(self, message: Message, live: Live, report: Report, outcome: Settled) -> None:
+        if isinstance(outcome, Stored):
+            self._answer(message, Verdict("stored", outcome.seq))
+        elif outcome is None and live.record is not None:
+            self._answer(message, verdict_on(live.record, report) or LATER)
+        else:
+            if isinstance(outcome, Fault | Refused):
+                reason = outcome.message if isinstance(outcome, Fault) else outcome.reason
+                _log.warning("a report could not be stored", execution=report.execution, reason=reason)
+            self._answer(message, LATER)
+
+    def _answer(self, message: Message, verdict: Verdict) -> None:
+        if message.respond is not None:
+            self._answers.append((message.respond, encode(verdict)))
+            self._news.set()
+
+
+def verdict_on(record: JobRecord, report: Report) -> Verdict | None:
+    """The answer that follows from the record alone, or None for an end that has to be stored first.
+
+    The same end reported again is `stored` again: the first answer was lost on its way.
+    """
+    execution = record.executions.get(report.execution)
+    if execution is None or execution.node != report.node:
+        return DROP
+    if not execution.open:
+        return Verdict("stored", execution.revision) if execution.state is report.state else DROP
+    return None if report.state in ENDS else NOTED
+
+
+def _worth_keeping(record: JobRecord, report: Report) -> bool:
+    """Whether an intermediate state belongs into the log: a published port, or that a long-running program runs."""
+    known = record.executions[report.execution]
+    if report.ports and report.ports != known.ports:
+        return True
+    return (
+        record.spec.type in LONG_RUNNING
+        and report.state is ExecutionState.RUNNING
+        and known.state in (ExecutionState.ASSIGNED, ExecutionState.STAGING)
+    )
+
+
+def _event(event: Reported, _: JobRecord | None) -> Event:
+    return event

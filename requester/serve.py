@@ -1,0 +1,159 @@
+"""Puts a requester together and runs it: the only place that knows all its parts.
+
+Knows: what is built from what, in which order it starts and ends. Must not know: how any part works.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from msgspec.structs import replace
+
+from protocol.bus import Bus
+from protocol.clock import Clock, SystemClock
+from protocol.ids import RequesterId
+from requester.blobs import serve_blobs
+from requester.committer import Committer
+from requester.core.fleet import Fleet
+from requester.duties import Duties
+from requester.follower import Follower
+from requester.live import Jobs
+from requester.orchestrator import Orchestrator
+from requester.presence import Presence
+from requester.read_model import load_open
+from requester.recorder import Recorder
+from requester.registry import Registry
+from requester.repair import Repair
+from requester.reports import Reports
+from requester.service import Service
+from requester.settings import Settings
+from requester.verbs import Verbs
+
+_log = structlog.get_logger(__name__)
+
+Api = Callable[[Verbs, str, int], AbstractAsyncContextManager[tuple[str, int]]]
+"""Serves the verbs at a host and port while the context is open; gives the address it listens on."""
+
+
+@asynccontextmanager
+async def running(
+    bus: Bus, settings: Settings, *, clock: Clock | None = None, version: str = "0"
+) -> AsyncIterator[Service]:
+    """A requester at work on a bus, from the moment it has read the log to its end until the context closes."""
+    clock = clock or SystemClock()
+    if not settings.id:
+        settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
+    fleet = Fleet()
+    jobs = Jobs(fleet, clock, settings.keep_closed)
+    committer = Committer(bus, clock, settings.commits_max)
+    recorder = Recorder(
+        settings.data_dir / "read-model.sqlite", pause_s=settings.flush_s, group_max=settings.flush_max
+    )
+    presence = Presence(bus, clock, settings.id, beat_s=settings.beat_s, version=version)
+    orchestrator = Orchestrator(
+        bus,
+        clock,
+        settings,
+        jobs=jobs,
+        committer=committer,
+        presence=presence,
+        recorder=recorder,
+        position=lambda: follower.position,
+    )
+    presence.changed = orchestrator.attend_mine
+    follower = Follower(bus, clock, recorder, take=orchestrator.take, anew=jobs.clear)
+    reports = Reports(
+        bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
+    )
+    follower.advanced = reports.folded
+    repair = Repair(
+        clock,
+        jobs=jobs,
+        orchestrator=orchestrator,
+        follower=follower,
+        presence=presence,
+        after_s=settings.repair_after_s,
+    )
+    registry = Registry(
+        bus,
+        clock,
+        settings,
+        fleet=fleet,
+        presence=presence,
+        changed=orchestrator.nodes_changed,
+        heard=repair.heard,
+    )
+    duties = Duties(
+        bus,
+        clock,
+        settings,
+        fleet=fleet,
+        jobs=jobs,
+        orchestrator=orchestrator,
+        registry=registry,
+        reports=reports,
+        committer=committer,
+    )
+    service = Service(
+        bus,
+        clock,
+        settings,
+        version=version,
+        jobs=jobs,
+        orchestrator=orchestrator,
+        registry=registry,
+        recorder=recorder,
+        follower=follower,
+        presence=presence,
+        duties=duties,
+    )
+    work: list[Coroutine[Any, Any, None]] = [
+        committer.run(),
+        follower.run(),
+        recorder.run(),
+        orchestrator.run(),
+        reports.answer(),
+        reports.listen(),
+        reports.listen_to_progress(),
+        registry.listen(),
+        presence.listen(),
+        presence.beat(lambda: follower.position),
+        duties.tick(),
+        duties.sweep(),
+        duties.refresh(),
+        serve_blobs(bus),
+    ]
+    try:
+        last = await follower.begin()
+        for record in await recorder.read(load_open):
+            jobs.adopt(record)
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(each) for each in work]
+            try:
+                await follower.reached(last)
+                duties.begin()
+                _log.info(
+                    "requester ready", id=settings.id, folded=follower.position, open_jobs=len(jobs.open)
+                )
+                yield service
+            finally:
+                for task in started:
+                    task.cancel()
+    finally:
+        for each in work:
+            each.close()
+        await recorder.close()
+
+
+async def serve(bus: Bus, settings: Settings, api: Api | None = None, *, version: str = "0") -> None:
+    """Run a requester, and its API if there is one, until cancelled."""
+    async with running(bus, settings, version=version) as service:
+        if api is None:
+            await asyncio.Event().wait()
+            return
+        async with api(service, settings.api_host, settings.api_port) as (host, port):
+            _log.info("api ready", host=host, port=port)
+            await asyncio.Event().wait()

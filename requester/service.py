@@ -1,0 +1,419 @@
+"""The verbs: what a requester can be asked, carried out on the jobs in memory, the log and the read model.
+
+Knows: how each verb of `requester.verbs` is done. Must not know: HTTP or the command line. Ids and other chance are made
+here and nowhere further in.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from protocol.bus import Bus, Stored
+from protocol.clock import Clock
+from protocol.entries import Entry, Event, StopRequested, Submitted
+from protocol.errors import Conflict, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, nameless_key
+from protocol.jobs import Job, Spec
+from protocol.messages import decode
+from protocol.spec.blobs import large_inline, with_blob
+from protocol.spec.selectors import matches_all, parse_selector
+from protocol.states import JobState
+from requester.core.history import of_log
+from requester.core.membership import APPROVED, DELETED, REJECTED
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.duties import Duties
+from requester.follower import Follower
+from requester.live import Input, Jobs, Live, Settled, Watcher
+from requester.logs import Logs
+from requester.lookup import Lookup
+from requester.orchestrator import Orchestrator
+from requester.presence import Presence
+from requester.read_model import ORDERS, page
+from requester.recorder import Recorder
+from requester.registry import Registry
+from requester.settings import Settings
+from requester.verbs import (
+    HistoryPage,
+    HistoryQuery,
+    JobQuery,
+    JobUpdate,
+    LogLine,
+    Submission,
+    Verbs,
+)
+
+
+class Service:
+    """A requester's verbs; see `requester.verbs.Verbs` for what each promises."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        settings: Settings,
+        *,
+        version: str,
+        jobs: Jobs,
+        orchestrator: Orchestrator,
+        registry: Registry,
+        recorder: Recorder,
+        follower: Follower,
+        presence: Presence,
+        duties: Duties,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._version = version
+        self._jobs = jobs
+        self._orchestrator = orchestrator
+        self._registry = registry
+        self._recorder = recorder
+        self._follower = follower
+        self._presence = presence
+        self._duties = duties
+        self._lookup = Lookup(jobs, recorder)
+        self._logs = Logs(bus, self)
+
+    # Changing jobs
+
+    async def submit(self, job: Job, *, warnings: list[str], client: str, force: bool = False) -> Submission:
+        if self._duties.log_share >= self._settings.log_full:
+            raise Exhausted(
+                f"the log is {self._duties.log_share:.0%} full and takes no new jobs",
+                hint="wait until old jobs are purged, shorten the keep time, or raise the log's max_bytes",
+            )
+        job = await self._without_large_data(job)
+        named = bool(job.name)
+        key = job_key(job.namespace, job.name) if named else nameless_key(secrets.randbits(60))
+        fresh = job_id(key, secrets.randbits(RANDOM_BITS))
+        live = await self._live(key) if named else self._jobs.make(key)
+
+        def submitted(record: JobRecord | None) -> Event:
+            return _submitted(record, job, warnings, client, force)
+
+        await self._written(live, submitted, fresh)
+        record = live.record
+        assert record is not None
+        return Submission(record.id, record.version, warnings)
+
+    async def _without_large_data(self, job: Job) -> Job:
+        """Move what is too large for the log into blobs."""
+        for inline in large_inline(job, self._settings.inline_max_bytes):
+            digest = await self._bus.put_blob(inline.data)
+            job = with_blob(job, inline.input, digest, len(inline.data), inline.media_type)
+        return job
+
+    async def _live(self, key: JobKey) -> Live:
+        """A job in memory, brought there from the read model if it has left."""
+        live = self._jobs.get(key)
+        if live is None:
+            record = await self._recorder.load(key)
+            live = self._jobs.adopt(record) if record is not None else self._jobs.make(key)
+        return live
+
+    async def _written(
+        self, live: Live, event: Callable[[JobRecord | None], Event], job: JobId | None = None
+    ) -> Settled:
+        """Wait until an input is in the log. Raises its fault; returns None if it would have changed nothing."""
+        waiter: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Settled) -> None:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+        self._orchestrator.put(live, Input(event, done, job))
+        try:
+            async with asyncio.timeout(self._settings.submit_timeout_s):
+                outcome = await waiter
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the log did not answer within {self._settings.submit_timeout_s:g} s; "
+                "whether the request was taken is not known",
+                hint="ask for the job, or submit it again under the same name",
+            ) from error
+        if isinstance(outcome, Fault):
+            raise outcome
+        if outcome is None or isinstance(outcome, Stored):
+            return outcome
+        reason = getattr(outcome, "reason", "")
+        if getattr(outcome, "full", False):
+            raise Exhausted(
+                f"the log is full: {reason}", hint="raise its max_bytes, or shorten the keep time"
+            )
+        raise Invalid(f"the log refused the entry: {reason}")
+
+    async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
+        record = await self._lookup.job(ref, namespace)
+        live = await self._live(record.key)
+        while live.record is not None and not live.record.closed:
+            await self._written(live, lambda _: StopRequested(reason, client))
+        record = live.record or record
+        if record.state is not JobState.STOPPED:
+            raise Conflict(
+                f"cannot stop job in state {record.state.capitalize()}",
+                kind="JobState",
+                details={"JobID": record.id, "State": record.state},
+            )
+        return record
+
+    async def put_blob(self, data: bytes) -> str:
+        return await self._bus.put_blob(data)
+
+    # Reading jobs
+
+    async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
+        try:
+            record = await self._lookup.job(ref, namespace)
+        except NotFound:
+            await self._catch_up()
+            record = await self._lookup.job(ref, namespace)
+        if not version or version == record.version:
+            return record
+        return await self._at_version(record, version)
+
+    async def _catch_up(self) -> None:
+        """A job that is not known yet may have been submitted elsewhere a moment ago: read the log to its end."""
+        try:
+            async with asyncio.timeout(self._settings.report_wait_s):
+                await self._follower.reached((await self._bus.log_state()).last)
+        except (TimeoutError, Unavailable, TimedOut):
+            return
+
+    async def _at_version(self, record: JobRecord, version: int) -> JobRecord:
+        """A job as it was when its next version came."""
+        found = None
+        for earlier, _ in of_log(await self._entries(record)):
+            if earlier is not None and earlier.version == version:
+                found = earlier
+        if found is None:
+            raise NotFound(f"job {record.id} has no version {version}", kind="JobVersion")
+        return found
+
+    async def _entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
+        try:
+            async with asyncio.timeout(self._settings.report_wait_s):
+                await self._follower.reached(record.revision)
+        except TimeoutError:
+            pass  # What has been read so far is told.
+        return [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
+
+    async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
+        order_by = query.order_by or "created_at"
+        if order_by not in ORDERS:
+            raise Invalid(
+                f"jobs cannot be ordered by {order_by!r}", hint=f"order_by is one of {', '.join(ORDERS)}"
+            )
+        wanted = [constraint for text in query.labels if text for constraint in parse_selector(text)]
+        namespace = "" if query.namespace == "*" else query.namespace
+        await self._recorder.settle()
+
+        def read(database: Any) -> tuple[list[JobRecord], bool]:
+            found: list[JobRecord] = []
+            passed = 0
+            for record in page(
+                database,
+                namespace=namespace,
+                state=query.state.lower(),
+                order_by=order_by,
+                reverse=query.reverse,
+            ):
+                if wanted and not matches_all(wanted, record.spec.labels):
+                    continue
+                passed += 1
+                if passed <= query.offset:
+                    continue
+                if query.limit and len(found) == query.limit:
+                    return found, True
+                found.append(record)
+            return found, False
+
+        return await self._recorder.read(read)
+
+    async def executions(
+        self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False
+    ) -> list[ExecutionRecord]:
+        record = await self.job(ref, namespace=namespace)
+        wanted = version or record.version
+        return [each for each in record.executions.values() if all_versions or each.version == wanted]
+
+    async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:
+        record = await self.job(ref, namespace=namespace)
+        execution = _execution_named(record, query.execution) if query.execution else None
+        version = query.version or record.version
+        lines: list[HistoryItem] = []
+        for _, items in of_log(await self._entries(record)):
+            for item in items:
+                if (
+                    (item.seq, item.index) > query.after
+                    and item.at >= query.since
+                    and (query.all_versions or item.version == version)
+                    and (
+                        query.kind not in ("job", "execution")
+                        or (query.kind == "job") == (not item.execution)
+                    )
+                    and (execution is None or item.execution == execution.id)
+                ):
+                    lines.append(item)
+        limit = query.limit or len(lines)
+        over = record.closed if execution is None else not execution.open
+        return HistoryPage(lines[:limit], ended=over and len(lines) <= limit)
+
+    async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
+        record = await self.job(ref, namespace=namespace)
+        return [each.result for each in record.current() if each.result is not None and each.result.type]
+
+    async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
+        record = await self.job(ref, namespace=namespace)
+        live = self._jobs.get(record.key)
+        if live is None:
+            yield JobUpdate(job=record)
+            return
+        watcher = Watcher()
+        live.watchers.append(watcher)
+        try:
+            now = live.present() or record
+            yield JobUpdate(job=now)
+            while not now.closed:
+                update = await watcher.next()
+                if isinstance(update, JobRecord):
+                    now = update
+                    yield JobUpdate(job=update)
+                else:
+                    yield JobUpdate(progress=update)
+        finally:
+            live.watchers.remove(watcher)
+
+    async def logs(
+        self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
+    ) -> AsyncGenerator[LogLine, None]:
+        chosen = await self._to_read(ref, namespace, execution, follow=follow)
+        if chosen is None:
+            return
+        async with aclosing(self._logs.read(chosen, follow=follow, tail=tail)) as lines:
+            async for line in lines:
+                yield line
+
+    async def _to_read(
+        self, ref: str, namespace: str, execution: str, *, follow: bool
+    ) -> ExecutionRecord | None:
+        """The execution whose output is meant; one who follows waits until there is one."""
+        async with aclosing(self.watch(ref, namespace=namespace)) as updates:
+            async for update in updates:
+                record = update.job
+                if record is None:
+                    continue
+                if execution:
+                    return _execution_named(record, execution)
+                kept = [each for each in record.current() if each.open or each.output is not None]
+                every = kept or record.current()
+                if every:
+                    return every[-1]
+                if not follow or record.closed:
+                    raise NotFound(f"job {record.id} has no execution yet", kind="Execution")
+        return None
+
+    # Nodes
+
+    async def nodes(self) -> list[NodeRecord]:
+        fleet = self._jobs.fleet
+        return [self._told(fleet.nodes[id_]) for id_ in sorted(fleet.nodes)]
+
+    async def node(self, ref: str) -> NodeRecord:
+        nodes = self._jobs.fleet.nodes
+        exact = nodes.get(NodeId(ref))
+        found = [exact] if exact is not None else [node for id_, node in nodes.items() if id_.startswith(ref)]
+        if not ref or not found:
+            raise NotFound(f"node {ref} not found", kind="Node", hint="list nodes with: node list")
+        if len(found) > 1:
+            raise Conflict(
+                f"{ref} could be any of {len(found)} nodes",
+                kind="MultipleNodesFound",
+                hint="use more of the id",
+                details={node.info.id: node.membership for node in found},
+            )
+        return self._told(found[0])
+
+    def _told(self, node: NodeRecord) -> NodeRecord:
+        """A node with what is free on it, and how many of its executions have not begun to run."""
+        told = self._jobs.fleet.told(node)
+        held = self._jobs.fleet.held(node.info.id)
+        running = sum(execution in self._jobs.running_since for execution in held)
+        return replace(told, running=running, waiting=len(held) - running)
+
+    async def set_membership(self, ref: str, membership: str, message: str) -> NodeRecord:
+        if membership not in (APPROVED, REJECTED, DELETED):
+            raise Invalid(f"membership {membership!r} is not one of {APPROVED}, {REJECTED}, {DELETED}")
+        node = await self.node(ref)
+        after = await self._registry.set_membership(node.info.id, membership, message)
+        for execution in self._jobs.fleet.held(node.info.id):
+            key = self._jobs.key_of_execution.get(execution)
+            if key is not None:
+                self._orchestrator.attend(key)
+        return self._told(after)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "id": self._presence.me,
+            "version": self._version,
+            "folded": self._follower.position,
+            "log": self._follower.created,
+            "log_share": self._duties.log_share,
+            "connected": self._bus.connected,
+            "acting": self._orchestrator.acting,
+            "open_jobs": len(self._jobs.open),
+            "queued_jobs": len(self._jobs.queue),
+            "requesters": list(self._presence.there),
+            "nodes": len(self._jobs.fleet.nodes),
+            **self._orchestrator.counters,
+        }
+
+
+def _submitted(
+    record: JobRecord | None, job: Job, warnings: list[str], client: str, force: bool
+) -> Submitted:
+    """A job's first version, or its next. Raises `Conflict` when nothing would change, or for a collision of hashes."""
+    if record is None:
+        return Submitted(job, 1, warnings, client)
+    if (record.spec.namespace, record.spec.name) != (job.namespace, job.name):
+        raise Conflict(
+            f"the name {job.name!r} has the same hash as {record.spec.name!r} in {record.spec.namespace}",
+            kind="NameCollision",
+            hint="choose another name",
+        )
+    if record.spec == job and not force:
+        raise Conflict(
+            f"no changes detected for new job spec. Job name: '{job.name}'",
+            kind="NoChanges",
+            hint="Use the --force flag to override this warning",
+            details={"JobID": record.id, "Version": str(record.version)},
+        )
+    return Submitted(job, record.version + 1, warnings, client)
+
+
+def _is_of_kind(item: HistoryItem, kind: str) -> bool:
+    return kind not in ("job", "execution") or (kind == "job") == (not item.execution)
+
+
+def _execution_named(record: JobRecord, ref: str) -> ExecutionRecord:
+    """One of a job's executions by id or unique prefix. Raises `NotFound` or `Conflict`."""
+    found = [each for id_, each in record.executions.items() if id_.startswith(ref)]
+    if not found:
+        raise NotFound(f"job {record.id} has no execution {ref}", kind="Execution")
+    if len(found) > 1:
+        raise Conflict(
+            f"{ref} could be any of {len(found)} executions",
+            kind="MultipleExecutionsFound",
+            details={each.id: each.state for each in found},
+        )
+    return found[0]
+
+
+if TYPE_CHECKING:
+
+    def _fits(service: Service) -> Verbs:
+        return service

@@ -1,0 +1,54 @@
+"""All knobs of a requester, with the values that hold when nobody turns them.
+
+Knows: names, units and defaults. Must not know: where values come from (command line, file, environment).
+"""
+
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from protocol.ids import RequesterId
+from protocol.spec.bounds import INLINE_KEPT_BYTES
+from requester.core.membership import SILENCE_S
+from requester.core.policy import Policy
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How one requester runs. Times in seconds, sizes in bytes.
+
+    `silence_s` is how long a node may be silent before its work is given up; `takeover_s` how much later the requester
+    of the next rank acts; `beat_s` how often this requester says that it is there, and three of them without a beat make
+    another one absent. `commits_max` bounds the entries that wait for the log, `submit_timeout_s` how long a caller
+    waits for its own. `keep_closed` closed jobs stay in memory; `keep_s` is how long they stay in the log (0: for ever).
+    Submissions are refused once the log is `log_full` (a share of 1) full, so that open jobs can still close.
+    """
+
+    id: RequesterId = RequesterId("")
+    data_dir: Path = Path("requester-data")
+    nats_servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    nats_user: str = ""
+    nats_password: str = ""
+    replicas: int = 1
+    log_max_bytes: int = 20_000_000_000
+    api_host: str = "0.0.0.0"
+    api_port: int = 1234
+    manual_approval: bool = False
+    policy: Policy = field(default_factory=Policy)
+    silence_s: float = SILENCE_S
+    beat_s: float = 1.0
+    takeover_s: float = 1.0
+    tick_s: float = 0.1
+    sweep_s: float = 10.0
+    cells_s: float = 5.0
+    repair_after_s: float = 0.3
+    report_wait_s: float = 2.0
+    command_timeout_s: float = 5.0
+    commands_max: int = 1_000
+    commits_max: int = 20_000
+    submit_timeout_s: float = 30.0
+    flush_s: float = 0.1
+    flush_max: int = 20_000
+    keep_closed: int = 10_000
+    keep_s: float = 0.0
+    log_full: float = 0.8
+    inline_max_bytes: int = INLINE_KEPT_BYTES
