@@ -71,13 +71,24 @@ class Findings:
         self._spoilt: set[Path] = set()
         self._around_spoilt: set[Path] = set()
 
-    def fault(self, path: Path, message: str, *, near: str = "", key: bool = False) -> None:
-        """Add a fault about the value at `path`, or about its key.
+    def fault(
+        self,
+        path: Path,
+        message: str,
+        *,
+        near: str = "",
+        key: bool = False,
+        at: tuple[int, int] | None = None,
+    ) -> None:
+        """Add a fault about the value at `path`, or about its key; `at` is its line and column if the path cannot say.
 
         A second fault in the same place, or inside or around it, would only repeat the first, and is not added.
         """
         if not self.spoilt(path):
-            self._found.append((path, key, SpecFault(path_text(path), message, near)))
+            line, column = at or (0, 0)
+            self._found.append(
+                (path, key, SpecFault(path_text(path), message, near, line=line, column=column))
+            )
             self.spoil(path)
 
     def spoil(self, path: Path) -> None:
@@ -104,7 +115,7 @@ class Findings:
             raise SpecFaults([fault for _, _, fault in self._found], file=file, hint=hint)
         placed = []
         for path, key, fault in self._found:
-            line, column = places.place(path, key=key)
+            line, column = (fault.line, fault.column) if fault.line else places.place(path, key=key)
             placed.append(msgspec.structs.replace(fault, file=file, line=line, column=column))
         raise SpecFaults(sorted(placed, key=lambda fault: (fault.line, fault.column)), file=file, hint=hint)
 

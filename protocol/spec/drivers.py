@@ -1,0 +1,139 @@
+"""The names of sources and publishers, and what each cannot do without.
+
+Knows: Bacalhau's types, their older names, and the required parameters that are cheap to look at, so that a person hears of
+a slip before submission. Must not know: any driver; its own Struct in ``storage/`` has the last word on its parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from protocol.errors import Invalid
+from protocol.jobs import Spec
+from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
+from protocol.spec.bounds import Path
+from protocol.spec.faults import Findings, near, path_text, quoted
+
+Check = Callable[[str], str]
+"""Why a parameter's text cannot be right, or an empty text."""
+
+
+def _any(text: str) -> str:
+    return ""
+
+
+def _web_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        return f"is not a URL: {error}"
+    if parts.scheme.lower() not in ("http", "https") or not parts.netloc:
+        return "must be a URL that begins with http:// or https://"
+    return ""
+
+
+def _absolute(text: str) -> str:
+    return "" if text.startswith("/") else f"must be an absolute path, and is {quoted(text)}"
+
+
+def _inline(text: str) -> str:
+    try:
+        if is_blob_url(text):
+            parse_blob_url(text)
+        else:
+            parse_data_url(text)
+    except Invalid as fault:
+        return f"is {fault.message}" if fault.message.startswith("not") else f"is wrong: {fault.message}"
+    return ""
+
+
+def _encoding(text: str) -> str:
+    return "" if text.lower() in ("", "gzip", "plain") else f"must be gzip or plain, and is {quoted(text)}"
+
+
+SOURCES: Final[Mapping[str, Mapping[str, Check]]] = {
+    "ipfs": {"CID": _any},
+    "s3": {"Bucket": _any},
+    "urlDownload": {"URL": _web_url},
+    "local": {"SourcePath": _absolute},
+    "inline": {"URL": _inline},
+    "s3PreSigned": {"PreSignedURL": _web_url},
+    "s3managed": {"JobID": _any, "ExecutionID": _any},
+    "noop": {},
+}
+"""Every source type with the parameters it needs."""
+
+PUBLISHERS: Final[Mapping[str, Mapping[str, Check]]] = {
+    "ipfs": {},
+    "s3": {"Bucket": _any, "Key": _any},
+    "s3managed": {},
+    "local": {},
+    "noop": {},
+}
+"""Every publisher type with the parameters it needs."""
+
+OLDER_NAMES: Final = {"localdirectory": "local"}
+NO_PUBLISHER: Final = ("", "noop")
+
+_OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {"s3": {"Encoding": _encoding}}
+
+
+def read_source(source: Spec, path: Path, findings: Findings) -> Spec:
+    """A source under its proper name, with its required parameters under theirs."""
+    older = OLDER_NAMES.get(source.type.strip().lower())
+    if older:
+        findings.warn(f"{path_text(path)}.Type: {source.type} is now called {older}")
+        source = Spec(older, source.params)
+    return _read(source, SOURCES, "source", path, findings)
+
+
+def read_publisher(publisher: Spec, path: Path, findings: Findings) -> Spec:
+    """A publisher under its proper name; one that publishes nothing is an empty `Spec`."""
+    if publisher.type.strip().lower() in NO_PUBLISHER and not (
+        publisher.params and not publisher.type.strip()
+    ):
+        return Spec()
+    read = _read(publisher, PUBLISHERS, "publisher", path, findings)
+    _check(read.params, _OPTIONAL.get(read.type, {}), (*path, "Params"), findings, required=False)
+    return read
+
+
+def _read(
+    spec: Spec, known: Mapping[str, Mapping[str, Check]], what: str, path: Path, findings: Findings
+) -> Spec:
+    names = {name.lower(): name for name in known}
+    name = names.get(spec.type.strip().lower())
+    if not spec.type.strip():
+        findings.fault((*path, "Type"), f"{path_text((*path, 'Type'))} is missing")
+        return spec
+    if name is None:
+        findings.fault(
+            (*path, "Type"), f"there is no {what} {quoted(spec.type)}", near=near(spec.type, known)
+        )
+        return spec
+    return Spec(name, _check(spec.params, known[name], (*path, "Params"), findings, required=True))
+
+
+def _check(
+    params: Mapping[str, Any], checks: Mapping[str, Check], path: Path, findings: Findings, *, required: bool
+) -> dict[str, Any]:
+    """The parameters without nulls, those that are looked at under their proper names."""
+    proper = {name.lower(): name for name in checks}
+    read: dict[str, Any] = {}
+    for key, value in params.items():
+        name = proper.get(key.lower(), key)
+        if name in read:
+            findings.fault((*path, key), f"{path_text((*path, name))} is given twice", key=True)
+        elif value is not None:
+            read[name] = value
+    for name, check in checks.items():
+        here = (*path, name)
+        value = read.get(name)
+        if value is None or value == "":
+            if required:
+                findings.fault(here, f"{path_text(here)} is missing")
+        elif not isinstance(value, str):
+            findings.fault(here, f"{path_text(here)} must be a text")
+        elif wrong := check(value):
+            findings.fault(here, f"{path_text(here)} {wrong}")
+    return read

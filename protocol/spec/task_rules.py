@@ -1,0 +1,258 @@
+"""What a task must be, beyond the types of its fields, and its canonical form.
+
+Knows: the rules of reference section 1.3 and of each engine. Must not know: how a spec was written; every function here
+takes typed values, says its faults with their paths, and returns the canonical value.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from protocol.errors import Invalid
+from protocol.jobs import Input, Resources, ResultPath, Spec, Task, Timeouts
+from protocol.spec import bounds
+from protocol.spec.bounds import Path
+from protocol.spec.drivers import read_publisher, read_source
+from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
+from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.network import read_network
+from protocol.spec.older import OlderWasm, docker_today, tell_moved, wasm_today
+from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
+from protocol.spec.shape import Rules, read_struct
+
+SYSTEM_ENV: Final = "BACALHAU_"
+"""The beginning of the names that the system itself sets."""
+HOST_ENV: Final = "env:"
+"""A value ``env:NAME`` stands for NAME on the compute node."""
+RESULT_FILES: Final = ("stdout", "stderr", "exitCode")
+"""Files that every result holds beside its paths."""
+
+_ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_HOST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PARSERS: Final[Mapping[str, Callable[[str], float]]] = {
+    "CPU": parse_cpu,
+    "Memory": parse_bytes,
+    "Disk": parse_bytes,
+    "GPU": parse_gpu,
+}
+
+
+def read_task(task: Task, path: Path, rules: Rules) -> Task:
+    """A task in canonical form."""
+    findings = rules.findings
+    engine, older = _read_engine(task.engine, (*path, "Engine"), rules)
+    tell_moved(findings, older, (*path, "Engine", "Params"))
+    inputs = _read_inputs([*task.input_sources, *older.inputs], (*path, "InputSources"), findings)
+    env = {**task.env, **{name: str(value) for name, value in older.env.items()}}
+    name = task.name.strip()
+    if not name:
+        findings.fault((*path, "Name"), f"{path_text((*path, 'Name'))} is missing")
+    check_name(name, (*path, "Name"), findings)
+    check_env(env, (*path, "Env"), findings)
+    check_texts(task.meta, (*path, "Meta"), findings)
+    _check_modules(engine, inputs, (*path, "Engine", "Params"), findings)
+    _check_result_paths(task.result_paths, inputs, (*path, "ResultPaths"), findings)
+    _check_timeouts(task.timeouts, (*path, "Timeouts"), findings)
+    return msgspec.structs.replace(
+        task,
+        name=name,
+        engine=engine,
+        publisher=read_publisher(task.publisher, (*path, "Publisher"), findings),
+        env=env,
+        input_sources=inputs,
+        resources=_read_resources(task.resources, (*path, "Resources"), findings),
+        network=read_network(task.network, (*path, "Network"), findings),
+    )
+
+
+def check_name(name: str, path: Path, findings: Findings) -> None:
+    """A name is at most so long."""
+    if len(name) > bounds.NAME_MAX_CHARACTERS:
+        findings.fault(path, f"{path_text(path)} is longer than {bounds.NAME_MAX_CHARACTERS} characters")
+
+
+def check_texts(texts: Mapping[str, str], path: Path, findings: Findings) -> None:
+    """Labels and meta are free, within a number."""
+    if len(texts) > bounds.LABELS_MAX:
+        findings.fault(path, f"{path_text(path)} has more than {bounds.LABELS_MAX} entries")
+
+
+def check_env(env: Mapping[str, str], path: Path, findings: Findings) -> None:
+    """Names are upper case, values are there; values never appear in a message, they may be secret."""
+    size_bytes = sum(len(name.encode()) + len(value.encode()) for name, value in env.items())
+    if len(env) > bounds.ENV_MAX_ENTRIES:
+        findings.fault(path, f"{path_text(path)} has more than {bounds.ENV_MAX_ENTRIES} entries")
+    elif size_bytes > bounds.ENV_MAX_BYTES:
+        findings.fault(path, f"{path_text(path)} holds more than {bounds.ENV_MAX_BYTES // 1024} KiB")
+    for name, value in env.items():
+        wrong = _env_fault(name, value)
+        if wrong:
+            findings.fault((*path, name), f"{path_text((*path, name))} {wrong}", near=_env_near(name))
+
+
+def _env_fault(name: str, value: str) -> str:
+    if name.upper().startswith(SYSTEM_ENV):
+        return f"cannot be set: names that begin with {SYSTEM_ENV} are the system's own"
+    if not _ENV_NAME.fullmatch(name):
+        return (
+            'is no name for a variable: it has upper-case letters, digits and "_", and begins with a letter'
+        )
+    if not value:
+        return "has no value"
+    if value.startswith(HOST_ENV) and not _HOST_NAME.fullmatch(value.removeprefix(HOST_ENV)):
+        return f'must name a variable of the node after "{HOST_ENV}"'
+    return ""
+
+
+def _env_near(name: str) -> str:
+    upper = name.upper()
+    return upper if upper != name and not _env_fault(upper, "x") else ""
+
+
+def _read_engine(engine: Spec, path: Path, rules: Rules) -> tuple[Spec, OlderWasm]:
+    """The engine with its parameters in their canonical form, and what an older form kept in them."""
+    findings, name = rules.findings, engine.type.strip()
+    form = ENGINES.get(name.lower())
+    if form is None:
+        here = (*path, "Type")
+        if name:
+            findings.fault(here, f"there is no engine {quoted(name)}", near=near(name, ENGINES))
+        else:
+            findings.fault(here, f"{path_text(here)} is missing")
+        return engine, OlderWasm()
+    path = (*path, "Params")
+    given, older = engine.params, OlderWasm()
+    if form is DockerParams:
+        given = docker_today(given)
+    elif form is WasmParams:
+        given, older = wasm_today(given, path, rules)
+    params: EngineParams = read_struct(given, form, path, rules)
+    if isinstance(params, DockerParams):
+        _check_docker(params, path, findings)
+    elif isinstance(params, WasmParams) and not params.entry_module:
+        findings.fault((*path, "EntryModule"), f"{path_text((*path, 'EntryModule'))} is missing")
+    return engine_spec(name.lower(), params), older
+
+
+def _check_docker(params: DockerParams, path: Path, findings: Findings) -> None:
+    if not params.image.strip():
+        findings.fault((*path, "Image"), f"{path_text((*path, 'Image'))} is missing")
+    directory = params.working_directory
+    if directory and not directory.startswith("/"):
+        here = (*path, "WorkingDirectory")
+        findings.fault(here, f"{path_text(here)} must be an absolute path, and is {quoted(directory)}")
+    for index, each in enumerate(params.environment_variables):
+        here = (*path, "EnvironmentVariables", index)
+        name, equals, _ = each.partition("=")
+        if not (equals and name):
+            findings.fault(here, f"{path_text(here)} must be KEY=value")
+        elif name.upper().startswith(SYSTEM_ENV):
+            findings.fault(
+                here, f"{path_text(here)}: names that begin with {SYSTEM_ENV} are the system's own"
+            )
+    for field, texts in (("Entrypoint", params.entrypoint), ("Parameters", params.parameters)):
+        check_list(texts, bounds.TEXTS_MAX, (*path, field), findings)
+
+
+def check_list(items: list[Any], limit: int, path: Path, findings: Findings) -> bool:
+    """Whether a list is within its bound."""
+    if len(items) > limit:
+        findings.fault(path, f"{path_text(path)} has more than {limit:,} entries")
+    return len(items) <= limit
+
+
+def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: Findings) -> None:
+    """A WebAssembly program's modules are inputs."""
+    if engine.type != "wasm":
+        return
+    targets = [each.target for each in inputs]
+    params: Mapping[str, Any] = engine.params
+    modules = [((*path, "EntryModule"), params.get("EntryModule", ""))]
+    modules += [((*path, "ImportModules", n), each) for n, each in enumerate(params.get("ImportModules", ()))]
+    for here, module in modules:
+        if module not in targets:
+            message = f"{path_text(here)} {quoted(module)} is not the Target of an input"
+            findings.fault(here, message, near=near(module, targets))
+
+
+def _read_inputs(inputs: list[Input], path: Path, findings: Findings) -> list[Input]:
+    if not check_list(inputs, bounds.INPUTS_MAX, path, findings):
+        return inputs
+    targets, aliases = set[str](), set[str]()
+    read = []
+    for index, each in enumerate(inputs):
+        here = (*path, index)
+        _check_place(each.target, (*here, "Target"), targets, findings)
+        if each.alias and each.alias in aliases:
+            findings.fault(
+                (*here, "Alias"), f"{path_text((*here, 'Alias'))} {quoted(each.alias)} is taken already"
+            )
+        aliases.add(each.alias)
+        source = read_source(each.source, (*here, "Source"), findings)
+        read.append(msgspec.structs.replace(each, source=source))
+    return read
+
+
+def _check_place(place: str, path: Path, taken: set[str], findings: Findings) -> None:
+    """A path as the program sees it, where nothing else is."""
+    plain = "/" + "/".join(part for part in place.split("/") if part not in ("", "."))
+    if not place:
+        findings.fault(path, f"{path_text(path)} is missing")
+    elif not place.startswith("/"):
+        findings.fault(path, f"{path_text(path)} must be an absolute path, and is {quoted(place)}")
+    elif plain == "/" or ".." in place.split("/"):
+        findings.fault(path, f"{path_text(path)} cannot be {quoted(place)}: name a folder below /")
+    elif plain in taken:
+        findings.fault(path, f"{path_text(path)} {quoted(place)} is taken already")
+    taken.add(plain)
+
+
+def _check_result_paths(
+    paths: list[ResultPath], inputs: Iterable[Input], path: Path, findings: Findings
+) -> None:
+    if not check_list(paths, bounds.RESULT_PATHS_MAX, path, findings):
+        return
+    taken, names = {each.target.rstrip("/") for each in inputs}, set[str]()
+    for index, each in enumerate(paths):
+        here = (*path, index, "Name")
+        _check_place(each.path, (*path, index, "Path"), taken, findings)
+        if not each.name.strip():
+            findings.fault(here, f"{path_text(here)} is missing")
+        elif each.name in names:
+            findings.fault(here, f"{path_text(here)} {quoted(each.name)} is taken already")
+        elif "/" in each.name or each.name in (".", "..", *RESULT_FILES):
+            findings.fault(here, f"{path_text(here)} {quoted(each.name)} cannot be a folder of the result")
+        names.add(each.name)
+
+
+def _read_resources(resources: Resources, path: Path, findings: Findings) -> Resources:
+    """Amounts that can be read, without blanks around them."""
+    texts: dict[str, str] = {name: text.strip() for name, text in msgspec.to_builtins(resources).items()}
+    for name, text in texts.items():
+        try:
+            if text:
+                _PARSERS[name](text)
+        except Invalid as fault:
+            findings.fault(
+                (*path, name), f"{path_text((*path, name))}: {fault.message}. {fault.hint}".rstrip()
+            )
+    return msgspec.convert(texts, Resources)
+
+
+def _check_timeouts(timeouts: Timeouts, path: Path, findings: Findings) -> None:
+    limits = msgspec.to_builtins(timeouts)
+    for name, limit in limits.items():
+        here = (*path, name)
+        if limit < 0:
+            findings.fault(here, f"{path_text(here)} cannot be negative (0 means no limit)")
+        elif limit > bounds.SECONDS_MAX:
+            findings.fault(here, f"{path_text(here)} is longer than ten years (0 means no limit)")
+    execution, queue, total = timeouts.execution_timeout, timeouts.queue_timeout, timeouts.total_timeout
+    if total > 0 and execution + queue > total:
+        here = (*path, "TotalTimeout")
+        findings.fault(
+            here,
+            f"{path_text(here)} {total} is less than ExecutionTimeout {execution} and QueueTimeout {queue} together",
+        )
