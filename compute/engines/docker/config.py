@@ -1,0 +1,190 @@
+"""From a run to the container that the daemon is asked for.
+
+Knows: the fields of the API's container configuration and the reason for each value. Must not know: the daemon, or whether
+anything exists. Everything here is a plain function; what can be seen to be wrong is said here, before anything is made.
+"""
+
+import re
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from compute.engines.contract import Mount, Run
+from compute.engines.docker.reference import parse_reference
+from compute.engines.docker.settings import DockerSettings
+from protocol.errors import Denied, Invalid
+from protocol.ids import ExecutionId, NodeId
+from protocol.spec.engines import DockerParams
+
+JOB_LABEL: Final = "shoal.job"
+EXECUTION_LABEL: Final = "shoal.execution"
+NODE_LABEL: Final = "shoal.node"
+SYSTEM_PREFIX: Final = "BACALHAU_"
+HOST_ALIAS: Final = "host.docker.internal:host-gateway"
+ANY_ADDRESS: Final = "0.0.0.0"
+CPU_LEAST: Final = 0.01
+"""The API refuses less."""
+NANO: Final = 1_000_000_000
+
+_VARIABLE = re.compile(r"[^=\0]+")
+
+
+def container_name(node: NodeId, execution: ExecutionId) -> str:
+    """The one name that an execution's container can have: asking for it twice is a conflict, not a second container."""
+    return f"shoal-{node}-{execution}"
+
+
+def check(params: DockerParams) -> None:
+    """Raise `Invalid` for params that can never work, naming the field."""
+    parse_reference(params.image)
+    directory = params.working_directory
+    if directory and not directory.startswith("/"):
+        raise Invalid(
+            f"docker: WorkingDirectory {directory!r} is not absolute",
+            hint="begin it with a slash: it is a path inside",
+        )
+    for name, words in (("Entrypoint", params.entrypoint), ("Parameters", params.parameters)):
+        if any("\0" in word for word in words):
+            raise Invalid(f"docker: {name} contains a NUL character, which no program can be given")
+    if params.entrypoint and not params.entrypoint[0]:
+        raise Invalid("docker: the first word of Entrypoint is empty", hint="name the program to start")
+    variables(params)
+
+
+def variables(params: DockerParams) -> dict[str, str]:
+    """The engine's own ``EnvironmentVariables``. Raises `Invalid` for one that is not ``KEY=value``, or the system's."""
+    found = {}
+    for position, line in enumerate(params.environment_variables):
+        name, equals, value = line.partition("=")
+        where = f"docker: EnvironmentVariables[{position}]"
+        if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise Invalid(f"{where} {line!r} is not KEY=value", hint="write each as KEY=value")
+        if name.startswith(SYSTEM_PREFIX):
+            raise Invalid(
+                f"{where} sets {name}, and names that begin with {SYSTEM_PREFIX} are the system's",
+                hint="choose another name",
+            )
+        found[name] = value
+    return found
+
+
+def container_config(run: Run[DockerParams], settings: DockerSettings) -> dict[str, Any]:
+    """The body of ``POST /containers/create``. Raises `Invalid`, and `Denied` for what the node's owner does not allow."""
+    check(run.params)
+    network = network_mode(run, settings)
+    config: dict[str, Any] = {
+        "Image": run.params.image,
+        "Env": [f"{name}={value}" for name, value in environment(run, network).items()],
+        "Labels": settings.labels
+        | {JOB_LABEL: run.job, EXECUTION_LABEL: run.execution, NODE_LABEL: run.node},
+        "HostConfig": _limits(run, settings) | _isolation(settings) | _network(run, network),
+    }
+    config["HostConfig"]["Mounts"] = [_mount(mount) for mount in run.mounts]
+    if run.params.entrypoint:
+        config["Entrypoint"] = run.params.entrypoint
+    if run.params.parameters:
+        config["Cmd"] = run.params.parameters
+    if run.params.working_directory:
+        config["WorkingDir"] = run.params.working_directory
+    if network == "bridge" and run.ports:
+        config["ExposedPorts"] = {f"{inside}/tcp": {} for _, inside in run.ports.values()}
+    return config
+
+
+def network_mode(run: Run[DockerParams], settings: DockerSettings) -> str:
+    """``none``, ``bridge`` or ``host``.
+
+    ``Default`` is a network, as with Bacalhau since 1.6.4; on a node that gives none it is none, and only what asks for
+    one by name is refused.
+    """
+    kind = run.network.type.lower()
+    if kind == "none" or (kind in ("", "default") and not settings.networking):
+        return "none"
+    if kind == "http":
+        raise Invalid(
+            "docker: Network.Type HTTP (only named domains) is not supported yet",
+            hint="use None, or Bridge for a network without a filter",
+        )
+    if kind not in ("", "default", "bridge", "host", "full"):
+        raise Invalid(
+            f"docker: Network.Type {run.network.type!r} is unknown", hint="use Default, None, Bridge or Host"
+        )
+    if not settings.networking:
+        raise Denied(
+            f"this node gives no network to jobs, and the job asks for Network.Type {run.network.type}",
+            hint="use Network.Type None, or a node that allows networked jobs",
+        )
+    return "host" if kind in ("host", "full") else "bridge"
+
+
+def environment(run: Run[DockerParams], network: str) -> dict[str, str]:
+    """What the program sees: the task's Env, over it the engine's ``EnvironmentVariables``, over both what is the system's.
+
+    That is the order in which Bacalhau 1.9.3 was seen to do it. `Run.env` holds the first and the last of the three.
+    """
+    for name, value in run.env.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise Invalid(
+                f"the environment variable {name!r} has a name or value that no program can be given"
+            )
+    system = {name: value for name, value in run.env.items() if name.startswith(SYSTEM_PREFIX)}
+    ports = {}
+    for name, (outside, inside) in run.ports.items():
+        ports[f"{SYSTEM_PREFIX}PORT_{name}"] = str(inside if network == "bridge" else outside)
+        ports[f"{SYSTEM_PREFIX}HOST_PORT_{name}"] = str(outside)
+    return run.env | variables(run.params) | ports | system
+
+
+def _limits(run: Run[DockerParams], settings: DockerSettings) -> dict[str, Any]:
+    limits: dict[str, Any] = {"PidsLimit": settings.pids}
+    if run.amounts.cpu > 0:
+        limits["NanoCpus"] = round(max(run.amounts.cpu, CPU_LEAST) * NANO)
+    if run.amounts.memory_bytes:
+        # Equal to the memory: no swap. A program over its limit ends; it does not slow the machine down.
+        limits["Memory"] = limits["MemorySwap"] = run.amounts.memory_bytes
+    if run.gpus:
+        devices = [str(index) for index in run.gpus]
+        limits["DeviceRequests"] = [{"DeviceIDs": devices, "Capabilities": [["gpu"]]}]
+    return limits
+
+
+def _isolation(settings: DockerSettings) -> dict[str, Any]:
+    # No init process: images that bring their own insist on being the first process, and a program that is missing would
+    # become a line of its output. A program that does not heed SIGTERM as the first process is killed after the grace.
+    return {
+        "CapDrop": ["ALL"],
+        "CapAdd": list(settings.capabilities),
+        "SecurityOpt": ["no-new-privileges"],
+        "AutoRemove": False,
+        "LogConfig": {
+            "Type": settings.log_driver,
+            "Config": {"max-size": str(settings.log_bytes), "max-file": "2"},
+        },
+    }
+
+
+def _network(run: Run[DockerParams], mode: str) -> dict[str, Any]:
+    network: dict[str, Any] = {"NetworkMode": mode}
+    if mode == "host":
+        network["ExtraHosts"] = [HOST_ALIAS]
+    if mode == "bridge" and run.ports:
+        addresses = {port.name: port.host_network for port in run.network.ports}
+        network["PortBindings"] = {
+            f"{inside}/tcp": [{"HostIp": addresses.get(name) or ANY_ADDRESS, "HostPort": str(outside)}]
+            for name, (outside, inside) in run.ports.items()
+        }
+    return network
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    target = PurePosixPath(mount.target)
+    if not target.is_absolute() or target == PurePosixPath("/") or ".." in target.parts:
+        raise Invalid(
+            f"docker: nothing can be mounted at {mount.target!r}",
+            hint="give an absolute path inside, other than /",
+        )
+    return {
+        "Type": "bind",
+        "Source": str(mount.source),
+        "Target": mount.target,
+        "ReadOnly": mount.read_only,
+    }

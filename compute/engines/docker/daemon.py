@@ -1,0 +1,162 @@
+"""The one module that speaks to the Docker daemon.
+
+Knows: aiodocker, sockets and deadlines. Must not know: executions. Connections that break become `Unavailable` with the kind
+``Connection``; refusals of the daemon stay ``DockerError`` for the callers, who know what they asked.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiohttp
+from aiodocker import Docker, DockerError
+
+from compute.engines.docker.frames import Frame, Frames
+from compute.engines.docker.settings import DockerSettings
+from protocol.clock import Clock
+from protocol.errors import Broken, TimedOut, Unavailable
+
+T = TypeVar("T")
+
+UNIX: Final = "unix://"
+NO_CONNECTION: Final = 900
+"""The status by which aiodocker says that it did not get through."""
+CONNECTION: Final = "Connection"
+RETRY_S: Final = 0.2
+PING_S: Final = 5.0
+HINT: Final = (
+    "start Docker on the node (systemctl start docker); the node's user must be able to open its socket"
+)
+
+
+class Daemon:
+    """A daemon, connected to at the first call, and again after it was away."""
+
+    def __init__(self, settings: DockerSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client: Docker | None = None
+        self._connector: aiohttp.UnixConnector | None = None
+
+    async def call(
+        self, what: str, request: Callable[[Docker], Awaitable[T]], *, within_s: float | None = None
+    ) -> T:
+        """Ask once. `within_s` defaults to the settings' deadline.
+
+        Raises ``DockerError`` for a refusal, `Unavailable` of kind ``Connection`` if there is no daemon, and `TimedOut`.
+        """
+        limit_s = self._settings.answer_s if within_s is None else within_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await request(self._open())
+        except TimeoutError as error:
+            raise TimedOut(
+                f"Docker did not {what} within {limit_s:g} s", hint="see the daemon's log"
+            ) from error
+        except DockerError as error:
+            if error.status == NO_CONNECTION:
+                raise self._lost(what, error) from error
+            raise
+        except (aiohttp.ClientError, OSError, ValueError, TypeError) as error:
+            # Answers that were cut off show as all of these.
+            raise self._lost(what, error) from error
+
+    async def insist(
+        self, what: str, request: Callable[[Docker], Awaitable[T]], *, within_s: float | None = None
+    ) -> T:
+        """Ask again while the daemon is away, for the settings' `reconnect_s`: for what may be asked twice."""
+        while True:
+            try:
+                return await self.call(what, request, within_s=within_s)
+            except Unavailable as lost:
+                await self.until_back(lost)
+
+    async def until_back(self, lost: Unavailable) -> None:
+        """Return when the daemon answers again. Raises `lost` if that takes too long, or was no loss of connection."""
+        if lost.kind != CONNECTION:
+            raise lost
+        until = self._clock.elapsed() + self._settings.reconnect_s
+        while self._clock.elapsed() < until:
+            await self._clock.sleep(RETRY_S)
+            try:
+                await self.call("answer", lambda docker: docker.version(), within_s=PING_S)
+            except (Unavailable, TimedOut, DockerError):
+                continue
+            return
+        raise lost
+
+    async def logs(self, container: str, *, follow: bool, since: str) -> AsyncGenerator[list[Frame], None]:
+        """A container's log as it comes, from `since` on (as the API has it; empty: all). Faults as with `call`."""
+        params: dict[str, Any] = {"stdout": True, "stderr": True, "timestamps": True, "follow": follow}
+        if since:
+            params["since"] = since
+        # aiodocker's own `log` decodes to text and forgets which stream it was.
+        answer = await self.call(
+            "give a log",
+            lambda docker: docker._do_query(  # noqa: SLF001
+                f"containers/{container}/logs", "GET", params=params, timeout=aiohttp.ClientTimeout()
+            ),
+        )
+        frames = Frames()
+        try:
+            async for data in answer.content.iter_any():
+                if complete := frames.feed(data):
+                    yield complete
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._lost("give the whole log", error) from error
+        finally:
+            answer.close()
+        if not frames.complete:
+            raise self._lost("give the whole log", Broken("the last line was cut off"))
+
+    async def pull(
+        self, name: str, version: str, login: dict[str, str] | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The events of a pull; it has no deadline of its own. Leaving it early ends it. Faults as with `call`."""
+        try:
+            events = self._open().images.pull(name, tag=version, auth=login, stream=True)
+            async with aclosing(events) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+        except DockerError as error:
+            if error.status == NO_CONNECTION:
+                raise self._lost("pull", error) from error
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._lost("pull", error) from error
+
+    async def close(self) -> None:
+        """Close all connections; containers run on."""
+        client, self._client = self._client, None
+        connector, self._connector = self._connector, None
+        if client is not None:
+            await client.close()
+        if connector is not None:
+            await connector.close()
+
+    def _open(self) -> Docker:
+        if self._client is None:
+            host = self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
+            if host.startswith(UNIX):
+                # No limit: each running container holds two connections, and capacity bounds the containers.
+                self._connector = aiohttp.UnixConnector(host.removeprefix(UNIX), limit=0)
+                self._client = Docker("unix://localhost", connector=self._connector)
+            else:
+                self._client = Docker(host)
+        return self._client
+
+    def _lost(self, what: str, error: Exception) -> Unavailable:
+        host = self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
+        why = error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
+        return Unavailable(f"Docker at {host} did not {what}: {why}", hint=HINT, kind=CONNECTION)
+
+
+def _usual_socket() -> str:
+    """The first socket that is there: the system's, or that of a daemon without root; the system's if there is none."""
+    places = [Path("/var/run/docker.sock"), Path.home() / ".docker/run/docker.sock"]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        places.append(Path(runtime) / "docker.sock")
+    return UNIX + str(next((place for place in places if place.is_socket()), places[0]))

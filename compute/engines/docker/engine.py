@@ -1,0 +1,190 @@
+"""The Docker engine's front: what the contract asks, in terms of images and containers.
+
+Knows: how an execution and its container belong together (by name and labels), through crashes and repetitions. Must not
+know: the API's fields (`config`), or what refusals mean (`faults`).
+"""
+
+import asyncio
+import builtins
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import msgspec
+from aiodocker import DockerError
+
+from compute.engines.contract import Engine, Preparing, Run, Running
+from compute.engines.docker.config import (
+    EXECUTION_LABEL,
+    NODE_LABEL,
+    check,
+    container_config,
+    container_name,
+)
+from compute.engines.docker.daemon import HINT, Daemon
+from compute.engines.docker.faults import create_fault, start_fault
+from compute.engines.docker.images import Images
+from compute.engines.docker.running import DockerRunning, inspect, remove
+from compute.engines.docker.settings import DockerSettings
+from protocol.clock import Clock, SystemClock
+from protocol.errors import Conflict, Fault, NotFound, Unavailable
+from protocol.ids import ExecutionId, NodeId
+from protocol.nodes import Offer
+from protocol.spec.engines import DockerParams
+
+PROBE_S: Final = 10.0
+API_LEAST: Final = (1, 41)
+CREATE_TRIES: Final = 3
+
+
+class DockerEngine:
+    """Runs containers of one node. Several nodes may share a daemon: names and labels keep them apart."""
+
+    params: ClassVar[builtins.type] = DockerParams
+    type: ClassVar[str] = "docker"
+
+    def __init__(
+        self, node: NodeId, settings: DockerSettings | None = None, *, clock: Clock | None = None
+    ) -> None:
+        clock = clock or SystemClock()
+        self._node = node
+        self._settings = settings or DockerSettings()
+        self._daemon = Daemon(self._settings, clock)
+        self._images = Images(self._daemon, clock)
+        self._starting: dict[ExecutionId, asyncio.Lock] = {}
+
+    async def probe(self) -> Offer:
+        """The daemon's version, or why it cannot be used."""
+        try:
+            about = await self._daemon.call("answer", lambda docker: docker.version(), within_s=PROBE_S)
+        except Fault as fault:
+            return Offer(self.type, available=False, reason=fault.message, hint=fault.hint)
+        except DockerError as error:
+            return Offer(self.type, available=False, reason=f"Docker refuses: {error.message}", hint=HINT)
+        version, api = str(about.get("Version", "")), str(about.get("ApiVersion", "0.0"))
+        if tuple(int(part) for part in api.split(".") if part.isdecimal()) < API_LEAST:
+            reason = f"Docker {version} speaks API {api}; needed is {'.'.join(map(str, API_LEAST))}"
+            return Offer(
+                self.type,
+                available=False,
+                version=version,
+                reason=reason,
+                hint="install Docker 20.10 or newer",
+            )
+        return Offer(self.type, version=version)
+
+    async def prepare(self, params: DockerParams, preparing: Preparing) -> None:
+        """Check the params, and pull the image unless it is here; tells ``image`` with bytes done and in all."""
+        check(params)
+        await self._images.ensure(params.image, preparing)
+
+    async def start(self, run: Run[DockerParams]) -> Running:
+        """Make the container and start it, or find the one there is.
+
+        Whoever gives up waiting leaves no container that was made for him: that is finished first, then removed.
+        """
+        config = container_config(run, self._settings)
+        try:
+            return await self._start(run, config)
+        except NotFound as missing:
+            if missing.kind != "Image":
+                raise
+        # It was here when it was prepared, and was removed since.
+        self._images.forget(run.params.image)
+        await self._images.ensure(run.params.image, lambda what, done_bytes, total_bytes: None)
+        return await self._start(run, config)
+
+    async def recover(self, execution: ExecutionId) -> Running | None:
+        """Find an execution's container by its name. One that was made and never started is cleared away."""
+        name = container_name(self._node, execution)
+        found = await inspect(self._daemon, name)
+        if found is None:
+            return None
+        if _never_started(found):
+            await remove(self._daemon, found["Id"])
+            return None
+        return DockerRunning(self._daemon, found["Id"])
+
+    async def leftovers(self) -> list[ExecutionId]:
+        """The executions on this node's label, whatever their containers' state."""
+        filters = msgspec.json.encode({"label": [f"{NODE_LABEL}={self._node}", EXECUTION_LABEL]}).decode()
+        try:
+            found = await self._daemon.insist(
+                "list containers", lambda docker: docker.containers.list(all=True, filters=filters)
+            )
+        except DockerError as error:
+            raise Unavailable(f"Docker cannot list containers ({error.message})") from error
+        return [ExecutionId(container["Labels"][EXECUTION_LABEL]) for container in found]
+
+    async def close(self) -> None:
+        """Close the connections; containers run on."""
+        await self._daemon.close()
+
+    async def _start(self, run: Run[DockerParams], config: dict[str, Any]) -> Running:
+        work = asyncio.ensure_future(self._make_once(run, config))
+        try:
+            container, mine = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            container, mine = await work
+            if mine:
+                await remove(self._daemon, container)
+            raise
+        return DockerRunning(self._daemon, container)
+
+    async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> tuple[str, bool]:
+        """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""
+        lock = self._starting.setdefault(run.execution, asyncio.Lock())
+        try:
+            async with lock:
+                return await self._make(run, config)
+        finally:
+            self._starting.pop(run.execution, None)
+
+    async def _make(self, run: Run[DockerParams], config: dict[str, Any]) -> tuple[str, bool]:
+        """The id of the execution's container, started, and whether it was made here and now."""
+        name = container_name(run.node, run.execution)
+        for _ in range(CREATE_TRIES):
+            try:
+                made = await self._daemon.insist(
+                    "make a container", lambda docker: docker.containers.create(config, name=name)
+                )
+            except DockerError as error:
+                if error.status != 409:
+                    raise create_fault(run.params.image, error.status, error.message) from error
+            else:
+                await self._launch(made.id, run.params.image)
+                return made.id, True
+            found = await inspect(self._daemon, name)
+            # None: it was on its way out, and the name is free now.
+            if found is not None:
+                if _never_started(found):
+                    await self._launch(found["Id"], run.params.image)
+                return str(found["Id"]), False
+        raise Conflict(f"the name {name} is taken by a container that cannot be found", hint="try again")
+
+    async def _launch(self, container: str, image: str) -> None:
+        """Start it, once: starting a container that has run would run it again."""
+        while True:
+            try:
+                await self._daemon.call(
+                    "start a container", lambda docker: docker.containers.container(container).start()
+                )
+            except DockerError as error:
+                await remove(self._daemon, container)
+                raise start_fault(image, error.message) from error
+            except Unavailable as lost:
+                await self._daemon.until_back(lost)
+                found = await inspect(self._daemon, container)
+                if found is None:
+                    raise
+                if _never_started(found):
+                    continue
+            return
+
+
+def _never_started(found: dict[str, Any]) -> bool:
+    return bool(found["State"]["Status"] == "created")
+
+
+if TYPE_CHECKING:
+
+    def _fits(engine: DockerEngine) -> Engine[DockerParams]:
+        return engine

@@ -1,0 +1,119 @@
+"""The daemon's log stream: taken apart, and taken up again where it broke off.
+
+Knows: the frame format (one byte stream, three empty, four bytes length; then time, a blank and the bytes as written).
+Must not know: where frames come from. Source: Docker's API, "Attach to a container", and its logs with time stamps.
+"""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+from compute.engines.contract import Chunk
+from protocol.errors import Broken, Unavailable
+
+HEAD_BYTES: Final = 8
+TIME_BYTES: Final = 30
+"""``2026-01-02T03:04:05.123456789Z``: always nine digits, always UTC."""
+DAEMON_STREAM: Final = 3
+MARGIN_NS: Final = 1_000_000_000
+"""Two streams are written side by side, so a frame may stand behind a slightly younger one: never a second."""
+NS: Final = 1_000_000_000
+
+
+class Frame(Struct, frozen=True):
+    """What the program wrote at once, at most a line or 16 KiB of one. `at_ns` is unix time in nanoseconds."""
+
+    stream: int
+    at_ns: int
+    data: bytes
+
+
+class Frames:
+    """Takes bytes as they come and gives the frames that are complete."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The next frames. Raises `Broken` for what is not a log, `Unavailable` with what the daemon says in between."""
+        data = self._rest + data if self._rest else data
+        found, start = [], 0
+        while len(data) - start >= HEAD_BYTES:
+            body = start + HEAD_BYTES
+            end = body + int.from_bytes(data[start + 4 : body])
+            if end > len(data):
+                break
+            found.append(_frame(data[start], data[body:end]))
+            start = end
+        self._rest = data[start:]
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left of a frame that has not come whole."""
+        return not self._rest
+
+
+def _frame(stream: int, body: bytes) -> Frame:
+    if stream == DAEMON_STREAM:
+        raise Unavailable(f"Docker cannot read the container's log: {body.decode(errors='replace').strip()}")
+    if stream not in (1, 2) or len(body) <= TIME_BYTES or body[TIME_BYTES : TIME_BYTES + 1] != b" ":
+        raise Broken("Docker's answer is not a container's log")
+    try:
+        at_ns = _second(body[:19]) * NS + int(body[20 : TIME_BYTES - 1])
+    except ValueError as error:
+        raise Broken(f"Docker's log has a line without a time: {body[:TIME_BYTES]!r}") from error
+    return Frame(stream, at_ns, body[TIME_BYTES + 1 :])
+
+
+@lru_cache(maxsize=16)
+def _second(text: bytes) -> int:
+    return int(datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC).timestamp())
+
+
+class Place:
+    """How far a log was read, so that after a break everything comes once.
+
+    Times within a stream do not go back, so a frame was told if it is older than the newest of its stream, or as old and
+    among those that were told.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[int, tuple[int, int]] = {}
+        self._told: dict[int, tuple[int, int]] = {}
+
+    def resume(self) -> str:
+        """From now on the log is read anew from the time that this answers (the API's ``since``; empty: all of it)."""
+        self._told = dict(self._newest)
+        if not self._told:
+            return ""
+        since_ns = max(at_ns for at_ns, _ in self._told.values()) - MARGIN_NS
+        return f"{since_ns // NS}.{since_ns % NS:09d}"
+
+    def fresh(self, frames: list[Frame]) -> list[Chunk]:
+        """What of these frames was not told before. Frames of one stream in a row become one chunk."""
+        chunks: list[Chunk] = []
+        row: list[Frame] = []
+        for frame in frames:
+            if self._was_told(frame):
+                continue
+            newest, count = self._newest.get(frame.stream, (0, 0))
+            self._newest[frame.stream] = (frame.at_ns, count + 1 if frame.at_ns == newest else 1)
+            if row and row[0].stream != frame.stream:
+                chunks.append(_chunk(row))
+                row = []
+            row.append(frame)
+        return [*chunks, _chunk(row)] if row else chunks
+
+    def _was_told(self, frame: Frame) -> bool:
+        at_ns, count = self._told.get(frame.stream, (0, 0))
+        if frame.at_ns == at_ns and count:
+            self._told[frame.stream] = (at_ns, count - 1)
+            return True
+        return frame.at_ns < at_ns
+
+
+def _chunk(row: list[Frame]) -> Chunk:
+    return Chunk(row[0].stream, row[0].at_ns / NS, b"".join(frame.data for frame in row))

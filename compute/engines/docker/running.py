@@ -1,0 +1,155 @@
+"""A container that was started.
+
+Knows: how to follow, await, stop and remove one container, through breaks in the connection. Must not know: how it was
+configured. Nothing runs in the background: whoever waits, asks.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from aiodocker import Docker, DockerError
+
+from compute.engines.contract import Chunk, Exit, Running
+from compute.engines.docker.daemon import Daemon
+from compute.engines.docker.faults import exit_of
+from compute.engines.docker.frames import Place
+from protocol.errors import Failure, NotFound, Unavailable
+
+SETTLE_S: Final = 1.0
+"""How long after the end of its log a container may take to have ended, before the log is taken up again."""
+STOP_MARGIN_S: Final = 30.0
+KILLED: Final = 137
+GONE: Final = Failure(
+    "Unavailable.Container",
+    "the container was removed before its end was seen",
+    hint="nothing but the node should remove its containers",
+    retryable=True,
+)
+
+
+class DockerRunning:
+    """One container, by its id."""
+
+    def __init__(self, daemon: Daemon, container: str) -> None:
+        self._daemon = daemon
+        self._container = container
+        self._exit: Exit | None = None
+        self._asking = asyncio.Lock()
+
+    async def output(self) -> AsyncIterator[Chunk]:
+        """The container's log, followed while it runs.
+
+        Following alone loses lines now and then when a program ends soon, and a log that breaks off looks like one that
+        has ended: so once the container has ended the log is read once more, from shortly before what was seen last.
+        """
+        place = Place()
+        while True:
+            over = self._exit is not None
+            try:
+                async with aclosing(
+                    self._daemon.logs(self._container, follow=not over, since=place.resume())
+                ) as log:
+                    async for frames in log:
+                        for chunk in place.fresh(frames):
+                            yield chunk
+            except DockerError as error:
+                raise self._log_fault(error) from error
+            except Unavailable as lost:
+                await self._daemon.until_back(lost)
+                continue
+            if over:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await self.wait()
+
+    async def wait(self) -> Exit:
+        """Its end, asked for once. Raises `Unavailable` when the daemon stays away too long; it may be asked again."""
+        async with self._asking:
+            if self._exit is None:
+                self._exit = await self._end()
+        return self._exit
+
+    async def stop(self, grace_s: float) -> None:
+        """The image's stop signal (SIGTERM), then SIGKILL after the grace, in whole seconds."""
+        grace = math.ceil(grace_s)
+        try:
+            await self._daemon.insist(
+                "stop a container",
+                lambda docker: self._handle(docker).stop(t=grace),
+                within_s=grace + STOP_MARGIN_S,
+            )
+        except DockerError as error:
+            if error.status != 404:
+                raise Unavailable(f"Docker cannot stop the container ({error.message})") from error
+        await self.wait()
+
+    async def remove(self) -> None:
+        """Remove the container, its log and its unnamed volumes; one that runs is killed."""
+        await remove(self._daemon, self._container)
+
+    async def _end(self) -> Exit:
+        try:
+            code = await self._daemon.insist("tell of a container's end", self._code, within_s=math.inf)
+            # Only a bad end needs an explanation, and only a good one is in a hurry.
+            return exit_of(code, await inspect(self._daemon, self._container) if code else None)
+        except DockerError as error:
+            if error.status == 404:
+                return Exit(KILLED, GONE)
+            raise Unavailable(f"Docker cannot tell of the container's end ({error.message})") from error
+
+    async def _code(self, docker: Docker) -> int:
+        answer = await self._handle(docker).wait()
+        return int(answer["StatusCode"])
+
+    def _log_fault(self, error: DockerError) -> NotFound | Unavailable:
+        if error.status == 404:
+            return NotFound("the container was removed, and its output with it", kind="Container")
+        return Unavailable(f"Docker cannot give the container's log ({error.message})")
+
+    def _handle(self, docker: Docker) -> Any:
+        return docker.containers.container(self._container)
+
+
+async def inspect(daemon: Daemon, container: str) -> dict[str, Any] | None:
+    """What the daemon knows of a container, by id or name; None if it is not there."""
+    try:
+        handle = await daemon.insist("look up a container", lambda docker: docker.containers.get(container))
+    except DockerError as error:
+        if error.status == 404:
+            return None
+        raise Unavailable(f"Docker cannot look up a container ({error.message})") from error
+    found: dict[str, Any] = handle._container  # noqa: SLF001 - there is no other way to what it has just read
+    return found
+
+
+async def remove(daemon: Daemon, container: str) -> None:
+    """Remove a container by id or name, whatever its state; harmless if it is not there or already on its way out."""
+    try:
+        await daemon.insist(
+            "remove a container",
+            lambda docker: docker.containers.container(container).delete(force=True, v=True),
+        )
+    except DockerError as error:
+        if error.status == 409:
+            await _gone(daemon, container)
+        elif error.status != 404:
+            raise Unavailable(f"Docker cannot remove the container ({error.message})") from error
+
+
+async def _gone(daemon: Daemon, container: str) -> None:
+    """Somebody else is removing it: return when that is done."""
+    with suppress(DockerError):
+        await daemon.insist(
+            "remove a container",
+            lambda docker: docker.containers.container(container).wait(condition="removed"),
+        )
+
+
+if TYPE_CHECKING:
+
+    def _fits(running: DockerRunning) -> Running:
+        return running
