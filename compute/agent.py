@@ -1,0 +1,392 @@
+"""The node on the bus: commands in, beats and reports out, logs answered.
+
+Knows: the messages of `protocol.messages`, what was ordered with which sequence, and how a new process takes up what the
+last one left. Must not know: how an execution is carried out (`compute.runner`).
+
+A command is a level: it is compared with the sequence known for its execution, the highest wins, and the same one twice is
+one. It is answered when it is in the journal. A command without a way to answer, for another node or of another form, is
+refused. What was forgotten stays known by name for an hour, so a late copy of an order starts nothing.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct, field
+
+from compute import admission
+from compute.admission import Plan, Policy
+from compute.capacity import Ledger, Ports
+from compute.engines.contract import Engine
+from compute.execution import CancelOrdered, Failed, ReportDropped, ReportStored, ordered
+from compute.facts import Facts
+from compute.journal import GONE_MAX, Journal
+from compute.logs import Logs, LogSettings
+from compute.progress import ProgressBoard
+from compute.reports import Reporter
+from compute.room import Room
+from compute.runner import Limits, Runner, Shop
+from protocol import messages, subjects
+from protocol.bus import Message, Messages
+from protocol.clock import Clock, SystemClock
+from protocol.errors import Broken, Conflict, Exhausted, Failure, Fault, Invalid
+from protocol.ids import ExecutionId, NodeId
+from protocol.messages import (
+    Beat,
+    Cancel,
+    Command,
+    CommandAnswer,
+    FullList,
+    LogsAnswer,
+    LogsRequest,
+    Report,
+    Run,
+    Verdict,
+)
+from protocol.states import ENDS
+from storage.arrival import remove_tree
+from storage.contract import Drivers
+from storage.threads import in_thread
+
+EXECUTIONS_MAX: Final = 10_000
+"""How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
+LOGS_WAIT_MAX_S: Final = 30.0
+LOGS_ASKED_MAX: Final = 256
+FETCHES_MAX: Final = 16
+"""Inputs on their way at once, of all executions together; each driver has its own parallel connections beyond that."""
+HOUSEKEEPING_S: Final = 30.0
+
+_COMMAND: Final[Any] = Command
+_log = structlog.get_logger(__name__)
+
+
+class AgentSettings(Struct, frozen=True):
+    """What a node's agent is told. `folder` is the node's data folder; times in seconds."""
+
+    node: NodeId
+    folder: Path
+    beat_s: float = 0.5
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    logs: LogSettings = field(default_factory=LogSettings)
+    ports: tuple[int, int] = (20_000, 32_000)
+
+
+class Agent:
+    """One compute node. `run` is its whole life; `ready` is set once it listens and its first beat was sent.
+
+    The journal is opened by whoever makes the agent, and closed by them after `run`.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        bus: Messages,
+        engines: Mapping[str, Engine[Any]],
+        drivers: Drivers,
+        facts: Facts,
+        journal: Journal,
+        *,
+        clock: Clock | None = None,
+        host: Mapping[str, str] | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self.runners: dict[ExecutionId, Runner] = {}
+        self._settings = settings
+        self._node = settings.node
+        self._bus = bus
+        self._engines = engines
+        self._drivers = drivers
+        self._facts = facts
+        self._journal = journal
+        self._clock: Clock = clock or SystemClock()
+        self._host = dict(host or {})
+        self._random = random or Random()
+        self._remembered = journal.open(self._clock.now())
+        self._upto = self._remembered.upto
+        self._log_created = self._remembered.log_created
+        self._gone = dict(self._remembered.gone)
+        self._leaving = False
+        self._beat_now = asyncio.Event()
+        self._asking_logs = 0
+        self._logs = Logs(settings.folder / "logs", settings.logs)
+        self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
+
+    @property
+    def incarnation(self) -> int:
+        """Grows with each start of a node on the same data folder."""
+        return self._remembered.incarnation
+
+    async def run(self) -> None:
+        """Take up what the last process left, then serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            shop = self._open_shop(tasks)
+            async with (
+                self._bus.subscribe(subjects.commands(self._node)) as commands,
+                self._bus.subscribe(subjects.logs(self._node)) as asked,
+            ):
+                await self._take_up(shop)
+                tasks.create_task(shop.progress.tell())
+                tasks.create_task(self._beat_on())
+                tasks.create_task(self._facts.watch(self._beat_now.set))
+                tasks.create_task(self._keep_house())
+                tasks.create_task(self._answer_logs(asked, tasks))
+                async for message in commands:
+                    await self._obey(message, shop)
+
+    async def leave(self) -> None:
+        """Take no more commands, and say so. Programs that can outlive the process go on; the next one adopts them."""
+        self._leaving = True
+        with contextlib.suppress(Fault):
+            await self._beat()
+
+    def drop_all(self, reason: str) -> None:
+        """End everything that is here, as if each had been cancelled."""
+        for runner in list(self.runners.values()):
+            runner.tell(CancelOrdered(reason))
+
+    def _open_shop(self, tasks: asyncio.TaskGroup) -> Shop:
+        folder = self._settings.folder / "executions"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reporter = Reporter(self._bus, self._clock, self._random, tasks, self._journal.commit, self._answered)
+        return Shop(
+            node=self._node,
+            incarnation=self.incarnation,
+            folder=folder,
+            engines=self._engines,
+            drivers=self._drivers,
+            policy=self._settings.policy,
+            limits=self._settings.limits,
+            host=self._host,
+            room=self._room,
+            ports=Ports(*self._settings.ports),
+            journal=self._journal,
+            logs=self._logs,
+            reporter=reporter,
+            progress=ProgressBoard(self._node, self._bus, self._clock),
+            clock=self._clock,
+            tasks=tasks,
+            fetching=asyncio.Semaphore(FETCHES_MAX),
+            forgotten=self._forgotten,
+        )
+
+    # A new process
+
+    async def _take_up(self, shop: Shop) -> None:
+        """Go on with what the journal holds; remove what nobody knows (programs and folders)."""
+        known = {execution.id for execution in self._remembered.executions}
+        for engine in self._engines.values():
+            await self._remove_strangers(engine, known)
+        for path in shop.folder.iterdir():
+            if path.name not in known:
+                _log.info("removing a folder that belongs to no execution", path=str(path))
+                await in_thread(lambda _, path=path: remove_tree(path))  # type: ignore[misc]
+        restored = [Runner(shop, execution, restored=True) for execution in self._remembered.executions]
+        for runner in restored:
+            self.runners[runner.execution.id] = runner
+        for runner in restored:
+            runner.begin()
+
+    async def _remove_strangers(self, engine: Engine[Any], known: set[ExecutionId]) -> None:
+        try:
+            for execution in await engine.leftovers():
+                if execution not in known:
+                    _log.info("removing a program that belongs to no execution", execution=execution)
+                    running = await engine.recover(execution)
+                    if running is not None:
+                        await running.stop(0)
+                        await running.remove()
+        except Fault as fault:
+            _log.warning("cannot look for leftovers", engine=engine.type, fault=fault.message)
+
+    # Commands
+
+    async def _obey(self, message: Message, shop: Shop) -> None:
+        if message.respond is None:
+            _log.warning("a command without a way to answer was ignored", subject=message.subject)
+            return
+        try:
+            self._carry_out(messages.decode(message.data, _COMMAND), shop)
+        except Fault as fault:
+            await _respond(message, CommandAnswer(False, fault.failure()))
+        else:
+            # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
+            shop.tasks.create_task(self._answer_when_kept(message))
+
+    async def _answer_when_kept(self, message: Message) -> None:
+        answer = CommandAnswer(True)
+        try:
+            await self._journal.commit()
+        except Fault as fault:
+            answer = CommandAnswer(False, fault.failure())
+        await _respond(message, answer)
+
+    def _carry_out(self, command: Command, shop: Shop) -> None:
+        """Do it, or raise the fault that the answer tells."""
+        if command.node != self._node:
+            raise Invalid(f"this is node {self._node}, not {command.node}")
+        match command:
+            case Run():
+                self._ordered(command, shop)
+            case Cancel():
+                self._cancelled(command)
+            case FullList():
+                self._listed(command)
+
+    def _ordered(self, run: Run, shop: Shop) -> None:
+        if run.execution in self.runners:
+            return
+        if run.execution in self._gone:
+            raise Conflict(f"execution {run.execution} was here and is done with", kind="Gone")
+        if self._leaving:
+            raise Exhausted("this node is leaving", hint="Another node will do.", kind="Leaving")
+        if len(self.runners) >= EXECUTIONS_MAX:
+            raise Exhausted(f"this node has {EXECUTIONS_MAX} executions already", kind="Executions")
+        plan, refused = self._considered(run)
+        execution, _ = ordered(run, self._clock.now())
+        runner = self.runners[run.execution] = Runner(shop, execution, plan)
+        runner.begin()
+        if refused is not None:
+            runner.tell(Failed(refused, refused=True))
+        self._note_upto(run.seq)
+
+    def _considered(self, run: Run) -> tuple[Plan | None, Failure | None]:
+        """The plan for an execution, or the lasting reason why there is none."""
+        refused = admission.refusal(run, self._facts.info, self._settings.policy, self._host)
+        if refused is None:
+            try:
+                return admission.plan(run, self._engines, self._drivers), None
+            except Fault as fault:
+                refused = fault.failure()
+        return None, refused
+
+    def _cancelled(self, cancel: Cancel) -> None:
+        runner = self.runners.get(cancel.execution)
+        if runner is not None:
+            if cancel.seq < runner.execution.run.seq:
+                raise Conflict(f"execution {cancel.execution} was ordered later than this", kind="Old")
+            runner.tell(CancelOrdered(cancel.reason))
+        elif cancel.execution not in self._gone:
+            # The order to run it may still be on its way, and is older.
+            self._remember_gone(cancel.execution, cancel.seq)
+        self._note_upto(cancel.seq)
+
+    def _listed(self, listed: FullList) -> None:
+        if listed.created != self._log_created:
+            if self._log_created and self.runners:
+                _log.warning("another log lists this node's executions: ending none", created=listed.created)
+                raise Conflict("this node holds executions of another log", kind="Log")
+            # Nothing is held, so nothing is lost: from here on that log counts, with its own sequences.
+            self._log_created, self._upto = listed.created, 0
+            self._journal.note("log_created", listed.created)
+        if listed.upto < self._upto:
+            raise Conflict(f"this list is of {listed.upto}, and {self._upto} is known", kind="Old")
+        wanted = set(listed.executions)
+        for runner in list(self.runners.values()):
+            if runner.execution.id not in wanted and runner.execution.run.seq <= listed.upto:
+                runner.tell(ReportDropped())
+        self._note_upto(listed.upto)
+
+    def _note_upto(self, seq: int) -> None:
+        if seq > self._upto:
+            self._upto = seq
+            self._journal.note("upto", str(seq))
+
+    def _forgotten(self, runner: Runner) -> None:
+        execution = runner.execution
+        self.runners.pop(execution.id, None)
+        self._remember_gone(execution.id, execution.run.seq)
+
+    def _remember_gone(self, execution: ExecutionId, seq: int) -> None:
+        self._gone[execution] = seq
+        while len(self._gone) > GONE_MAX:
+            del self._gone[next(iter(self._gone))]
+        self._journal.forget(execution, seq, self._clock.now())
+
+    # Reports
+
+    def _answered(self, report: Report, verdict: Verdict) -> None:
+        runner = self.runners.get(report.execution)
+        if runner is None:
+            return
+        if verdict.verdict == "drop":
+            runner.tell(ReportDropped())
+        elif report.state in ENDS:
+            runner.tell(ReportStored())
+
+    # Beats
+
+    async def _beat_on(self) -> None:
+        while True:
+            with contextlib.suppress(Fault):
+                await self._beat()
+            self.ready.set()
+            self._beat_now.clear()
+            pause = asyncio.ensure_future(self._clock.sleep(self._settings.beat_s))
+            early = asyncio.ensure_future(self._beat_now.wait())
+            try:
+                await asyncio.wait((pause, early), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                pause.cancel()
+                early.cancel()
+
+    async def _beat(self) -> None:
+        beat = Beat(
+            node=self._facts.info,
+            incarnation=self.incarnation,
+            at=self._clock.now(),
+            upto=self._upto,
+            leaving=self._leaving,
+            executions={name: runner.execution.state for name, runner in self.runners.items()},
+        )
+        await self._bus.publish(subjects.beats(self._node), messages.encode(beat))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await self._clock.sleep(HOUSEKEEPING_S)
+            now = self._clock.now()
+            self._logs.prune(now)
+            self._journal.prune(now)
+
+    # Logs
+
+    async def _answer_logs(self, asked: Any, tasks: asyncio.TaskGroup) -> None:
+        async for message in asked:
+            if message.respond is not None:
+                tasks.create_task(self._answer_log(message))
+
+    async def _answer_log(self, message: Message) -> None:
+        try:
+            answer = await self._read_log(messages.decode(message.data, LogsRequest))
+        except (Fault, OSError) as error:
+            fault = error if isinstance(error, Fault) else Broken(f"the output cannot be read: {error}")
+            answer = LogsAnswer(0, ended=True, failure=fault.failure())
+        await _respond(message, answer)
+
+    async def _read_log(self, request: LogsRequest) -> LogsAnswer:
+        if self._asking_logs >= LOGS_ASKED_MAX:
+            raise Exhausted("too many follow this node's output", hint="Ask again in a moment.", kind="Logs")
+        self._asking_logs += 1
+        try:
+            answer = self._logs.answer(request.execution, request.cursor, request.limit_bytes)
+            wait_s = min(request.wait_s, LOGS_WAIT_MAX_S)
+            if answer.chunks or answer.ended or wait_s <= 0:
+                return answer
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._logs.find(request.execution).news()
+            return self._logs.answer(request.execution, answer.cursor, request.limit_bytes)
+        finally:
+            self._asking_logs -= 1
+
+
+async def _respond(message: Message, answer: CommandAnswer | LogsAnswer) -> None:
+    """Answer, if somebody still waits for it."""
+    if message.respond is not None:
+        with contextlib.suppress(Fault):
+            await message.respond(messages.encode(answer))

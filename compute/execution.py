@@ -1,0 +1,380 @@
+"""The life of one execution on its node: what has happened so far, and what is to be done next.
+
+Knows: the phases between an order and its end, and which effect follows which event. Must not know: clocks, files, engines,
+buses; `compute.runner` performs the effects and tells of what came of them.
+
+In: an `Execution`, an `Event`, the time. Out: the next `Execution` and a list of `Effect`. An event that does not belong to
+the present phase (it was on its way when another one ended the execution) changes nothing.
+
+A *phase* is what this process does and may begin again after a restart; a *state* is what others are told, and only moves
+along `protocol.states.ARROWS`.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import Struct, field
+
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, NodeId
+from protocol.jobs import Spec
+from protocol.messages import InputRead, Report, Run, RunOutput, Stage
+from protocol.states import ENDS, ExecutionState, may_follow
+
+STARTS_MAX: Final = 2
+"""How often one execution's program is started at most: again only if this process died and the program with it."""
+
+S = ExecutionState
+
+
+class Phase(StrEnum):
+    """What the node is doing about an execution."""
+
+    WAITING = "waiting"
+    STAGING = "staging"
+    STARTING = "starting"
+    RUNNING = "running"
+    PUBLISHING = "publishing"
+    ENDING = "ending"
+
+
+class Execution(Struct, frozen=True, omit_defaults=True):
+    """One execution as its node has it, whole: the journal keeps this and nothing else.
+
+    `starts` counts the times its program may have been started. `cleaned`: nothing of it is left on this machine;
+    `settled`: its end was answered. When both hold it is forgotten. `holding`: it has ended, but its program may still be
+    there; until that is gone its room is taken and its end untold.
+    """
+
+    run: Run
+    phase: Phase = Phase.WAITING
+    state: ExecutionState = S.ASSIGNED
+    stages: list[Stage] = field(default_factory=list)
+    starts: int = 0
+    failure: Failure | None = None
+    output: RunOutput | None = None
+    result: Spec | None = None
+    inputs: list[InputRead] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+    gpus: list[int] = field(default_factory=list)
+    cleaned: bool = False
+    settled: bool = False
+    holding: bool = False
+
+    @property
+    def id(self) -> ExecutionId:
+        """The execution's id."""
+        return self.run.execution
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its final state."""
+        return self.state in ENDS
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its task names a publisher that stores anything."""
+        return self.run.task.publisher.type.lower() not in ("", "noop")
+
+    def reached_at(self, state: ExecutionState) -> float | None:
+        """When it reached a state, in unix seconds, if it did."""
+        return next((stage.at for stage in self.stages if stage.state is state), None)
+
+    def report(self, node: NodeId, incarnation: int) -> Report:
+        """What a requester is told of it."""
+        run = self.run
+        return Report(
+            node=node,
+            incarnation=incarnation,
+            seq=run.seq,
+            job=run.job,
+            version=run.version,
+            execution=run.execution,
+            state=self.state,
+            stages=self.stages,
+            failure=self.failure if self.ended else None,
+            output=self.output,
+            result=self.result,
+            inputs=self.inputs,
+            ports=self.ports,
+        )
+
+
+class Admitted(Struct, frozen=True):
+    """There is room for it, and it is reserved; `gpus` are the indexes of the devices it was given."""
+
+    gpus: list[int] = field(default_factory=list)
+
+
+class Staged(Struct, frozen=True):
+    """Inputs and whatever the engine prepares are there; `ports` maps names to ports of this host."""
+
+    inputs: list[InputRead] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+
+
+class Started(Struct, frozen=True):
+    """The engine has started the program."""
+
+
+class ProgramEnded(Struct, frozen=True):
+    """The program ended by itself, or its engine ended it (`failure`)."""
+
+    output: RunOutput
+    failure: Failure | None = None
+
+
+class Published(Struct, frozen=True):
+    """The result is where others can get it."""
+
+    result: Spec
+
+
+class Failed(Struct, frozen=True):
+    """A step could not be done. `refused`: for a reason that lasts on this node."""
+
+    failure: Failure
+    refused: bool = False
+
+
+class CancelOrdered(Struct, frozen=True):
+    """The requester does not want it any more."""
+
+    reason: str = ""
+
+
+class DeadlinePassed(Struct, frozen=True):
+    """The time for this phase is over: the execution's own (`RUNNING`) or the one for staging."""
+
+    phase: Phase
+    limit_s: float
+
+
+class ReportStored(Struct, frozen=True):
+    """The report of its end is in the log."""
+
+
+class ReportDropped(Struct, frozen=True):
+    """The requester says that this execution is not current."""
+
+
+class Cleaned(Struct, frozen=True):
+    """Its program is removed and its folder is gone. `output` is what was kept of a program that was stopped."""
+
+    output: RunOutput | None = None
+
+
+class Restarted(Struct, frozen=True):
+    """The node's process was started anew and found this in its journal."""
+
+
+class Recovered(Struct, frozen=True):
+    """The engine was asked for the program after a restart; `found`: it is there, running or ended."""
+
+    found: bool
+
+
+Event = (
+    Admitted
+    | Staged
+    | Started
+    | ProgramEnded
+    | Published
+    | Failed
+    | CancelOrdered
+    | DeadlinePassed
+    | ReportStored
+    | ReportDropped
+    | Cleaned
+    | Restarted
+    | Recovered
+)
+
+
+class Effect(StrEnum):
+    """What a shell is asked to do. Work, one at a time: from `ADMIT` to `CLEAN_UP`. At once: the others."""
+
+    ADMIT = "admit"
+    RECOVER = "recover"
+    STAGE = "stage"
+    START = "start"
+    FOLLOW = "follow"
+    PUBLISH = "publish"
+    CLEAN_UP = "clean up"
+    INTERRUPT = "interrupt"
+    RELEASE = "release"
+    SEND_REPORT = "send report"
+    FORGET = "forget"
+
+
+E = Effect
+WORK: Final = frozenset({E.ADMIT, E.RECOVER, E.STAGE, E.START, E.FOLLOW, E.PUBLISH, E.CLEAN_UP})
+
+Next = tuple[Execution, list[Effect]]
+
+
+def ordered(run: Run, now: float) -> Next:
+    """A new execution, from the order to run it."""
+    return Execution(run, stages=[Stage(S.ASSIGNED, now)]), [E.ADMIT]
+
+
+def advance(execution: Execution, event: Event, now: float) -> Next:
+    """What becomes of an execution when this happens at `now` (unix seconds), and what is to be done."""
+    match event:
+        case ReportStored():
+            return _settle(execution) if execution.ended else (execution, [])
+        case ReportDropped():
+            return _dropped(execution, now)
+        case Cleaned(output):
+            return _cleaned(execution, output)
+        case Restarted():
+            return _restarted(execution)
+        case _ if execution.ended:
+            return execution, []
+        case CancelOrdered(reason):
+            failure = Failure("Cancelled", reason or "cancelled by the requester")
+            return _end(execution, S.CANCELLED, failure, now)
+        case Failed(failure, refused):
+            return _failed(execution, failure, refused, now)
+        case DeadlinePassed(phase, limit_s) if phase is execution.phase:
+            return _end(execution, S.FAILED, _too_long(phase, limit_s), now)
+        case Admitted(gpus) if execution.phase is Phase.WAITING:
+            admitted = msgspec.structs.replace(execution, gpus=gpus)
+            return _enter(admitted, Phase.STAGING, S.STAGING, now), [E.STAGE]
+        case Staged(inputs, ports) if execution.phase is Phase.STAGING:
+            staged = msgspec.structs.replace(
+                execution, inputs=inputs, ports=ports, starts=execution.starts + 1
+            )
+            return _enter(staged, Phase.STARTING, S.STAGING, now), [E.START]
+        case Started() if execution.phase is Phase.STARTING:
+            return _enter(execution, Phase.RUNNING, S.RUNNING, now), [E.FOLLOW]
+        case Recovered(found) if execution.phase in (Phase.STARTING, Phase.RUNNING):
+            return _recovered(execution, found, now)
+        case ProgramEnded() if execution.phase is Phase.RUNNING:
+            return _program_ended(execution, event, now)
+        case Published(result) if execution.phase is Phase.PUBLISHING:
+            published = msgspec.structs.replace(execution, result=result)
+            return _end(published, S.FAILED if execution.failure else S.COMPLETED, execution.failure, now)
+    return execution, []
+
+
+def _enter(execution: Execution, phase: Phase, state: ExecutionState, now: float) -> Execution:
+    """Go to a phase, and to the state that belongs to it unless that, or a later one, is reached already."""
+    stages = execution.stages
+    if may_follow(execution.state, state):
+        stages = [*stages, Stage(state, now)]
+    else:
+        state = execution.state
+    return msgspec.structs.replace(execution, phase=phase, state=state, stages=stages)
+
+
+def _end(execution: Execution, state: ExecutionState, failure: Failure | None, now: float) -> Next:
+    """Reach a final state. While a program may be running, its room is free and its end told only once it is gone."""
+    message = failure.message if failure else ""
+    holding = execution.phase in (Phase.STARTING, Phase.RUNNING) and execution.output is None
+    after = msgspec.structs.replace(
+        execution,
+        phase=Phase.ENDING,
+        state=state,
+        stages=[*execution.stages, Stage(state, now, message)],
+        failure=failure,
+        holding=holding,
+    )
+    if holding:
+        return after, [E.INTERRUPT, E.CLEAN_UP]
+    return after, [E.INTERRUPT, E.RELEASE, E.SEND_REPORT, E.CLEAN_UP]
+
+
+def _failed(execution: Execution, failure: Failure, refused: bool, now: float) -> Next:
+    if execution.phase is Phase.PUBLISHING and execution.failure is not None:
+        # The program's own failure is the root; that its output could not be published either is said beside it.
+        details = {**execution.failure.details, "publisher": failure.message}
+        failure = msgspec.structs.replace(execution.failure, details=details)
+    early = may_follow(execution.state, S.REFUSED)
+    return _end(execution, S.REFUSED if refused and early else S.FAILED, failure, now)
+
+
+def _program_ended(execution: Execution, event: ProgramEnded, now: float) -> Next:
+    failure = event.failure or _exit_failure(event.output.exit_code)
+    after = msgspec.structs.replace(execution, output=event.output, failure=failure)
+    # What will be tried again elsewhere (the engine is gone) has no result worth keeping.
+    if execution.publishes and not (failure and failure.retryable):
+        return _enter(after, Phase.PUBLISHING, S.PUBLISHING, now), [E.PUBLISH]
+    return _end(after, S.FAILED if failure else S.COMPLETED, failure, now)
+
+
+def _exit_failure(code: int) -> Failure | None:
+    if code == 0:
+        return None
+    return Failure(
+        "ProgramFailed",
+        f"program exited with code {code}",
+        hint="See what it wrote: the job's logs, or standard error in its result.",
+        details={"exit_code": str(code)},
+    )
+
+
+def _too_long(phase: Phase, limit_s: float) -> Failure:
+    if phase is Phase.RUNNING:
+        return Failure(
+            "TimedOut.Execution",
+            f"the program ran longer than its {limit_s:g} s",
+            hint="Raise Timeouts.ExecutionTimeout, or let the program do less.",
+        )
+    return Failure(
+        "TimedOut.Staging",
+        f"inputs and image were not there within {limit_s:g} s",
+        hint="The node's limit for staging is StagingTimeout; see which input is slow in the job's progress.",
+        retryable=True,
+    )
+
+
+def _dropped(execution: Execution, now: float) -> Next:
+    if execution.ended:
+        return _settle(execution)
+    settled = msgspec.structs.replace(execution, settled=True)
+    after, effects = _end(
+        settled, S.CANCELLED, Failure("Cancelled", "the requester no longer counts it"), now
+    )
+    return after, [effect for effect in effects if effect is not E.SEND_REPORT]
+
+
+def _settle(execution: Execution) -> Next:
+    return msgspec.structs.replace(execution, settled=True), [E.FORGET] if execution.cleaned else []
+
+
+def _cleaned(execution: Execution, output: RunOutput | None) -> Next:
+    if not execution.ended or execution.cleaned:
+        return execution, []
+    after = msgspec.structs.replace(execution, cleaned=True, holding=False, output=execution.output or output)
+    effects = [E.RELEASE] if execution.holding else []
+    if execution.settled:
+        return after, [*effects, E.FORGET]
+    return after, [*effects, E.SEND_REPORT] if execution.holding else []
+
+
+def _restarted(execution: Execution) -> Next:
+    if execution.ended:
+        if execution.cleaned and execution.settled:
+            return execution, [E.FORGET]
+        report = [] if execution.settled or execution.holding else [E.SEND_REPORT]
+        return execution, report if execution.cleaned else [*report, E.CLEAN_UP]
+    if execution.phase is Phase.PUBLISHING:
+        return execution, [E.PUBLISH]
+    if execution.phase in (Phase.STARTING, Phase.RUNNING):
+        return execution, [E.RECOVER]
+    return msgspec.structs.replace(execution, phase=Phase.WAITING), [E.ADMIT]
+
+
+def _recovered(execution: Execution, found: bool, now: float) -> Next:
+    if found:
+        return _enter(execution, Phase.RUNNING, S.RUNNING, now), [E.FOLLOW]
+    if execution.starts < STARTS_MAX:
+        return msgspec.structs.replace(execution, phase=Phase.WAITING), [E.ADMIT]
+    failure = Failure(
+        "Unavailable.Node",
+        f"the node was restarted while it ran, {execution.starts} times",
+        retryable=True,
+    )
+    return _end(msgspec.structs.replace(execution, phase=Phase.WAITING), S.FAILED, failure, now)

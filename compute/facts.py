@@ -1,0 +1,218 @@
+"""What this machine is and offers, looked at again and again.
+
+Knows: processors, memory, disk, GPUs, and which engines and drivers answer. Must not know: who asks, or what runs.
+
+Limits of the control group this process lives in count: a node in a container gives what the container has.
+"""
+
+import asyncio
+import contextlib
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from compute.engines.contract import Engine
+from protocol.clock import Clock
+from protocol.errors import Fault, Invalid
+from protocol.ids import NodeId
+from protocol.jobs import Amounts
+from protocol.nodes import Gpu, NodeInfo, Offer
+from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
+from storage.contract import Drivers
+
+PROBE_EVERY_S: Final = 15.0
+PROBE_S: Final = 10.0
+NVIDIA_S: Final = 10.0
+VERSION: Final = "0.1.0"
+_UNLIMITED: Final = 1 << 60
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class Share(Struct, frozen=True):
+    """How much of the machine jobs may have, as people write it: a percentage or an amount."""
+
+    cpu: str = "80%"
+    memory: str = "80%"
+    disk: str = "80%"
+    gpu: str = "100%"
+
+
+class Machine(Struct, frozen=True):
+    """What there is: cores, bytes, bytes free on the data folder's disk, devices."""
+
+    cpu: float
+    memory_bytes: int
+    disk_bytes: int
+    gpus: list[Gpu] = field(default_factory=list)
+
+
+def machine(folder: Path) -> Machine:
+    """Look at this machine. `folder` (it exists) is on the disk that counts. Blocks for some milliseconds."""
+    import psutil
+
+    cpu = float(psutil.cpu_count() or 1)
+    limit = _cgroup_cpu()
+    memory = min(psutil.virtual_memory().total, _cgroup_memory() or _UNLIMITED)
+    return Machine(min(cpu, limit or cpu), memory, psutil.disk_usage(str(folder)).free)
+
+
+async def find_gpus() -> list[Gpu]:
+    """The NVIDIA devices that ``nvidia-smi`` lists; none if it is not there or does not answer."""
+    query = ["--query-gpu=index,name,memory.total,pci.bus_id", "--format=csv,noheader,nounits"]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nvidia-smi", *query, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError:
+        return []
+    try:
+        async with asyncio.timeout(NVIDIA_S):
+            listed, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return []
+    return read_gpus(listed.decode(errors="replace")) if process.returncode == 0 else []
+
+
+def read_gpus(listed: str) -> list[Gpu]:
+    """The devices in ``nvidia-smi``'s list; a line of another form is no device."""
+    gpus = []
+    for line in listed.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4 and parts[0].isdecimal():
+            memory = int(parts[2]) if parts[2].isdecimal() else 0
+            gpus.append(Gpu(int(parts[0]), parts[1], "NVIDIA", memory, parts[3]))
+    return gpus
+
+
+def capacity(share: Share, machine: Machine) -> Amounts:
+    """How much of the machine jobs get. Raises `Invalid`, naming the part that cannot be read or that is not there."""
+    return Amounts(
+        cpu=_part("CPU", share.cpu, machine.cpu, parse_cpu),
+        memory_bytes=int(_part("Memory", share.memory, machine.memory_bytes, parse_bytes)),
+        disk_bytes=int(_part("Disk", share.disk, machine.disk_bytes, parse_bytes)),
+        gpu=int(_part("GPU", share.gpu, len(machine.gpus), parse_gpu)),
+    )
+
+
+def labels(node: NodeId, machine: Machine, given: Mapping[str, str]) -> dict[str, str]:
+    """The node's labels: what the machine is, under Bacalhau's names, and what its owner says."""
+    architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    system = platform.system().lower()
+    found = {
+        "Architecture": architecture,
+        "Operating-System": system,
+        "os_arch": architecture,
+        "os_type": system,
+        "name": node,
+        "hostname": platform.node(),
+    }
+    for gpu in machine.gpus:
+        found[f"GPU-{gpu.index}"] = gpu.name.replace(" ", "-")
+        found[f"GPU-{gpu.index}-Memory"] = f"{gpu.memory_mib}-MiB"
+    return found | dict(given)
+
+
+class Facts:
+    """A node's facts as they are now. `info` is replaced when something has changed."""
+
+    def __init__(
+        self, info: NodeInfo, engines: Mapping[str, Engine[Any]], drivers: Drivers, clock: Clock
+    ) -> None:
+        self.info = info
+        self._engines = engines
+        self._drivers = drivers
+        self._clock = clock
+        self._look = asyncio.Event()
+
+    async def probe(self) -> bool:
+        """Ask every engine and driver whether it works; returns whether any answer is new."""
+        engines, sources, publishers = await asyncio.gather(
+            _offers(self._engines), _offers(self._drivers.sources), _offers(self._drivers.publishers)
+        )
+        info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
+        changed = info != self.info
+        self.info = info
+        return changed
+
+    def look(self) -> None:
+        """Probe soon, not only when it is time."""
+        self._look.set()
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Probe every `PROBE_EVERY_S` and when asked to, for ever; tell when something has changed."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_EVERY_S):
+                    await self._look.wait()
+            self._look.clear()
+            if await self.probe():
+                changed()
+
+
+async def _offers(parts: Mapping[str, Any]) -> list[Offer]:
+    """The offers of engines, sources or publishers, by type."""
+    return list(await asyncio.gather(*(_offer(name, part) for name, part in sorted(parts.items()))))
+
+
+async def _offer(name: str, part: Any) -> Offer:
+    try:
+        async with asyncio.timeout(PROBE_S):
+            offer: Offer = await part.probe()
+            return offer
+    except TimeoutError:
+        return Offer(name, available=False, reason=f"it did not answer within {PROBE_S:g} s")
+    except Fault as fault:
+        return Offer(name, available=False, reason=fault.message, hint=fault.hint)
+
+
+def _part(name: str, share: str, there: float, parse: Callable[[str], float]) -> float:
+    text = share.strip()
+    if not text.endswith("%"):
+        try:
+            amount = parse(text)
+        except Fault as fault:
+            raise Invalid(f"capacity {name}: {fault.message}", hint=fault.hint) from fault
+        if name == "GPU" and amount > there:
+            raise Invalid(
+                f"capacity GPU: {amount:g} of {there:g} devices", hint="Ask for no more than there are."
+            )
+        return amount
+    try:
+        percent = float(text[:-1])
+    except ValueError as error:
+        raise Invalid(
+            f"capacity {name}: {share!r} is no percentage", hint="Write 80%, or an amount."
+        ) from error
+    if not 0 <= percent <= 100:
+        raise Invalid(f"capacity {name}: {share} is not between 0% and 100%")
+    return there * percent / 100
+
+
+def _cgroup_cpu() -> float | None:
+    """Cores by the control group's quota, version 2 or 1."""
+    two = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(two) == 2 and two[0].isdecimal():
+        return int(two[0]) / int(two[1])
+    quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
+
+
+def _cgroup_memory() -> int | None:
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = _read(path)
+        if text.isdecimal():
+            return int(text)
+    return None
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text().strip()
+    return ""

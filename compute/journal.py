@@ -1,0 +1,254 @@
+"""What a node must not forget when its process dies: a SQLite file in its data folder.
+
+Knows: executions as they were last saved, how to make that durable in groups, and the numbers that outlive a process
+(incarnation, highest sequence obeyed, which log they belong to). Must not know: what an execution's fields mean.
+
+**When it is durable.** `save` only marks an execution; all that is marked is written in one transaction, at the next turn of
+the event loop if somebody waits (`commit`), else within `LAZY_S`. So a burst of orders costs one transaction a turn.
+
+**Why the loop writes itself.** In WAL mode with ``synchronous=NORMAL`` a commit is a write to the kernel's memory (some
+50 µs), not a wait for the disk: cheaper than a hop to a thread. What waits for the disk, moving the log of writes into the
+file, is done by a thread of its own.
+
+**Why NORMAL is enough.** ``kill -9`` loses nothing that was committed. A power cut may lose the last commits, but then all
+programs are gone too, and requesters, who have the truth, order again what the node's beats do not show.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from compute.execution import Execution
+from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault
+from protocol.ids import ExecutionId
+
+LAZY_S: Final = 0.02
+GONE_KEPT_S: Final = 3600.0
+"""How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
+GONE_MAX: Final = 50_000
+CHECKPOINT_COMMITS: Final = 500
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Execution)
+
+
+class Remembered(Struct, frozen=True):
+    """What the journal held when it was opened. `gone` maps what was forgotten to the sequence it was ended at."""
+
+    incarnation: int
+    upto: int
+    log_created: str
+    executions: list[Execution]
+    gone: dict[ExecutionId, int]
+
+
+class Journal:
+    """One node's journal; owned by the event loop that opened it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal.db"
+        self._lock = _lock(folder)
+        try:
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint=0")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise _sqlite_fault(self._path, error) from error
+        self._dirty: dict[ExecutionId, Execution] = {}
+        self._gone: dict[ExecutionId, tuple[int, float]] = {}
+        self._facts: dict[str, str] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._due: asyncio.Handle | None = None
+        self._due_now = False
+        self._checkpoint: asyncio.Future[None] | None = None
+        self.commits = 0
+
+    def open(self, now: float) -> Remembered:
+        """Read everything, and count this start: the incarnation is one higher than ever before. Raises `Broken`."""
+        try:
+            with self._transaction():
+                return self._remembered(now)
+        except sqlite3.Error as error:
+            raise _sqlite_fault(self._path, error) from error
+
+    def save(self, execution: Execution) -> None:
+        """Keep this as the execution's newest."""
+        self._dirty[execution.id] = execution
+        self._plan(now=False)
+
+    def forget(self, execution: ExecutionId, seq: int, now: float) -> None:
+        """Keep nothing of it but its name, and the sequence that nothing about it may be older than."""
+        self._dirty.pop(execution, None)
+        self._gone[execution] = (seq, now)
+        self._plan(now=False)
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a fact of the node itself: ``upto``, ``log_created``."""
+        self._facts[name] = value
+        self._plan(now=False)
+
+    async def commit(self) -> None:
+        """Return when all that was saved until now is durable. Raises `Exhausted` when the disk is full, `Broken`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._plan(now=True)
+        await waiter
+
+    def flush(self) -> None:
+        """Write all that is marked, now."""
+        self._cancel_plan()
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._write()
+        except sqlite3.Error as error:
+            fault = _sqlite_fault(self._path, error)
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_exception(fault)
+            if not waiting:
+                # It stays marked; whoever next waits for it is told.
+                self._plan(now=False)
+            return
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self.commits % CHECKPOINT_COMMITS == 0:
+            self._begin_checkpoint()
+
+    def prune(self, now: float) -> None:
+        """Forget the names of what is long gone."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM gone WHERE at < ?", (now - GONE_KEPT_S,))
+
+    async def close(self) -> None:
+        """Write what is marked and let go of the file."""
+        self.flush()
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file as ``kill -9`` would: what was not committed is lost."""
+        self._cancel_plan()
+        self._db.close()
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+
+    def _remembered(self, now: float) -> Remembered:
+        facts = dict(self._db.execute("SELECT name, value FROM facts"))
+        incarnation = int(facts.get("incarnation", "0")) + 1
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES ('incarnation', ?)", (str(incarnation),))
+        self._db.execute("DELETE FROM gone WHERE at < ?", (now - GONE_KEPT_S,))
+        gone = self._db.execute("SELECT id, seq FROM gone ORDER BY at DESC LIMIT ?", (GONE_MAX,)).fetchall()
+        executions = []
+        for name, body in self._db.execute("SELECT id, body FROM executions"):
+            try:
+                executions.append(_decoder.decode(body))
+            except msgspec.DecodeError as error:
+                raise Broken(
+                    f"{self._path}: execution {name} cannot be read: {error}",
+                    hint="Was it written by a newer version? Start that one, or move the data folder away.",
+                ) from error
+        return Remembered(
+            incarnation=incarnation,
+            upto=int(facts.get("upto", "0")),
+            log_created=facts.get("log_created", ""),
+            executions=executions,
+            gone={ExecutionId(name): seq for name, seq in gone},
+        )
+
+    def _plan(self, *, now: bool) -> None:
+        if now and not self._due_now:
+            self._cancel_plan()
+            self._due_now = True
+            self._due = asyncio.get_running_loop().call_soon(self.flush)
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(LAZY_S, self.flush)
+
+    def _cancel_plan(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due, self._due_now = None, False
+
+    def _write(self) -> None:
+        if not (self._dirty or self._gone or self._facts):
+            return
+        with self._transaction():
+            if self._dirty:
+                rows = [(name, _encoder.encode(execution)) for name, execution in self._dirty.items()]
+                self._db.executemany("INSERT OR REPLACE INTO executions VALUES (?, ?)", rows)
+            if self._gone:
+                self._db.executemany("DELETE FROM executions WHERE id = ?", [(name,) for name in self._gone])
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO gone VALUES (?, ?, ?)",
+                    [(name, seq, at) for name, (seq, at) in self._gone.items()],
+                )
+            if self._facts:
+                self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._facts.items()))
+        self._dirty, self._gone, self._facts = {}, {}, {}
+        self.commits += 1
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _begin_checkpoint(self) -> None:
+        if self._checkpoint is None or self._checkpoint.done():
+            self._checkpoint = asyncio.get_running_loop().run_in_executor(None, _checkpoint, self._path)
+
+
+def _checkpoint(path: Path) -> None:
+    """Move the log of writes into the file, on a connection of its own; the writer goes on meanwhile."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder for this process. Raises `Conflict` if another one has it, `Denied` if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Denied(
+            f"the data folder {folder} cannot be used: {error.strerror}", hint="Name another with --data-dir."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Conflict(
+            f"the data folder {folder} is in use by another node",
+            hint="Stop that one, or give this one a folder of its own with --data-dir.",
+        ) from error
+    return lock
+
+
+def _sqlite_fault(path: Path, error: sqlite3.Error) -> Fault:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        hint = "Free some space on the disk of the node's data folder."
+        return Exhausted(f"no space left on the node: {path} cannot be written", hint=hint, kind="Disk")
+    return Broken(f"the journal {path} cannot be used: {error}", hint="Move it away to start anew.")

@@ -1,0 +1,430 @@
+"""One execution, carried out: performs the effects of `compute.execution` and tells it what came of them.
+
+Knows: engines, drivers, folders, and how each step is done. Must not know: commands, beats, or what follows from what.
+
+An execution is one task that does one piece of work at a time: admit → stage → start → follow → publish → clean up. What
+comes from outside (cancel, a deadline, a dropped report) is told at once and may interrupt the work, except starting a
+program: whether it was started must be known before it can be removed.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+
+from compute import admission
+from compute.admission import Plan, Policy
+from compute.capacity import Ports
+from compute.engines.contract import Engine, Exit, Running
+from compute.engines.contract import Run as EngineRun
+from compute.environment import environment
+from compute.execution import (
+    WORK,
+    Admitted,
+    Cleaned,
+    DeadlinePassed,
+    Effect,
+    Event,
+    Execution,
+    Failed,
+    Phase,
+    ProgramEnded,
+    Published,
+    Recovered,
+    Restarted,
+    Staged,
+    Started,
+    advance,
+)
+from compute.faults import StepFailed, failure_of, publisher_failure
+from compute.journal import Journal
+from compute.logs import Logs, OutputLog
+from compute.output import Head, write_streams
+from compute.progress import ProgressBoard
+from compute.reports import Reporter
+from compute.room import Room
+from compute.staging import Ready, Staging
+from protocol.clock import Clock
+from protocol.errors import Fault, TimedOut, Unavailable
+from protocol.ids import NodeId
+from protocol.messages import Progress, Report
+from protocol.states import ExecutionState
+from storage.arrival import remove_tree
+from storage.contract import Drivers, Label
+from storage.contract import Progress as Telling
+from storage.threads import in_thread
+
+START_S: Final = 120.0
+"""An engine that has not started a prepared program by then is ill."""
+DRAIN_S: Final = 10.0
+"""How long the rest of the output may take to arrive once the program has ended."""
+RECOVER_TRIES: Final = 20
+AGAIN_S: Final = 1.0
+AGAIN_MAX_S: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Limits(Struct, frozen=True):
+    """How long things may take on this node, in seconds: staging unless the order says, asking a program to end."""
+
+    staging_s: float = 3600.0
+    publishing_s: float = 3600.0
+    stop_grace_s: float = 10.0
+
+
+class Shop(Struct, frozen=True):
+    """What all executions of a node share. `tasks` owns every task they begin."""
+
+    node: NodeId
+    incarnation: int
+    folder: Path
+    engines: Mapping[str, Engine[Any]]
+    drivers: Drivers
+    policy: Policy
+    limits: Limits
+    host: Mapping[str, str]
+    room: Room
+    ports: Ports
+    journal: Journal
+    logs: Logs
+    reporter: Reporter
+    progress: ProgressBoard
+    clock: Clock
+    tasks: asyncio.TaskGroup
+    fetching: asyncio.Semaphore
+    forgotten: Callable[["Runner"], None]
+
+
+class Runner:
+    """One execution being carried out. `tell` is the only way anything happens to it."""
+
+    def __init__(
+        self, shop: Shop, execution: Execution, plan: Plan | None = None, *, restored: bool = False
+    ) -> None:
+        self.execution = execution
+        self._shop = shop
+        self._run = execution.run
+        self._restored = restored
+        self._folder = shop.folder / execution.id
+        self._todo: deque[Effect] = deque()
+        self._working: Effect | None = None
+        self._interrupted = False
+        self._task: asyncio.Task[None] | None = None
+        self._plan = plan
+        self._ready = Ready([], [], {})
+        self._running: Running | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._head = Head()
+
+    def begin(self) -> None:
+        """Go on from where the execution stands: a new one, or one that a former process began."""
+        self._shop.journal.save(self.execution)
+        self._shop.logs.expect(self.execution.id)
+        self.tell(Restarted()) if self._restored else self._do([Effect.ADMIT])
+
+    def tell(self, event: Event) -> None:
+        """Something has happened to it; what follows is done or begun."""
+        before = self.execution
+        self.execution, effects = advance(before, event, self._shop.clock.now())
+        if self.execution is not before:
+            self._shop.journal.save(self.execution)
+            if self.execution.state is not before.state and not self.execution.ended:
+                self._shop.reporter.send_later(self._still(self.execution))
+        self._do(effects)
+
+    def report(self) -> Report:
+        """What a requester is told of it just now."""
+        return self.execution.report(self._shop.node, self._shop.incarnation)
+
+    def _still(self, then: Execution) -> Callable[[], Report | None]:
+        """A report if the state is the same as it was then."""
+        return lambda: self.report() if self.execution.state is then.state else None
+
+    def _do(self, effects: list[Effect]) -> None:
+        shop = self._shop
+        for effect in effects:
+            if effect in WORK:
+                self._todo.append(effect)
+            elif effect is Effect.INTERRUPT:
+                self._todo.clear()
+                self._interrupt()
+            elif effect is Effect.RELEASE:
+                shop.room.release(self.execution.id)
+                if self._run.task.network.ports:
+                    shop.ports.release(self.execution.id)
+            elif effect is Effect.SEND_REPORT:
+                shop.reporter.send(self.report())
+            elif effect is Effect.FORGET:
+                shop.reporter.forget(self.execution.id)
+                shop.forgotten(self)
+        if self._todo and self._task is None:
+            self._task = shop.tasks.create_task(self._live())
+
+    def _interrupt(self) -> None:
+        if self._working is not None and self._working is not Effect.START and self._task is not None:
+            self._interrupted = True
+            self._task.cancel()
+
+    async def _live(self) -> None:
+        while self._todo:
+            event = await self._attempt(self._todo.popleft())
+            if event is not None:
+                self.tell(event)
+        self._task = None
+
+    async def _attempt(self, work: Effect) -> Event | None:
+        """Do one piece of work; None if it was interrupted, for then what comes next is known already."""
+        self._working = work
+        try:
+            event = await self._perform(work)
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            event = None
+        except StepFailed as failed:
+            event = Failed(failed.failure, failed.refused)
+        except Exception as error:  # noqa: BLE001 (a driver's bug ends its execution, never the node)
+            failure = failure_of(error, self._shop.node, str(work))
+            if not isinstance(error, Fault | OSError):
+                _log.exception(
+                    "a step failed in a way it should not", execution=self.execution.id, step=str(work)
+                )
+            event = Failed(failure, refused=failure.code.startswith("Invalid"))
+        finally:
+            self._working = None
+        if self._interrupted:
+            self._interrupted = False
+            if self._task is not None:
+                self._task.uncancel()
+            return None
+        return event
+
+    # The steps
+
+    async def _perform(self, work: Effect) -> Event:
+        match work:
+            case Effect.ADMIT:
+                return await self._admit()
+            case Effect.RECOVER:
+                return await self._recover()
+            case Effect.STAGE:
+                return await self._stage()
+            case Effect.START:
+                return await self._start()
+            case Effect.FOLLOW:
+                return await self._follow()
+            case Effect.PUBLISH:
+                return await self._publish()
+            case Effect.CLEAN_UP:
+                return await self._clean_up()
+        raise AssertionError(f"{work} is no work")
+
+    async def _admit(self) -> Event:
+        gpus = await self._shop.room.take(self.execution.id, self._run.amounts, self._run.priority)
+        return Admitted(list(gpus))
+
+    async def _stage(self) -> Event:
+        shop = self._shop
+        staging = Staging(
+            self._run, self._planned(), self._folder, shop.node, shop.room, shop.ports, shop.fetching
+        )
+        if self._restored:
+            await self._wipe()
+        with self._deadline(Phase.STAGING, self._run.staging_timeout_s or shop.limits.staging_s):
+            self._ready = ready = await staging.stage(self._progress)
+        return Staged(ready.inputs, {name: outside for name, (outside, _) in ready.ports.items()})
+
+    async def _start(self) -> Event:
+        await self._shop.journal.commit()
+        plan, ready = self._planned(), self._ready
+        run = EngineRun(
+            execution=self.execution.id,
+            job=self._run.job,
+            node=self._shop.node,
+            params=plan.engine_params,
+            folder=self._folder / "engine",
+            env=environment(self._run, self._shop.policy, self._shop.host, ready.ports),
+            mounts=ready.mounts,
+            amounts=self._run.amounts,
+            network=self._run.task.network,
+            gpus=self.execution.gpus,
+            ports=ready.ports,
+        )
+        try:
+            async with asyncio.timeout(START_S):
+                self._running = await plan.engine.start(run)
+        except TimeoutError as error:
+            raise TimedOut(
+                f"the engine did not start the program within {START_S:g} s", kind="Start"
+            ) from error
+        return Started()
+
+    async def _recover(self) -> Event:
+        self._hold()
+        engine = self._engine()
+        if engine is not None:
+            self._running = await self._find(engine)
+        return Recovered(self._running is not None)
+
+    async def _follow(self) -> Event:
+        running = self._running
+        assert running is not None, "only what was started is followed"
+        self._head = Head()
+        log = self._shop.logs.open(self.execution.id)
+        self._following = self._shop.tasks.create_task(self._keep_output(running, log))
+        with self._deadline(Phase.RUNNING, self._left_s()):
+            ending = await running.wait()
+        await self._drain(DRAIN_S)
+        log.flush()
+        return ProgramEnded(self._head.output(ending.code, _message(ending)), ending.failure)
+
+    async def _publish(self) -> Event:
+        self._hold()
+        publisher, params = self._planned().publisher or (None, None)
+        assert publisher is not None, "only tasks with a publisher come here"
+        folder = self._folder / "results"
+        output = self.execution.output
+        log = self._shop.logs.of(self.execution.id)
+        await write_streams(folder, log, output.exit_code if output else 0)
+        label = Label(
+            job=self._run.job,
+            execution=self.execution.id,
+            node=self._shop.node,
+            at=self._shop.clock.now(),
+            partition=self._run.partition,
+            attempt=self._run.attempt,
+        )
+        limit_s = self._shop.limits.publishing_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return Published(await publisher.publish(folder, params, label, self._progress("result")))
+        except TimeoutError as error:
+            fault: Exception = TimedOut(f"it took longer than {limit_s:g} s", kind="Publishing")
+            raise StepFailed(publisher_failure(fault, self._run.task.publisher, self._shop.node)) from error
+        except (Fault, OSError) as error:
+            raise StepFailed(publisher_failure(error, self._run.task.publisher, self._shop.node)) from error
+
+    async def _clean_up(self) -> Event:
+        """Leave nothing behind, however long that takes: an engine that is ill just now is asked again."""
+        pause_s = AGAIN_S
+        while True:
+            try:
+                await self._remove_program()
+                await self._wipe()
+            except (Fault, OSError) as error:
+                _log.warning("cannot clean up yet", execution=self.execution.id, fault=str(error))
+            except Exception:  # noqa: BLE001 (as above; and nothing may stay behind)
+                _log.exception("cannot clean up yet", execution=self.execution.id)
+            else:
+                break
+            await self._shop.clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, AGAIN_MAX_S)
+        self._shop.logs.end(self.execution.id, self._shop.clock.now())
+        return Cleaned(self._head.output(0, "") if self._head.anything else None)
+
+    # Their parts
+
+    def _planned(self) -> Plan:
+        """The drivers and their parameters; read again if this process did not take the order."""
+        if self._plan is None:
+            self._plan = admission.plan(self._run, self._shop.engines, self._shop.drivers)
+        return self._plan
+
+    async def _find(self, engine: Engine[Any]) -> Running | None:
+        for _ in range(RECOVER_TRIES):
+            try:
+                return await engine.recover(self.execution.id)
+            except Unavailable as fault:
+                _log.warning(
+                    "the engine does not answer yet", execution=self.execution.id, fault=fault.message
+                )
+                await self._shop.clock.sleep(AGAIN_S)
+        return await engine.recover(self.execution.id)
+
+    async def _keep_output(self, running: Running, log: OutputLog) -> None:
+        """Copy what the program writes. A disk that takes no more ends the execution; a lost connection does not."""
+        try:
+            async for chunk in running.output():
+                log.write(chunk)
+                self._head.add(chunk)
+        except (Fault, OSError) as error:
+            if isinstance(error, OSError):
+                self.tell(Failed(failure_of(error, self._shop.node, "keeping the program's output")))
+            else:
+                _log.warning("output was lost", execution=self.execution.id, fault=error.message)
+
+    async def _drain(self, limit_s: float) -> None:
+        """Wait for the rest of the output, then stop following."""
+        following, self._following = self._following, None
+        if following is not None and not following.done():
+            await asyncio.wait([following], timeout=limit_s)
+            following.cancel()
+
+    async def _remove_program(self) -> None:
+        if self._running is None and self.execution.starts:
+            engine = self._engine()
+            self._running = await engine.recover(self.execution.id) if engine is not None else None
+        if self._running is not None:
+            if self.execution.holding:
+                await self._running.stop(self._shop.limits.stop_grace_s)
+            await self._drain(1.0)
+            await self._running.remove()
+            self._running = None
+
+    async def _wipe(self) -> None:
+        if self._folder.exists():
+            await in_thread(lambda _: remove_tree(self._folder))
+
+    def _engine(self) -> Engine[Any] | None:
+        return self._shop.engines.get(self._run.task.engine.type.lower())
+
+    def _hold(self) -> None:
+        """What is found after a restart has its room, whether there is any or not."""
+        ledger = self._shop.room.ledger
+        ledger.hold(self.execution.id, self._run.amounts, self.execution.gpus)
+
+    def _left_s(self) -> float:
+        """How much of the program's time is left: it counts from its start, also when that was before a restart."""
+        limit_s = self._run.execution_timeout_s
+        if not limit_s:
+            return 0
+        started_at = self.execution.reached_at(ExecutionState.RUNNING)
+        passed_s = self._shop.clock.now() - (started_at or self._shop.clock.now())
+        return max(limit_s - passed_s, 0.001)
+
+    @contextlib.contextmanager
+    def _deadline(self, phase: Phase, seconds: float) -> Iterator[None]:
+        """Tell that the phase took too long, if it does; 0 is no limit."""
+        if not seconds:
+            yield
+            return
+        limit_s = self._run.execution_timeout_s if phase is Phase.RUNNING else seconds
+        alarm = self._shop.tasks.create_task(self._ring(seconds, DeadlinePassed(phase, limit_s)))
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    async def _ring(self, seconds: float, event: DeadlinePassed) -> None:
+        await self._shop.clock.sleep(seconds)
+        self.tell(event)
+
+    def _progress(self, what: str) -> Telling:
+        def tell(done_bytes: int, total_bytes: int | None) -> None:
+            run = self._run
+            state = self.execution.state
+            self._shop.progress.note(
+                Progress(run.job, run.execution, self._shop.node, state, what, done_bytes, total_bytes)
+            )
+
+        return tell
+
+
+def _message(exit: Exit) -> str:
+    return exit.failure.message if exit.failure else ""
