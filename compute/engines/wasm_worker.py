@@ -30,6 +30,7 @@ FRAME_HEAD: Final = 13
 """Bytes before each piece in the output file: stream (1), unix microseconds (8), length (4), big-endian."""
 MODULES_KEPT: Final = 32
 PROGRAM_STACK_BYTES: Final = 1 << 20
+PROC_EXIT: Final = ("wasi_snapshot_preview1", "proc_exit")
 
 
 class Order(Struct, frozen=True):
@@ -60,6 +61,14 @@ class _Refused(Exception):
     def __init__(self, fault: str, message: str) -> None:
         super().__init__(message)
         self.answer = Answer(code=1, fault=fault, message=message)
+
+
+class _Ended(Exception):
+    """The program called ``proc_exit``."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Modules:
@@ -153,8 +162,8 @@ def run(order: Order, modules: Modules, started: Any) -> Answer:
         started()
         try:
             entry(store)
-        except wasmtime.ExitTrap as ended:
-            return Answer(code=int(ended.code))
+        except _Ended as ended:
+            return Answer(code=ended.code)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as trap:
             return Answer(
                 code=1, fault="trap", message=_trap_text(trap), memory_bytes=_memory(instance, store)
@@ -189,6 +198,9 @@ def _link(
 ) -> tuple[wasmtime.Instance, wasmtime.Func]:
     linker = wasmtime.Linker(modules.engine)
     linker.define_wasi()
+    # The runtime's own proc_exit takes a code above 125 for a trap; a program's exit code is its own affair.
+    linker.allow_shadowing = True
+    linker.define_func(*PROC_EXIT, wasmtime.FuncType([wasmtime.ValType.i32()], []), _proc_exit)
     try:
         for name, path in order.imports:
             linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
@@ -203,6 +215,10 @@ def _link(
         listed = ", ".join(there[:8]) or "nothing"
         raise _Refused("link", f"there is no exported function {order.entrypoint!r} (it exports {listed})")
     return instance, entry
+
+
+def _proc_exit(code: int) -> None:
+    raise _Ended(code & 0xFF)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,15 +11,35 @@ int main(int argc, char **argv) {
     const char *first = argc > 2 ? argv[2] : "", *second = argc > 3 ? argv[3] : "";
     if (!strcmp(what, "nothing")) return 0;
     if (!strcmp(what, "exit")) return atoi(first);
-    if (!strcmp(what, "env")) {
+    if (!strcmp(what, "tell")) { /* NAME: an environment variable */
         const char *value = getenv(first);
-        puts(value ? value : "(unset)");
+        printf("%s=%s\n", first, value ? value : "");
         return 0;
     }
-    if (!strcmp(what, "say")) { /* alternately to both streams, COUNT lines */
-        for (int i = 0; i < atoi(first); i++) {
-            fprintf(i % 2 ? stderr : stdout, "line %d %s\n", i, second);
-            fflush(i % 2 ? stderr : stdout);
+    if (!strcmp(what, "print")) { /* TEXT to standard output, TEXT to standard error */
+        fputs(first, stdout);
+        fflush(stdout);
+        fputs(second, stderr);
+        return 0;
+    }
+    if (!strcmp(what, "count")) { /* the numbers from 1 to N */
+        for (int i = 1; i <= atoi(first); i++) printf("%d\n", i);
+        return 0;
+    }
+    if (!strcmp(what, "show")) { /* PATH: a file's content */
+        FILE *from = fopen(first, "rb");
+        if (!from) {
+            fprintf(stderr, "%s: %s\n", first, strerror(errno));
+            return 2;
+        }
+        for (int c; (c = getc(from)) != EOF;) putchar(c);
+        return 0;
+    }
+    if (!strcmp(what, "write")) { /* PATH TEXT */
+        FILE *to = fopen(first, "wb");
+        if (!to || fputs(second, to) < 0 || fclose(to)) {
+            fprintf(stderr, "%s: %s\n", first, strerror(errno));
+            return 2;
         }
         return 0;
     }
@@ -34,12 +54,12 @@ int main(int argc, char **argv) {
         return fclose(to) ? 2 : 0;
     }
     if (!strcmp(what, "spin")) {
-        puts("spinning");
+        puts("ready");
         fflush(stdout);
         for (volatile unsigned long i = 0;; i++) {}
     }
     if (!strcmp(what, "sleep")) {
-        puts("sleeping");
+        puts("ready");
         fflush(stdout);
         struct timespec left = {atoi(first), 0};
         nanosleep(&left, NULL);
