@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from compute.engines.contract import Engine
-from compute.engines.docker import DockerEngine, DockerSettings
+from compute.engines.docker.engine import DockerEngine
+from compute.engines.docker.settings import DockerSettings
 from protocol.spec.engines import DockerParams
 from tests.compute.containers import SETTINGS_LABEL, remove_containers
 from tests.contracts.engine import (
