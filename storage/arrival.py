@@ -3,6 +3,7 @@
 Knows: the file system. Must not know: where data comes from.
 """
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -29,6 +30,8 @@ async def arriving(into: Path) -> AsyncIterator[Path]:
     try:
         with disk_faults(into):
             yield beside
+            # A cancellation that is under way would otherwise only be seen after the rename, when nobody cleans up.
+            await asyncio.sleep(0)
             os.rename(beside, into)
     except BaseException:
         await in_thread(lambda _: remove_tree(beside))

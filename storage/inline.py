@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 
 from msgspec import Struct, field
 
-from protocol.errors import Broken, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Exhausted, NotFound, TimedOut, Unavailable
 from protocol.nodes import Offer
 from protocol.spec.blobs import BlobUrl, is_blob_url, parse_blob_url, parse_data_url
 from storage.archive import MEDIA_TYPES, extract
@@ -77,6 +77,12 @@ class InlineSource:
 
     async def resolve(self, params: InlineParams, share: Share) -> Resolved:
         content = read_url(params.url)
+        limit = self._limits.size_bytes
+        if limit is not None and content.size_bytes > limit:
+            message = (
+                f"the inline data {_shown(content)} has more than {limit} bytes, the most this node takes"
+            )
+            raise Exhausted(message, hint="Use a node with a higher limit.", kind="Size")
         form = "tar" if content.archive else "file"
         return Resolved(
             f"inline:{form}:sha256:{content.digest}", None if content.archive else content.size_bytes, content

@@ -133,8 +133,12 @@ def _listed(path: Path, params: LocalParams, stop: Stop) -> Resolved:
         if not params.creates:
             raise _missing(params) from error
         return Resolved(f"local:{path}@new", 0)
+    except NotADirectoryError as error:
+        raise Invalid(f"the local path {params.source_path} leads through a file, not a folder") from error
     except PermissionError as error:
         raise Denied(f"the local path {path} cannot be read by this node: {error.strerror}") from error
+    except OSError as error:
+        raise Unavailable(f"the local path {path} cannot be read: {error.strerror}") from error
     return Resolved(f"local:{path}@{digest.hexdigest()}", size)
 
 
