@@ -1,0 +1,467 @@
+"""The `urlDownload` source, against a server that goes wrong in every way."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import stamina
+
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.addresses import check_address, read_networks
+from storage.contract import Share, Source, silent
+from storage.params import read_params
+from storage.settings import METADATA_NETWORKS, StorageSettings
+from storage.url import UrlParams, open_url
+from tests.contracts.source import ServedSourceContract
+from tests.contracts.trees import Tree, snapshot
+from tests.storage.faulty_http import BODY, FaultyServer, faulty_server
+
+ALL = Share()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Attempts follow each other at once; their number stays."""
+    with stamina.set_testing(True, attempts=4, cap=True):
+        yield
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultyServer]:
+    """The server."""
+    async with faulty_server() as running:
+        yield running
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> StorageSettings:
+    """A node with short patience."""
+    return StorageSettings(tmp_path / "own", connect_s=2.0, silence_s=0.3, redirects=3)
+
+
+@pytest.fixture
+async def source(node: StorageSettings) -> AsyncIterator[Source[UrlParams]]:
+    """The driver."""
+    async with open_url(node) as drivers:
+        yield drivers.sources["urldownload"]
+
+
+def closed_port() -> int:
+    """A port on loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class TestUrl(ServedSourceContract):
+    """A file on a healthy server."""
+
+    @pytest.fixture
+    def content(self) -> Tree:
+        return {"file.bin": BODY}
+
+    @pytest.fixture
+    def params(self, server: FaultyServer, content: Tree) -> UrlParams:
+        server.files["/data/file.bin"] = BODY
+        return UrlParams(server.url("/data/file.bin"))
+
+    @pytest.fixture
+    def hostile(self, server: FaultyServer) -> list[UrlParams]:
+        names = [
+            "/%2e%2e",
+            "/x%2F..%2F..%2Fy",
+            "/..%2F..%2Fevil",
+            "/%00",
+            "/" + "n" * 300,
+            "/%2e",
+            "/a%5c..%5cb",
+        ]
+        server.files.update(dict.fromkeys(names, b"sly"))
+        named = [server.url(f"/faults/named/?as={name}") for name in ("../../evil", "..", "/etc/evil")]
+        return [UrlParams(url) for url in [*map(server.url, names), *named]]
+
+    @pytest.fixture
+    def missing(self, server: FaultyServer) -> tuple[UrlParams, str]:
+        return UrlParams(server.url("/nothing/here")), "/nothing/here"
+
+    @pytest.fixture
+    def change(self, server: FaultyServer, params: UrlParams) -> Callable[[], Awaitable[UrlParams]]:
+        async def change() -> UrlParams:
+            server.files["/data/file.bin"] = BODY[::-1]
+            return params
+
+        return change
+
+    @pytest.fixture
+    def vanish(self, server: FaultyServer, params: UrlParams) -> Callable[[], Awaitable[None]]:
+        async def vanish() -> None:
+            server.files.clear()
+
+        return vanish
+
+    @pytest.fixture
+    def away(self, source: Source[UrlParams]) -> tuple[Source[Any], UrlParams]:
+        return source, UrlParams(f"http://127.0.0.1:{closed_port()}/file")
+
+
+class TestUrlEmpty(TestUrl):
+    """An empty file is a file."""
+
+    @pytest.fixture
+    def content(self) -> Tree:
+        return {"file.bin": b""}
+
+    @pytest.fixture
+    def params(self, server: FaultyServer, content: Tree) -> UrlParams:
+        server.files["/data/file.bin"] = b""
+        return UrlParams(server.url("/data/file.bin"))
+
+
+async def bring(source: Source[UrlParams], url: str, tmp_path: Path) -> Tree:
+    """Resolve and fetch; nothing is left on a fault."""
+    room = tmp_path / "room"
+    room.mkdir()
+    params = UrlParams(url)
+    try:
+        await source.fetch(params, await source.resolve(params, ALL), room / "in", silent)
+    except Fault:
+        assert list(room.iterdir()) == []
+        raise
+    assert [path.name for path in room.iterdir()] == ["in"]
+    return snapshot(room / "in")
+
+
+class TestFaults:
+    """What a server may do."""
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (404, NotFound),
+            (410, NotFound),
+            (401, Denied),
+            (403, Denied),
+            (400, Invalid),
+            (416, Invalid),
+            (429, Unavailable),
+            (500, Unavailable),
+            (503, Unavailable),
+            (201, Broken),
+            (204, Broken),
+            (206, Broken),
+            (300, Broken),
+            (304, Broken),
+        ],
+    )
+    async def test_only_status_200_is_data(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, status: int, kind: type[Fault]
+    ) -> None:
+        """An error page, an empty answer or an unasked part is never taken for the file; URL and status are told."""
+        url = server.url(f"/faults/status/{status}")
+
+        with pytest.raises(kind) as caught:
+            await bring(source, url, tmp_path)
+
+        assert url in caught.value.message
+        assert str(status) in caught.value.message
+
+    @pytest.mark.parametrize(("status", "asked"), [(404, 1), (403, 1), (204, 1), (500, 4), (503, 4)])
+    async def test_only_what_may_pass_is_tried_again(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, status: int, asked: int
+    ) -> None:
+        """A server that is ill is asked again, a bounded number of times; a clear no is taken at once."""
+        with pytest.raises(Fault):
+            await bring(source, server.url(f"/faults/status/{status}"), tmp_path)
+
+        assert server.requests == {f"/faults/status/{status}": asked}
+
+    async def test_a_server_that_recovers_is_forgiven(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Status 500 and then the file: the file."""
+        assert await bring(source, server.url("/faults/flaky"), tmp_path) == {"flaky": BODY}
+
+    @pytest.mark.parametrize("fault", ["cut", "cut_chunked"])
+    async def test_a_short_body_is_never_the_file(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, fault: str
+    ) -> None:
+        """A connection that is cut is noticed, with and without an announced length."""
+        with pytest.raises((Broken, Unavailable), match=f"{fault} ") as caught:
+            await bring(source, server.url(f"/faults/{fault}"), tmp_path)
+
+        assert "bytes" in caught.value.message
+
+    async def test_attempts_are_never_mixed(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """After a cut the file is fetched anew from its first byte."""
+        assert await bring(source, server.url("/faults/cut_once"), tmp_path) == {"cut_once": BODY}
+
+    async def test_progress_does_not_go_back(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A second attempt is told only when it gets further than the first."""
+        params = UrlParams(server.url("/faults/cut_once"))
+        resolved = await source.resolve(params, ALL)
+        told: list[int] = []
+
+        await source.fetch(params, resolved, tmp_path / "in", lambda done, total: told.append(done))
+
+        assert told == sorted(set(told))
+        assert told[-1] == len(BODY)
+
+    @pytest.mark.parametrize(
+        ("fault", "word"), [("stall", f"after {len(BODY) // 2} bytes"), ("mute", "after 0 bytes")]
+    )
+    async def test_silence_has_an_end(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, fault: str, word: str
+    ) -> None:
+        """A server that says nothing more is given up; the fault tells how many bytes came."""
+        with pytest.raises(TimedOut, match=word):
+            await bring(source, server.url(f"/faults/{fault}"), tmp_path)
+
+    async def test_a_stalled_fetch_can_be_cancelled(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Cancelled in the middle of the body, nothing is left."""
+        params = UrlParams(server.url("/faults/stall"))
+        resolved = await source.resolve(params, ALL)
+        task = asyncio.ensure_future(source.fetch(params, resolved, tmp_path / "in", silent))
+        await server.stalled.wait()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert list(tmp_path.iterdir()) == []
+
+    async def test_a_body_without_end_meets_the_limit(
+        self, node: StorageSettings, server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """However little a server tells of its size, the limit holds."""
+        async with open_url(msgspec.structs.replace(node, max_bytes=3_000_000)) as drivers:
+            with pytest.raises(Exhausted, match="more than 3000000 bytes"):
+                await bring(drivers.sources["urldownload"], server.url("/faults/endless"), tmp_path)
+
+    async def test_a_size_that_is_told_is_enough(
+        self, node: StorageSettings, server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A file that is too large by its own header is refused when it is resolved."""
+        server.files["/large"] = BODY
+        async with open_url(msgspec.structs.replace(node, max_bytes=len(BODY) - 1)) as drivers:
+            with pytest.raises(Exhausted, match="/large has more than"):
+                await drivers.sources["urldownload"].resolve(UrlParams(server.url("/large")), ALL)
+
+    async def test_what_changed_since_is_refused(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Other bytes than those that were resolved are not delivered."""
+        with pytest.raises(Broken, match="has changed since"):
+            await bring(source, server.url("/faults/changing"), tmp_path)
+
+        assert server.requests == {"/faults/changing": 2}
+
+    async def test_a_name_that_leads_nowhere_is_unavailable(
+        self, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """A host that is not there is told by its name."""
+        with pytest.raises(Unavailable, match=r"http://no\.such\.host\.invalid/f"):
+            await bring(source, "http://no.such.host.invalid/f", tmp_path)
+
+
+class TestRedirects:
+    """Redirects."""
+
+    async def test_they_are_followed(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """To the file, whose name is still the one that was asked for."""
+        server.files["/real"] = b"x"
+
+        found = await bring(
+            source, server.url(f"/faults/redirect/asked.txt?to={server.url('/real')}"), tmp_path
+        )
+
+        assert found == {"asked.txt": b"x"}
+
+    async def test_relative_ones_too(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A location without a host is on the same one."""
+        server.files["/real"] = b"x"
+
+        assert await bring(source, server.url("/faults/redirect/a?to=/real"), tmp_path) == {"a": b"x"}
+
+    async def test_circles_have_an_end(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A server that sends us round is told so after the limit, once."""
+        with pytest.raises(Broken, match="redirects more than 3 times"):
+            await bring(source, server.url("/faults/circle"), tmp_path)
+
+        assert server.requests == {"/faults/circle": 4}
+
+    @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://x/y", "mailto:x"])
+    async def test_they_stay_on_http(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, to: str
+    ) -> None:
+        """A redirect to a file of this node, or anything else, is not followed."""
+        with pytest.raises(Broken, match="no http URL"):
+            await bring(source, server.url(f"/faults/redirect/a?to={to}"), tmp_path)
+
+
+class TestNames:
+    """What the file is called."""
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("/a/file.csv?x=1", "file.csv"),
+            ("/a/tr%C3%A4ume%20x", "träume x"),
+            ("/a/", "download"),
+            ("/a%2Fb", "b"),
+            ("/%2e%2e", "download"),
+        ],
+    )
+    async def test_it_is_the_last_element_of_the_path(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, path: str, name: str
+    ) -> None:
+        """Decoded, without its query; never a path, never empty."""
+        server.files[path.partition("?")[0]] = b"x"
+
+        assert await bring(source, server.url(path), tmp_path) == {name: b"x"}
+
+    async def test_else_it_is_what_the_server_says(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Content-Disposition counts where the path ends in a slash."""
+        assert await bring(source, server.url("/faults/named/?as=said.txt"), tmp_path) == {
+            "said.txt": b"named"
+        }
+
+    async def test_the_path_goes_before_the_server(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Whoever wrote the job knows the name from the URL."""
+        assert await bring(source, server.url("/faults/named/mine?as=said"), tmp_path) == {"mine": b"named"}
+
+
+class TestVersions:
+    """What makes an identity."""
+
+    async def test_a_server_without_versions_is_never_taken_for_the_same(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Without ETag and Last-Modified each answer is its own, and the file arrives all the same."""
+        params = UrlParams(server.url("/faults/chunked"))
+
+        assert (await source.resolve(params, ALL)).identity != (await source.resolve(params, ALL)).identity
+        assert await bring(source, params.url, tmp_path) == {"chunked": BODY}
+
+    async def test_another_query_is_another_identity(
+        self, source: Source[UrlParams], server: FaultyServer
+    ) -> None:
+        """Two URLs never share an identity, though what may be secret in them is not shown."""
+        server.files["/f"] = b"x"
+        one, two = [
+            await source.resolve(UrlParams(server.url(f"/f?key={key}")), ALL) for key in ("abc", "xyz")
+        ]
+
+        assert one.identity != two.identity
+        assert "abc" not in one.identity
+
+    async def test_packed_bodies_stay_packed(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """We ask for the bytes as they are, and keep them as they come."""
+        assert await bring(source, server.url("/faults/packed"), tmp_path) == {"packed": b"\x1f\x8b packed"}
+        assert server.headers[0]["Accept-Encoding"] == "identity"
+
+
+class TestSecrets:
+    """What people see of a URL."""
+
+    async def test_passwords_and_signatures_stay_out_of_messages(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A fault names the file, not what opens it."""
+        url = server.url("/nothing?signature=hush").replace("http://", "http://me:hush@")
+
+        with pytest.raises(NotFound) as caught:
+            await bring(source, url, tmp_path)
+
+        assert "hush" not in str(caught.value.failure())
+
+
+class TestAddresses:
+    """Where downloads may not lead."""
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "169.254.169.254",
+            "[::ffff:169.254.169.254]",
+            "[fe80::1]",
+            "[fd00:ec2::254]",
+            "0xA9FEA9FE",
+            "2852039166",
+            "0251.0376.0251.0376",
+            "169.254.43518",
+        ],
+    )
+    async def test_the_machine_s_own_credentials_are_out_of_reach(
+        self, source: Source[UrlParams], tmp_path: Path, host: str
+    ) -> None:
+        """A cloud's metadata address is refused however it is spelled."""
+        with pytest.raises(
+            (Denied, Invalid), match=r"does not let downloads reach|not a URL that can be asked for"
+        ):
+            await bring(source, f"http://{host}/latest/meta-data", tmp_path)
+
+    async def test_nor_by_redirect(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Each step of a redirect is checked."""
+        with pytest.raises(Denied):
+            await bring(source, server.url("/faults/redirect/a?to=http://169.254.169.254/x"), tmp_path)
+
+    async def test_a_node_may_deny_more(
+        self, node: StorageSettings, server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """A name is checked by what it resolves to."""
+        strict = msgspec.structs.replace(node, denied_networks=("127.0.0.0/8", "::1/128"))
+        async with open_url(strict) as drivers:
+            with pytest.raises(Denied):
+                await bring(
+                    drivers.sources["urldownload"],
+                    server.url("/f").replace("127.0.0.1", "localhost"),
+                    tmp_path,
+                )
+
+        assert server.requests == {}
+
+    def test_ordinary_addresses_pass(self) -> None:
+        """Only what is listed is denied."""
+        denied = read_networks(METADATA_NETWORKS)
+
+        for address in ("127.0.0.1", "10.0.0.1", "8.8.8.8", "::1", "2001:db8::1", "a.name"):
+            check_address("host", address, denied)
+
+    def test_a_network_that_cannot_be_read_is_told(self) -> None:
+        """A slip in the settings does not open a hole."""
+        with pytest.raises(Invalid, match="denied network"):
+            read_networks(["10.0.0.0/99"])
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file.txt", "ftp://host/f", "file:///etc/passwd", "http://", "http:///x", "http://[::1/"]
+)
+def test_another_url_is_refused_with_its_field(url: str) -> None:
+    """Only absolute http and https URLs are taken."""
+    with pytest.raises(Invalid, match=r"source urlDownload: "):
+        read_params({"url": url}, UrlParams, "source urlDownload")
