@@ -46,6 +46,25 @@ async def busybox_image(docker_host: str) -> str:
     return BUSYBOX
 
 
+async def give_name(docker_host: str, image: str, name: str) -> bool:
+    """Give an image of the daemon another name; False if an image has that name already. Raises `Failed`."""
+    repository, _, tag = name.rpartition(":")
+    async with _api(docker_host) as (session, base):
+        async with session.get(base / "images" / name / "json") as found:
+            if found.status == 200:
+                return False
+        async with session.post(base / "images" / image / "tag" % {"repo": repository, "tag": tag}) as answer:
+            await _done(answer, f"tag of {image}")
+    return True
+
+
+async def take_name(docker_host: str, name: str) -> None:
+    """Take a name from an image that has others; harmless when nothing has that name. Raises `Failed`."""
+    async with _api(docker_host) as (session, base), session.delete(base / "images" / name) as answer:
+        if answer.status != 404:
+            await _done(answer, f"removal of {name}")
+
+
 async def push(docker_host: str, image: str, registry_host: str) -> str:
     """Push an image of the daemon into a registry (``localhost:PORT``); returns the name under which it can be pulled.
 
