@@ -48,6 +48,9 @@ async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
     position = after
     failures = 0
     while await wire.until_connected():
+        if failures:
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1])
+        failures += 1
         try:
             state = await log_state(wire)
             _check(state, created, position)
@@ -56,12 +59,10 @@ async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
         except Unavailable as error:
             if wire.connected:
                 _log.warning("the log cannot be read just now", reason=error.message)
-            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-            failures += 1
             continue
-        failures = 0
         try:
             while batch := await feed.take():
+                failures = 0
                 position = batch[-1].seq
                 yield batch
         finally:

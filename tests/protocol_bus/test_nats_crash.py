@@ -1,0 +1,221 @@
+"""Servers that are stopped, killed and started again: the bus carries on, and the log is what the answers said."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import aclosing
+
+import nats
+import pytest
+
+from deploy.servers import NatsServer
+from protocol.bus import Append, Bus, Record, Stored
+from protocol.errors import Broken, Unavailable
+from protocol.ids import JobKey
+from protocol.subjects import LOG_STREAM
+from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, fresh_subject, stored, take
+from tests.protocol_bus.connections import node, requester
+
+KILLS = 4
+WRITERS = 6
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what is seen only by looking."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0.01)
+
+
+class _Load:
+    """Writers that append single entries and groups, and note what they were answered."""
+
+    def __init__(self) -> None:
+        self.answered: dict[int, Append] = {}
+        self.unknown: set[str] = set()
+        self.enough = asyncio.Event()
+        self._stopping = False
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def write(self, bus: Bus, size: int) -> None:
+        while not self._stopping:
+            group = [entry(fresh_key(), data=secrets.token_bytes(100)) for _ in range(size)]
+            try:
+                outcomes = await bus.append(group)
+            except Unavailable:
+                self.unknown |= {one.op for one in group}
+                continue
+            for one, outcome in zip(group, outcomes, strict=True):
+                assert isinstance(outcome, Stored), outcome
+                assert outcome.seq not in self.answered
+                self.answered[outcome.seq] = one
+            self.enough.set()
+
+
+async def _follow(bus: Bus, end: JobKey, records: list[Record]) -> None:
+    async with aclosing(bus.read(0)) as batches:
+        async for batch in batches:
+            records += batch
+            if batch[-1].key == end:
+                return
+
+
+async def test_what_was_answered_stored_is_in_the_log_once_whatever_is_killed(
+    own_nats_server: NatsServer,
+) -> None:
+    """The server is killed again and again under load: every answered entry is in the log once, at its sequence, and a
+    reader that followed all the time has seen the whole log in order without a gap."""
+    server, load, read = own_nats_server, _Load(), list[Record]()
+    end = fresh_key()
+    async with (
+        requester(server.url) as one,
+        requester(server.url) as other,
+        asyncio.timeout(4 * LIMIT_S),
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(_follow(other, end, read))
+        writers = [
+            tasks.create_task(load.write((one, other)[number % 2], (1, 4, 50)[number % 3]))
+            for number in range(WRITERS)
+        ]
+        for _ in range(KILLS):
+            load.enough.clear()
+            await load.enough.wait()
+            await asyncio.sleep(0.3)  # Some load; the kill should hit appends in flight.
+            await server.kill()
+            await server.start()
+        load.enough.clear()
+        await load.enough.wait()
+        load.stop()
+        await asyncio.gather(*writers)
+        last = await stored(one, end)
+
+    assert [record.seq for record in read] == list(range(1, last + 1))
+    for seq, wanted in load.answered.items():
+        assert (read[seq - 1].key, read[seq - 1].data) == (wanted.key, wanted.data)
+    assert len(read) <= len(load.answered) + len(load.unknown) + 1
+    assert len({record.key for record in read}) == len(read)
+
+
+async def test_a_bus_says_whether_it_is_connected_and_comes_back(own_nats_server: NatsServer) -> None:
+    """While the server is away `connected` is false, asking is `Unavailable` at once and publishing is lost without a
+    fault; when it is back, listeners, requests and appends work again without anyone's doing."""
+    server, subject = own_nats_server, fresh_subject()
+    async with (
+        requester(server.url) as one,
+        requester(server.url) as other,
+        one.subscribe(subject) as messages,
+    ):
+        await server.stop()
+        await until(lambda: not one.connected and not other.connected)
+        await other.publish(subject, b"lost")
+        with pytest.raises(Unavailable):
+            await other.request(subject, b"", timeout_s=LIMIT_S)
+        appending = asyncio.create_task(append_one(one, entry(fresh_key())))
+
+        await server.start()
+
+        async with asyncio.timeout(LIMIT_S):
+            assert isinstance(await appending, Stored)
+        await until(lambda: one.connected and other.connected)
+        await other.publish(subject, b"heard")
+        assert [message.data for message in await take(messages, 1)] == [b"heard"]
+
+
+async def test_what_is_listened_to_while_the_server_is_away_is_heard_when_it_is_back(
+    own_nats_server: NatsServer,
+) -> None:
+    """A subscription that was begun without a connection exists once there is one."""
+    server, subject = own_nats_server, fresh_subject()
+    async with requester(server.url) as one, requester(server.url) as other:
+        await server.stop()
+        await until(lambda: not one.connected)
+        async with one.subscribe(subject) as messages:
+            await server.start()
+            await until(lambda: one.connected and other.connected)
+            await other.publish(subject, b"heard")
+
+            assert [message.data for message in await take(messages, 1)] == [b"heard"]
+
+
+async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
+    """A node's commands reach it again after the server was killed."""
+    server = own_nats_server
+    async with (
+        requester(server.url) as one,
+        node(server.url) as other,
+        other.subscribe("node.n1.do") as commands,
+    ):
+        await server.kill()
+        await server.start()
+        await until(lambda: one.connected and other.connected)
+        await one.publish("node.n1.do", b"run")
+
+        assert [message.data for message in await take(commands, 1)] == [b"run"]
+
+
+async def test_a_standing_reader_goes_on_after_a_restart(own_nats_server: NatsServer) -> None:
+    """The server forgets the reader's consumer; the reader does not forget its position."""
+    server = own_nats_server
+    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+        first = await stored(bus, fresh_key())
+        assert [record.seq for record in await anext(batches)] == [first]
+        await server.restart()
+        second = await stored(bus, fresh_key())
+
+        assert [record.seq for record in await anext(batches)] == [second]
+
+
+async def test_a_reader_whose_consumer_is_taken_away_makes_another(own_nats_server: NatsServer) -> None:
+    """Somebody removes the consumer at the server: the reader goes on without a gap."""
+    server = own_nats_server
+    admin = await nats.connect(server.admin_url)
+    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+        first = await stored(bus, fresh_key())
+        assert [record.seq for record in await anext(batches)] == [first]
+        (consumer,) = await admin.jsm().consumers_info(LOG_STREAM)
+        await admin.jsm().delete_consumer(LOG_STREAM, consumer.name)
+        second = await stored(bus, fresh_key())
+
+        assert [record.seq for record in await anext(batches)] == [second]
+    await admin.close()
+
+
+async def test_a_closed_reader_leaves_no_consumer_behind(own_nats_server: NatsServer) -> None:
+    """Closing a reading lets go of its consumer at the server at once."""
+    server = own_nats_server
+    admin = await nats.connect(server.admin_url)
+    async with requester(server.url) as bus:
+        await stored(bus, fresh_key())
+        await collect(bus, 0, 1)
+        await bus.log_state()
+
+        assert await admin.jsm().consumers_info(LOG_STREAM) == []
+    await admin.close()
+
+
+async def test_a_log_made_anew_breaks_its_readers(own_nats_server: NatsServer) -> None:
+    """Somebody deletes the stream and makes it again: the reader gets `Broken`, not silence and not foreign entries."""
+    server = own_nats_server
+    admin = await nats.connect(server.admin_url)
+    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+        await stored(bus, fresh_key())
+        await anext(batches)
+        before = await bus.log_state()
+        await admin.jsm().delete_stream(LOG_STREAM)
+        async with requester(server.url) as other:
+            await stored(other, fresh_key())
+            assert (await other.log_state()).created != before.created
+
+            with pytest.raises(Broken):
+                await anext(batches)
+    await admin.close()
+
+
+async def test_a_reader_beyond_the_end_is_told(own_nats_server: NatsServer) -> None:
+    """A position that the log has not reached is `Broken`: it is another log than the one that was read."""
+    async with requester(own_nats_server.url) as bus:
+        with pytest.raises(Broken, match="5"):
+            await collect(bus, 5, 1)
