@@ -12,7 +12,7 @@ from protocol.errors import Invalid
 from protocol.jobs import Spec
 from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
 from protocol.spec.bounds import Path
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 
 Check = Callable[[str], str]
 """Why a parameter's text cannot be right, or an empty text."""
@@ -107,9 +107,7 @@ def _read(
         findings.fault((*path, "Type"), f"{path_text((*path, 'Type'))} is missing")
         return spec
     if name is None:
-        findings.fault(
-            (*path, "Type"), f"there is no {what} {quoted(spec.type)}", near=near(spec.type, known)
-        )
+        findings.fault((*path, "Type"), no_such(what, spec.type, known), near=near(spec.type, known))
         return spec
     return Spec(name, _check(spec.params, known[name], (*path, "Params"), findings, required=True))
 

@@ -125,8 +125,13 @@ def near(word: str, known: Iterable[str]) -> str:
     if len(word) > 64:
         return ""
     lower = {each.lower(): each for each in known}
-    found = get_close_matches(word.lower(), lower, n=1)
+    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.5 if len(word) < 4 else 0.6)
     return lower[found[0]] if found else ""
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a type that is not known."""
+    return f"there is no {what} {quoted(name)}: known are {', '.join(known)}"
 
 
 def path_text(path: Path) -> str:

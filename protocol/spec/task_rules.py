@@ -16,7 +16,7 @@ from protocol.spec import bounds
 from protocol.spec.bounds import Path
 from protocol.spec.drivers import read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 from protocol.spec.network import read_network
 from protocol.spec.older import OlderWasm, docker_today, tell_moved, wasm_today
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
@@ -44,7 +44,8 @@ def read_task(task: Task, path: Path, rules: Rules) -> Task:
     findings = rules.findings
     engine, older = _read_engine(task.engine, (*path, "Engine"), rules)
     tell_moved(findings, older, (*path, "Engine", "Params"))
-    inputs = _read_inputs([*task.input_sources, *older.inputs], (*path, "InputSources"), findings)
+    moved = [each for each in older.inputs if each not in task.input_sources]
+    inputs = _read_inputs([*task.input_sources, *moved], (*path, "InputSources"), findings)
     env = {**task.env, **{name: str(value) for name, value in older.env.items()}}
     name = task.name.strip()
     if not name:
@@ -118,7 +119,7 @@ def _read_engine(engine: Spec, path: Path, rules: Rules) -> tuple[Spec, OlderWas
     if form is None:
         here = (*path, "Type")
         if name:
-            findings.fault(here, f"there is no engine {quoted(name)}", near=near(name, ENGINES))
+            findings.fault(here, no_such("engine", name, ENGINES), near=near(name, ENGINES))
         else:
             findings.fault(here, f"{path_text(here)} is missing")
         return engine, OlderWasm()
