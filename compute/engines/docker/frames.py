@@ -16,7 +16,10 @@ from protocol.errors import Broken, Unavailable
 HEAD_BYTES: Final = 8
 TIME_BYTES: Final = 30
 """``2026-01-02T03:04:05.123456789Z``: always nine digits, always UTC."""
+STREAMS: Final = (1, 2, 3)
 DAEMON_STREAM: Final = 3
+FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Docker cuts lines at 16 KiB; more than this is no frame."""
 MARGIN_NS: Final = 1_000_000_000
 """Two streams are written side by side, so a frame may stand behind a slightly younger one: never a second."""
 NS: Final = 1_000_000_000
@@ -42,7 +45,10 @@ class Frames:
         found, start = [], 0
         while len(data) - start >= HEAD_BYTES:
             body = start + HEAD_BYTES
-            end = body + int.from_bytes(data[start + 4 : body])
+            length = int.from_bytes(data[start + 4 : body])
+            if data[start] not in STREAMS or length > FRAME_BYTES_MAX:
+                raise Broken("Docker's answer is not a container's log")
+            end = body + length
             if end > len(data):
                 break
             found.append(_frame(data[start], data[body:end]))
@@ -59,7 +65,7 @@ class Frames:
 def _frame(stream: int, body: bytes) -> Frame:
     if stream == DAEMON_STREAM:
         raise Unavailable(f"Docker cannot read the container's log: {body.decode(errors='replace').strip()}")
-    if stream not in (1, 2) or len(body) <= TIME_BYTES or body[TIME_BYTES : TIME_BYTES + 1] != b" ":
+    if len(body) <= TIME_BYTES or body[TIME_BYTES : TIME_BYTES + 1] != b" ":
         raise Broken("Docker's answer is not a container's log")
     try:
         at_ns = _second(body[:19]) * NS + int(body[20 : TIME_BYTES - 1])

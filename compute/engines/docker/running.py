@@ -42,8 +42,8 @@ class DockerRunning:
     async def output(self) -> AsyncIterator[Chunk]:
         """The container's log, followed while it runs.
 
-        Following alone loses lines now and then when a program ends soon, and a log that breaks off looks like one that
-        has ended: so once the container has ended the log is read once more, from shortly before what was seen last.
+        A followed log ends alike when the program has ended, when the connection is cut and when the daemon goes away: so
+        once the container has ended its log is read to the end again, from shortly before what was seen last.
         """
         place = Place()
         while True:
