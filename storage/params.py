@@ -33,6 +33,10 @@ def read_params(params: Mapping[str, Any], form: type[P], what: str) -> P:
         return msgspec.convert(plain, form, strict=False)
     except msgspec.ValidationError as error:
         _refuse(str(error), what, error)
+    except Invalid as fault:
+        if fault.message.startswith(what):
+            raise
+        raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from fault
 
 
 def _in_canonical_case(value: Any, form: inspect.Type, what: str, path: str) -> Any:
@@ -87,5 +91,5 @@ def _refuse(message: str, what: str, cause: Exception) -> NoReturn:
     if missing:
         name = f"{path}.{missing['name']}" if path else missing["name"]
         raise Invalid(f"{what}: field {name} is missing") from cause
-    text = text[:1].lower() + text[1:].replace("`", "")
+    text = re.sub(r"\A(Expected|Invalid|Object)\b", lambda word: word[0].lower(), text.replace("`", ""))
     raise Invalid(f"{what}: field {path}: {text}" if path else f"{what}: {text}") from cause

@@ -109,6 +109,24 @@ def test_a_driver_without_params_says_so() -> None:
     assert caught.value.hint == "It takes no params."
 
 
+class Checked(Struct, frozen=True, rename="pascal"):
+    """A form that checks itself in our own words."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise Invalid("Number is below zero", hint="Count up.")
+
+
+def test_what_a_form_finds_itself_is_told_with_its_driver() -> None:
+    """A driver's own check says which driver it is about, and keeps its hint."""
+    with pytest.raises(Invalid) as caught:
+        read_params({"Number": -1}, Checked, "source x")
+
+    assert (caught.value.message, caught.value.hint) == ("source x: Number is below zero", "Count up.")
+
+
 def test_a_field_given_twice_is_refused() -> None:
     """Two spellings of one field are a doubt, not a choice."""
     assert "given twice" in refusal({"Bucket": "a", "bucket": "b"}).message

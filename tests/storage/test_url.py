@@ -463,5 +463,5 @@ class TestAddresses:
 )
 def test_another_url_is_refused_with_its_field(url: str) -> None:
     """Only absolute http and https URLs are taken."""
-    with pytest.raises(Invalid, match=r"source urlDownload: "):
+    with pytest.raises(Invalid, match=r"source urlDownload: (URL|invalid IPv6 URL)"):
         read_params({"url": url}, UrlParams, "source urlDownload")
