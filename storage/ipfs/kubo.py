@@ -1,0 +1,329 @@
+"""Calls to a Kubo node (https://docs.ipfs.tech/reference/kubo/rpc), and its errors as ours.
+
+Knows: how Kubo answers, and how it goes wrong. Must not know: what is fetched or published.
+
+Kubo tells an error before the first byte as status 500 with JSON. One that comes later stands in an HTTP trailer, which
+our client does not see: so whatever is read as a stream is measured against a size that was known before, and lists are
+asked for in one piece, whose JSON is whole or not at all.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self, TypeVar
+
+import aiohttp
+import msgspec
+from msgspec import Struct, field
+
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.ipfs.params import IpfsSettings
+from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
+from storage.ranged import Limits, Reader, open_session
+
+T = TypeVar("T")
+
+ANSWER_MAX_BYTES: Final = 64 << 20
+PROBE_S: Final = 5.0
+EMPTY_CID: Final = "bafkqaaa"
+"""A CID that holds its (empty) content in itself: every gateway has it."""
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
+
+_MISSING: Final = (
+    "not found",
+    "could not find",
+    "no link named",
+    "no link by that name",
+    "does not exist",
+    "no such file",
+)
+_MALFORMED: Final = (
+    "invalid path",
+    "invalid cid",
+    "unrecognized object type",
+    "not unixfs",
+    "expected protobuf",
+)
+_START_HINT: Final = "Start it with `ipfs daemon`, or name another node with --ipfs-connect."
+
+
+class Version(Struct, frozen=True, rename="pascal"):
+    """Answer of ``version``."""
+
+    version: str
+
+
+class Identity(Struct, frozen=True):
+    """Answer of ``id``."""
+
+    id: str = field(name="ID")
+
+
+class Stat(Struct, frozen=True, rename="pascal"):
+    """Answer of ``files/stat``; `mode` is octal, with Go's bits for links and others in front."""
+
+    hash: str
+    type: str
+    size: int = 0
+    mode: str = "0"
+
+
+class Link(Struct, frozen=True, rename="pascal"):
+    """An entry of a folder as ``ls`` tells it; `type` by UnixFS: see `storage.ipfs.source`."""
+
+    name: str
+    hash: str
+    size: int
+    type: int
+    target: str = ""
+    mode: int = 0
+
+
+class _Listed(Struct, frozen=True, rename="pascal"):
+    links: list[Link] | None = None
+
+
+class Listing(Struct, frozen=True, rename="pascal"):
+    """Answer of ``ls`` about one folder."""
+
+    objects: list[_Listed]
+
+    @property
+    def links(self) -> list[Link]:
+        """The folder's entries."""
+        return [link for each in self.objects for link in each.links or ()]
+
+
+class _Config(Struct, frozen=True, rename="pascal"):
+    value: str | list[str] | None = None
+
+
+class _Error(Struct, frozen=True, rename="pascal"):
+    message: str
+
+
+class Kubo:
+    """One node. Faults name its endpoint; connections are opened when needed and closed by `close`."""
+
+    def __init__(self, endpoint: str, settings: IpfsSettings | None = None) -> None:
+        """Raises `Invalid` if the endpoint is neither a multiaddress nor an http URL."""
+        self.endpoint: Endpoint = parse_endpoint(endpoint)
+        self.settings = settings or IpfsSettings()
+        self._session: aiohttp.ClientSession | None = None
+        self._known = False
+        self._gateway: str | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *fault: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def probe(self) -> str:
+        """The node's version, now. Raises `Unavailable`, or `Denied` if its id is not the one the endpoint names."""
+        self._known = False
+        async with asyncio.timeout(PROBE_S):
+            await self.ready()
+            return (await self.ask("version", Version)).version
+
+    async def ready(self) -> None:
+        """Make sure, once, that the node is there and the one that was meant. Raises as `probe`."""
+        if self._known:
+            return
+        found = (await self.ask("id", Identity)).id
+        if self.endpoint.peer and not same_peer(found, self.endpoint.peer):
+            raise Denied(
+                f"the Kubo node at {self.endpoint.url} is {found}, and {self.endpoint.given} names {self.endpoint.peer}",
+                hint="Take the address that `ipfs id` prints on the node that you mean.",
+                kind="Peer",
+            )
+        self._known = True
+
+    async def ask(
+        self,
+        command: str,
+        form: type[T],
+        options: Mapping[str, str] | None = None,
+        *,
+        what: str = "",
+        silence_s: float | None = None,
+    ) -> T:
+        """Call a command whose answer is one JSON value. `what` names in faults what was asked for."""
+        async with self.call(command, options, what=what, silence_s=silence_s) as response:
+            body = await read_bounded(response, what or command)
+        try:
+            return msgspec.json.decode(body, type=form)
+        except msgspec.DecodeError as error:
+            raise Broken(f"{what or command}: {self.endpoint.url} does not answer as Kubo does") from error
+
+    @asynccontextmanager
+    async def call(
+        self,
+        command: str,
+        options: Mapping[str, str] | None = None,
+        *,
+        what: str = "",
+        silence_s: float | None = None,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Call a command; the body is the caller's to read, inside the context, where errors become faults."""
+        silence_s = silence_s or self.settings.answer_s
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_s, sock_read=silence_s)
+        what = what or command
+        try:
+            async with self._opened().post(
+                self.url(command), params=options, data=data, headers=headers, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise self.fault_of(what, response.status, await response.content.read(1 << 16))
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            raise self.away(what) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise self.away(what) from error
+        except aiohttp.ServerTimeoutError as error:
+            raise silent(what, silence_s, self.endpoint.url) from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise Unavailable(f"{what}: the connection to Kubo at {self.endpoint.url} broke") from error
+
+    def url(self, command: str) -> str:
+        """The URL of a command."""
+        return f"{self.endpoint.url}/api/v0/{command}"
+
+    def reader(self) -> Reader:
+        """For bulk reading from this node."""
+        return Reader(self._opened(), self._limits())
+
+    def away(self, what: str) -> Unavailable:
+        """The fault of a node that does not listen."""
+        return Unavailable(f"{what}: no Kubo node listens at {self.endpoint.given}", hint=_START_HINT)
+
+    async def gateway(self) -> str:
+        """The base URL of the node's own gateway, or an empty text if it has none that can be reached."""
+        if self._gateway is None:
+            self._gateway = await self._find_gateway() if self.settings.gateway else ""
+        return self._gateway
+
+    def fault_of(self, what: str, status: int, body: bytes) -> Fault:
+        """What an answer that is not 200 says about `what`."""
+        where = self.endpoint.url
+        try:
+            message = msgspec.json.decode(body, type=_Error).message
+        except msgspec.DecodeError:
+            message = body[:200].decode(errors="replace").strip()
+        if status in (401, 403):
+            return Denied(
+                f"{what}: Kubo at {where} denies access (status {status})", hint="See API.Authorizations."
+            )
+        if status != 500:
+            hint = "Is this the address of Kubo's RPC API (Addresses.API)?"
+            return Unavailable(f"{what}: {where} does not answer as Kubo does (status {status})", hint=hint)
+        lower = message.lower()
+        said = f"{what}: {message[:300]} (Kubo at {where})"
+        if "deadline exceeded" in lower or "timeout" in lower:
+            return silent(what, self.settings.silence_s, where)
+        if any(text in lower for text in _MISSING):
+            return NotFound(said)
+        if any(text in lower for text in _MALFORMED):
+            return Invalid(said)
+        if "no space left" in lower or "storagemax" in lower:
+            return Exhausted(said, hint="Free space on the Kubo node's disk.")
+        return Unavailable(said)
+
+    async def _find_gateway(self) -> str:
+        """Its configuration says where it listens; it counts only if it is on the node's host and answers."""
+        try:
+            config = await self.ask("config", _Config, {"arg": "Addresses.Gateway"})
+        except Fault:
+            return ""
+        for given in [config.value] if isinstance(config.value, str) else config.value or ():
+            url = self._gateway_url(given)
+            if url and await self._is_gateway(url):
+                return url
+        return ""
+
+    def _gateway_url(self, given: str) -> str:
+        try:
+            listens = parse_endpoint(given)
+        except Invalid:
+            return ""
+        host = self.endpoint.host
+        if listens.host in WILDCARDS or (is_loopback(listens.host) and is_loopback(host)):
+            # A name of the host would make the gateway redirect to a domain of its own for each CID.
+            host = "127.0.0.1" if host.lower() == "localhost" else host
+            return msgspec.structs.replace(listens, host=host).url
+        return listens.url if listens.host == host else ""
+
+    async def _is_gateway(self, url: str) -> bool:
+        timeout = aiohttp.ClientTimeout(total=PROBE_S)
+        try:
+            async with self._opened().get(
+                f"{url}/ipfs/{EMPTY_CID}", timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status == 200 and response.headers.get("X-Ipfs-Path") == f"/ipfs/{EMPTY_CID}"
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = open_session(self._limits())
+        return self._session
+
+    def _limits(self) -> Limits:
+        return Limits(
+            connect_s=self.settings.connect_s,
+            silence_s=self.settings.silence_s,
+            silent_tries=1,
+            part_bytes=self.settings.part_bytes,
+        )
+
+
+def silent(what: str, silence_s: float, where: str) -> TimedOut:
+    """The fault of something that the network does not bring."""
+    return TimedOut(
+        f"{what}: nothing came for {silence_s:g} s (Kubo at {where})",
+        hint="Perhaps no node that can be reached has it: pin it somewhere, or connect to a node that holds it.",
+    )
+
+
+def same_peer(one: str, other: str) -> bool:
+    """Whether two spellings of a peer id (base 58, or a CID) mean one peer."""
+    return one == other or _peer_bytes(one) == _peer_bytes(other) != b""
+
+
+def _peer_bytes(text: str) -> bytes:
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    if text.startswith(("Qm", "1")):
+        number = 0
+        for letter in text:
+            number = number * 58 + alphabet.find(letter)
+        size = (number.bit_length() + 7) // 8
+        zeros = len(text) - len(text.lstrip("1"))
+        return bytes(zeros) + number.to_bytes(size)
+    try:
+        import libipld
+
+        found = libipld.decode_cid(text)
+    except ValueError:
+        return b""
+    digest = found["hash"]
+    return bytes((digest["code"], digest["size"], *digest["digest"]))
+
+
+async def read_bounded(response: aiohttp.ClientResponse, what: str, limit: int = ANSWER_MAX_BYTES) -> bytes:
+    """A whole body. Raises `Exhausted` beyond `limit` bytes."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > limit:
+            raise Exhausted(
+                f"{what}: Kubo's answer is larger than {limit} bytes", hint="Use smaller folders."
+            )
+    return bytes(body)

@@ -1,0 +1,39 @@
+"""Objects in S3 and in what speaks like it: MinIO, Ceph, SeaweedFS, versitygw and others.
+
+A driver is made from settings alone: ``S3Source(S3Settings())`` and ``S3Publisher(S3Settings())``; both work in any task of
+one event loop, hold connections open, and let go of them in ``close()``. Credentials come from the AWS chain of the node
+(environment, profile, container or instance role) unless the settings hold some; where there are none, requests are
+unsigned, as public buckets want them.
+
+============  ====================================================================
+params        the drivers' parameters and settings
+keys          from keys to names on the disk (pure)
+partitions    which execution reads which object (pure)
+dates         dates in keys, by Go's layouts (pure)
+patterns      regular expressions of strangers, in a process of their own
+client        connections, and botocore's errors as ours
+source        resolve and fetch
+upload        one object from a stream, in parts where it is large
+publisher     a result as an archive, or as one object a file
+opener        the drivers as a process opens them
+============  ====================================================================
+"""
+
+from storage.s3.client import S3Client, presign
+from storage.s3.opener import open_s3
+from storage.s3.params import Credentials, Partition, PublisherParams, S3Settings, SourceParams
+from storage.s3.publisher import S3Publisher
+from storage.s3.source import S3Source
+
+__all__ = [
+    "Credentials",
+    "Partition",
+    "PublisherParams",
+    "S3Client",
+    "S3Publisher",
+    "S3Settings",
+    "S3Source",
+    "SourceParams",
+    "open_s3",
+    "presign",
+]

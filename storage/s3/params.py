@@ -1,0 +1,202 @@
+"""What a job may say to the S3 drivers, and what a node may.
+
+Knows: the fields, their meaning and what makes them wrong. Must not know: any S3 client.
+"""
+
+import base64
+import binascii
+import re
+from typing import Final
+
+from msgspec import Struct, field
+
+from protocol.errors import Invalid
+from storage.multiaddr import parse_endpoint
+from storage.settings import METADATA_NETWORKS
+
+DEFAULT_REGION: Final = "us-east-1"
+MEBIBYTE: Final = 1 << 20
+KEY_MAX_BYTES: Final = 1024
+PARTITION_TYPES: Final = ("none", "object", "regex", "substring", "date")
+ENCODINGS: Final = ("gzip", "plain")
+
+_REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+_SHA256: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
+
+
+class Partition(Struct, frozen=True, rename="pascal"):
+    """How the objects of a prefix are shared out among the partitions of a job; see `storage.s3.partitions`."""
+
+    type: str = ""
+    pattern: str = ""
+    start_index: int = 0
+    end_index: int = 0
+    date_format: str = ""
+
+
+class SourceParams(Struct, frozen=True, rename="pascal"):
+    """An input. `key` names one object, or a prefix if it is empty or ends with ``/`` or ``*``.
+
+    Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
+    on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it.
+    """
+
+    bucket: str
+    key: str = ""
+    filter: str = ""
+    region: str = ""
+    endpoint: str = ""
+    version_id: str = field(default="", name="VersionID")
+    checksum_sha256: str = field(default="", name="ChecksumSHA256")
+    partition: Partition = field(default_factory=Partition)
+
+    def __post_init__(self) -> None:
+        _check_source(self)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the key means all objects that begin with it."""
+        return self.key == "" or self.key.endswith(("/", "*"))
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of the objects begin with."""
+        return self.key.removesuffix("*")
+
+    @property
+    def url(self) -> str:
+        """How messages name the input."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+class PublisherParams(Struct, frozen=True, rename="pascal"):
+    """Where a result goes. `encoding` is ``gzip`` (one archive, the default) or ``plain`` (one object a file)."""
+
+    bucket: str
+    key: str
+    region: str = ""
+    endpoint: str = ""
+    encoding: str = ""
+
+    def __post_init__(self) -> None:
+        _check_publisher(self)
+
+    @property
+    def plain(self) -> bool:
+        """Whether each file becomes an object."""
+        return self.encoding.lower() == "plain"
+
+
+class Credentials(Struct, frozen=True):
+    """An account. Its text form shows no secret."""
+
+    access_key: str
+    secret_key: str
+    session_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key[:4]}…)"
+
+
+class S3Settings(Struct, frozen=True):
+    """What a node says to the S3 drivers; limits on silence are in seconds without a byte.
+
+    `endpoint` and `region` are for params that name none (else the AWS configuration's, else AWS itself in us-east-1).
+    `credentials` None means the AWS chain, in it the given `profile` if any. At most `requests` requests run at once in a
+    fetch or an upload, each for one part of `part_bytes`; memory stays within their product. `tries` counts a part's
+    attempts that brought nothing. An input has at most `max_bytes`; `denied_networks` is where no endpoint may lead.
+    """
+
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+    credentials: Credentials | None = None
+    connect_s: float = 10.0
+    silence_s: float = 30.0
+    retry_s: float = 0.2
+    tries: int = 5
+    requests: int = 4
+    small_requests: int = 16
+    part_bytes: int = 16 * MEBIBYTE
+    objects: int = 1_000_000
+    max_bytes: int | None = None
+    denied_networks: tuple[str, ...] = METADATA_NETWORKS
+
+
+def _check_source(params: SourceParams) -> None:
+    """Raise `Invalid` naming the field for params that can never work."""
+    what = "source s3"
+    _check_place(what, params.bucket, params.key, params.region, params.endpoint)
+    if params.checksum_sha256:
+        _check_checksum(params)
+    if params.version_id and params.is_prefix:
+        raise Invalid(f"{what}: VersionID names a version of one object, but Key {params.key!r} is a prefix")
+    _check_partition(params.partition)
+
+
+def _check_publisher(params: PublisherParams) -> None:
+    """Raise `Invalid` naming the field for params that can never work."""
+    what = "publisher s3"
+    _check_place(what, params.bucket, params.key, params.region, params.endpoint)
+    if not params.key:
+        raise Invalid(f"{what}: Key is empty", hint="Write for example results/{jobID}/{executionID}.")
+    if params.encoding and params.encoding.lower() not in ENCODINGS:
+        raise Invalid(f"{what}: Encoding {params.encoding!r} is unknown", hint="It is gzip or plain.")
+
+
+def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -> None:
+    if not _BUCKET.fullmatch(bucket):
+        raise Invalid(f"{what}: Bucket {bucket!r} is not a bucket's name")
+    if region and not _REGION.fullmatch(region):
+        raise Invalid(
+            f"{what}: Region {region!r} is not a region's name", hint="Write for example us-east-1."
+        )
+    if endpoint:
+        check_endpoint(endpoint)
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise Invalid(f"{what}: Key {key!r} is not Unicode text") from error
+    if length > KEY_MAX_BYTES:
+        raise Invalid(f"{what}: Key has {length} bytes and the limit is {KEY_MAX_BYTES}")
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise `Invalid` unless it is an http or https URL without a user, query or fragment."""
+    if not endpoint.startswith(("http://", "https://")):
+        hint = "Write it with its scheme, for example http://s3.example.com:9000."
+        raise Invalid(f"the S3 endpoint {endpoint!r} is not an http URL", hint=hint)
+    parse_endpoint(endpoint)
+
+
+def _check_checksum(params: SourceParams) -> None:
+    if params.is_prefix:
+        raise Invalid(f"source s3: ChecksumSHA256 is of one object, but Key {params.key!r} is a prefix")
+    try:
+        length = len(base64.b64decode(params.checksum_sha256, validate=True))
+    except (binascii.Error, ValueError):
+        length = 0
+    if length != 32 or not _SHA256.fullmatch(params.checksum_sha256):
+        raise Invalid(
+            f"source s3: ChecksumSHA256 {params.checksum_sha256!r} is not a SHA-256 in Base64",
+            hint="It has 44 characters: openssl dgst -sha256 -binary FILE | base64",
+        )
+
+
+def _check_partition(partition: Partition) -> None:
+    what = "source s3: Partition"
+    kind = partition.type.lower()
+    if kind and kind not in PARTITION_TYPES:
+        raise Invalid(
+            f"{what}.Type {partition.type!r} is unknown", hint=f"It is one of {', '.join(PARTITION_TYPES)}."
+        )
+    if kind == "regex" and not partition.pattern:
+        raise Invalid(f"{what}.Pattern is empty, and Type regex needs one")
+    if kind == "substring" and not 0 <= partition.start_index < partition.end_index:
+        raise Invalid(
+            f"{what}: StartIndex {partition.start_index} and EndIndex {partition.end_index} span no text",
+            hint="StartIndex is 0 or more and EndIndex is greater.",
+        )
+    if kind == "date" and not partition.date_format:
+        raise Invalid(f"{what}.DateFormat is empty, and Type date needs one", hint="For example 2006-01-02.")

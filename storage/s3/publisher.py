@@ -1,0 +1,226 @@
+"""Results to S3: as one ``.tar.gz``, or as one object a file.
+
+Knows: names of results, and what S3 can hold of a tree. Must not know: botocore.
+
+As an archive everything comes back: empty folders, links, executable bits. As objects, an empty folder becomes a marker (an
+empty object whose key ends with ``/``, which the source makes a folder again), executable bits are lost, and a tree with
+links is refused before anything is sent: S3 has no links, and following one would publish what it leads to.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+from urllib.parse import urlsplit
+
+from protocol.errors import Broken, Fault, Invalid
+from protocol.jobs import Spec
+from protocol.nodes import Offer
+from storage import archive
+from storage.contract import Form, Label, Progress, Publisher
+from storage.ranged import together
+from storage.s3.client import Connection, S3Client, faults
+from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
+from storage.s3.source import probed
+from storage.s3.upload import PARTS_MAX, Sent, Stream, Target, upload
+from storage.threads import in_thread
+from storage.tree import CHUNK_BYTES, Entry, Kind, open_inside, walk
+
+SMALL_FILE_BYTES: Final = 1 << 20
+DELETE_MAX: Final = 1000
+
+
+class S3Publisher:
+    """Results to S3. Made from settings, or around a client that is shared (and closed by its owner)."""
+
+    type: ClassVar[str] = "s3"
+    params: ClassVar[Form] = PublisherParams
+
+    def __init__(self, settings: S3Settings | None = None, *, client: S3Client | None = None) -> None:
+        self._client = client or S3Client(settings)
+        self._owned = client is None
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._owned:
+            await self._client.close()
+
+    async def probe(self) -> Offer:
+        """Available wherever requests can be made; says whether the node has an account."""
+        return await probed(self._client, self.type)
+
+    async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
+        """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
+        entries = await in_thread(lambda _: list(walk(folder)))
+        connection = await self._client.connect(params.endpoint, params.region)
+        publishing = _Publishing(connection, self._client.settings, folder, entries, progress)
+        key = published_key(params, label)
+        if params.plain:
+            await publishing.objects(params.bucket, key)
+            return _spec(params, key, connection, None)
+        sent = await publishing.archive(Target(params.bucket, key))
+        return _spec(params, key, connection, sent)
+
+
+def published_key(params: PublisherParams, label: Label) -> str:
+    """The key of an archive, or the prefix of the objects, with the templates filled in.
+
+    ``{jobID}``, ``{executionID}``, ``{nodeID}``, ``{date}`` (20060102) and ``{time}`` (150405, the node's own time).
+    """
+    ending = "/" if params.plain else archive.SUFFIX
+    key = params.key if params.key.endswith(ending) else params.key + ending
+    at = time.localtime(label.at)
+    for name, value in (
+        ("nodeID", label.node),
+        ("executionID", label.execution),
+        ("jobID", label.job),
+        ("date", time.strftime("%Y%m%d", at)),
+        ("time", time.strftime("%H%M%S", at)),
+    ):
+        key = key.replace(f"{{{name}}}", value)
+    return key
+
+
+class _Publishing:
+    """One result on its way."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: S3Settings,
+        folder: Path,
+        entries: list[Entry],
+        progress: Progress,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._folder = folder
+        self._entries = entries
+        self._progress = progress
+        self._done = 0
+        self._size_bytes = sum(entry.size_bytes for entry in entries)
+
+    async def archive(self, target: Target) -> Sent:
+        """Pack and send at once: what is packed is sent while the next is packed."""
+        pieces = archive.pieces(self._folder)
+        # Packing makes some bytes more at the worst: headers, and what cannot be compressed.
+        stream = Stream(pieces, self._part_bytes(self._size_bytes + 2048 * len(self._entries)))
+        return await upload(self._connection, target, stream, self._settings.requests, self._moved(None))
+
+    async def objects(self, bucket: str, prefix: str) -> None:
+        """One object a file. On a fault those that were sent are removed again."""
+        files, markers = _objects(self._entries, prefix)
+        moved = self._moved(self._size_bytes)
+        small = iter([each for each in files if each[1].size_bytes < SMALL_FILE_BYTES])
+        sent: list[str] = []
+
+        async def send(key: str, pieces: Iterator[bytes], size_bytes: int, requests: int) -> None:
+            sent.append(key)
+            stream = Stream(pieces, self._part_bytes(size_bytes))
+            await upload(self._connection, Target(bucket, key), stream, requests, moved)
+
+        async def send_small() -> None:
+            for key, entry in small:
+                await send(key, self._read(entry), entry.size_bytes, 1)
+
+        try:
+            await together(send_small() for _ in range(self._settings.small_requests))
+            for key, entry in files:
+                if entry.size_bytes >= SMALL_FILE_BYTES:
+                    await send(key, self._read(entry), entry.size_bytes, self._settings.requests)
+            for key in markers:
+                await send(key, iter(()), 0, 1)
+        except BaseException:
+            await self._remove(bucket, sent)
+            raise
+
+    def _read(self, entry: Entry) -> Iterator[bytes]:
+        """A file's bytes, exactly as many as the listing says; blocking."""
+        left = entry.size_bytes
+        with open(open_inside(self._folder, entry.path), "rb", buffering=0) as file:
+            while left:
+                piece = file.read(min(left, CHUNK_BYTES))
+                if not piece:
+                    raise Broken(f"{entry.path!r} became shorter while it was being published")
+                left -= len(piece)
+                yield piece
+
+    def _moved(self, total_bytes: int | None) -> Callable[[int], None]:
+        def moved(size: int) -> None:
+            self._done += size
+            self._progress(self._done, total_bytes)
+
+        return moved
+
+    def _part_bytes(self, size_bytes: int) -> int:
+        """Parts large enough that there are not more of them than S3 takes."""
+        return max(self._settings.part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
+
+    async def _remove(self, bucket: str, keys: list[str]) -> None:
+        """Remove objects, as well as may be."""
+        for start in range(0, len(keys), DELETE_MAX):
+            listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
+            with suppress(Fault), faults(f"s3://{bucket}", self._connection.endpoint, signed=True):
+                await self._connection.raw.delete_objects(
+                    Bucket=bucket, Delete={"Objects": listed, "Quiet": True}
+                )
+
+
+def _objects(entries: list[Entry], prefix: str) -> tuple[list[tuple[str, Entry]], list[str]]:
+    """Key and entry of each file, and the keys of the markers. Raises `Invalid`, which names the path."""
+    files: list[tuple[str, Entry]] = []
+    empty: set[str] = {""}
+    for entry in entries:
+        empty.discard(entry.path.rpartition("/")[0])
+        key = prefix + entry.path
+        _check_key(entry.path, key)
+        if entry.kind is Kind.LINK:
+            raise Invalid(
+                f"the link {entry.path!r} cannot be published as an object",
+                hint="Publish with Encoding: gzip, which keeps links, or let the program write a file.",
+                kind="Link",
+            )
+        if entry.kind is Kind.FOLDER:
+            empty.add(entry.path)
+        else:
+            files.append((key, entry))
+    return files, sorted(f"{prefix}{path}/" if path else prefix for path in empty)
+
+
+def _check_key(path: str, key: str) -> None:
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path)
+        raise Invalid(
+            f"the name {shown!r} is not UTF-8, and no key", hint="Publish with Encoding: gzip."
+        ) from error
+    if length > KEY_MAX_BYTES:
+        raise Invalid(
+            f"the key {key!r} has {length} bytes and the limit is {KEY_MAX_BYTES}", hint="Use shorter names."
+        )
+
+
+def _spec(params: PublisherParams, key: str, connection: Connection, sent: Sent | None) -> Spec:
+    """What brings the result again. An archive is pinned by its checksum, and its version where there are versions."""
+    host = urlsplit(connection.endpoint).hostname or ""
+    of_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    found = {
+        "Bucket": params.bucket,
+        "Key": key,
+        "Endpoint": "" if of_aws and not params.endpoint else connection.endpoint,
+        "Region": connection.region_of(params.bucket),
+    }
+    if sent is not None:
+        found["ChecksumSHA256"] = sent.sha256
+        if sent.version:
+            found["VersionID"] = sent.version
+    return Spec("s3", found)
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: S3Publisher) -> Publisher[PublisherParams]:
+        return driver

@@ -1,0 +1,302 @@
+"""Inputs from S3: one object, or all objects of a prefix.
+
+Knows: what a job's params mean, how objects are pinned and checked. Must not know: botocore. The target is always a folder,
+as Bacalhau's users expect: one object lies in it under the last component of its key.
+
+An input is pinned by the ETag of each object (and its version, where one was asked for): S3 is asked for exactly that one,
+so what changes half-way is an error and never a mixture. Where the node has an account that is refused, the input is tried
+once more unsigned: it may be public.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+from xml.etree import ElementTree as ET
+
+from msgspec import Struct
+
+from protocol.errors import Broken, Denied, Fault, NotFound, Unavailable
+from protocol.nodes import Offer
+from storage.arrival import arriving
+from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
+from storage.multiaddr import parse_endpoint
+from storage.ranged import Ask, Item, Refusal, check_size, ranged_get
+from storage.s3.client import Connection, S3Client, fault_of
+from storage.s3.keys import Landing, Object, landing
+from storage.s3.params import S3Settings, SourceParams
+from storage.s3.partitions import behind_prefix, index_of, shares_out
+from storage.s3.patterns import search
+from storage.threads import Stop, in_thread
+from storage.tree import CHUNK_BYTES, TreeWriter
+from storage.tree import Limits as TreeLimits
+
+FOLDER_TYPE = "application/x-directory"
+SMALL_OBJECT_BYTES = 1 << 20
+
+
+class Pinned(Struct, frozen=True):
+    """What `fetch` brings, from which region, with or without the node's account."""
+
+    landing: Landing
+    region: str
+    signed: bool
+
+
+class S3Source:
+    """Objects from S3. Made from settings, or around a client that is shared (and closed by its owner)."""
+
+    type: ClassVar[str] = "s3"
+    params: ClassVar[Form] = SourceParams
+
+    def __init__(self, settings: S3Settings | None = None, *, client: S3Client | None = None) -> None:
+        self._client = client or S3Client(settings)
+        self._owned = client is None
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._owned:
+            await self._client.close()
+
+    async def probe(self) -> Offer:
+        """Available wherever requests can be made; says whether the node has an account."""
+        return await probed(self._client, self.type)
+
+    async def resolve(self, params: SourceParams, share: Share) -> Resolved:
+        """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
+        connection = await self._client.connect(params.endpoint, params.region)
+        try:
+            objects = await self._find(connection, params, share)
+        except Denied as denied:
+            if not connection.signed:
+                raise
+            connection = await self._client.connect(params.endpoint, params.region, signed=False)
+            try:
+                objects = await self._find(connection, params, share)
+            except Fault:
+                raise denied from None
+        size_bytes = sum(each.size_bytes for each in objects)
+        check_size(params.url, size_bytes, self._client.settings.max_bytes)
+        return Resolved(
+            identity=_identity(params, objects),
+            size_bytes=size_bytes,
+            pinned=Pinned(
+                await in_thread(lambda _: landing(objects, params.prefix)),
+                connection.region_of(params.bucket),
+                connection.signed,
+            ),
+        )
+
+    async def fetch(
+        self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress
+    ) -> Fetched:
+        """Bring what was resolved into the folder `into`. Raises as `Source`."""
+        pinned = resolved.pinned
+        if not isinstance(pinned, Pinned):
+            raise TypeError("fetch takes what this source's resolve answered")
+        connection = await self._client.connect(params.endpoint, pinned.region, signed=pinned.signed)
+        async with arriving(into) as beside:
+            with TreeWriter(beside, TreeLimits(entries=self._client.settings.objects * 2)) as tree:
+                for folder in pinned.landing.folders:
+                    tree.folder(folder)
+                await self._bring(connection, params, pinned.landing, tree, progress)
+            if params.checksum_sha256:
+                await _check_sha256(params, beside / pinned.landing.files[0][0])
+        return Fetched(into)
+
+    async def _bring(
+        self,
+        connection: Connection,
+        params: SourceParams,
+        landing: Landing,
+        tree: TreeWriter,
+        progress: Progress,
+    ) -> None:
+        total = sum(each.size_bytes for _, each in landing.files)
+        done = 0
+
+        def moved(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(done, total)
+
+        def items() -> Iterator[Item]:
+            for name, each in landing.files:
+                yield Item(RemoteObject(connection, params, each), partial(tree.open, name))
+
+        settings = self._client.settings
+        small = total < SMALL_OBJECT_BYTES * len(landing.files)
+        await connection.reader.bring(items(), moved, settings.small_requests if small else settings.requests)
+
+    async def _find(self, connection: Connection, params: SourceParams, share: Share) -> list[Object]:
+        """The objects that this execution reads."""
+        if not params.is_prefix:
+            found = await self._one(connection, params)
+            if found is not None:
+                return await _shared_out([found], params, share)
+        objects: list[Object] = []
+        async for page in connection.list(params.bucket, params.prefix, self._client.settings.objects):
+            objects += page
+        objects = await _filtered(objects, params)
+        if not objects:
+            raise _nothing(params, connection.endpoint)
+        return await _shared_out(objects, params, share)
+
+    async def _one(self, connection: Connection, params: SourceParams) -> Object | None:
+        """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""
+        try:
+            found, content_type = await connection.head(params.bucket, params.key, params.version_id)
+        except NotFound as missing:
+            if missing.kind == "Object" and await _is_folder(connection, params):
+                missing.hint = f"There are objects below it: write {params.key}/ for all of them."
+            raise
+        if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0:
+            return None
+        return found
+
+
+class RemoteObject:
+    """An object's bytes for `storage.ranged`: one signed URL, pinned to the object's ETag."""
+
+    def __init__(self, connection: Connection, params: SourceParams, found: Object) -> None:
+        self._connection = connection
+        self._params = params
+        self._object = found
+        self._url = ""
+        self.name = f"s3://{params.bucket}/{found.key}"
+        self.size_bytes = found.size_bytes
+
+    async def ask(self, start: int, end: int) -> Ask:
+        """One signed URL serves all parts; it is made anew when S3 says that it is too old."""
+        if not self._url:
+            self._url = await self._connection.signed_url(
+                self._params.bucket, self._object.key, self._params.version_id
+            )
+        pin = {"If-Match": self._object.etag} if self._object.etag else {}
+        return ranged_get(self._url, pin, start, end, self.size_bytes)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """The ETag that is answered is the pinned one, also where a server does not know If-Match."""
+        etag = headers.get("ETag", "")
+        if etag and self._object.etag and etag.strip('"') != self._object.etag.strip('"'):
+            raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
+
+    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+        """S3's own error, from its XML."""
+        code, message = _error_in(body)
+        if "expired" in message.lower() and status == 403:
+            self._url = ""
+            return Refusal(Unavailable(f"{self.name}: the signature is too old"), again=True)
+        fault = fault_of(
+            code or str(status),
+            message,
+            status,
+            self.name,
+            self._connection.endpoint,
+            signed=self._connection.signed,
+        )
+        return Refusal(fault, again=isinstance(fault, Unavailable))
+
+
+async def probed(client: S3Client, type: str) -> Offer:
+    """What the S3 drivers say of themselves."""
+    try:
+        connection = await client.connect()
+    except Fault as fault:
+        return Offer(type, available=False, reason=fault.message, hint=fault.hint)
+    return Offer(type, version="" if connection.signed else "unsigned")
+
+
+async def _is_folder(connection: Connection, params: SourceParams) -> bool:
+    try:
+        return await connection.has_any(params.bucket, params.key + "/")
+    except Fault:
+        # Whether there is anything below is only for a hint.
+        return False
+
+
+async def _filtered(objects: list[Object], params: SourceParams) -> list[Object]:
+    if not params.filter or not objects:
+        return objects
+    rests = [each.key.removeprefix(params.prefix) for each in objects]
+    matches = await search(params.filter, rests, "source s3: Filter")
+    return [each for each, match in zip(objects, matches, strict=True) if match]
+
+
+async def _shared_out(objects: list[Object], params: SourceParams, share: Share) -> list[Object]:
+    partition = params.partition
+    if not shares_out(partition, share.count):
+        return objects
+    objects = [each for each in objects if not each.is_marker]
+    groups: list[list[str]] = [[]] * len(objects)
+    if partition.type.lower() == "regex":
+        rests = [behind_prefix(each.key, params.prefix) for each in objects]
+        groups = await search(partition.pattern, rests, "source s3: Partition.Pattern")
+    return [
+        each
+        for each, match in zip(objects, groups, strict=True)
+        if index_of(each.key, params.prefix, partition, share.count, match) == share.index
+    ]
+
+
+def _identity(params: SourceParams, objects: list[Object]) -> str:
+    """What names these bytes for ever: versions or ETags; for a prefix a digest over all of them."""
+    where = f"&endpoint={parse_endpoint(params.endpoint).url}" if params.endpoint else ""
+    if not params.is_prefix and len(objects) == 1:
+        (only,) = objects
+        versioned = only.version and only.version != "null"
+        pin = f"versionId={only.version}" if versioned else f"etag={only.etag.strip(chr(34))}"
+        return f"s3://{params.bucket}/{only.key}?{pin}{where}"
+    digest = hashlib.sha256()
+    for each in sorted(objects, key=lambda each: each.key):
+        digest.update(f"{each.key}\0{each.size_bytes}\0{each.etag}\0".encode())
+    return f"s3://{params.bucket}/{params.prefix}*?sha256={digest.hexdigest()}{where}"
+
+
+def _nothing(params: SourceParams, endpoint: str) -> NotFound:
+    passing = f" passing Filter {params.filter!r}" if params.filter else ""
+    return NotFound(
+        f"s3://{params.bucket}/{params.prefix}*: no object of bucket {params.bucket!r} begins with "
+        f"{params.prefix!r}{passing} (at {endpoint})",
+        hint="Only one * at the end of Key stands for anything.",
+        kind="Prefix",
+    )
+
+
+async def _check_sha256(params: SourceParams, path: Path) -> None:
+    def digest(stop: Stop) -> str:
+        whole = hashlib.sha256()
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+            while piece := file.read(CHUNK_BYTES):
+                whole.update(piece)
+                stop()
+        return base64.b64encode(whole.digest()).decode()
+
+    found = await in_thread(digest)
+    if found != params.checksum_sha256:
+        raise Broken(
+            f"{params.url} has the SHA-256 {found}, and ChecksumSHA256 says {params.checksum_sha256}",
+            kind="Checksum",
+        )
+
+
+def _error_in(body: bytes) -> tuple[str, str]:
+    """Code and message of S3's XML error, or two empty texts."""
+    if b"<!" in body:
+        # Declarations have no place in it, and could be made to explode.
+        return "", ""
+    try:
+        root = ET.fromstring(body)
+    except ET.ParseError:
+        return "", ""
+    found = {each.tag.rpartition("}")[2]: each.text or "" for each in root}
+    return found.get("Code", ""), found.get("Message", "")
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: S3Source) -> Source[SourceParams]:
+        return driver
