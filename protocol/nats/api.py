@@ -19,7 +19,6 @@ CALL_S: Final = 5.0
 
 NO_MESSAGE: Final = 10037
 NO_STREAM: Final = 10059
-STREAM_EXISTS: Final = 10058
 STALE: Final = 10071
 IN_FLIGHT: Final = 10164
 

@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
-from protocol.errors import Fault, Unavailable
+from protocol.errors import Broken, Fault, Unavailable
 from protocol.nats.api import IN_FLIGHT, STALE, Error, Kept, get_request, read_get
 from protocol.nats.frames import (
     BATCH_COMMIT,
@@ -206,7 +206,7 @@ class GuardedStream:
                         if not await self._wire.until_connected():
                             break
                         pending = await self._look_and_repeat(puts, pending, outcomes)
-                    except Fault as error:
+                    except (Unavailable, Broken) as error:
                         reason = error
                         continue
                     doubted |= {index for index, verdict in pending.items() if verdict is Doubt.UNANSWERED}

@@ -4,14 +4,15 @@ Knows: every setting and which of them promises depend on. Must not know: what i
 the attacks that each closed door was tried with, are in ``docs/``; the settings were measured on nats-server 2.15.1.
 """
 
+import asyncio
 from typing import Any, Final
 
 import structlog
 from msgspec import Struct
 
 from protocol.bus import ENTRY_MAX_BYTES
-from protocol.errors import Broken, Exhausted
-from protocol.nats.api import NO_STREAM, STREAM_EXISTS, ApiError, StreamInfo, call, unavailable
+from protocol.errors import Broken, Exhausted, Unavailable
+from protocol.nats.api import NO_STREAM, ApiError, StreamInfo, call, unavailable
 from protocol.nats.wire import Wire
 from protocol.subjects import BLOB_STREAM, BLOB_SUBJECTS, CELL_BUCKET, LOG_STREAM, LOG_SUBJECTS
 
@@ -21,6 +22,11 @@ PIECE_BYTES: Final = 262_144
 """The largest piece of a blob."""
 CELL_STREAM: Final = f"KV_{CELL_BUCKET}"
 CELL_SUBJECTS: Final = f"$KV.{CELL_BUCKET}.>"
+
+NO_STORAGE: Final = 10047
+NO_ACCOUNT_STORAGE: Final = 10028
+TRIES: Final = 5
+PAUSE_S: Final = 0.1
 
 HEADERS_BYTES: Final = 4_096
 """Room for headers: the server counts them into a message's size."""
@@ -139,21 +145,27 @@ async def prepare(wire: Wire, settings: StreamSettings) -> None:
 
 
 async def _info_or_make(wire: Wire, name: str, wanted: dict[str, object]) -> StreamInfo:
-    try:
-        return await call(wire, f"STREAM.INFO.{name}", StreamInfo)
-    except ApiError as error:
-        if error.error.err_code != NO_STREAM:
-            raise unavailable(error) from error
-    try:
-        info = await call(wire, f"STREAM.CREATE.{name}", StreamInfo, wanted)
-    except ApiError as error:
-        if error.error.err_code == STREAM_EXISTS:
+    """The stream as it is. Others may be making it at the same time; the server then counts its room twice for a moment."""
+    refusal: ApiError | None = None
+    for _ in range(TRIES):
+        try:
             return await call(wire, f"STREAM.INFO.{name}", StreamInfo)
-        if "storage" in error.error.description or "resource" in error.error.description:
-            raise Exhausted(
-                f"the NATS server has no room for the stream {name} of {wanted['max_bytes']} bytes: {error}",
-                hint="Raise max_file_store in nats.conf, or make the streams smaller.",
-            ) from error
-        raise unavailable(error) from error
-    _log.info("stream made", stream=name, replicas=wanted["num_replicas"], max_bytes=wanted["max_bytes"])
-    return info
+        except ApiError as error:
+            if error.error.err_code != NO_STREAM:
+                raise unavailable(error) from error
+        try:
+            info = await call(wire, f"STREAM.CREATE.{name}", StreamInfo, wanted)
+        except ApiError as error:
+            refusal = error
+            await asyncio.sleep(PAUSE_S)
+        else:
+            _log.info(
+                "stream made", stream=name, replicas=wanted["num_replicas"], max_bytes=wanted["max_bytes"]
+            )
+            return info
+    if refusal is not None and refusal.error.err_code in (NO_STORAGE, NO_ACCOUNT_STORAGE):
+        raise Exhausted(
+            f"the NATS server has no room for the stream {name} of {wanted['max_bytes']} bytes ({refusal})",
+            hint="Raise max_file_store in nats.conf, or make the streams smaller.",
+        ) from refusal
+    raise Unavailable(f"the stream {name} cannot be made: {refusal}") from refusal

@@ -12,6 +12,7 @@ project pins; ``tests/protocol_bus`` fails if another version works differently.
 import asyncio
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -35,15 +36,20 @@ PING_S: Final = 10
 """A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
 BACKLOG_BYTES: Final = 1 << 20
 
+_PERMISSIONS_HINT: Final = "Compare the user's permissions in nats.conf with protocol/subjects.py."
+
 
 class _Volley:
-    """Questions sent together. `done` when all are answered, the deadline passed, or the connection was lost."""
+    """Questions sent together. `done` when all are answered, the deadline passed, the connection was lost, or the server
+    refused one."""
 
-    __slots__ = ("answers", "done", "open")
+    __slots__ = ("answers", "done", "open", "refusal", "requests")
 
-    def __init__(self, count: int) -> None:
-        self.answers: list[Answer | None] = [None] * count
-        self.open = count
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.answers: list[Answer | None] = [None] * len(requests)
+        self.open = len(requests)
+        self.refusal = ""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def take(self, index: int, answer: Answer) -> None:
@@ -89,6 +95,11 @@ class Wire(Client):
         within `wait_s`).
         """
         servers = [server.strip() for server in url.split(",") if server.strip()]
+        if not servers:
+            # nats-py would look for one for ever, without letting anyone else run.
+            raise Invalid(
+                "no address of a NATS server is given", hint="Name one, such as nats://127.0.0.1:4222."
+            )
         has_user = any("@" in server for server in servers)
         try:
             async with asyncio.timeout(wait_s):
@@ -214,13 +225,13 @@ class Wire(Client):
         """Send requests together, after the frames `ahead`; the answers in their order.
 
         None stands for an answer that did not come: the deadline passed, or the connection was lost in between. Raises
-        `Unavailable` if there is no connection, and then nothing was sent.
+        `Unavailable` if there is no connection, and then nothing was sent; `Denied` if this user may not ask there.
         """
         if not self.connected:
             raise Unavailable(
                 "there is no connection to NATS", hint="It is tried again and again; try again too."
             )
-        volley = _Volley(len(requests))
+        volley = _Volley(requests)
         tokens = range(self._token, self._token + len(requests))
         self._token = tokens.stop
         frames = [ahead] if ahead else []
@@ -238,6 +249,8 @@ class Wire(Client):
             if volley.open:
                 for token in tokens:
                     self._asked.pop(b"%d" % token, None)
+        if volley.refusal:
+            raise Denied(f"the NATS server refuses {volley.refusal} to this user", hint=_PERMISSIONS_HINT)
         return volley.answers
 
     def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
@@ -291,27 +304,31 @@ class Wire(Client):
         await super()._process_op_err(e)
 
     async def _process_err(self, err_msg: str) -> None:
-        if "permissions violation" in err_msg:
-            await self._on_error(errors.Error(err_msg.strip("'")))
+        text = err_msg.strip("'")
+        if "permissions violation" in text:
+            self._on_violation(text)
         else:
             # nats-py closes for ever on any other error, also on those that pass (a limit, a reload, a shutdown).
-            await self._process_op_err(errors.Error(err_msg.strip("'")))
+            await self._process_op_err(errors.Error(text))
+
+    def _on_violation(self, text: str) -> None:
+        _log.error("the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT)
+        found = re.search(r'publish to "([^"]+)"', text)
+        for volley in list(self._volleys):
+            # nats-py gives the server's words in lower case.
+            for request in volley.requests:
+                if found and request.subject.lower() == found[1]:
+                    volley.refusal = request.subject
+                    volley.end()
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
-        if "permissions violation" in text:
-            _log.error(
-                "the NATS server refused a subject to this user: whoever waits for an answer there waits in vain",
-                violation=text,
-                hint="Compare the user's permissions in nats.conf with protocol/subjects.py.",
-            )
-        elif self._opening and "authorization" in text.lower():
+        if self._opening and "authorization" in text.lower():
             raise Denied(
                 "refuses the user or password",
                 hint="Give the right password (SHOAL_NATS_PASSWORD), or user and password in the URL.",
             )
-        else:
-            _log.debug("NATS connection", error=text or type(error).__name__)
+        _log.debug("NATS connection", error=text or type(error).__name__)
 
 
 def _without_passwords(servers: Sequence[str]) -> str:

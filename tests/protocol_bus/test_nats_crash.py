@@ -1,17 +1,20 @@
 """Servers that are stopped, killed and started again: the bus carries on, and the log is what the answers said."""
 
 import asyncio
+import os
 import secrets
+import signal
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import nats
 import pytest
 
 from deploy.servers import NatsServer
-from protocol.bus import Append, Bus, Record, Stored
+from protocol.bus import MESSAGE_MAX_BYTES, Append, Bus, Record, Stored
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
+from protocol.nats import wire
 from protocol.subjects import LOG_STREAM
 from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, fresh_subject, stored, take
 from tests.protocol_bus.connections import node, requester
@@ -138,6 +141,29 @@ async def test_what_is_listened_to_while_the_server_is_away_is_heard_when_it_is_
             await other.publish(subject, b"heard")
 
             assert [message.data for message in await take(messages, 1)] == [b"heard"]
+
+
+async def test_a_server_that_no_longer_answers_is_given_up(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs, its connections open, counts as away: what waits for it ends, and publishing does not block for
+    good; when it wakes up all goes on."""
+    monkeypatch.setattr(wire, "PING_S", 0.2)
+    server = own_nats_server
+    async with requester(server.url) as one, asyncio.timeout(LIMIT_S):
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            appending = asyncio.create_task(append_one(one, entry(fresh_key())))
+            while one.connected:
+                with suppress(Unavailable):
+                    await one.publish(fresh_subject(), b"x" * MESSAGE_MAX_BYTES)
+            with pytest.raises(Unavailable):
+                await one.request(fresh_subject(), b"", timeout_s=LIMIT_S)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+        assert isinstance(await appending, Stored)
+        assert (await one.log_state()).last == 1
 
 
 async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
