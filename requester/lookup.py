@@ -52,7 +52,7 @@ class Lookup:
         if key is not None:
             found = await self.by_key(key)
             matches = [found] if found is not None and found.id == ref else []
-        elif ref.startswith("j-") and len(ref) > 2:
+        elif ref.startswith("j-"):
             await self._recorder.settle()
             matches = await self._recorder.read(lambda database: find(database, prefix=ref))
         else:

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
+
+import structlog
 
 from protocol.ids import JobKey
 from requester.core.model import JobRecord
@@ -18,6 +21,10 @@ from requester.live import Live
 from requester.read_model import Group, Store, entries, load
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+_REFUSED_S = 2.0
+"""The rest before the disk is asked again."""
 
 
 class Recorder:
@@ -40,6 +47,7 @@ class Recorder:
         """The sequence up to which everything is in the tables."""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
+        self._closing = Event()
 
     async def open(self) -> tuple[str, int]:
         """Open the file; returns the log's identity and the sequence it stands at."""
@@ -96,11 +104,24 @@ class Recorder:
                 purged=self._purged,
             )
             self._changed, self._entries, self._purged = {}, [], []
-            await self._in(self._writing, partial(self._opened().write, group))
+            # Shielded: a group that was taken is written, whoever waits for it and leaves.
+            await asyncio.shield(self._in(self._writing, partial(self._write, group)))
             self.written = group.position
             for live, record, _ in changed:
                 if record is not None:
                     live.written = max(live.written, record.revision)
+
+    def _write(self, group: Group) -> None:
+        """Write a group, trying for as long as the disk refuses: the log's reader is held back meanwhile."""
+        while True:
+            try:
+                self._opened().write(group)
+            except sqlite3.OperationalError as error:
+                if self._closing.wait(_REFUSED_S):
+                    return
+                _log.error("the read model cannot be written", path=str(self._path), reason=str(error))
+            else:
+                return
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the tables something; what was noted last may not be in them yet (`settle`)."""
@@ -118,6 +139,7 @@ class Recorder:
 
     async def close(self) -> None:
         """Write what waits and close the file."""
+        self._closing.set()
         if self._store is not None:
             await self.settle()
             await self._in(self._writing, self._store.close)

@@ -1,0 +1,249 @@
+"""Several requesters on one log, and one that comes back."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from protocol.errors import Exhausted
+from protocol.memory_bus import Mischief
+from protocol.states import ExecutionState as S
+from protocol.states import JobState
+from requester.service import Service
+from requester.verbs import HistoryQuery, JobQuery
+from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+
+
+async def known(service: Service, job: str) -> None:
+    """Wait until a requester has heard of a job."""
+    await service.job(job)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_any_takes_submissions(tmp_path: Path, count: int) -> None:
+    """Whichever requester is asked takes the job, and every one of them answers for it."""
+    async with a_cluster(tmp_path) as cluster:
+        services = [await cluster.requester(f"r{number}") for number in range(count)]
+        nodes = [await cluster.node(f"n{number}") for number in range(2)]
+
+        jobs = await asyncio.gather(
+            *(submit(services[number % count], a_job(f"job-{number}")) for number in range(100))
+        )
+        for service in services:
+            records = await asyncio.gather(*(closed(service, job) for job in jobs))
+            assert {record.state for record in records} == {JobState.COMPLETED}
+
+        assert sum(len(node.runs) for node in nodes) == 100
+
+
+async def test_takeover(tmp_path: Path) -> None:
+    """When a requester is killed its jobs go on: queued ones are placed, lost ones run again, all by the others."""
+    async with a_cluster(tmp_path) as cluster:
+        doomed = await cluster.requester("r1")
+        other = await cluster.requester("r2")
+        node = await cluster.node(cores=2, script=hold)
+        jobs = [await submit(doomed, a_job()) for _ in range(12)]
+        await node.until(lambda node: len(node.runs) == 2)
+
+        await cluster.kill("r1")
+        for number in range(12):
+            await node.until(lambda node, number=number: len(node.runs) > number)  # type: ignore[misc]
+            node.finish(node.runs[number].execution)
+
+        records = [await closed(other, job) for job in jobs]
+        assert {record.state for record in records} == {JobState.COMPLETED}
+        assert len(node.runs) == 12
+
+
+async def test_both_at_once(tmp_path: Path) -> None:
+    """Two requesters that each think themselves first cost refused appends, never a second attempt."""
+    alone = replace(QUICK, takeover_s=0.0)
+    async with a_cluster(tmp_path, settings=alone) as cluster:
+        services = [await cluster.requester(name) for name in ("r1", "r2")]
+        jobs = [await submit(services[0], a_job()) for _ in range(20)]
+        for job in jobs:
+            await known(services[1], job)
+
+        nodes = [await cluster.node(f"n{number}", cores=20) for number in range(2)]
+        records = [await closed(services[1], job) for job in jobs]
+
+        assert {len(record.executions) for record in records} == {1}
+        assert sum(len(node.runs) for node in nodes) == 20
+        assert all(record.state is JobState.COMPLETED for record in records)
+
+
+async def test_one_name_at_two_requesters(tmp_path: Path) -> None:
+    """One name submitted to two requesters at the same moment becomes two versions of one job."""
+    async with a_cluster(tmp_path) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        await cluster.node()
+
+        both = await asyncio.gather(
+            one.submit(a_job("named"), warnings=[], client="a"),
+            two.submit(a_job("named", cpu="2"), warnings=[], client="b"),
+        )
+
+        assert len({each.job for each in both}) == 1
+        assert sorted(each.version for each in both) == [1, 2]
+        assert (await closed(one, "named")).version == 2
+
+
+async def test_restart(tmp_path: Path) -> None:
+    """A requester that was killed comes back with its read model, interrupts nothing, and finishes what it began."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(cores=1, script=hold)
+        jobs = [await submit(service, a_job()) for _ in range(3)]
+        await node.until(lambda node: len(node.runs) == 1)
+        await cluster.kill("r1")
+        node.finish(node.runs[0].execution)
+
+        service = await cluster.requester()
+        for number in (1, 2):
+            await node.until(lambda node, number=number: len(node.runs) == number + 1)  # type: ignore[misc]
+            node.finish(node.runs[number].execution)
+        records = [await closed(service, job) for job in jobs]
+
+        assert {record.state for record in records} == {JobState.COMPLETED}
+        assert {each.state for record in records for each in record.executions.values()} == {S.COMPLETED}
+        assert not node.cancelled
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["kept", "deleted"])
+async def test_the_read_model_is_derived(tmp_path: Path, deleted: bool) -> None:
+    """Jobs, executions and history are the same after a restart, with the read model kept or deleted."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node(cores=3)
+        done = [await submit(service, a_job(f"done-{number}")) for number in range(5)]
+        for job in done:
+            await closed(service, job)
+        waiting = await submit(service, a_job("waiting", count=5, timeouts=a_job().task.timeouts))
+        await closed(service, waiting)
+        await service.submit(a_job("done-1", cpu="2"), warnings=[], client="test")
+        await closed(service, "done-1")
+        names = [*(f"done-{number}" for number in range(5)), "waiting"]
+
+        async def all_of(service: Service) -> list[object]:
+            return [
+                [await service.job(name) for name in names],
+                [await service.executions(name, all_versions=True) for name in names],
+                [await service.history(name, HistoryQuery(all_versions=True)) for name in names],
+                await service.jobs(JobQuery()),
+            ]
+
+        before = await all_of(service)
+        await cluster.kill("r1")
+        if deleted:
+            for file in (tmp_path / "r1").iterdir():
+                file.unlink()
+        after = await all_of(await cluster.requester())
+
+        assert before == after
+
+
+async def test_an_old_job_goes_on(tmp_path: Path) -> None:
+    """A closed job that has left memory gets its next version, with all that came before."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, keep_closed=0)) as cluster:
+        one = await cluster.requester("r1")
+        two = await cluster.requester("r2")
+        await cluster.node()
+        for number in range(3):
+            await closed(one, await submit(one, a_job(f"job-{number}")))
+        for service in (one, two):
+            await service.jobs(JobQuery())
+
+        await two.submit(a_job("job-0", cpu="2"), warnings=[], client="test")
+        records = [await closed(service, "job-0") for service in (one, two)]
+
+        assert records[0] == records[1]
+        assert [each.version for each in records[0].executions.values()] == [1, 2]
+
+
+async def test_lost_answers(tmp_path: Path) -> None:
+    """Appends whose answers are lost neither lose a job nor run one twice."""
+    async with a_cluster(tmp_path, seed=3) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node()
+        cluster.hub.mischief = Mischief(lose_answer=0.3)
+
+        jobs = await asyncio.gather(*(submit(service, a_job()) for _ in range(50)))
+        records = await asyncio.gather(*(closed(service, job) for job in jobs))
+
+        assert {record.state for record in records} == {JobState.COMPLETED}
+        assert len(node.runs) == 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_bad_network(tmp_path: Path, seed: int) -> None:
+    """With messages lost, repeated and late, and answers of the log lost, every job still closes, and each once."""
+    async with a_cluster(tmp_path, seed=seed, settings=replace(QUICK, silence_s=3.0)) as cluster:
+        services = [await cluster.requester(name) for name in ("r1", "r2")]
+        for number in range(3):
+            await cluster.node(f"n{number}")
+        cluster.hub.mischief = Mischief(drop=0.1, repeat=0.1, delay=0.2, delay_s=0.05, lose_answer=0.1)
+
+        jobs = await asyncio.gather(
+            *(submit(services[number % 2], a_job(count=1 + number % 3)) for number in range(30))
+        )
+        records = [await closed(services[0], job) for job in jobs]
+
+        assert {record.state for record in records} == {JobState.COMPLETED}
+        for record in records:
+            completed = [each.partition for each in record.executions.values() if each.state is S.COMPLETED]
+            assert sorted(completed) == list(range(record.spec.count))
+
+
+async def test_log_unreachable(tmp_path: Path) -> None:
+    """While a requester is cut off it declares nobody lost; when the bus is back the work counts that went on."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+
+        cluster.buses["r1"].cut()
+        await asyncio.sleep(
+            2 * QUICK.silence_s
+        )  # Longer than a node may be silent, which is what is promised.
+        cluster.buses["r1"].mend()
+        node.finish(node.runs[0].execution)
+        record = await closed(service, job)
+
+        assert [each.state for each in record.executions.values()] == [S.COMPLETED]
+
+
+async def test_full_log(tmp_path: Path) -> None:
+    """A full log refuses new jobs with the reason, and lets open ones close once there is room."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        cluster.hub.limit_bytes = 1
+
+        with pytest.raises(Exhausted):
+            await submit(service, a_job())
+        node.finish(node.runs[0].execution)
+        await node.until(lambda node: "later" in node.verdicts.get(node.runs[0].execution, []))
+        cluster.hub.limit_bytes = 1 << 30
+
+        assert (await closed(service, job)).state is JobState.COMPLETED
+
+
+async def test_log_made_anew(tmp_path: Path) -> None:
+    """When the log is made anew the requester starts over with it, and takes jobs again."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node()
+        old = await submit(service, a_job("old"))
+        await closed(service, old)
+
+        cluster.hub.begin_anew()
+        await happens(lambda: service.facts()["log"] != "0")
+        job = await submit(service, a_job("old"))
+        await until(service, job, lambda record: record.closed)
+
+        assert (await service.jobs(JobQuery()))[0][0].id == job
+        assert job != old
