@@ -153,9 +153,12 @@ def test_a_value_where_an_object_belongs_names_the_field(value: Any) -> None:
     )
 
 
-@given(
-    st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-)
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+FIELDS = st.sampled_from(["bucket", "KEY", "Partition", "several", "maybe", "labels"]) | st.text(max_size=9)
+NESTED = VALUES | st.lists(VALUES, max_size=2) | st.dictionaries(FIELDS, VALUES, max_size=2)
+
+
+@given(st.dictionaries(FIELDS, NESTED, max_size=3))
 def test_any_object_is_read_or_refused(params: dict[str, Any]) -> None:
     """Whatever the params are, the answer is a value or an `Invalid` that begins with the driver."""
     message = "source s3: "
