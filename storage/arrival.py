@@ -88,8 +88,8 @@ def _remove(path: Path) -> None:
                     stuck[name] = error
     finally:
         os.close(root)
-    for error in stuck.values():
-        raise error
+    for first in stuck.values():
+        raise first
     path.rmdir()
 
 

@@ -11,15 +11,53 @@ from typing import Final
 
 from storage.contract import Drivers
 from storage.inline import BlobReader, open_inline
+from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo
 from storage.local import open_local
 from storage.local_publisher import open_local_publisher
+from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
 from storage.settings import StorageSettings
 from storage.url import open_url
 
 Opener = Callable[[StorageSettings], AbstractAsyncContextManager[Drivers]]
 """Opens a driver's clients and servers: what it offers (maybe nothing), until the context ends."""
 
-TABLE: Final[tuple[Opener, ...]] = (open_local, open_url, open_local_publisher)
+
+@asynccontextmanager
+async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
+    """S3's source and publisher around one client. Credentials are looked for when they are first needed."""
+    client = S3Client(
+        S3Settings(
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            profile=settings.s3_profile,
+            connect_s=settings.connect_s,
+            silence_s=settings.silence_s,
+            objects=settings.max_entries,
+        )
+    )
+    try:
+        yield Drivers({"s3": S3Source(client=client)}, {"s3": S3Publisher(client=client)})
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def open_ipfs(settings: StorageSettings) -> AsyncIterator[Drivers]:
+    """IPFS's source and publisher around one Kubo node; nothing if none is named. Raises `Invalid` for its address."""
+    if not settings.ipfs_connect:
+        yield Drivers()
+        return
+    limits = IpfsSettings(
+        connect_s=settings.connect_s, silence_s=settings.silence_s, entries=settings.max_entries
+    )
+    kubo = Kubo(settings.ipfs_connect, limits)
+    try:
+        yield Drivers({"ipfs": IpfsSource(kubo)}, {"ipfs": IpfsPublisher(kubo)})
+    finally:
+        await kubo.close()
+
+
+TABLE: Final[tuple[Opener, ...]] = (open_local, open_url, open_local_publisher, open_s3, open_ipfs)
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ class StorageSettings(Struct, frozen=True):
     """Everything the drivers need to know of their process.
 
     - `folder`: the drivers' own, for what is on its way (archives being packed);
+    - `s3_endpoint`, `s3_region`, `s3_profile`: for S3 params that name none; credentials come from the AWS chain;
     - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
     - `allowed_paths`: what the `local` source may mount: globs with ``:ro`` (the default) or ``:rw``;
     - `local_publishing`: None if this process does not publish on its own;
@@ -37,6 +38,9 @@ class StorageSettings(Struct, frozen=True):
     """
 
     folder: Path
+    s3_endpoint: str = ""
+    s3_region: str = ""
+    s3_profile: str = ""
     ipfs_connect: str = ""
     allowed_paths: tuple[str, ...] = ()
     local_publishing: LocalPublishing | None = None

@@ -15,17 +15,30 @@ from tests.contracts.publisher import PublisherContract
 from tests.contracts.source import SourceContract
 
 
-async def test_every_driver_is_under_its_own_type(tmp_path: Path) -> None:
+@pytest.fixture
+def node(tmp_path: Path) -> StorageSettings:
+    """A node with everything; nobody is asked before a driver is used."""
+    local = LocalPublishing(tmp_path / "results", port=0)
+    return StorageSettings(tmp_path / "own", ipfs_connect="/ip4/127.0.0.1/tcp/5001", local_publishing=local)
+
+
+async def test_every_driver_is_under_its_own_type(node: StorageSettings) -> None:
     """The names by which jobs ask are those that the drivers give themselves, in lower case."""
-    async with open_drivers(
-        StorageSettings(tmp_path, local_publishing=LocalPublishing(tmp_path / "r", port=0))
-    ) as drivers:
+    async with open_drivers(node) as drivers:
         for table in (drivers.sources, drivers.publishers):
-            assert {name: driver.type.lower() for name, driver in table.items()} == {
-                name: name for name in table
-            }
-        assert {"local", "localdirectory", "inline", "urldownload"} <= set(drivers.sources)
-        assert "local" in drivers.publishers
+            assert all(name == driver.type.lower() for name, driver in table.items())
+        assert set(drivers.sources) == {"local", "localdirectory", "inline", "urldownload", "s3", "ipfs"}
+        assert set(drivers.publishers) == {"local", "s3", "ipfs"}
+
+
+async def test_every_probe_answers(node: StorageSettings) -> None:
+    """Whatever is there or not, a node can say what it offers."""
+    async with open_drivers(node) as drivers:
+        for name, driver in [*drivers.sources.items(), *drivers.publishers.items()]:
+            offer = await driver.probe()
+
+            assert offer.type.lower() == name
+            assert offer.available or (offer.reason and offer.hint)
 
 
 async def test_a_client_publishes_nothing(tmp_path: Path) -> None:
@@ -41,13 +54,8 @@ async def test_settings_that_cannot_be_read_keep_a_node_from_starting(tmp_path: 
             pass
 
 
-async def test_every_driver_passes_its_suite(tmp_path: Path) -> None:
+async def test_every_driver_passes_its_suite(node: StorageSettings) -> None:
     """A driver is finished when a test class of its own inherits the contract's suite."""
-    settings = StorageSettings(
-        tmp_path,
-        ipfs_connect="/ip4/127.0.0.1/tcp/5001",
-        local_publishing=LocalPublishing(tmp_path / "r", port=0),
-    )
     modules = [
         importlib.import_module(f"tests.storage.{found.name}")
         for found in pkgutil.iter_modules(tests.storage.__path__)
@@ -62,7 +70,7 @@ async def test_every_driver_passes_its_suite(tmp_path: Path) -> None:
         if inspect.isclass(used)
     }
 
-    async with open_drivers(settings) as drivers:
+    async with open_drivers(node) as drivers:
         untested = [
             driver
             for suite, table in ((SourceContract, drivers.sources), (PublisherContract, drivers.publishers))
