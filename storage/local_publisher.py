@@ -129,12 +129,15 @@ def own_addresses() -> list[str]:
     return found
 
 
-def _listens_on(address: str) -> str | None:
+def _listens_on(address: str) -> str:
     """Loopback addresses alone; for others every address, because what others are told may be a name or a router's."""
     with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(address).is_loopback:
+        known = ipaddress.ip_address(address)
+        if known.is_loopback:
             return address
-    return None
+        if known.version == 6:
+            return "::"
+    return "0.0.0.0"
 
 
 def _key(folder: Path) -> bytes:

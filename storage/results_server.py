@@ -20,8 +20,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}" + re.escape(SUFFIX))
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, host: str | None, port: int) -> AsyncIterator[int]:
-    """Serve `folder` on `host` (None: all addresses) and yield the port; 0 takes any free one. Raises ``OSError``."""
+async def serving(folder: Path, host: str, port: int) -> AsyncIterator[int]:
+    """Serve `folder` on the address `host` and yield the port; 0 takes any free one. Raises ``OSError``."""
 
     async def result(request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

@@ -34,11 +34,11 @@ async def test_every_driver_is_under_its_own_type(node: StorageSettings) -> None
 async def test_every_probe_answers(node: StorageSettings) -> None:
     """Whatever is there or not, a node can say what it offers."""
     async with open_drivers(node) as drivers:
-        for name, driver in [*drivers.sources.items(), *drivers.publishers.items()]:
-            offer = await driver.probe()
+        offers = {name: await source.probe() for name, source in drivers.sources.items()}
+        offers |= {f"to {name}": await publisher.probe() for name, publisher in drivers.publishers.items()}
 
-            assert offer.type.lower() == name
-            assert offer.available or (offer.reason and offer.hint)
+    assert [name.removeprefix("to ") for name in offers] == [offer.type.lower() for offer in offers.values()]
+    assert all(offer.available or (offer.reason and offer.hint) for offer in offers.values())
 
 
 async def test_a_client_publishes_nothing(tmp_path: Path) -> None:
