@@ -84,7 +84,9 @@ async def engine(tmp_path: Path) -> AsyncIterator[WasmEngine]:
     await engine.close()
 
 
-def run_of(module: bytes, folder: Path, *, limit_bytes: int = 0, **params: Any) -> Run[WasmParams]:
+def run_of(
+    module: bytes | bytearray, folder: Path, *, limit_bytes: int = 0, **params: Any
+) -> Run[WasmParams]:
     """A run of a module that a test wrote itself."""
     path = folder / "own.wasm"
     path.write_bytes(module)
