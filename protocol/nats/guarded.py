@@ -19,15 +19,17 @@ without an answer, or by the caller who asks again after `Unavailable`.
 import asyncio
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
+from itertools import count
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
-from protocol.errors import Broken, Fault, Unavailable
+from protocol.errors import Broken, Unavailable
 from protocol.nats.api import IN_FLIGHT, STALE, Error, Kept, get_request, read_get
 from protocol.nats.frames import (
     BATCH_COMMIT,
@@ -42,6 +44,8 @@ from protocol.nats.frames import (
     header,
 )
 from protocol.nats.wire import Wire
+
+_log = structlog.get_logger(__name__)
 
 BATCH_FROM: Final = 10
 """Below this many, single writes side by side are stored sooner than one batch: a batch costs the disk four syncs."""
@@ -186,66 +190,57 @@ class GuardedStream:
         (answer,) = await self._wire.ask([commit], timeout_s=DOUBT_S, ahead=ahead)
         return judge(answer)
 
-    async def _settle(self, puts: Sequence[Put], verdicts: list[Outcome | Doubt]) -> list[Outcome]:
-        """Find out about all that is not plainly stored or refused, and send again what is not there."""
-        outcomes: dict[int, Outcome] = {}
-        doubted = {index for index, verdict in enumerate(verdicts) if verdict is Doubt.UNANSWERED}
-        pending: dict[int, Outcome | Doubt] = dict(enumerate(verdicts))
-        reason: Fault | None = None
+    async def _settle(self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt]) -> list[Outcome]:
+        """Find an outcome for every write, each on its own."""
         try:
-            async with asyncio.timeout(GIVE_UP_S):
-                attempt = 0
-                while True:
-                    pending = _keep_open(pending, doubted, outcomes)
-                    if not pending:
-                        return [outcomes[index] for index in range(len(puts))]
-                    if attempt or any(verdict is Doubt.NOT_TAKEN for verdict in pending.values()):
-                        await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-                    attempt += 1
-                    try:
-                        if not await self._wire.until_connected():
-                            break
-                        pending = await self._look_and_repeat(puts, pending, outcomes)
-                    except (Unavailable, Broken) as error:
-                        reason = error
-                        continue
-                    doubted |= {index for index, verdict in pending.items() if verdict is Doubt.UNANSWERED}
-        except TimeoutError:
-            pass
-        raise Unavailable(
-            f"{len(pending)} of {len(puts)} writes to {self._stream} have no answer: {reason or 'no connection'}",
-            hint="Ask again with the same operation id and guard: it can succeed once only.",
-        ) from reason
+            async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as tasks:
+                settling = [
+                    tasks.create_task(self._settle_one(put, verdict))
+                    for put, verdict in zip(puts, verdicts, strict=True)
+                ]
+        except TimeoutError as error:
+            reason = "it does not answer" if self._wire.connected else "there is no connection to NATS"
+            raise Unavailable(
+                f"writes to {self._stream} are in doubt after {GIVE_UP_S:g} s: {reason}",
+                hint="Ask again with the same operation id and guard: it can succeed once only.",
+            ) from error
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+        return [task.result() for task in settling]
 
-    async def _look_and_repeat(
-        self, puts: Sequence[Put], pending: Mapping[int, Outcome | Doubt], outcomes: dict[int, Outcome]
-    ) -> dict[int, Outcome | Doubt]:
-        """Look for the pending writes in the stream; send those again that are not there."""
-        absent: list[int] = []
-        newest_of = await self.newest([puts[index].subject for index in pending])
-        for index, newest in zip(pending, newest_of, strict=True):
-            put, before = puts[index], pending[index]
-            match examine(put, newest):
-                case Finding.OURS if newest is not None:
-                    outcomes[index] = Stored(newest.seq)
-                case Finding.OVERTAKEN if newest is not None:
-                    seq = await self._look_between(put, newest.seq)
-                    outcomes[index] = (
-                        Stored(seq) if seq else before if isinstance(before, Refused) else Stale(newest.seq)
-                    )
-                case Finding.ABSENT if not isinstance(before, Refused):
-                    absent.append(index)
-                case _:
-                    outcomes[index] = (
-                        before if isinstance(before, Refused) else Stale(newest.seq if newest else 0)
-                    )
-        if not absent:
-            return {}
-        try:
-            verdicts = await self._send_singles([puts[index] for index in absent])
-        except Unavailable:
-            return dict.fromkeys(absent, Doubt.NOT_TAKEN)
-        return dict(zip(absent, verdicts, strict=True))
+    async def _settle_one(self, put: Put, verdict: Outcome | Doubt) -> Outcome:
+        """Look and send again until there is an outcome. Raises `Unavailable` if the connection was shut, and `Denied`."""
+        doubted = False
+        for attempt in count():
+            doubted = doubted or verdict is Doubt.UNANSWERED
+            if isinstance(verdict, Stored) or (isinstance(verdict, Refused) and not doubted):
+                return verdict
+            if attempt or verdict is Doubt.NOT_TAKEN:
+                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+            if not await self._wire.until_connected():
+                break
+            try:
+                found = await self._look_for(put)
+                if found is not None:
+                    return verdict if isinstance(found, Stale) and isinstance(verdict, Refused) else found
+                if isinstance(verdict, Refused):
+                    return verdict
+                (verdict,) = await self._send_singles([put])
+            except (Unavailable, Broken) as error:
+                _log.debug("a write is in doubt", subject=put.subject, reason=error.message)
+        raise Unavailable("the bus is closed")
+
+    async def _look_for(self, put: Put) -> Stored | Stale | None:
+        """What the stream says of a write; None if it is not there and its guard still holds."""
+        (newest,) = await self.newest([put.subject])
+        finding = examine(put, newest)
+        if finding is Finding.ABSENT:
+            return None
+        last = newest.seq if newest else 0
+        if finding is Finding.OURS:
+            return Stored(last)
+        seq = await self._look_between(put, last) if finding is Finding.OVERTAKEN else 0
+        return Stored(seq) if seq else Stale(last)
 
     async def _look_between(self, put: Put, last: int) -> int:
         """The sequence of our operation among the subject's messages behind the guard and before `last`, or 0."""
@@ -260,19 +255,6 @@ class GuardedStream:
                 return found.seq
             seq = found.seq + 1
         return 0
-
-
-def _keep_open(
-    pending: Mapping[int, Outcome | Doubt], doubted: set[int], outcomes: dict[int, Outcome]
-) -> dict[int, Outcome | Doubt]:
-    """Take what needs no look into the stream as an outcome; the rest stays open."""
-    kept: dict[int, Outcome | Doubt] = {}
-    for index, verdict in pending.items():
-        if isinstance(verdict, Stored) or (isinstance(verdict, Refused) and index not in doubted):
-            outcomes[index] = verdict
-        else:
-            kept[index] = verdict
-    return kept
 
 
 def _headers(put: Put) -> bytes:

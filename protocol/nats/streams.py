@@ -1,7 +1,7 @@
 """The streams the system stands on: their settings, made when missing, checked when there.
 
-Knows: every setting and which of them promises depend on. Must not know: what is written into the streams. The reasons, and
-the attacks that each closed door was tried with, are in ``docs/``; the settings were measured on nats-server 2.15.1.
+Knows: every setting and which of them promises depend on. Must not know: what is written into the streams. The settings
+were run, attacked and measured on nats-server 2.15.1.
 """
 
 import asyncio

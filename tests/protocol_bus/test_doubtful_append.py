@@ -109,6 +109,21 @@ async def test_an_append_that_arrives_late_is_stored_once(scene: Scene, size: in
     await check_stored_once(scene.witness, start, group, outcomes)
 
 
+@SIZES
+async def test_an_append_of_which_half_arrived_is_stored_once(scene: Scene, size: int) -> None:
+    """The connection broke in the middle of the append, or of a batch: nothing is half stored, and nothing twice."""
+    start = (await scene.witness.log_state()).last
+    group = group_of(size)
+    scene.proxy.hold_requests()
+    appending = asyncio.create_task(scene.bus.append(group))
+    await scene.proxy.until_requested()
+    await scene.proxy.deliver_half()
+
+    await scene.proxy.cut()
+
+    await check_stored_once(scene.witness, start, group, await finish(appending))
+
+
 async def test_an_append_whose_answer_is_lost_and_that_was_overtaken_is_stored(scene: Scene) -> None:
     """Others append behind our entry before we can look: it is found among the entries since the guard."""
     key = fresh_key()
