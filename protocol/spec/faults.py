@@ -125,6 +125,9 @@ def near(word: str, known: Iterable[str]) -> str:
     if len(word) > 64:
         return ""
     lower = {each.lower(): each for each in known}
+    begun = [each for each in lower if len(word) > 1 and each.startswith(word.lower())]
+    if len(begun) == 1:
+        return lower[begun[0]]
     found = get_close_matches(word.lower(), lower, n=1, cutoff=0.5 if len(word) < 4 else 0.6)
     return lower[found[0]] if found else ""
 

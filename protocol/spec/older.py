@@ -30,9 +30,9 @@ class OlderModule(Struct, rename="pascal"):
 
 
 class OlderWasm(Struct):
-    """What the older form of a wasm engine held beside its parameters."""
+    """What the older form of a wasm engine held beside its parameters; each input with the path where it was written."""
 
-    inputs: list[Input] = field(default_factory=list)
+    inputs: list[tuple[Path, Input]] = field(default_factory=list)
     env: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,8 +116,8 @@ def _moved(value: dict[str, Any], path: Path, target: str, older: OlderWasm, rul
     module = read_struct(value, OlderModule, path, rules)
     target = module.target or target
     as_input = Input(source=module.source, target=target, alias=module.alias)
-    if as_input not in older.inputs:
-        older.inputs.append(as_input)
+    if all(as_input != each for _, each in older.inputs):
+        older.inputs.append((path, as_input))
     return target
 
 

@@ -44,8 +44,9 @@ def read_task(task: Task, path: Path, rules: Rules) -> Task:
     findings = rules.findings
     engine, older = _read_engine(task.engine, (*path, "Engine"), rules)
     tell_moved(findings, older, (*path, "Engine", "Params"))
-    moved = [each for each in older.inputs if each not in task.input_sources]
-    inputs = _read_inputs([*task.input_sources, *moved], (*path, "InputSources"), findings)
+    written = [((*path, "InputSources", index), each) for index, each in enumerate(task.input_sources)]
+    written += [(here, each) for here, each in older.inputs if each not in task.input_sources]
+    inputs = _read_inputs(written, (*path, "InputSources"), findings)
     env = {**task.env, **{name: str(value) for name, value in older.env.items()}}
     name = task.name.strip()
     if not name:
@@ -178,13 +179,13 @@ def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: 
             findings.fault(here, message, near=near(module, targets))
 
 
-def _read_inputs(inputs: list[Input], path: Path, findings: Findings) -> list[Input]:
-    if not check_list(inputs, bounds.INPUTS_MAX, path, findings):
-        return inputs
+def _read_inputs(written: list[tuple[Path, Input]], path: Path, findings: Findings) -> list[Input]:
+    """The inputs in canonical form; each comes with the path where it was written."""
+    if not check_list(written, bounds.INPUTS_MAX, path, findings):
+        return [each for _, each in written]
     targets, aliases = set[str](), set[str]()
     read = []
-    for index, each in enumerate(inputs):
-        here = (*path, index)
+    for here, each in written:
         _check_place(each.target, (*here, "Target"), targets, findings)
         if each.alias and each.alias in aliases:
             findings.fault(

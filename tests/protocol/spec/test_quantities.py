@@ -1,5 +1,7 @@
 """Amounts as people write them."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from protocol.spec.quantities import (
     parse_gpu,
 )
 
-PARSERS = [parse_cpu, parse_bytes, parse_gpu, parse_duration_s]
+PARSERS: list[Callable[[str], float]] = [parse_cpu, parse_bytes, parse_gpu, parse_duration_s]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_gpus_are_whole_devices() -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "-1", "abc", "1x2", "50%", "9" * 70, "1e99999999999", "٣", "1\x00", "nan", "inf"]
 )
-def test_what_cannot_be_read_is_refused_with_a_hint(parse, text: str) -> None:
+def test_what_cannot_be_read_is_refused_with_a_hint(parse: Callable[[str], float], text: str) -> None:
     """An amount that cannot be read is refused, and the refusal shows how to write it."""
     with pytest.raises(Invalid) as caught:
         parse(text)
@@ -122,7 +124,7 @@ def test_what_cannot_be_read_is_refused_with_a_hint(parse, text: str) -> None:
         (parse_duration_s, "99999999999", "ten years"),
     ],
 )
-def test_a_refusal_says_why(parse, text: str, says: str) -> None:
+def test_a_refusal_says_why(parse: Callable[[str], float], text: str, says: str) -> None:
     """A refused amount is told with its reason."""
     with pytest.raises(Invalid) as caught:
         parse(text)
