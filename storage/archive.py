@@ -41,8 +41,10 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 _DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 
 
-def pieces(folder: Path) -> Iterator[bytes]:
+def pieces(folder: Path, stop: Stop = lambda: None) -> Iterator[bytes]:
     """The archive of a folder in pieces of about a mebibyte, made as they are asked for; blocking.
+
+    `stop` is called far more often than pieces come: what packs well brings few of them.
 
     Raises `Invalid` for what an archive shall not hold: pipes, devices, links that lead out of the folder. `Broken` if a
     file shrinks meanwhile.
@@ -51,6 +53,7 @@ def pieces(folder: Path) -> Iterator[bytes]:
     ready: list[bytes] = []
     size = 0
     for piece in _tar(folder):
+        stop()
         packed = packer.compress(piece)
         ready.append(packed)
         size += len(packed)
@@ -71,8 +74,7 @@ async def pack(folder: Path, archive: Path, progress: Progress) -> int:
     def work(stop: Stop) -> int:
         done = 0
         with new_file(beside) as file:
-            for piece in pieces(folder):
-                stop()
+            for piece in pieces(folder, stop):
                 file.write(piece)
                 done += len(piece)
                 tell(done, None)
@@ -91,11 +93,15 @@ async def unpack(archive: Path, into: Path, progress: Progress, limits: Limits |
     total = archive.stat().st_size
 
     def work(stop: Stop) -> None:
+        told = 0
         with open(archive, "rb") as file:
 
             def moved() -> None:
+                nonlocal told
                 stop()
-                tell(file.tell(), total)
+                if file.tell() > told:
+                    told = file.tell()
+                    tell(told, total)
 
             extract(file, beside, limits or Limits(), moved)
 

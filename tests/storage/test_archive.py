@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from protocol.errors import Broken, Exhausted, Fault, Invalid
 from storage.archive import extract, pack, pieces, unpack
 from storage.contract import silent
+from storage.threads import Stopped
 from storage.tree import Limits
 from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot, with_folders
 
@@ -120,6 +121,21 @@ async def test_what_cannot_be_packed_leaves_nothing(tmp_path: Path) -> None:
             await pack(tmp_path / folder, tmp_path / "a.tar.gz", silent)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["links", "pipes"]
+
+
+def test_packing_can_be_stopped_between_pieces(tmp_path: Path) -> None:
+    """A file of a terabyte of nothing packs into little, and does not hold up whoever cancels."""
+    plant({"zeros": b""}, tmp_path / "in")
+    os.truncate(tmp_path / "in" / "zeros", 1 << 40)
+    calls: list[None] = []
+
+    def stop() -> None:
+        calls.append(None)
+        if len(calls) > 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        next(pieces(tmp_path / "in", stop))
 
 
 class TestDamage:
