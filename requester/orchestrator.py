@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import blake2b
 from heapq import heappop, heappush
 from itertools import count
 from typing import Final
@@ -71,7 +72,8 @@ class Orchestrator:
         self._recorder = recorder
         self._position = position
         self._ops = count(1)
-        self._op_prefix = f"{presence.me}-{clock.now():.6f}-"
+        # Unique to this start of this requester, and a token: 16 digits, then the number of the operation.
+        self._op_prefix = blake2b(f"{presence.me} {clock.now()}".encode(), digest_size=8).hexdigest()
         self._looks: deque[JobKey] = deque()
         self._to_look: set[JobKey] = set()
         self._news = asyncio.Event()
