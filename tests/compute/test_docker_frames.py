@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.engines.contract import Chunk
-from compute.engines.docker.frames import NS, Frame, Frames, Place
+from compute.engines.docker.frames import NS, PIECE_BYTES, Frame, Frames, Place
 from protocol.errors import Broken, Unavailable
 
 START_NS = 1_800_000_000 * NS
@@ -77,6 +77,28 @@ def test_neighbours_become_one_chunk() -> None:
     chunks = Place().fresh(frames)
 
     assert chunks == [Chunk(1, START_NS / NS, b"a\nb\n"), Chunk(2, (START_NS + 6) / NS, b"c\n")]
+
+
+PIECE = b"x" * PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("frames", "written"),
+    [
+        ([PIECE, b"rest", b"next\n"], PIECE + b"rest\nnext\n"),
+        ([PIECE, b"", b"next\n"], PIECE + b"\nnext\n"),
+        ([PIECE, PIECE, b"rest", PIECE, b"rest", b"end"], PIECE + PIECE + b"rest\n" + PIECE + b"rest\nend"),
+        ([PIECE, b"rest\n", b"next\n"], PIECE + b"rest\nnext\n"),
+        ([PIECE[:-1] + b"\n", b"next\n"], PIECE[:-1] + b"\nnext\n"),
+        ([PIECE, b"rest"], PIECE + b"rest"),
+        ([b"no end"], b"no end"),
+    ],
+)
+def test_line_breaks_that_docker_loses(frames: list[bytes], written: bytes) -> None:
+    """The end of a long line, which Docker 20.10 drops, is put back, and none is put where there was none."""
+    chunks = Place().fresh([Frame(1, START_NS + at, data) for at, data in enumerate(frames)])
+
+    assert text(chunks, 1) == written
 
 
 def test_half_a_frame_is_noticed() -> None:

@@ -18,6 +18,7 @@ TIME_BYTES: Final = 30
 """``2026-01-02T03:04:05.123456789Z``: always nine digits, always UTC."""
 STREAMS: Final = (1, 2, 3)
 DAEMON_STREAM: Final = 3
+PIECE_BYTES: Final = 16 * 1024
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 """Docker cuts lines at 16 KiB; more than this is no frame."""
 MARGIN_NS: Final = 1_000_000_000
@@ -79,6 +80,33 @@ def _second(text: bytes) -> int:
     return int(datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC).timestamp())
 
 
+class LostBreaks:
+    """Puts back line breaks that Docker 20.10's ``local`` driver drops.
+
+    Docker cuts a long line after each 16 KiB, and that driver then forgets the break at its end. So the rest of such a line,
+    if it comes without a break and something follows, has lost it. (If nothing follows, none is added: whether there was
+    one cannot be known.)
+    """
+
+    def __init__(self) -> None:
+        self._cut: set[int] = set()
+        self._lost: set[int] = set()
+
+    def mend(self, frame: Frame) -> Frame:
+        """The frame as it was written. Frames must come in order."""
+        stream, data = frame.stream, frame.data
+        if stream in self._lost:
+            self._lost.discard(stream)
+            frame = Frame(stream, frame.at_ns, b"\n" + data)
+        if len(data) == PIECE_BYTES and not data.endswith(b"\n"):
+            self._cut.add(stream)
+        else:
+            if stream in self._cut and not data.endswith(b"\n"):
+                self._lost.add(stream)
+            self._cut.discard(stream)
+        return frame
+
+
 class Place:
     """How far a log was read, so that after a break everything comes once.
 
@@ -89,6 +117,7 @@ class Place:
     def __init__(self) -> None:
         self._newest: dict[int, tuple[int, int]] = {}
         self._told: dict[int, tuple[int, int]] = {}
+        self._breaks = LostBreaks()
 
     def resume(self) -> str:
         """From now on the log is read anew from the time that this answers (the API's ``since``; empty: all of it)."""
@@ -110,7 +139,7 @@ class Place:
             if row and row[0].stream != frame.stream:
                 chunks.append(_chunk(row))
                 row = []
-            row.append(frame)
+            row.append(self._breaks.mend(frame))
         return [*chunks, _chunk(row)] if row else chunks
 
     def _was_told(self, frame: Frame) -> bool:
