@@ -189,6 +189,7 @@ class Agent:
         restored = [Runner(shop, execution, restored=True) for execution in self._remembered.executions]
         for runner in restored:
             self.runners[runner.execution.id] = runner
+            runner.hold()
         for runner in restored:
             runner.begin()
 
@@ -278,11 +279,9 @@ class Agent:
 
     def _listed(self, listed: FullList) -> None:
         if listed.created != self._log_created:
-            if self._log_created and self.runners:
-                _log.warning("another log lists this node's executions: ending none", created=listed.created)
-                raise Conflict("this node holds executions of another log", kind="Log")
-            # Nothing is held, so nothing is lost: from here on that log counts, with its own sequences.
-            self._log_created, self._upto = listed.created, 0
+            if self._log_created:
+                self._change_log(listed)
+            self._log_created = listed.created
             self._journal.note("log_created", listed.created)
         if listed.upto < self._upto:
             raise Conflict(f"this list is of {listed.upto}, and {self._upto} is known", kind="Old")
@@ -291,6 +290,14 @@ class Agent:
             if runner.execution.id not in wanted and runner.execution.run.seq <= listed.upto:
                 runner.tell(ReportDropped())
         self._note_upto(listed.upto)
+
+    def _change_log(self, listed: FullList) -> None:
+        """Go over to a log that was made anew, whose sequences begin again. Raises `Conflict` while anything is held."""
+        if self.runners:
+            _log.warning("another log lists this node's executions: ending none", created=listed.created)
+            raise Conflict("this node holds executions of another log", kind="Log")
+        self._upto = 0
+        self._journal.note("upto", "0")
 
     def _note_upto(self, seq: int) -> None:
         if seq > self._upto:

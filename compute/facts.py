@@ -50,14 +50,14 @@ class Machine(Struct, frozen=True):
     gpus: list[Gpu] = field(default_factory=list)
 
 
-def machine(folder: Path) -> Machine:
-    """Look at this machine. `folder` (it exists) is on the disk that counts. Blocks for some milliseconds."""
+def machine(folder: Path, gpus: list[Gpu]) -> Machine:
+    """Look at this machine. `folder` (it exists) is on the disk that counts. Blocks for a millisecond."""
     import psutil
 
     cpu = float(psutil.cpu_count() or 1)
     limit = _cgroup_cpu()
     memory = min(psutil.virtual_memory().total, _cgroup_memory() or _UNLIMITED)
-    return Machine(min(cpu, limit or cpu), memory, psutil.disk_usage(str(folder)).free)
+    return Machine(min(cpu, limit or cpu), memory, psutil.disk_usage(str(folder)).free, gpus)
 
 
 async def find_gpus() -> list[Gpu]:

@@ -122,6 +122,12 @@ class Runner:
         self._following: asyncio.Task[None] | None = None
         self._head = Head()
 
+    def hold(self) -> None:
+        """After a restart: have the room that its program has, whether there is any or not, before anyone else is let in."""
+        if self.execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
+            ledger = self._shop.room.ledger
+            ledger.hold(self.execution.id, self._run.amounts, self.execution.gpus)
+
     def begin(self) -> None:
         """Go on from where the execution stands: a new one, or one that a former process began."""
         self._shop.journal.save(self.execution)
@@ -266,7 +272,6 @@ class Runner:
         return Started()
 
     async def _recover(self) -> Event:
-        self._hold()
         engine = self._engine()
         if engine is not None:
             self._running = await self._find(engine)
@@ -285,7 +290,6 @@ class Runner:
         return ProgramEnded(self._head.output(ending.code, _message(ending)), ending.failure)
 
     async def _publish(self) -> Event:
-        self._hold()
         publisher, params = self._planned().publisher or (None, None)
         assert publisher is not None, "only tasks with a publisher come here"
         folder = self._folder / "results"
@@ -311,7 +315,12 @@ class Runner:
             raise StepFailed(publisher_failure(error, self._run.task.publisher, self._shop.node)) from error
 
     async def _clean_up(self) -> Event:
-        """Leave nothing behind, however long that takes: an engine that is ill just now is asked again."""
+        """Leave nothing behind, however long that takes: an engine that is ill just now is asked again.
+
+        Not before the end is in the journal: a new process must not look for what this one has removed.
+        """
+        with contextlib.suppress(Fault):
+            await self._shop.journal.commit()
         pause_s = AGAIN_S
         while True:
             try:
@@ -383,11 +392,6 @@ class Runner:
 
     def _engine(self) -> Engine[Any] | None:
         return self._shop.engines.get(self._run.task.engine.type.lower())
-
-    def _hold(self) -> None:
-        """What is found after a restart has its room, whether there is any or not."""
-        ledger = self._shop.room.ledger
-        ledger.hold(self.execution.id, self._run.amounts, self.execution.gpus)
 
     def _left_s(self) -> float:
         """How much of the program's time is left: it counts from its start, also when that was before a restart."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from compute.admission import Policy
 from compute.agent import Agent, AgentSettings
 from compute.engines.noop import NoopEngine, NoopWorld
+from compute.execution import Execution
 from compute.facts import Facts
 from compute.journal import Journal
 from compute.logs import LogSettings
@@ -77,7 +78,7 @@ def order(number: int = 1, task: Task | None = None, **changed: Any) -> Run:
 
 def noop(params: dict[str, Any] | None = None, **fields: Any) -> Task:
     """A task for the noop engine."""
-    return Task(engine=Spec("noop", params or {}), **fields)
+    return Task(**{"engine": Spec("noop", params or {})} | fields)
 
 
 class FakeRequester:
@@ -112,9 +113,9 @@ class FakeRequester:
                     listener.cancel()
                 await asyncio.gather(*listeners, return_exceptions=True)
 
-    async def run(self, run: Run) -> CommandAnswer:
-        """Order a run."""
-        return await self._command(run)
+    async def run(self, run: Run, timeout_s: float = WITHIN_S) -> CommandAnswer:
+        """Order a run. Raises `TimedOut` if the node does not answer."""
+        return await self._command(run, timeout_s=timeout_s)
 
     async def cancel(self, run: Run, seq: int | None = None, reason: str = "") -> CommandAnswer:
         """Order that this run shall not be; `seq` is by default later than the run's."""
@@ -148,14 +149,20 @@ class FakeRequester:
         assert report is not None
         return report
 
+    async def quiet(self, node: "NodeOnTest") -> None:
+        """Wait until the node has forgotten all its executions; its beats are the moments to look."""
+        await self.until(lambda: not node.here.runners)
+
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait until something that is heard makes this true."""
         async with asyncio.timeout(WITHIN_S), self._heard:
             await self._heard.wait_for(true)
 
-    async def _command(self, command: Run | Cancel | FullList) -> CommandAnswer:
+    async def _command(
+        self, command: Run | Cancel | FullList, to: NodeId = NODE, timeout_s: float = WITHIN_S
+    ) -> CommandAnswer:
         data = messages.encode(command)
-        answer = await self.bus.request(subjects.commands(NODE), data, timeout_s=WITHIN_S)
+        answer = await self.bus.request(subjects.commands(to), data, timeout_s=timeout_s)
         return messages.decode(answer, CommandAnswer)
 
     async def _hear_reports(self, incoming: AsyncIterator[Any]) -> None:
@@ -178,6 +185,43 @@ class FakeRequester:
                 self._heard.notify_all()
 
 
+class Fuse:
+    """Blows at the commit of that number (0 is the first): the process is then as good as dead, and `blown` is set.
+
+    `written` says whether that commit reached the disk; nobody learns of it either way.
+    """
+
+    def __init__(self, commit: int, *, written: bool) -> None:
+        self.commit = commit
+        self.written = written
+        self.blown = asyncio.Event()
+
+
+class TestedJournal(Journal):
+    """A journal that tells when something was saved, and dies when its fuse blows."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path, fuse: Fuse | None) -> None:
+        super().__init__(folder)
+        self.changed = asyncio.Event()
+        self.fuse = fuse
+
+    def save(self, execution: Execution) -> None:
+        super().save(execution)
+        self.changed.set()
+
+    def flush(self) -> None:
+        fuse = self.fuse
+        if fuse is None or self.commits < fuse.commit or not (self._dirty or self._gone):
+            super().flush()
+            return
+        self._cancel_plan()
+        if not fuse.blown.is_set() and fuse.written:
+            self._write()
+        fuse.blown.set()
+
+
 class NodeOnTest:
     """A node in `folder`. Its world of programs outlives it; `recoverable` False means they die with it."""
 
@@ -194,7 +238,7 @@ class NodeOnTest:
         host: dict[str, str] | None = None,
         recoverable: bool = True,
         drivers: Drivers | None = None,
-        journal: Callable[[Path], Journal] = Journal,
+        fuse: Fuse | None = None,
     ) -> None:
         self.hub = hub
         self.folder = folder
@@ -217,9 +261,9 @@ class NodeOnTest:
         )
         self.host = host or {}
         self.more_drivers = drivers or Drivers()
-        self.make_journal = journal
+        self.fuse = fuse
         self.agent: Agent | None = None
-        self.journal: Journal | None = None
+        self.journal: TestedJournal | None = None
         self._bus: MemoryBus | None = None
         self._task: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -247,7 +291,7 @@ class NodeOnTest:
         facts = Facts(self.info, engines, drivers, self.clock)
         await facts.probe()
         self._bus = MemoryBus(self.hub)
-        self.journal = self.make_journal(self.folder)
+        self.journal = TestedJournal(self.folder, self.fuse)
         self.agent = Agent(
             self.settings,
             self._bus,
@@ -288,6 +332,14 @@ class NodeOnTest:
         if self._bus is not None:
             await self._bus.close()
         await self._stack.aclose()
+
+    async def kept(self, execution: ExecutionId, true: Callable[[Execution], bool]) -> None:
+        """Wait until this is true of an execution in the journal."""
+        async with asyncio.timeout(WITHIN_S):
+            while not true(self.here.runners[execution].execution):
+                assert self.journal is not None
+                self.journal.changed.clear()
+                await self.journal.changed.wait()
 
     def leftovers(self) -> list[str]:
         """Folders and programs of executions that are still there."""

@@ -1,0 +1,153 @@
+"""Puts a node together and runs it: the only place that knows all its parts.
+
+Knows: what is built from what, in which order it starts and ends. Must not know: how any part works.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+from uuid import uuid4
+
+from compute.agent import Agent, AgentSettings
+from compute.blobs import blob_reader
+from compute.engines.contract import Engine
+from compute.facts import VERSION, Facts, capacity, find_gpus, labels, machine
+from compute.journal import Journal
+from compute.settings import Settings
+from protocol.bus import Messages
+from protocol.clock import Clock, SystemClock
+from protocol.errors import Invalid
+from protocol.ids import NodeId, is_token
+from protocol.nodes import NodeInfo
+from storage.contract import Drivers
+from storage.drivers import open_drivers
+
+Opener = Callable[[Settings, NodeId], Engine[Any]]
+
+
+def _docker(settings: Settings, node: NodeId) -> Engine[Any]:
+    from compute.engines.docker.engine import DockerEngine
+    from compute.engines.docker.settings import DockerSettings
+
+    return DockerEngine(node, DockerSettings(networking=not settings.reject_networked))
+
+
+def _wasm(settings: Settings, node: NodeId) -> Engine[Any]:
+    from compute.engines.wasm import WasmEngine
+
+    return WasmEngine(settings.data_dir / "modules")
+
+
+def _noop(settings: Settings, node: NodeId) -> Engine[Any]:
+    from compute.engines.noop import NoopEngine
+
+    return NoopEngine(node)
+
+
+ENGINES: Final[Mapping[str, Opener]] = {"docker": _docker, "wasm": _wasm, "noop": _noop}
+"""The engines, in one table; each is imported when a node has it."""
+
+
+def node_id(settings: Settings) -> NodeId:
+    """The node's name: the one it was given, else one that was made once for its data folder. Raises `Invalid`."""
+    if settings.name:
+        if not is_token(settings.name):
+            raise Invalid(
+                f"{settings.name!r} cannot name a node", hint="Use 1 to 64 letters, digits, '_' or '-'."
+            )
+        return NodeId(settings.name)
+    path = settings.data_dir / "node-id"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(f"n-{uuid4()}")
+    return NodeId(path.read_text().strip())
+
+
+def open_engines(settings: Settings, node: NodeId) -> dict[str, Engine[Any]]:
+    """The engines that `settings` name. Raises `Invalid` for one that is not in the table."""
+    unknown = [name for name in settings.engines if name.lower() not in ENGINES]
+    if unknown:
+        raise Invalid(f"there is no engine {unknown[0]!r}", hint=f"There are {', '.join(ENGINES)}.")
+    return {name.lower(): ENGINES[name.lower()](settings, node) for name in settings.engines}
+
+
+@asynccontextmanager
+async def running(
+    bus: Messages,
+    settings: Settings,
+    *,
+    node: NodeId | None = None,
+    engines: Mapping[str, Engine[Any]] | None = None,
+    clock: Clock | None = None,
+    host: Mapping[str, str] | None = None,
+) -> AsyncIterator[Agent]:
+    """A node at work on a bus, from its first beat until the context closes.
+
+    `engines` replaces those of the settings, `host` the environment that jobs may read by ``env:NAME``. On leaving, programs
+    that can outlive the process go on; the next node on the same data folder adopts them. Raises `Conflict` if the data
+    folder is in use, `Invalid` for settings that make no sense, and an ``ExceptionGroup`` if the node breaks.
+    """
+    clock = clock or SystemClock()
+    node = node or node_id(settings)
+    async with AsyncExitStack() as stack:
+        journal = Journal(settings.data_dir)
+        stack.push_async_callback(journal.close)
+        opened = engines if engines is not None else open_engines(settings, node)
+        for engine in opened.values():
+            stack.push_async_callback(engine.close)
+        drivers = await stack.enter_async_context(open_drivers(settings.storage(), blob_reader(bus)))
+        drivers = Drivers(
+            {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
+            {
+                name: each
+                for name, each in drivers.publishers.items()
+                if name not in settings.publishers_disabled
+            },
+        )
+        facts = Facts(await _info(settings, node), opened, drivers, clock)
+        await facts.probe()
+        agent = Agent(
+            _agent_settings(settings, node),
+            bus,
+            opened,
+            drivers,
+            facts,
+            journal,
+            clock=clock,
+            host=os.environ if host is None else host,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(agent.run())
+            await agent.ready.wait()
+            try:
+                yield agent
+            finally:
+                life.cancel()
+
+
+async def _info(settings: Settings, node: NodeId) -> NodeInfo:
+    here = machine(settings.data_dir, await find_gpus())
+    given = capacity(settings.share, here)
+    return NodeInfo(
+        id=node,
+        version=VERSION,
+        labels=labels(node, here, settings.labels),
+        capacity=given,
+        largest=given,
+        gpus=here.gpus[: given.gpu],
+        address=settings.publish_address,
+    )
+
+
+def _agent_settings(settings: Settings, node: NodeId) -> AgentSettings:
+    return AgentSettings(
+        node=node,
+        folder=settings.data_dir,
+        beat_s=settings.beat_s,
+        policy=settings.policy(),
+        limits=settings.limits,
+        logs=settings.logs,
+        ports=(settings.port_first, settings.port_last),
+    )

@@ -1,0 +1,83 @@
+"""A source and a publisher that do as their test says, through the contracts that real ones keep."""
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct
+
+from protocol.jobs import Spec
+from protocol.nodes import Offer
+from storage.contract import Drivers, Fetched, Label, Progress, Resolved, Share
+
+
+def inline(text: str) -> Spec:
+    """An inline source of that text."""
+    return Spec("inline", {"URL": "data:text/plain;base64," + base64.b64encode(text.encode()).decode()})
+
+
+class Nothing(Struct, frozen=True):
+    """No parameters."""
+
+
+class StagedSource:
+    """A source that does as its test says: `fault` when resolved, `size_bytes` known, `gate` before it has fetched."""
+
+    type: ClassVar[str] = "test"
+    params: ClassVar[type] = Nothing
+
+    def __init__(self, fault: Exception | None = None, size_bytes: int | None = None) -> None:
+        self.fault = fault
+        self.size_bytes = size_bytes
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fetching = asyncio.Event()
+
+    async def probe(self) -> Offer:
+        return Offer(self.type)
+
+    async def resolve(self, params: Nothing, share: Share) -> Resolved:
+        return Resolved("test:1", self.size_bytes)
+
+    async def fetch(self, params: Nothing, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+        progress(1, 2)
+        self.fetching.set()
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        into.write_text("data")
+        return Fetched(into)
+
+
+class StagedPublisher:
+    """A publisher that remembers what it saw, or fails, and waits at its `gate`."""
+
+    type: ClassVar[str] = "test"
+    params: ClassVar[type] = Nothing
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.publishing = asyncio.Event()
+        self.times = 0
+        self.seen: dict[str, str] = {}
+
+    async def probe(self) -> Offer:
+        return Offer(self.type)
+
+    async def publish(self, folder: Path, params: Nothing, label: Label, progress: Progress) -> Spec:
+        self.times += 1
+        self.publishing.set()
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.seen = {str(path.relative_to(folder)): path.read_text() for path in files}
+        return Spec("test", {"at": label.execution})
+
+
+def drivers(source: StagedSource | None = None, publisher: StagedPublisher | None = None) -> Drivers:
+    """The test's own drivers."""
+    return Drivers({"test": source or StagedSource()}, {"test": publisher or StagedPublisher()})

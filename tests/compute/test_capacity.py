@@ -1,0 +1,135 @@
+"""Laws of the ledger: what is held never exceeds what there is, and nobody waits for ever."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compute.capacity import Ledger, Ports
+from protocol.ids import ExecutionId
+from protocol.jobs import Amounts
+
+CAPACITY = Amounts(cpu=4, memory_bytes=100, disk_bytes=100, gpu=2)
+amounts = st.builds(
+    Amounts,
+    cpu=st.sampled_from([0, 0.1, 0.5, 1, 2, 4]),
+    memory_bytes=st.integers(0, 100),
+    disk_bytes=st.integers(0, 100),
+    gpu=st.integers(0, 2),
+)
+wishes = st.lists(st.tuples(amounts, st.integers(-1, 1)), max_size=30)
+
+
+def name(number: int) -> ExecutionId:
+    """An execution's id."""
+    return ExecutionId(f"e-{number}")
+
+
+def check(ledger: Ledger) -> None:
+    """What must hold at any time."""
+    held = list(ledger.held.values())
+    assert sum(each.amounts.cpu for each in held) <= CAPACITY.cpu + 1e-6
+    assert sum(each.amounts.memory_bytes for each in held) <= CAPACITY.memory_bytes
+    assert sum(each.amounts.disk_bytes for each in held) <= CAPACITY.disk_bytes
+    devices = [index for each in held for index in each.gpus]
+    assert len(devices) == len(set(devices))
+    assert all(len(each.gpus) == each.amounts.gpu for each in held)
+
+
+@given(wishes, st.data())
+def test_nothing_is_given_twice_and_everyone_gets_in(
+    asked: list[tuple[Amounts, int]], data: st.DataObject
+) -> None:
+    """In any order of asking and ending, no more is held than there is, and all who fit the node get their turn."""
+    ledger = Ledger(CAPACITY, gpus=[3, 5])
+    waiting = dict(enumerate(asked))
+    seen: set[ExecutionId] = set()
+    while waiting or ledger.held or ledger.waiting:
+        if waiting and (not ledger.held or data.draw(st.booleans())):
+            number, (wanted, priority) = waiting.popitem()
+            ledger.ask(name(number), wanted, priority)
+        elif ledger.held:
+            ledger.release(data.draw(st.sampled_from(sorted(ledger.held))))
+        seen |= {execution for execution, _ in ledger.admit()}
+        check(ledger)
+    assert seen == {name(number) for number in range(len(asked))}
+    assert ledger.used == Amounts()
+
+
+@given(st.integers(1, 40))
+def test_a_big_one_is_not_starved_by_small_ones(turns: int) -> None:
+    """A job that wants the whole node gets it once those there before it have ended, however many small ones come."""
+    ledger = Ledger(CAPACITY)
+    small = Amounts(cpu=1)
+    for number in range(4):
+        ledger.ask(name(number), small)
+    ledger.admit()
+    big = ExecutionId("e-big")
+    ledger.ask(big, Amounts(cpu=4))
+    for number in range(4, 4 + turns):
+        ledger.ask(name(number), small)
+    for number in range(4):
+        ledger.release(name(number))
+        ledger.admit()
+    assert set(ledger.held) == {big}
+
+
+def test_small_ones_use_what_a_waiting_big_one_leaves() -> None:
+    """Beside a head that waits for three of four cores, a job of one core may pass; a second one may not."""
+    ledger = Ledger(CAPACITY)
+    ledger.ask(name(1), Amounts(cpu=2))
+    ledger.admit()
+    ledger.ask(name(2), Amounts(cpu=3))
+    ledger.ask(name(3), Amounts(cpu=1))
+    ledger.ask(name(4), Amounts(cpu=1))
+
+    assert [execution for execution, _ in ledger.admit()] == [name(3)]
+    ledger.release(name(1))
+    assert [execution for execution, _ in ledger.admit()] == [name(2)]
+
+
+def test_priority_comes_before_order() -> None:
+    """The higher priority is admitted first, and equals in the order of asking."""
+    ledger = Ledger(Amounts(cpu=1))
+    for number, priority in ((1, 0), (2, 5), (3, 5)):
+        ledger.ask(name(number), Amounts(cpu=1), priority)
+    order = []
+    for _ in range(3):
+        [(execution, _)] = ledger.admit()
+        order.append(execution)
+        ledger.release(execution)
+    assert order == [name(2), name(3), name(1)]
+
+
+def test_growing_needs_room() -> None:
+    """What an input's size adds is held only if it is free."""
+    ledger = Ledger(CAPACITY)
+    ledger.ask(name(1), Amounts(disk_bytes=10))
+    ledger.ask(name(2), Amounts(disk_bytes=50))
+    ledger.admit()
+    assert not ledger.grow(name(1), Amounts(disk_bytes=60))
+    assert ledger.grow(name(1), Amounts(disk_bytes=50))
+    assert ledger.free.disk_bytes == 0
+
+
+def test_what_is_found_again_holds_its_room() -> None:
+    """A program adopted after a restart takes its room, even if that leaves less than nothing; others then wait."""
+    ledger = Ledger(Amounts(cpu=1))
+    ledger.hold(name(1), Amounts(cpu=2))
+    ledger.ask(name(2), Amounts(cpu=0.5))
+    assert ledger.admit() == []
+    ledger.release(name(1))
+    assert [execution for execution, _ in ledger.admit()] == [name(2)]
+
+
+def test_ports_are_given_to_one_at_a_time() -> None:
+    """A port is somebody's until it is let go; a static one that is taken is refused; others' ports are passed over."""
+    ports = Ports(100, 102)
+
+    def unused(port: int) -> bool:
+        return port != 101
+
+    assert ports.take(name(1), 0, unused) == 100
+    assert ports.take(name(2), 0, unused) == 102
+    assert ports.take(name(3), 0, unused) is None
+    assert ports.take(name(3), 100, unused) is None
+    ports.release(name(1))
+    assert ports.take(name(3), 100, unused) == 100

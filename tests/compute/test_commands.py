@@ -1,0 +1,277 @@
+"""What a node does with orders: again, out of order, too late, for others, or not to be read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from compute.admission import Policy
+from compute.runner import Limits
+from protocol import messages, subjects
+from protocol.ids import NodeId
+from protocol.jobs import Amounts, Input, Network, Spec
+from protocol.messages import CommandAnswer
+from protocol.states import ExecutionState
+from tests.compute.doubles import StagedPublisher, StagedSource, drivers
+from tests.compute.twins import NODE, FakeRequester, NodeOnTest, noop, order
+
+S = ExecutionState
+Nodes = Callable[..., NodeOnTest]
+LONG = {"Seconds": 3600}
+
+
+async def test_the_same_order_twice_is_one_run(nodes: Nodes, requester: FakeRequester) -> None:
+    """Repeating an order while it runs or after it has ended starts nothing."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG))
+    assert (await requester.run(run)).taken
+    assert (await requester.run(run)).taken
+    await requester.reached(run, S.RUNNING)
+    node.world.end(run.execution)
+    await requester.ended(run)
+    await requester.quiet(node)
+
+    late = await requester.run(run)
+    assert not late.taken
+    assert late.failure is not None
+    assert late.failure.code == "Conflict.Gone"
+    assert node.world.starts == {run.execution: 1}
+    assert len(requester.accepted[run.execution]) == 1
+
+
+@pytest.mark.parametrize("stage", ["waiting", "preparing", "fetching", "running", "publishing"])
+async def test_a_cancel_ends_it_at_every_stage(nodes: Nodes, requester: FakeRequester, stage: str) -> None:
+    """Wherever it is when it is cancelled: it ends cancelled, is never published, and nothing stays behind."""
+    source, publisher = StagedSource(), StagedPublisher()
+    node = nodes(drivers=drivers(source, publisher), limits=Limits(stop_grace_s=0.01))
+    await node.start()
+    params: dict[str, Any] = {}
+    first = order(1, noop(LONG), amounts=Amounts(cpu=4))
+    if stage == "waiting":
+        await requester.run(first)
+    elif stage == "preparing":
+        params = {"PrepareSeconds": 3600}
+    elif stage == "fetching":
+        source.gate.clear()
+    elif stage == "running":
+        params = LONG | {"Stubborn": True}
+    else:
+        publisher.gate.clear()
+    run = order(2, noop(params, input_sources=[Input(Spec("test"), "/in")], publisher=Spec("test")))
+    await requester.run(run)
+    if stage == "preparing":
+        await requester.until(lambda: any(each.what == "program" for each in requester.progress))
+    elif stage == "fetching":
+        await source.fetching.wait()
+    elif stage == "running":
+        await requester.reached(run, S.RUNNING)
+    elif stage == "publishing":
+        await publisher.publishing.wait()
+
+    answer = await requester.cancel(run, reason="a person said so")
+    report = await requester.ended(run)
+    publisher.gate.set()
+
+    assert answer.taken
+    assert report.state is S.CANCELLED
+    assert report.failure is not None
+    assert report.failure.message == "a person said so"
+    assert report.result is None
+    await requester.cancel(first)
+    await requester.quiet(node)
+    assert node.leftovers() == []
+    assert not publisher.seen
+    assert node.here._room.ledger.used == Amounts()
+
+
+async def test_a_cancel_that_overtakes_its_order_wins(nodes: Nodes, requester: FakeRequester) -> None:
+    """A run whose cancel came first is not started; a later order of another execution is."""
+    node = nodes()
+    await node.start()
+    run = order()
+    assert (await requester.cancel(run)).taken
+    assert not (await requester.run(run)).taken
+    assert node.world.starts == {}
+
+
+async def test_an_older_cancel_is_refused(nodes: Nodes, requester: FakeRequester) -> None:
+    """A cancel decided before the order cannot end it."""
+    node = nodes()
+    await node.start()
+    run = order(5, noop(LONG))
+    await requester.run(run)
+    answer = await requester.cancel(run, seq=3)
+    assert not answer.taken
+    await requester.reached(run, S.RUNNING)
+
+
+async def test_orders_for_another_node_and_unreadable_ones_are_refused(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """The answer says what is wrong; nothing is started; the next order is obeyed."""
+    node = nodes()
+    await node.start()
+    other = await requester._command(order(node=NodeId("n2")), to=NODE)
+    assert not other.taken
+    assert other.failure is not None
+    assert other.failure.message == "this is node n1, not n2"
+    for data in (b"", b"{}", b'{"type":"dance"}', b"\xff\xfe", b"[" * 10_000):
+        raw = await requester.bus.request(subjects.commands(NODE), data, timeout_s=5)
+        answer = messages.decode(raw, CommandAnswer)
+        assert not answer.taken
+        assert answer.failure is not None
+        assert answer.failure.code == "Broken"
+    run = order()
+    assert (await requester.run(run)).taken
+
+
+async def test_an_order_that_cannot_be_answered_is_ignored(nodes: Nodes, requester: FakeRequester) -> None:
+    """A command without a reply subject comes from no requester of ours."""
+    node = nodes()
+    await node.start()
+    await requester.bus.publish(subjects.commands(NODE), messages.encode(order(1)))
+    second = order(2)
+    await requester.run(second)
+    await requester.ended(second)
+    assert list(node.world.starts) == [second.execution]
+
+
+async def test_a_full_list_ends_what_it_does_not_name(nodes: Nodes, requester: FakeRequester) -> None:
+    """Unlisted executions ordered at or before the list end; listed and later ones go on."""
+    node = nodes(limits=Limits(stop_grace_s=0.01))
+    await node.start()
+    listed, unlisted = order(1, noop(LONG)), order(2, noop(LONG))
+    await requester.run(listed)
+    await requester.run(unlisted)
+    assert (await requester.full_list(2, [listed])).taken
+    await requester.until(lambda: list(node.here.runners) == [listed.execution])
+
+
+async def test_an_old_list_ends_nothing(nodes: Nodes, requester: FakeRequester) -> None:
+    """A list older than the newest command is ignored: it cannot know of it."""
+    node = nodes()
+    await node.start()
+    run = order(7, noop(LONG))
+    await requester.run(run)
+    assert not (await requester.full_list(6, [])).taken
+    await requester.reached(run, S.RUNNING)
+    assert run.execution in node.here.runners
+
+
+async def test_a_list_from_another_log_ends_nothing(nodes: Nodes, requester: FakeRequester) -> None:
+    """A log that was made anew knows nothing of this node's work; once that is done, the new log counts."""
+    node = nodes()
+    await node.start()
+    assert (await requester.full_list(1, [], created="log-1")).taken
+    run = order(5, noop(LONG))
+    await requester.run(run)
+    assert not (await requester.full_list(9, [], created="log-2")).taken
+    await requester.reached(run, S.RUNNING)
+    node.world.end(run.execution)
+    await requester.ended(run)
+    await requester.quiet(node)
+    assert (await requester.full_list(1, [], created="log-2")).taken
+
+
+async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
+    """If the requester no longer counts an execution, its program is stopped, nothing is published or said any more."""
+    node = nodes(limits=Limits(stop_grace_s=0.01))
+    requester.decide = lambda report: "drop"
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await requester.quiet(node)
+    assert node.leftovers() == []
+    assert [report.state for report in requester.reports] == [S.RUNNING]
+
+
+async def test_an_end_is_said_until_it_is_stored(nodes: Nodes, requester: FakeRequester) -> None:
+    """Lost, late and "later" answers make the node say its end again; "stored" makes it forget."""
+    node = nodes()
+    verdicts = iter(["later", "noted", "later", "stored"])
+    requester.decide = lambda report: next(verdicts)
+    await node.start()
+    run = order()
+    await requester.run(run)
+    await requester.ended(run)
+    await requester.quiet(node)
+    assert [report.state for report in requester.reports] == [S.COMPLETED] * 4
+
+
+async def test_it_goes_on_without_requesters_and_reports_later(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A node that is cut off runs what it was told, and says how it ended once it is back."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    node.bus.cut()
+    node.world.end(run.execution)
+    await node.kept(run.execution, lambda execution: execution.ended)
+    node.bus.mend()
+    assert (await requester.ended(run)).state is S.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "text"),
+    [
+        ({"task": noop(engine=Spec("podman"))}, "Unavailable.Engine", "no engine 'podman'"),
+        ({"task": noop(publisher=Spec("gopher"))}, "Unavailable.Publisher", "no publisher 'gopher'"),
+        ({"task": noop(input_sources=[Input(Spec("ftp"), "/in")])}, "Unavailable.Source", "input 0 (/in)"),
+        (
+            {"task": noop(input_sources=[Input(Spec("local", {"SourcePath": "/x"}), "/in")])},
+            "Unavailable.Source",
+            "local",
+        ),
+        ({"amounts": Amounts(cpu=64)}, "Exhausted.Capacity", "64 of 4 cores"),
+        ({"task": noop(env={"A": "env:SECRET"})}, "Denied.Env", "SECRET"),
+        ({"task": noop({"Stdoot": "x"})}, "Invalid", "Stdoot"),
+        ({"task": noop(network=Network("Host"))}, "Denied", "network Host"),
+    ],
+)
+async def test_lasting_reasons_are_refusals(
+    nodes: Nodes, requester: FakeRequester, changed: dict[str, Any], code: str, text: str
+) -> None:
+    """What this node will never do is refused at once, with the reason and what to do."""
+    node = nodes(policy=Policy(reject_networked=True), host={"SECRET": "x"})
+    await node.start()
+    run = msgspec.structs.replace(order(), **changed)
+    assert (await requester.run(run)).taken
+    report = await requester.ended(run)
+    await requester.quiet(node)
+    assert report.state is S.REFUSED
+    assert report.failure is not None
+    assert report.failure.code == code
+    assert text in report.failure.message
+    assert report.failure.hint
+    assert node.world.starts == {}
+
+
+async def test_a_leaving_node_takes_nothing_new(nodes: Nodes, requester: FakeRequester) -> None:
+    """It says so in its beat and in its answer."""
+    node = nodes()
+    agent = await node.start()
+    await agent.leave()
+    answer = await requester.run(order())
+    assert not answer.taken
+    await requester.until(lambda: requester.beats[-1].leaving)
+
+
+async def test_beats_tell_what_is_here(nodes: Nodes, requester: FakeRequester) -> None:
+    """A beat has the node's facts, its incarnation, the newest sequence obeyed, and every execution with its state."""
+    node = nodes()
+    await node.start()
+    run = order(9, noop(LONG))
+    await requester.run(run)
+    await requester.until(lambda: S.RUNNING in requester.beats[-1].executions.values())
+    beat = requester.beats[-1]
+    assert (beat.node.id, beat.incarnation, beat.upto) == (NODE, 1, 9)
+    assert beat.executions == {run.execution: S.RUNNING}
+    offer = beat.node.offers("engines", "NOOP")
+    assert offer is not None
+    assert offer.available

@@ -1,0 +1,248 @@
+"""A node that dies, at any moment, and the next one on its folder."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import pytest
+
+from compute.engines.contract import Run as EngineRun
+from compute.engines.noop import NoopParams
+from compute.runner import Limits
+from protocol.errors import Fault
+from protocol.ids import ExecutionId
+from protocol.jobs import Amounts, Input, ResultPath, Spec
+from protocol.messages import Run
+from protocol.states import ExecutionState
+from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
+from tests.compute.twins import NODE, FakeRequester, Fuse, NodeOnTest, job, noop, order
+
+S = ExecutionState
+Nodes = Callable[..., NodeOnTest]
+LONG = {"Seconds": 3600}
+FULL = noop(
+    {"Stdout": "out", "Reads": ["/in"], "Writes": {"/out/f": "x"}},
+    input_sources=[Input(inline("in"), "/in")],
+    result_paths=[ResultPath("out", "/out")],
+    publisher=Spec("test"),
+)
+COMMITS = 6
+"""More than one execution needs, so that the last ones show that the fuse is not needed."""
+
+
+@pytest.mark.parametrize("recoverable", [True, False], ids=["outlives", "dies with the node"])
+@pytest.mark.parametrize("written", [True, False], ids=["written", "lost"])
+@pytest.mark.parametrize("commit", range(COMMITS))
+async def test_a_crash_at_any_commit_ends_well(
+    nodes: Nodes, requester: FakeRequester, commit: int, written: bool, recoverable: bool
+) -> None:
+    """Killed before or after any commit, a node goes on: one outcome, started once, or twice if programs die with it."""
+    fuse = Fuse(commit, written=written)
+    node = nodes(drivers=drivers(publisher=StagedPublisher()), recoverable=recoverable, fuse=fuse)
+    await node.start()
+    run = order(task=FULL)
+    ordering = asyncio.create_task(insist(requester, run))
+    blown = asyncio.create_task(fuse.blown.wait())
+    done = asyncio.create_task(requester.ended(run))
+    await asyncio.wait((blown, done), return_when=asyncio.FIRST_COMPLETED)
+    await node.crash()
+    node.fuse = None
+    await node.start()
+
+    report = await done
+    await requester.quiet(node)
+    for task in (ordering, blown):
+        task.cancel()
+    assert report.output is not None
+    assert report.output.stdout == "outin"
+    assert report.result == Spec("test", {"at": run.execution})
+    assert {each.state for each in requester.accepted[run.execution]} == {S.COMPLETED}
+    assert node.world.starts[run.execution] <= (1 if recoverable else 2)
+    assert node.leftovers() == []
+
+
+async def insist(requester: FakeRequester, run: Run) -> None:
+    """Order again and again, as a requester does whose beats do not show the execution."""
+    while True:
+        with contextlib.suppress(Fault):
+            answer = await requester.run(run, timeout_s=0.2)
+            if answer.taken or (answer.failure and answer.failure.code == "Conflict.Gone"):
+                return
+        await asyncio.sleep(0.02)
+
+
+async def test_a_running_program_is_adopted(nodes: Nodes, requester: FakeRequester) -> None:
+    """A program that outlived the node is found, its output kept from its beginning, and its end told once."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG | {"Stdout": "before"}), execution_timeout_s=3600)
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await node.crash()
+    agent = await node.start()
+    assert agent.incarnation == 2
+    assert (await requester.logs(run)).chunks[0].data == b"before"
+    node.world.end(run.execution)
+    report = await requester.ended(run)
+    assert report.incarnation == 2
+    assert node.world.starts == {run.execution: 1}
+    assert report.output is not None
+    assert report.output.stdout == "before"
+
+
+async def test_a_program_that_ended_meanwhile_is_told(nodes: Nodes, requester: FakeRequester) -> None:
+    """What ended while the node was away is found with its exit code."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG | {"ExitCode": 7}))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await node.crash()
+    program = node.world.programs[run.execution]
+    program.end(program._exit)
+    await node.start()
+    report = await requester.ended(run)
+    assert report.failure is not None
+    assert report.failure.message == "program exited with code 7"
+
+
+async def test_a_program_that_dies_with_the_node_runs_twice_at_most(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """The second time the node dies under it, the execution fails, worth another node."""
+    node = nodes(recoverable=False)
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    for _ in range(2):
+        await node.kept(
+            run.execution, lambda execution: execution.state is S.RUNNING and execution.phase == "running"
+        )
+        assert node.journal is not None
+        await node.journal.commit()
+        await node.crash()
+        await node.start()
+    report = await requester.ended(run)
+    assert report.failure is not None
+    assert (report.failure.code, report.failure.retryable) == ("Unavailable.Node", True)
+    assert node.world.starts == {run.execution: 2}
+
+
+async def test_its_time_goes_on_while_the_node_is_away(nodes: Nodes, requester: FakeRequester) -> None:
+    """An execution's timeout counts from the program's start, across restarts of the node."""
+    node = nodes(limits=Limits(stop_grace_s=0.01))
+    await node.start()
+    run = order(task=noop(LONG), execution_timeout_s=0.3)
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    assert node.journal is not None
+    await node.journal.commit()
+    await node.crash()
+    await node.start()
+    report = await requester.ended(run)
+    assert report.failure is not None
+    assert report.failure.code == "TimedOut.Execution"
+
+
+async def test_an_unanswered_end_is_told_by_the_next_process(nodes: Nodes, requester: FakeRequester) -> None:
+    """An end that no requester had stored is reported after the restart, and is the same."""
+    node = nodes()
+    requester.decide = lambda report: "later"
+    await node.start()
+    run = order(task=noop({"Stdout": "x"}))
+    await requester.run(run)
+    first = await requester.reached(run, S.COMPLETED)
+    await node.crash()
+    requester.decide = lambda report: "stored"
+    await node.start()
+    again = await requester.ended(run)
+    assert (again.state, again.stages, again.output) == (first.state, first.stages, first.output)
+    assert node.world.starts == {run.execution: 1}
+
+
+async def test_publishing_goes_on_after_a_restart(nodes: Nodes, requester: FakeRequester) -> None:
+    """A program that has ended is not run again when the node dies while publishing; its output is published."""
+    publisher = StagedPublisher()
+    publisher.gate.clear()
+    node = nodes(drivers=drivers(publisher=publisher), recoverable=False)
+    await node.start()
+    run = order(task=FULL)
+    await requester.run(run)
+    await requester.reached(run, S.PUBLISHING)
+    assert node.journal is not None
+    await node.journal.commit()
+    await node.crash()
+    publisher.gate.set()
+    await node.start()
+    report = await requester.ended(run)
+    assert report.state is S.COMPLETED
+    assert publisher.seen["out/f"] == "x"
+    assert publisher.seen["stdout"] == "outin"
+    assert node.world.starts == {run.execution: 1}
+
+
+async def test_strangers_are_removed(nodes: Nodes, requester: FakeRequester) -> None:
+    """Programs and folders that no execution in the journal owns are gone before the node takes orders."""
+    node = nodes()
+    stranger = ExecutionId("e-stranger")
+    folder = node.folder / "executions" / "e-other" / "deep"
+    folder.mkdir(parents=True)
+    node.world.start(EngineRun(stranger, job(1), NODE, NoopParams(seconds=3600), node.folder))
+    await node.start()
+    assert node.leftovers() == []
+
+
+async def test_what_waited_keeps_waiting(nodes: Nodes, requester: FakeRequester) -> None:
+    """An execution that had no room before the restart gets it afterwards; adopted programs keep theirs."""
+    node = nodes()
+    await node.start()
+    first, second = order(1, noop(LONG), amounts=Amounts(cpu=4)), order(2, amounts=Amounts(cpu=4))
+    await requester.run(first)
+    await requester.reached(first, S.RUNNING)
+    await requester.run(second)
+    await node.crash()
+    await node.start()
+    assert node.here._room.ledger.used.cpu == 4
+    node.world.end(first.execution)
+    await requester.ended(first)
+    assert (await requester.ended(second)).state is S.COMPLETED
+
+
+async def test_staging_begins_again(nodes: Nodes, requester: FakeRequester) -> None:
+    """Half-fetched inputs are thrown away and fetched anew."""
+    source = StagedSource()
+    source.gate.clear()
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    run = order(task=noop({"Reads": ["/in"]}, input_sources=[Input(Spec("test"), "/in")]))
+    await requester.run(run)
+    await source.fetching.wait()
+    await node.crash()
+    source.gate.set()
+    await node.start()
+    report = await requester.ended(run)
+    assert report.output is not None
+    assert report.output.stdout == "data"
+
+
+async def test_a_late_copy_of_an_order_starts_nothing_after_a_restart(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """What was done with is still known by name to the next process."""
+    node = nodes()
+    await node.start()
+    run = order()
+    await requester.run(run)
+    await requester.ended(run)
+    await requester.quiet(node)
+    await node.stop()
+    await node.start()
+    assert not (await requester.run(run)).taken
+    assert node.world.starts == {run.execution: 1}
+
+
+async def test_two_nodes_cannot_share_a_folder(nodes: Nodes, requester: FakeRequester) -> None:
+    """The second one is told which folder is in use and what to do."""
+    await nodes().start()
+    with pytest.raises(Fault, match="in use by another node"):
+        await nodes().start()
