@@ -29,7 +29,10 @@ class Lookup:
 
     async def job(self, ref: str, namespace: str) -> JobRecord:
         """The job that `ref` names. Raises `NotFound`, and `Conflict.MultipleJobsFound` with the candidates."""
-        record = await self._named(ref, namespace) or await self._with_id(ref, namespace)
+        if key_of(ref) is not None:
+            record = await self._with_id(ref, namespace) or await self._named(ref, namespace)
+        else:
+            record = await self._named(ref, namespace) or await self._with_id(ref, namespace)
         if record is None:
             raise NotFound(f"job {ref} not found", kind="Job", hint="list jobs with: job list")
         return record

@@ -145,7 +145,7 @@ class PretendNode:
             if isinstance(command, Cancel):
                 self.cancelled.append(command.execution)
                 self.states.pop(command.execution, None)
-            elif isinstance(command, Run) and command.execution not in self.states:
+            elif isinstance(command, Run) and not any(run.execution == command.execution for run in self.runs):
                 self.runs.append(command)
                 self._start(command)
             self.news.notify_all()
