@@ -6,6 +6,7 @@ takes typed values, says its faults with their paths, and returns the canonical 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -166,7 +167,7 @@ def check_list(items: list[Any], limit: int, path: Path, findings: Findings) -> 
 
 
 def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: Findings) -> None:
-    """A WebAssembly program's modules are inputs."""
+    """A WebAssembly program's modules are inputs, or lie in one: an S3 or URL input is a folder."""
     if engine.type != "wasm":
         return
     targets = [each.target for each in inputs]
@@ -174,8 +175,8 @@ def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: 
     modules = [((*path, "EntryModule"), params.get("EntryModule", ""))]
     modules += [((*path, "ImportModules", n), each) for n, each in enumerate(params.get("ImportModules", ()))]
     for here, module in modules:
-        if module not in targets:
-            message = f"{path_text(here)} {quoted(module)} is not the Target of an input"
+        if not any(PurePosixPath(module).is_relative_to(target) for target in targets):
+            message = f"{path_text(here)} {quoted(module)} is not the Target of an input, nor below one"
             findings.fault(here, message, near=near(module, targets))
 
 
