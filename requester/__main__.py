@@ -5,6 +5,12 @@ import sys
 
 def main() -> int:
     """Run the command line; the exit code."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        # Before anything else is imported: the one command whose time people feel as the program's own.
+        from requester.version import installed_version
+
+        print(installed_version())
+        return 0
     from requester.cli.app import main as run
 
     return run(sys.argv[1:])

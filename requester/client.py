@@ -19,16 +19,20 @@ from protocol.errors import (
     Conflict,
     Denied,
     Exhausted,
+    Failure,
     Fault,
     Invalid,
     NotFound,
     TimedOut,
     Unavailable,
+    fault_of,
 )
 
 JOBS = "/api/v1/orchestrator/jobs"
 NODES = "/api/v1/orchestrator/nodes"
 AGENT = "/api/v1/agent"
+RECONNECTS = 30
+"""Tries to watch on after a connection broke, some 25 s in all."""
 
 Json = dict[str, Any]
 
@@ -100,17 +104,31 @@ class Client:
         return answer
 
     def watch(self, ref: str, *, namespace: str = "", until: float | None = None) -> Iterator[Json]:
-        """A job's changes and progress, until it is closed.
+        """A job's changes (``Job``, ``Executions``) and ``Progress``, until it is closed.
 
         Reconnects when the connection breaks: a requester that is restarted, or the next behind the same address, goes on
-        with the job as it then is. Raises `TimedOut` at `until` (monotonic seconds).
+        with the job as it then is. Raises `TimedOut` at `until` (monotonic seconds), `Unavailable` when nobody has answered
+        for a while.
         """
-        return self._stream(f"{JOBS}/{_token(ref)}/watch", {"namespace": namespace}, until, again=True)
+        broken = 0
+        while True:
+            try:
+                for view in self._stream(f"{JOBS}/{_token(ref)}/watch", {"namespace": namespace}, until):
+                    if "Failure" in view:
+                        raise fault_in(view["Failure"])
+                    broken = 0
+                    yield view
+                return
+            except Unavailable:
+                broken += 1
+                if broken > RECONNECTS:
+                    raise
+            time.sleep(min(0.1 * broken, 1.0, _left(until)))
 
     def output(self, ref: str, *, follow: bool, until: float | None = None, **query: Any) -> Iterator[Json]:
         """An execution's output in pieces (``Stream``, base64 ``Data``), or a ``Failure``."""
         query["follow"] = "true" if follow else ""
-        return self._stream(f"{JOBS}/{_token(ref)}/output", query, until, again=False)
+        return self._stream(f"{JOBS}/{_token(ref)}/output", query, until)
 
     def _exchange(self, method: str, target: str, body: Any) -> tuple[int, bytes]:
         data = b"" if body is None else json.dumps(body).encode()
@@ -144,30 +162,30 @@ class Client:
         self._kept = _open(self.endpoint, timeout_s)
         return self._kept
 
-    def _stream(self, path: str, query: Json, until: float | None, *, again: bool) -> Iterator[Json]:
-        failures = 0
-        while True:
-            connection = _open(self.endpoint, min(self.endpoint.silence_s, _left(until)))
-            try:
-                connection.request("GET", _target(path, query), headers=self.endpoint.headers)
-                response = connection.getresponse()
-                if response.status != 200:
-                    data = response.read()
-                    raise _fault(response.status, _decoded(data), data, self.endpoint)
-                while line := response.readline():
-                    _left(until)
-                    failures = 0
-                    if view := json.loads(line):
-                        yield view
-                return
-            except (OSError, http.client.HTTPException, ValueError, Unavailable) as error:
-                _left(until)
-                failures += 1
-                if not again or failures > 30:
-                    raise error if isinstance(error, Fault) else _unreachable(self.endpoint, error) from error
-                time.sleep(min(0.1 * failures, 1.0))
-            finally:
-                connection.close()
+    def _stream(self, path: str, query: Json, until: float | None) -> Iterator[Json]:
+        """Lines of JSON on a connection of their own. Raises `Unavailable` when it breaks or falls silent."""
+        connection = _open(self.endpoint, min(self.endpoint.silence_s, _left(until)))
+        try:
+            connection.request("GET", _target(path, query), headers=self.endpoint.headers)
+            sock = connection.sock
+            response = connection.getresponse()
+            if response.status != 200:
+                data = response.read()
+                raise _fault(response.status, _decoded(data), data, self.endpoint)
+            while True:
+                sock.settimeout(min(self.endpoint.silence_s, _left(until)))
+                view = json.loads(response.readline() or "null")
+                if view is None:
+                    raise http.client.IncompleteRead(b"")
+                if "Ended" in view:
+                    return
+                if view:
+                    yield view
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            _left(until)
+            raise _unreachable(self.endpoint, error) from error
+        finally:
+            connection.close()
 
 
 def _token(ref: str) -> str:
@@ -191,7 +209,7 @@ def _left(until: float | None) -> float:
 
 def _open(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection:
     kind = http.client.HTTPSConnection if endpoint.tls else http.client.HTTPConnection
-    return kind(endpoint.host, endpoint.port, timeout=max(timeout_s, 0.001) if timeout_s < 1e6 else None)
+    return kind(endpoint.host, endpoint.port, timeout=timeout_s)
 
 
 def _decoded(data: bytes) -> Any:
@@ -202,19 +220,39 @@ def _decoded(data: bytes) -> Any:
 
 
 def _fault(status: int, answer: Any, data: bytes, endpoint: Endpoint) -> Fault:
+    """The fault that an answer tells; the requester's own code, if it gives one, is more exact than the status."""
     kind = _FAULTS.get(status, Broken)
     if not isinstance(answer, dict) or "Message" not in answer:
         text = data[:200].decode(errors="replace").strip()
         return kind(f"{endpoint} answered {status}: {text}", hint="is this the address of a requester's API?")
-    code = str(answer.get("Code", ""))
     details = {str(name): str(value) for name, value in (answer.get("Details") or {}).items()}
-    return kind(str(answer["Message"]), hint=str(answer.get("Hint", "")), kind=code, details=details)
+    code = details.pop("Fault", "") or kind.code
+    return fault_of(
+        Failure(code=code, message=str(answer["Message"]), hint=str(answer.get("Hint", "")), details=details)
+    )
+
+
+def fault_in(failure: Json) -> Fault:
+    """The fault that a ``Failure`` object of this API tells."""
+    return fault_of(Failure(failure["Code"], failure["Message"], failure["Hint"], details=failure["Details"]))
 
 
 def _unreachable(endpoint: Endpoint, error: Exception | None) -> Fault:
-    why = "no such host" if isinstance(error, socket.gaierror) else str(error or "the connection was closed")
+    match error:
+        case socket.gaierror():
+            why = "no such host"
+        case ConnectionRefusedError():
+            why = "nobody listens there"
+        case TimeoutError():
+            why = f"it said nothing for {endpoint.silence_s:g} s"
+        case None | http.client.HTTPException():
+            why = "the connection broke off"
+        case OSError() if error.strerror:
+            why = error.strerror.lower()
+        case _:
+            why = str(error) or type(error).__name__
     return Unavailable(
         f"no requester answers at {endpoint} ({why})",
-        hint="start one with `python -m requester serve` or `shoal devstack`, or name it with --api-host and --api-port "
-        "(or BACALHAU_API_HOST and BACALHAU_API_PORT)",
+        hint="start one with `shoal serve` or a whole cluster with `shoal devstack`; name another with --api-host and "
+        "--api-port, or BACALHAU_API_HOST and BACALHAU_API_PORT",
     )

@@ -6,7 +6,7 @@ A job is named by `ref`: its name, its whole id, or any unique prefix of its id.
 unknown ref and `Conflict` with kind ``MultipleJobsFound`` (the candidates in its details) for an ambiguous one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -106,12 +106,12 @@ class Verbs(Protocol):
     async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
         """Where the published results are: one `Spec` per execution of the newest version that published one."""
 
-    def watch(self, ref: str, *, namespace: str = "") -> AsyncIterator[JobUpdate]:
+    def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         """The record now, and after each change, with progress in between; ends after the record that is closed."""
 
     def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         """Output of one execution (default: the job's newest that was not given up), in order, until its end."""
 
     async def nodes(self) -> list[NodeRecord]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from requester.api.envelope import answer
+from requester.api.envelope import answer, refusal
 from requester.api.keys import BUILD, VERBS
 
 routes = web.RouteTableDef()
@@ -40,8 +40,12 @@ async def alive(request: web.Request) -> web.Response:
 
 
 @routes.get("/livez")
-@routes.get("/api/v1/livez")
 async def livez(request: web.Request) -> web.Response:
+    raise web.HTTPMovedPermanently("/api/v1/agent/alive")
+
+
+@routes.get("/api/v1/livez")
+async def legacy_livez(request: web.Request) -> web.Response:
     return answer({"Status": "OK"})
 
 
@@ -51,10 +55,15 @@ async def livez(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 when this requester can take jobs, 503 with the same facts when it cannot."""
     facts = request.app[VERBS].facts()
-    return answer(facts, status=200 if facts.get("ready", True) else 503)
+    return answer(facts, status=200 if facts.get("connected", True) else 503)
 
 
+@routes.get("/")
 @routes.get("/version")
+async def to_version(request: web.Request) -> web.Response:
+    raise web.HTTPMovedPermanently("/api/v1/agent/version")
+
+
 @routes.get("/api/v1/agent/version")
 async def version(request: web.Request) -> web.Response:
     return answer(request.app[BUILD])
@@ -113,3 +122,10 @@ async def auth_methods(request: web.Request) -> web.Response:
 async def auth_answer(request: web.Request) -> web.Response:
     """This server is open: any answer gets a token, and no token is asked for."""
     return answer({"Authentication": {"success": True, "token": "anonymous"}})
+
+
+@routes.route("*", "/api/v1/requester/{rest:.*}")
+async def gone(request: web.Request) -> web.Response:
+    """Where jobs were submitted before 1.4."""
+    hint = "use a client of version 1.4 or later"
+    return refusal(410, "Gone", "this part of the API was removed in Bacalhau 1.4", hint=hint)

@@ -3,106 +3,165 @@
 Knows: what holds for every request (limits, headers, the error envelope). Must not know: any single route.
 """
 
+import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 from aiohttp import web
 
 from protocol.errors import Fault
+from protocol.spec import Defaults
+from protocol.spec.bounds import TEXT_MAX_BYTES
 from requester.api import agent, jobs, nodes, streams
 from requester.api.envelope import answer, of_fault, refusal
-from requester.api.keys import BUILD, CLIENT, VERBS
+from requester.api.keys import BUILD, CLIENT, DEFAULTS, REQUEST_ID, VERBS
 from requester.verbs import Verbs
 
-BODY_MAX_BYTES: Final = 10_000_000
+BODY_MAX_BYTES: Final = TEXT_MAX_BYTES
 """Bacalhau's own limit on a request."""
+ANSWER_S: Final = 33.0
+"""No answer takes longer (streams aside): a little more than what a verb allows itself, a little less than our client."""
 OLDEST_CLIENT: Final = (1, 4, 0)
+CONNECTIONS_WAITING: Final = 1_024
+SHUTDOWN_S: Final = 2.0
 
 log = structlog.get_logger("requester.api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def application(verbs: Verbs, version: str) -> web.Application:
-    """All routes over `verbs`."""
-    app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors, _client])
+def application(verbs: Verbs, version: str, defaults: Defaults | None = None) -> web.Application:
+    """All routes over `verbs`. `defaults` are filled in where a submitted job says nothing."""
+    app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors, _client, _deadline])
     app[VERBS] = verbs
     app[BUILD] = agent.build_info(version)
+    app[DEFAULTS] = defaults or Defaults()
     for module in (streams, jobs, nodes, agent):
         app.add_routes(module.routes)
+    app.on_response_prepare.append(_add_headers)
     return app
 
 
 @asynccontextmanager
-async def serve_api(verbs: Verbs, host: str, port: int, *, version: str) -> AsyncIterator[tuple[str, int]]:
-    """Listen while the context is open; gives the address, with the real port when `port` is 0.
-
-    Raises `OSError` when the address cannot be had.
-    """
+async def listening(app: web.Application, listener: socket.socket) -> AsyncIterator[int]:
+    """Answer on a socket that is bound already, while the context is open; gives its port."""
     runner = web.AppRunner(
-        application(verbs, version),
+        app,
         access_log=None,
         handler_cancellation=True,
-        shutdown_timeout=2.0,
+        shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=75.0,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, backlog=1_024)
-        await site.start()
-        yield host, runner.addresses[0][1]
+        await web.SockSite(runner, listener, backlog=CONNECTIONS_WAITING).start()
+        yield listener.getsockname()[1]
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def serve_api(
+    verbs: Verbs, host: str, port: int, *, version: str, defaults: Defaults | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """Listen at `host` while the context is open; gives the address, with the real port when `port` is 0.
+
+    Raises `OSError` when the address cannot be had.
+    """
+    with socket.create_server((host, port)) as listener:
+        async with listening(application(verbs, version, defaults), listener) as bound:
+            yield host, bound
 
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure as the envelope; what nobody foresaw is logged here and told without its insides."""
-    request_id = request.headers.get("X-Request-Id", "")
+    claimed = request.headers.get("X-Request-Id", "")
+    request_id = request[REQUEST_ID] = claimed if _REQUEST_ID.fullmatch(claimed) else str(uuid4())
     try:
         return await handler(request)
     except Fault as fault:
         return of_fault(fault, request_id=request_id)
     except web.HTTPRequestEntityTooLarge:
-        message = f"the request's body is larger than {BODY_MAX_BYTES} bytes"
-        return refusal(
-            413,
-            "RequestEntityTooLarge",
-            message,
-            hint="publish large data to S3 or IPFS and name it as an input",
-        )
+        message = f"the request's body is larger than {BODY_MAX_BYTES // 2**20} MiB"
+        hint = "publish large data to S3 or IPFS and name it as an input"
+        return refusal(413, "RequestEntityTooLarge", message, hint=hint, request_id=request_id)
     except web.HTTPException as refused:
         return _of_http(refused, request, request_id)
+    except ConnectionError:
+        # The client went away; nobody is there to be told.
+        raise
     except Exception:
-        log.exception("request failed", method=request.method, path=request.path)
-        return refusal(
-            500,
-            "InternalError",
-            "Internal server error",
-            hint="see the requester's log",
-            request_id=request_id,
-        )
+        log.exception("request failed", method=request.method, path=request.path, request=request_id)
+        hint = f"see the requester's log for request {request_id}"
+        return refusal(500, "InternalError", "Internal server error", hint=hint, request_id=request_id)
 
 
 def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) -> web.StreamResponse:
     if refused.status < 400:
         return refused
-    if refused.status in (404, 405):
-        message = f"{request.method} {request.path} is not something this server does."
-        hint = "compare the path and the client's version with this server's (GET /api/v1/agent/version)"
-        return refusal(refused.status, "NotFound", message, hint=hint, request_id=request_id)
+    what = f"{request.method} {request.path[:200]}"
+    hint = "compare the path and the client's version with this server's (GET /api/v1/agent/version)"
+    if refused.status == 404:
+        message = f"The requested resource/URL was not found: {what}"
+        return refusal(404, "NotFound", message, hint=hint, request_id=request_id)
+    if isinstance(refused, web.HTTPMethodNotAllowed):
+        message = f"{what} is not something this server does"
+        known = {"Allowed": ", ".join(sorted(refused.allowed_methods))}
+        return refusal(405, "MethodNotAllowed", message, hint=hint, details=known, request_id=request_id)
     return refusal(refused.status, "InternalError", refused.reason or "refused", request_id=request_id)
 
 
 @web.middleware
 async def _client(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Who asks, and whether that client is too old."""
-    request[CLIENT] = request.headers.get("X-Bacalhau-InstallationID", "")
+    """Who asks, whether that client is too old, and a browser's question whether it may ask at all."""
+    request[CLIENT] = request.headers.get("X-Bacalhau-InstallationID", "")[:128]
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return web.Response(headers=_preflight(request))
     refused = _too_old(request)
     return refused or await handler(request)
+
+
+@web.middleware
+async def _deadline(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No answer takes for ever; streams have their own rhythm."""
+    if request.match_info.handler in streams.ENDLESS:
+        return await handler(request)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await handler(request)
+    except TimeoutError:
+        message = f"{request.method} {request.path[:200]} took longer than {ANSWER_S:g} s"
+        return refusal(503, "ServiceUnavailable", message, request_id=request[REQUEST_ID])
+
+
+def _preflight(request: web.Request) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Methods": "GET, HEAD, PUT, POST, DELETE",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
+    }
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries: the request's id, and the versions as Bacalhau's clients read them."""
+    build = request.app[BUILD]
+    response.headers.update(
+        {
+            "Access-Control-Allow-Origin": "*",
+            "X-Request-Id": request.get(REQUEST_ID, ""),
+            "X-Bacalhau-Git-Version": build["GitVersion"],
+            "X-Bacalhau-Git-Commit": build["GitCommit"],
+            "X-Bacalhau-Build-Date": build["BuildDate"],
+            "X-Bacalhau-Build-OS": build["GOOS"],
+            "X-Bacalhau-Arch": build["GOARCH"],
+        }
+    )
 
 
 def _too_old(request: web.Request) -> web.Response | None:

@@ -32,7 +32,18 @@ _STATUS: Final[dict[type[Fault], tuple[int, str]]] = {
     Broken: (500, "InternalError"),
 }
 
+_KINDS: Final = {
+    "Conflict.JobState": "ConflictJobState",
+    "Conflict.MultipleJobsFound": "MultipleJobsFound",
+    "Conflict.MultipleExecutionsFound": "MultipleExecutionsFound",
+    "Conflict.MultipleNodesFound": "MultipleNodesFound",
+    "Conflict.NoChanges": "NoChanges",
+}
+"""Where the peer, or a program that reads our answers, knows a more exact code than the fault's own."""
+
 COMPONENT: Final = "Requester"
+EXACT: Final = "Fault"
+"""Under Details: our own code of the fault, with its kind."""
 
 
 def answer(value: Any, *, status: int = 200) -> web.Response:
@@ -68,16 +79,17 @@ def refusal(
 
 
 def of_fault(fault: Fault, *, request_id: str = "") -> web.Response:
-    """The envelope of one of our faults. A kind (``Conflict.MultipleJobsFound``) becomes the code."""
+    """The envelope of one of our faults: Bacalhau's code, and ours under Details."""
     status, code = next(
         (known for kind, known in _STATUS.items() if isinstance(fault, kind)), (500, "InternalError")
     )
+    exact = fault.failure().code
     return refusal(
         status,
-        fault.kind or code,
+        _KINDS.get(exact, code),
         fault.message,
         hint=fault.hint,
         component=COMPONENT,
-        details={**fault.details, "Fault": fault.failure().code},
+        details={**fault.details, EXACT: exact},
         request_id=request_id,
     )

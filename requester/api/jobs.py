@@ -13,7 +13,7 @@ from protocol.errors import Invalid
 from protocol.spec import read_body
 from requester.api import queries, views
 from requester.api.envelope import answer
-from requester.api.keys import CLIENT, VERBS
+from requester.api.keys import CLIENT, DEFAULTS, VERBS
 from requester.core.model import JobRecord
 from requester.verbs import HistoryQuery, JobQuery
 
@@ -62,7 +62,12 @@ async def submit(request: web.Request) -> web.Response:
     job = member(body, "job")
     if not isinstance(job, dict):
         raise Invalid('the body needs a member "Job" that is an object')
-    reading = read_body(job)
+    namespace = member(body, "namespace")
+    if isinstance(namespace, str) and namespace and not member(job, "namespace"):
+        # The Python SDK names the namespace beside the job.
+        job = {key: value for key, value in job.items() if key.lower() != "namespace"}
+        job["Namespace"] = namespace
+    reading = read_body(job, defaults=request.app[DEFAULTS])
     submission = await request.app[VERBS].submit(
         reading.job,
         warnings=reading.warnings,
@@ -86,8 +91,10 @@ async def list_jobs(request: web.Request) -> web.Response:
     reverse = queries.flag(query, "reverse")
     limit, offset = queries.number(query, "limit"), 0
     if token := queries.text(query, "next_token"):
-        _, direction, kept_limit, start = queries.unpack(token, 4)
-        reverse, limit, offset = direction == "Y", limit or queries.whole(kept_limit), queries.whole(start)
+        kept_order, direction, kept_limit, start = queries.unpack(token, 4)
+        order_by, reverse = _order(kept_order), direction == "Y"
+        limit, offset = limit or queries.whole(kept_limit), queries.whole(start)
+    limit = min(limit or queries.LIMIT_MAX, queries.LIMIT_MAX)
     namespace = queries.text(query, "namespace")
     records, more = await request.app[VERBS].jobs(
         JobQuery(
@@ -96,7 +103,7 @@ async def list_jobs(request: web.Request) -> web.Response:
             state=queries.text(query, "state"),
             order_by=order_by,
             reverse=reverse,
-            limit=min(limit, queries.LIMIT_MAX),
+            limit=limit,
             offset=offset,
         )
     )

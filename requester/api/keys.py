@@ -4,9 +4,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from protocol.spec import Defaults
 from requester.verbs import Verbs
 
 VERBS: Final = web.AppKey("verbs", Verbs)
 BUILD: Final = web.AppKey("build", dict[str, Any])
+DEFAULTS: Final = web.AppKey("defaults", Defaults)
 CLIENT: Final = "client"
 """Request key: who asks, as far as known."""
+REQUEST_ID: Final = "request_id"
+"""Request key: the request's id, the client's own if it gave one."""

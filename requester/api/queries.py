@@ -4,15 +4,19 @@ Knows: how clients spell them: Go's ``true``, Python's ``True`` and ``None``, em
 select. A token is opaque to clients: base64url without padding, as Bacalhau's are.
 """
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from typing import Final
 
 from protocol.errors import Invalid
 
 _ABSENT = {"", "none", "null"}
 _TRUE = {"true", "1", "t"}
 _FALSE = {"false", "0", "f"} | _ABSENT
-LIMIT_MAX = 10_000
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+LIMIT_MAX: Final = 10_000
+"""Items of one answer; beyond that there is a next page."""
 
 
 def text(query: Mapping[str, str], name: str, default: str = "") -> str:
@@ -59,9 +63,6 @@ def unpack(token: str, parts: int) -> list[str]:
 
 def whole(part: str) -> int:
     """A number inside a token. Raises `Invalid`."""
-    try:
-        return int(part)
-    except ValueError:
-        raise Invalid(
-            "the paging token is not one of this server's", hint="start again without next_token"
-        ) from None
+    if not _WHOLE.fullmatch(part):
+        raise Invalid("the paging token is not one of this server's", hint="start again without next_token")
+    return int(part)

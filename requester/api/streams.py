@@ -1,45 +1,52 @@
-"""The two routes that go on: output over a websocket, and a job's changes as lines of JSON.
+"""The routes that go on: output over a websocket, and a job's changes or its output as lines of JSON.
 
-Knows: Bacalhau's log frames (reference of the peer's API, section 3.4) and our watch. Must not know: where output is kept.
+Knows: Bacalhau's log frames (reference of the peer's API, section 3.4) and our lines. Must not know: where output is kept.
+
+A stream of lines says something at least every `SILENCE_S`: an empty object, so that its reader can tell a quiet job from a
+dead connection. A fault in its middle is a line: ``{"Failure": …}``. The last line is ``{"Ended": true}``; a stream that
+lacks it broke off.
 """
 
 import asyncio
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
+import structlog
 from aiohttp import WSCloseCode, web
 
 from protocol.errors import Fault
 from requester.api import queries, views
+from requester.api.envelope import refusal
 from requester.api.jobs import BASE
-from requester.api.keys import VERBS
+from requester.api.keys import REQUEST_ID, VERBS
 from requester.verbs import JobUpdate, LogLine
 
 routes = web.RouteTableDef()
+log = structlog.get_logger("requester.api")
 
 T = TypeVar("T")
 
-SILENCE_S = 10.0
-"""A watch says something at least this often, so that its reader can tell a quiet job from a dead connection."""
+SILENCE_S: Final = 10.0
 
 
 @routes.get(BASE + "/{ref}/logs")
 async def logs(request: web.Request) -> web.StreamResponse:
     """Output as text frames. Faults arrive as a frame too: Bacalhau upgrades first and its client expects that."""
-    query = request.query
-    lines = request.app[VERBS].logs(
-        request.match_info["ref"],
-        namespace=queries.text(query, "namespace"),
-        execution=queries.text(query, "execution_id"),
-        follow=queries.flag(query, "follow"),
-        tail=queries.flag(query, "tail"),
-    )
     socket = web.WebSocketResponse(heartbeat=30, compress=False)
     if not socket.can_prepare(request).ok:
-        return web.Response(status=426, text="this path speaks websocket\n", headers={"Upgrade": "websocket"})
+        answer = refusal(
+            426,
+            "UpgradeRequired",
+            "this path speaks websocket",
+            hint="read lines of JSON from …/output instead",
+            request_id=request[REQUEST_ID],
+        )
+        answer.headers["Upgrade"] = "websocket"
+        return answer
+    lines = _lines(request)
     await socket.prepare(request)
     sending = asyncio.create_task(_send_lines(socket, lines))
     # The client sends nothing; reading is how its going away is noticed while the program is silent.
@@ -60,112 +67,121 @@ async def watch(request: web.Request) -> web.StreamResponse:
     updates = request.app[VERBS].watch(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    async with aclosing(_with_silence(updates)) as lines:
-        first = await anext(lines)
-        response = web.StreamResponse(
-            headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
-        await response.write(_line(first))
-        async for update in lines:
-            await response.write(_line(update))
-    await response.write_eof()
-    return response
+    return await _stream(request, updates, _update)
 
 
 @routes.get(BASE + "/{ref}/output")
 async def output(request: web.Request) -> web.StreamResponse:
     """Output as lines of JSON with the exact bytes (base64), which the text frames of ``/logs`` cannot carry."""
+    return await _stream(request, _lines(request), _piece)
+
+
+ENDLESS: Final = (logs, watch, output)
+"""Handlers that answer for as long as there is something to say."""
+
+
+def _lines(request: web.Request) -> AsyncGenerator[LogLine, None]:
     query = request.query
-    lines = request.app[VERBS].logs(
+    return request.app[VERBS].logs(
         request.match_info["ref"],
         namespace=queries.text(query, "namespace"),
         execution=queries.text(query, "execution_id"),
         follow=queries.flag(query, "follow"),
         tail=queries.flag(query, "tail"),
     )
-    async with aclosing(_with_silence(lines)) as pieces:
-        first = await anext(pieces, None)
+
+
+async def _stream(
+    request: web.Request, values: AsyncGenerator[T, None], view: Callable[[T], Any]
+) -> web.StreamResponse:
+    """Values as lines of JSON. What is wrong before the first of them is an ordinary refusal."""
+    async with aclosing(_with_silence(values)) as told:
+        first = await anext(told, None)
         response = web.StreamResponse(
             headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
-        await response.write(_output_line(first))
-        async for piece in pieces:
-            await response.write(_output_line(piece))
+        try:
+            await response.write(_line({} if first is None else view(first)))
+            async for value in told:
+                await response.write(_line({} if value is None else view(value)))
+        except Fault as fault:
+            await response.write(_line({"Failure": views.failure(fault.failure())}))
+    await response.write(_line({"Ended": True}))
     await response.write_eof()
     return response
 
 
-def _output_line(line: LogLine | None) -> bytes:
-    view: dict[str, Any] = {}
-    if line is not None:
-        view["ExecutionID"] = line.execution
-        if line.chunk is not None:
-            view |= {
-                "Stream": line.chunk.stream,
-                "Time": views.timestamp(line.chunk.at),
-                "Data": line.chunk.data,
-            }
-        if line.failure is not None:
-            view["Failure"] = views.failure(line.failure)
-    return msgspec.json.encode(view) + b"\n"
+async def _with_silence(values: AsyncGenerator[T, None]) -> AsyncGenerator[T | None, None]:
+    """The values, and None whenever nothing came for `SILENCE_S`."""
+    waiting: asyncio.Task[T | None] | None = None
+    async with aclosing(values):
+        try:
+            while True:
+                waiting = waiting or asyncio.create_task(_next(values))
+                done, _ = await asyncio.wait({waiting}, timeout=SILENCE_S)
+                if not done:
+                    yield None
+                    continue
+                value = waiting.result()
+                waiting = None
+                if value is None:
+                    return
+                yield value
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
 
 
-def _line(update: JobUpdate | None) -> bytes:
-    view: dict[str, Any] = {}
-    if update is not None and update.job is not None:
+async def _next(values: AsyncGenerator[T, None]) -> T | None:
+    return await anext(values, None)
+
+
+def _update(update: JobUpdate) -> dict[str, Any]:
+    if update.job is not None:
         record = update.job
-        view = {
+        return {
             "Job": views.job(record),
             "Executions": views.executions(record.current(), record.spec.namespace),
         }
-    elif update is not None and update.progress is not None:
-        view = {"Progress": views.progress(update.progress)}
+    return {} if update.progress is None else {"Progress": views.progress(update.progress)}
+
+
+def _piece(line: LogLine) -> dict[str, Any]:
+    view: dict[str, Any] = {"ExecutionID": line.execution}
+    if line.chunk is not None:
+        chunk = line.chunk
+        view |= {"Stream": chunk.stream, "Time": views.timestamp(chunk.at), "Data": chunk.data}
+    if line.failure is not None:
+        view["Failure"] = views.failure(line.failure)
+    return view
+
+
+def _line(view: Any) -> bytes:
     return msgspec.json.encode(view) + b"\n"
 
 
-async def _with_silence(updates: AsyncIterator[T]) -> AsyncGenerator[T | None, None]:
-    """The updates, and None whenever nothing came for `SILENCE_S`."""
-    waiting: asyncio.Task[T | None] | None = None
-    try:
-        while True:
-            waiting = waiting or asyncio.create_task(_next(updates))
-            done, _ = await asyncio.wait({waiting}, timeout=SILENCE_S)
-            if not done:
-                yield None
-                continue
-            update = waiting.result()
-            waiting = None
-            if update is None:
-                return
-            yield update
-    finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def _next(updates: AsyncIterator[T]) -> T | None:
-    return await anext(updates, None)
-
-
-async def _send_lines(socket: web.WebSocketResponse, lines: AsyncIterator[LogLine]) -> None:
+async def _send_lines(socket: web.WebSocketResponse, lines: AsyncGenerator[LogLine, None]) -> None:
     # One decoder a stream: a character may be cut by a chunk's end.
     decoders = {stream: codecs.getincrementaldecoder("utf-8")(errors="replace") for stream in (1, 2)}
     try:
-        async for line in lines:
-            if line.failure is not None:
-                await _send_error(socket, line.failure.message)
-            elif line.chunk is not None and (text := decoders[line.chunk.stream].decode(line.chunk.data)):
-                await _send(socket, line.chunk.stream, text)
+        async with aclosing(lines):
+            async for line in lines:
+                if line.failure is not None:
+                    await _send_error(socket, line.failure.message)
+                elif line.chunk is not None and (text := decoders[line.chunk.stream].decode(line.chunk.data)):
+                    await _send(socket, line.chunk.stream, text)
         for stream, decoder in decoders.items():
             if rest := decoder.decode(b"", final=True):
                 await _send(socket, stream, rest)
     except Fault as fault:
         await _send_error(socket, fault.message)
     except ConnectionError:
-        pass
+        return
+    except Exception:
+        log.exception("log stream failed")
+        await _send_error(socket, "Internal server error")
 
 
 async def _send(socket: web.WebSocketResponse, stream: int, text: str) -> None:

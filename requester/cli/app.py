@@ -3,12 +3,17 @@
 Knows: names and which function is behind each. Must not know: what any of them does.
 """
 
+import os
 import sys
+from typing import TYPE_CHECKING, TextIO
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from protocol.errors import Fault
-from requester.cli.exits import Exit, code_of, complain
+from requester.cli.exits import Exit, code_of, complain, complain_of
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 _HELP = """Bring jobs to data.
 
@@ -39,7 +44,13 @@ _ABOUT_NODES = (
 def build(version: str) -> App:
     """The whole command line."""
     app = App(
-        name="shoal", help=_HELP, version=version, version_flags=["--version"], result_action="return_value"
+        name="shoal",
+        help=_HELP,
+        version=version,
+        version_flags=["--version"],
+        result_action="return_value",
+        # Only --wait is on by default and has its own --no-wait; elsewhere --no-… would say nothing.
+        default_parameter=Parameter(negative="", show_default=False),
     )
     job = App(name="job", help="Submit jobs and look at them.")
     node = App(name="node", help="Look at compute nodes and admit them.")
@@ -72,30 +83,50 @@ def build(version: str) -> App:
 
 def main(arguments: list[str]) -> int:
     """Run one command; the exit code."""
-    from requester.cli.version import client_version
+    from requester.version import installed_version
 
-    if arguments in (["--version"], ["-V"]):
-        print(client_version())
-        return Exit.OK
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_on_text(stream)
+    app = build(installed_version())
     try:
-        result = build(client_version())(arguments, exit_on_error=False, print_error=True)
+        if arguments[1:2] == ["run"] and arguments[0] in ("docker", "wasm"):
+            from requester.cli.program import program_last
+
+            arguments = program_last(app, arguments)
+        result = app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except Fault as fault:
-        complain(fault.message, fault.hint)
+        complain_of(fault)
         return code_of(fault)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing more can be told there.
-        sys.stdout = None
+        # Whoever read our output has seen enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.ERROR
-    except _usage_errors():
+    except _usage_errors() as error:
+        _complain_of_usage(error)
         return Exit.USAGE
     return result if isinstance(result, int) else Exit.OK
 
 
-def _usage_errors() -> type[Exception]:
+def _never_fail_on_text(stream: TextIO) -> None:
+    """Text that the terminal's encoding lacks is shown escaped."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _usage_errors() -> "type[CycloptsError]":
     from cyclopts import CycloptsError
 
     return CycloptsError
+
+
+def _complain_of_usage(error: "CycloptsError") -> None:
+    complain(
+        " ".join(str(error).split()),
+        f"{' '.join(['shoal', *(error.command_chain or ()), '--help'])} lists what there is",
+    )

@@ -55,29 +55,36 @@ async def _run(
     from deploy.processes import Failed
     from deploy.programs import Missing
 
-    interrupted = asyncio.Event()
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(each, interrupted.set)
+    _cancel_on_signal()
     tell(
         f"Starting a NATS server, {requesters + hybrids} requester(s) and {computes + hybrids} compute node(s)..."
     )
+    starting = cluster(
+        folder,
+        requesters=requesters,
+        computes=computes,
+        hybrids=hybrids,
+        api_port=api_port,
+        compute_flags=compute_flags,
+    )
     try:
-        starting = cluster(
-            folder,
-            requesters=requesters,
-            computes=computes,
-            hybrids=hybrids,
-            api_port=api_port,
-            compute_flags=compute_flags,
-        )
         async with starting as stack:
             for name, value in stack.environment.items():
                 print(f"export {name}={value}", flush=True)
             tell(
                 f"\nReady, with its data in {stack.folder}. Try: shoal submit examples/hello.yaml. End with Ctrl+C."
             )
-            await interrupted.wait()
-            tell("\nEnding...")
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        tell("\nEnded; nothing is left running.")
     except (Missing, Failed, TimeoutError) as error:
         raise Unavailable(f"the cluster did not start: {error}") from error
     return Exit.OK
+
+
+def _cancel_on_signal() -> None:
+    """The first signal unwinds whatever is under way; further ones must not disturb the clearing up."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(each, lambda: None if task.cancelling() else task.cancel())

@@ -1,18 +1,32 @@
-"""Which requester a command talks to: flags, then environment, then the default.
+"""Which requester a command talks to: flags, then ``-c``, environment and files, then the default.
 
-Knows: the flags and variables of Bacalhau's clients and our own. Must not know: what is called there.
+Knows: the flags, variables and keys of Bacalhau's clients and our own. Must not know: what is called there.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from protocol.config import Config, config_files, read_config
 from protocol.errors import Invalid
 from requester.client import Client, Endpoint
+
+HOST: Final = ("API.Host", "Node.ClientAPI.Host")
+PORT: Final = ("API.Port", "Node.ClientAPI.Port")
+TLS: Final = ("API.TLS.UseTLS", "Node.ClientAPI.ClientTLS.UseTLS")
+IPFS: Final = (
+    "ResultDownloaders.Types.IPFS.Endpoint",
+    "InputSources.Types.IPFS.Endpoint",
+    "Node.IPFS.Connect",
+)
+KEYS: Final = (*HOST, *PORT, *TLS, *IPFS)
+ANY_ADDRESS: Final = ("0.0.0.0", "::", "[::]")
+"""Where a listener listens; no address to call."""
 
 
 @Parameter(name="*")
@@ -22,15 +36,36 @@ class Api:
 
     api_host: Annotated[str, Parameter(help="Address of the requester's API (BACALHAU_API_HOST).")] = ""
     api_port: Annotated[int, Parameter(help="Port of the requester's API (BACALHAU_API_PORT).")] = 0
+    config: Annotated[
+        list[str], Parameter(alias="-c", help="A YAML file, or Key=Value; repeatable.", negative="")
+    ] = None  # type: ignore[assignment]
+    data_dir: Annotated[str, Parameter(show=False)] = ""
+    log_level: Annotated[str, Parameter(show=False)] = ""
+
+    def settings(self, **flags: str) -> Config:
+        """All settings of a client; `flags` are keys (underscores for dots) that the command has flags for."""
+        return read_config(
+            flags={
+                "API.Host": self.api_host,
+                "API.Port": self.api_port or None,
+                **{key.replace("_", "."): value for key, value in flags.items()},
+            },
+            given=self.config or [],
+            environ=os.environ,
+            files=config_files(os.environ, Path.cwd()),
+            keys=KEYS,
+        )
 
     def endpoint(self) -> Endpoint:
         """Where to call. Raises `Invalid` for a port that is none."""
-        host = self.api_host or _variable("API_HOST") or "127.0.0.1"
-        port = self.api_port or _port(_variable("API_PORT")) or 1234
-        tls = host.startswith("https://") or _variable("API_TLS_USETLS").lower() in {"1", "true"}
+        settings = self.settings()
+        host = settings.text(*HOST, default="127.0.0.1")
+        port = settings.number(*PORT, default=1234, most=65_535)
+        if port == 0:
+            raise Invalid("the API has no port 0", hint="give --api-port, or BACALHAU_API_PORT")
+        tls = host.startswith("https://") or settings.flag(*TLS)
         host = host.removeprefix("https://").removeprefix("http://").rstrip("/")
-        # A listener's "any address" is no address to call.
-        return Endpoint(host="127.0.0.1" if host == "0.0.0.0" else host, port=port, tls=tls)
+        return Endpoint(host="127.0.0.1" if host in ANY_ADDRESS else host, port=port, tls=tls)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -40,17 +75,3 @@ class Api:
             yield client
         finally:
             client.close()
-
-
-def _variable(name: str) -> str:
-    return os.environ.get(f"SHOAL_{name}") or os.environ.get(f"BACALHAU_{name}") or ""
-
-
-def _port(text: str) -> int:
-    if not text:
-        return 0
-    if not text.isdigit() or not 0 < int(text) < 65_536:
-        raise Invalid(
-            f"the API port {text!r} is not a port", hint="BACALHAU_API_PORT is a number from 1 to 65535"
-        )
-    return int(text)

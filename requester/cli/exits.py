@@ -5,9 +5,13 @@ Knows: which outcome has which code (documented in ``docs/exit-codes.md``). Must
 
 import sys
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any
 
-from protocol.errors import Denied, Fault, Invalid, NotFound, TimedOut
+from protocol.errors import Conflict, Denied, Fault, Invalid, NotFound, TimedOut
+from requester.cli.output import clean_text
+
+NO_NODE_CODE = "NoSuitableNode"
+PROGRAM_FAILED = "ProgramFailed"
 
 
 class Exit(IntEnum):
@@ -35,6 +39,8 @@ def code_of(fault: Fault) -> Exit:
             return Exit.NOT_FOUND
         case Denied():
             return Exit.DENIED
+        case Conflict() if fault.kind.startswith("Multiple"):
+            return Exit.USAGE
         case TimedOut(kind="Wait"):
             return Exit.WAIT_TIMED_OUT
     return Exit.ERROR
@@ -47,10 +53,30 @@ def code_of_job(job: dict[str, Any]) -> Exit:
         return Exit.OK
     if state == "Stopped":
         return Exit.JOB_STOPPED
-    code = (job.get("Failure") or {}).get("Code", "")
-    if code.endswith("NoSuitableNode"):
+    if failure_code(job).startswith(NO_NODE_CODE):
         return Exit.NO_NODE
     return Exit.JOB_FAILED
+
+
+def code_of_followed(job: dict[str, Any], executions: list[dict[str, Any]]) -> int:
+    """The exit code after following a job: its program's own where one execution ran, as ``docker run`` has it.
+
+    125 says that the program never ran to an end of its own.
+    """
+    code = code_of_job(job)
+    if code is Exit.JOB_FAILED and not failure_code(job).startswith(PROGRAM_FAILED):
+        return Exit.ENGINE_FAILED
+    if len(executions) != 1 or code not in (Exit.OK, Exit.JOB_FAILED):
+        return code
+    output = executions[0].get("RunOutput") or {}
+    # The shell sees eight bits; a code that is not 0 must not become 0 there.
+    program = int(output.get("ExitCode", 0))
+    return (program & 0xFF or Exit.ERROR) if program else code
+
+
+def failure_code(job: dict[str, Any]) -> str:
+    """The code of a job's failure, or an empty text."""
+    return str((job.get("Failure") or {}).get("Code", ""))
 
 
 def tell(text: str = "") -> None:
@@ -58,14 +84,16 @@ def tell(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def complain(message: str, hint: str = "", code: str = "") -> None:
-    """An error as a person reads it."""
-    tell(f"Error{f' [{code}]' if code else ''}: {message}")
+def complain(message: str, hint: str = "") -> None:
+    """An error as a person reads it; what it quotes cannot steer the terminal."""
+    tell(f"Error: {clean_text(message)}")
     if hint:
-        tell(f"Hint: {hint}")
+        tell(f"Hint: {clean_text(hint)}")
 
 
-def fail(fault: Fault) -> NoReturn:
-    """Tell a fault and end."""
+def complain_of(fault: Fault) -> None:
+    """A fault as a person reads it, with the candidates where one name meant several."""
     complain(fault.message, fault.hint)
-    raise SystemExit(code_of(fault))
+    if isinstance(fault, Conflict) and fault.kind.startswith("Multiple"):
+        for name, about in fault.details.items():
+            tell(f"  {clean_text(name)}  {clean_text(about)}")

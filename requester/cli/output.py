@@ -5,6 +5,7 @@ Knows: formats. Must not know: what the columns mean.
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 Json = dict[str, Any]
+_C1 = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 Column = tuple[str, Callable[[Json], str]]
 
 
@@ -79,7 +81,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, hide_he
 def print_object(value: Any, how: str, pretty: bool) -> None:
     """A document as JSON or YAML."""
     if how == "json":
-        print(json.dumps(value, indent=2 if pretty else None, ensure_ascii=False))
+        text = json.dumps(value, indent=2 if pretty else None, ensure_ascii=False)
+        # JSON escapes only the older half of the control characters; a terminal obeys the newer half too.
+        print(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
         return
     import yaml
 
@@ -92,8 +96,15 @@ def print_object(value: Any, how: str, pretty: bool) -> None:
 
 
 def clean(text: str) -> str:
-    """Text from elsewhere without what could steer a terminal: control characters become their escapes."""
+    """One line of text from elsewhere without what could steer a terminal: control characters become their escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def clean_text(text: str) -> str:
+    """The same for several lines: line ends and tabs stay."""
+    return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
 
 
 def moment(nanoseconds: int) -> str:

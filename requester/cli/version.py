@@ -6,9 +6,10 @@ from cyclopts import Parameter
 
 from protocol.errors import Fault
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit, complain
+from requester.cli.exits import Exit, complain_of
 from requester.cli.output import ListFormat, print_list
 from requester.client import AGENT
+from requester.version import installed_version
 
 
 def version(
@@ -18,7 +19,7 @@ def version(
     api: Api = Api(),
 ) -> int:
     """Print versions."""
-    row = {"client": client_version(), "server": ""}
+    row = {"client": installed_version(), "server": ""}
     code = Exit.OK
     if not client:
         try:
@@ -26,20 +27,10 @@ def version(
                 answer = connection.call("GET", f"{AGENT}/version")
             row["server"] = answer.get("Shoal") or answer.get("GitVersion", "")
         except Fault as fault:
-            complain(fault.message, fault.hint)
+            complain_of(fault)
             code = Exit.ERROR
     columns = [("CLIENT", lambda each: str(each["client"]))]
     if not client:
         columns.append(("SERVER", lambda each: str(each["server"])))
     print_list([row], columns, how)
     return code
-
-
-def client_version() -> str:
-    """The installed version."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("shoal")
-    except PackageNotFoundError:
-        return "0.0.0"

@@ -7,19 +7,30 @@ import base64
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from cyclopts import Parameter
 
-from protocol.errors import Fault
+from protocol.errors import Fault, Unavailable
 from protocol.jobs import Job
 from protocol.spec import Reading
-from requester.cli.exits import Exit, code_of_job, complain, tell
+from requester.cli.exits import (
+    PROGRAM_FAILED,
+    Exit,
+    code_of_followed,
+    code_of_job,
+    complain,
+    failure_code,
+    tell,
+)
 from requester.cli.progress import Screen, Stages
 from requester.client import Client
 
 Json = dict[str, Any]
+
+LONG_RUNNING: Final = ("service", "daemon")
+"""Types of jobs that are not meant to end: waiting for one ends when it runs."""
 
 
 @Parameter(name="*")
@@ -27,7 +38,12 @@ Json = dict[str, Any]
 class Waiting:
     """Flags of commands that submit a job."""
 
-    wait: Annotated[bool, Parameter(help="Wait until the job is closed.")] = True
+    wait: Annotated[
+        bool,
+        Parameter(
+            negative="--no-wait", help="Wait until the job is closed (service, daemon: runs); on by default."
+        ),
+    ] = True
     wait_timeout_secs: Annotated[
         float, Parameter(help="Wait at most so long; the job goes on. 0: no limit.")
     ] = 0
@@ -41,32 +57,35 @@ class Waiting:
     exit_zero: Annotated[bool, Parameter(help="End with 0 whatever became of the job, as Bacalhau does.")] = (
         False
     )
+    hide_warnings: Annotated[bool, Parameter(help="No warnings about the spec.")] = False
     node_details: Annotated[bool, Parameter(show=False)] = False
     group_events: Annotated[bool, Parameter(show=False)] = False
-    hide_warnings: Annotated[bool, Parameter(help="No warnings about the spec.")] = False
 
 
 def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
     """Submit a job and do what the flags ask. Returns the exit code. Raises the faults of submission."""
+    if not how.hide_warnings and not how.id_only:
+        _warn(reading.warnings)
     if how.dry_run:
         print(as_yaml(reading.job), end="")
         return Exit.OK
     submission = client.submit(msgspec.to_builtins(reading.job), force=how.force)
-    job = submission["JobID"]
+    job: str = submission["JobID"]
     if not how.hide_warnings and not how.id_only:
-        for warning in dict.fromkeys([*reading.warnings, *(submission["Warnings"] or [])]):
-            tell(f"Warning: {warning}")
+        _warn(each for each in submission["Warnings"] or [] if each not in reading.warnings)
     if how.id_only:
         print(job, flush=True)
-    elif not how.follow:
-        print(f"Job successfully submitted. Job ID: {job}", flush=True)
+    else:
+        text = f"Job successfully submitted. Job ID: {job}"
+        # Who follows wants the program's own words alone on standard output.
+        print(text, file=sys.stderr if how.follow else sys.stdout, flush=True)
     if not how.wait and not how.follow:
         return Exit.OK
-    until = time.monotonic() + how.wait_timeout_secs if how.wait_timeout_secs > 0 else None
-    code = _wait(client, job, how, until, Screen(quiet=how.quiet or how.id_only or how.follow))
-    if not how.id_only and not how.quiet:
+    quiet = how.quiet or how.id_only or how.follow
+    code = _wait(client, job, how, Screen(quiet=quiet))
+    if not quiet:
         _next_commands(job, published=bool(reading.job.task.publisher.type))
-    return Exit.OK if how.exit_zero else code
+    return Exit.OK if how.exit_zero and code != Exit.INTERRUPTED else code
 
 
 def as_yaml(job: Job) -> str:
@@ -76,31 +95,40 @@ def as_yaml(job: Job) -> str:
     return str(yaml.safe_dump(_without_empty(msgspec.to_builtins(job)), sort_keys=False, allow_unicode=True))
 
 
-def _wait(client: Client, job: str, how: Waiting, until: float | None, screen: Screen) -> int:
+def _warn(warnings: Any) -> None:
+    for warning in warnings:
+        tell(f"Warning: {warning}")
+
+
+def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> int:
+    until = time.monotonic() + how.wait_timeout_secs if how.wait_timeout_secs > 0 else None
     if not screen.quiet:
         tell("Checking job status... (Enter Ctrl+C to exit at any time, your job will continue running):\n")
     try:
         if how.follow:
             _print_output(client, job, until)
-        closed = _watch(client, job, until, screen)
+        view = _watch(client, job, until, screen)
     except Fault as fault:
         screen.clear()
-        if fault.failure().code != "TimedOut.Wait":
-            raise
-        complain(
-            f"job {job} is not closed after {how.wait_timeout_secs:g} s",
-            f"it goes on: shoal job describe {job}",
-        )
-        return Exit.WAIT_TIMED_OUT
+        if fault.failure().code == "TimedOut.Wait":
+            complain(
+                f"job {job} is not closed after {how.wait_timeout_secs:g} s",
+                f"it goes on: shoal job describe {job}",
+            )
+            return Exit.WAIT_TIMED_OUT
+        if isinstance(fault, Unavailable):
+            complain(fault.message, f"the job goes on; once a requester is back: shoal job describe {job}")
+            return Exit.ERROR
+        raise
     except KeyboardInterrupt:
         screen.clear()
         tell(f"\nStopped waiting; the job goes on. To end it: shoal job stop {job}")
         return Exit.INTERRUPTED
-    return _verdict(closed, follow=how.follow)
+    return _verdict(view, follow=how.follow)
 
 
 def _watch(client: Client, job: str, until: float | None, screen: Screen) -> Json:
-    """Tell what happens until the job is closed; its last view."""
+    """Tell what happens until there is nothing more to wait for; the job's last view."""
     stages, view = Stages(), {}
     for update in client.watch(job, until=until):
         if "Progress" in update:
@@ -109,34 +137,51 @@ def _watch(client: Client, job: str, until: float | None, screen: Screen) -> Jso
         view = update
         for line in stages.lines(update):
             screen.line(*line)
+        if _runs(update):
+            break
     screen.clear()
     return view
 
 
+def _runs(view: Json) -> bool:
+    """Whether a job that is not meant to end has an execution that runs."""
+    return view["Job"]["Type"] in LONG_RUNNING and any(
+        each["State"] == "running" for each in view.get("Executions", [])
+    )
+
+
 def _verdict(view: Json, *, follow: bool) -> int:
-    """Tell what went wrong, and the exit code: the program's own where one execution was followed."""
-    job, executions = view["Job"], view.get("Executions", [])
-    code = code_of_job(job)
-    if code is not Exit.OK:
-        failure = job.get("Failure") or {}
-        complain(
-            job["State"]["Message"] or f"job {job['State']['StateType'].lower()}", failure.get("Hint", "")
-        )
-    if follow and len(executions) == 1 and (output := executions[0].get("RunOutput")):
-        program_code: int = output["ExitCode"]
-        return program_code if program_code or code is Exit.OK else code
+    """Tell what went wrong, and the exit code."""
+    if not view:
+        raise Unavailable("the requester did not say what became of the job")
+    job = view["Job"]
+    if _runs(view):
+        return Exit.OK
+    code = code_of_followed(job, view.get("Executions", [])) if follow else code_of_job(job)
+    if code == Exit.OK or (follow and failure_code(job).startswith(PROGRAM_FAILED)):
+        # A followed program has told its own failure.
+        return code
+    hint = (job.get("Failure") or {}).get("Hint", "")
+    complain(job["State"]["Message"] or f"job {job['State']['StateType'].lower()}", hint)
     return code
 
 
 def _print_output(client: Client, job: str, until: float | None) -> None:
-    """The program's own output, to where it wrote it."""
-    for piece in client.output(job, follow=True, until=until):
-        if "Failure" in piece:
-            complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
-        elif "Data" in piece:
-            target = sys.stderr if piece["Stream"] == 2 else sys.stdout
-            target.buffer.write(base64.b64decode(piece["Data"]))
-            target.buffer.flush()
+    """The program's own output, to where it wrote it. What cannot be had is told; the job's end says the rest."""
+    try:
+        for piece in client.output(job, follow=True, until=until):
+            if "Failure" in piece:
+                complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
+            elif "Data" in piece:
+                target = sys.stderr if piece["Stream"] == 2 else sys.stdout
+                target.buffer.write(base64.b64decode(piece["Data"]))
+                target.buffer.flush()
+    except Fault as fault:
+        if fault.failure().code == "TimedOut.Wait":
+            raise
+        # A job that never ran has no output; its end says why.
+        if not fault.failure().code.startswith("NotFound"):
+            complain(f"the output broke off: {fault.message}")
 
 
 def _next_commands(job: str, *, published: bool) -> None:
@@ -149,13 +194,16 @@ def _next_commands(job: str, *, published: bool) -> None:
         tell(f"\tshoal job get {job}")
 
 
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: kept
-            for key, each in value.items()
-            if (kept := _without_empty(each)) not in ({}, [], "", None)
-        }
+def _written(value: Any) -> Any:
+    """A Struct's fields that differ from their defaults (a type and a count always), as plain objects."""
     if isinstance(value, list):
-        return [_without_empty(each) for each in value]
-    return value
+        return [_written(each) for each in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    found = {}
+    for field in msgspec.structs.fields(value):
+        own = getattr(value, field.name)
+        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        if own != default or field.name in ("type", "count", "name"):
+            found[field.encode_name] = _written(own)
+    return {name: own for name, own in found.items() if own != ""}

@@ -1,0 +1,272 @@
+"""Settings in layers: the command line, ``-c``, the environment, files; the first layer that says something wins.
+
+Knows: how each place writes a setting, and how a value is read as text, number, yes or no, list or map. Must not know: which
+settings there are, or what they mean: a program names the keys it asks for.
+
+A **key** is dotted and read in any case: ``API.Port``. Programs ask with all spellings that mean the same, newest first
+(``config.text("InputSources.Types.IPFS.Endpoint", "Node.IPFS.Connect")``); the layer decides before the spelling does.
+
+    -c API.Port=1235    -c WebUI.Enabled (= true)    -c FILE        one layer; later ones win
+    SHOAL_API_PORT, BACALHAU_API_PORT                               underscores for dots; SHOAL_ wins
+    API: {Port: 1235}                                               a YAML or JSON file
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from protocol.errors import Fault, Invalid, NotFound
+
+FILE_NAME: Final = "shoal.yaml"
+FILE_MAX_BYTES: Final = 1 << 20
+PREFIXES: Final = ("SHOAL_", "BACALHAU_")
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
+
+
+class Setting(Struct, frozen=True):
+    """A value as it was written, its key as it was spelled, and where: ``SHOAL_API_PORT``, ``shoal.yaml``."""
+
+    value: Any
+    key: str
+    where: str
+
+
+class Layer(Struct, frozen=True):
+    """What one place says, by lower-case key."""
+
+    settings: dict[str, Setting]
+
+
+class Config:
+    """What all places say together. `layers` are in order of weight, the strongest first."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = tuple(layers)
+
+    def find(self, *keys: str) -> Setting | None:
+        """The strongest setting under any of these keys; a text that is empty says nothing."""
+        for layer in self._layers:
+            for key in keys:
+                found = layer.settings.get(key.lower())
+                if found is not None and found.value not in (None, ""):
+                    return found
+        return None
+
+    def text(self, *keys: str, default: str = "") -> str:
+        """One text. Raises `Invalid` for a list or map."""
+        found = self.find(*keys)
+        if found is None:
+            return default
+        if isinstance(found.value, list):
+            raise _unfit(found, "one value")
+        return str(found.value).strip()
+
+    def number(self, *keys: str, default: int = 0, most: int = 2**31 - 1) -> int:
+        """A whole number from 0 to `most`. Raises `Invalid`."""
+        found = self.find(*keys)
+        if found is None:
+            return default
+        text = str(found.value).strip()
+        if not (text.isascii() and text.isdigit()) or len(text) > 18 or int(text) > most:
+            raise _unfit(found, f"a whole number from 0 to {most}")
+        return int(text)
+
+    def flag(self, *keys: str, default: bool = False) -> bool:
+        """Yes or no. Raises `Invalid`."""
+        found = self.find(*keys)
+        if found is None:
+            return default
+        text = str(found.value).strip().lower()
+        if text not in _TRUE | _FALSE:
+            raise _unfit(found, "true or false")
+        return text in _TRUE
+
+    def seconds(self, *keys: str, default: float = 0.0) -> float:
+        """A duration: ``90``, ``1m30s``. Raises `Invalid`."""
+        found = self.find(*keys)
+        if found is None:
+            return default
+        from protocol.spec.quantities import parse_duration_s
+
+        try:
+            return parse_duration_s(str(found.value))
+        except Fault as fault:
+            raise Invalid(f"{found.where}: {found.key}: {fault.message}", hint=fault.hint) from fault
+
+    def texts(self, *keys: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list, or one text with commas between its parts."""
+        found = self.find(*keys)
+        if found is None:
+            return tuple(default)
+        parts = found.value if isinstance(found.value, list | tuple) else str(found.value).split(",")
+        return tuple(text for part in parts if (text := str(part).strip()))
+
+    def pairs(self, *keys: str) -> dict[str, str]:
+        """A map, joined over all layers: ``{a: 1}`` in a file, ``Labels.a=1`` or ``Labels=a=1,b=2`` elsewhere.
+
+        Raises `Invalid` for a part that is no pair.
+        """
+        joined: dict[str, str] = {}
+        for layer in reversed(self._layers):
+            for key in reversed(keys):
+                joined |= _pairs(layer, key)
+        return joined
+
+    def unknown(self, known: Iterable[str], *, others: Sequence[str] = ()) -> list[str]:
+        """A warning for each setting that is neither `known` nor below one of `others`, with a near spelling.
+
+        `known` may hold maps: everything below ``Labels`` is known with it.
+        """
+        by_lower = {key.lower(): key for key in known}
+        passed = tuple(f"{key.lower()}." for key in others) + tuple(f"{key}." for key in by_lower)
+        warnings: dict[str, str] = {}
+        for layer in self._layers:
+            for lower, setting in layer.settings.items():
+                if lower not in by_lower and not lower.startswith(passed):
+                    warnings.setdefault(lower, _unknown(setting, by_lower))
+        return list(warnings.values())
+
+
+def read_config(
+    *,
+    flags: Mapping[str, Any] | None = None,
+    given: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    files: Sequence[Path] = (),
+    keys: Iterable[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Config:
+    """Put the layers together. `flags` are keys that had a flag of their own, None and empty meaning that it was not given;
+    `given` the values of ``-c``; `keys` those looked for in `environ`, `variables` further names for some of them.
+
+    Reads `files` (which exist, the strongest first) and those that ``-c`` names. Raises `Invalid`, `NotFound`.
+    """
+    return Config(
+        [
+            Layer({key.lower(): Setting(value, key, "the command line") for key, value in _set(flags or {})}),
+            _given(given),
+            _environment(environ or {}, keys, variables or {}),
+            *(read_file(path) for path in files),
+        ]
+    )
+
+
+def config_files(environ: Mapping[str, str], folder: Path) -> list[Path]:
+    """The configuration files that are there when nobody names one, the strongest first.
+
+    ``./shoal.yaml`` in `folder`, then ``shoal/config.yaml`` in the person's configuration folder (XDG), then in ``/etc``.
+    """
+    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '/nonexistent')}/.config"
+    places = (folder / FILE_NAME, Path(home) / "shoal" / "config.yaml", Path("/etc/shoal/config.yaml"))
+    return [path for path in places if path.is_file()]
+
+
+def is_file(given: str) -> bool:
+    """Whether a value of ``-c`` names a file, and not a key."""
+    return "=" not in given and (given.lower().endswith((".yaml", ".yml", ".json")) or Path(given).is_file())
+
+
+def read_file(path: Path) -> Layer:
+    """One file's layer. Raises `NotFound` or `Invalid`, with the line."""
+    from protocol.spec.documents import read_document
+    from protocol.spec.tree import Unreadable
+
+    try:
+        data = path.read_bytes()[: FILE_MAX_BYTES + 1]
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        hint = "a value of -c is a file, or Key=Value"
+        raise NotFound(f"the configuration {path} cannot be read: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the configuration {path} is not UTF-8 text (byte {error.start})") from error
+    if len(data) > FILE_MAX_BYTES:
+        raise Invalid(f"the configuration {path} is larger than {FILE_MAX_BYTES} bytes")
+    if not text.strip():
+        return Layer({})
+    try:
+        document = read_document(text, file=str(path)).data()
+    except Unreadable as error:
+        line, column = error.mark
+        raise Invalid(f"{path}:{line}:{column}: {error.message}") from error
+    if document is None:
+        return Layer({})
+    if not isinstance(document, dict):
+        raise Invalid(f"the configuration {path} has no keys at its top")
+    return Layer({setting.key.lower(): setting for setting in _flat(document, "", str(path))})
+
+
+def _given(given: Sequence[str]) -> Layer:
+    settings: dict[str, Setting] = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if is_file(each):
+            settings |= read_file(Path(each)).settings
+        elif key.strip():
+            key = key.strip()
+            settings[key.lower()] = Setting(value.strip() if equals else "true", key, f"-c {key}")
+        else:
+            raise Invalid(f"-c {each!r} is neither a file nor Key=Value")
+    return Layer(settings)
+
+
+def _environment(environ: Mapping[str, str], keys: Iterable[str], variables: Mapping[str, str]) -> Layer:
+    names = {**variables}
+    for key in keys:
+        for prefix in PREFIXES:
+            names.setdefault(prefix + key.upper().replace(".", "_"), key)
+    # The strongest prefix is written last.
+    weakest_first = sorted(names, key=lambda name: name.startswith(PREFIXES[0]))
+    settings = {
+        names[name].lower(): Setting(environ[name], names[name], name)
+        for name in weakest_first
+        if environ.get(name)
+    }
+    return Layer(settings)
+
+
+def _set(flags: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return ((key, value) for key, value in flags.items() if value not in (None, "", [], ()))
+
+
+def _flat(document: Mapping[str, Any], above: str, where: str) -> Iterable[Setting]:
+    for name, value in document.items():
+        key = f"{above}{name}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{key}.", where)
+        elif value is not None:
+            yield Setting(value, key, where)
+
+
+def _pairs(layer: Layer, key: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    whole = layer.settings.get(key.lower())
+    if whole is not None:
+        parts = whole.value if isinstance(whole.value, list | tuple) else str(whole.value).split(",")
+        for part in parts:
+            name, equals, value = str(part).partition("=")
+            if not equals or not name.strip():
+                raise _unfit(whole, "pairs like name=value")
+            found[name.strip()] = value.strip()
+    below = f"{key.lower()}."
+    for lower, setting in layer.settings.items():
+        if lower.startswith(below):
+            found[setting.key[len(below) :]] = str(setting.value)
+    return found
+
+
+def _unfit(setting: Setting, wanted: str) -> Invalid:
+    return Invalid(
+        f"{setting.where}: {setting.key} is {str(setting.value)[:60]!r} where {wanted} is expected"
+    )
+
+
+def _unknown(setting: Setting, by_lower: Mapping[str, str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(setting.key.lower(), by_lower, n=1)
+    meant = f'; did you mean "{by_lower[near[0]]}"?' if near else ""
+    return f"{setting.where}: {setting.key} is not a setting of this program and does nothing{meant}"

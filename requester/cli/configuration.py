@@ -1,0 +1,214 @@
+"""A requester's settings from flags, ``-c``, environment and files, under Bacalhau's keys of 1.4 and 1.9.
+
+Knows: which key means which setting. Must not know: how layers are read (`protocol.config`) or what a setting does.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from protocol.config import Config, config_files, is_file, read_config
+from protocol.errors import Invalid
+from protocol.ids import RequesterId, is_token
+from protocol.jobs import Spec, Timeouts
+from protocol.spec import Defaults, TypeDefaults
+from requester.settings import Settings
+
+NATS_DEFAULT: Final = "nats://127.0.0.1:4222"
+NATS: Final = ("NATS.URL", "Compute.Orchestrators", "Node.Network.Orchestrators")
+IPFS: Final = (
+    "InputSources.Types.IPFS.Endpoint",
+    "Publishers.Types.IPFS.Endpoint",
+    "Node.IPFS.Connect",
+)
+PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.AuthSecret")
+HOST: Final = ("API.Host", "Node.ServerAPI.Host")
+PORT: Final = ("API.Port", "Node.ServerAPI.Port")
+SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
+APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
+OWN: Final = (
+    *NATS,
+    *PASSWORD,
+    *HOST,
+    *PORT,
+    *APPROVAL,
+    SILENCE,
+    "NATS.Replicas",
+    "NATS.LogMaxBytes",
+    "Name",
+    "DataDir",
+    "Orchestrator.Enabled",
+    "Compute.Enabled",
+    "Node.Type",
+    "Logging.Mode",
+    "Logging.Level",
+    "JobDefaults",
+)
+COMPUTE_NODES: Final = (
+    "Compute",
+    "Engines",
+    "InputSources",
+    "JobAdmissionControl",
+    "Labels",
+    "Logging",
+    "Node.AllowListedLocalPaths",
+    "Node.Compute",
+    "Node.DisabledFeatures",
+    "Node.IPFS",
+    "Node.Labels",
+    "Node.LocalPublisher",
+    "Publishers",
+)
+"""Where the settings of compute nodes are: passed over here, and given to one that is started beside."""
+CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS")
+VARIABLES: Final = {
+    "SHOAL_NATS": "NATS.URL",
+    "SHOAL_DIR": "DataDir",
+    "SHOAL_DATA_DIR": "DataDir",
+    "BACALHAU_DIR": "DataDir",
+}
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What `serve` is to run. `node` are the arguments of ``python -m compute``, empty for none."""
+
+    settings: Settings
+    orchestrator: bool
+    node: list[str] = field(default_factory=list)
+    defaults: Defaults = field(default_factory=Defaults)
+    log_format: str = "auto"
+    log_level: str = "info"
+    warnings: list[str] = field(default_factory=list)
+
+
+def plan(
+    flags: Mapping[str, Any], given: Sequence[str], *, environ: Mapping[str, str], folder: Path, data: Path
+) -> Plan:
+    """Read everything. `folder` is where a ``shoal.yaml`` may be, `data` the person's data folder.
+
+    Raises `Invalid` and `NotFound`, which name the place.
+    """
+    files = config_files(environ, folder)
+    config = read_config(
+        flags=flags,
+        given=given,
+        environ=environ,
+        files=files,
+        keys=(*OWN, *IPFS),
+        variables=VARIABLES,
+    )
+    orchestrator, compute = roles(config)
+    data_dir = config.text("DataDir")
+    settings = _settings(config, Path(data_dir).expanduser() if data_dir else data / "requester")
+    node: list[str] = []
+    if compute:
+        own = ["--data-dir", str(settings.data_dir / "compute")] if data_dir else []
+        node = [*own, *_node_arguments(config, settings, given, files)]
+    return Plan(
+        settings=settings,
+        orchestrator=orchestrator,
+        node=["--log-format", _log_format(config), *node] if compute else [],
+        defaults=_defaults(config),
+        log_format=_log_format(config),
+        log_level=config.text("Logging.Level", default="info"),
+        warnings=config.unknown(OWN, others=(*COMPUTE_NODES, *CLIENTS)),
+    )
+
+
+def roles(config: Config) -> tuple[bool, bool]:
+    """Whether to be a requester, and whether to run a compute node. Raises `Invalid` for a role there is none of.
+
+    Nothing said means a requester alone; but an IPFS connection is of use only where jobs run, so naming one and no role
+    means both.
+    """
+    types = [each.lower() for each in config.texts("Node.Type")]
+    wrong = [each for each in types if each not in ("requester", "orchestrator", "compute")]
+    if wrong:
+        raise Invalid(f"the node type {wrong[0]!r} is neither requester nor compute")
+    said = bool(types) or any(config.find(key) for key in ("Orchestrator.Enabled", "Compute.Enabled"))
+    if not said:
+        return True, bool(config.find(*IPFS))
+    orchestrator = config.flag("Orchestrator.Enabled") or bool({"requester", "orchestrator"} & {*types})
+    compute = config.flag("Compute.Enabled") or "compute" in types
+    if not orchestrator and not compute:
+        raise Invalid(
+            "neither a requester nor a compute node is wanted", hint="give --orchestrator or --compute"
+        )
+    return orchestrator, compute
+
+
+def _settings(config: Config, data_dir: Path) -> Settings:
+    name = config.text("Name")
+    if name and not is_token(name):
+        raise Invalid(f"{name!r} is no name", hint="use 1 to 64 letters, digits, '_' or '-'")
+    default = Settings()
+    servers = config.texts(*NATS) or (os.environ.get("NATS_URL") or NATS_DEFAULT,)
+    return Settings(
+        id=RequesterId(name),
+        data_dir=data_dir.absolute(),
+        nats_servers=servers,
+        nats_password=config.text(*PASSWORD),
+        replicas=config.number("NATS.Replicas", default=default.replicas, most=5),
+        log_max_bytes=config.number("NATS.LogMaxBytes", default=default.log_max_bytes, most=2**62),
+        api_host=config.text(*HOST, default=default.api_host),
+        api_port=config.number(*PORT, default=default.api_port, most=65_535),
+        manual_approval=config.flag(*APPROVAL),
+        silence_s=config.seconds(SILENCE, default=default.silence_s),
+    )
+
+
+def _log_format(config: Config) -> str:
+    form = config.text("Logging.Mode", default="auto").lower()
+    if form in ("", "default"):
+        return "auto"
+    if form not in ("auto", "console", "json"):
+        raise Invalid(f"the log format {form!r} is not one of auto, console, json")
+    return form
+
+
+def _node_arguments(
+    config: Config, settings: Settings, given: Sequence[str], files: Sequence[Path]
+) -> list[str]:
+    """What is passed on to a compute node beside us."""
+    arguments = [f"--nats={server}" for server in settings.nats_servers]
+    if settings.id:
+        arguments += ["--name", settings.id]
+    if endpoint := config.text(*IPFS):
+        arguments += ["--ipfs-connect", endpoint]
+    for path in reversed(files):
+        arguments += ["-c", str(path)]
+    prefixes = tuple(f"{each.lower()}." for each in COMPUTE_NODES)
+    own = {key.lower() for key in (*OWN, *IPFS)}
+    for each in given:
+        key = each.partition("=")[0].strip().lower()
+        if is_file(each):
+            arguments += ["-c", each]
+        elif key not in own and (key == "labels" or key.startswith(prefixes)):
+            arguments += ["-c", each if "=" in each else f"{each}=true"]
+    return arguments
+
+
+def _defaults(config: Config) -> Defaults:
+    return Defaults(
+        batch=_type_defaults(config, "JobDefaults.Batch"),
+        ops=_type_defaults(config, "JobDefaults.Ops"),
+        service=_type_defaults(config, "JobDefaults.Service"),
+        daemon=_type_defaults(config, "JobDefaults.Daemon"),
+    )
+
+
+def _type_defaults(config: Config, key: str) -> TypeDefaults:
+    publisher = Spec(
+        config.text(f"{key}.Task.Publisher.Type"), dict(config.pairs(f"{key}.Task.Publisher.Params"))
+    )
+    return TypeDefaults(
+        priority=config.number(f"{key}.Priority"),
+        publisher=publisher,
+        timeouts=Timeouts(
+            execution_timeout=int(config.seconds(f"{key}.Task.Timeouts.ExecutionTimeout")),
+            total_timeout=int(config.seconds(f"{key}.Task.Timeouts.TotalTimeout")),
+        ),
+    )

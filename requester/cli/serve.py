@@ -1,0 +1,264 @@
+"""``shoal serve`` (= ``python -m requester serve``): a requester, a compute node, or both, until interrupted.
+
+Knows: flags, and what must be had before anything starts: the data folder, the port, NATS. Must not know: how a requester
+works (`requester.serve`) or what a compute node is made of: that is a program of its own, started beside.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from protocol.errors import Conflict, Exhausted, Fault, Invalid, Unavailable
+from requester.cli.configuration import Plan, plan
+from requester.cli.exits import Exit, tell
+from requester.version import installed_version
+
+NODE_STOP_S = 30.0
+"""How long a compute node beside us may take to leave in order."""
+
+
+def serve(
+    *,
+    orchestrator: Annotated[
+        bool | None, Parameter(help="Be a requester; what happens if no role is named.")
+    ] = None,
+    compute: Annotated[
+        bool | None, Parameter(help="Run a compute node; with --orchestrator both, in two processes.")
+    ] = None,
+    node_type: Annotated[str, Parameter(help="The roles in one flag: requester,compute.")] = "",
+    nats: Annotated[
+        list[str] | None, Parameter(help="NATS servers; default nats://127.0.0.1:4222.", negative="")
+    ] = None,
+    api_host: Annotated[str, Parameter(help="Address the API listens on; default 0.0.0.0.")] = "",
+    api_port: Annotated[
+        int | None, Parameter(help="Port of the API, 0 for any free one; default 1234.")
+    ] = None,
+    data_dir: Annotated[
+        str, Parameter(help="Folder for what is kept here (a read model, the node's work).")
+    ] = "",
+    name: Annotated[str, Parameter(help="This requester's name; default one made up at its start.")] = "",
+    ipfs_connect: Annotated[
+        str,
+        Parameter(help="Kubo's RPC API as a multiaddress, for the compute node; alone it means both roles."),
+    ] = "",
+    replicas: Annotated[
+        int | None, Parameter(help="Copies of the log among the NATS servers: 3 on a cluster; default 1.")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        Parameter(
+            alias="-c", help="A YAML file, or Key=Value with Bacalhau's keys; repeatable.", negative=""
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["auto", "console", "json"] | None,
+        Parameter(help="auto: console on a terminal, else JSON lines."),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, Parameter(help="From this on.")
+    ] = None,
+) -> int:
+    """Run a requester until it is interrupted; --compute adds a compute node on this machine.
+
+    Settings come from flags, then -c, then variables (SHOAL_API_PORT, BACALHAU_API_PORT), then ./shoal.yaml and
+    ~/.config/shoal/config.yaml.
+    """
+    from platformdirs import user_data_path
+
+    flags: dict[str, Any] = {
+        "Orchestrator.Enabled": orchestrator,
+        "Compute.Enabled": compute,
+        "Node.Type": node_type,
+        "NATS.URL": nats,
+        "API.Host": api_host,
+        "API.Port": api_port,
+        "DataDir": data_dir,
+        "Name": name,
+        "Node.IPFS.Connect": ipfs_connect,
+        "NATS.Replicas": replicas,
+        "Logging.Mode": log_format,
+        "Logging.Level": log_level,
+    }
+    wanted = plan(flags, config or [], environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal"))
+    for warning in wanted.warnings:
+        tell(f"Warning: {warning}")
+    if not wanted.orchestrator:
+        os.execv(sys.executable, [sys.executable, "-m", "compute", *wanted.node])
+    try:
+        return _loop()(_serve(wanted))
+    except BaseExceptionGroup as group:
+        raise _first_fault(group) or group from None
+
+
+async def _serve(wanted: Plan) -> int:
+    from protocol.log_output import set_up
+    from protocol.nats_bus import StreamSettings, connect
+    from requester.serve import serve as serve_requester
+
+    set_up(wanted.log_format, wanted.log_level)
+    settings = wanted.settings
+    stopped = _stop_signal()
+    with _listener(settings.api_host, settings.api_port) as listener, _held(settings.data_dir):
+        bus = await connect(
+            ",".join(settings.nats_servers),
+            name=f"requester {settings.id}".strip(),
+            role="requester",
+            password=settings.nats_password,
+            streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
+        )
+        try:
+            work = [serve_requester(bus, settings, _api(wanted, listener), version=installed_version())]
+            if wanted.node:
+                work.append(_beside(["compute", *wanted.node]))
+            await _until(stopped, work)
+        finally:
+            await bus.close()
+    return Exit.OK
+
+
+def _api(wanted: Plan, listener: socket.socket) -> Any:
+    """The API on a port that is ours already."""
+    from requester.api.app import application, listening
+    from requester.verbs import Verbs
+
+    @asynccontextmanager
+    async def api(verbs: Verbs, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+        app = application(verbs, installed_version(), wanted.defaults)
+        async with listening(app, listener) as bound:
+            yield host, bound
+
+    return api
+
+
+async def _until(stopped: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it until told to stop. The first that fails, or ends by itself, ends the rest; its fault is raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    stop = asyncio.create_task(stopped.wait())
+    try:
+        done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, stop):
+            task.cancel()
+        await asyncio.gather(*tasks, stop, return_exceptions=True)
+
+
+async def _beside(arguments: list[str]) -> None:
+    """Run a program of ours beside this one; it never outlives us. Raises `Unavailable` when it ends by itself."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "requester.cli.beside", *arguments, stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        code = await process.wait()
+        raise Unavailable(
+            f"the compute node beside this requester ended with code {code}",
+            hint="its own words stand above this line",
+        )
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NODE_STOP_S):
+                    await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@contextmanager
+def _listener(host: str, port: int) -> Iterator[socket.socket]:
+    """The API's port, taken before anything starts. Raises `Conflict` if it is another's, `Invalid` for no address here."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Invalid(
+            f"{host!r} is no address to listen on: {error.strerror}", hint="give --api-host"
+        ) from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            # Without this a second requester could bind the same port before either listens.
+            listener.listen(1_024)
+        except OSError as error:
+            raise _not_bound(host, port, error) from error
+        yield listener
+
+
+def _not_bound(host: str, port: int, error: OSError) -> Fault:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"port {port} on {host} is taken by another program",
+            hint="end it, or choose another with --api-port (0: any free one)",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Invalid(f"port {port} needs more rights than this process has", hint="choose one above 1023")
+    return Invalid(f"the API cannot listen on {host} port {port}: {error.strerror}", hint="give --api-host")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The data folder, for this process alone; the system frees it however we end. Raises `Conflict`, `Invalid`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "requester.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise Exhausted(f"there is no room for the data folder {folder}") from error
+        raise Invalid(
+            f"the data folder {folder} cannot be used: {error.strerror}", hint="give --data-dir"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(
+            f"the data folder {folder} is in use by another requester",
+            hint="end that one, or give this one a folder of its own with --data-dir",
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stop_signal() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def _loop() -> Callable[[Coroutine[Any, Any, int]], int]:
+    """What runs the event loop: uvloop if it is installed."""
+    with contextlib.suppress(ImportError):
+        run: Callable[[Coroutine[Any, Any, int]], int] = importlib.import_module("uvloop").run
+        return run
+    return asyncio.run
+
+
+def _first_fault(group: BaseExceptionGroup[BaseException]) -> Fault | None:
+    """The one fault of ours in a group that holds nothing worse."""
+    faults, rest = group.split(Fault)
+    if faults is None or rest is not None:
+        return None
+    found: BaseException = faults
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, Fault) else None

@@ -1,0 +1,11 @@
+"""Which version of the project is installed."""
+
+
+def installed_version() -> str:
+    """The installed distribution's version, or ``0.0.0`` where the packages run from their sources alone."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return "0.0.0"
