@@ -89,10 +89,10 @@ def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
 
 
 def as_yaml(job: Job) -> str:
-    """A job in canonical form as a person would write it: what is empty is left out."""
+    """A job in canonical form as a person would write it: what only repeats a default is left out."""
     import yaml
 
-    return str(yaml.safe_dump(_without_empty(msgspec.to_builtins(job)), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(_written(job), sort_keys=False, allow_unicode=True))
 
 
 def _warn(warnings: Any) -> None:
