@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from protocol import subjects
+from protocol.bus import Messages
 from protocol.clock import Clock
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, NodeId, RequesterId
@@ -83,9 +84,10 @@ class PretendNode:
 
     def __init__(
         self,
-        hub: MemoryHub,
+        bus: Messages,
         name: str,
         *,
+        clock: Clock,
         cores: float = 4,
         script: Script = complete,
         labels: dict[str, str] | None = None,
@@ -93,8 +95,8 @@ class PretendNode:
         beat_s: float = 0.05,
     ) -> None:
         self.id = NodeId(name)
-        self.bus = MemoryBus(hub)
-        self.clock: Clock = hub.clock
+        self.bus = bus
+        self.clock = clock
         self.script = script
         self.info = NodeInfo(
             id=self.id,
@@ -145,7 +147,9 @@ class PretendNode:
             if isinstance(command, Cancel):
                 self.cancelled.append(command.execution)
                 self.states.pop(command.execution, None)
-            elif isinstance(command, Run) and not any(run.execution == command.execution for run in self.runs):
+            elif isinstance(command, Run) and not any(
+                run.execution == command.execution for run in self.runs
+            ):
                 self.runs.append(command)
                 self._start(command)
             self.news.notify_all()
@@ -255,7 +259,8 @@ class Cluster:
 
     async def node(self, name: str = "n1", **more: object) -> PretendNode:
         """Start a node and let it beat once."""
-        node = PretendNode(self.hub, name, **more)  # type: ignore[arg-type]
+        bus = self.buses[name] = MemoryBus(self.hub)
+        node = PretendNode(bus, name, clock=self.hub.clock, **more)  # type: ignore[arg-type]
         self._nodes[name] = asyncio.create_task(node.work())
         await asyncio.sleep(0)
         await node.beat()
@@ -263,7 +268,11 @@ class Cluster:
 
     async def lose(self, node: PretendNode) -> None:
         """Take a node off the bus; it goes on working."""
-        node.bus.cut()
+        self.buses[node.id].cut()
+
+    async def find(self, node: PretendNode) -> None:
+        """Bring a lost node back to the bus."""
+        self.buses[node.id].mend()
 
     async def close(self) -> None:
         for task in [*self._nodes.values(), *self._requesters.values()]:

@@ -310,7 +310,7 @@ async def test_lost_node(tmp_path: Path) -> None:
         await cluster.lose(first)
 
         record = await closed(service, job)
-        first.bus.mend()
+        await cluster.find(first)
         first.finish(first.runs[0].execution)
         await first.until(lambda node: "drop" in node.verdicts.get(node.runs[0].execution, []))
 
@@ -333,7 +333,7 @@ async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
         await cluster.lose(node)
         await service.stop(job, namespace="", reason="", client="test")
 
-        node.bus.mend()
+        await cluster.find(node)
         await node.until(lambda node: node.cancelled == [run.execution])
 
 
