@@ -16,8 +16,6 @@ from protocol.errors import Invalid
 
 P = TypeVar("P")
 
-# Looking into a Struct costs a hundred times what reading one does, and its fields never change.
-_form_of = cache(inspect.type_info)
 
 _AT = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
@@ -41,6 +39,12 @@ def read_params(params: Mapping[str, Any], form: type[P], what: str) -> P:
         if fault.message.startswith(what):
             raise
         raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from fault
+
+
+@cache
+def _form_of(form: Any) -> inspect.Type:
+    """What is in a Struct: looking into one costs a hundred times what reading it does, and its fields never change."""
+    return inspect.type_info(form)
 
 
 def _in_canonical_case(value: Any, form: inspect.Type, what: str, path: str) -> Any:
