@@ -6,7 +6,6 @@ Knows: Bacalhau's reading rules (any key case, null means absent) and how a faul
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -16,6 +15,7 @@ from protocol.errors import Invalid
 
 P = TypeVar("P")
 
+_forms: dict[Any, inspect.Type] = {}
 
 _AT = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
@@ -41,10 +41,12 @@ def read_params(params: Mapping[str, Any], form: type[P], what: str) -> P:
         raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from fault
 
 
-@cache
 def _form_of(form: Any) -> inspect.Type:
     """What is in a Struct: looking into one costs a hundred times what reading it does, and its fields never change."""
-    return inspect.type_info(form)
+    found = _forms.get(form)
+    if found is None:
+        found = _forms[form] = inspect.type_info(form)
+    return found
 
 
 def _in_canonical_case(value: Any, form: inspect.Type, what: str, path: str) -> Any:
