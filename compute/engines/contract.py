@@ -32,7 +32,6 @@ class Run(Struct, Generic[P], frozen=True):
 
     `env` is complete (the system's ``BACALHAU_…`` names included). `folder` is the engine's own folder for this execution,
     kept until `Running.remove`. `gpus` are device indexes. `ports` maps a port's name to (host port, container port).
-    `secret_env` is for values that must not appear anywhere but in the program.
     """
 
     execution: ExecutionId
