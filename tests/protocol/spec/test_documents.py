@@ -280,7 +280,7 @@ def test_json_is_read_as_it_was_written(value: dict[str, Any]) -> None:
 @given(OBJECTS)
 def test_yaml_and_json_agree(value: dict[str, Any]) -> None:
     """An object written as YAML is read as its JSON is."""
-    written = yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
+    written = yaml.safe_dump(value, default_style='"', allow_unicode=True, sort_keys=False)
     assert read_document("---\n" + written).data() == read_document(json.dumps(value)).data()
 
 

@@ -499,6 +499,14 @@ def test_a_wasm_program_and_its_imports_are_inputs() -> None:
     assert read_engine(job.task.engine) == WasmParams("/m.wasm", "main", ["a"], ["/lib.wasm"])
 
 
+@pytest.mark.parametrize("module", ["/in", "/in/m.wasm", "/in/sub/m.wasm"])
+def test_a_wasm_module_may_lie_in_an_input(module: str) -> None:
+    """An input that is a folder holds the module below its target."""
+    task = source("s3", Bucket="b", Key="m.wasm") | engine("wasm", EntryModule=module)
+
+    assert read_body(body(task=task)).job.task.engine.params == {"EntryModule": module}
+
+
 def test_values_of_variables_never_appear_in_a_fault() -> None:
     """A fault about Env names the variable and not its value, which may be secret."""
     (fault,) = faults_of_body(body(task={"Env": {"bad-name": "hunter2"}}))
