@@ -3,8 +3,8 @@
 Knows: executions as they were last saved, how to make that durable in groups, and the numbers that outlive a process
 (incarnation, highest sequence obeyed, which log they belong to). Must not know: what an execution's fields mean.
 
-**When it is durable.** `save` only marks an execution; all that is marked is written in one transaction, at the next turn of
-the event loop if somebody waits (`commit`), else within `LAZY_S`. So a burst of orders costs one transaction a turn.
+**When it is durable.** `save` only marks an execution; all that is marked is written in one transaction: at the next turn of
+the event loop if somebody waits (`commit`), under load a moment later, together; else within `LAZY_S`.
 
 **Why the loop writes itself.** In WAL mode with ``synchronous=NORMAL`` a commit is a write to the kernel's memory (some
 50 µs), not a wait for the disk: cheaper than a hop to a thread. What waits for the disk, moving the log of writes into the
@@ -31,6 +31,9 @@ from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault
 from protocol.ids import ExecutionId
 
 LAZY_S: Final = 0.02
+GATHER_S: Final = 0.002
+CROWD: Final = 4
+"""Once so many have waited for one commit, the next one waits `GATHER_S` for its own crowd; else a commit goes at once."""
 GONE_KEPT_S: Final = 3600.0
 """How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
 GONE_MAX: Final = 50_000
@@ -77,6 +80,7 @@ class Journal:
         self._waiting: list[asyncio.Future[None]] = []
         self._due: asyncio.Handle | None = None
         self._due_now = False
+        self._crowded = False
         self._checkpoint: asyncio.Future[None] | None = None
         self.commits = 0
 
@@ -115,6 +119,7 @@ class Journal:
         """Write all that is marked, now."""
         self._cancel_plan()
         waiting, self._waiting = self._waiting, []
+        self._crowded = len(waiting) >= CROWD
         try:
             self._write()
         except sqlite3.Error as error:
@@ -175,12 +180,13 @@ class Journal:
         )
 
     def _plan(self, *, now: bool) -> None:
+        loop = asyncio.get_running_loop()
         if now and not self._due_now:
             self._cancel_plan()
             self._due_now = True
-            self._due = asyncio.get_running_loop().call_soon(self.flush)
+            self._due = loop.call_later(GATHER_S, self.flush) if self._crowded else loop.call_soon(self.flush)
         elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(LAZY_S, self.flush)
+            self._due = loop.call_later(LAZY_S, self.flush)
 
     def _cancel_plan(self) -> None:
         if self._due is not None:

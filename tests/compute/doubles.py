@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from protocol.jobs import Spec
 from protocol.nodes import Offer
-from storage.contract import Drivers, Fetched, Label, Progress, Resolved, Share
+from storage.contract import Drivers, Fetched, Form, Label, Progress, Resolved, Share
 
 
 def inline(text: str) -> Spec:
@@ -25,7 +25,7 @@ class StagedSource:
     """A source that does as its test says: `fault` when resolved, `size_bytes` known, `gate` before it has fetched."""
 
     type: ClassVar[str] = "test"
-    params: ClassVar[type] = Nothing
+    params: ClassVar[Form] = Nothing
 
     def __init__(self, fault: Exception | None = None, size_bytes: int | None = None) -> None:
         self.fault = fault
@@ -54,7 +54,7 @@ class StagedPublisher:
     """A publisher that remembers what it saw, or fails, and waits at its `gate`."""
 
     type: ClassVar[str] = "test"
-    params: ClassVar[type] = Nothing
+    params: ClassVar[Form] = Nothing
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault = fault

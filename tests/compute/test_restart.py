@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from compute.engines.contract import Run as EngineRun
-from compute.engines.noop import NoopParams
 from compute.runner import Limits
 from protocol.errors import Fault
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, ResultPath, Spec
 from protocol.messages import Run
+from protocol.spec.engines import NoopParams
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
 from tests.compute.twins import NODE, FakeRequester, Fuse, NodeOnTest, job, noop, order

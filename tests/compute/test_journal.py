@@ -1,0 +1,75 @@
+"""What survives the node's process."""
+
+from pathlib import Path
+
+import pytest
+
+from compute.execution import ordered
+from compute.journal import GONE_KEPT_S, Journal
+from protocol.errors import Broken, Conflict, Denied
+from tests.compute.twins import order
+
+
+async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
+    """Executions, forgotten names and facts are there for the next process; what was not committed is not."""
+    journal = Journal(tmp_path)
+    assert journal.open(0.0).incarnation == 1
+    kept, gone, lost = (ordered(order(number), 1.0)[0] for number in (1, 2, 3))
+    journal.save(kept)
+    journal.save(gone)
+    await journal.commit()
+    journal.forget(gone.id, 2, 10.0)
+    journal.note("upto", "7")
+    await journal.commit()
+    journal.save(lost)
+    journal.abandon()
+
+    again = Journal(tmp_path)
+    found = again.open(20.0)
+    assert found.incarnation == 2
+    assert found.executions == [kept]
+    assert found.gone == {gone.id: 2}
+    assert found.upto == 7
+    again.abandon()
+
+
+async def test_a_crowd_shares_commits(tmp_path: Path) -> None:
+    """Many orders at once cost one transaction."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    before = journal.commits
+    for number in range(100):
+        journal.save(ordered(order(number), 1.0)[0])
+    await journal.commit()
+    assert journal.commits == before + 1
+    await journal.close()
+
+
+async def test_names_of_the_forgotten_fade(tmp_path: Path) -> None:
+    """After an hour not even the name is known."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    execution = ordered(order(), 1.0)[0]
+    journal.forget(execution.id, 1, 10.0)
+    await journal.close()
+    again = Journal(tmp_path)
+    assert again.open(10.0 + GONE_KEPT_S + 1).gone == {}
+    await again.close()
+
+
+async def test_a_folder_is_one_nodes_own(tmp_path: Path) -> None:
+    """A second node on the same folder is refused; after the first has ended it is not."""
+    journal = Journal(tmp_path)
+    with pytest.raises(Conflict, match="in use by another node"):
+        Journal(tmp_path)
+    await journal.close()
+    Journal(tmp_path).abandon()
+
+
+async def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
+    """Damage is an error that names the file, not an empty journal."""
+    (tmp_path / "journal.db").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(Broken, match=r"journal\.db"):
+        Journal(tmp_path)
+    with pytest.raises(Denied, match="cannot be used"):
+        Journal(tmp_path / "journal.db" / "below")
