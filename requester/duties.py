@@ -86,7 +86,7 @@ class Duties:
         settled = self._clock.now() - self._fleet.hearing_since >= self._settings.policy.join_grace_s
         if settled and not self._orchestrator.settled:
             self._orchestrator.settled = True
-            for key in tuple(self._jobs.queue.keys()):
+            for key in (*self._jobs.queue.keys(), *self._jobs.everywhere):
                 self._orchestrator.attend(key)
         self._orchestrator.settled = settled
 

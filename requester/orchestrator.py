@@ -19,20 +19,20 @@ from typing import Final
 
 import structlog
 
-from protocol import bus, subjects
+from protocol import bus
 from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Stale, Stored
 from protocol.clock import Clock
 from protocol.entries import Assigned, Entry, Event
 from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
-from protocol.messages import Cancel, CommandAnswer, FullList, Run, decode, encode
+from protocol.messages import decode, encode
 from requester.committer import Committer
-from requester.core.commands import orders, run
+from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
-from requester.core.model import JobRecord
 from requester.core.placement import Demand, choose
 from requester.core.step import View, counts, step
+from requester.dispatch import Dispatch
 from requester.live import Input, Jobs, Live
 from requester.presence import Presence
 from requester.recorder import Recorder
@@ -80,16 +80,24 @@ class Orchestrator:
         self._due: list[tuple[float, int, JobKey]] = []
         self._queue_wanted = False
         self._tasks: asyncio.TaskGroup | None = None
-        self._telling = 0
+        self.dispatch = Dispatch(
+            the_bus,
+            clock,
+            jobs=jobs,
+            put=self.put,
+            at_once=settings.commands_max,
+            timeout_s=settings.command_timeout_s,
+        )
         self.gone: Mapping[NodeId, float] = {}
         self.settled = False
         self.acting = False
         """Whether the log has been read to its end, so that unasked decisions may be made."""
-        self.counters = {"entries": 0, "stale": 0, "refused": 0, "commands": 0, "repairs": 0}
+        self.counters = {"entries": 0, "stale": 0, "refused": 0}
 
     async def run(self) -> None:
-        """Look at the jobs that need it, until cancelled. Owns the tasks that carry commands."""
+        """Look at the jobs that need it, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self.dispatch.run())
             while True:
                 await self._news.wait()
                 self._news.clear()
@@ -241,7 +249,7 @@ class Orchestrator:
             freed = self._jobs.fold(live, entry, outcome.seq)
             if live.record is not None:
                 for node, command in orders(live.record, entry, outcome.seq):
-                    self.tell(node, command)
+                    self.dispatch.tell(node, command)
             for item in taken:
                 item.done(outcome)
             self.after(live, freed)
@@ -414,52 +422,3 @@ class Orchestrator:
         for live in seen:
             if not live.inflight:
                 self._jobs.requeue(live)
-
-    # Telling nodes
-
-    def tell(
-        self, node: NodeId, command: Run | Cancel | FullList, told: Callable[[], None] | None = None
-    ) -> None:
-        """Send a command; `told` is called once the node has it. One that is lost is repeated after the node's next beat."""
-        if self._tasks is None or self._telling >= self._settings.commands_max:
-            return
-        if not isinstance(command, FullList) and command.execution in self._jobs.told_at:
-            self._jobs.told_at[command.execution] = self._clock.elapsed()
-        self._telling += 1
-        self.counters["commands"] += 1
-        self._tasks.create_task(self._command(node, command, told))
-
-    def tell_again(self, key: JobKey, execution: ExecutionId) -> None:
-        """Repeat the order to run an execution that its node does not name."""
-        live = self._jobs.open.get(key)
-        known = (
-            live.record.executions.get(execution) if live is not None and live.record is not None else None
-        )
-        if live is not None and live.record is not None and known is not None and known.open:
-            self.counters["repairs"] += 1
-            self.tell(known.node, run(live.record, known))
-
-    async def _command(
-        self, node: NodeId, command: Run | Cancel | FullList, told: Callable[[], None] | None
-    ) -> None:
-        try:
-            data = await self._bus.request(
-                subjects.commands(node), encode(command), timeout_s=self._settings.command_timeout_s
-            )
-            answer = decode(data, CommandAnswer)
-        except Fault as fault:
-            _log.debug("a command did not arrive", node=node, reason=fault.message)
-            return
-        finally:
-            self._telling -= 1
-        if not answer.taken:
-            reason = answer.failure.message if answer.failure is not None else "no reason given"
-            _log.warning(
-                "a node did not take a command", node=node, command=type(command).__name__, reason=reason
-            )
-        elif told is not None:
-            told()
-
-    def open_records(self) -> list[JobRecord]:
-        """All open jobs."""
-        return list(self._jobs.records())

@@ -33,6 +33,7 @@ class Repair:
         self._clock = clock
         self._jobs = jobs
         self._orchestrator = orchestrator
+        self._dispatch = orchestrator.dispatch
         self._follower = follower
         self._presence = presence
         self._after_s = after_s
@@ -53,18 +54,18 @@ class Repair:
             key = self._jobs.key_of_execution.get(execution)
             told_at = self._jobs.told_at.get(execution, now)
             if key is not None and now - told_at >= self._after_s and not self._presence.rank(key):
-                self._orchestrator.tell_again(key, execution)
+                self._dispatch.repeat(key, execution)
         if mine and beat.upto <= self._follower.position:
             for execution in extra(held, beat.executions):
                 cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
-                self._orchestrator.tell(node, cancel)
+                self._dispatch.tell(node, cancel)
 
     def _list(self, beat: Beat) -> None:
         """Tell a node that has just started, or that this requester hears for the first time, all it should have."""
         node = beat.node.id
         open_here = [each for each in self._jobs.fleet.held(node) if each in self._jobs.key_of_execution]
         command = FullList(self._follower.position, self._follower.created, node, open_here)
-        self._orchestrator.tell(node, command, partial(self._listed.__setitem__, node, beat.incarnation))
+        self._dispatch.tell(node, command, partial(self._listed.__setitem__, node, beat.incarnation))
 
     def _note(self, beat: Beat) -> None:
         """The states in a beat reach all requesters, those in a report only one."""

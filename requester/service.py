@@ -245,20 +245,16 @@ class Service:
         record = await self.job(ref, namespace=namespace)
         execution = _execution_named(record, query.execution) if query.execution else None
         version = query.version or record.version
-        lines: list[HistoryItem] = []
-        for _, items in of_log(await self._entries(record)):
-            for item in items:
-                if (
-                    (item.seq, item.index) > query.after
-                    and item.at >= query.since
-                    and (query.all_versions or item.version == version)
-                    and (
-                        query.kind not in ("job", "execution")
-                        or (query.kind == "job") == (not item.execution)
-                    )
-                    and (execution is None or item.execution == execution.id)
-                ):
-                    lines.append(item)
+        lines = [
+            item
+            for _, items in of_log(await self._entries(record))
+            for item in items
+            if (item.seq, item.index) > query.after
+            and item.at >= query.since
+            and (query.all_versions or item.version == version)
+            and _is_of_kind(item, query.kind)
+            and (execution is None or item.execution == execution.id)
+        ]
         limit = query.limit or len(lines)
         over = record.closed if execution is None else not execution.open
         return HistoryPage(lines[:limit], ended=over and len(lines) <= limit)
@@ -369,6 +365,8 @@ class Service:
             "queued_jobs": len(self._jobs.queue),
             "requesters": list(self._presence.there),
             "nodes": len(self._jobs.fleet.nodes),
+            "commands": self._orchestrator.dispatch.sent,
+            "repairs": self._orchestrator.dispatch.repeated,
             **self._orchestrator.counters,
         }
 

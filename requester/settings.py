@@ -19,8 +19,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `silence_s` is how long a node may be silent before its work is given up; `takeover_s` how much later the requester
     of the next rank acts; `beat_s` how often this requester says that it is there, and three of them without a beat make
     another one absent. `commits_max` bounds the entries that wait for the log, `submit_timeout_s` how long a caller
-    waits for its own. `keep_closed` closed jobs stay in memory; `keep_s` is how long they stay in the log (0: for ever).
-    Submissions are refused once the log is `log_full` (a share of 1) full, so that open jobs can still close.
+    waits for its own. `keep_closed` closed jobs stay in memory. Submissions are refused once the log is `log_full` (a
+    share of 1) full, so that open jobs can still close.
     """
 
     id: RequesterId = RequesterId("")
@@ -49,6 +49,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     flush_s: float = 0.1
     flush_max: int = 20_000
     keep_closed: int = 10_000
-    keep_s: float = 0.0
     log_full: float = 0.8
     inline_max_bytes: int = INLINE_KEPT_BYTES

@@ -278,10 +278,8 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     draft.write(assigned)
     if draft.more:
         return None
-    if record.spec.type == "ops" and not short_of:
-        return _ops_end(draft.record)
     if not short_of:
-        return None
+        return _ops_end(draft.record) if record.spec.type == "ops" and view.settled else None
     return _queue(draft, standing, short_of, view, policy)
 
 

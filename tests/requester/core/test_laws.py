@@ -1,12 +1,13 @@
 """Laws of deciding: what holds whatever happens, in whatever order."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.entries import Reported
+from protocol.entries import Event, Reported
 from protocol.errors import Failure
 from protocol.jobs import Constraint, Timeouts
 from protocol.messages import decode, encode
@@ -63,11 +64,11 @@ class AnyLife(RuleBasedStateMachine):
         )
         self.look_at(self.world.submit(self.spec))
 
-    def look_at(self, events: list[object]) -> None:
+    def look_at(self, events: Sequence[Event]) -> None:
         """What was just decided never puts work on a node that does not fit."""
         standing = self.world.fleet.standing(demand_of(self.spec))
         fitting = {node for node, _ in standing.fitting}
-        assert {event.node for event in assigned(events)} <= fitting  # type: ignore[arg-type]
+        assert {event.node for event in assigned(events)} <= fitting
 
     @precondition(lambda self: self.world.executions())
     @rule(data=st.data(), state=st.sampled_from([S.STAGING, S.RUNNING, S.PUBLISHING, *sorted(ENDS)]))
@@ -76,7 +77,7 @@ class AnyLife(RuleBasedStateMachine):
         failure = data.draw(FAILURES) if state in (S.FAILED, S.REFUSED) else None
         before = self.world.record
         events = self.world.report(execution, state, failure)
-        self.look_at(list(events))
+        self.look_at(events)
         if not execution.open:
             assert not any(isinstance(event, Reported) for event in events)
             assert before is None or self.world.job.executions[execution.id] == execution
@@ -86,30 +87,30 @@ class AnyLife(RuleBasedStateMachine):
         record = self.world.fleet.nodes[node]  # type: ignore[index]
         self.world.fleet.put(a_node(node, labels=record.info.labels, connected=False))
         self.world.gone[record.info.id] = 6.0
-        self.look_at(list(self.world.look()))
+        self.look_at(self.world.look())
 
     @rule(node=st.sampled_from(NODES), cores=st.integers(1, 4))
     def node_comes_back(self, node: str, cores: int) -> None:
         record = self.world.fleet.nodes[node]  # type: ignore[index]
         self.world.fleet.put(a_node(node, cores=cores, labels=record.info.labels))
         self.world.gone.pop(record.info.id, None)
-        self.look_at(list(self.world.look()))
+        self.look_at(self.world.look())
 
     @rule(node=st.sampled_from(NODES))
     def node_is_rejected(self, node: str) -> None:
         record = self.world.fleet.nodes[node]  # type: ignore[index]
         self.world.fleet.put(a_node(node, labels=record.info.labels, membership="REJECTED", connected=False))
-        self.look_at(list(self.world.look()))
+        self.look_at(self.world.look())
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 10.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
-        self.look_at(list(self.world.look()))
+        self.look_at(self.world.look())
 
     @rule()
     def someone_stops_it(self) -> None:
         was = self.world.job.state
-        self.look_at(list(self.world.stop()))
+        self.look_at(self.world.stop())
         assert self.world.job.state is (was if was in JOB_ENDS else JobState.STOPPED)
 
     @rule(count=st.integers(1, 5))
@@ -117,7 +118,7 @@ class AnyLife(RuleBasedStateMachine):
         everywhere = self.spec.count == 0
         self.spec = a_job(type_=self.spec.type, count=0 if everywhere else count)
         self.final = None
-        self.look_at(list(self.world.submit(self.spec)))
+        self.look_at(self.world.submit(self.spec))
 
     @invariant()
     def nothing_is_left_to_decide(self) -> None:
