@@ -306,7 +306,10 @@ def _check_answer(part: _Part, headers: Mapping[str, str], partial: bool) -> Non
     remote.check(headers)
     length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length) != part.end - part.at:
-        raise Broken(f"{remote.name}: {length} bytes were answered where {part.end - part.at} were asked for")
+        fault = Broken(
+            f"{remote.name}: {length} bytes were answered where {part.end - part.at} were asked for"
+        )
+        raise _Again(fault)
     if not partial:
         return
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))

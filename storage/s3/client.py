@@ -8,6 +8,7 @@ signed URL never stands in a message.
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import cache
 from typing import Any, Final, Self
 
 from msgspec import Struct
@@ -80,6 +81,8 @@ class Connection:
                     raise
                 # The question's answer named the bucket's region, which an answer without a body could not.
                 found = await self.raw.head_object(**wanted)
+        if "ContentLength" not in found:
+            raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
         told = Object(key, found["ContentLength"], found.get("ETag", ""), found.get("VersionId", ""))
         return told, found.get("ContentType", "")
 
@@ -331,8 +334,21 @@ def _new_session(profile: str) -> Any:
     from aiobotocore.session import AioSession
 
     session = AioSession(profile=profile or None)
-    session.get_component("data_loader").load_service_model("s3", "service-2")
+    session.register_component("data_loader", _descriptions())
     return session
+
+
+@cache
+def _descriptions() -> Any:
+    """botocore's descriptions of services, read once a process."""
+    from botocore.loaders import Loader
+
+    loader = Loader()
+    for kind in ("service-2", "paginators-1", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    return loader
 
 
 def _config(settings: S3Settings, place: Place, resolver: CheckedResolver) -> Any:

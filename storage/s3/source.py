@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from xml.etree import ElementTree as ET
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from protocol.errors import Broken, Denied, Fault, NotFound, Unavailable
 from protocol.nodes import Offer
@@ -69,22 +69,22 @@ class S3Source:
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
         connection = await self._client.connect(params.endpoint, params.region)
         try:
-            objects = await self._find(connection, params, share)
+            meant, objects = await self._find(connection, params, share)
         except Denied as denied:
             if not connection.signed:
                 raise
             connection = await self._client.connect(params.endpoint, params.region, signed=False)
             try:
-                objects = await self._find(connection, params, share)
+                meant, objects = await self._find(connection, params, share)
             except Fault:
                 raise denied from None
         size_bytes = sum(each.size_bytes for each in objects)
         check_size(params.url, size_bytes, self._client.settings.max_bytes)
         return Resolved(
-            identity=_identity(params, objects),
+            identity=_identity(meant, objects),
             size_bytes=size_bytes,
             pinned=Pinned(
-                await in_thread(lambda _: landing(objects, params.prefix)),
+                await in_thread(lambda _: landing(objects, meant.prefix)),
                 connection.region_of(params.bucket),
                 connection.signed,
             ),
@@ -131,19 +131,22 @@ class S3Source:
         small = total < SMALL_OBJECT_BYTES * len(landing.files)
         await connection.reader.bring(items(), moved, settings.small_requests if small else settings.requests)
 
-    async def _find(self, connection: Connection, params: SourceParams, share: Share) -> list[Object]:
-        """The objects that this execution reads."""
+    async def _find(
+        self, connection: Connection, params: SourceParams, share: Share
+    ) -> tuple[SourceParams, list[Object]]:
+        """What the params mean, now that S3 was asked, and the objects that this execution reads."""
         if not params.is_prefix:
             found = await self._one(connection, params)
             if found is not None:
-                return await _shared_out([found], params, share)
+                return params, await _shared_out([found], params, share)
+            params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
         objects: list[Object] = []
         async for page in connection.list(params.bucket, params.prefix, self._client.settings.objects):
             objects += page
         objects = await _filtered(objects, params)
         if not objects:
             raise _nothing(params, connection.endpoint)
-        return await _shared_out(objects, params, share)
+        return params, await _shared_out(objects, params, share)
 
     async def _one(self, connection: Connection, params: SourceParams) -> Object | None:
         """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""

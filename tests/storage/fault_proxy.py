@@ -1,0 +1,112 @@
+"""A proxy before a real server that lets a transfer go wrong: real bytes, real cuts."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from tests.storage.s3_world import serving
+
+Plan = Callable[[web.Request, int], str]
+"""What happens to a request, by its number among those that the plan is asked about: a fault's name, or nothing."""
+
+_HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "content-length"})
+
+
+class FaultProxy:
+    """Passes everything on to `upstream`, except what `plan` names a fault for.
+
+    Faults: ``cut``, ``stall`` (half of the body, and then that), ``short`` (half of it, announced as such), ``long`` (more
+    than the range has), ``range`` (another range than asked), ``etag`` (another version), ``500``, ``503``, ``403`` (that
+    status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on,
+    and the answer thrown away).
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self.endpoint = ""
+        self.plan: Plan = lambda request, number: ""
+        self.count = 0
+        self.stalled = asyncio.Event()
+        self.ranges: list[str] = []
+
+    async def answer(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
+        """Every request."""
+        fault = self.plan(request, self.count)
+        self.count += 1
+        if request.method == "GET":
+            self.ranges.append(request.headers.get("Range", ""))
+        if fault in ("500", "503", "403"):
+            code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
+            return web.Response(
+                status=int(fault), text=f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            )
+        if fault == "xml":
+            return web.Response(text="<Error><Code>InternalError</Code></Error>")
+        if fault == "mute":
+            await self._silence()
+        headers = CIMultiDict(request.headers)
+        if fault == "range":
+            headers["Range"] = "bytes=0-9"
+        if fault == "whole":
+            headers.popall("Range", None)
+        body = io.BytesIO(await request.read()) if request.can_read_body else None
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        async with session.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False
+        ) as found:
+            data = await found.read()
+            if fault == "lost":
+                assert request.transport is not None
+                request.transport.close()
+            return await self._pass(request, found, data, fault)
+
+    async def _pass(
+        self, request: web.Request, found: aiohttp.ClientResponse, data: bytes, fault: str
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=found.status)
+        response.headers.extend(
+            {name: value for name, value in found.headers.items() if name.lower() not in _HOP}
+        )
+        if fault == "etag":
+            response.headers["ETag"] = '"another"'
+        half = data[: len(data) // 2]
+        if fault == "long":
+            data += b"more"
+        response.content_length = len(half) if fault == "short" else len(data)
+        if request.method == "HEAD":
+            response.content_length = int(found.headers.get("Content-Length", 0))
+        await response.prepare(request)
+        if fault in ("cut", "stall", "short"):
+            await response.write(half)
+            if fault == "stall":
+                await self._silence()
+            if fault == "cut":
+                assert request.transport is not None
+                request.transport.close()
+        elif request.method != "HEAD":
+            await response.write(data)
+        return response
+
+    async def _silence(self) -> None:
+        self.stalled.set()
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def fault_proxy(upstream: str) -> AsyncIterator[FaultProxy]:
+    """A proxy on a free port of loopback before the server at `upstream`."""
+    proxy = FaultProxy(upstream)
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            return await proxy.answer(request, session)
+
+        async with serving(answer) as url:
+            proxy.endpoint = url
+            yield proxy

@@ -1,0 +1,279 @@
+"""S3 transfers that go wrong, through a proxy before a real server."""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from deploy.servers import S3Server
+from protocol.errors import Broken, Denied, Fault, TimedOut, Unavailable
+from protocol.ids import ExecutionId, JobId, NodeId
+from storage.contract import Label, Share, silent
+from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3.upload import whole_etag
+from tests.contracts.trees import plant, snapshot
+from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
+from tests.storage.s3_world import Bucket, new_bucket, settings_of
+
+ALL = Share()
+MIB = 1 << 20
+DATA = hashlib.shake_256(b"faults").digest(3 * MIB + 17)
+LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
+
+
+@pytest.fixture
+async def bucket(s3: S3Server, request: pytest.FixtureRequest) -> AsyncIterator[Bucket]:
+    name = "faults-" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+    async with new_bucket(s3, name) as bucket:
+        yield bucket
+
+
+@pytest.fixture
+async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(bucket.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def client(s3: S3Server) -> AsyncIterator[S3Client]:
+    async with S3Client(settings_of(s3, part_bytes=MIB, silence_s=0.5, tries=4)) as client:
+        yield client
+
+
+@pytest.fixture
+async def params(bucket: Bucket, proxy: FaultProxy) -> SourceParams:
+    """One object of four parts, reached through the proxy."""
+    await bucket.put("in/k", DATA)
+    return SourceParams(bucket.name, "in/k", endpoint=proxy.endpoint)
+
+
+def on_gets(fault: str, first: int = 0, last: int = 10_000) -> Plan:
+    """That fault at the GETs of objects by their number."""
+    seen = 0
+
+    def plan(request: web.Request, number: int) -> str:
+        nonlocal seen
+        if request.method != "GET" or "list-type" in request.query:
+            return ""
+        seen += 1
+        return fault if first < seen <= last else ""
+
+    return plan
+
+
+@pytest.mark.parametrize("fault", ["cut", "short", "stall", "mute", "500", "503"])
+async def test_a_transfer_that_breaks_is_gone_on_with(
+    fault: str, client: S3Client, params: SourceParams, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Cuts, silence, short bodies, 500 and 503 in the middle cost a try of one part, and the bytes are right."""
+    source = S3Source(client=client)
+    resolved = await source.resolve(params, ALL)
+    proxy.plan = on_gets(fault, 1, 3)
+
+    await source.fetch(params, resolved, tmp_path / "in", silent)
+
+    assert snapshot(tmp_path / "in") == {"k": DATA}
+
+
+async def test_only_what_is_missing_is_asked_for_again(
+    client: S3Client, params: SourceParams, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """After a cut the same part goes on behind its last byte; other parts are not touched."""
+    source = S3Source(client=client)
+    resolved = await source.resolve(params, ALL)
+    proxy.plan = on_gets("cut", 0, 1)
+
+    await source.fetch(params, resolved, tmp_path / "in", silent)
+
+    assert len(proxy.ranges) == 5
+    starts = [int(each.removeprefix("bytes=").partition("-")[0]) for each in proxy.ranges]
+    assert len([start for start in starts if start % MIB]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        ("cut", Broken, "broke after"),
+        ("stall", TimedOut, "no byte for"),
+        ("mute", TimedOut, "no byte for"),
+        ("short", Broken, "were asked for"),
+        ("500", Unavailable, "InternalError"),
+        ("503", Unavailable, "SlowDown"),
+        ("403", Denied, "denies access"),
+        ("range", Broken, "was answered where|were asked for"),
+        ("whole", Broken, "status 200"),
+        ("xml", Broken, "status 200"),
+        ("long", Broken, "asked for"),
+        ("etag", Broken, "changed"),
+    ],
+)
+async def test_a_transfer_that_stays_broken_ends_and_leaves_nothing(
+    fault: str,
+    kind: type[Fault],
+    said: str,
+    client: S3Client,
+    params: SourceParams,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """A fault that does not pass is told as what it is, naming the object; nothing is left and no signature is shown."""
+    source = S3Source(client=client)
+    resolved = await source.resolve(params, ALL)
+    proxy.plan = on_gets(fault)
+
+    with pytest.raises(kind, match=said) as caught:
+        await source.fetch(params, resolved, tmp_path / "in", silent)
+
+    assert params.url in caught.value.message
+    assert "Signature" not in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_object_that_changes_half_way_is_an_error(
+    bucket: Bucket, client: S3Client, params: SourceParams, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Another version between two parts is never a mixture."""
+    source = S3Source(client=client)
+    resolved = await source.resolve(params, ALL)
+    proxy.plan = on_gets("stall", 1)
+    task = asyncio.ensure_future(source.fetch(params, resolved, tmp_path / "in", silent))
+    await proxy.stalled.wait()
+    await bucket.put("in/k", DATA[::-1])
+    proxy.plan = on_gets("")
+
+    with pytest.raises(Broken, match="changed"):
+        await task
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_cancelled_fetch_does_not_wait_for_the_silent(
+    client: S3Client, params: SourceParams, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A fetch that stands still ends at once when nobody wants it any more."""
+    source = S3Source(client=client)
+    resolved = await source.resolve(params, ALL)
+    proxy.plan = on_gets("stall")
+    task = asyncio.ensure_future(source.fetch(params, resolved, tmp_path / "in", silent))
+    await proxy.stalled.wait()
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_listing_that_hangs_ends(client: S3Client, params: SourceParams, proxy: FaultProxy) -> None:
+    """A server that accepts and says nothing ends a look-up with its address."""
+    proxy.plan = lambda request, number: "mute"
+
+    for key in ("in/k", "in/"):
+        with pytest.raises(TimedOut, match="does not answer"):
+            await S3Source(client=client).resolve(
+                SourceParams(params.bucket, key, endpoint=proxy.endpoint), ALL
+            )
+
+
+# Publishing.
+
+
+def on_parts(fault: str, first: int = 0, last: int = 10_000) -> Plan:
+    """That fault at the PUTs by their number."""
+    seen = 0
+
+    def plan(request: web.Request, number: int) -> str:
+        nonlocal seen
+        if request.method != "PUT":
+            return ""
+        seen += 1
+        return fault if first < seen <= last else ""
+
+    return plan
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A result of three parts."""
+    data = hashlib.shake_256(b"large").digest(11 * MIB)
+    return plant({"large": data, "small": b"s"}, tmp_path / "result")
+
+
+@pytest.fixture
+async def sender(s3: S3Server) -> AsyncIterator[S3Publisher]:
+    async with S3Client(settings_of(s3, part_bytes=5 * MIB, silence_s=2, tries=3)) as client:
+        yield S3Publisher(client=client)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_an_upload_that_fails_is_taken_back(
+    encoding: str, bucket: Bucket, proxy: FaultProxy, sender: S3Publisher, large: Path
+) -> None:
+    """No object and no unfinished upload stays of a result that could not be published."""
+    proxy.plan = on_parts("503", 2)
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding=encoding)
+
+    with pytest.raises(Unavailable):
+        await sender.publish(large, params, LABEL, silent)
+
+    assert await bucket.unfinished() == []
+    assert await bucket.keys() == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_an_upload_that_is_cancelled_is_taken_back(
+    encoding: str, bucket: Bucket, proxy: FaultProxy, sender: S3Publisher, large: Path
+) -> None:
+    """Cancelled in the middle of a part, nothing stays in the bucket."""
+    proxy.plan = on_parts("mute", 2)
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding=encoding)
+    task = asyncio.ensure_future(sender.publish(large, params, LABEL, silent))
+    await proxy.stalled.wait()
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert await bucket.unfinished() == []
+    assert await bucket.keys() == []
+
+
+async def test_a_part_that_fails_once_is_sent_again(
+    bucket: Bucket, proxy: FaultProxy, sender: S3Publisher, large: Path
+) -> None:
+    """A 503 in the middle costs a try, and the result is whole."""
+    proxy.plan = on_parts("503", 1, 2)
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint)
+
+    spec = await sender.publish(large, params, LABEL, silent)
+
+    found = await bucket.raw.get_object(Bucket=bucket.name, Key="out.tar.gz")
+    digest = hashlib.sha256(await found["Body"].read()).digest()
+    assert digest == base64.b64decode(spec.params["ChecksumSHA256"])
+
+
+async def test_a_completion_whose_answer_is_lost_counts(
+    bucket: Bucket, proxy: FaultProxy, sender: S3Publisher, large: Path
+) -> None:
+    """When S3 put the parts together and the answer did not arrive, the result is published all the same."""
+    proxy.plan = lambda request, number: (
+        "lost" if request.method == "POST" and "uploadId" in request.query else ""
+    )
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint)
+
+    spec = await sender.publish(large, params, LABEL, silent)
+
+    assert spec.params["Key"] == "out.tar.gz"
+    assert await bucket.keys() == ["out.tar.gz"]
+
+
+def test_the_etag_of_parts() -> None:
+    """An object of parts has the MD5 of their MD5s; where parts have other ETags, nothing is known."""
+    one = hashlib.md5(b"one").hexdigest()
+
+    assert whole_etag([f'"{one}"']) == hashlib.md5(bytes.fromhex(one)).hexdigest() + "-1"
+    assert whole_etag(["not-md5"]) == ""

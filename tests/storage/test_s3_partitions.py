@@ -1,0 +1,201 @@
+"""Sharing out objects among partitions: the same as Bacalhau, by tables made with Go's own hash and time packages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import Invalid
+from storage.params import read_params
+from storage.s3.dates import same_date
+from storage.s3.params import Partition, SourceParams
+from storage.s3.partitions import behind_prefix, fnv1a, index_of, shares_out
+from storage.s3.patterns import search
+
+BY_GO_HASH = [
+    ("", 7, 2),
+    ("", 3, 1),
+    ("a", 7, 5),
+    ("a", 3, 1),
+    ("logs/2024/01/x.csv", 7, 6),
+    ("logs/2024/01/x.csv", 3, 2),
+    ("données/été.txt", 7, 4),
+    ("données/été.txt", 3, 1),
+    ("file1.txt", 7, 3),
+    ("file1.txt", 3, 1),
+    ("123\x1f456", 7, 5),
+    ("123\x1f456", 3, 2),
+]
+
+BY_GO_DATE = [
+    ("2006-01-02", "2024-03-05.csv", "2024-03-05"),
+    ("2006-01-02", "2024-02-30.csv", None),
+    ("2006-01-02", "2024-1-02x", None),
+    ("2006/01/02", "2024/12/31/a", "2024/12/31"),
+    ("20060102", "20240305T1", "20240305"),
+    ("2006-1-2", "2024-3-5", "2024-3-5"),
+    ("2006-1-2", "2024-12-5", None),
+    ("Jan_2", "JAN 5x", "Jan 5"),
+    ("Jan 02 2006", "feb 29 2024 x", "Feb 29 2024"),
+    ("Jan 02 2006", "Feb 29 2023 x", None),
+    ("January", "Januaryx", "January"),
+    ("January", "marchXXX", None),
+    ("January", "March", "March"),
+    ("06", "69", "69"),
+    ("06", "68", "68"),
+    ("15h04", "7h04x", None),
+    ("15h04", "07h04", "07h04"),
+    ("03PM", "11PM", "11PM"),
+    ("03PM", "13PM", None),
+    ("3pm", "1pm", "1pm"),
+    ("3pm", "1PM", None),
+    ("2006-002", "2024-366", "2024-366"),
+    ("2006-002", "2023-366", None),
+    ("Mon 02", "tue 05", "Wed 05"),
+    ("2006-01-02T15:04:05Z07:00", "2024-03-05T01:02:03+02:00", "2024-03-05T01:02:03+02:00"),
+    ("2006-01-02T15:04:05Z07:00", "2024-03-05T01:02:03Z", "2024-03-05T01:02:03Z"),
+    ("2006-01-02T15:04:05-0700", "2024-03-05T01:02:03+0000", "2024-03-05T01:02:03+0000"),
+    ("year=2006", "year=2024/x", "year=2024"),
+    ("year=2006", "yeat=2024/x", None),
+    ("2006", "202", None),
+    ("2006-01", "2024-13", None),
+    ("15:04:05", "01:02:60", None),
+    ("15:04:05", "24:02:03", None),
+    ("15:04:05.000", "01:02:03.123", "01:02:03.123"),
+    ("02", "5", None),
+    ("2", "5", "5"),
+    ("2006 01", "2024  03", None),
+    ("2006__2", "2024  5", "2024  5"),
+    ("data", "data", "data"),
+    ("Monday", "Sunday", "Saturday"),
+    ("04", "5", None),
+    ("4", "5", "5"),
+]
+
+
+@pytest.mark.parametrize(("text", "count", "index"), BY_GO_HASH)
+def test_a_text_has_the_index_that_go_gives_it(text: str, count: int, index: int) -> None:
+    """The hash is FNV-1a of 32 bits over the UTF-8 bytes, modulo the count."""
+    assert fnv1a(text) % count == index
+
+
+@pytest.mark.parametrize(("layout", "text", "date"), BY_GO_DATE)
+def test_a_date_is_read_and_written_as_go_does(layout: str, text: str, date: str | None) -> None:
+    """A date format means what it means to Go: ranges, leap years, names in any case, weekdays of the date."""
+    assert same_date(layout, text[: len(layout)]) == date
+
+
+def test_a_zone_abbreviation_is_refused() -> None:
+    """A format that says no time is an error and not a wrong partition."""
+    with pytest.raises(Invalid, match="abbreviation"):
+        same_date("2006 MST", "2024 UTC")
+
+
+LAYOUTS = st.lists(
+    st.sampled_from(
+        ["2006", "01", "_2", "2", "002", "Jan", "Monday", "15", "3", "PM", ".000", "Z07:00", " ", "-"]
+    )
+).map("".join)
+
+
+@given(layout=st.text(max_size=30) | LAYOUTS, text=st.text(max_size=40) | st.from_regex(r"[0-9 :.+-]*"))
+def test_no_layout_and_no_text_does_any_harm(layout: str, text: str) -> None:
+    """Whatever the format and the key, the answer is a date, none, or a clear refusal."""
+    try:
+        date = same_date(layout, text)
+    except Invalid:
+        assert "MST" in layout
+    else:
+        assert date is None or isinstance(date, str)
+
+
+@pytest.mark.parametrize(
+    ("partition", "groups", "text"),
+    [
+        (Partition(type="object"), [], "logs/2024/user7-a.csv"),
+        (Partition(type="Object"), [], "logs/2024/user7-a.csv"),
+        (Partition(type="regex", pattern="x"), ["user7", "7"], "7"),
+        (Partition(type="regex", pattern="x"), ["user7-a", "7", "", "a"], "7\x1fa"),
+        (Partition(type="regex", pattern="x"), ["user7"], "user7"),
+        (Partition(type="substring", start_index=5, end_index=10), [], "user7"),
+        (Partition(type="date", date_format="2006"), [], "2024"),
+    ],
+)
+def test_what_is_hashed(partition: Partition, groups: list[str], text: str) -> None:
+    """Each type hashes its own text of the key: all of it, the groups that matched, a slice, a date."""
+    assert index_of("logs/2024/user7-a.csv", "logs/", partition, 1000, groups) == fnv1a(text) % 1000
+
+
+@pytest.mark.parametrize(
+    ("partition", "groups"),
+    [
+        (Partition(type="regex", pattern="x"), []),
+        (Partition(type="regex", pattern="x"), ["", ""]),
+        (Partition(type="substring", start_index=0, end_index=99), []),
+        (Partition(type="date", date_format="02-01-2006"), []),
+    ],
+)
+def test_what_does_not_match_is_in_partition_0(partition: Partition, groups: list[str]) -> None:
+    """An object without the text in question is read by the first partition, never by none."""
+    assert index_of("logs/2024/user7-a.csv", "logs/", partition, 1000, groups) == 0
+
+
+@given(key=st.text(), count=st.integers(1, 50))
+def test_every_object_is_in_one_partition(key: str, count: int) -> None:
+    """The index is always one of the partitions."""
+    assert 0 <= index_of(key, "", Partition(type="object"), count) < count
+
+
+@pytest.mark.parametrize(("kind", "count"), [("", 5), ("none", 5), ("None", 5), ("object", 1)])
+def test_without_a_type_or_company_everything_is_read(kind: str, count: int) -> None:
+    """No type, ``none`` and a count of one mean all objects for every execution."""
+    assert not shares_out(Partition(type=kind), count)
+
+
+def test_patterns_see_what_follows_the_prefix() -> None:
+    """The prefix and one slash behind it are left away."""
+    assert behind_prefix("a/b/c", "a/b") == "c"
+    assert behind_prefix("a/b/c", "x") == "a/b/c"
+
+
+@pytest.mark.parametrize(
+    ("partition", "named"),
+    [
+        ({"Type": "size"}, "size"),
+        ({"Type": "regex"}, "Pattern"),
+        ({"Type": "substring", "StartIndex": 3, "EndIndex": 3}, "EndIndex"),
+        ({"Type": "substring", "StartIndex": -1, "EndIndex": 3}, "StartIndex"),
+        ({"Type": "date"}, "DateFormat"),
+        ({"Typ": "date"}, "Typ"),
+    ],
+)
+def test_a_partition_that_cannot_work_is_refused(partition: dict[str, object], named: str) -> None:
+    """A wrong partition is refused when the spec is read, by the field."""
+    with pytest.raises(Invalid, match=named):
+        read_params({"Bucket": "bucket", "Key": "a/", "Partition": partition}, SourceParams, "source s3")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "match"),
+    [
+        (r"user(\d+)", "x/user12", ["user12", "12"]),
+        (r"^b", "abc", []),
+        (r"(a)|(b)", "b", ["b", "", "b"]),
+        (r"\.csv$", "a.csv\n", []),
+        (r"\.csv\z", "a.csv", [".csv"]),
+        (r"[[:digit:]]+", "ab12", ["12"]),
+        (r"[]$]", "a$", ["$"]),
+        (r"\Qa.b\E$", "a.b", ["a.b"]),
+        (r"\d", "٣", []),
+        (r"(?P<year>\d{4})", "y2024", ["2024", "2024"]),
+    ],
+)
+async def test_patterns_mean_what_they_mean_to_re2(pattern: str, text: str, match: list[str]) -> None:
+    """ASCII classes, the very end of the text, POSIX classes and quoting are read as Bacalhau's engine reads them."""
+    assert await search(pattern, [text], "Filter") == [match]
+
+
+@pytest.mark.parametrize("pattern", ["[unclosed", "(", "*a", "a{2000000000000}", "(" * 500, "a" * 1001])
+async def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+    """The field is named, and nothing runs."""
+    with pytest.raises(Invalid, match="Filter"):
+        await search(pattern, ["a"], "Filter")
