@@ -166,6 +166,13 @@ class Jobs:
                     self._began(execution, live.key)
         return live
 
+    def restore(self, live: Live, record: JobRecord) -> None:
+        """Give a job that is here without a record the one the read model has."""
+        live.record = record
+        live.guard = max(live.guard, record.revision)
+        live.written = record.revision
+        self._place(live)
+
     def make(self, key: JobKey) -> Live:
         """The job of this key, made without a record if it is new here."""
         live = self.get(key)

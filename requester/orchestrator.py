@@ -142,7 +142,7 @@ class Orchestrator:
         now = self._clock.now()
         while self._due and self._due[0][0] <= now:
             key = heappop(self._due)[2]
-            live = self._jobs.open.get(key)
+            live = self._jobs.get(key)
             if live is not None:
                 live.due = None
                 if live.behind:
@@ -175,7 +175,11 @@ class Orchestrator:
             return
         now = self._clock.now()
         view = View(self._fleet, self.gone, self._jobs.running_since, self.settled)
-        decision = step(live.record, events, view, now, job=job, policy=self._settings.policy)
+        try:
+            decision = step(live.record, events, view, now, job=job, policy=self._settings.policy)
+        except Fault as fault:
+            self._undecidable(live, taken, fault)
+            return
         if not decision.events:
             for item in taken:
                 item.done(None)
@@ -238,6 +242,12 @@ class Orchestrator:
             f"the entry would have {size} bytes, the log takes at most {ENTRY_MAX_BYTES}",
             hint="make the job smaller: put data into S3, IPFS or an inline input",
         )
+        self._settle(taken, fault)
+        self._jobs.forget(live)
+
+    def _undecidable(self, live: Live, taken: list[Input], fault: Fault) -> None:
+        """A job that no rule fits (its spec cannot be read as it stands) harms no other: it is told, and left alone."""
+        _log.error("a job cannot be decided", key=live.key, reason=fault.message)
         self._settle(taken, fault)
         self._jobs.forget(live)
 
@@ -329,7 +339,7 @@ class Orchestrator:
             return None
         live = self._jobs.get(key)
         if live is not None and live.record is None and not live.inflight:
-            live.record, live.guard, live.written = record, max(live.guard, record.revision), record.revision
+            self._jobs.restore(live, record)
         return live or self._jobs.adopt(record)
 
     def after(self, live: Live, freed: set[NodeId]) -> None:
@@ -372,7 +382,7 @@ class Orchestrator:
             await self._recorder.settle()
             record = await self._recorder.load(live.key)
             if live.record is None and record is not None:
-                live.record = record
+                self._jobs.restore(live, record)
             live.guard = max(live.guard, last.seq)
         live.behind = 0
         self.decide(live)

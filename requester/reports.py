@@ -115,7 +115,7 @@ class Reports:
             report = decode(message.data, Report)
         except Broken as fault:
             _log.warning("a report cannot be read", subject=message.subject, reason=fault.message)
-            self._answer(message, DROP)
+            self._answer(message, LATER)
             return
         if report.node != subjects.node_in(message.subject):
             _log.warning("a report names another node", subject=message.subject, names=report.node)

@@ -173,7 +173,7 @@ def explain(standing: Standing, excluded: Mapping[NodeId, str], *, needed: int) 
         full = [Unfit(node, "fits, but has no room now") for node in could]
         return Failure(
             code=NO_ROOM,
-            message=f"waiting for room: {len(could)} of {_nodes(known)} could run this job and are full",
+            message=f"waiting for room: {len(could)} of {_nodes(known)} could run this job, and none has room now",
             hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
             retryable=True,
             details=_details([*full, *standing.away, *refused, *standing.unfit]),
@@ -181,7 +181,7 @@ def explain(standing: Standing, excluded: Mapping[NodeId, str], *, needed: int) 
     if standing.away:
         return Failure(
             code=f"{NO_SUITABLE_NODE}.Away",
-            message=f"waiting for a node: {len(standing.away)} of {_nodes(known)} could run this job and are away",
+            message=f"waiting for a node: {len(standing.away)} of {_nodes(known)} could run this job, and none is here",
             hint="start or approve one of them",
             retryable=True,
             details=_details([*standing.away, *refused, *standing.unfit]),

@@ -1,0 +1,285 @@
+"""Single decisions: what a job does next, and when."""
+
+import pytest
+
+from protocol.entries import Assigned, Cancelled, Closed, Lost, Queued, Reported, Submitted
+from protocol.errors import Failure
+from protocol.ids import NodeId
+from protocol.jobs import Timeouts
+from protocol.states import ExecutionState as S
+from protocol.states import JobState
+from requester.core.deadlines import next_deadline
+from tests.requester.core.world import POLICY, World, a_job, a_node, assigned
+
+ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
+
+
+def deadline(world: World) -> float | None:
+    return next_deadline(world.job, world.running_since, world.now, POLICY)
+
+
+def test_submitted_and_assigned_are_one_entry() -> None:
+    """A job that finds room costs one entry to start, and one to end."""
+    world = World(a_node("n1"))
+
+    start = world.submit(a_job())
+    end = world.report(world.open()[0], S.COMPLETED)
+
+    assert [type(event) for event in start] == [Submitted, Assigned]
+    assert [type(event) for event in end] == [Reported, Closed]
+    assert len(world.entries) == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure("ProgramFailed", "exit code 3"),
+        Failure("NotFound.Image", "no such image"),
+        Failure("Denied.Credentials", "wrong key"),
+        Failure("Invalid.Params", "bad"),
+        Failure("TimedOut.Execution", "took longer than 5s", retryable=True),
+    ],
+    ids=lambda failure: failure.code,
+)
+def test_what_comes_back_is_not_tried_again(failure: Failure) -> None:
+    """A failure that no other attempt can mend ends the job at once and is its headline."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job())
+
+    world.report(world.open()[0], S.FAILED, failure)
+
+    assert (world.job.state, world.job.failure) == (JobState.FAILED, failure)
+    assert len(world.executions()) == 1
+
+
+def test_a_failure_that_says_it_may_pass_is_believed() -> None:
+    """A missing file on one node may be there on another: such a failure says so itself, and is tried again."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job())
+    first = world.open()[0]
+
+    world.report(first, S.FAILED, Failure("NotFound.Path", "not on this node", retryable=True))
+    world.now += 10
+    world.look()
+
+    assert world.open()[0].node != first.node
+
+
+def test_rests_grow_between_attempts() -> None:
+    """After each failure the next attempt waits twice as long, and after the third there is none."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    rests = []
+    while not world.job.closed:
+        world.report(world.open()[0], S.FAILED, ILL)
+        due = deadline(world)
+        if due is not None:
+            rests.append(due - world.now)
+            world.now = due
+            world.look()
+
+    assert rests == [1.0, 2.0]
+    assert world.job.message == "the engine is ill (tried 3 times)"
+    assert world.job.failure == ILL
+
+
+def test_a_lost_node_never_counts_as_a_failure() -> None:
+    """However often nodes are lost, the work goes to another at once."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job())
+
+    for _ in range(10):
+        node = world.open()[0].node
+        world.gone = {node: 6.0}
+        events = world.look()
+        assert [type(event) for event in events] == [Lost, Assigned]
+        assert assigned(events)[0].node != node
+
+    assert world.job.state is JobState.RUNNING
+
+
+def test_a_refusing_node_is_not_asked_again() -> None:
+    """A node that refuses is left out; when all have refused, the newest refusal is the headline."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job())
+    refusal = Failure("Denied.Path", "path /data is not allowed here")
+
+    first = world.open()[0]
+    world.report(first, S.REFUSED, refusal)
+    second = world.open()[0]
+    world.report(second, S.REFUSED, refusal)
+
+    assert {first.node, second.node} == {"n1", "n2"}
+    assert (world.job.state, world.job.failure) == (JobState.FAILED, refusal)
+
+
+def test_queueing() -> None:
+    """A job without room waits, is told once why, and starts when there is room."""
+    world = World(a_node("n1", cores=1))
+    world.fleet.hold(NodeId("n1"), "e-other", world.fleet.capacity(NodeId("n1")))  # type: ignore[arg-type]
+
+    first = world.submit(a_job())
+    again = world.look()
+    world.fleet.release(NodeId("n1"), "e-other")  # type: ignore[arg-type]
+    then = world.look()
+
+    assert [type(event) for event in first] == [Submitted, Queued]
+    assert again == []
+    assert [type(event) for event in then] == [Assigned]
+    assert world.job.queued is None
+
+
+def test_time_in_the_queue_is_what_counts() -> None:
+    """A QueueTimeout counts from when the job began to wait, and a job that ran before begins anew."""
+    world = World(a_node("n1"))
+    world.submit(a_job(timeouts=Timeouts(queue_timeout=10)))
+    world.now += 100
+    world.fleet.put(a_node("n1", connected=False))
+    world.gone = {NodeId("n1"): 6.0}
+    world.look()
+    began = world.now
+
+    waiting = world.job.state
+    assert deadline(world) == began + 10
+    world.now = began + 9
+    assert world.look() == []
+    world.now = began + 10
+    world.look()
+    assert [waiting, world.job.state] == [JobState.QUEUED, JobState.FAILED]
+    assert world.job.message.startswith("Job timed out. Job was queued for longer than 10s")
+
+
+def test_a_cluster_without_nodes_is_given_a_moment() -> None:
+    """With no node at all a job waits a grace for one, then fails; right after a start even that is not judged."""
+    world = World()
+    world.settled = False
+    world.submit(a_job())
+    world.now += POLICY.join_grace_s
+    assert world.look() == []
+
+    world.settled = True
+    world.look()
+
+    assert world.job.state is JobState.FAILED
+    assert world.job.failure is not None
+    assert world.job.failure.code == "NoSuitableNode.NoNodes"
+
+
+def test_nodes_that_are_away_are_waited_for() -> None:
+    """A job that a disconnected or unapproved node could run waits for it, however long."""
+    world = World(a_node("n1", connected=False), a_node("n2", membership="PENDING"))
+    world.submit(a_job())
+
+    world.now += 100_000
+    world.look()
+
+    assert world.job.state is JobState.QUEUED
+    assert world.job.queued is not None
+    assert world.job.queued.details == {
+        "n1": "is not connected (fix: start it again, or wait for it)",
+        "n2": "is not approved yet (fix: approve it: node approve)",
+    }
+
+
+def test_total_time_counts_from_this_version() -> None:
+    """TotalTimeout counts from the submission of the present version, over all attempts and waits."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    world.now += 1_000
+
+    world.submit(a_job(timeouts=Timeouts(total_timeout=60)))
+    submitted = world.now
+    assert deadline(world) == submitted + 60
+    world.now = submitted + 60
+    events = world.look()
+
+    assert [type(event) for event in events] == [Cancelled, Closed]
+    assert world.job.message == "Job timed out. Job took longer than 60s"
+
+
+def test_a_node_that_forgets_the_time() -> None:
+    """The node ends an execution that runs too long; if it does not, the requester does after a grace."""
+    world = World(a_node("n1"))
+    world.submit(a_job(timeouts=Timeouts(execution_timeout=10)))
+    assert deadline(world) is None
+    world.report(world.open()[0], S.RUNNING)
+    due = world.now + 10 + POLICY.execution_grace_s
+
+    assert deadline(world) == due
+    world.now = due - 1
+    assert world.look() == []
+    world.now = due
+    world.look()
+    assert world.job.failure is not None
+    assert world.job.failure.code == "TimedOut.Execution"
+
+
+def test_a_large_job_is_assigned_and_closed_over_several_entries() -> None:
+    """No entry assigns or ends more executions than its bound, however large the Count."""
+    world = World(a_node("n1", cores=100))
+    world.submit(a_job(count=30))
+    world.stop()
+
+    for entry in world.entries:
+        assert len(assigned(entry.events)) <= POLICY.events_max
+        assert sum(isinstance(event, Cancelled) for event in entry.events) <= POLICY.events_max
+    assert len(world.executions()) == 30
+    assert world.job.state is JobState.STOPPED
+
+
+def test_a_job_of_count_zero() -> None:
+    """A batch job of no partitions has nothing left to do."""
+    world = World(a_node("n1"))
+
+    world.submit(a_job(count=0))
+
+    assert world.job.state is JobState.COMPLETED
+    assert not world.executions()
+
+
+def test_ops_waits_until_all_nodes_could_be_heard() -> None:
+    """An ops job submitted right after a start is not over before every node had the time to be heard."""
+    world = World(a_node("n1"))
+    world.settled = False
+    world.submit(a_job(type_="ops", count=0))
+    world.report(world.open()[0], S.COMPLETED)
+    world.fleet.put(a_node("n2"))
+    world.look()
+    world.settled = True
+
+    world.report(world.open()[0], S.COMPLETED)
+
+    assert world.job.state is JobState.COMPLETED
+    assert {execution.node for execution in world.executions()} == {"n1", "n2"}
+
+
+def test_ops_fails_if_one_failed() -> None:
+    """An ops job lets all nodes finish, then fails if one did."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job(type_="ops", count=0))
+    first, second = world.open()
+    failure = Failure("ProgramFailed", "exit code 1")
+
+    world.report(first, S.FAILED, failure)
+    assert not world.job.closed
+    world.report(second, S.COMPLETED)
+
+    assert (world.job.state, world.job.failure) == (JobState.FAILED, failure)
+
+
+def test_a_service_rests_longer_each_time() -> None:
+    """A service that keeps ending is started again after ever longer rests, and never gives up by itself."""
+    world = World(a_node("n1"))
+    world.submit(a_job(type_="service"))
+    rests = []
+    for _ in range(12):
+        world.report(world.open()[0], S.FAILED, Failure("ProgramFailed", "exit code 1"))
+        due = deadline(world)
+        assert due is not None
+        rests.append(due - world.now)
+        world.now = due
+        world.look()
+
+    assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert rests[-1] == POLICY.restart_backoff_max_s
+    assert world.job.state is JobState.RUNNING
