@@ -3,9 +3,11 @@
 Knows: how a run becomes a worker's order, and its answer an exit. Must not know: wasmtime itself, which lives in
 `compute.engines.wasm_worker`: a module that crashes the runtime takes a worker with it, never the node.
 
-A worker runs one module at a time and is used again, so a small program costs a line written and a line read. Idle workers
-beyond `IDLE_KEPT` end. Stopping a program means killing its worker, which no program can refuse or delay; WASI preview 1
-has no way to ask first. Runs do not outlive the node: `recover` finds nothing, and the node runs them again.
+A worker runs one module at a time and is used again, so a small program costs a line written and a line read. Workers are
+started one after the other while runs wait for one, so a burst of short programs shares a few and long ones each get
+their own; idle ones beyond `IDLE_KEPT` end. Stopping a program means killing its worker, which no program can refuse or
+delay; WASI preview 1 has no way to ask first. Runs do not outlive the node: `recover` finds nothing, and the node runs
+them again.
 
 What the program finds: folders at their targets, read-only unless they are results; a single file alone in its folder;
 the environment; no network. A module without an exit code of its own that returns ends with 0.
@@ -17,6 +19,7 @@ import errno
 import os
 import shutil
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -32,6 +35,8 @@ from protocol.nodes import Offer
 from protocol.spec.engines import WasmParams
 
 IDLE_KEPT: Final = max(2, os.cpu_count() or 1)
+GROW_AFTER_S: Final = 0.05
+"""So long a run waits for a busy worker before another is started: short programs are quicker than a start."""
 READY_S: Final = 30.0
 """A worker that is not ready by then is ill: it only has to import the runtime."""
 TAIL_S: Final = 0.05
@@ -85,6 +90,9 @@ class Worker:
         except TimeoutError as error:
             await worker.kill()
             raise Unavailable(f"a WebAssembly worker was not ready within {READY_S:g} s") from error
+        except BaseException:
+            await worker.kill()
+            raise
         if reply is None:
             raise Unavailable("a WebAssembly worker ended at its start", hint="see the node's standard error")
         return worker
@@ -132,9 +140,11 @@ class WasmRunning:
             worker.order(order)
             reply = await worker.read()
         except BaseException:
+            self._engine.gone()
             await worker.kill()
             raise
         if reply is None:
+            self._engine.gone()
             status = await worker.ended()
             raise Broken(f"the WebAssembly worker ended ({status}) while it compiled {order.module}")
         if not reply.started:
@@ -175,6 +185,7 @@ class WasmRunning:
     async def _follow(self, worker: Worker) -> Exit:
         reply = await worker.read()
         if reply is None:
+            self._engine.gone()
             status = await worker.ended()
             if self._stopped:
                 return Exit(code=KILLED)
@@ -200,6 +211,9 @@ class WasmEngine:
         self._idle: list[Worker] = []
         self._runs: dict[ExecutionId, WasmRunning] = {}
         self._starting: dict[ExecutionId, asyncio.Lock] = {}
+        self._waiting: deque[asyncio.Future[Worker]] = deque()
+        self._busy = 0
+        self._growth: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[int]] = set()
 
     async def probe(self) -> Offer:
@@ -238,28 +252,72 @@ class WasmEngine:
     async def close(self) -> None:
         for running in list(self._runs.values()):
             await running.remove()
+        if self._growth is not None:
+            self._growth.cancel()
+            await asyncio.gather(self._growth, return_exceptions=True)
         for worker in self._idle:
             await worker.kill()
         self._idle.clear()
         await asyncio.gather(*self._closing)
 
     async def take(self) -> Worker:
-        """An idle worker, or a new one."""
+        """A worker for one order: idle, the next that gets free, or a new one. Raises `Unavailable`."""
         while self._idle:
             worker = self._idle.pop()
             if worker.alive:
+                self._busy += 1
                 return worker
-        self._modules.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return await Worker.start(self._modules)
+        waiter: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        if self._growth is None or self._growth.done():
+            self._growth = asyncio.create_task(self._grow())
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.give_back(waiter.result())
+            raise
 
     def give_back(self, worker: Worker) -> None:
         """The worker has nothing to do any more."""
+        self._busy -= 1
+        self._place(worker)
+
+    def gone(self) -> None:
+        """A worker that was taken has ended."""
+        self._busy -= 1
+
+    def _place(self, worker: Worker) -> None:
+        """Give a free worker to whoever waits longest, or keep it, or end it."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._busy += 1
+                waiter.set_result(worker)
+                return
         if len(self._idle) < IDLE_KEPT:
             self._idle.append(worker)
             return
         ending = asyncio.create_task(worker.kill())
         self._closing.add(ending)
         ending.add_done_callback(self._closing.discard)
+
+    async def _grow(self) -> None:
+        """Start workers one after the other for as long as runs wait for one."""
+        self._modules.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while any(not waiter.done() for waiter in self._waiting):
+            if self._busy:
+                oldest = self._waiting[0]
+                await asyncio.wait({oldest}, timeout=GROW_AFTER_S)
+                if oldest.done():
+                    continue
+            try:
+                self._place(await Worker.start(self._modules))
+            except Fault as fault:
+                while self._waiting:
+                    waiter = self._waiting.popleft()
+                    if not waiter.done():
+                        waiter.set_exception(fault)
 
     def forget(self, execution: ExecutionId) -> None:
         """Nothing is left of this run but its folder."""
