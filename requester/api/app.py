@@ -92,6 +92,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = f"the request's body is larger than {BODY_MAX_BYTES // 2**20} MiB"
         hint = "publish large data to S3 or IPFS and name it as an input"
         return refusal(413, "RequestEntityTooLarge", message, hint=hint, request_id=request_id)
+    except web.HTTPRedirection:
+        raise
     except web.HTTPException as refused:
         return _of_http(refused, request, request_id)
     except ConnectionError:
@@ -104,8 +106,6 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) -> web.StreamResponse:
-    if refused.status < 400:
-        return refused
     what = f"{request.method} {request.path[:200]}"
     hint = "compare the path and the client's version with this server's (GET /api/v1/agent/version)"
     if refused.status == 404:

@@ -43,7 +43,9 @@ async def body_of(request: web.Request) -> dict[str, Any]:
         return {}
     try:
         body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise Invalid("the request's body is nested too deep for any job") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"the request's body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise Invalid("the request's body must be a JSON object")

@@ -10,7 +10,7 @@ from requester.verbs import Verbs
 VERBS: Final = web.AppKey("verbs", Verbs)
 BUILD: Final = web.AppKey("build", dict[str, Any])
 DEFAULTS: Final = web.AppKey("defaults", Defaults)
-CLIENT: Final = "client"
-"""Request key: who asks, as far as known."""
-REQUEST_ID: Final = "request_id"
-"""Request key: the request's id, the client's own if it gave one."""
+CLIENT: Final = web.RequestKey("client", str)
+"""Who asks, as far as known."""
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""The request's id, the client's own if it gave one."""

@@ -18,6 +18,7 @@ from requester.cli.output import (
     Paging,
     age,
     clean,
+    clean_text,
     moment,
     print_list,
     print_object,
@@ -195,9 +196,9 @@ def _describe(view: Json, now: float) -> None:
     _print_pairs(_head(job))
     if failure := job.get("Failure"):
         _section("Why")
-        print(failure["Message"])
+        print(clean_text(failure["Message"]))
         if failure["Hint"]:
-            print(f"Hint: {failure['Hint']}")
+            print(f"Hint: {clean_text(failure['Hint'])}")
     if executions:
         counts: dict[str, int] = {}
         for each in executions:
@@ -257,7 +258,7 @@ def _print_output(executions: list[Json]) -> None:
             for title, text in (("Standard Output", output["Stdout"]), ("Standard Error", output["stderr"])):
                 if text:
                     _section(title)
-                    print(text.rstrip("\n"))
+                    print(clean_text(text.rstrip("\n")))
             return
 
 

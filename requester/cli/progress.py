@@ -44,7 +44,8 @@ class Stages:
         for execution in view.get("Executions", []):
             found += [(execution["ID"], *event) for event in _events(execution)]
         if state["StateType"] in ("Completed", "Failed", "Stopped"):
-            found.append(("", state["StateType"], state["Message"]))
+            # Why is told once, as the command's error.
+            found.append(("", state["StateType"], ""))
         return [line for line in found if self._new(line)]
 
     def _new(self, line: tuple[str, str, str]) -> bool:
@@ -55,19 +56,24 @@ class Stages:
 
 
 def _events(execution: Json) -> list[tuple[str, str]]:
+    """What an execution has been through, in words."""
+    failure = execution.get("Failure") or {}
     events: list[tuple[str, str]] = [("Assigned", f"to {short(execution['NodeID'])}{_attempt(execution)}")]
-    events += [
-        (_WORDS.get(stage["State"], stage["State"]), stage["Message"])
-        for stage in execution.get("Stages", [])
-    ]
-    state = execution["State"]
-    if state not in ("assigned", *(stage["State"] for stage in execution.get("Stages", []))):
-        events.append((str(_WORDS.get(state, state)), ""))
-    if failure := execution.get("Failure"):
-        events.append(("Error", failure["Message"]))
+    for stage in execution.get("Stages", []):
+        # That the node has it too is no news to a person; how it ended is told below, with its cause.
+        if stage["State"] not in ("assigned", execution["State"] if failure else ""):
+            events.append((_word(stage["State"]), stage["Message"]))
+    if failure:
+        events.append((_word(execution["State"]), failure["Message"]))
         if failure["Hint"]:
             events.append(("Hint", failure["Hint"]))
+    elif execution["State"] not in ("assigned", *(each["State"] for each in execution.get("Stages", []))):
+        events.append((_word(execution["State"]), ""))
     return events
+
+
+def _word(state: str) -> str:
+    return _WORDS.get(state, state)
 
 
 def _attempt(execution: Json) -> str:
@@ -94,12 +100,15 @@ class Screen:
             self._heading = True
         now = time.time()
         clock = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
-        tell(f" {clock}  {short(execution):<10}  {topic:<11}  {clean(text)}".rstrip())
+        first, *more = text.split("\n")
+        tell(f" {clock}  {short(execution):<10}  {topic:<11}  {clean(first)}".rstrip())
+        for each in more:
+            tell(f"{' ' * 39}{clean(each)}".rstrip())
 
     def bytes(self, progress: Json) -> None:
         """How far a transfer is."""
         now = time.monotonic()
-        if self.quiet or (not self._terminal and now - self._spoken_at < PLAIN_EVERY_S):
+        if self.quiet or not progress["Done"] or (not self._terminal and now - self._spoken_at < PLAIN_EVERY_S):
             return
         self._spoken_at = now
         done, total = progress["Done"], progress["Total"]
