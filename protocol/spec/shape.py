@@ -112,24 +112,26 @@ def _given(value: Any, form: _Form, path: Path, rules: Rules) -> dict[str, Any]:
     if not isinstance(value, dict):
         _wrong(value, "an object", path, rules)
         return given
+    unknown: list[str] = []
     for key, each in value.items():
         field = form.fields.get(key.lower())
         if field is None:
-            _unknown(key, form, path, rules)
+            unknown.append(key)
         elif field.name in given and rules.strict:
             rules.findings.fault((*path, key), f"{path_text((*path, field.name))} is given twice", key=True)
         else:
             given[field.name] = each
+    if rules.strict:
+        for key in unknown:
+            _unknown(key, form, path, rules, given)
     return given
 
 
-def _unknown(key: str, form: _Form, path: Path, rules: Rules) -> None:
-    if not rules.strict:
-        return
+def _unknown(key: str, form: _Form, path: Path, rules: Rules, given: Mapping[str, Any]) -> None:
     meant = near(key, (field.name for field in form.fields.values()))
     where = f" in {path_text(path)}" if path else ""
     rules.findings.fault((*path, key), f"unknown key {quoted(key)}{where}", near=meant, key=True)
-    if meant:
+    if meant and meant not in given:
         # What was meant is there: to call it missing as well would be a second complaint about one slip.
         rules.findings.spoil((*path, meant))
 

@@ -159,7 +159,7 @@ class Kubo:
             body = await read_bounded(response, what or command)
         try:
             return msgspec.json.decode(body, type=form)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Broken(f"{what or command}: {self.endpoint.url} does not answer as Kubo does") from error
 
     @asynccontextmanager
@@ -216,7 +216,7 @@ class Kubo:
         where = self.endpoint.url
         try:
             message = msgspec.json.decode(body, type=_Error).message
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             message = body[:200].decode(errors="replace").strip()
         if status in (401, 403):
             return Denied(

@@ -106,7 +106,7 @@ class IpfsPublisher:
         for line in lines:
             try:
                 each = msgspec.json.decode(line, type=_Added)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise Broken(f"publishing to IPFS: Kubo answered {line[:100]!r}") from error
             if each.message:
                 raise self._kubo.fault_of("publishing to IPFS", 500, line)

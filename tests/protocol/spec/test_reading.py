@@ -159,6 +159,13 @@ def test_a_slip_in_a_key_is_found_at_every_level(
     assert says in fault.message
 
 
+def test_a_slip_beside_the_right_key_hides_nothing() -> None:
+    """An unknown key that resembles one that is there as well takes nothing from the faults below that one."""
+    text = SMALLEST.replace("{Type: noop}", "{Type: nope}") + "Taskz: []\n"
+
+    assert [(fault.line, fault.column) for fault in faults_of_text(text)] == [(4, 20), (5, 1)]
+
+
 @pytest.mark.parametrize("name", SERVER_FIELDS)
 def test_a_person_cannot_give_the_servers_own_fields(name: str) -> None:
     """ID, State and the like in a spec are refused, in any case."""
