@@ -101,6 +101,18 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(text for part in parts if (text := _text(part)))
 
 
+def _servers(value: Any) -> tuple[str, ...]:
+    """NATS servers; one without a scheme is taken as ``nats://``."""
+    made = [text if "://" in text else f"nats://{text}" for text in _texts(value)]
+    wrong = next((text for text in made if text.partition("://")[0].lower() not in ("nats", "tls")), None)
+    if wrong is not None or not made:
+        raise Invalid(
+            f"{wrong or 'nothing'} is no NATS server",
+            hint=f"Write it like {NATS_DEFAULT} or tls://host:4222.",
+        )
+    return tuple(made)
+
+
 def _types(value: Any) -> tuple[str, ...]:
     return tuple(text.lower() for text in _texts(value))
 
@@ -175,7 +187,7 @@ KEYS: Final[Mapping[str, Change]] = {
     "Name": _set("name", _text),
     "DataDir": _set("data_dir", _path),
     "Labels": _labelled,
-    "Compute.Orchestrators": _set("nats", _texts),
+    "Compute.Orchestrators": _set("nats", _servers),
     "Compute.Auth.Token": _set("nats_password", _text),
     "Compute.AllocatedCapacity.CPU": _set_in("share", "cpu", _text),
     "Compute.AllocatedCapacity.Memory": _set_in("share", "memory", _text),
@@ -208,7 +220,7 @@ KEYS: Final[Mapping[str, Change]] = {
     # The same in 1.4.
     "Node.Name": _set("name", _text),
     "Node.Labels": _labelled,
-    "Node.Network.Orchestrators": _set("nats", _texts),
+    "Node.Network.Orchestrators": _set("nats", _servers),
     "Node.Network.AuthSecret": _set("nats_password", _text),
     "Node.IPFS.Connect": _set("ipfs_connect", _endpoint),
     "Node.AllowListedLocalPaths": _set("allowed_paths", _allowed),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protocol.memory_bus import MemoryHub
+from protocol.memory_bus import MemoryBus, MemoryHub
 from tests.compute.twins import FakeRequester, NodeOnTest
 
 
@@ -19,7 +19,7 @@ def hub() -> MemoryHub:
 @pytest.fixture
 async def requester(hub: MemoryHub) -> AsyncIterator[FakeRequester]:
     """A requester that listens."""
-    async with FakeRequester(hub).listening() as requester:
+    async with FakeRequester(MemoryBus(hub)).listening() as requester:
         yield requester
 
 

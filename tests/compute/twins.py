@@ -20,6 +20,7 @@ from compute.journal import Journal
 from compute.logs import LogSettings
 from compute.runner import Limits
 from protocol import messages, subjects
+from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Fault
 from protocol.ids import ExecutionId, JobId, NodeId, execution_id, job_id, job_key
@@ -84,8 +85,8 @@ def noop(params: dict[str, Any] | None = None, **fields: Any) -> Task:
 class FakeRequester:
     """Answers reports by `decide` (``stored`` for an end, ``noted`` for the rest), and remembers what it heard."""
 
-    def __init__(self, hub: MemoryHub) -> None:
-        self.bus = MemoryBus(hub)
+    def __init__(self, bus: Messages) -> None:
+        self.bus = bus
         self.decide: Decide = lambda report: "stored" if report.state in ENDS else "noted"
         self.reports: list[Report] = []
         self.accepted: dict[ExecutionId, list[Report]] = {}

@@ -1,0 +1,173 @@
+"""``python -m compute`` as people start it: a process, a real NATS server, real containers."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.servers import NatsServer
+from protocol.jobs import Amounts, Network, ResultPath, Spec, Task
+from protocol.messages import Beat
+from protocol.nats_bus import connect
+from protocol.states import ExecutionState
+from tests.compute.twins import NODE, FakeRequester, noop, order
+
+S = ExecutionState
+READY_S = 30.0
+
+
+class Program:
+    """The node's process in a folder; it may be killed and started again."""
+
+    def __init__(self, folder: Path, url: str, *flags: str, **environ: str) -> None:
+        self._command = [sys.executable, "-m", "compute", "--nats", url, "--name", NODE]
+        self._command += [
+            "--data-dir",
+            str(folder / "node"),
+            "--publish-port",
+            "0",
+            "--log-format",
+            "json",
+            *flags,
+        ]
+        self._environ = os.environ | environ
+        self.log = folder / "node.log"
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start the process, logging to `log`."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self._command, env=self._environ, stderr=log, stdout=log
+            )
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send it a signal; its exit status."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(READY_S):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def cluster(server: NatsServer, program: Program) -> AsyncIterator[FakeRequester]:
+    """A requester that listens, and the node, started and beating; killed at the end."""
+    bus = await connect(server.requester_url, name="r1", role="requester")
+    try:
+        async with FakeRequester(bus).listening() as requester:
+            await program.start()
+            await beating(requester, 1)
+            yield requester
+    finally:
+        await program.end(signal.SIGKILL)
+        await bus.close()
+
+
+async def beating(requester: FakeRequester, incarnation: int) -> Beat:
+    """Wait for a beat of that start of the node."""
+    await requester.until(lambda: any(beat.incarnation == incarnation for beat in requester.beats))
+    return requester.beats[-1]
+
+
+async def test_a_node_runs_what_it_is_told_and_leaves_when_asked(
+    own_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Started with its flags it beats, runs a job and reports; on SIGTERM it says that it is leaving and exits with 0."""
+    program = Program(
+        tmp_path, own_nats_server.url, "--engines", "noop", "--label", "region=eu", "--cpu", "2"
+    )
+    async with cluster(own_nats_server, program) as requester:
+        beat = requester.beats[-1]
+        assert beat.node.labels["region"] == "eu"
+        assert beat.node.capacity.cpu == 2
+        assert [offer.type for offer in beat.node.engines] == ["noop"]
+        run = order(task=noop({"Stdout": "hello"}))
+        assert (await requester.run(run)).taken
+        assert (await requester.ended(run)).state is S.COMPLETED
+        assert [chunk.data for chunk in (await requester.logs(run)).chunks] == [b"hello"]
+        assert await program.end(signal.SIGTERM) == 0
+        await requester.until(lambda: requester.beats[-1].leaving)
+    assert '"event": "ready"' in program.log.read_text()
+
+
+async def test_a_node_goes_on_when_nats_comes_back(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """While the server is away the program runs on; its end is told when the server is back."""
+    program = Program(tmp_path, own_nats_server.url, "--engines", "noop")
+    async with cluster(own_nats_server, program) as requester:
+        run = order(task=noop({"Seconds": 1}))
+        await requester.run(run)
+        await own_nats_server.stop()
+        await own_nats_server.start()
+        assert (await requester.ended(run)).state is S.COMPLETED
+
+
+async def test_a_killed_node_adopts_its_containers(
+    own_nats_server: NatsServer, tmp_path: Path, docker_host: str, busybox_image: str
+) -> None:
+    """After ``kill -9`` the next process finds the running container, tells its end once, and leaves nothing behind."""
+    program = Program(tmp_path, own_nats_server.url, "--engines", "docker", DOCKER_HOST=docker_host)
+    script = (
+        "echo begun; id -u >/outputs/runs; while [ ! -e /outputs/go ]; do sleep 0.1; done; echo over; exit 3"
+    )
+    task = Task(
+        engine=Spec("docker", {"Image": busybox_image, "Entrypoint": ["sh", "-c", script]}),
+        result_paths=[ResultPath("outputs", "/outputs")],
+        publisher=Spec("local"),
+        network=Network("None"),
+    )
+    async with cluster(own_nats_server, program) as requester:
+        run = order(task=task, amounts=Amounts(cpu=0.1, memory_bytes=64_000_000))
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+        await program.end(signal.SIGKILL)
+        await program.start()
+        await beating(requester, 2)
+        outputs = tmp_path / "node" / "executions" / run.execution / "results" / "outputs"
+        (outputs / "go").touch()
+        report = await requester.ended(run)
+        assert report.failure is not None
+        assert report.failure.message == "program exited with code 3"
+        assert report.output is not None
+        assert report.output.stdout == "begun\nover\n"
+        assert report.result is not None
+        await requester.until(lambda: not requester.beats[-1].executions)
+        assert list((tmp_path / "node" / "executions").iterdir()) == []
+        assert len(requester.accepted[run.execution]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        (["--nats", "nats://127.0.0.1:1"], 1, "no NATS server answers"),
+        (["--nats", "ftp://x"], 2, "ftp://x is no NATS server"),
+        (["--cpu", "900%"], 1, "capacity CPU"),
+        (["--name", "a.b"], 1, "cannot name a node"),
+        (["--engines", "podman"], 1, "no engine 'podman'"),
+        (["--ipfs-connect", "/ip4/127.0.0.1"], 2, "Node.IPFS.Connect"),
+        (["-c", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["--publish-prot", "1"], 2, "publish-port"),
+    ],
+)
+async def test_a_start_that_cannot_be_says_why(
+    own_nats_server: NatsServer, tmp_path: Path, flags: list[str], code: int, text: str
+) -> None:
+    """What is wrong with the start is said in a line or two, without a trace, and the exit code is not 0."""
+    program = Program(tmp_path, own_nats_server.url)
+    program._command = [
+        *program._command[:3],
+        *([] if "--nats" in flags else ["--nats", own_nats_server.url]),
+    ]
+    program._command += ["--data-dir", str(tmp_path / "node"), *flags]
+    await program.start()
+    assert program.process is not None
+    async with asyncio.timeout(READY_S):
+        assert await program.process.wait() == code
+    said = program.log.read_text()
+    assert text in said
+    assert "Traceback" not in said
