@@ -83,7 +83,7 @@ class Client:
     def job(self, ref: str, *, include: str = "", namespace: str = "", version: int = 0) -> Json:
         """A job, with ``executions`` and ``history`` if included."""
         return self.call(
-            "GET", f"{JOBS}/{_token(ref)}", include=include, namespace=namespace, job_version=version or ""
+            "GET", job_path(ref), include=include, namespace=namespace, job_version=version or ""
         )
 
     def call(self, method: str, path: str, *, body: Any = None, **query: Any) -> Json:
@@ -113,7 +113,7 @@ class Client:
         broken = 0
         while True:
             try:
-                for view in self._stream(f"{JOBS}/{_token(ref)}/watch", {"namespace": namespace}, until):
+                for view in self._stream(job_path(ref, "watch"), {"namespace": namespace}, until):
                     if "Failure" in view:
                         raise fault_in(view["Failure"])
                     broken = 0
@@ -128,7 +128,7 @@ class Client:
     def output(self, ref: str, *, follow: bool, until: float | None = None, **query: Any) -> Iterator[Json]:
         """An execution's output in pieces (``Stream``, base64 ``Data``), or a ``Failure``."""
         query["follow"] = "true" if follow else ""
-        return self._stream(f"{JOBS}/{_token(ref)}/output", query, until)
+        return self._stream(job_path(ref, "output"), query, until)
 
     def _exchange(self, method: str, target: str, body: Any) -> tuple[int, bytes]:
         data = b"" if body is None else json.dumps(body).encode()
@@ -188,8 +188,14 @@ class Client:
             connection.close()
 
 
-def _token(ref: str) -> str:
-    return quote(ref, safe="")
+def job_path(ref: str, part: str = "") -> str:
+    """The path of a job, or of a part of it; a name may hold anything."""
+    return f"{JOBS}/{quote(ref, safe='')}" + (f"/{part}" if part else "")
+
+
+def node_path(ref: str) -> str:
+    """The path of a node."""
+    return f"{NODES}/{quote(ref, safe='')}"
 
 
 def _target(path: str, query: Json) -> str:

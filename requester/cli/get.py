@@ -1,80 +1,114 @@
 """``shoal get JOB``: bring a job's published results home, with the same drivers that nodes fetch inputs with.
 
-Knows: which driver reads which result, and where results are put. Must not know: how a driver works.
+Knows: which result counts for each partition, which driver reads it, and where it is put. Must not know: how a driver works.
 """
 
 import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
+from msgspec import Struct
 
-from protocol.errors import Conflict, Invalid, TimedOut
+from protocol.errors import Conflict, Exhausted, Fault, Invalid, TimedOut
 from protocol.ids import short
 from protocol.jobs import Spec
-from requester.cli.endpoint import Api
+from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
-from requester.cli.jobs import Namespace
+from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
-from requester.cli.output import size
-from requester.client import JOBS, Client
+from requester.cli.output import clean, size
 from storage.contract import Drivers, Share
-from storage.params import read_params
 
-ARCHIVE_END = ".tar.gz"
+Json = dict[str, Any]
+
+ARCHIVE_END: Final = ".tar.gz"
+KUBO_DEFAULT: Final = "/ip4/127.0.0.1/tcp/5001"
+
+
+class Result(Struct, frozen=True):
+    """What one execution published."""
+
+    execution: str
+    spec: Spec
 
 
 def get(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
-    output_dir: Annotated[
-        Path | None, Parameter(help="Where to put the results; default ./job-<id>.")
-    ] = None,
+    output_dir: Annotated[Path | None, Parameter(help="Where to put the results; default ./job-ID.")] = None,
     raw: Annotated[bool, Parameter(help="Keep one folder per execution instead of merging them.")] = False,
     download_timeout_secs: Annotated[float, Parameter(help="Give up after so long; 0: no limit.")] = 0,
     ipfs_connect: Annotated[
-        str, Parameter(help="Multiaddress of the Kubo RPC API to read IPFS results from.")
+        str,
+        Parameter(help=f"Kubo's RPC API, to read IPFS results from; default {KUBO_DEFAULT}."),
     ] = "",
     namespace: Namespace = "",
     api: Api = Api(),
 ) -> int:
-    """Download a job's results."""
+    """Download a job's results into a folder of their own; a download that fails leaves nothing of it."""
     try:
         with api.client() as client:
-            record = client.job(job, namespace=namespace)["Job"]
-            found = (
-                client.call("GET", f"{JOBS}/{record['ID']}/results", namespace=record["Namespace"])["Items"]
-                or []
-            )
-            results = [Spec(type=item["Type"], params=item.get("Params") or {}) for item in found]
-            if not results:
-                return _nothing(record, client)
-        folder = output_dir or Path(f"job-{_folder_name(record)}")
-        tell(f"Fetching results of job '{job}'...")
-        limit = download_timeout_secs or None
-        asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit, ipfs_connect=ipfs_connect))
+            view = client.job(job, include="executions", namespace=namespace)
+        record = view["Job"]
+        results = published(view["Executions"]["Items"] or [])
+        if not results:
+            return _nothing(record)
+        folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise Conflict(f"{folder} is there already", hint="name another folder with --output-dir")
+        tell(f"Fetching results of job '{clean(job)}'...")
+        if not _closed(record):
+            tell("The job is not closed yet; these are the results so far.")
+        settings = api.settings(ResultDownloaders_Types_IPFS_Endpoint=ipfs_connect)
+        connect = settings.text(*IPFS, default=KUBO_DEFAULT)
+        limit_s = download_timeout_secs or None
+        asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit_s, ipfs_connect=connect))
     except KeyboardInterrupt:
-        tell()
+        tell("\nStopped; nothing was kept.")
         return Exit.INTERRUPTED
-    print(f"Results for job '{job}' have been written to...\n{folder.resolve()}")
+    print(f"Results for job '{clean(job)}' have been written to...\n{folder}")
     return Exit.OK
 
 
-def _nothing(record: dict[str, Any], client: Client) -> int:
-    state = record["State"]["StateType"]
-    tell(f"No results found for job {record['ID']} ({state}).")
-    if not record["Tasks"][0]["Publisher"].get("Type"):
-        tell("Hint: the job has no publisher; what the program printed is in: shoal job logs " + record["ID"])
-    elif state not in ("Completed", "Failed", "Stopped"):
-        tell("Hint: the job is not closed yet; wait with: shoal job describe " + record["ID"])
+def published(executions: Iterable[Json]) -> list[Result]:
+    """The result that counts for each partition: the completed attempt's, else the newest one's.
+
+    A program that failed published what it wrote too; when a later attempt did better, only that counts.
+    """
+    chosen: dict[int, Json] = {}
+    for each in executions:
+        if not each["PublishedResult"].get("Type"):
+            continue
+        partition = each.get("PartitionIndex", 0)
+        before = chosen.get(partition)
+        if before is None or before["State"] != "completed":
+            chosen[partition] = each
+    return [
+        Result(each["ID"], Spec(each["PublishedResult"]["Type"], each["PublishedResult"].get("Params") or {}))
+        for _, each in sorted(chosen.items())
+    ]
+
+
+def _nothing(record: Json) -> int:
+    tell(f"No results found for job {record['ID']} ({record['State']['StateType']}).")
+    if not _closed(record):
+        tell(f"Hint: the job is not closed yet; see: shoal job describe {record['ID']}")
+    elif not record["Tasks"][0]["Publisher"].get("Type"):
+        tell(f"Hint: the job has no publisher; what the program printed is in: shoal job logs {record['ID']}")
     return Exit.OK
 
 
-def _folder_name(record: dict[str, Any]) -> str:
+def _closed(record: Json) -> bool:
+    return record["State"]["StateType"] in ("Completed", "Failed", "Stopped")
+
+
+def _folder_name(record: Json) -> str:
     # A name is free text; only one that is a plain file name may become one.
     name = str(record["Name"])
     plain = name != record["ID"] and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 64
@@ -82,74 +116,84 @@ def _folder_name(record: dict[str, Any]) -> str:
 
 
 async def _fetch_all(
-    results: list[Spec], folder: Path, *, raw: bool, limit_s: float | None, ipfs_connect: str
+    results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, ipfs_connect: str
 ) -> None:
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
-    if folder.exists() and any(folder.iterdir()):
-        raise Conflict(
-            f"{folder} is there already and not empty", hint="name another folder with --output-dir"
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     from storage.drivers import open_drivers
     from storage.settings import StorageSettings
 
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        settings = StorageSettings(
-            folder=Path(scratch) / "drivers",
-            ipfs_connect=ipfs_connect or _variable("NODE_IPFS_CONNECT") or "/ip4/127.0.0.1/tcp/5001",
-        )
-        try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            settings = StorageSettings(Path(scratch) / "drivers", ipfs_connect=ipfs_connect)
             async with asyncio.timeout(limit_s), open_drivers(settings) as drivers:
-                fetched = [
-                    await _fetch(drivers, result, Path(scratch) / str(number))
-                    for number, result in enumerate(results)
-                ]
-        except TimeoutError as error:
-            raise TimedOut(f"the results did not arrive within {limit_s:g} s") from error
-        await asyncio.to_thread(_put, fetched, folder, raw=raw)
+                trees = [(each.execution, await _fetch(drivers, each, Path(scratch))) for each in results]
+            await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)
+    except TimeoutError as error:
+        raise TimedOut(
+            f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
+        ) from error
+    except OSError as error:
+        raise Exhausted(f"the results cannot be written to {folder}: {error.strerror}") from error
 
 
-async def _fetch(drivers: Drivers, result: Spec, into: Path) -> Path:
+async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
     """One execution's result, unpacked: a folder."""
-    driver = drivers.sources.get(result.type.lower())
+    from storage.archive import unpack
+    from storage.params import read_params
+
+    driver = drivers.sources.get(result.spec.type.lower())
     if driver is None:
         known = ", ".join(sorted(drivers.sources))
         raise Invalid(
-            f"results of type {result.type!r} cannot be downloaded by this version (it knows {known})"
+            f"a result of type {result.spec.type!r} cannot be downloaded; those that can are {known}"
         )
-    into.mkdir()
-    params = read_params(result.params, driver.params, f"result {result.type}")
-    resolved = await driver.resolve(params, Share())
-    bar = _Bar(f"{result.type} {resolved.identity}", resolved.size_bytes)
-    fetched = await driver.fetch(params, resolved, into / "got", bar)
-    bar.end()
-    archives = [fetched.path] if fetched.path.is_file() else list(fetched.path.iterdir())
-    if len(archives) == 1 and archives[0].is_file() and archives[0].name.endswith((ARCHIVE_END, "got")):
-        from storage.archive import unpack
-
-        await unpack(archives[0], into / "tree", lambda done, total: None)
-        return into / "tree"
-    return fetched.path
-
-
-def _put(fetched: list[Path], folder: Path, *, raw: bool) -> None:
-    folder.mkdir(exist_ok=True)
-    if not raw:
-        merge(fetched, folder)
-        return
-    for number, tree in enumerate(fetched):
-        os.rename(tree, folder / f"{number}")
+    params = read_params(result.spec.params, driver.params, f"result {result.spec.type}")
+    into = scratch / result.execution
+    try:
+        resolved = await driver.resolve(params, Share())
+        bar = _Bar(f"{short(result.execution)} {result.spec.type}", resolved.size_bytes)
+        fetched = await driver.fetch(params, resolved, into, bar)
+        bar.end()
+    except Fault as fault:
+        fault.message = f"the result of execution {short(result.execution)}: {fault.message}"
+        raise
+    if not _is_archive(result.spec):
+        return fetched.path
+    archive = fetched.path if fetched.path.is_file() else next(fetched.path.iterdir())
+    tree = scratch / f"{result.execution}.tree"
+    await unpack(archive, tree, lambda done_bytes, total_bytes: None)
+    archive.unlink()
+    return tree
 
 
-def _variable(name: str) -> str:
-    return os.environ.get(f"SHOAL_{name}") or os.environ.get(f"BACALHAU_{name}") or ""
+def _is_archive(spec: Spec) -> bool:
+    """What the local publisher serves is always one; on S3 it is so if the key says so, else it is a prefix."""
+    keys = [str(value) for name, value in spec.params.items() if name.lower() == "key"]
+    return spec.type.lower() == "urldownload" or any(key.endswith(ARCHIVE_END) for key in keys)
+
+
+def _put(trees: list[tuple[str, Path]], whole: Path, folder: Path, *, raw: bool) -> None:
+    """Make the whole result, then put it in its place."""
+    whole.mkdir()
+    if raw:
+        for execution, tree in trees:
+            os.rename(tree, whole / execution)
+    else:
+        merge([tree for _, tree in trees], whole)
+    if folder.is_dir():
+        # An empty folder that a person made stays theirs.
+        for entry in sorted(whole.iterdir()):
+            os.rename(entry, folder / entry.name)
+    else:
+        os.rename(whole, folder)
 
 
 class _Bar:
     """How far a download is, on a terminal."""
 
     def __init__(self, what: str, total: int | None) -> None:
-        self._what = what if len(what) <= 60 else what[:57] + "..."
+        self._what = what
         self._total = total
         self._shown = sys.stderr.isatty()
 

@@ -24,9 +24,10 @@ from requester.cli.output import (
     print_object,
     print_table,
 )
-from requester.client import JOBS
+from requester.client import JOBS, job_path
 
 Json = dict[str, Any]
+JobRef = Annotated[str, Parameter(name="JOB", help="The job's name, id or the beginning of its id.")]
 Namespace = Annotated[str, Parameter(help="The job's namespace, where its name alone is not enough.")]
 Version = Annotated[int, Parameter(alias="-v", help="An earlier version of the job.")]
 
@@ -79,7 +80,7 @@ def list_jobs(
 
 
 def executions(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
     namespace: Namespace = "",
@@ -105,7 +106,7 @@ def executions(
     with api.client() as client:
         page = client.call(
             "GET",
-            f"{JOBS}/{job}/executions",
+            job_path(job, "executions"),
             namespace=namespace,
             job_version=version or "",
             all_job_versions="true" if all_versions else "",
@@ -118,7 +119,7 @@ def executions(
 
 
 def history(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
     namespace: Namespace = "",
@@ -142,7 +143,7 @@ def history(
     with api.client() as client:
         page = client.call(
             "GET",
-            f"{JOBS}/{job}/history",
+            job_path(job, "history"),
             namespace=namespace,
             job_version=version or "",
             all_job_versions="true" if all_versions else "",
@@ -156,7 +157,7 @@ def history(
 
 
 def stop(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
     namespace: Namespace = "",
@@ -166,14 +167,14 @@ def stop(
 ) -> int:
     """Stop a job; what runs of it is ended."""
     with api.client() as client:
-        answer = client.call("DELETE", f"{JOBS}/{job}", body={"reason": reason}, namespace=namespace)
+        answer = client.call("DELETE", job_path(job), body={"reason": reason}, namespace=namespace)
     if not quiet:
         print(f"Job stop successfully submitted with evaluation ID: {answer['EvaluationID']}")
     return Exit.OK
 
 
 def describe(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
     namespace: Namespace = "",
@@ -193,12 +194,8 @@ def describe(
 
 def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
+    items = view["History"]["Items"] or []
     _print_pairs(_head(job))
-    if failure := job.get("Failure"):
-        _section("Why")
-        print(clean_text(failure["Message"]))
-        if failure["Hint"]:
-            print(f"Hint: {clean_text(failure['Hint'])}")
     if executions:
         counts: dict[str, int] = {}
         for each in executions:
@@ -206,15 +203,13 @@ def _describe(view: Json, now: float) -> None:
         _section("Summary")
         _print_pairs([(state, str(count)) for state, count in counts.items()])
     _section("Job History")
-    _print_history([item for item in view["History"]["Items"] or [] if "ExecutionID" not in item])
+    _print_history([item for item in items if "ExecutionID" not in item])
     if executions:
         _section("Executions")
         _print_executions(executions, now)
     for each in executions:
         _section(f"Execution {short(each['ID'])} History")
-        _print_history(
-            [item for item in view["History"]["Items"] or [] if item.get("ExecutionID") == each["ID"]]
-        )
+        _print_history([item for item in items if item.get("ExecutionID") == each["ID"]])
         _print_facts(each)
     _print_output(executions)
 
@@ -228,17 +223,16 @@ def _head(job: Json) -> list[tuple[str, str]]:
         ("Type", job["Type"]),
         ("State", job["State"]["StateType"]),
         ("Message", job["State"]["Message"]),
-    ]
-    if job["Type"] in ("batch", "service"):
-        pairs.append(("Count", str(job["Count"])))
-    pairs += [
+        ("Hint", (job.get("Failure") or {}).get("Hint", "")),
+        ("Count", str(job["Count"]) if job["Type"] in ("batch", "service") else ""),
         ("Engine", task["Engine"]["Type"]),
-        ("Labels", ", ".join(f"{key}={value}" for key, value in job["Labels"].items())),
+        ("Publisher", task["Publisher"].get("Type", "")),
+        ("Labels", ", ".join(f"{key}={value}" for key, value in (job["Labels"] or {}).items())),
         ("Created Time", moment(job["CreateTime"])),
         ("Modified Time", moment(job["ModifyTime"])),
         ("Version", str(job["Version"])),
     ]
-    return [(name, value) for name, value in pairs if value or name == "Message"]
+    return [(name, value) for name, value in pairs if value]
 
 
 def _print_facts(each: Json) -> None:
@@ -291,7 +285,10 @@ def _print_history(items: list[Json]) -> None:
 def _print_pairs(pairs: list[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        print(f"{name.ljust(width)} = {clean(value)}")
+        first, *more = value.split("\n")
+        print(f"{name.ljust(width)} = {clean(first)}")
+        for each in more:
+            print(f"{' ' * width}   {clean(each)}")
 
 
 def _section(title: str) -> None:

@@ -8,11 +8,11 @@ from cyclopts import Parameter
 
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
-from requester.cli.jobs import Namespace
+from requester.cli.jobs import JobRef, Namespace
 
 
 def logs(
-    job: Annotated[str, Parameter(help="The job's name, id or the beginning of its id.")],
+    job: JobRef,
     /,
     *,
     follow: Annotated[bool, Parameter(alias="-f", help="Go on until the program ends.")] = False,

@@ -18,42 +18,43 @@ JOINED: Final = ("stdout", "stderr", "exitCode")
 
 
 def merge(results: list[Path], into: Path) -> None:
-    """Merge result folders into `into`, which exists. Raises `Conflict` naming the first path that two of them have."""
-    taken: dict[str, Path] = {}
+    """Merge result folders into `into`, which exists and is empty. Raises `Conflict` naming the first path of two.
+
+    The results' files are moved, not copied.
+    """
+    taken: set[str] = set()
+    folders: set[str] = set()
     for result in results:
-        for path in _files(result):
-            name = str(path.relative_to(result))
-            if name in JOINED:
+        for name, is_folder in _entries(result):
+            if name in JOINED and not is_folder:
                 continue
-            if name in taken or (into / name).exists():
+            if name in taken or (not is_folder and name in folders):
                 raise Conflict(
                     f"two executions wrote {name}, so their results cannot be merged",
                     hint="use --raw to keep one folder per execution",
                 )
-            taken[name] = path
+            (folders if is_folder else taken).add(name)
     for result in results:
         _place(result, into)
 
 
 def _place(result: Path, into: Path) -> None:
-    for folder, folders, files in os.walk(result):
-        there = into / Path(folder).relative_to(result)
-        there.mkdir(exist_ok=True)
-        at_root = folder == str(result)
-        for name in files + [each for each in folders if (Path(folder) / each).is_symlink()]:
-            source = Path(folder) / name
-            if at_root and name in JOINED:
-                with source.open("rb") as part, (there / name).open("ab") as whole:
-                    shutil.copyfileobj(part, whole)
-            elif source.is_symlink():
-                (there / name).symlink_to(source.readlink())
-            else:
-                shutil.move(source, there / name)
+    for name, is_folder in _entries(result):
+        source, there = result / name, into / name
+        if is_folder:
+            there.mkdir(exist_ok=True)
+        elif name in JOINED and not source.is_symlink():
+            with source.open("rb") as part, there.open("ab") as whole:
+                shutil.copyfileobj(part, whole)
+        else:
+            os.rename(source, there)
 
 
-def _files(result: Path) -> list[Path]:
+def _entries(result: Path) -> list[tuple[str, bool]]:
+    """Everything inside by its path, a folder before what is in it; whether it is a folder. A link is never followed."""
     found = []
     for folder, folders, files in os.walk(result):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        found += [Path(folder) / name for name in files + links]
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            found.append((str(path.relative_to(result)), name in folders and not path.is_symlink()))
     return found

@@ -8,11 +8,11 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit
 from requester.cli.output import Column, ListFormat, ObjectFormat, Paging, print_list, print_object, size
-from requester.client import NODES
+from requester.client import NODES, node_path
 
 Json = dict[str, Any]
 Message = Annotated[str, Parameter(alias="-m", help="Why.")]
-Ref = Annotated[str, Parameter(help="The node's id or the beginning of it.")]
+Ref = Annotated[str, Parameter(name="NODE", help="The node's id or the beginning of it.")]
 
 
 def list_nodes(
@@ -53,7 +53,7 @@ def list_nodes(
 def describe(node: Ref, /, *, how: ObjectFormat = ObjectFormat(output="yaml"), api: Api = Api()) -> int:
     """Describe a node."""
     with api.client() as client:
-        view = client.call("GET", f"{NODES}/{node}")
+        view = client.call("GET", node_path(node))
     print_object(view["Node"], how.output or "yaml", how.pretty)
     return Exit.OK
 
@@ -75,7 +75,7 @@ def delete(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
 
 def _update(node: str, action: str, message: str, api: Api) -> int:
     with api.client() as client:
-        client.call("PUT", f"{NODES}/{node}", body={"Action": action, "Message": message, "NodeID": node})
+        client.call("PUT", node_path(node), body={"Action": action, "Message": message, "NodeID": node})
     print("Ok")
     return Exit.OK
 

@@ -59,15 +59,15 @@ def _events(execution: Json) -> list[tuple[str, str]]:
     """What an execution has been through, in words."""
     failure = execution.get("Failure") or {}
     events: list[tuple[str, str]] = [("Assigned", f"to {short(execution['NodeID'])}{_attempt(execution)}")]
-    for stage in execution.get("Stages", []):
-        # That the node has it too is no news to a person; how it ended is told below, with its cause.
-        if stage["State"] not in ("assigned", execution["State"] if failure else ""):
-            events.append((_word(stage["State"]), stage["Message"]))
+    # That the node has it too is no news to a person; how it ended is told below, with its cause.
+    untold = ("assigned", execution["State"] if failure else "")
+    stages = execution.get("Stages", [])
+    events += [(_word(each["State"]), each["Message"]) for each in stages if each["State"] not in untold]
     if failure:
         events.append((_word(execution["State"]), failure["Message"]))
         if failure["Hint"]:
             events.append(("Hint", failure["Hint"]))
-    elif execution["State"] not in ("assigned", *(each["State"] for each in execution.get("Stages", []))):
+    elif execution["State"] not in ("assigned", *(each["State"] for each in stages)):
         events.append((_word(execution["State"]), ""))
     return events
 
@@ -108,7 +108,11 @@ class Screen:
     def bytes(self, progress: Json) -> None:
         """How far a transfer is."""
         now = time.monotonic()
-        if self.quiet or not progress["Done"] or (not self._terminal and now - self._spoken_at < PLAIN_EVERY_S):
+        if (
+            self.quiet
+            or not progress["Done"]
+            or (not self._terminal and now - self._spoken_at < PLAIN_EVERY_S)
+        ):
             return
         self._spoken_at = now
         done, total = progress["Done"], progress["Total"]
