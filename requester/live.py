@@ -73,13 +73,17 @@ class Watcher:
 
 
 class Live:
-    """One job in memory. `guard` is the last sequence known of its subject; `behind` one that must be folded first."""
+    """One job in memory.
+
+    `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on its
+    way to the log, as written and as meant: when the log's reader brings it first, it need not be read again.
+    """
 
     __slots__ = (
         "behind",
         "due",
+        "flying",
         "guard",
-        "inflight",
         "inputs",
         "key",
         "noted",
@@ -94,11 +98,16 @@ class Live:
         self.guard = record.revision if record is not None else 0
         self.written = self.guard
         self.behind = 0
-        self.inflight = False
+        self.flying: tuple[bytes, Entry] | None = None
         self.due: float | None = None
         self.inputs: list[Input] = []
         self.noted: dict[ExecutionId, Report] = {}
         self.watchers: list[Watcher] = []
+
+    @property
+    def inflight(self) -> bool:
+        """Whether an entry is on its way."""
+        return self.flying is not None
 
     @property
     def busy(self) -> bool:

@@ -204,7 +204,7 @@ class Orchestrator:
             self._settle(taken, fault)
             self._jobs.forget(live)
             return
-        live.inflight = True
+        live.flying = (data, entry)
 
     def _take(self, live: Live) -> tuple[list[Input], list[Event]]:
         """The inputs of the next entry: a submission alone, or some others. What would change nothing is told so."""
@@ -253,7 +253,7 @@ class Orchestrator:
 
     def _done(self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome) -> None:
         """An entry's outcome: fold it and tell the nodes, or read on and decide again."""
-        live.inflight = False
+        live.flying = None
         if isinstance(outcome, Stored):
             self.counters["entries"] += 1
             freed = self._jobs.fold(live, entry, outcome.seq)
@@ -310,9 +310,7 @@ class Orchestrator:
 
     async def _fold(self, live: Live | None, record: bus.Record) -> Live | None:
         try:
-            entry = decode(record.data, Entry)
-            if key_of(entry.job) != record.key:
-                raise Broken(f"it names {entry.job}, which is not this subject's job")
+            entry = _read(live, record)
         except Broken as fault:
             _log.error("an entry is passed over", seq=record.seq, key=record.key, reason=fault.message)
             if live is not None:
@@ -432,3 +430,13 @@ class Orchestrator:
         for live in seen:
             if not live.inflight:
                 self._jobs.requeue(live)
+
+
+def _read(live: Live | None, record: bus.Record) -> Entry:
+    """The entry in a record of the log. Raises `Broken` if it cannot be read or belongs to another subject."""
+    if live is not None and live.flying is not None and live.flying[0] == record.data:
+        return live.flying[1]
+    entry = decode(record.data, Entry)
+    if key_of(entry.job) != record.key:
+        raise Broken(f"it names {entry.job}, which is not this subject's job")
+    return entry
