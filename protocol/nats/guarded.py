@@ -19,7 +19,7 @@ without an answer, or by the caller who asks again after `Unavailable`.
 import asyncio
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import count
 from typing import Final
@@ -49,6 +49,7 @@ _log = structlog.get_logger(__name__)
 
 BATCH_FROM: Final = 10
 """Below this many, single writes side by side are stored sooner than one batch: a batch costs the disk four syncs."""
+BATCH_BYTES: Final = 4 << 20
 DOUBT_S: Final = 5.0
 """How long an answer may take before the write is in doubt."""
 GIVE_UP_S: Final = 30.0
@@ -133,6 +134,20 @@ def examine(put: Put, newest: Kept | None) -> Finding:
     return Finding.OURS if newest.op == put.op else Finding.OVERTAKEN
 
 
+def commits(puts: Sequence[Put]) -> Iterator[list[Put]]:
+    """Cut a group into what is written at once: at most `BATCH_MAX` writes, and `BATCH_BYTES` unless one alone is larger."""
+    together: list[Put] = []
+    size_bytes = 0
+    for put in puts:
+        size_bytes += len(put.data)
+        if together and (len(together) == BATCH_MAX or size_bytes > BATCH_BYTES):
+            yield together
+            together, size_bytes = [], len(put.data)
+        together.append(put)
+    if together:
+        yield together
+
+
 class GuardedStream:
     """Guarded writes to one stream, and reads from its leader."""
 
@@ -143,8 +158,8 @@ class GuardedStream:
     async def put(self, puts: Sequence[Put]) -> list[Outcome]:
         """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again."""
         outcomes: list[Outcome] = []
-        for first in range(0, len(puts), BATCH_MAX):
-            outcomes += await self._put(puts[first : first + BATCH_MAX])
+        for together in commits(puts):
+            outcomes += await self._put(together)
         return outcomes
 
     async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:

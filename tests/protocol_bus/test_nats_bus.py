@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from deploy.servers import NatsServer
-from protocol.bus import Bus, Refused
+from protocol.bus import Bus, Refused, Stored
 from protocol.errors import Broken, Denied, Exhausted, Invalid, NotFound, Unavailable
 from protocol.nats_bus import StreamSettings, connect
 from protocol.subjects import BLOB_STREAM, LOG_STREAM
@@ -252,7 +252,7 @@ class TestStreams:
         assert "max_file_store" in caught.value.hint
 
     async def test_a_full_log_refuses_and_says_that_it_is_full(self, own_nats_server: NatsServer) -> None:
-        """Beyond its limit in bytes nothing is stored, in singles and batches, and the outcome says `full`."""
+        """What does not fit is not stored, alone or in a batch, and its outcome says `full`; what fits is."""
         settings = StreamSettings(log_bytes=1_000_000, blob_bytes=1_000_000)
         bus = await connect(own_nats_server.url, name="t", role="requester", streams=settings)
         first = fresh_key()
@@ -262,8 +262,14 @@ class TestStreams:
 
         await self._check_refused(bus, 1)
         await self._check_refused(bus, 12)
-
         assert (await bus.log_state()).last == before.last
+        *small, large = await bus.append(
+            [*(entry(fresh_key()) for _ in range(12)), entry(fresh_key(), data=b"x" * 400_000)]
+        )
+
+        assert all(isinstance(outcome, Stored) for outcome in small)
+        assert isinstance(large, Refused)
+        assert large.full
         assert before.limit_bytes == 1_000_000
         await bus.purge(first)
         assert await stored(bus, fresh_key(), data=b"x" * 400_000) > seq

@@ -9,12 +9,13 @@ from contextlib import aclosing, suppress
 
 import nats
 import pytest
+from structlog.testing import capture_logs
 
 from deploy.servers import NatsServer
 from protocol.bus import MESSAGE_MAX_BYTES, Append, Bus, Record, Stored
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
-from protocol.nats import wire
+from protocol.nats import reader, wire
 from protocol.subjects import LOG_STREAM
 from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, fresh_subject, stored, take
 from tests.protocol_bus.connections import node, requester
@@ -182,8 +183,11 @@ async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
         assert [message.data for message in await take(commands, 1)] == [b"run"]
 
 
-async def test_a_standing_reader_goes_on_after_a_restart(own_nats_server: NatsServer) -> None:
-    """The server forgets the reader's consumer; the reader does not forget its position."""
+async def test_a_standing_reader_goes_on_after_a_restart(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server forgets the reader's consumer; the reader does not forget its position. It need not be silent first."""
+    monkeypatch.setattr(reader, "SILENCE_S", 10 * LIMIT_S)
     server = own_nats_server
     async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
         first = await stored(bus, fresh_key())
@@ -192,6 +196,39 @@ async def test_a_standing_reader_goes_on_after_a_restart(own_nats_server: NatsSe
         second = await stored(bus, fresh_key())
 
         assert [record.seq for record in await anext(batches)] == [second]
+
+
+async def test_a_standing_reader_asks_again_when_its_pull_has_run_out(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull that nothing came for ends at the server; the reader has another one open by then."""
+    monkeypatch.setattr(reader, "SILENCE_S", 10 * LIMIT_S)
+    monkeypatch.setattr(reader, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(reader, "EXPIRES_S", 0.5)
+    async with requester(nats_server.url) as bus, asyncio.timeout(LIMIT_S):
+        start = (await bus.log_state()).last
+        async with aclosing(bus.read(start)) as batches:
+            reading = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(1.2)  # Only the server knows when a pull has ended.
+            seq = await stored(bus, fresh_key())
+
+            assert [record.seq for record in await reading] == [seq]
+
+
+async def test_a_reader_whose_server_is_silent_opens_its_consumer_again(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats that were promised do not come: the reader begins anew where it stood, and misses nothing."""
+    monkeypatch.setattr(reader, "SILENCE_S", 0.2)
+    async with requester(nats_server.url) as bus, asyncio.timeout(LIMIT_S):
+        start = (await bus.log_state()).last
+        async with aclosing(bus.read(start)) as batches:
+            reading = asyncio.ensure_future(anext(batches))
+            with capture_logs() as logs:
+                await until(lambda: any("opened again" in line["event"] for line in logs))
+            seq = await stored(bus, fresh_key())
+
+            assert [record.seq for record in await reading] == [seq]
 
 
 async def test_a_reader_whose_consumer_is_taken_away_makes_another(own_nats_server: NatsServer) -> None:
@@ -210,15 +247,16 @@ async def test_a_reader_whose_consumer_is_taken_away_makes_another(own_nats_serv
 
 
 async def test_a_closed_reader_leaves_no_consumer_behind(own_nats_server: NatsServer) -> None:
-    """Closing a reading lets go of its consumer at the server at once."""
+    """Closing a reading lets go of its consumer at the server, long before the server would notice by itself."""
     server = own_nats_server
     admin = await nats.connect(server.admin_url)
     async with requester(server.url) as bus:
         await stored(bus, fresh_key())
         await collect(bus, 0, 1)
-        await bus.log_state()
 
-        assert await admin.jsm().consumers_info(LOG_STREAM) == []
+        async with asyncio.timeout(LIMIT_S):
+            while await admin.jsm().consumers_info(LOG_STREAM):  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(0.01)
     await admin.close()
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.bus import Outcome, Refused, Stale, Stored
+from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
 from protocol.nats.api import Kept
 from protocol.nats.frames import Answer, frame, header, header_value, positions_in, status_of, status_text
-from protocol.nats.guarded import Doubt, Finding, Put, examine, judge
+from protocol.nats.guarded import BATCH_BYTES, Doubt, Finding, Put, commits, examine, judge
 from protocol.nats.streams import StreamSettings, complaints, configurations
 
 PLAIN = b"NATS/1.0\r\n"
@@ -80,6 +80,20 @@ def test_the_newest_message_says_what_became_of_a_write(
 ) -> None:
     """The four cases of the module's docstring."""
     assert examine(Put("job.k", guard, "ours", b""), newest) is finding
+
+
+@given(st.lists(st.sampled_from([0, 300, 40_000, 500_000, BATCH_BYTES - 300, BATCH_BYTES + 1]), max_size=600))
+def test_a_group_is_cut_into_bounded_commits_in_order(sizes: list[int]) -> None:
+    """Each commit is at most 256 writes and 4 MiB, unless one write alone is larger; together they are the group."""
+    bodies = {size: bytes(size) for size in set(sizes)}
+    puts = [Put("job.k", 0, str(number), bodies[size]) for number, size in enumerate(sizes)]
+
+    cut = list(commits(puts))
+
+    assert [put.op for together in cut for put in together] == [put.op for put in puts]
+    for together in cut:
+        assert 1 <= len(together) <= BATCH_MAX
+        assert len(together) == 1 or sum(len(put.data) for put in together) <= BATCH_BYTES
 
 
 @given(
