@@ -11,16 +11,19 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from compute.engines.contract import Engine
-from protocol.errors import Denied, Exhausted, Failure, Fault, Unavailable
+from protocol.errors import Denied, Exhausted, Failure, Fault, Invalid, Unavailable
 from protocol.jobs import Amounts, Task
 from protocol.messages import Run
 from protocol.nodes import NodeInfo, Offer
 from protocol.spec.quantities import format_bytes
 from storage.contract import Drivers
 from storage.params import read_params
+from storage.tree import safe_parts
 
 IN_PLACE: Final = frozenset({"local", "localdirectory"})
 """Sources whose data is mounted where it lies: it takes none of the room for executions."""
+RESERVED: Final = frozenset({"stdout", "stderr", "exitCode"})
+"""What is in every published result, beside the folders of the result paths."""
 HOST_VALUE: Final = "env:"
 """A value of the task's environment that begins with this names a variable of the node's own."""
 
@@ -45,6 +48,7 @@ class Plan(Struct, frozen=True):
 def plan(run: Run, engines: Mapping[str, Engine[Any]], drivers: Drivers) -> Plan:
     """Read all parameters. Raises `Invalid` for those that cannot be read, `Unavailable` for a driver that is not here."""
     task = run.task
+    _check_result_paths(task)
     engine = engines.get(task.engine.type.lower())
     if engine is None:
         raise Unavailable(f"this node has no engine {task.engine.type!r}", kind="Engine")
@@ -110,6 +114,15 @@ def too_large(amounts: Amounts, capacity: Amounts) -> Exhausted | None:
         return None
     hint = "Lower the task's Resources (known sizes of inputs count as disk), or use a larger node."
     return Exhausted(f"it wants {' and '.join(lacks)} of this node", hint=hint, kind="Capacity")
+
+
+def _check_result_paths(task: Task) -> None:
+    """A result's name becomes a folder beside the files that we put there."""
+    for result in task.result_paths:
+        if result.name in RESERVED or safe_parts(result.name) != (result.name,):
+            raise Invalid(
+                f"the result {result.name!r} cannot be a folder's name", hint="Use a plain name.", kind="Name"
+            )
 
 
 def _check_offers(task: Task, info: NodeInfo) -> None:

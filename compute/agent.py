@@ -24,25 +24,26 @@ from compute.capacity import Ledger, Ports
 from compute.engines.contract import Engine
 from compute.execution import CancelOrdered, Failed, ReportDropped, ReportStored, ordered
 from compute.facts import Facts
+from compute.faults import failure_of
 from compute.journal import GONE_MAX, Journal
+from compute.log_answers import LogAnswers
 from compute.logs import Logs, LogSettings
 from compute.progress import ProgressBoard
 from compute.reports import Reporter
 from compute.room import Room
-from compute.runner import Limits, Runner, Shop
+from compute.runner import Runner
+from compute.shop import Limits, Shop
 from protocol import messages, subjects
 from protocol.bus import Message, Messages
 from protocol.clock import Clock, SystemClock
-from protocol.errors import Broken, Conflict, Exhausted, Failure, Fault, Invalid
-from protocol.ids import ExecutionId, NodeId
+from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
+from protocol.ids import ExecutionId, NodeId, is_token, key_of
 from protocol.messages import (
     Beat,
     Cancel,
     Command,
     CommandAnswer,
     FullList,
-    LogsAnswer,
-    LogsRequest,
     Report,
     Run,
     Verdict,
@@ -54,8 +55,6 @@ from storage.threads import in_thread
 
 EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
-LOGS_WAIT_MAX_S: Final = 30.0
-LOGS_ASKED_MAX: Final = 256
 FETCHES_MAX: Final = 16
 """Inputs on their way at once, of all executions together; each driver has its own parallel connections beyond that."""
 HOUSEKEEPING_S: Final = 30.0
@@ -113,7 +112,6 @@ class Agent:
         self._gone = dict(self._remembered.gone)
         self._leaving = False
         self._beat_now = asyncio.Event()
-        self._asking_logs = 0
         self._logs = Logs(settings.folder / "logs", settings.logs)
         self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
 
@@ -135,7 +133,7 @@ class Agent:
                 tasks.create_task(self._beat_on())
                 tasks.create_task(self._facts.watch(self._beat_now.set))
                 tasks.create_task(self._keep_house())
-                tasks.create_task(self._answer_logs(asked, tasks))
+                tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
                 async for message in commands:
                     await self._obey(message, shop)
 
@@ -215,6 +213,9 @@ class Agent:
             self._carry_out(messages.decode(message.data, _COMMAND), shop)
         except Fault as fault:
             await _respond(message, CommandAnswer(False, fault.failure()))
+        except Exception as error:  # noqa: BLE001 (an order that nobody foresaw must not end the node, again and again)
+            _log.exception("an order failed in a way it should not", subject=message.subject)
+            await _respond(message, CommandAnswer(False, failure_of(error, self._node, "taking an order")))
         else:
             # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
             shop.tasks.create_task(self._answer_when_kept(message))
@@ -242,6 +243,8 @@ class Agent:
     def _ordered(self, run: Run, shop: Shop) -> None:
         if run.execution in self.runners:
             return
+        if key_of(run.job) is None or not is_token(run.execution):
+            raise Invalid(f"{run.execution!r} of {run.job!r} is no execution of a job")
         if run.execution in self._gone:
             raise Conflict(f"execution {run.execution} was here and is done with", kind="Gone")
         if self._leaving:
@@ -304,10 +307,9 @@ class Agent:
             self._upto = seq
             self._journal.note("upto", str(seq))
 
-    def _forgotten(self, runner: Runner) -> None:
-        execution = runner.execution
-        self.runners.pop(execution.id, None)
-        self._remember_gone(execution.id, execution.run.seq)
+    def _forgotten(self, execution: ExecutionId) -> None:
+        runner = self.runners.pop(execution)
+        self._remember_gone(execution, runner.execution.run.seq)
 
     def _remember_gone(self, execution: ExecutionId, seq: int) -> None:
         self._gone[execution] = seq
@@ -321,6 +323,9 @@ class Agent:
         runner = self.runners.get(report.execution)
         if runner is None:
             return
+        if report.failure is not None and report.failure.code.startswith("Unavailable"):
+            # What this execution met may have changed what the node offers: others should not be sent into it.
+            self._facts.look()
         if verdict.verdict == "drop":
             runner.tell(ReportDropped())
         elif report.state in ENDS:
@@ -360,39 +365,8 @@ class Agent:
             self._logs.prune(now)
             self._journal.prune(now)
 
-    # Logs
 
-    async def _answer_logs(self, asked: Any, tasks: asyncio.TaskGroup) -> None:
-        async for message in asked:
-            if message.respond is not None:
-                tasks.create_task(self._answer_log(message))
-
-    async def _answer_log(self, message: Message) -> None:
-        try:
-            answer = await self._read_log(messages.decode(message.data, LogsRequest))
-        except (Fault, OSError) as error:
-            fault = error if isinstance(error, Fault) else Broken(f"the output cannot be read: {error}")
-            answer = LogsAnswer(0, ended=True, failure=fault.failure())
-        await _respond(message, answer)
-
-    async def _read_log(self, request: LogsRequest) -> LogsAnswer:
-        if self._asking_logs >= LOGS_ASKED_MAX:
-            raise Exhausted("too many follow this node's output", hint="Ask again in a moment.", kind="Logs")
-        self._asking_logs += 1
-        try:
-            answer = self._logs.answer(request.execution, request.cursor, request.limit_bytes)
-            wait_s = min(request.wait_s, LOGS_WAIT_MAX_S)
-            if answer.chunks or answer.ended or wait_s <= 0:
-                return answer
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._logs.find(request.execution).news()
-            return self._logs.answer(request.execution, answer.cursor, request.limit_bytes)
-        finally:
-            self._asking_logs -= 1
-
-
-async def _respond(message: Message, answer: CommandAnswer | LogsAnswer) -> None:
+async def _respond(message: Message, answer: CommandAnswer) -> None:
     """Answer, if somebody still waits for it."""
     if message.respond is not None:
         with contextlib.suppress(Fault):

@@ -145,10 +145,14 @@ class CancelOrdered(Struct, frozen=True):
 
 
 class DeadlinePassed(Struct, frozen=True):
-    """The time for this phase is over: the execution's own (`RUNNING`) or the one for staging."""
+    """The time for this phase is over: the execution's own (`RUNNING`) or the one for staging.
+
+    `outstanding` names what was still awaited, as a person is told.
+    """
 
     phase: Phase
     limit_s: float
+    outstanding: str = ""
 
 
 class ReportStored(Struct, frozen=True):
@@ -237,8 +241,8 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
             return _end(execution, S.CANCELLED, failure, now)
         case Failed(failure, refused):
             return _failed(execution, failure, refused, now)
-        case DeadlinePassed(phase, limit_s) if phase is execution.phase:
-            return _end(execution, S.FAILED, _too_long(phase, limit_s), now)
+        case DeadlinePassed(phase, limit_s, outstanding) if phase is execution.phase:
+            return _end(execution, S.FAILED, _too_long(phase, limit_s, outstanding), now)
         case Admitted(gpus) if execution.phase is Phase.WAITING:
             admitted = msgspec.structs.replace(execution, gpus=gpus)
             return _enter(admitted, Phase.STAGING, S.STAGING, now), [E.STAGE]
@@ -315,7 +319,7 @@ def _exit_failure(code: int) -> Failure | None:
     )
 
 
-def _too_long(phase: Phase, limit_s: float) -> Failure:
+def _too_long(phase: Phase, limit_s: float, outstanding: str) -> Failure:
     if phase is Phase.RUNNING:
         return Failure(
             "TimedOut.Execution",
@@ -324,8 +328,8 @@ def _too_long(phase: Phase, limit_s: float) -> Failure:
         )
     return Failure(
         "TimedOut.Staging",
-        f"inputs and image were not there within {limit_s:g} s",
-        hint="The node's limit for staging is StagingTimeout; see which input is slow in the job's progress.",
+        f"{outstanding or 'what the program needs'} was not there within {limit_s:g} s",
+        hint="See that it can be had, and how fast; a node's owner can raise Compute.StagingTimeout.",
         retryable=True,
     )
 

@@ -25,6 +25,8 @@ from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from storage.contract import Drivers
 
 PROBE_EVERY_S: Final = 15.0
+PROBE_REST_S: Final = 1.0
+"""However often somebody asks, there is so much time between two probes."""
 PROBE_S: Final = 10.0
 NVIDIA_S: Final = 10.0
 VERSION: Final = "0.1.0"
@@ -153,6 +155,7 @@ class Facts:
             self._look.clear()
             if await self.probe():
                 changed()
+            await self._clock.sleep(PROBE_REST_S)
 
 
 async def _offers(parts: Mapping[str, Any]) -> list[Offer]:

@@ -10,16 +10,13 @@ program: whether it was started must be known before it can be removed.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
-from msgspec import Struct
 
 from compute import admission
-from compute.admission import Plan, Policy
-from compute.capacity import Ports
+from compute.admission import Plan
 from compute.engines.contract import Engine, Exit, Running
 from compute.engines.contract import Run as EngineRun
 from compute.environment import environment
@@ -42,20 +39,15 @@ from compute.execution import (
     advance,
 )
 from compute.faults import StepFailed, failure_of, publisher_failure
-from compute.journal import Journal
-from compute.logs import Logs, OutputLog
+from compute.logs import OutputLog
 from compute.output import Head, write_streams
-from compute.progress import ProgressBoard
-from compute.reports import Reporter
-from compute.room import Room
+from compute.shop import Shop
 from compute.staging import Ready, Staging
-from protocol.clock import Clock
-from protocol.errors import Fault, TimedOut, Unavailable
-from protocol.ids import NodeId
+from protocol.errors import Denied, Fault, TimedOut, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
 from storage.arrival import remove_tree
-from storage.contract import Drivers, Label
+from storage.contract import Label
 from storage.contract import Progress as Telling
 from storage.threads import in_thread
 
@@ -68,37 +60,6 @@ AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
 
 _log = structlog.get_logger(__name__)
-
-
-class Limits(Struct, frozen=True):
-    """How long things may take on this node, in seconds: staging unless the order says, asking a program to end."""
-
-    staging_s: float = 3600.0
-    publishing_s: float = 3600.0
-    stop_grace_s: float = 10.0
-
-
-class Shop(Struct, frozen=True):
-    """What all executions of a node share. `tasks` owns every task they begin."""
-
-    node: NodeId
-    incarnation: int
-    folder: Path
-    engines: Mapping[str, Engine[Any]]
-    drivers: Drivers
-    policy: Policy
-    limits: Limits
-    host: Mapping[str, str]
-    room: Room
-    ports: Ports
-    journal: Journal
-    logs: Logs
-    reporter: Reporter
-    progress: ProgressBoard
-    clock: Clock
-    tasks: asyncio.TaskGroup
-    fetching: asyncio.Semaphore
-    forgotten: Callable[["Runner"], None]
 
 
 class Runner:
@@ -168,7 +129,7 @@ class Runner:
                 shop.reporter.send(self.report())
             elif effect is Effect.FORGET:
                 shop.reporter.forget(self.execution.id)
-                shop.forgotten(self)
+                shop.forgotten(self.execution.id)
         if self._todo and self._task is None:
             self._task = shop.tasks.create_task(self._live())
 
@@ -242,7 +203,8 @@ class Runner:
         )
         if self._restored:
             await self._wipe()
-        with self._deadline(Phase.STAGING, self._run.staging_timeout_s or shop.limits.staging_s):
+        limit_s = self._run.staging_timeout_s or shop.limits.staging_s
+        with self._deadline(limit_s, lambda: DeadlinePassed(Phase.STAGING, limit_s, staging.outstanding)):
             self._ready = ready = await staging.stage(self._progress)
         return Staged(ready.inputs, {name: outside for name, (outside, _) in ready.ports.items()})
 
@@ -283,7 +245,8 @@ class Runner:
         self._head = Head()
         log = self._shop.logs.open(self.execution.id)
         self._following = self._shop.tasks.create_task(self._keep_output(running, log))
-        with self._deadline(Phase.RUNNING, self._left_s()):
+        limit_s = self._run.execution_timeout_s
+        with self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)):
             ending = await running.wait()
         await self._drain(DRAIN_S)
         log.flush()
@@ -387,8 +350,15 @@ class Runner:
             self._running = None
 
     async def _wipe(self) -> None:
-        if self._folder.exists():
+        """Remove the folder. What a container's root left there may not be ours to remove: it is told, and left."""
+        if not self._folder.exists():
+            return
+        try:
             await in_thread(lambda _: remove_tree(self._folder))
+        except Denied as fault:
+            _log.error(
+                "a folder stays behind", execution=self.execution.id, fault=fault.message, hint=fault.hint
+            )
 
     def _engine(self) -> Engine[Any] | None:
         return self._shop.engines.get(self._run.task.engine.type.lower())
@@ -403,21 +373,20 @@ class Runner:
         return max(limit_s - passed_s, 0.001)
 
     @contextlib.contextmanager
-    def _deadline(self, phase: Phase, seconds: float) -> Iterator[None]:
+    def _deadline(self, seconds: float, passed: Callable[[], DeadlinePassed]) -> Iterator[None]:
         """Tell that the phase took too long, if it does; 0 is no limit."""
         if not seconds:
             yield
             return
-        limit_s = self._run.execution_timeout_s if phase is Phase.RUNNING else seconds
-        alarm = self._shop.tasks.create_task(self._ring(seconds, DeadlinePassed(phase, limit_s)))
+        alarm = self._shop.tasks.create_task(self._ring(seconds, passed))
         try:
             yield
         finally:
             alarm.cancel()
 
-    async def _ring(self, seconds: float, event: DeadlinePassed) -> None:
+    async def _ring(self, seconds: float, passed: Callable[[], DeadlinePassed]) -> None:
         await self._shop.clock.sleep(seconds)
-        self.tell(event)
+        self.tell(passed())
 
     def _progress(self, what: str) -> Telling:
         def tell(done_bytes: int, total_bytes: int | None) -> None:

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from compute.admission import Policy
 from compute.facts import Share
 from compute.logs import LogSettings
-from compute.runner import Limits
+from compute.shop import Limits
 from protocol.errors import Fault, Invalid, NotFound
 from protocol.spec.quantities import parse_bytes, parse_duration_s
 from storage.allow_list import read_allow_list

@@ -18,7 +18,7 @@ from compute import admission
 from compute.admission import IN_PLACE, Plan
 from compute.capacity import Ports
 from compute.engines.contract import Mount
-from compute.faults import StepFailed, input_failure
+from compute.faults import StepFailed, input_failure, place_of
 from compute.ports import take_ports
 from compute.room import Room
 from protocol.errors import Fault
@@ -59,6 +59,12 @@ class Staging:
         self._ports = ports
         self._fetching = fetching
         self._inputs = run.task.input_sources
+        self._awaited: list[str] = []
+
+    @property
+    def outstanding(self) -> str:
+        """What has not come yet, as a person is told."""
+        return ", ".join(self._awaited)
 
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
@@ -118,7 +124,8 @@ class Staging:
         def preparing(what: str, done_bytes: int, total_bytes: int | None) -> None:
             told(what)(done_bytes, total_bytes)
 
-        await self._plan.engine.prepare(self._plan.engine_params, preparing)
+        with self._awaiting(f"engine {self._run.task.engine.type}'s preparation"):
+            await self._plan.engine.prepare(self._plan.engine_params, preparing)
 
     def _result_folders(self) -> list[Mount]:
         """A folder for each result path, which any user inside the program may write to, whatever our umask."""
@@ -131,12 +138,23 @@ class Staging:
         return mounts
 
     @contextlib.contextmanager
-    def _faults_of_input(self, index: int) -> Iterator[None]:
-        """A fault in here is about that input, and says so."""
+    def _awaiting(self, what: str) -> Iterator[None]:
+        """While in here, this is outstanding."""
+        self._awaited.append(what)
         try:
             yield
+        finally:
+            self._awaited.remove(what)
+
+    @contextlib.contextmanager
+    def _faults_of_input(self, index: int) -> Iterator[None]:
+        """A fault in here is about that input, and says so."""
+        wanted = self._inputs[index]
+        try:
+            with self._awaiting(f"input {wanted.target} ({place_of(wanted.source)})"):
+                yield
         except (Fault, OSError) as error:
-            raise input_failure(error, index, self._inputs[index], self._node) from error
+            raise input_failure(error, index, wanted, self._node) from error
 
 
 async def _together(works: list[Coroutine[Any, Any, None]]) -> None:

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from compute.admission import Policy
-from compute.runner import Limits
+from compute.shop import Limits
 from protocol import messages, subjects
-from protocol.ids import NodeId
-from protocol.jobs import Amounts, Input, Network, Spec
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
 from protocol.messages import CommandAnswer
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
@@ -123,6 +123,11 @@ async def test_orders_for_another_node_and_unreadable_ones_are_refused(
         assert not answer.taken
         assert answer.failure is not None
         assert answer.failure.code == "Broken"
+    for strange in (order(execution=ExecutionId("../../etc")), order(job=JobId("j-1"))):
+        answer = await requester.run(strange)
+        assert not answer.taken
+        assert answer.failure is not None
+        assert "is no execution of a job" in answer.failure.message
     run = order()
     assert (await requester.run(run)).taken
 
@@ -231,6 +236,8 @@ async def test_it_goes_on_without_requesters_and_reports_later(
         ({"amounts": Amounts(cpu=64)}, "Exhausted.Capacity", "64 of 4 cores"),
         ({"task": noop(env={"A": "env:SECRET"})}, "Denied.Env", "SECRET"),
         ({"task": noop({"Stdoot": "x"})}, "Invalid", "Stdoot"),
+        ({"task": noop(result_paths=[ResultPath("../up", "/out")])}, "Invalid.Name", "'../up'"),
+        ({"task": noop(result_paths=[ResultPath("stdout", "/out")])}, "Invalid.Name", "'stdout'"),
         ({"task": noop(network=Network("Host"))}, "Denied", "network Host"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from compute.admission import Policy
-from compute.runner import Limits
+from compute.shop import Limits
 from protocol.errors import NotFound, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.states import ExecutionState
@@ -266,6 +266,7 @@ async def test_staging_has_a_limit_of_its_own(nodes: Nodes, requester: FakeReque
     await requester.quiet(node)
     assert report.failure is not None
     assert (report.failure.code, report.failure.retryable) == ("TimedOut.Staging", True)
+    assert report.failure.message == "input /in (test) was not there within 0.05 s"
     assert node.leftovers() == []
 
 

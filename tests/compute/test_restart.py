@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from compute.engines.contract import Run as EngineRun
-from compute.runner import Limits
+from compute.shop import Limits
 from protocol.errors import Fault
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, ResultPath, Spec

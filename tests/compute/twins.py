@@ -18,7 +18,7 @@ from compute.execution import Execution
 from compute.facts import Facts
 from compute.journal import Journal
 from compute.logs import LogSettings
-from compute.runner import Limits
+from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock

@@ -1,0 +1,54 @@
+"""What all executions of a node share.
+
+Knows: the node's parts, by type. Must not know: what any of them does.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from compute.admission import Policy
+from compute.capacity import Ports
+from compute.engines.contract import Engine
+from compute.journal import Journal
+from compute.logs import Logs
+from compute.progress import ProgressBoard
+from compute.reports import Reporter
+from compute.room import Room
+from protocol.clock import Clock
+from protocol.ids import ExecutionId, NodeId
+from storage.contract import Drivers
+
+
+class Limits(Struct, frozen=True):
+    """How long things may take on this node, in seconds: staging unless the order says, asking a program to end."""
+
+    staging_s: float = 3600.0
+    publishing_s: float = 3600.0
+    stop_grace_s: float = 10.0
+
+
+class Shop(Struct, frozen=True):
+    """What all executions of a node share. `tasks` owns every task they begin."""
+
+    node: NodeId
+    incarnation: int
+    folder: Path
+    engines: Mapping[str, Engine[Any]]
+    drivers: Drivers
+    policy: Policy
+    limits: Limits
+    host: Mapping[str, str]
+    room: Room
+    ports: Ports
+    journal: Journal
+    logs: Logs
+    reporter: Reporter
+    progress: ProgressBoard
+    clock: Clock
+    tasks: asyncio.TaskGroup
+    fetching: asyncio.Semaphore
+    forgotten: Callable[[ExecutionId], None]

@@ -1,0 +1,108 @@
+"""A node put together from its settings, in this process."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute.engines.noop import NoopEngine
+from compute.node import node_id, running
+from compute.settings import Settings
+from protocol import messages, subjects
+from protocol.bus import Message
+from protocol.errors import Conflict, NotFound
+from protocol.jobs import Input, Spec
+from protocol.memory_bus import MemoryBus, MemoryHub
+from protocol.messages import BlobAnswer, BlobRequest
+from protocol.spec.blobs import BlobUrl
+from protocol.states import ExecutionState
+from tests.compute.twins import NODE, FakeRequester, noop, order
+
+S = ExecutionState
+
+
+@contextlib.asynccontextmanager
+async def serving_blobs(bus: MemoryBus, blobs: dict[str, bytes]) -> AsyncIterator[None]:
+    """Answer requests for blobs as a requester does."""
+
+    async def serve(asked: AsyncIterator[Message]) -> None:
+        async for message in asked:
+            request = messages.decode(message.data, BlobRequest)
+            data = blobs.get(request.digest)
+            if data is None:
+                answer = BlobAnswer(failure=NotFound("there is no such blob").failure())
+            else:
+                answer = BlobAnswer(len(data), data[request.offset : request.offset + request.limit_bytes])
+            respond: Callable[[bytes], Awaitable[None]] | None = message.respond
+            assert respond is not None
+            await respond(messages.encode(answer))
+
+    async with bus.subscribe(subjects.BLOB_READ) as asked:
+        task = asyncio.create_task(serve(asked))
+        yield
+        task.cancel()
+
+
+def settings(folder: Path, **given: Any) -> Settings:
+    """A node called n1 with no engine of its own and any free port."""
+    return Settings(data_dir=folder, name=NODE, engines=(), publish_port=0, **given)
+
+
+async def test_inline_data_beside_its_job_is_read_from_a_requester(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """An input too large for the log is fetched in pieces, checked, and read by the program."""
+    data = b"large" * 100_000
+    digest = hashlib.sha256(data).hexdigest()
+    url = str(BlobUrl(digest, "text/plain", len(data)))
+    made = settings(tmp_path / "node")
+    engine = NoopEngine(NODE)
+    async with (
+        serving_blobs(MemoryBus(hub), {digest: data}),
+        running(MemoryBus(hub), made, engines={"noop": engine}, host={}),
+    ):
+        run = order(task=noop({"Reads": ["/in"]}, input_sources=[Input(Spec("inline", {"URL": url}), "/in")]))
+        await requester.run(run)
+        report = await requester.ended(run)
+    assert report.state is S.COMPLETED
+    assert report.output is not None
+    assert report.output.stdout == data[:2048].decode()
+    assert report.inputs[0].size_bytes == len(data)
+
+
+async def test_disabled_sources_are_not_offered(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """What the node's owner has switched off is not in its beat, and an order for it is refused."""
+    made = settings(tmp_path / "node", sources_disabled=("inline",))
+    async with running(MemoryBus(hub), made, engines={"noop": NoopEngine(NODE)}, host={}) as agent:
+        run = order(task=noop(input_sources=[Input(Spec("inline", {"URL": "data:,x"}), "/in")]))
+        await requester.run(run)
+        assert (await requester.ended(run)).state is S.REFUSED
+        assert agent.ready.is_set()
+    assert requester.beats[-1].node.offers("sources", "inline") is None
+    assert requester.beats[-1].node.labels["name"] == NODE
+
+
+async def test_a_folder_is_let_go_of_at_the_end(hub: MemoryHub, tmp_path: Path) -> None:
+    """While a node runs nobody else can have its folder; afterwards the next one counts on."""
+    made = settings(tmp_path / "node")
+    async with running(MemoryBus(hub), made, host={}) as agent:
+        assert agent.incarnation == 1
+        with pytest.raises(Conflict, match="in use"):
+            async with running(MemoryBus(hub), made, host={}):
+                pass
+    async with running(MemoryBus(hub), made, host={}) as agent:
+        assert agent.incarnation == 2
+
+
+def test_a_node_without_a_name_makes_one_and_keeps_it(tmp_path: Path) -> None:
+    """The id made for a data folder is the same at every start."""
+    made = Settings(data_dir=tmp_path / "node")
+    first = node_id(made)
+    assert first.startswith("n-")
+    assert node_id(made) == first
