@@ -1,0 +1,94 @@
+"""The bus on a cluster of three servers, replicas 3: the deployment that survives one of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from deploy.processes import free_ports
+from deploy.servers import NATS_CONFIG, NatsServer, nats_server
+from protocol.nats_bus import NatsBus, StreamSettings, connect
+from protocol.subjects import LOG_STREAM
+from tests.conftest import Background
+from tests.contracts.bus import LogContract
+from tests.protocol_bus.load import check_log_under_load
+
+Cluster = list[NatsServer]
+
+
+@asynccontextmanager
+async def nats_cluster(folder: Path, size: int = 3) -> AsyncIterator[Cluster]:
+    """Servers from nats.conf, with the cluster block that it shows, on loopback."""
+    ports = free_ports(size)
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    contexts = []
+    for number, port in enumerate(ports):
+        own = folder / f"nats-{number}"
+        own.mkdir(parents=True)
+        block = f'cluster {{ name: "shoal", listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+        config = own / "nats.conf"
+        config.write_text(f'{NATS_CONFIG.read_text()}\nserver_name: "nats-{number}"\n{block}\n')
+        contexts.append(nats_server(own, config=config))
+    # Together: none of them is ready alone.
+    started = await asyncio.gather(*(context.__aenter__() for context in contexts))
+    try:
+        yield started
+    finally:
+        await asyncio.gather(*(context.__aexit__(None, None, None) for context in contexts))
+
+
+@pytest.fixture(scope="module")
+def cluster(background: Background, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The three servers of this module's tests."""
+    return background.enter(nats_cluster(tmp_path_factory.mktemp("cluster")))
+
+
+async def member(server: NatsServer) -> NatsBus:
+    """A requester's bus, first of all to that server."""
+    return await connect(
+        server.url, name="test requester", role="requester", wait_s=30, streams=StreamSettings(replicas=3)
+    )
+
+
+class TestLogOfACluster(LogContract):
+    """Every promise about the log, of two requesters on different servers."""
+
+    @pytest.fixture
+    async def buses(self, cluster: Cluster) -> AsyncIterator[tuple[NatsBus, NatsBus]]:
+        one, other = [await member(server) for server in cluster[:2]]
+        yield one, other
+        await one.close()
+        await other.close()
+
+
+async def leader_of_the_log(cluster: Cluster) -> NatsServer:
+    """The server that decides about appends just now."""
+    admin = await nats.connect(cluster[0].admin_url)
+    try:
+        info = await admin.jsm().stream_info(LOG_STREAM)
+        assert info.cluster is not None
+        assert info.cluster.leader is not None
+        return cluster[int(info.cluster.leader.removeprefix("nats-"))]
+    finally:
+        await admin.close()
+
+
+async def test_killing_the_leader_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """The leader of the log is killed under load, twice: requesters go on with the next one by themselves, every answered
+    entry is in the log once, and a reader has seen the whole log."""
+    async with nats_cluster(tmp_path) as cluster:
+        one, other = [await member(server) for server in cluster[:2]]
+
+        async def kill_leader() -> None:
+            leader = await leader_of_the_log(cluster)
+            await leader.kill()
+            await leader.start()
+
+        try:
+            await check_log_under_load(one, other, [kill_leader] * 2)
+        finally:
+            await one.close()
+            await other.close()
