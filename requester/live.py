@@ -7,7 +7,7 @@ requester's own commits, whichever is first.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -239,10 +239,6 @@ class Jobs:
         if report.state is ExecutionState.RUNNING:
             self.running_since.setdefault(report.execution, self._clock.now())
         live.tell()
-
-    def records(self) -> Iterator[JobRecord]:
-        """The records of all open jobs."""
-        return (live.record for live in self.open.values() if live.record is not None)
 
     def _moved(self, live: Live, execution: ExecutionRecord | None, freed: set[NodeId]) -> None:
         """Follow one execution that an entry names: its room, and who asks after it."""

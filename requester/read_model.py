@@ -57,7 +57,6 @@ class Group(Struct):
     position: int
     records: list[tuple[JobRecord, int]] = field(default_factory=list)
     entries: list[tuple[int, JobKey, bytes]] = field(default_factory=list)
-    purged: list[JobKey] = field(default_factory=list)
 
 
 class Store:
@@ -128,9 +127,6 @@ class Store:
             database.executemany(_PUT_ENTRY, group.entries)
             database.executemany(_PUT_JOB, jobs)
             database.executemany(_PUT_EXECUTION, executions)
-            for key in group.purged:
-                for table in ("jobs", "executions", "entries"):
-                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:

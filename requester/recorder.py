@@ -41,7 +41,6 @@ class Recorder:
         self._created = ""
         self._changed: dict[JobKey, Live] = {}
         self._entries: list[tuple[int, JobKey, bytes]] = []
-        self._purged: list[JobKey] = []
         self._position = 0
         self.written = 0
         """The sequence up to which everything is in the tables."""
@@ -60,7 +59,7 @@ class Recorder:
     async def begin(self, created: str) -> None:
         """Start over for another log."""
         async with self._lock:
-            self._changed, self._entries, self._purged = {}, [], []
+            self._changed, self._entries = {}, []
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
 
@@ -70,11 +69,6 @@ class Recorder:
         self._position = seq
         if live is not None:
             self._changed[key] = live
-        self._news.set()
-
-    def purge(self, key: JobKey) -> None:
-        """Forget a job with the next group."""
-        self._purged.append(key)
         self._news.set()
 
     async def room(self) -> None:
@@ -93,7 +87,7 @@ class Recorder:
         """Return when everything noted so far is in the tables."""
         async with self._lock:
             self._news.clear()
-            if not self._entries and not self._purged:
+            if not self._entries:
                 return
             changed = [(live, live.record, live.written) for live in self._changed.values()]
             group = Group(
@@ -101,9 +95,8 @@ class Recorder:
                 position=self._position,
                 records=[(record, since) for _, record, since in changed if record is not None],
                 entries=self._entries,
-                purged=self._purged,
             )
-            self._changed, self._entries, self._purged = {}, [], []
+            self._changed, self._entries = {}, []
             # Shielded: a group that was taken is written, whoever waits for it and leaves.
             await asyncio.shield(self._in(self._writing, partial(self._write, group)))
             self.written = group.position

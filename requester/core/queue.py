@@ -52,13 +52,6 @@ class Queue:
                 best = (line[0], demand)
         return (best[0][2], best[1]) if best is not None else None
 
-    def position(self, key: JobKey) -> int | None:
-        """How many waiting jobs come before this one, or None if it does not wait."""
-        found = self._places.get(key)
-        if found is None:
-            return None
-        return sum(place < found[1] for _, place in self._places.values())
-
     def keys(self) -> Iterator[JobKey]:
         """All waiting jobs, in no order."""
         return iter(self._places)
