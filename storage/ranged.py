@@ -79,11 +79,11 @@ class Remote(Protocol):
     async def ask(self, start: int, end: int) -> Ask:
         """What to ask for the bytes from `start` up to, not with, `end`."""
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Raise `Broken` if an answer with these headers is not of this file."""
+    def check(self, ask: Ask, headers: Mapping[str, str]) -> None:
+        """Raise `Broken` if an answer to `ask` with these headers is not of this file."""
 
-    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
-        """What an answer of that status means."""
+    def refusal(self, ask: Ask, status: int, body: bytes) -> Refusal:
+        """What an answer to `ask` of that status means."""
 
 
 class Item(Struct, frozen=True):
@@ -162,8 +162,8 @@ class Reader:
                 ask.method, URL(ask.url, encoded=True), headers=ask.headers, allow_redirects=False
             ) as response:
                 if response.status != (206 if ask.partial else 200):
-                    await self._refuse(remote, response)
-                _check_answer(part, response.headers, ask.partial)
+                    await self._refuse(remote, ask, response)
+                _check_answer(part, response.headers, ask)
                 await self._read(part, response, moved)
         except aiohttp.ClientConnectorError as error:
             raise _Again(
@@ -181,11 +181,11 @@ class Reader:
             cut = f"{remote.name}: the connection broke after {part.at} of {remote.size_bytes} bytes"
             raise _Again(Broken(cut, kind="Cut")) from error
 
-    async def _refuse(self, remote: Remote, response: aiohttp.ClientResponse) -> None:
+    async def _refuse(self, remote: Remote, ask: Ask, response: aiohttp.ClientResponse) -> None:
         if 200 <= response.status < 300:
             raise Broken(f"{remote.name}: status {response.status} was answered to a request for a range")
         body = await response.content.read(ERROR_MAX_BYTES)
-        refusal = remote.refusal(response.status, response.headers, body)
+        refusal = remote.refusal(ask, response.status, body)
         if refusal.again:
             raise _Again(refusal.fault)
         raise refusal.fault
@@ -301,16 +301,16 @@ def ranged_get(url: str, headers: Mapping[str, str], start: int, end: int, size_
     return Ask(url, {**headers, "Range": f"bytes={start}-{end - 1}"}, partial=True)
 
 
-def _check_answer(part: _Part, headers: Mapping[str, str], partial: bool) -> None:
+def _check_answer(part: _Part, headers: Mapping[str, str], ask: Ask) -> None:
     remote = part.file.remote
-    remote.check(headers)
+    remote.check(ask, headers)
     length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length) != part.end - part.at:
         fault = Broken(
             f"{remote.name}: {length} bytes were answered where {part.end - part.at} were asked for"
         )
         raise _Again(fault)
-    if not partial:
+    if not ask.partial:
         return
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if (

@@ -189,22 +189,17 @@ class RemoteFile:
         options = f"arg={path}&offset={start}&length={end - start}"
         return Ask(f"{self._kubo.url('cat')}?{options}", {}, partial=False, method="POST")
 
-    def check(self, headers: Mapping[str, str]) -> None:
+    def check(self, ask: Ask, headers: Mapping[str, str]) -> None:
         """A gateway says what it serves; anything else than the file asked for is not taken."""
         roots = headers.get("X-Ipfs-Roots", "")
-        if self._gateway and self._cid not in roots.split(","):
-            raise Broken(
-                f"{self.name}: the gateway at {self._gateway} answered with another CID ({roots[:200]})"
-            )
+        if ask.method == "GET" and self._cid not in roots.split(","):
+            raise Broken(f"{self.name}: the gateway answered with another CID ({roots[:200]!r})")
 
-    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    def refusal(self, ask: Ask, status: int, body: bytes) -> Refusal:
         """What the gateway refuses is asked of Kubo itself, whose word counts."""
-        if self._gateway:
-            fault: Fault = Unavailable(
-                f"{self.name}: the gateway at {self._gateway} refuses (status {status})"
-            )
+        if ask.method == "GET":
             self._gateway = ""
-            return Refusal(fault, again=True)
+            return Refusal(Unavailable(f"{self.name}: the gateway refuses (status {status})"), again=True)
         return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
 
 
@@ -253,11 +248,9 @@ def _is_executable(mode: int) -> bool:
 
 
 def _new_file(path: Path, executable: bool) -> int:
-    return os.open(
-        path,
-        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-        0o755 if executable else 0o644,
-    )
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o755 if executable else 0o644)
+    return made
 
 
 if TYPE_CHECKING:

@@ -181,13 +181,13 @@ class RemoteObject:
         pin = {"If-Match": self._object.etag} if self._object.etag else {}
         return ranged_get(self._url, pin, start, end, self.size_bytes)
 
-    def check(self, headers: Mapping[str, str]) -> None:
+    def check(self, ask: Ask, headers: Mapping[str, str]) -> None:
         """The ETag that is answered is the pinned one, also where a server does not know If-Match."""
         etag = headers.get("ETag", "")
         if etag and self._object.etag and etag.strip('"') != self._object.etag.strip('"'):
             raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
 
-    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    def refusal(self, ask: Ask, status: int, body: bytes) -> Refusal:
         """S3's own error, from its XML."""
         code, message = _error_in(body)
         if "expired" in message.lower() and status == 403:

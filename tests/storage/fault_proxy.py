@@ -24,7 +24,8 @@ class FaultProxy:
     Faults: ``cut``, ``stall`` (half of the body, and then that), ``short`` (half of it, announced as such), ``long`` (more
     than the range has), ``range`` (another range than asked), ``etag`` (another version), ``500``, ``503``, ``403`` (that
     status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on,
-    and the answer thrown away).
+    and the answer thrown away), ``held`` (passed on, and the answer kept back), ``ended`` (half of the body in chunks, and
+    a proper end, as Kubo does when it tells an error in a trailer).
     """
 
     def __init__(self, upstream: str) -> None:
@@ -50,7 +51,9 @@ class FaultProxy:
             return web.Response(text="<Error><Code>InternalError</Code></Error>")
         if fault == "mute":
             await self._silence()
-        headers = CIMultiDict(request.headers)
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name.lower() not in _HOP
+        )
         if fault == "range":
             headers["Range"] = "bytes=0-9"
         if fault == "whole":
@@ -61,6 +64,8 @@ class FaultProxy:
             request.method, url, headers=headers, data=body, allow_redirects=False
         ) as found:
             data = await found.read()
+            if fault == "held":
+                await self._silence()
             if fault == "lost":
                 assert request.transport is not None
                 request.transport.close()
@@ -76,6 +81,11 @@ class FaultProxy:
         if fault == "etag":
             response.headers["ETag"] = '"another"'
         half = data[: len(data) // 2]
+        if fault == "ended":
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            await response.write(half)
+            return response
         if fault == "long":
             data += b"more"
         response.content_length = len(half) if fault == "short" else len(data)

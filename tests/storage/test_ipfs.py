@@ -1,0 +1,621 @@
+"""IPFS on a real Kubo node: the suites, what is IPFS's own, and transfers that go wrong."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from deploy import servers
+from deploy.processes import free_ports
+from deploy.programs import need
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.ids import ExecutionId, JobId, NodeId
+from storage.contract import Label, Share, silent
+from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams, SourceParams
+from storage.ipfs.params import split_path
+from storage.params import read_params
+from tests.conftest import Background
+from tests.contracts.publisher import ServedPublisherContract
+from tests.contracts.source import ServedSourceContract
+from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
+from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
+from tests.storage.s3_world import serving
+
+ALL = Share()
+LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
+NOBODY_HAS = "QmVcxzWM39CEgJ3gQdWxxbEBXCTXpuZpGsRmQUbkxj5483"
+MIB = 1 << 20
+LARGE = hashlib.shake_256(b"ipfs").digest(3 * MIB + 17)
+FOLDER_DATA = "CAE"
+"""UnixFS for "a folder", in Base64."""
+
+
+@pytest.fixture(scope="module")
+def node(background: Background, folders: Path) -> servers.Kubo:
+    """A node that knows at once what it lacks."""
+    return background.enter(servers.kubo(folders / "kubo-offline", offline=True))
+
+
+@pytest.fixture(params=["gateway", "cat"])
+async def shared(node: servers.Kubo, request: pytest.FixtureRequest) -> AsyncIterator[Kubo]:
+    """The node, read in both ways, in small parts."""
+    settings = IpfsSettings(gateway=request.param == "gateway", part_bytes=MIB, silence_s=5)
+    async with Kubo(node.multiaddr_with_peer, settings) as kubo:
+        yield kubo
+
+
+@pytest.fixture
+def source(shared: Kubo) -> IpfsSource:
+    return IpfsSource(shared)
+
+
+@pytest.fixture
+def publisher(shared: Kubo) -> IpfsPublisher:
+    return IpfsPublisher(shared)
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address where no Kubo node is."""
+    (port,) = free_ports(1)
+    return f"/ip4/127.0.0.1/tcp/{port}"
+
+
+async def ipfs(node: servers.Kubo, *arguments: str | Path, stdin: bytes = b"") -> str:
+    """Run the real `ipfs` against the node."""
+    process = await asyncio.create_subprocess_exec(
+        need("ipfs"),
+        *("--api", node.multiaddr),
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate(stdin)
+    assert process.returncode == 0
+    return said.decode().strip()
+
+
+async def added(node: servers.Kubo, tree: Tree, at: Path, *options: str) -> str:
+    """Add a tree with the real `ipfs add`; its CID."""
+    return await ipfs(node, "add", "-rQ", *options, plant(tree, at))
+
+
+async def folder_of(node: servers.Kubo, links: list[tuple[str, str]]) -> str:
+    """A folder with any names at all, which `ipfs add` would not make."""
+    listed = [{"Hash": {"/": cid}, "Name": name, "Tsize": 3} for name, cid in links]
+    data = json.dumps({"Data": {"/": {"bytes": FOLDER_DATA}}, "Links": listed}).encode()
+    return await ipfs(node, "dag", "put", "--store-codec", "dag-pb", "--input-codec", "dag-json", stdin=data)
+
+
+async def pins(node: servers.Kubo) -> set[str]:
+    """The CIDs of all recursive pins."""
+    return set((await ipfs(node, "pin", "ls", "--type=recursive", "-q")).split())
+
+
+def only_here(tmp_path: Path) -> bytes:
+    """Bytes that no other test has put into the node."""
+    return LARGE + bytes(tmp_path)
+
+
+async def brought(source: IpfsSource, cid: str, into: Path) -> Tree:
+    """Resolve and fetch."""
+    params = SourceParams(cid)
+    fetched = await source.fetch(params, await source.resolve(params, ALL), into, silent)
+    return snapshot(fetched.path)
+
+
+class TestFolder(ServedSourceContract):
+    """A folder by its CID."""
+
+    @pytest.fixture
+    def content(self, tmp_path: Path) -> Tree:
+        return {
+            "a": b"1",
+            "empty": b"",
+            "none": None,
+            "sub/with space & signs+%41?#": b"signs",
+            "sub/link": Link("../a"),
+            "träume – 夢": b"unicode",
+            "line\nbreak": b"x",
+            "large": only_here(tmp_path),
+        }
+
+    @pytest.fixture
+    async def params(self, node: servers.Kubo, content: Tree, tmp_path: Path) -> SourceParams:
+        return SourceParams(await added(node, content, tmp_path / "added"))
+
+    @pytest.fixture
+    async def hostile(self, node: servers.Kubo, tmp_path: Path) -> list[SourceParams]:
+        file = await added(node, {"": b"bad"}, tmp_path / "bad")
+        inner = await folder_of(node, [("../../sentinel", file)])
+        link = await added(node, {"l": Link("/etc/passwd"), "f": b""}, tmp_path / "links")
+        up = await added(node, {"a/l": Link("../../x")}, tmp_path / "ups")
+        names = ("..", ".", "", "../x", "/etc/x", "a/b", "a\0b", "n" * 300)
+        cids = [await folder_of(node, [(name, file)]) for name in names]
+        twins = await folder_of(node, [("twin", file), ("twin", inner)])
+        return [SourceParams(cid) for cid in (*cids, await folder_of(node, [("in", inner)]), link, up, twins)]
+
+    @pytest.fixture
+    def missing(self, params: SourceParams) -> tuple[SourceParams, str]:
+        return SourceParams(f"{params.cid.rstrip('/')}/not/here"), "not/here"
+
+    @pytest.fixture
+    def change(
+        self, node: servers.Kubo, content: Tree, tmp_path: Path
+    ) -> Callable[[], Awaitable[SourceParams]]:
+        async def change() -> SourceParams:
+            return SourceParams(await added(node, {"": b"2"}, tmp_path / "changed"))
+
+        return change
+
+    @pytest.fixture
+    def vanish(self, node: servers.Kubo, params: SourceParams) -> Callable[[], Awaitable[None]]:
+        async def vanish() -> None:
+            await ipfs(node, "pin", "rm", split_path(params.cid)[0])
+            await ipfs(node, "repo", "gc", "--silent")
+
+        return vanish
+
+    @pytest.fixture
+    async def away(
+        self, nowhere: str, params: SourceParams
+    ) -> AsyncIterator[tuple[IpfsSource, SourceParams]]:
+        async with Kubo(nowhere) as kubo:
+            yield IpfsSource(kubo), params
+
+
+class TestFile(TestFolder):
+    """A file by its CID: not a folder, but the file itself."""
+
+    @pytest.fixture
+    def content(self, tmp_path: Path) -> Tree:
+        return {"": only_here(tmp_path)}
+
+
+class TestPath(TestFolder):
+    """What lies at a path below a CID."""
+
+    @pytest.fixture
+    def content(self, tmp_path: Path) -> Tree:
+        return {"x": b"1", "y/z": only_here(tmp_path)}
+
+    @pytest.fixture
+    async def params(self, node: servers.Kubo, content: Tree, tmp_path: Path) -> SourceParams:
+        whole: Tree = {f"in/a b/{path}": data for path, data in content.items()}
+        return SourceParams(f"ipfs://{await added(node, whole, tmp_path / 'added')}/in/a b/")
+
+
+class TestPublisher(ServedPublisherContract):
+    """A result as a tree of its own."""
+
+    @pytest.fixture
+    def publish_params(self) -> PublisherParams:
+        return PublisherParams()
+
+    @pytest.fixture
+    def sources(self, source: IpfsSource) -> dict[str, IpfsSource]:
+        return {"ipfs": source}
+
+    @pytest.fixture
+    async def away(self, nowhere: str) -> AsyncIterator[IpfsPublisher]:
+        async with Kubo(nowhere) as kubo:
+            yield IpfsPublisher(kubo)
+
+
+# What a CID may say.
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (NOBODY_HAS, f"/ipfs/{NOBODY_HAS}"),
+        (f"ipfs://{NOBODY_HAS}/a/b", f"/ipfs/{NOBODY_HAS}/a/b"),
+        (f" /ipfs/{NOBODY_HAS}/ ", f"/ipfs/{NOBODY_HAS}"),
+        ("bafkqaaa", "/ipfs/bafkqaaa"),
+        (f"{NOBODY_HAS}/a b?#%41", f"/ipfs/{NOBODY_HAS}/a b?#%41"),
+    ],
+)
+def test_a_cid_may_have_a_path(text: str, path: str) -> None:
+    """A CID of either version, with a path or without, with the prefixes that people write."""
+    assert SourceParams(text).path == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "nonsense",
+        NOBODY_HAS[:-1],
+        NOBODY_HAS[:-1] + "0",
+        f"{NOBODY_HAS}/../x",
+        f"{NOBODY_HAS}/a//b",
+        f"{NOBODY_HAS}/a\0",
+        "ipns://example.com",
+        "é" * 46,
+        f"{NOBODY_HAS}/{'a' * 5000}",
+    ],
+)
+def test_what_is_no_cid_is_refused_when_it_is_read(text: str) -> None:
+    """The field is named before anything is asked of the network."""
+    with pytest.raises(Invalid, match="CID"):
+        read_params({"cid": text}, SourceParams, "source ipfs")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--cid-version=1",),
+        ("--cid-version=1", "--max-directory-links=3", "--max-hamt-fanout=8"),
+        ("--inline", "--inline-limit=100"),
+        ("--raw-leaves", "--chunker=size-65536"),
+    ],
+)
+async def test_data_comes_however_it_was_added(
+    options: tuple[str, ...], node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """CIDs of version 1, sharded folders, data inside its own CID and raw blocks are all the same to a job."""
+    tree: Tree = {f"folder/{number}": str(number).encode() for number in range(50)}
+    tree |= {"large": LARGE, "empty": b"", "l": Link("large")}
+    cid = await added(node, tree, tmp_path / "added", *options)
+
+    assert await brought(source, cid, tmp_path / "in") == with_folders(tree)
+
+
+async def test_executable_files_stay_so(node: servers.Kubo, source: IpfsSource, tmp_path: Path) -> None:
+    """A mode that was stored comes back as far as the executable bit goes."""
+    tree: Tree = {"tool": Run(b"#!/bin/sh\n"), "data": b"x"}
+
+    assert (
+        await brought(source, await added(node, tree, tmp_path / "1", "--preserve-mode"), tmp_path / "in")
+        == tree
+    )
+    file = await ipfs(node, "add", "-Q", "--preserve-mode", tmp_path / "1" / "tool")
+    await brought(source, file, tmp_path / "in-2")
+    assert (tmp_path / "in-2").stat().st_mode & 0o777 == 0o755
+
+
+async def test_a_link_by_itself_is_refused(node: servers.Kubo, source: IpfsSource, tmp_path: Path) -> None:
+    """A CID that is a symbolic link is no data."""
+    cid = await added(node, {"l": Link("x"), "x": b""}, tmp_path / "added")
+
+    with pytest.raises(Invalid, match="symbolic link"):
+        await source.resolve(SourceParams(f"{cid}/l"), ALL)
+
+
+async def test_a_cid_that_is_no_file_is_refused(node: servers.Kubo, source: IpfsSource) -> None:
+    """Data of another kind than files and folders is told as such."""
+    cid = await ipfs(node, "dag", "put", stdin=b'{"a": 1}')
+
+    with pytest.raises(Fault, match=cid):
+        await source.resolve(SourceParams(cid), ALL)
+
+
+async def test_a_cid_that_nobody_has_ends_after_its_limit(kubo: servers.Kubo) -> None:
+    """Nothing hangs: after the limit on silence the CID is named, and what to do."""
+    async with Kubo(kubo.multiaddr, IpfsSettings(silence_s=0.5)) as lonely:
+        with pytest.raises(TimedOut, match=NOBODY_HAS) as caught:
+            await IpfsSource(lonely).resolve(SourceParams(NOBODY_HAS), ALL)
+
+    assert caught.value.hint
+
+
+async def test_an_offline_node_says_at_once_what_it_lacks(source: IpfsSource) -> None:
+    """A node that seeks nowhere answers `NotFound`, by the CID."""
+    with pytest.raises(NotFound, match=NOBODY_HAS):
+        await source.resolve(SourceParams(NOBODY_HAS), ALL)
+
+
+async def test_too_much_is_refused_before_it_is_fetched(node: servers.Kubo, tmp_path: Path) -> None:
+    """A tree has a documented number of entries, and an input a size."""
+    cid = await added(node, {f"d/{number}": b"xx" for number in range(5)}, tmp_path / "added")
+    for settings, said in ((IpfsSettings(entries=4), "4 files"), (IpfsSettings(max_bytes=9), "10 bytes")):
+        async with Kubo(node.multiaddr, settings) as kubo:
+            with pytest.raises(Exhausted, match=said):
+                await IpfsSource(kubo).resolve(SourceParams(cid), ALL)
+
+
+# The node.
+
+
+async def test_the_node_that_was_named_is_the_node_that_is_asked(node: servers.Kubo, tmp_path: Path) -> None:
+    """With ``/p2p/…`` another node behind the address is refused, both ids named, before anything moves."""
+    other = "12D3KooWRH9Gi4pWRKbVuJ1ef14ztEE1cTY3HcdFWcBDAKx2enLd"
+    async with Kubo(f"{node.multiaddr}/p2p/{other}") as kubo:
+        offer = await IpfsSource(kubo).probe()
+        with pytest.raises(Denied):
+            await IpfsSource(kubo).resolve(SourceParams(NOBODY_HAS), ALL)
+        with pytest.raises(Denied):
+            await IpfsPublisher(kubo).publish(
+                plant({"a": b""}, tmp_path / "r"), PublisherParams(), LABEL, silent
+            )
+
+    assert not offer.available
+    assert other in offer.reason
+    assert node.peer_id in offer.reason
+
+
+async def test_a_node_that_is_there_says_its_version(node: servers.Kubo) -> None:
+    """The probe tells what runs there, and by which gateway it is read."""
+    async with Kubo(node.multiaddr_with_peer) as kubo:
+        offer = await IpfsSource(kubo).probe()
+        assert offer.available
+        assert offer.version.startswith("kubo 0.")
+        assert await kubo.gateway() == node.gateway_url
+
+
+async def test_a_node_that_is_away_is_named_with_what_to_do(nowhere: str) -> None:
+    """The address as it was written, and how to start a node."""
+    async with Kubo(nowhere) as kubo:
+        offer = await IpfsSource(kubo).probe()
+
+    assert not offer.available
+    assert nowhere in offer.reason
+    assert "ipfs daemon" in offer.hint
+
+
+async def test_something_else_at_the_address_is_said_so() -> None:
+    """A web server that is no Kubo node is not taken for one."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="<html>hello</html>")
+
+    async with serving(page) as url, Kubo(url) as kubo:
+        offer = await IpfsSource(kubo).probe()
+        with pytest.raises(Broken, match="as Kubo does"):
+            await IpfsSource(kubo).resolve(SourceParams(NOBODY_HAS), ALL)
+
+    assert not offer.available
+
+
+# Transfers that go wrong.
+
+
+@pytest.fixture
+async def proxy(node: servers.Kubo) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(node.api_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(proxy: FaultProxy) -> AsyncIterator[Kubo]:
+    """The node through the proxy, by ``cat``."""
+    settings = IpfsSettings(gateway=False, part_bytes=MIB, silence_s=0.5, answer_s=2)
+    async with Kubo(proxy.endpoint, settings) as kubo:
+        yield kubo
+
+
+def on(command: str, fault: str, first: int = 0, last: int = 10_000) -> Plan:
+    """That fault at calls of a command, by their number."""
+    seen = 0
+
+    def plan(request: web.Request, number: int) -> str:
+        nonlocal seen
+        if not request.path.startswith(command):
+            return ""
+        seen += 1
+        return fault if first < seen <= last else ""
+
+    return plan
+
+
+@pytest.mark.parametrize("fault", ["cut", "ended"])
+async def test_a_transfer_that_breaks_is_gone_on_with(
+    fault: str, node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A body that breaks off, or ends early as if it were whole, costs a try; the bytes are right."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    proxy.plan = on("/api/v0/cat", fault, 0, 2)
+
+    assert await brought(IpfsSource(behind), cid, tmp_path / "in") == {"": LARGE}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        ("cut", Broken, "broke after"),
+        ("ended", Broken, "ended after"),
+        ("stall", TimedOut, "no byte for"),
+        ("mute", TimedOut, "no byte for"),
+        ("500", Unavailable, "InternalError"),
+        ("403", Denied, "denies access"),
+        ("long", Broken, "asked for"),
+    ],
+)
+async def test_a_transfer_that_stays_broken_ends_and_leaves_nothing(
+    fault: str,
+    kind: type[Fault],
+    said: str,
+    node: servers.Kubo,
+    behind: Kubo,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """A fault that does not pass is told as what it is, naming the CID, and nothing is left."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    (tmp_path / "room").mkdir()
+    proxy.plan = on("/api/v0/cat", fault)
+
+    with pytest.raises(kind, match=said) as caught:
+        await brought(IpfsSource(behind), cid, tmp_path / "room" / "in")
+
+    assert cid in caught.value.message
+    assert list((tmp_path / "room").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["500", "403", "cut", "ended", "whole", "range"])
+async def test_a_gateway_that_fails_is_done_without(fault: str, node: servers.Kubo, tmp_path: Path) -> None:
+    """What the gateway refuses comes by ``cat``; what it answers wrongly is an error or tried again, never data."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    async with (
+        fault_proxy(node.gateway_url) as gateway,
+        Kubo(node.multiaddr, IpfsSettings(part_bytes=MIB)) as kubo,
+    ):
+        kubo._gateway = gateway.endpoint
+        gateway.plan = on("/ipfs/", fault, 0, 2)
+        try:
+            tree = await brought(IpfsSource(kubo), cid, tmp_path / "in")
+        except Broken:
+            assert fault in ("whole", "range")
+        else:
+            assert tree == {"": LARGE}
+
+
+async def test_a_gateway_that_serves_other_data_is_not_believed(node: servers.Kubo, tmp_path: Path) -> None:
+    """An answer that does not say it is the CID asked for is not taken."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * len(LARGE))
+
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    async with serving(page) as url, Kubo(node.multiaddr) as kubo:
+        kubo._gateway = url
+        with pytest.raises(Broken, match="another CID"):
+            await brought(IpfsSource(kubo), cid, tmp_path / "in")
+
+
+# Publishing.
+
+
+async def test_a_result_is_the_root_and_stays_pinned(
+    node: servers.Kubo, publisher: IpfsPublisher, tmp_path: Path
+) -> None:
+    """The CID is of the result folder itself, the one that `ipfs add` gives it; it is pinned."""
+    tree: Tree = {
+        "stdout": b"hello\n",
+        "outputs/a b": b"x",
+        "outputs/l": Link("../stdout"),
+        "outputs/e": None,
+    }
+    folder = plant(tree, tmp_path / "result")
+
+    spec = await publisher.publish(folder, PublisherParams(), LABEL, silent)
+
+    assert spec.params == {"CID": await ipfs(node, "add", "-rQ", "--only-hash", folder)}
+    assert spec.params["CID"] in await pins(node)
+    await ipfs(node, "repo", "gc", "--silent")
+    assert await ipfs(node, "cat", f"{spec.params['CID']}/stdout") == "hello"
+
+
+async def test_progress_counts_the_bytes_of_the_files(
+    node: servers.Kubo, publisher: IpfsPublisher, tmp_path: Path
+) -> None:
+    """Progress only grows, up to the size of the result."""
+    told: list[tuple[int, int | None]] = []
+    folder = plant({"large": LARGE, "b": b"1"}, tmp_path / "result")
+
+    await publisher.publish(folder, PublisherParams(), LABEL, lambda done, total: told.append((done, total)))
+
+    assert told == sorted(told)
+    assert told[-1] == (len(LARGE) + 1, len(LARGE) + 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "fault", "kind"),
+    [
+        ("/api/v0/add", "500", Unavailable),
+        ("/api/v0/add", "mute", TimedOut),
+        ("/api/v0/add", "ended", Broken),
+        ("/api/v0/add", "lost", Unavailable),
+        ("/api/v0/pin/add", "500", Unavailable),
+        ("/api/v0/pin/add", "lost", Unavailable),
+        ("/api/v0/pin/add", "held", TimedOut),
+    ],
+)
+async def test_a_publishing_that_fails_leaves_no_pin(
+    command: str,
+    fault: str,
+    kind: type[Fault],
+    node: servers.Kubo,
+    behind: Kubo,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """Whatever breaks, and wherever, nothing of the result stays pinned."""
+    before = await pins(node)
+    folder = plant({f"{command}-{fault}".replace("/", "-"): LARGE, "x": b""}, tmp_path / "result")
+    proxy.plan = on(command, fault)
+
+    with pytest.raises(kind):
+        await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
+
+    assert await pins(node) == before
+
+
+async def test_a_publishing_that_is_cancelled_leaves_no_pin(
+    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Cancelled after the pin was set and before we heard of it, the pin is taken back."""
+    before = await pins(node)
+    folder = plant({"cancelled": LARGE}, tmp_path / "result")
+    proxy.plan = on("/api/v0/pin/add", "held")
+    task = asyncio.ensure_future(IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent))
+    await proxy.stalled.wait()
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert await pins(node) == before
+
+
+async def test_a_pin_that_is_not_ours_stays(
+    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """The same result published before keeps its pin, whatever happens to the second."""
+    folder = plant({"twice": LARGE}, tmp_path / "result")
+    cid = await ipfs(node, "add", "-rQ", folder)
+    proxy.plan = on("/api/v0/pin/add", "500")
+
+    spec = await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
+
+    assert spec.params == {"CID": cid}
+    assert cid in await pins(node)
+
+
+async def test_an_error_in_the_middle_of_adding_is_an_error(node: servers.Kubo, tmp_path: Path) -> None:
+    """Kubo tells such errors as one more line under status 200."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        if request.path.endswith("/id"):
+            return web.json_response({"ID": node.peer_id})
+        lines: list[dict[str, Any]] = [
+            {"Name": "result/a", "Hash": "Qm"},
+            {"Message": "no space left on device", "Code": 0},
+        ]
+        return web.Response(text="\n".join(map(json.dumps, lines)))
+
+    folder = plant({"a": b"1"}, tmp_path / "result")
+    async with serving(answer) as url, Kubo(url) as kubo:
+        with pytest.raises(Exhausted, match="no space left"):
+            await IpfsPublisher(kubo).publish(folder, PublisherParams(), LABEL, silent)
+
+
+async def test_a_link_out_of_the_result_is_refused_before_anything_is_sent(
+    behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """The link is named, and the node has not been asked anything."""
+    folder = plant({"a": b"1", "out": Link("/etc/passwd")}, tmp_path / "result")
+
+    with pytest.raises(Invalid, match="out"):
+        await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
+
+    assert proxy.count == 0
+
+
+async def test_a_node_that_is_shared_is_closed_by_its_owner(node: servers.Kubo) -> None:
+    """Drivers made from an address close their own connections, and can be used again afterwards."""
+    source = IpfsSource(node.multiaddr)
+    assert (await source.probe()).available
+    await source.close()
+    assert (await source.probe()).available
+    await source.close()
+    async with aiohttp.ClientSession() as session, session.post(f"{node.api_url}/api/v0/id") as response:
+        assert response.status == 200
