@@ -32,8 +32,9 @@ from protocol.ids import ExecutionId
 
 LAZY_S: Final = 0.02
 GATHER_S: Final = 0.002
-CROWD: Final = 4
-"""Once so many have waited for one commit, the next one waits `GATHER_S` for its own crowd; else a commit goes at once."""
+CROWD: Final = 3
+"""Once so many have waited for one commit (one execution alone is two: its answer and its start), the next one waits
+`GATHER_S` for its own crowd; else a commit goes at once."""
 GONE_KEPT_S: Final = 3600.0
 """How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
 GONE_MAX: Final = 50_000

@@ -78,7 +78,7 @@ class Runner:
         self._interrupted = False
         self._task: asyncio.Task[None] | None = None
         self._plan = plan
-        self._ready = Ready([], [], {})
+        self._ready: Ready | None = None
         self._running: Running | None = None
         self._following: asyncio.Task[None] | None = None
         self._head = Head()
@@ -211,6 +211,7 @@ class Runner:
     async def _start(self) -> Event:
         await self._shop.journal.commit()
         plan, ready = self._planned(), self._ready
+        assert ready is not None, "staging comes before starting"
         run = EngineRun(
             execution=self.execution.id,
             job=self._run.job,
@@ -354,7 +355,10 @@ class Runner:
         if not self._folder.exists():
             return
         try:
-            await in_thread(lambda _: remove_tree(self._folder))
+            if self._ready is not None and self._ready.small:
+                remove_tree(self._folder)
+            else:
+                await in_thread(lambda _: remove_tree(self._folder))
         except Denied as fault:
             _log.error(
                 "a folder stays behind", execution=self.execution.id, fault=fault.message, hint=fault.hint

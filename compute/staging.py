@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -26,6 +26,8 @@ from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
 from storage.contract import Progress, Resolved, Share
 
+FEW: Final = 8
+
 Told = Callable[[str], Progress]
 """Gives the progress for one part: ``image``, ``input /in``."""
 
@@ -36,6 +38,13 @@ class Ready(Struct, frozen=True):
     inputs: list[InputRead]
     mounts: list[Mount]
     ports: dict[str, tuple[int, int]]
+
+    @property
+    def small(self) -> bool:
+        """Whether the program finds a few single files, and has nowhere to write more: then little is to be removed."""
+        return len(self.mounts) <= FEW and all(
+            each.read_only and each.source.is_file() for each in self.mounts
+        )
 
 
 class Staging:
@@ -69,6 +78,9 @@ class Staging:
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
         resolved = await self._resolve()
+        if resolved:
+            self._folder.mkdir()
+            (self._folder / "inputs").mkdir()
         mounts: list[Mount | None] = [None] * len(resolved)
         works: list[Coroutine[Any, Any, None]] = [self._prepare(told)]
         works += [self._fetch(index, each, mounts, told) for index, each in enumerate(resolved)]
@@ -115,7 +127,6 @@ class Staging:
         target = self._inputs[index].target
         with self._faults_of_input(index):
             into = self._folder / "inputs" / str(index)
-            into.parent.mkdir(parents=True, exist_ok=True)
             async with self._fetching:
                 fetched = await source.fetch(params, resolved, into, told(f"input {target}"))
             mounts[index] = Mount(fetched.path, target, fetched.read_only)
