@@ -10,12 +10,10 @@ params     the drivers' parameters and settings, and how CIDs are written (pure)
 kubo       calls to a node, and its errors as ours
 source     resolve and fetch
 publisher  a result as a tree of its own, pinned
-opener     the drivers as a process opens them
 =========  ======================================================================
 """
 
 from storage.ipfs.kubo import Kubo
-from storage.ipfs.opener import open_ipfs
 from storage.ipfs.params import IpfsSettings, PublisherParams, SourceParams
 from storage.ipfs.publisher import IpfsPublisher
 from storage.ipfs.source import IpfsSource
@@ -27,5 +25,4 @@ __all__ = [
     "Kubo",
     "PublisherParams",
     "SourceParams",
-    "open_ipfs",
 ]

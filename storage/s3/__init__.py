@@ -15,12 +15,10 @@ client        connections, and botocore's errors as ours
 source        resolve and fetch
 upload        one object from a stream, in parts where it is large
 publisher     a result as an archive, or as one object a file
-opener        the drivers as a process opens them
 ============  ====================================================================
 """
 
 from storage.s3.client import S3Client, presign
-from storage.s3.opener import open_s3
 from storage.s3.params import Credentials, Partition, PublisherParams, S3Settings, SourceParams
 from storage.s3.publisher import S3Publisher
 from storage.s3.source import S3Source
@@ -34,6 +32,5 @@ __all__ = [
     "S3Settings",
     "S3Source",
     "SourceParams",
-    "open_s3",
     "presign",
 ]
