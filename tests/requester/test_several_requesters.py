@@ -58,7 +58,9 @@ async def test_takeover(tmp_path: Path) -> None:
 
 async def test_both_at_once(tmp_path: Path) -> None:
     """Two requesters that each think themselves first cost refused appends, never a second attempt."""
-    alone = replace(QUICK, takeover_s=0.0)
+    alone = replace(
+        QUICK, beat_s=1_000.0
+    )  # The second never hears the first, so it takes all jobs for its own.
     async with a_cluster(tmp_path, settings=alone) as cluster:
         services = [await cluster.requester(name) for name in ("r1", "r2")]
         jobs = [await submit(services[0], a_job()) for _ in range(20)]
@@ -68,6 +70,7 @@ async def test_both_at_once(tmp_path: Path) -> None:
         nodes = [await cluster.node(f"n{number}", cores=20) for number in range(2)]
         records = [await closed(services[1], job) for job in jobs]
 
+        assert sum(service.facts()["stale"] for service in services) > 0
         assert {len(record.executions) for record in records} == {1}
         assert sum(len(node.runs) for node in nodes) == 20
         assert all(record.state is JobState.COMPLETED for record in records)
