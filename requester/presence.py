@@ -32,7 +32,6 @@ class Presence:
         *,
         beat_s: float,
         version: str,
-        changed: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._clock = clock
