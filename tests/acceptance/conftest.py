@@ -15,10 +15,14 @@ from uuid import uuid4
 import pytest
 
 from deploy.devstack import cluster
-from deploy.servers import Kubo, Missing, S3Server
+from deploy.servers import Kubo, Missing, NatsServer, S3Server, nats_server
 from tests.acceptance.data import Bucket, Ipfs
 from tests.acceptance.deployment import Api, Containers, Deployment, processes_of, wait_until_empty
+from tests.acceptance.fragile import _fragile, fragile, store
+from tests.acceptance.jobs import Gate
 from tests.conftest import Background, skip
+
+__all__ = ["_fragile", "fragile", "store"]
 
 NODES: Final = 3
 NODE_CPU: Final = "2"
@@ -105,3 +109,19 @@ def bucket(s3: S3Server) -> Bucket:
 def ipfs(kubo: Kubo) -> Ipfs:
     """The session's Kubo node."""
     return Ipfs(kubo)
+
+
+@pytest.fixture
+def gate(deployment: Deployment) -> Iterator[Gate]:
+    """A gate of this test's own; it is open when the test has ended."""
+    gate = Gate(deployment.shared / "read" / uuid4().hex)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def nats(background: Background, tmp_path: Path) -> Iterator[NatsServer]:
+    """A NATS server of this test's own, for a deployment of its own."""
+    context = nats_server(tmp_path / "nats")
+    yield background.run(context.__aenter__())
+    background.run(context.__aexit__(None, None, None))

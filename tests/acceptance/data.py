@@ -94,6 +94,10 @@ class Ipfs:
         pins = json.loads(self._ipfs("pin", "ls", "--type=recursive", "--enc=json"))
         return {self.newest(cid) for cid in pins.get("Keys") or {}}
 
+    def unpin(self, cid: str) -> None:
+        """Take a pin away; the blocks stay until the next collection."""
+        self._ipfs("pin", "rm", cid)
+
     def newest(self, cid: str) -> str:
         """A CID in version 1."""
         return self._ipfs("cid", "format", "-v", "1", "-b", "base32", cid).decode().strip()
@@ -104,7 +108,9 @@ class Ipfs:
 
     def listed(self, cid: str) -> list[str]:
         """The names in a folder."""
-        return self._ipfs("ls", "--size=false", cid).decode().splitlines()
+        return [
+            line.split(maxsplit=1)[1] for line in self._ipfs("ls", "--size=false", cid).decode().splitlines()
+        ]
 
     def source(self, cid: str, target: str) -> Json:
         """An input that reads from here."""

@@ -51,3 +51,23 @@ def publish(publisher: Json) -> Json:
 def stdout(execution: Json) -> str:
     """What an execution's program printed."""
     return str(execution["RunOutput"]["Stdout"])
+
+
+class Gate:
+    """A place at which programs stand until the test lets them through: a folder of the node that they look into."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        params = {"SourcePath": str(folder)}
+        self.source: Json = {"Target": "/gate", "Source": {"Type": "local", "Params": params}}
+        self.wait: Final = "while [ ! -e /gate/open ]; do sleep 0.05; done"
+        """The shell's words for standing there."""
+
+    def open(self) -> None:
+        """Let through whoever stands there or comes later."""
+        (self._folder / "open").touch()
+
+    def holds(self, image: str, script: str = "true", **task: Any) -> Json:
+        """A task that stands at the gate, then does what `script` says."""
+        return shell(image, f"{self.wait}; {script}", InputSources=[self.source], **task)
