@@ -207,7 +207,7 @@ def _given(given: Sequence[str]) -> Layer:
             settings |= read_file(Path(each)).settings
         elif key.strip():
             key = key.strip()
-            settings[key.lower()] = Setting(value.strip() if equals else "true", key, f"-c {key}")
+            settings[key.lower()] = Setting(value.strip() if equals else "true", key, "-c")
         else:
             raise Invalid(f"-c {each!r} is neither a file nor Key=Value")
     return Layer(settings)

@@ -40,6 +40,9 @@ _ABOUT_NODES = (
     ("delete", "Forget a node; it may register again."),
 )
 
+_SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"))
+"""Commands that read a spec, from standard input if none is named."""
+
 
 def build(version: str) -> App:
     """The whole command line."""
@@ -89,6 +92,9 @@ def main(arguments: list[str]) -> int:
         _never_fail_on_text(stream)
     app = build(installed_version())
     try:
+        if (*arguments[:1],) in _SPECS or (*arguments[:2],) in _SPECS:
+            # The parser takes a lone dash for a broken flag; it means what these commands do without one.
+            arguments = [word for word in arguments if word != "-"]
         if arguments[1:2] == ["run"] and arguments[0] in ("docker", "wasm"):
             from requester.cli.program import program_last
 

@@ -16,6 +16,7 @@ from protocol.ids import RequesterId, is_token
 from protocol.jobs import Spec, Timeouts
 from protocol.spec import Defaults, TypeDefaults
 from requester.settings import Settings
+from storage.multiaddr import parse_endpoint
 
 NATS_DEFAULT: Final = "nats://127.0.0.1:4222"
 NATS: Final = ("NATS.URL", "Compute.Orchestrators", "Node.Network.Orchestrators")
@@ -177,6 +178,7 @@ def _node_arguments(
     if settings.id:
         arguments += ["--name", settings.id]
     if endpoint := config.text(*IPFS):
+        parse_endpoint(endpoint)
         arguments += ["--ipfs-connect", endpoint]
     for path in reversed(files):
         arguments += ["-c", str(path)]

@@ -16,9 +16,11 @@ from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.waiting import Waiting, submit_and_wait
 
+Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
+
 
 def submit(
-    spec: Annotated[str, Parameter(help="A job spec in YAML or JSON; - reads standard input.")] = "-",
+    spec: Spec = "-",
     /,
     *,
     how: Waiting = Waiting(),
@@ -34,9 +36,7 @@ def submit(
         return submit_and_wait(client, reading, how)
 
 
-def validate(
-    spec: Annotated[str, Parameter(help="A job spec in YAML or JSON; - reads standard input.")] = "-", /
-) -> int:
+def validate(spec: Spec = "-", /) -> int:
     """Check a job spec without a server; every fault is told at once, with its line and column."""
     reading = read(spec)
     for warning in reading.warnings:

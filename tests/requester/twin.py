@@ -5,7 +5,7 @@ is one that the system can have. Ids and times follow from counters: the same te
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -54,8 +54,11 @@ class Twin:
         self.asked = asyncio.Event()
         self.dropped = asyncio.Event()
         """A verb was called; the one that hung was cancelled."""
+        self.then: Callable[[JobId], Coroutine[Any, Any, object]] | None = None
+        """What becomes of each job that is submitted from now on."""
         self.watching = 0
         self.unwatched = asyncio.Event()
+        self._fates: set[asyncio.Task[object]] = set()
         self._seq = 0
         self._now = BEGIN
         self._news = asyncio.Condition()
@@ -137,6 +140,8 @@ class Twin:
         id_ = known.id if known is not None else job_id(key, number)
         version = known.version + 1 if known is not None else 1
         await self.write(id_, Submitted(job, version, warnings, client))
+        if self.then is not None:
+            self._fates.add(asyncio.create_task(self.then(id_)))
         return Submission(id_, version, warnings)
 
     async def put_blob(self, data: bytes) -> str:

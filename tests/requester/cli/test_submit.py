@@ -1,0 +1,257 @@
+"""Submitting and waiting: what is printed where, and what the shell is told (``docs/exit-codes.md``)."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.errors import Failure, Unavailable
+from protocol.ids import JobId
+from protocol.messages import RunOutput
+from protocol.states import ExecutionState, JobState
+from requester.verbs import LogLine
+from tests.conftest import Background
+from tests.requester.cli.conftest import SPEC, Shoal
+from tests.requester.twin import Twin
+
+S = ExecutionState
+ID = re.compile(r"j-[0-9a-f-]{36}")
+
+
+def test_submit_waits_and_ends_well(shoal: Shoal, twin: Twin) -> None:
+    """A job that does what it should: its id on standard output, its stages on standard error, exit code 0."""
+    twin.then = twin.complete
+    ran = shoal("submit", "job.yaml")
+    assert ran.code == 0
+    assert re.fullmatch(r"Job successfully submitted. Job ID: " + ID.pattern + "\n", ran.out)
+    for word in ("Assigned", "Preparing", "Completed", "shoal job describe"):
+        assert word in ran.err
+
+
+def test_job_run_is_the_same(shoal: Shoal, twin: Twin) -> None:
+    """Bacalhau's ``job run`` submits, from a file or from standard input."""
+    twin.then = twin.complete
+    assert shoal("job", "run", "job.yaml").code == 0
+    assert shoal("job", "run", "-", "--force", stdin=SPEC).code == 0
+    assert shoal("submit", "--force", stdin=SPEC).code == 0
+    ((_, record),) = twin.records.items()
+    assert record.version == 3
+
+
+def test_id_only_prints_the_id_and_nothing_else(shoal: Shoal, twin: Twin) -> None:
+    """``$(shoal submit --id-only job.yaml)`` is the id; nothing comes on standard error."""
+    twin.then = twin.complete
+    ran = shoal("submit", "--id-only", "job.yaml")
+    assert ID.fullmatch(ran.out.rstrip("\n"))
+    assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize("flag", ["--no-wait", "--wait=false"])
+def test_not_waiting_returns_at_once(shoal: Shoal, twin: Twin, flag: str) -> None:
+    """Without waiting the command ends while the job has hardly begun."""
+    assert shoal("submit", flag, "job.yaml").code == 0
+    ((_, record),) = twin.records.items()
+    assert not record.closed
+
+
+async def _fail(twin: Twin, job: JobId, code: str, message: str) -> None:
+    await twin.assign(job)
+    await twin.close(job, JobState.FAILED, Failure(code, message, hint="do this"))
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "followed"),
+    [("NoSuitableNode.Labels", 12, 12), ("NotFound.Image", 10, 125), ("TimedOut.Total", 10, 125)],
+)
+def test_a_failed_job_is_no_success(
+    shoal: Shoal, twin: Twin, code: str, exit_code: int, followed: int
+) -> None:
+    """A job that failed is told with its cause and what to do; the code says which kind of failure it was."""
+    twin.then = lambda job: _fail(twin, job, code, "it went wrong")
+    ran = shoal("submit", "job.yaml")
+    assert ran.code == exit_code
+    assert "Error: it went wrong\nHint: do this\n" in ran.err
+    assert shoal("submit", "--force", "--follow", "job.yaml").code == followed
+    assert shoal("submit", "--force", "--exit-zero", "job.yaml").code == 0
+
+
+def test_a_program_that_fails(shoal: Shoal, twin: Twin) -> None:
+    """A program's failure is exit code 10; who follows it gets its own code and its own words, and nothing of ours."""
+    twin.then = lambda job: twin.complete(job, stdout="no luck\n", exit_code=3)
+    ran = shoal("submit", "job.yaml")
+    assert ran.code == 10
+    assert "program exited with code 3" in ran.err
+    followed = shoal("submit", "--force", "--follow", "job.yaml")
+    assert (followed.code, followed.out) == (3, "no luck\n")
+    assert "Error" not in followed.err
+
+
+@pytest.mark.parametrize(("program", "exit_code"), [(0, 0), (255, 255), (256, 1), (-1, 255)])
+def test_a_programs_code_never_turns_into_success(
+    shoal: Shoal, twin: Twin, program: int, exit_code: int
+) -> None:
+    """The shell sees eight bits of a code; one that is not 0 never looks like 0."""
+    twin.then = lambda job: twin.complete(job, exit_code=program)
+    assert shoal("submit", "-f", "job.yaml").code == exit_code
+
+
+def test_a_job_without_output_can_be_followed(shoal: Shoal, twin: Twin) -> None:
+    """Following a job that never gets anywhere ends with the job, and says why."""
+    twin.then = lambda job: twin.close(job, JobState.FAILED, Failure("NoSuitableNode", "no node can run it"))
+    ran = shoal("submit", "-f", "job.yaml")
+    assert (ran.code, ran.out) == (12, "")
+    assert "no node can run it" in ran.err
+
+
+def test_output_out_of_reach_does_not_hide_the_end(shoal: Shoal, twin: Twin) -> None:
+    """When the node with the output is gone, that is said, and the job's own end still decides."""
+
+    async def lose_output(job: JobId) -> None:
+        execution = await twin.assign(job)
+        twin.output[execution] = [LogLine(execution, failure=Failure("Unavailable", "the node is gone"))]
+        await twin.report(execution, S.COMPLETED, output=RunOutput())
+        await twin.close(job)
+
+    twin.then = lose_output
+    ran = shoal("submit", "-f", "job.yaml")
+    assert ran.code == 0
+    assert "the node is gone" in ran.err
+
+
+def test_a_stopped_job_is_11(shoal: Shoal, twin: Twin) -> None:
+    """A job that somebody stopped did not do what it should."""
+    twin.then = lambda job: twin.stop(job, namespace="", reason="enough", client="")
+    assert shoal("submit", "job.yaml").code == 11
+
+
+def test_the_time_to_wait_is_honoured(shoal: Shoal, twin: Twin) -> None:
+    """After ``--wait-timeout-secs`` the command ends with 124 and says that the job goes on, and it does."""
+    ran = shoal("submit", "--wait-timeout-secs", "0.05", "job.yaml")
+    assert ran.code == 124
+    assert "goes on" in ran.err
+    ((_, record),) = twin.records.items()
+    assert not record.closed
+
+
+def test_a_service_is_waited_for_until_it_runs(shoal: Shoal, twin: Twin) -> None:
+    """A job that is not meant to end is there when it runs: the command ends then."""
+
+    async def run(job: JobId) -> None:
+        await twin.report(await twin.assign(job), S.RUNNING)
+
+    twin.then = run
+    assert shoal("submit", "-", stdin=SPEC.replace("batch", "service")).code == 0
+
+
+def test_a_watch_survives_a_requester(shoal: Shoal, twin: Twin) -> None:
+    """A requester that goes away while one waits is waited for, and the job's end is told by the next."""
+
+    async def interrupted(job: JobId) -> None:
+        await twin.assign(job)
+        await twin.fail_watchers(Unavailable("shutting down"))
+        await twin.complete(job)
+
+    twin.then = interrupted
+    assert shoal("submit", "job.yaml").code == 0
+
+
+def test_a_spec_with_faults_is_2(shoal: Shoal, twin: Twin) -> None:
+    """All faults of a spec come at once, each with file, line and column; nothing is submitted."""
+    Path("bad.yaml").write_text(SPEC.replace("batch", "bacth").replace("noop", "dokcer"))
+    for command in ("submit", "validate"):
+        ran = shoal(command, "bad.yaml")
+        assert ran.code == 2
+        assert "bad.yaml:2:7" in ran.err
+        assert 'did you mean "docker"' in ran.err
+    assert twin.records == {}
+
+
+def test_a_file_that_is_not_there_is_3(shoal: Shoal) -> None:
+    """A spec that cannot be found is told before anything is asked of a server."""
+    ran = shoal("submit", "nope.yaml")
+    assert ran.code == 3
+    assert "nope.yaml" in ran.err
+
+
+def test_refusals_of_the_server_are_told(shoal: Shoal, twin: Twin) -> None:
+    """The server's message and hint are what a person reads."""
+    shoal("submit", "--no-wait", "job.yaml")
+    ran = shoal("submit", "job.yaml")
+    assert ran.code == 1
+    assert "no changes detected" in ran.err
+
+
+def test_nobody_there_is_told(shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no requester answers, the address and the ways out are named."""
+    monkeypatch.setenv("BACALHAU_API_PORT", "1")
+    ran = shoal("submit", "job.yaml")
+    assert ran.code == 1
+    assert "127.0.0.1:1" in ran.err
+    assert "BACALHAU_API_PORT" in ran.err
+
+
+def test_a_dry_run_asks_nobody(shoal: Shoal, twin: Twin) -> None:
+    """``--dry-run`` prints a spec that can be submitted, and no server is asked."""
+    ran = shoal("submit", "--dry-run", "job.yaml")
+    assert ran.code == 0
+    assert twin.calls == []
+    assert shoal("validate", "-", stdin=ran.out)[:2] == (0, "OK\n")
+
+
+def test_warnings_are_told_once(shoal: Shoal, twin: Twin) -> None:
+    """What a person should know about a spec stands on standard error, once, unless hidden."""
+    twin.then = twin.complete
+    spec = SPEC + "    ResultPaths: [{Name: o, Path: /o}]\n"
+    assert shoal("submit", "--dry-run", "-", stdin=spec).err.count("Warning:") == 1
+    assert "Warning:" not in shoal("submit", "--dry-run", "--hide-warnings", "-", stdin=spec).err
+
+
+def test_interrupting_leaves_the_job(twin: Twin, background: Background) -> None:
+    """Ctrl+C ends the waiting with 130 and says that the job goes on, and how to end it."""
+    process = _started("submit", "job.yaml")
+    assert process.stdout is not None
+    job = JobId(ID.search(process.stdout.readline())[0])  # type: ignore[index]
+    background.run(twin.assign(job))
+    assert process.stderr is not None
+    while "Assigned" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"shoal job stop {job}" in err
+    assert not twin.records[job].closed
+
+
+def test_a_reader_that_has_seen_enough(twin: Twin, background: Background) -> None:
+    """``shoal … | head -1`` ends in silence: a closed pipe is no error."""
+    for _ in range(3):
+        background.run(twin.submitted(_job()))
+    with _started("job", "list", "--output", "json", "--pretty") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def _job() -> Any:
+    from protocol.spec import read_spec
+
+    return read_spec(SPEC.replace("Name: words\n", ""), file="x").job
+
+
+def _started(*words: str) -> "subprocess.Popen[str]":
+    root = str(Path(__file__).parents[3])
+    return subprocess.Popen(
+        [sys.executable, "-m", "requester", *words],
+        env={**os.environ, "PYTHONPATH": root},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
