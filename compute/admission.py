@@ -150,6 +150,10 @@ def _check_offer(kind: str, type: str, offer: Offer | None, offers: list[Offer],
 
 
 def _check_size(amounts: Amounts, info: NodeInfo) -> None:
+    if min(amounts.cpu, amounts.memory_bytes, amounts.disk_bytes, amounts.gpu) < 0:
+        raise Invalid(
+            "an amount of its resources is below zero", hint="Ask for nothing, or for more.", kind="Amounts"
+        )
     fault = too_large(amounts, info.largest)
     if fault:
         raise fault

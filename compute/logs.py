@@ -104,7 +104,7 @@ class OutputLog:
         if cursor == PRESENT_END:
             return self.size_bytes, []
         limit_bytes = min(max(limit_bytes, 1), ANSWER_MAX_BYTES)
-        position = min(cursor, self.size_bytes)
+        position = min(max(cursor, 0), self.size_bytes)
         chunks = []
         text_bytes = 0
         for frame in self._frames(position, limit_bytes + PIECE_BYTES + HEAD_BYTES):
@@ -231,7 +231,8 @@ class Logs:
         """What there is from `cursor` on. Raises `NotFound`."""
         log = self.find(execution)
         at, chunks = log.read(cursor, limit_bytes)
-        return LogsAnswer(at, chunks, ended=log.ended and at >= log.size_bytes)
+        # Nothing to read in an ended log is its end, also for a cursor that no answer ever gave.
+        return LogsAnswer(at, chunks, ended=log.ended and (not chunks or at >= log.size_bytes))
 
     def _path(self, execution: ExecutionId) -> Path:
         if not is_token(execution):

@@ -331,6 +331,8 @@ class Runner:
                 self.tell(Failed(failure_of(error, self._shop.node, "keeping the program's output")))
             else:
                 _log.warning("output was lost", execution=self.execution.id, fault=error.message)
+        except Exception:  # noqa: BLE001 (an engine's bug costs its program's output, never the node)
+            _log.exception("output was lost in a way it should not", execution=self.execution.id)
 
     async def _drain(self, limit_s: float) -> None:
         """Wait for the rest of the output, then stop following."""
@@ -355,10 +357,7 @@ class Runner:
         if not self._folder.exists():
             return
         try:
-            if self._ready is not None and self._ready.small:
-                remove_tree(self._folder)
-            else:
-                await in_thread(lambda _: remove_tree(self._folder))
+            await in_thread(lambda _: remove_tree(self._folder))
         except Denied as fault:
             _log.error(
                 "a folder stays behind", execution=self.execution.id, fault=fault.message, hint=fault.hint

@@ -2,7 +2,7 @@
 
 Knows: drivers, and the layout of an execution's folder. Must not know: what comes before or after.
 
-In the folder: ``inputs/<index>``, ``results/<name>`` (what is published, with ``stdout``, ``stderr`` and ``exitCode``),
+In the folder: ``input-<index>``, ``results/<name>`` (what is published, with ``stdout``, ``stderr`` and ``exitCode``),
 ``engine``. All are made when needed; a small job makes none.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 
@@ -26,8 +26,6 @@ from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
 from storage.contract import Progress, Resolved, Share
 
-FEW: Final = 8
-
 Told = Callable[[str], Progress]
 """Gives the progress for one part: ``image``, ``input /in``."""
 
@@ -38,13 +36,6 @@ class Ready(Struct, frozen=True):
     inputs: list[InputRead]
     mounts: list[Mount]
     ports: dict[str, tuple[int, int]]
-
-    @property
-    def small(self) -> bool:
-        """Whether the program finds a few single files, and has nowhere to write more: then little is to be removed."""
-        return len(self.mounts) <= FEW and all(
-            each.read_only and each.source.is_file() for each in self.mounts
-        )
 
 
 class Staging:
@@ -80,7 +71,6 @@ class Staging:
         resolved = await self._resolve()
         if resolved:
             self._folder.mkdir()
-            (self._folder / "inputs").mkdir()
         mounts: list[Mount | None] = [None] * len(resolved)
         works: list[Coroutine[Any, Any, None]] = [self._prepare(told)]
         works += [self._fetch(index, each, mounts, told) for index, each in enumerate(resolved)]
@@ -126,7 +116,7 @@ class Staging:
         source, params = self._plan.sources[index]
         target = self._inputs[index].target
         with self._faults_of_input(index):
-            into = self._folder / "inputs" / str(index)
+            into = self._folder / f"input-{index}"
             async with self._fetching:
                 fetched = await source.fetch(params, resolved, into, told(f"input {target}"))
             mounts[index] = Mount(fetched.path, target, fetched.read_only)

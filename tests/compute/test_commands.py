@@ -233,6 +233,7 @@ async def test_it_goes_on_without_requesters_and_reports_later(
             "Unavailable.Source",
             "local",
         ),
+        ({"amounts": Amounts(cpu=-1)}, "Invalid.Amounts", "below zero"),
         ({"amounts": Amounts(cpu=64)}, "Exhausted.Capacity", "64 of 4 cores"),
         ({"task": noop(env={"A": "env:SECRET"})}, "Denied.Env", "SECRET"),
         ({"task": noop({"Stdoot": "x"})}, "Invalid", "Stdoot"),

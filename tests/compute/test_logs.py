@@ -80,6 +80,22 @@ def test_the_present_end_can_be_asked_for(tmp_path: Path) -> None:
     assert [chunk.data for chunk in logs.answer(ONE, cursor, 100).chunks] == [b"new"]
 
 
+@given(st.integers(-(1 << 62), 1 << 62), st.integers(-1, 1 << 40))
+def test_a_cursor_that_is_none_harms_nothing(
+    tmp_path_factory: pytest.TempPathFactory, cursor: int, limit: int
+) -> None:
+    """Whatever cursor and limit are asked with, an ended log is read to its end in bounded answers."""
+    logs = Logs(tmp_path_factory.mktemp("logs"), LogSettings())
+    fill(logs.open(ONE), b"some", b"output", b"x" * 300)
+    logs.end(ONE, 1.0)
+    for _ in range(5):
+        answer = logs.answer(ONE, cursor, limit)
+        cursor = answer.cursor
+        if answer.ended:
+            break
+    assert logs.answer(ONE, cursor, limit).ended
+
+
 def test_old_output_goes_first(tmp_path: Path) -> None:
     """Ended outputs are kept for their time, and within the bounds of bytes and count; the oldest are removed."""
     logs = Logs(tmp_path, LogSettings(keep_s=100, keep_bytes=250))
