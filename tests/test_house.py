@@ -27,8 +27,6 @@ REGISTRY_HOSTS = [
         ("crates", "io"),
         ("rubygems", "org"),
         ("repo1", "maven", "org"),
-        ("registry-1", "docker", "io"),
-        ("index", "docker", "io"),
         ("deb", "debian", "org"),
     )
 ]
