@@ -18,7 +18,6 @@ from protocol.nodes import NodeInfo, Offer
 from protocol.spec.quantities import format_bytes
 from storage.contract import Drivers
 from storage.params import read_params
-from storage.tree import safe_parts
 
 IN_PLACE: Final = frozenset({"local", "localdirectory"})
 """Sources whose data is mounted where it lies: it takes none of the room for executions."""
@@ -119,7 +118,14 @@ def too_large(amounts: Amounts, capacity: Amounts) -> Exhausted | None:
 def _check_result_paths(task: Task) -> None:
     """A result's name becomes a folder beside the files that we put there."""
     for result in task.result_paths:
-        if result.name in RESERVED or safe_parts(result.name) != (result.name,):
+        name = result.name
+        if (
+            name in RESERVED
+            or name in ("", ".", "..")
+            or "/" in name
+            or "\0" in name
+            or len(name.encode()) > 255
+        ):
             raise Invalid(
                 f"the result {result.name!r} cannot be a folder's name", hint="Use a plain name.", kind="Name"
             )

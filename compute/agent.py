@@ -176,10 +176,8 @@ class Agent:
     # A new process
 
     async def _take_up(self, shop: Shop) -> None:
-        """Go on with what the journal holds; remove what nobody knows (programs and folders)."""
+        """Go on with what the journal holds, and remove what nobody knows: folders now, programs beside all else."""
         known = {execution.id for execution in self._remembered.executions}
-        for engine in self._engines.values():
-            await self._remove_strangers(engine, known)
         for path in shop.folder.iterdir():
             if path.name not in known:
                 _log.info("removing a folder that belongs to no execution", path=str(path))
@@ -190,18 +188,27 @@ class Agent:
             runner.hold()
         for runner in restored:
             runner.begin()
+        for engine in self._engines.values():
+            shop.tasks.create_task(self._remove_strangers(engine))
 
-    async def _remove_strangers(self, engine: Engine[Any], known: set[ExecutionId]) -> None:
-        try:
-            for execution in await engine.leftovers():
-                if execution not in known:
-                    _log.info("removing a program that belongs to no execution", execution=execution)
-                    running = await engine.recover(execution)
-                    if running is not None:
-                        await running.stop(0)
-                        await running.remove()
-        except Fault as fault:
-            _log.warning("cannot look for leftovers", engine=engine.type, fault=fault.message)
+    async def _remove_strangers(self, engine: Engine[Any]) -> None:
+        """Remove programs of this node that no execution owns. An engine that does not answer is asked again, later:
+        the node does not wait for it.
+        """
+        while True:
+            try:
+                for execution in await engine.leftovers():
+                    if execution not in self.runners:
+                        _log.info("removing a program that belongs to no execution", execution=execution)
+                        running = await engine.recover(execution)
+                        if running is not None:
+                            await running.stop(0)
+                            await running.remove()
+            except Fault as fault:
+                _log.info("cannot look for leftovers yet", engine=engine.type, fault=fault.message)
+            else:
+                return
+            await self._clock.sleep(HOUSEKEEPING_S)
 
     # Commands
 

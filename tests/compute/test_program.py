@@ -141,6 +141,25 @@ async def test_a_killed_node_adopts_its_containers(
         assert len(requester.accepted[run.execution]) == 1
 
 
+async def test_a_node_without_docker_starts_and_says_why(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """A daemon that is not there keeps the node from nothing but containers, which it refuses with what to do."""
+    program = Program(
+        tmp_path, own_nats_server.url, "--engines", "docker,noop", DOCKER_HOST="unix:///nowhere.sock"
+    )
+    async with cluster(own_nats_server, program) as requester:
+        offer = requester.beats[-1].node.offers("engines", "docker")
+        assert offer is not None
+        assert not offer.available
+        refused, taken = order(1, noop(engine=Spec("docker", {"Image": "busybox"}))), order(2)
+        await requester.run(refused)
+        await requester.run(taken)
+        report = await requester.ended(refused)
+        assert report.state is S.REFUSED
+        assert report.failure is not None
+        assert report.failure.hint
+        assert (await requester.ended(taken)).state is S.COMPLETED
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [

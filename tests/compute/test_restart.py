@@ -182,14 +182,14 @@ async def test_publishing_goes_on_after_a_restart(nodes: Nodes, requester: FakeR
 
 
 async def test_strangers_are_removed(nodes: Nodes, requester: FakeRequester) -> None:
-    """Programs and folders that no execution in the journal owns are gone before the node takes orders."""
+    """Programs and folders that no execution in the journal owns are removed when the node starts."""
     node = nodes()
     stranger = ExecutionId("e-stranger")
     folder = node.folder / "executions" / "e-other" / "deep"
     folder.mkdir(parents=True)
     node.world.start(EngineRun(stranger, job(1), NODE, NoopParams(seconds=3600), node.folder))
     await node.start()
-    assert node.leftovers() == []
+    await requester.until(lambda: node.leftovers() == [])
 
 
 async def test_what_waited_keeps_waiting(nodes: Nodes, requester: FakeRequester) -> None:
