@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
+import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 
-from protocol.errors import Conflict, Exhausted, Fault, Invalid, TimedOut
+from protocol.errors import Conflict, Exhausted, Fault, Invalid, TimedOut, fault_of
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import IPFS, Api
@@ -22,7 +23,7 @@ from requester.cli.exits import Exit, tell
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
-from storage.contract import Drivers, Share
+from storage.contract import Drivers, Share, silent
 
 Json = dict[str, Any]
 
@@ -138,31 +139,32 @@ async def _fetch_all(
 
 
 async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
-    """One execution's result, unpacked: a folder."""
+    """One execution's result, unpacked: a folder. Raises a driver's faults, with the execution named."""
+    try:
+        return await _fetched(drivers, result.spec, scratch / result.execution)
+    except Fault as fault:
+        failure = fault.failure()
+        message = f"the result of execution {short(result.execution)}: {fault.message}"
+        raise fault_of(msgspec.structs.replace(failure, message=message)) from fault
+
+
+async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     from storage.archive import unpack
     from storage.params import read_params
 
-    driver = drivers.sources.get(result.spec.type.lower())
+    driver = drivers.sources.get(spec.type.lower())
     if driver is None:
         known = ", ".join(sorted(drivers.sources))
-        raise Invalid(
-            f"a result of type {result.spec.type!r} cannot be downloaded; those that can are {known}"
-        )
-    params = read_params(result.spec.params, driver.params, f"result {result.spec.type}")
-    into = scratch / result.execution
-    try:
-        resolved = await driver.resolve(params, Share())
-        bar = _Bar(f"{short(result.execution)} {result.spec.type}", resolved.size_bytes)
+        raise Invalid(f"there is no way to download the type {spec.type!r}; those that can be are {known}")
+    params = read_params(spec.params, driver.params, f"result {spec.type}")
+    resolved = await driver.resolve(params, Share())
+    with _Bar(f"{short(into.name)} {spec.type}", resolved.size_bytes) as bar:
         fetched = await driver.fetch(params, resolved, into, bar)
-        bar.end()
-    except Fault as fault:
-        fault.message = f"the result of execution {short(result.execution)}: {fault.message}"
-        raise
-    if not _is_archive(result.spec):
+    if not _is_archive(spec):
         return fetched.path
     archive = fetched.path if fetched.path.is_file() else next(fetched.path.iterdir())
-    tree = scratch / f"{result.execution}.tree"
-    await unpack(archive, tree, lambda done_bytes, total_bytes: None)
+    tree = into.with_suffix(".tree")
+    await unpack(archive, tree, silent)
     archive.unlink()
     return tree
 
@@ -203,7 +205,10 @@ class _Bar:
             share = f"{size(done_bytes)} of {size(total)}" if total else size(done_bytes)
             print(f"\r\x1b[K{self._what}: {share}", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Take the line away."""
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,244 @@
+"""``get``: results come home whole or not at all, merged or one folder an execution."""
+
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobId
+from protocol.jobs import Job, Spec, Task
+from protocol.states import ExecutionState, JobState
+from requester.cli.get import published
+from tests.conftest import Background
+from tests.requester.cli.conftest import Shoal
+from tests.requester.twin import Twin
+
+S = ExecutionState
+JOB = Job(name="words", count=2, tasks=[Task(engine=Spec("noop"), publisher=Spec("local"))])
+
+
+def _archive(**files: str) -> bytes:
+    """A result as the local publisher packs it."""
+    data = BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name.replace("__", "/"))
+            member.size = len(text)
+            archive.addfile(member, BytesIO(text.encode()))
+    return data.getvalue()
+
+
+CUT = _archive(stdout="x" * 5_000)[:-30]
+
+
+class Shelf:
+    """A web server with archives on it, as a node's local publisher serves them."""
+
+    def __init__(self) -> None:
+        self.archives: dict[str, bytes] = {}
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        data = self.archives.get(request.path)
+        return web.Response(body=data) if data is not None else web.Response(status=404)
+
+
+@pytest.fixture
+def shelf(background: Background) -> Iterator[Shelf]:
+    """A shelf for the length of a test."""
+    shelf = Shelf()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/{name}", shelf.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    runner = background.run(start())
+    shelf.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield shelf
+    background.run(runner.cleanup())
+
+
+class Finished:
+    """A job of two partitions whose results lie on the shelf."""
+
+    def __init__(self, twin: Twin, shelf: Shelf, background: Background) -> None:
+        self._twin = twin
+        self._shelf = shelf
+        self._run = background.run
+        self.job: JobId = self._run(twin.submitted(JOB))
+
+    def publish(
+        self, partition: int, archive: bytes | None, *, attempt: int = 1, failed: bool = False
+    ) -> ExecutionId:
+        """One execution, with that archive as its result; None advertises one that is not there."""
+        execution: ExecutionId = self._run(self._twin.assign(self.job, partition=partition, attempt=attempt))
+        name = f"/{execution}.tar.gz"
+        if archive is not None:
+            self._shelf.archives[name] = archive
+        failure = Failure("ProgramFailed", "program exited with code 1") if failed else None
+        result = Spec("urlDownload", {"URL": self._shelf.url + name})
+        state = S.FAILED if failed else S.COMPLETED
+        self._run(self._twin.report(execution, state, failure=failure, result=result))
+        return execution
+
+    def close(self, state: JobState = JobState.COMPLETED) -> None:
+        """End the job."""
+        self._run(self._twin.close(self.job, state))
+
+
+@pytest.fixture
+def finished(twin: Twin, shelf: Shelf, background: Background) -> Finished:
+    """A job to publish results of."""
+    return Finished(twin, shelf, background)
+
+
+def _tree(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_results_are_merged(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """The texts of all executions are joined, other files keep their paths; where they are is on standard output."""
+    finished.publish(0, _archive(stdout="one\n", stderr="", exitCode="0", outputs__a="A"))
+    finished.publish(1, _archive(stdout="two\n", stderr="", exitCode="0", outputs__b__c="C"))
+    finished.close()
+    ran = shoal("get", "words")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == str(folder / "job-words")
+    assert _tree(folder / "job-words") == {
+        "stdout": "one\ntwo\n",
+        "stderr": "",
+        "exitCode": "00",
+        "outputs/a": "A",
+        "outputs/b/c": "C",
+    }
+
+
+def test_raw_keeps_executions_apart(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """``--raw`` makes a folder for each execution, under its id."""
+    first = finished.publish(0, _archive(stdout="one\n"))
+    second = finished.publish(1, _archive(stdout="two\n"))
+    finished.close()
+    assert shoal("job", "get", "words", "--raw", "--output-dir", "here/there").code == 0
+    assert _tree(folder / "here/there") == {f"{first}/stdout": "one\n", f"{second}/stdout": "two\n"}
+
+
+def _leftovers(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"job.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"o__f": "1"}, {"o__f": "2"}), ({"o": "1"}, {"o__f": "2"}), ({"o__f": "2"}, {"o": "1"})],
+)
+def test_a_clash_is_told_and_nothing_is_kept(
+    shoal: Shoal, finished: Finished, folder: Path, first: dict[str, str], second: dict[str, str]
+) -> None:
+    """Two executions that wrote the same path cannot be merged: it is named, ``--raw`` is offered, nothing is there."""
+    finished.publish(0, _archive(**first))
+    finished.publish(1, _archive(**second))
+    finished.close()
+    ran = shoal("get", "words")
+    assert ran.code == 1
+    assert "--raw" in ran.err
+    assert _leftovers(folder) == set()
+    assert shoal("get", "words", "--raw").code == 0
+
+
+@pytest.mark.parametrize("damage", [None, b"not an archive", CUT], ids=["gone", "other", "cut"])
+def test_a_broken_download_leaves_nothing(
+    shoal: Shoal, finished: Finished, folder: Path, damage: bytes | None
+) -> None:
+    """One result that is gone or damaged: the execution is named, and nothing of the others is left."""
+    finished.publish(0, _archive(stdout="one\n"))
+    second = finished.publish(1, damage)
+    finished.close()
+    ran = shoal("get", "words")
+    assert ran.code in (1, 3)
+    assert second[:10] in ran.err
+    assert _leftovers(folder) == set()
+
+
+def test_an_archive_cannot_write_elsewhere(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """A result with a path that leads outside is refused, and nothing is written."""
+    finished.publish(0, _archive(**{"../../evil": "x"}))
+    finished.close()
+    assert shoal("get", "words").code == 2
+    assert _leftovers(folder) == set()
+
+
+def test_what_is_there_is_never_touched(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """A folder that holds something is refused before anything is fetched; an empty one is used."""
+    finished.publish(0, _archive(stdout="one\n"))
+    finished.close()
+    (folder / "full").mkdir()
+    (folder / "full" / "mine").write_text("mine")
+    ran = shoal("get", "words", "--output-dir", "full")
+    assert ran.code == 1
+    assert "--output-dir" in ran.err
+    assert _tree(folder / "full") == {"mine": "mine"}
+    (folder / "empty").mkdir()
+    assert shoal("get", "words", "--output-dir", "empty").code == 0
+    assert _tree(folder / "empty") == {"stdout": "one\n"}
+
+
+def test_a_failed_program_has_a_result_too(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """What a program that failed wrote can be fetched; when a later attempt completed, only that one counts."""
+    finished.publish(0, _archive(stdout="bad\n"), failed=True)
+    finished.publish(1, _archive(stdout="bad\n"), failed=True)
+    finished.publish(1, _archive(stdout="good\n"), attempt=2)
+    finished.close(JobState.FAILED)
+    assert shoal("get", "words").code == 0
+    assert _tree(folder / "job-words") == {"stdout": "bad\ngood\n"}
+
+
+def _shown(partition: int, state: str, name: str, type: str = "ipfs") -> dict[str, Any]:
+    return {"ID": name, "State": state, "PartitionIndex": partition, "PublishedResult": {"Type": type}}
+
+
+def test_one_result_counts_for_each_partition() -> None:
+    """The completed attempt's, else the newest; executions without a result count for nothing."""
+    chosen = published(
+        [
+            _shown(1, "completed", "a"),
+            _shown(1, "failed", "b"),
+            _shown(0, "failed", "c"),
+            _shown(0, "failed", "d"),
+            _shown(2, "completed", "e", type=""),
+        ]
+    )
+    assert [each.execution for each in chosen] == ["d", "a"]
+
+
+def test_no_results_are_explained(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Without any result the command says so and where else to look; that is no failure, as with the peer."""
+    job = background.run(twin.submitted(Job(tasks=[Task(engine=Spec("noop"))])))
+    ran = shoal("get", job)
+    assert (ran.code, ran.out) == (0, "")
+    assert "not closed yet" in ran.err
+    background.run(twin.close(job))
+    assert "shoal job logs" in shoal("get", job).err
+
+
+def test_a_type_nobody_reads_is_told(
+    shoal: Shoal, finished: Finished, twin: Twin, background: Background
+) -> None:
+    """A result of a type that has no driver here is named, with the types that have one."""
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, S.COMPLETED, result=Spec("tape", {})))
+    ran = shoal("get", "words")
+    assert ran.code == 2
+    assert "tape" in ran.err
+    assert "urldownload" in ran.err

@@ -1,0 +1,216 @@
+"""Looking at jobs and nodes: what lists, descriptions and logs print, for people and for programs."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+import yaml
+
+from protocol.errors import Failure
+from protocol.ids import JobId, NodeId
+from protocol.jobs import Job, ResultPath, Spec, Task
+from protocol.messages import LogChunk
+from protocol.states import JobState
+from requester.verbs import LogLine
+from tests.conftest import Background
+from tests.requester.cli.conftest import Shoal
+from tests.requester.twin import BEGIN, NODE, Twin, a_node
+
+EVIL = "\x1b]0;owned\x07\x9b31m"
+"""What would set a terminal's title and colour."""
+
+
+def a_job(name: str = "", **more: object) -> Job:
+    task = Task(
+        engine=Spec("docker", {"Image": "x"}), result_paths=[ResultPath("o", "/o")], publisher=Spec("ipfs")
+    )
+    return Job(name=name, tasks=[task], **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def jobs(twin: Twin, background: Background) -> list[JobId]:
+    """A job that failed, and one that has just been submitted."""
+    first = background.run(twin.submitted(a_job("first", labels={"team": "a"})))
+    background.run(twin.complete(first, exit_code=3))
+    return [first, background.run(twin.submitted(a_job("second")))]
+
+
+def test_a_list_has_the_newest_first(shoal: Shoal, jobs: list[JobId]) -> None:
+    """``job list`` is a table with short ids, the newest job in its first line; ``--wide`` shows whole ids."""
+    header, *lines = shoal("job", "list").out.splitlines()
+    assert header.split() == ["CREATED", "ID", "NAME", "JOB", "TYPE", "STATE"]
+    assert [line.split()[3] for line in lines] == ["second", "first"]
+    assert lines[1].endswith("Failed")
+    assert jobs[0] in shoal("list", "--wide").out
+    assert jobs[0] not in shoal("list").out
+
+
+def test_lists_for_programs(shoal: Shoal, jobs: list[JobId]) -> None:
+    """JSON and YAML are the items as the API gives them; CSV has the table's columns; nothing else is printed."""
+    as_json = json.loads(shoal("job", "list", "--output", "json").out)
+    assert [item["ID"] for item in as_json] == jobs[::-1]
+    assert yaml.safe_load(shoal("job", "list", "-o", "yaml").out) == as_json
+    assert json.loads(shoal("job", "list", "-o", "json", "--pretty").out) == as_json
+    rows = list(csv.reader(io.StringIO(shoal("job", "list", "-o", "csv", "--hide-header").out)))
+    assert [row[2] for row in rows] == ["second", "first"]
+
+
+def test_a_list_tells_how_to_go_on(shoal: Shoal, jobs: list[JobId]) -> None:
+    """When there is more, the command for the next page is on standard error, and it works as it is printed."""
+    first = shoal("job", "list", "--limit", "1")
+    command = re.search(r"shoal (job list .*)", first.err)
+    assert command is not None
+    second = shoal(*command[1].split())
+    assert "second" in first.out
+    assert "first" in second.out
+    assert second.err == ""
+
+
+def test_a_description_says_what_and_why(shoal: Shoal, jobs: list[JobId]) -> None:
+    """``job describe`` shows the job, its end with cause and hint, its executions, results and output."""
+    out = shoal("job", "describe", "first").out
+    assert re.search(r"^State +=\s+Failed$", out, re.MULTILINE)
+    assert re.search(r"^Message +=\s+program exited with code 3$", out, re.MULTILINE)
+    assert re.search(r"^Hint +=\s+see its logs$", out, re.MULTILINE)
+    assert "Labels        = team=a" in out
+    for text in (
+        "Job History",
+        "Published Result: ipfs {CID: bafyresult}",
+        "Input /in: s3:bucket/key@v1",
+        "hello",
+    ):
+        assert text in out
+    whole = json.loads(shoal("describe", jobs[0][:10], "--output", "json").out)
+    assert {*whole} == {"Job", "Executions", "History"}
+
+
+def test_executions_and_history(shoal: Shoal, jobs: list[JobId]) -> None:
+    """The other two views of a job."""
+    header, line = shoal("job", "executions", "first").out.splitlines()
+    assert {"ID", "NODE-ID", "STATE", "ATTEMPT"} <= {*header.split()}
+    assert "n-0f29f45c" in line
+    history = shoal("job", "history", "first").out
+    assert "Job submitted" in history
+    assert "ExecutionLevel" not in shoal("job", "history", "first", "--event-type", "job").out
+
+
+def test_what_is_not_there_is_3(shoal: Shoal, twin: Twin) -> None:
+    """An unknown job or node is told with its name and exit code 3."""
+    for words in (
+        ("job", "describe", "nope"),
+        ("logs", "nope"),
+        ("stop", "nope"),
+        ("get", "nope"),
+        ("node", "describe", "nope"),
+    ):
+        ran = shoal(*words)
+        assert (ran.code, ran.out) == (3, "")
+        assert "nope not found" in ran.err
+
+
+def test_several_meanings_are_listed(shoal: Shoal, jobs: list[JobId]) -> None:
+    """The beginning of more than one id is exit code 2, and the candidates are named."""
+    ran = shoal("job", "describe", "j-")
+    assert ran.code == 2
+    assert all(job in ran.err for job in jobs)
+
+
+def test_a_name_may_hold_anything(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Slashes, blanks and question marks in a job's name are no trouble."""
+    background.run(twin.submitted(a_job("a/b c?d#e")))
+    assert "a/b c?d#e" in shoal("job", "describe", "a/b c?d#e").out
+
+
+def test_what_jobs_say_cannot_steer_a_terminal(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Escape sequences in names, messages and kept output are shown, never obeyed, in tables, JSON and YAML."""
+    job = background.run(twin.submitted(a_job(f"evil{EVIL}", labels={"a": EVIL})))
+    execution = background.run(twin.complete(job, stdout=EVIL + "\n"))
+    failed = background.run(twin.submitted(a_job()))
+    background.run(twin.close(failed, JobState.FAILED, Failure("Broken", EVIL, hint=EVIL)))
+    assert execution
+    for words in (("job", "list"), ("job", "list", "-o", "json"), ("job", "list", "-o", "yaml")):
+        assert not {"\x1b", "\x07", "\x9b"} & {*shoal(*words).out}
+    for ref in (job, failed):
+        assert not {"\x1b", "\x07", "\x9b"} & {*shoal("job", "describe", ref).out}
+
+
+def test_logs_are_the_programs_own_bytes(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``logs`` writes what the program wrote, each stream to its own, byte for byte; ``--timestamps`` adds times."""
+    job = background.run(twin.submitted(a_job()))
+    execution = background.run(twin.complete(job))
+    chunks = [LogChunk(1, BEGIN, b"one\ntwo\n"), LogChunk(2, BEGIN, b"err\n")]
+    twin.output[execution] = [LogLine(execution, chunk) for chunk in chunks]
+    ran = shoal("logs", job)
+    assert (ran.code, ran.out, ran.err) == (0, "one\ntwo\n", "err\n")
+    timed = shoal("logs", "--timestamps", "-f", job)
+    assert [line.split("Z ")[1] for line in timed.out.splitlines()] == ["one", "two"]
+
+
+def test_logs_that_cannot_be_had_are_an_error(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Output out of reach is told, with exit code 1."""
+    job = background.run(twin.submitted(a_job()))
+    execution = background.run(twin.complete(job))
+    twin.output[execution] = [
+        LogLine(execution, failure=Failure("Unavailable", "the node is gone", hint="wait"))
+    ]
+    ran = shoal("logs", job)
+    assert (ran.code, ran.err) == (1, "Error: the node is gone\nHint: wait\n")
+
+
+def test_stop(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``job stop`` stops with a reason; again is harmless; of an ended job it is an error."""
+    job = background.run(twin.submitted(a_job()))
+    ran = shoal("job", "stop", job, "--reason", "enough")
+    assert ran.out.startswith("Job stop successfully submitted with evaluation ID: ")
+    assert shoal("stop", job, "--quiet")[:2] == (0, "")
+    assert twin.records[job].state is JobState.STOPPED
+    done = background.run(twin.submitted(a_job()))
+    background.run(twin.complete(done))
+    assert "cannot stop job in state Completed" in shoal("stop", done).err
+
+
+def test_nodes(shoal: Shoal, twin: Twin) -> None:
+    """``node list`` shows nodes with room and labels, ``describe`` all of one, ``approve`` and ``reject`` change one."""
+    twin.known[NodeId("n-b")] = a_node(NodeId("n-b"), connected=False)
+    header, first, second = shoal(
+        "node", "list", "--show", "labels,features,capacity,version"
+    ).out.splitlines()
+    assert "ENGINES" in header
+    assert "region=eu" in first
+    assert "3.5 / 4" in first
+    assert "DISCONNECTED" in second
+    described = yaml.safe_load(shoal("node", "describe", NODE[:10]).out)
+    assert described["Info"]["NodeID"] == NODE
+    assert shoal("node", "reject", NODE, "-m", "loud").out == "Ok\n"
+    assert twin.known[NODE].membership == "REJECTED"
+
+
+def test_versions(shoal: Shoal, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``version`` names both sides; without a server it still names its own, and fails."""
+    assert shoal("version").out.split()[:2] == ["CLIENT", "SERVER"]
+    monkeypatch.setenv("BACALHAU_API_PORT", "1")
+    ran = shoal("version")
+    assert ran.code == 1
+    assert "CLIENT" in ran.out
+    assert shoal("version", "--client").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("job", "lst"), 'Did you mean "list"'),
+        (("submti",), 'Did you mean "submit"'),
+        (("job", "list", "--limt", "3"), "Did you mean --limit"),
+        (("job", "list", "--limit", "many"), "--limit"),
+        (("job", "list", "-o", "xml"), "xml"),
+        (("job", "describe"), "JOB"),
+    ],
+)
+def test_slips_are_2_with_what_was_meant(shoal: Shoal, words: tuple[str, ...], meant: str) -> None:
+    """A command or flag that is not there is exit code 2, on standard error, with the near one."""
+    ran = shoal(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert meant in ran.err
+    assert "--help" in ran.err
