@@ -4,6 +4,7 @@ Knows the command line, Bacalhau's REST paths, and the labels on containers. It 
 requests are plain HTTP, containers are asked of the daemon, objects and CIDs of their own servers.
 """
 
+import http.client
 import json
 import os
 import signal
@@ -28,10 +29,11 @@ from tests.conftest import Background
 
 Json = dict[str, Any]
 
+START_S: Final = 60.0
 COMMAND_S: Final = 60.0
 END_S: Final = 60.0
 CLEAN_S: Final = 20.0
-"""So long may a job take to end, and what it left to be cleared away, on a machine that has much else to do."""
+"""So long may these take on a machine that has much else to do: to be ready, to answer, to end, to clear away."""
 LOOK_S: Final = 0.05
 """Between two looks at what tells nobody of its changes: folders, containers, processes."""
 OPEN_STATES: Final = ("Pending", "Queued", "Running")
@@ -314,6 +316,24 @@ def wait_until_empty(look: Callable[[], list[str]]) -> None:
     while found := look():
         assert time.monotonic() < deadline, f"left behind: {found}"
         time.sleep(LOOK_S)
+
+
+def wait_until_ready(api: Api, nodes: int, process: Program | None = None) -> None:
+    """Wait until a requester takes jobs and so many compute nodes are connected; `process` must not end meanwhile."""
+    deadline = time.monotonic() + START_S
+    while not _ready(api, nodes):
+        assert process is None or process.popen.poll() is None, f"ended with code {process.popen.returncode}"
+        assert time.monotonic() < deadline, f"{api.url} with {nodes} node(s) is not ready after {START_S:g} s"
+        time.sleep(LOOK_S)
+
+
+def _ready(api: Api, nodes: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api.url}/readyz", timeout=COMMAND_S):
+            pass
+    except (OSError, http.client.HTTPException):
+        return False
+    return len(api.call("GET", f"{api.nodes}?filter-status=CONNECTED")["Nodes"] or []) >= nodes
 
 
 def processes_of(folder: Path) -> list[str]:
