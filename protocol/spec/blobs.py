@@ -22,11 +22,13 @@ from msgspec import Struct
 
 from protocol.errors import Invalid
 from protocol.jobs import Job, Spec
+from protocol.spec.bounds import ESCAPES_MAX, MEDIA_TYPE_MAX_CHARACTERS
 
 INLINE = "inline"
 MEDIA_TYPE_DEFAULT = "text/plain;charset=US-ASCII"
 
-_HEADER = re.compile(r"data:(?P<media>[^,]*?)(?P<base64>;\s*base64)?,", re.IGNORECASE)
+_SCHEME = "data:"
+_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _MEDIA = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(;[\w!#$&^.+*-]+=(\"[^\"\\]*\"|[^;,\"\s]*))*", re.ASCII)
 _BLOB = re.compile(
     r"blob:sha256:(?P<digest>[0-9a-f]{64});(?P<media>[^\s,]+);size=(?P<size>0|[1-9][0-9]{0,17})"
@@ -70,19 +72,25 @@ def parse_blob_url(url: str) -> BlobUrl:
 
 def parse_data_url(url: str) -> tuple[str, bytes]:
     """The media type and the bytes of a data URL. Raises `Invalid` without repeating the data."""
-    found = _HEADER.match(url)
-    if not found:
+    comma = url.find(",", 0, MEDIA_TYPE_MAX_CHARACTERS)
+    if comma < 0 or url[: len(_SCHEME)].lower() != _SCHEME:
         raise Invalid("not a data URL", hint='The form is "data:<media type>;base64,<data>".')
-    media = "".join(found["media"].split())
+    header = url[len(_SCHEME) : comma]
+    base64_mark = _BASE64.search(header)
+    media = "".join((header[: base64_mark.start()] if base64_mark else header).split())
     if media.startswith(";"):
         media = "text/plain" + media
     if media and not _MEDIA.fullmatch(media):
         raise Invalid("the media type of a data URL cannot be read", hint="Write it like application/gzip.")
+    if url.count("%") > ESCAPES_MAX:
+        raise Invalid(
+            f"a data URL has more than {ESCAPES_MAX:,} escapes", hint="Encode so much data in base64."
+        )
     try:
-        data = unquote_to_bytes(url[found.end() :])
+        data = unquote_to_bytes(url[comma + 1 :])
     except UnicodeEncodeError as error:
         raise Invalid("a data URL holds half of a surrogate pair, which is not a character") from error
-    return media or MEDIA_TYPE_DEFAULT, _unpacked(data) if found["base64"] else data
+    return media or MEDIA_TYPE_DEFAULT, _unpacked(data) if base64_mark else data
 
 
 def large_inline(job: Job, over_bytes: int) -> list[Inline]:

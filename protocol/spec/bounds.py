@@ -51,8 +51,16 @@ BYTES_MAX: Final = 2**63 - 1
 """Sizes are kept as signed 64-bit numbers by what reads them."""
 SECONDS_MAX: Final = 10 * 366 * 24 * 3600
 """Ten years: a longer limit is none."""
+PATH_MAX_CHARACTERS: Final = 4096
+"""A path that a program sees: Linux knows no longer ones."""
+MEDIA_TYPE_MAX_CHARACTERS: Final = 512
+"""What stands before the comma of a data URL."""
+ESCAPES_MAX: Final = 250_000
+"""Percent signs in a data URL: undoing more would keep a requester from all else for a second. Base64 has no such limit."""
 FAULTS_MAX: Final = 50
 """Faults shown at once; a person mends the first ones and asks again."""
+FAULTS_FOUND_MAX: Final = 1000
+"""Faults after which reading ends: what is wrong everywhere need not be read to its end."""
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1

@@ -43,7 +43,7 @@ def _inline(text: str) -> str:
         else:
             parse_data_url(text)
     except Invalid as fault:
-        return f"is {fault.message}" if fault.message.startswith("not") else f"is wrong: {fault.message}"
+        return f"is wrong: {fault.message}. {fault.hint}".rstrip()
     return ""
 
 

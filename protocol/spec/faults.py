@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from protocol.errors import Failure, Invalid
-from protocol.spec.bounds import FAULTS_MAX, Path
+from protocol.spec.bounds import FAULTS_FOUND_MAX, FAULTS_MAX, Path
 
 _DETAIL: Final = "fault."
 
@@ -38,7 +38,10 @@ class SpecFault(Struct, frozen=True, omit_defaults=True):
 
 
 class SpecFaults(Invalid):
-    """A spec cannot be used; `faults` holds everything that was found, in the order of the text."""
+    """A spec cannot be used; `faults` holds everything that was found, in the order of the text.
+
+    Reading ends at `FAULTS_FOUND_MAX`; then there may be more.
+    """
 
     def __init__(self, faults: list[SpecFault], *, file: str = "", hint: str = "") -> None:
         shown = faults[:FAULTS_MAX]
@@ -63,10 +66,12 @@ class Places(Protocol):
 
 
 class Findings:
-    """Faults and warnings, as they are collected."""
+    """Faults and warnings, as they are collected. `file` and `places` are those of the text, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: str = "", places: Places | None = None) -> None:
         self.warnings: list[str] = []
+        self._file = file
+        self._places = places
         self._found: list[tuple[Path, bool, SpecFault]] = []
         self._spoilt: set[Path] = set()
         self._around_spoilt: set[Path] = set()
@@ -82,7 +87,8 @@ class Findings:
     ) -> None:
         """Add a fault about the value at `path`, or about its key; `at` is its line and column if the path cannot say.
 
-        A second fault in the same place, or inside or around it, would only repeat the first, and is not added.
+        A second fault in the same place, or inside or around it, would only repeat the first, and is not added. Raises
+        `SpecFaults` when there are so many that looking further is of no use.
         """
         if not self.spoilt(path):
             line, column = at or (0, 0)
@@ -90,6 +96,8 @@ class Findings:
                 (path, key, SpecFault(path_text(path), message, near, line=line, column=column))
             )
             self.spoil(path)
+            if len(self._found) >= FAULTS_FOUND_MAX:
+                self.check()
 
     def spoil(self, path: Path) -> None:
         """Nothing more is to be said about this place."""
@@ -107,17 +115,20 @@ class Findings:
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    def check(self, file: str = "", places: Places | None = None, hint: str = "") -> None:
+    def check(self, hint: str = "") -> None:
         """Raise `SpecFaults` if there is any fault."""
         if not self._found:
             return
-        if places is None:
-            raise SpecFaults([fault for _, _, fault in self._found], file=file, hint=hint)
-        placed = []
-        for path, key, fault in self._found:
-            line, column = (fault.line, fault.column) if fault.line else places.place(path, key=key)
-            placed.append(msgspec.structs.replace(fault, file=file, line=line, column=column))
-        raise SpecFaults(sorted(placed, key=lambda fault: (fault.line, fault.column)), file=file, hint=hint)
+        placed = [self._placed(*each) for each in self._found]
+        raise SpecFaults(
+            sorted(placed, key=lambda fault: (fault.line, fault.column)), file=self._file, hint=hint
+        )
+
+    def _placed(self, path: Path, key: bool, fault: SpecFault) -> SpecFault:
+        if self._places is None:
+            return fault
+        line, column = (fault.line, fault.column) if fault.line else self._places.place(path, key=key)
+        return msgspec.structs.replace(fault, file=self._file, line=line, column=column)
 
 
 def near(word: str, known: Iterable[str]) -> str:
@@ -161,6 +172,8 @@ def shown(text: str) -> str:
 
 def _text(faults: list[SpecFault], shown_faults: list[SpecFault], file: str) -> str:
     count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
+    if len(faults) >= FAULTS_FOUND_MAX:
+        count = f"{FAULTS_FOUND_MAX} problems or more"
     places = [_place(fault) for fault in shown_faults]
     width = min(max(map(len, places), default=0), 40)
     lines = [f"{count} in {file or 'the job'}"]

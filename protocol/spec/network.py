@@ -20,6 +20,8 @@ TYPES: Final = ("Default", "None", "Host", "Full", "HTTP", "Bridge")
 WITH_PORTS: Final = ("Host", "Bridge")
 STATIC_PORTS: Final = range(1024, 65_536)
 TARGET_PORTS: Final = range(1, 65_536)
+DOMAIN_MAX_CHARACTERS: Final = 255
+"""A domain name's 253, with a dot on either side."""
 
 _DOMAIN = re.compile(r"\.?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
 _PORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -57,11 +59,15 @@ def _read_domains(domains: list[str], type: str, path: Path, findings: Findings)
         findings.fault(path, f"{path_text(path)} has more than {DOMAINS_MAX} entries")
         return domains
     lower = [domain.strip().lower() for domain in domains]
-    for index, domain in enumerate(lower):
-        if not (_is_address(domain) or (_DOMAIN.fullmatch(domain) and len(domain) <= 254)):
-            here = (*path, index)
-            findings.fault(here, f"{path_text(here)} {quoted(domain)} is not a domain or an address")
-    return _uncovered(lower)
+    wrong = [index for index, domain in enumerate(lower) if not _is_domain(domain)]
+    for index in wrong:
+        here = (*path, index)
+        findings.fault(here, f"{path_text(here)} {quoted(lower[index])} is not a domain or an address")
+    return domains if wrong else _uncovered(lower)
+
+
+def _is_domain(text: str) -> bool:
+    return len(text) <= DOMAIN_MAX_CHARACTERS and (_DOMAIN.fullmatch(text) is not None or _is_address(text))
 
 
 def _uncovered(domains: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from protocol.errors import Invalid
 from protocol.jobs import Input, Spec
-from protocol.spec.bounds import Path
+from protocol.spec.bounds import INPUTS_MAX, Path
 from protocol.spec.faults import Findings, path_text
 from protocol.spec.network import type_from_number
 from protocol.spec.quantities import parse_duration_s
@@ -89,7 +89,10 @@ def wasm_today(params: dict[str, Any], path: Path, rules: Rules) -> tuple[dict[s
     if isinstance(value, dict):
         today[key] = _moved(value, (*path, "EntryModule"), f"{MODULES}/entry.wasm", older, rules)
     key, value = _find(params, "ImportModules")
-    if isinstance(value, list):
+    if isinstance(value, list) and len(value) > INPUTS_MAX:
+        here = (*path, "ImportModules")
+        rules.findings.fault(here, f"{path_text(here)} has more than {INPUTS_MAX} entries")
+    elif isinstance(value, list):
         today[key] = [
             _moved(each, (*path, "ImportModules", index), f"{MODULES}/import-{index}.wasm", older, rules)
             if isinstance(each, dict)

@@ -54,15 +54,15 @@ def read_spec(text: str, *, file: str) -> Reading:
 
     Defaults that only a requester knows are not filled in; so a missing publisher is a warning here.
     """
-    findings = Findings()
     try:
         document = read_document(text, file=file)
     except Unreadable as error:
         line, column = error.mark
         fault = SpecFault("", error.message, file=file, line=line, column=column)
         raise SpecFaults([fault], file=file) from error
+    findings = Findings(file, document)
     _check_repeated(document, findings)
-    job = _read(document.data(), findings, strict=True, file=file, document=document)
+    job = _read(document.data(), findings, strict=True)
     if job.task.result_paths and not job.task.publisher.type:
         findings.warn(_NO_PUBLISHER)
     return Reading(job, findings.warnings)
@@ -78,9 +78,7 @@ def read_body(data: Any, *, defaults: Defaults = NO_DEFAULTS) -> Reading:
     return Reading(job, findings.warnings)
 
 
-def _read(
-    data: Any, findings: Findings, *, strict: bool, file: str = "", document: Document | None = None
-) -> Job:
+def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
     wrong = unfit(data)
     if wrong:
         path, message = wrong
@@ -89,8 +87,8 @@ def _read(
         findings.fault((), f"a job is an object with the keys Type and Tasks, and this is {kind(data)}")
     elif before_1_4(data):
         findings.fault((), _BEFORE_1_4)
-        findings.check(file, document, hint=_BEFORE_1_4_HINT)
-    findings.check(file, document)
+        findings.check(_BEFORE_1_4_HINT)
+    findings.check()
     rules = Rules(findings, strict, REWRITES)
     submitted = read_struct(_without_server_fields(data, findings, strict=strict), _Submitted, (), rules)
     if not submitted.tasks:
@@ -99,7 +97,7 @@ def _read(
         findings.warn(f"a job has one task: {len(submitted.tasks) - 1} more were dropped")
     written = {name: getattr(submitted, name) for name in Job.__struct_fields__}
     job = read_job(Job(**{**written, "tasks": submitted.tasks[:1]}), rules)
-    findings.check(file, document)
+    findings.check()
     return job
 
 

@@ -87,7 +87,8 @@ def check_env(env: Mapping[str, str], path: Path, findings: Findings) -> None:
     size_bytes = sum(len(name.encode()) + len(value.encode()) for name, value in env.items())
     if len(env) > bounds.ENV_MAX_ENTRIES:
         findings.fault(path, f"{path_text(path)} has more than {bounds.ENV_MAX_ENTRIES} entries")
-    elif size_bytes > bounds.ENV_MAX_BYTES:
+        return
+    if size_bytes > bounds.ENV_MAX_BYTES:
         findings.fault(path, f"{path_text(path)} holds more than {bounds.ENV_MAX_BYTES // 1024} KiB")
     for name, value in env.items():
         wrong = _env_fault(name, value)
@@ -172,6 +173,8 @@ def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: 
         return
     targets = [each.target for each in inputs]
     params: Mapping[str, Any] = engine.params
+    if not check_list(params.get("ImportModules", []), bounds.INPUTS_MAX, (*path, "ImportModules"), findings):
+        return
     modules = [((*path, "EntryModule"), params.get("EntryModule", ""))]
     modules += [((*path, "ImportModules", n), each) for n, each in enumerate(params.get("ImportModules", ()))]
     for here, module in modules:
@@ -200,6 +203,9 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, findings: Findin
 
 def _check_place(place: str, path: Path, taken: set[str], findings: Findings) -> None:
     """A path as the program sees it, where nothing else is."""
+    if len(place) > bounds.PATH_MAX_CHARACTERS:
+        findings.fault(path, f"{path_text(path)} is longer than {bounds.PATH_MAX_CHARACTERS} characters")
+        return
     plain = "/" + "/".join(part for part in place.split("/") if part not in ("", "."))
     if not place:
         findings.fault(path, f"{path_text(path)} is missing")

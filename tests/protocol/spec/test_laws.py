@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.jobs import Job
@@ -49,10 +49,8 @@ ANYTHING = st.recursive(
     ),
     max_leaves=25,
 )
-SLOW = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
-@SLOW
 @given(jobs())
 def test_a_canonical_job_reads_as_itself(job: Job) -> None:
     """What the API shows of a job is that job when it is submitted again, without a warning."""
@@ -62,7 +60,6 @@ def test_a_canonical_job_reads_as_itself(job: Job) -> None:
     assert reading.warnings == []
 
 
-@SLOW
 @given(jobs())
 def test_yaml_and_json_of_a_job_read_as_the_job(job: Job) -> None:
     """A job written as JSON or YAML, by whatever writer, is read as itself."""
@@ -74,7 +71,6 @@ def test_yaml_and_json_of_a_job_read_as_the_job(job: Job) -> None:
     assert read_spec(yaml.safe_dump(plain, default_style='"'), file="job.yaml").job == job
 
 
-@SLOW
 @given(jobs())
 def test_a_canonical_job_is_ready_to_be_run(job: Job) -> None:
     """Amounts and engine parameters of a job that was read can be used without another look."""
@@ -85,7 +81,6 @@ def test_a_canonical_job_is_ready_to_be_run(job: Job) -> None:
     assert msgspec.json.decode(msgspec.json.encode(job), type=Job) == job
 
 
-@SLOW
 @given(jobs(), PUBLISHERS, TIMEOUTS, st.integers(-5, 5))
 def test_defaults_give_a_job_that_needs_no_more(
     job: Job, publisher: Any, timeouts: Any, priority: int
@@ -100,7 +95,6 @@ def test_defaults_give_a_job_that_needs_no_more(
     assert read_body(msgspec.to_builtins(once)).job == once
 
 
-@SLOW
 @given(jobs(), st.integers(0, 50))
 def test_moving_inline_data_leaves_a_canonical_job(job: Job, over_bytes: int) -> None:
     """A job whose inline data is in blobs reads as itself, and has no more than was allowed to stay."""
@@ -111,7 +105,6 @@ def test_moving_inline_data_leaves_a_canonical_job(job: Job, over_bytes: int) ->
     assert read_body(msgspec.to_builtins(job)).job == job
 
 
-@SLOW
 @given(ANYTHING)
 def test_anything_is_a_job_or_its_faults(data: Any) -> None:
     """No body does anything to a requester but be read or be refused."""
@@ -119,7 +112,6 @@ def test_anything_is_a_job_or_its_faults(data: Any) -> None:
         read_body(data)
 
 
-@SLOW
 @given(st.dictionaries(KEYS, ANYTHING, max_size=4), st.dictionaries(KEYS, ANYTHING, max_size=8))
 def test_anything_in_a_job_is_a_job_or_its_faults(job: dict[str, Any], task: dict[str, Any]) -> None:
     """No value anywhere in a job does anything but be read or be refused, and what is read is canonical."""
@@ -129,7 +121,6 @@ def test_anything_in_a_job_is_a_job_or_its_faults(job: dict[str, Any], task: dic
         assert read_body(msgspec.to_builtins(read)).job == read
 
 
-@SLOW
 @given(
     st.binary(max_size=80)
     | st.text("{}[]:,-&*!|>'\"%@`#?~ \n\tTasksTypeEngine<1\\", max_size=120).map(str.encode)
@@ -144,7 +135,6 @@ def test_any_bytes_are_a_spec_or_its_faults(data: bytes) -> None:
     assert all(fault.line >= 1 and fault.column >= 1 for fault in found)
 
 
-@SLOW
 @given(st.dictionaries(KEYS, ANYTHING, max_size=4))
 def test_people_and_programs_agree_on_what_is_a_job(task: dict[str, Any]) -> None:
     """What is accepted from a person is accepted from a program, as the same job."""

@@ -16,7 +16,7 @@ from protocol.spec import (
     read_body,
     read_spec,
 )
-from protocol.spec.bounds import DEPTH_MAX, FAULTS_MAX, NODES_MAX
+from protocol.spec.bounds import DEPTH_MAX, FAULTS_FOUND_MAX, FAULTS_MAX, NODES_MAX
 from protocol.spec.reading import SERVER_FIELDS
 from tests.protocol.spec.writing import SMALLEST, body, faults_of_body, faults_of_text
 
@@ -39,6 +39,11 @@ Tasks:
     Resources: {CPU: "1", Memory: 1Gb}
     Timeouts: {QueueTimeout: 600, ExecutionTimeout: 300}
 """
+
+
+def inline(target: str, url: str) -> dict[str, Any]:
+    """A task with one inline input."""
+    return {"InputSources": [{"Source": {"Type": "inline", "Params": {"URL": url}}, "Target": target}]}
 
 
 def test_a_spec_is_read_into_its_canonical_job() -> None:
@@ -357,3 +362,58 @@ def test_depth_and_number_of_values_in_a_body_are_bounded() -> None:
         assert f"more than {DEPTH_MAX} deep" in fault.message
     (fault,) = faults_of_body(body(Params=[0] * NODES_MAX))
     assert "50,000 values" in fault.message
+
+
+FLOOD = 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ({"Network": {"Type": "HTTP", "Domains": ["x." * (FLOOD // 2)]}}, "not a domain"),
+        (
+            {"Network": {"Type": "HTTP", "Domains": [f"{'x.' * 100}{n}" for n in range(1000)]}},
+            "larger than 192 KiB",
+        ),
+        ({"Name": "x" * FLOOD}, "longer"),
+        ({"Resources": {"CPU": "9" * FLOOD}}, "cannot be read"),
+        ({"Timeouts": {"TotalTimeout": "9" * FLOOD}}, "whole number"),
+        ({"Env": {f"a{n}": "" for n in range(45_000)}}, "more than 1024"),
+        ({"Env": {"A" * 1000: "x" * FLOOD}}, "more than 128 KiB"),
+        (inline("/a" * (FLOOD // 2), "data:,"), "longer than 4096"),
+        (inline("/a", "data:" + ";" * FLOOD), "not a data URL"),
+        (inline("/a", "data:" + "; base64 " * (FLOOD // 9) + ","), "not a data URL"),
+        (inline("/a", "data:," + "%41" * (FLOOD // 3)), "base64"),
+        (inline("/a", "blob:sha256:" + "a" * 64 + ";size=1" * (FLOOD // 7)), "not a blob URL"),
+        (
+            {"Engine": {"Type": "docker", "Params": {"Image": "x", "Parameters": [1] * 45_000}}},
+            "must be a text",
+        ),
+        (
+            {"Engine": {"Type": "wasm", "Params": {"EntryModule": "/a", "ImportModules": ["/x"] * 45_000}}},
+            "more than 256",
+        ),
+        (
+            {
+                "Engine": {
+                    "Type": "wasm",
+                    "Params": {"EntryModule": "/a", "ImportModules": [{"Source": {}}] * 20_000},
+                }
+            },
+            "more than 256",
+        ),
+        ({"InputSources": [{"Target": "x"}] * 10_000}, "is missing"),
+    ],
+)
+def test_a_flood_in_one_place_is_refused_like_a_drop(task: dict[str, Any], says: str) -> None:
+    """However long a text or a list is, reading it ends soon, in a fault."""
+    assert says in faults_of_body(body(task=task))[0].message
+
+
+def test_reading_ends_where_everything_is_wrong() -> None:
+    """After a thousand faults there is no use in looking for more."""
+    with pytest.raises(SpecFaults) as caught:
+        read_spec(json.dumps(dict.fromkeys(map(str, range(40_000)))), file="job.json")
+
+    assert len(caught.value.faults) == FAULTS_FOUND_MAX
+    assert caught.value.message.startswith("1000 problems or more in job.json\n")
