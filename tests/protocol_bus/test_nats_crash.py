@@ -14,6 +14,7 @@ from deploy.servers import NatsServer
 from protocol.bus import MESSAGE_MAX_BYTES, Stored
 from protocol.errors import Broken, Unavailable
 from protocol.nats import reader, wire
+from protocol.nats_bus import NatsMessages
 from protocol.subjects import LOG_STREAM
 from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, fresh_subject, stored, take
 from tests.protocol_bus.connections import node, requester
@@ -106,6 +107,47 @@ async def test_a_server_that_no_longer_answers_is_given_up(
 
         assert isinstance(await appending, Stored)
         assert (await one.log_state()).last == 1
+
+
+async def test_another_server_is_found_while_the_first_one_hangs(
+    own_nats_server: NatsServer, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a hanging server has not yet taken does not keep a bus from going to the next one."""
+    monkeypatch.setattr(wire, "PING_S", 0.2)
+    async with node(f"{own_nats_server.url},{nats_server.url}") as one, asyncio.timeout(LIMIT_S):
+        first = own_nats_server if own_nats_server.port == _port_of(one) else nats_server
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            while one.connected:
+                with suppress(Unavailable):
+                    await one.publish("node.n1.beat", b"x" * MESSAGE_MAX_BYTES)
+            await until(lambda: one.connected)
+            assert _port_of(one) != first.port
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+
+
+def _port_of(bus: NatsMessages) -> int | None:
+    url = bus._wire.connected_url
+    return url.port if url else None
+
+
+async def test_a_question_that_is_open_when_the_server_dies_ends_at_once(own_nats_server: NatsServer) -> None:
+    """The one who asked is told `Unavailable` when the connection is lost, long before the deadline."""
+    server, subject = own_nats_server, fresh_subject()
+    async with (
+        requester(server.url) as one,
+        requester(server.url) as other,
+        other.subscribe(subject) as asked,
+    ):
+        asking = asyncio.create_task(one.request(subject, b"", timeout_s=10 * LIMIT_S))
+        await take(asked, 1)
+
+        await server.kill()
+
+        async with asyncio.timeout(LIMIT_S):
+            with pytest.raises(Unavailable, match=subject):
+                await asking
 
 
 async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
