@@ -246,14 +246,21 @@ def _print_facts(each: Json) -> None:
 
 
 def _print_output(executions: list[Json]) -> None:
-    for each in reversed(executions):
-        output = each.get("RunOutput")
-        if output:
-            for title, text in (("Standard Output", output["Stdout"]), ("Standard Error", output["stderr"])):
-                if text:
-                    _section(title)
-                    print(clean_text(text.rstrip("\n")))
-            return
+    """What the programs wrote, as far as the log keeps it."""
+    written = [each for each in executions if each.get("RunOutput")]
+    for each in written:
+        of = f" of {short(each['ID'])}" if len(written) > 1 else ""
+        output = each["RunOutput"]
+        parts = (
+            ("Standard Output", output["Stdout"], output["StdoutTruncated"]),
+            ("Standard Error", output["stderr"], output["StderrTruncated"]),
+        )
+        for title, text, cut in parts:
+            if text:
+                _section(f"{title}{of}")
+                print(clean_text(text.rstrip("\n")))
+            if cut:
+                tell(f"... there is more: shoal job logs {each['JobID']} --execution-id {short(each['ID'])}")
 
 
 def _print_executions(executions: list[Json], now: float) -> None:
