@@ -98,12 +98,12 @@ class Config:
             raise Invalid(f"{found.where}: {found.key}: {fault.message}", hint=fault.hint) from fault
 
     def texts(self, *keys: str, default: Sequence[str] = ()) -> tuple[str, ...]:
-        """A list, or one text with commas between its parts."""
+        """A list, or a text with commas between its parts, or a list of such texts."""
         found = self.find(*keys)
         if found is None:
             return tuple(default)
-        parts = found.value if isinstance(found.value, list | tuple) else str(found.value).split(",")
-        return tuple(text for part in parts if (text := str(part).strip()))
+        given = found.value if isinstance(found.value, list | tuple) else [found.value]
+        return tuple(text for each in given for part in str(each).split(",") if (text := part.strip()))
 
     def pairs(self, *keys: str) -> dict[str, str]:
         """A map, joined over all layers: ``{a: 1}`` in a file, ``Labels.a=1`` or ``Labels=a=1,b=2`` elsewhere.

@@ -24,7 +24,7 @@ IPFS: Final = (
     "InputSources.Types.IPFS.Endpoint",
     "Node.IPFS.Connect",
 )
-KEYS: Final = (*HOST, *PORT, *TLS, *IPFS)
+KEYS: Final = (*HOST, *PORT, *TLS, *IPFS, "Node.IPFS.SwarmAddresses", "Node.IPFS.SwarmKeyPath")
 ANY_ADDRESS: Final = ("0.0.0.0", "::", "[::]")
 """Where a listener listens; no address to call."""
 
@@ -42,7 +42,7 @@ class Api:
     data_dir: Annotated[str, Parameter(show=False)] = ""
     log_level: Annotated[str, Parameter(show=False)] = ""
 
-    def settings(self, **flags: str) -> Config:
+    def settings(self, **flags: str | list[str]) -> Config:
         """All settings of a client; `flags` are keys (underscores for dots) that the command has flags for."""
         return read_config(
             flags={

@@ -23,6 +23,7 @@ from requester.cli.exits import Exit, tell
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
+from requester.cli.swarm import join
 from storage.contract import Drivers, Share, silent
 
 Json = dict[str, Any]
@@ -49,6 +50,13 @@ def get(
         str,
         Parameter(help=f"Kubo's RPC API, to read IPFS results from; default {KUBO_DEFAULT}."),
     ] = "",
+    ipfs_swarm_addrs: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Addresses of IPFS nodes that hold the results, for that Kubo to connect to; repeatable."
+        ),
+    ] = None,
+    ipfs_swarm_key: Annotated[str, Parameter(show=False)] = "",
     namespace: Namespace = "",
     api: Api = Api(),
 ) -> int:
@@ -66,8 +74,14 @@ def get(
         tell(f"Fetching results of job '{clean(job)}'...")
         if not _closed(record):
             tell("The job is not closed yet; these are the results so far.")
-        settings = api.settings(ResultDownloaders_Types_IPFS_Endpoint=ipfs_connect)
+        settings = api.settings(
+            ResultDownloaders_Types_IPFS_Endpoint=ipfs_connect,
+            Node_IPFS_SwarmAddresses=ipfs_swarm_addrs or "",
+            Node_IPFS_SwarmKeyPath=ipfs_swarm_key,
+        )
         connect = settings.text(*IPFS, default=KUBO_DEFAULT)
+        if any(result.spec.type.lower() == "ipfs" for result in results):
+            join(connect, settings.texts("Node.IPFS.SwarmAddresses"), settings.text("Node.IPFS.SwarmKeyPath"))
         limit_s = download_timeout_secs or None
         asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit_s, ipfs_connect=connect))
     except KeyboardInterrupt:

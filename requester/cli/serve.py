@@ -130,6 +130,7 @@ async def _serve(wanted: Plan) -> int:
 
 def _api(wanted: Plan, listener: socket.socket) -> Any:
     """The API on a port that is ours already."""
+    from protocol import heap
     from requester.api.app import application, listening
     from requester.verbs import Verbs
 
@@ -137,6 +138,7 @@ def _api(wanted: Plan, listener: socket.socket) -> Any:
     async def api(verbs: Verbs, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
         app = application(verbs, installed_version(), wanted.defaults)
         async with listening(app, listener) as bound:
+            heap.settle()
             yield host, bound
 
     return api

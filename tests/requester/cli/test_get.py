@@ -5,18 +5,24 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
 
+from deploy.servers import Kubo, S3Server
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
 from requester.cli.get import published
+from storage.contract import Label, silent
+from storage.drivers import open_drivers
+from storage.params import read_params
+from storage.settings import StorageSettings
 from tests.conftest import Background
 from tests.requester.cli.conftest import Shoal
-from tests.requester.twin import Twin
+from tests.requester.twin import NODE, Twin
 
 S = ExecutionState
 JOB = Job(name="words", count=2, tasks=[Task(engine=Spec("noop"), publisher=Spec("local"))])
@@ -242,3 +248,71 @@ def test_a_type_nobody_reads_is_told(
     assert ran.code == 2
     assert "tape" in ran.err
     assert "urldownload" in ran.err
+
+
+def test_ipfs_results_come_from_the_kubo_one_names(
+    shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
+) -> None:
+    """An IPFS result is read from the Kubo of ``--ipfs-connect`` or the configuration; the swarm flags are understood."""
+    (folder / "result").mkdir()
+    (folder / "result" / "stdout").write_text("hello\n")
+    spec = background.run(_published(folder / "result", "ipfs", {}, kubo.multiaddr))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, S.COMPLETED, result=spec))
+    finished.close()
+    ran = shoal("get", "words", "--ipfs-connect", kubo.multiaddr_with_peer, "--output-dir", "by-flag")
+    assert (ran.code, _tree(folder / "by-flag")) == (0, {"stdout": "hello\n"})
+    nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{kubo.peer_id}"
+    ran = shoal(
+        *("get", "words", "-c", f"Node.IPFS.Connect={kubo.multiaddr}", "--output-dir", "by-key"),
+        *("--ipfs-swarm-addrs", nobody, "--ipfs-swarm-key", "./swarm.key"),
+    )
+    assert ran.code == 0
+    assert f"did not connect to {nobody}" in ran.err
+    assert "swarm.key" in ran.err
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+def test_s3_results_come_packed_or_plain(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    background: Background,
+    s3: S3Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+) -> None:
+    """A result on S3 is the same folder whether it was published as an archive or file by file."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"get-{encoding}-{uuid4().hex[:8]}"
+    (folder / "result" / "outputs").mkdir(parents=True)
+    (folder / "result" / "stdout").write_text("hello\n")
+    (folder / "result" / "outputs" / "f").write_text("kept\n")
+    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
+    background.run(_made(s3, bucket))
+    spec = background.run(_published(folder / "result", "s3", params))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, S.COMPLETED, result=spec))
+    finished.close()
+    ran = shoal("get", "words")
+    assert ran.code == 0, ran.err
+    assert _tree(folder / "job-words") == {"stdout": "hello\n", "outputs/f": "kept\n"}
+
+
+async def _made(s3: S3Server, bucket: str) -> None:
+    from aiobotocore.session import get_session
+
+    async with get_session().create_client("s3", endpoint_url=s3.endpoint, region_name=s3.region) as client:
+        await client.create_bucket(Bucket=bucket)
+
+
+async def _published(path: Path, type: str, params: dict[str, str], ipfs_connect: str = "") -> Spec:
+    """Publish as a node does; the result's spec."""
+    settings = StorageSettings(path.parent / "drivers", ipfs_connect=ipfs_connect)
+    async with open_drivers(settings) as drivers:
+        publisher = drivers.publishers[type]
+        label = Label(JobId("j-x"), ExecutionId("e-x"), NODE, 0.0)
+        form = read_params(params, publisher.params, type)
+        return await publisher.publish(path, form, label, silent)
