@@ -49,7 +49,8 @@ async def list_nodes(request: web.Request) -> web.Response:
 @routes.get(BASE + "/{ref}")
 async def describe(request: web.Request) -> web.Response:
     node = await request.app[VERBS].node(request.match_info["ref"])
-    return answer({"Node": views.node(node, request.app[BUILD])})
+    view = views.node(node, request.app[BUILD])
+    return answer({"Node": view, "node": view})
 
 
 @routes.put(BASE + "/{ref}")

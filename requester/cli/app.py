@@ -77,7 +77,7 @@ def build(version: str) -> App:
     app.command(
         "requester.cli.version:version", name="version", help="Print this client's and the server's version."
     )
-    app.command("requester.cli.serve:serve", name="serve", help="Run a requester.")
+    app.command("requester.cli.serve:serve", name="serve", help="Run a requester, a compute node, or both.")
     app.command(
         "requester.cli.devstack:devstack", name="devstack", help="Run a whole cluster on this machine."
     )

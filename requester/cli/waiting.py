@@ -6,6 +6,7 @@ Knows: the flags of waiting and the order of things. Must not know: how the job 
 import base64
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,7 @@ from requester.cli.exits import (
     failure_code,
     tell,
 )
+from requester.cli.output import clean_text
 from requester.cli.progress import Screen, Stages
 from requester.client import Client
 
@@ -95,9 +97,9 @@ def as_yaml(job: Job) -> str:
     return str(yaml.safe_dump(_written(job), sort_keys=False, allow_unicode=True))
 
 
-def _warn(warnings: Any) -> None:
+def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        tell(f"Warning: {warning}")
+        tell(f"Warning: {clean_text(warning)}")
 
 
 def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> int:

@@ -29,7 +29,9 @@ async def test_nodes_come_under_both_keys(api: Api) -> None:
 async def test_a_node_shows_what_it_offers(api: Api) -> None:
     """Drivers that are not available are not listed with the others, but say why; CPU is a number, memory bytes."""
     async with api.get(f"{NODES}/{NODE[:10]}") as answer:
-        node = (await answer.json())["Node"]
+        body = await answer.json()
+    node = body["Node"]
+    assert body["node"] == node
     info = node["Info"]["ComputeNodeInfo"]
     assert info["ExecutionEngines"] == ["docker"]
     assert info["Unavailable"] == [{"Type": "wasm", "Reason": "no runtime", "Hint": "install it"}]
