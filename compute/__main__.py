@@ -129,6 +129,7 @@ async def _serve(made: Any) -> int:
     import structlog
 
     from compute.node import node_id, running
+    from protocol import heap
     from protocol.nats_bus import connect
 
     stop = asyncio.Event()
@@ -139,6 +140,7 @@ async def _serve(made: Any) -> int:
     try:
         async with running(bus, made, node=node) as agent:
             log = structlog.get_logger("compute")
+            heap.settle()
             log.info("ready", node=node, incarnation=agent.incarnation, nats=list(made.nats))
             await stop.wait()
             log.info("leaving", node=node)
