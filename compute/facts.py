@@ -25,6 +25,8 @@ from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from storage.contract import Drivers
 
 PROBE_EVERY_S: Final = 15.0
+PROBE_LOST_S: Final = 2.0
+"""What was here and is not now is looked for more often: until it is seen again, jobs that need it are refused."""
 PROBE_REST_S: Final = 1.0
 """However often somebody asks, there is so much time between two probes."""
 PROBE_S: Final = 10.0
@@ -131,6 +133,7 @@ class Facts:
         self._drivers = drivers
         self._clock = clock
         self._look = asyncio.Event()
+        self._seen: set[str] = set()
 
     async def probe(self) -> bool:
         """Ask every engine and driver whether it works; returns whether any answer is new."""
@@ -140,7 +143,13 @@ class Facts:
         info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         changed = info != self.info
         self.info = info
+        self._seen |= self._here()
         return changed
+
+    def _here(self) -> set[str]:
+        """The types of all that is available."""
+        offers = (*self.info.engines, *self.info.sources, *self.info.publishers)
+        return {offer.type for offer in offers if offer.available}
 
     def look(self) -> None:
         """Probe soon, not only when it is time."""
@@ -150,7 +159,7 @@ class Facts:
         """Probe every `PROBE_EVERY_S` and when asked to, for ever; tell when something has changed."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_EVERY_S):
+                async with asyncio.timeout(PROBE_LOST_S if self._seen > self._here() else PROBE_EVERY_S):
                     await self._look.wait()
             self._look.clear()
             if await self.probe():

@@ -5,16 +5,18 @@ to wait for. After each test every part is there again, nothing of any job is le
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 
@@ -98,6 +100,21 @@ class Fragile(Deployment):
             self.cluster.computes.remove(part)
             self.nodes.remove(name)
             self._background.run(part.stop())
+            # One that may come back is waited for by jobs that nobody else can run.
+            self.api.call("PUT", f"{self.api.nodes}/{name}", {"Action": "delete"})
+
+    def spec(self, folder: Path, spec: Json) -> Path:
+        """A job as a file."""
+        path = folder / "job.json"
+        path.write_text(json.dumps(spec))
+        return path
+
+    def failed(self, job: str) -> Json:
+        """A job that has to fail, when it has ended."""
+        view = self.api.ended(job)
+        assert state(view) == "Failed", view
+        told: Json = view["Job"]
+        return told
 
     def valve(self, port: int, **limits: int) -> "Valve":
         """A valve before a port of loopback."""
@@ -109,6 +126,13 @@ class Fragile(Deployment):
         self.start(*down)
         if self.cluster.nats in down or any(part in down for part in self.cluster.computes):
             self._background.run(self.cluster.registered(len(self.cluster.computes)))
+        wait_until_empty(lambda: self.without("ipfs"))
+
+    def without(self, source: str) -> list[str]:
+        """The nodes that do not offer a source just now."""
+        told = self.api.call("GET", self.api.nodes)["Nodes"]
+        offers = {each["Info"]["NodeID"]: each["Info"]["ComputeNodeInfo"]["StorageSources"] for each in told}
+        return [name for name in self.nodes if source not in offers.get(name, [])]
 
     def journals(self) -> list[str]:
         """What the nodes still have to do something about."""
@@ -147,7 +171,7 @@ class Valve:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    def __enter__(self) -> "Valve":
+    def __enter__(self) -> Self:
         self._background.run(self._start())
         return self
 
@@ -214,6 +238,20 @@ class Valve:
                         await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
+
+
+@contextmanager
+def full_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """A file system of its own, as small as that. Only root can mount one: without, the test is skipped."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        skip(Missing("the right to mount a file system", "run the tests as root on Linux"))
+    subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session")
