@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from protocol.bus import LogState, Record
+from protocol.bus import Record
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
 from protocol.nats.api import API, ApiError, Done, call, unavailable
@@ -37,6 +37,8 @@ SILENCE_S: Final = 5.0
 """Without a message or a heartbeat for that long, the feed is over."""
 LINGER_S: Final = 30
 """How long the server keeps a consumer that nobody pulls from."""
+SHORT_TRIES: Final = 7
+"""How often a log may be found too short before that is believed, in some two seconds: a new leader may be behind."""
 RETRY_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _KEY_FROM: Final = len("job.")
@@ -46,15 +48,23 @@ async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
     """See `protocol.bus.Bus.read`."""
     created = ""
     position = after
-    failures = 0
+    failures = short = 0
     while await wire.until_connected():
         if failures:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1])
         failures += 1
         try:
             state = await log_state(wire)
-            _check(state, created, position)
+            if created and state.created != created:
+                raise Broken(f"the log was made anew at {state.created}; what was read is of {created}")
             created = state.created
+            short = short + 1 if state.last < position else 0
+            if short > SHORT_TRIES:
+                raise Broken(
+                    f"the log ends at {state.last}, before the position {position}: it is another log"
+                )
+            if short:
+                continue
             feed = await _Feed.open(wire, position)
         except Unavailable as error:
             if wire.connected:
@@ -67,18 +77,6 @@ async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
                 yield batch
         finally:
             feed.close()
-
-
-def _check(state: LogState, created: str, position: int) -> None:
-    """Raise `Broken` unless this is the log we were reading, and it reaches as far as we have read."""
-    if created and state.created != created:
-        raise Broken(
-            f"the log was made anew at {state.created}; what was read before came from that of {created}"
-        )
-    if state.last < position:
-        raise Broken(
-            f"the log ends at {state.last}, before the position {position}: it is not the log that was read"
-        )
 
 
 class _Feed:
