@@ -40,7 +40,9 @@ class Fault(Exception):
     code: ClassVar[str] = "Fault"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str = "", kind: str = "", details: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", kind: str = "", details: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -50,7 +52,9 @@ class Fault(Exception):
     def failure(self) -> Failure:
         """The wire form of this fault."""
         code = f"{self.code}.{self.kind}" if self.kind else self.code
-        return Failure(code=code, message=self.message, hint=self.hint, retryable=self.retryable, details=self.details)
+        return Failure(
+            code=code, message=self.message, hint=self.hint, retryable=self.retryable, details=self.details
+        )
 
 
 class Invalid(Fault):
@@ -106,11 +110,14 @@ class Broken(Fault):
 
 
 KINDS: dict[str, type[Fault]] = {
-    kind.code: kind for kind in (Invalid, Denied, NotFound, Conflict, Exhausted, TimedOut, Unavailable, Broken)
+    kind.code: kind
+    for kind in (Invalid, Denied, NotFound, Conflict, Exhausted, TimedOut, Unavailable, Broken)
 }
 
 
 def fault_of(failure: Failure) -> Fault:
     """The exception for a failure that came over the wire; an unknown code becomes `Broken`."""
     base, _, kind = failure.code.partition(".")
-    return KINDS.get(base, Broken)(failure.message, hint=failure.hint, kind=kind, details=dict(failure.details))
+    return KINDS.get(base, Broken)(
+        failure.message, hint=failure.hint, kind=kind, details=dict(failure.details)
+    )
