@@ -64,7 +64,10 @@ _log = structlog.get_logger(__name__)
 
 
 class AgentSettings(Struct, frozen=True):
-    """What a node's agent is told. `folder` is the node's data folder; times in seconds."""
+    """What a node's agent is told. `folder` is the node's data folder; times in seconds.
+
+    `end_work`: leaving ends what runs here, for a node that does not come back.
+    """
 
     node: NodeId
     folder: Path
@@ -73,6 +76,7 @@ class AgentSettings(Struct, frozen=True):
     limits: Limits = field(default_factory=Limits)
     logs: LogSettings = field(default_factory=LogSettings)
     ports: tuple[int, int] = (20_000, 32_000)
+    end_work: bool = False
 
 
 class Agent:
@@ -112,6 +116,7 @@ class Agent:
         self._gone = dict(self._remembered.gone)
         self._leaving = False
         self._beat_now = asyncio.Event()
+        self._forgot = asyncio.Event()
         self._logs = Logs(settings.folder / "logs", settings.logs)
         self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
 
@@ -138,15 +143,23 @@ class Agent:
                     await self._obey(message, shop)
 
     async def leave(self) -> None:
-        """Take no more commands, and say so. Programs that can outlive the process go on; the next one adopts them."""
+        """Take no more commands, and say so. Programs that can outlive the process go on; the next one adopts them.
+
+        With `end_work` they are ended instead, and this returns when nothing of them is left.
+        """
         self._leaving = True
         with contextlib.suppress(Fault):
             await self._beat()
+        if self._settings.end_work:
+            await self._end_all()
 
-    def drop_all(self, reason: str) -> None:
-        """End everything that is here, as if each had been cancelled."""
+    async def _end_all(self) -> None:
+        """End everything as if it counted no more: there is no time to wait until each end is stored."""
         for runner in list(self.runners.values()):
-            runner.tell(CancelOrdered(reason))
+            runner.tell(ReportDropped())
+        while self.runners:
+            self._forgot.clear()
+            await self._forgot.wait()
 
     def _open_shop(self, tasks: asyncio.TaskGroup) -> Shop:
         folder = self._settings.folder / "executions"
@@ -317,6 +330,7 @@ class Agent:
     def _forgotten(self, execution: ExecutionId) -> None:
         runner = self.runners.pop(execution)
         self._remember_gone(execution, runner.execution.run.seq)
+        self._forgot.set()
 
     def _remember_gone(self, execution: ExecutionId, seq: int) -> None:
         self._gone[execution] = seq

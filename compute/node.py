@@ -150,4 +150,5 @@ def _agent_settings(settings: Settings, node: NodeId) -> AgentSettings:
         limits=settings.limits,
         logs=settings.logs,
         ports=(settings.port_first, settings.port_last),
+        end_work=settings.end_work_at_exit,
     )

@@ -54,6 +54,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     logs: LogSettings = field(default_factory=LogSettings)
     port_first: int = 20_000
     port_last: int = 32_000
+    end_work_at_exit: bool = False
     log_level: str = "info"
     log_format: str = "auto"
 
@@ -201,6 +202,7 @@ KEYS: Final[Mapping[str, Change]] = {
     "Compute.StagingTimeout": _set_in("limits", "staging_s", _seconds),
     "Compute.PublishingTimeout": _set_in("limits", "publishing_s", _seconds),
     "Compute.StopGrace": _set_in("limits", "stop_grace_s", _seconds),
+    "Compute.EndWorkAtExit": _set("end_work_at_exit", _flag),
     "Compute.BeatInterval": _set("beat_s", _seconds),
     "Compute.Logs.MaxBytes": _set_in("logs", "file_bytes", _bytes),
     "Compute.Logs.KeepFor": _set_in("logs", "keep_s", _seconds),

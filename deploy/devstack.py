@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ from deploy.servers import LOOPBACK, NatsServer, Server, nats_server
 
 REGISTER_S: Final = 60.0
 """So long may all nodes take to register, on a slow machine with a cold disk."""
+
+END_S: Final = 30.0
+"""So long may nodes take to end what runs on them: each program has its grace."""
 
 
 class Part(Server):
@@ -151,7 +155,10 @@ async def cluster(
     kept = folder is not None
     root = folder or Path(tempfile.mkdtemp(prefix="shoal-"))
     root.mkdir(parents=True, exist_ok=True)
-    environment = {"SHOAL_END_WORK_AT_EXIT": "true", **(env or {})}
+    environment = dict(env or {})
+    # Containers carry their node's name, and a node takes those that it does not know for its own leftovers: two clusters
+    # of one machine must not share names, and one that is started again on its folder has to keep them.
+    mark = blake2b(bytes(root.resolve()), digest_size=3).hexdigest()
     try:
         async with AsyncExitStack() as stack:
             nats = await stack.enter_async_context(nats_server(root / "nats"))
@@ -172,7 +179,11 @@ async def cluster(
                 ],
                 [
                     _compute(
-                        f"compute-{number}", root / f"compute-{number}", nats.url, environment, compute_flags
+                        f"compute-{number}-{mark}",
+                        root / f"compute-{number}",
+                        nats.url,
+                        environment,
+                        compute_flags,
                     )
                     for number in range(computes + hybrids)
                 ],
@@ -196,6 +207,8 @@ def _compute(name: str, folder: Path, nats: str, env: Mapping[str, str], flags: 
         str(folder),
         "--publish-port",
         "0",
+        "-c",
+        "Compute.EndWorkAtExit=true",
         *flags,
     ]
     return Part(name, command, folder, env)
@@ -213,7 +226,7 @@ async def _end(ours: Cluster) -> None:
     started = [part for part in (*ours.computes, *ours.requesters) if part.started]
     if ours.requesters and ours.api.started:
         await ours.stop_jobs()
-    await asyncio.gather(*(part.stop() for part in started))
+    await asyncio.gather(*(part.process.stop(within_s=END_S) for part in started))
 
 
 async def _get(url: str) -> Any | None:

@@ -1,0 +1,37 @@
+"""`make demo`, without its setting up."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.programs import ROOT
+from tests.acceptance.deployment import Containers, processes_of
+
+
+@pytest.mark.timeout(240)
+def test_demo(containers: Containers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo runs the examples over S3, IPFS, Docker and WebAssembly, prints results that are right, and ends clean."""
+    monkeypatch.setenv("DOCKER_HOST", containers.host)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for example in (ROOT / "examples").glob("*.yaml"):
+        assert f"=== examples/{example.name}" in done.stdout
+    assert "Left out" not in done.stdout
+    words = sum(len(path.read_text().split()) for path in (ROOT / "examples" / "data" / "texts").iterdir())
+    assert len(re.findall(rf"^ +{words} total$", done.stdout, re.MULTILINE)) == 2
+    assert re.search(r"hello from execution e-", done.stdout)
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
