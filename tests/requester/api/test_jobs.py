@@ -9,10 +9,12 @@ from aiohttp import test_utils, web
 
 from protocol.errors import Failure
 from protocol.ids import JobId
-from protocol.jobs import Input, Job, Resources, ResultPath, Spec, Task
+from protocol.jobs import Input, Job, Resources, ResultPath, Spec, Task, Timeouts
 from protocol.messages import RunOutput, Stage
+from protocol.spec import Defaults, TypeDefaults
 from protocol.states import ExecutionState, JobState
 from requester.api import queries, views
+from requester.api.app import application
 from tests.requester.twin import BEGIN, Twin, queued
 
 Api = test_utils.TestClient[web.Request, web.Application]
@@ -378,3 +380,16 @@ async def test_golden_forms(api: Api, twin: Twin) -> None:
     shown["node"]["Info"]["BacalhauVersion"] = {"GitVersion": "v1.9.3"}
     for name, value in shown.items():
         assert value == json.loads((GOLDEN / f"{name}.json").read_text()), name
+
+
+async def test_the_requesters_defaults_fill_what_is_missing(twin: Twin) -> None:
+    """Where a job says nothing, the requester's own publisher and timeouts count; what it says stays."""
+    mine = TypeDefaults(publisher=Spec("local"), timeouts=Timeouts(total_timeout=1800))
+    app = application(twin, "0.1.0", Defaults(batch=mine))
+    async with test_utils.TestClient(test_utils.TestServer(app)) as api:
+        for timeouts, wanted in (({}, 1800), ({"TotalTimeout": 60}, 60)):
+            task = {"Name": "main", "Engine": {"Type": "noop"}, "Timeouts": timeouts}
+            async with api.put(JOBS, json={"Job": {"Type": "batch", "Tasks": [task]}}) as answer:
+                record = twin.records[(await answer.json())["JobID"]]
+            assert record.spec.task.publisher.type == "local"
+            assert record.spec.task.timeouts.total_timeout == wanted

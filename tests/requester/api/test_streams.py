@@ -14,7 +14,7 @@ from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.messages import LogChunk, Progress
 from protocol.states import ExecutionState
-from requester.api import streams
+from requester.api import app, streams
 from requester.verbs import LogLine
 from tests.requester.twin import BEGIN, NODE, Twin
 
@@ -175,3 +175,15 @@ async def test_output_keeps_every_byte(api: Api, twin: Twin) -> None:
     assert (first["Stream"], first["ExecutionID"]) == (2, execution)
     assert first["Time"].startswith("2025-06-15T")
     assert last == {"Ended": True}
+
+
+async def test_streams_have_no_deadline(api: Api, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bounds an answer does not bound a stream: it goes on for as long as there is something to watch."""
+    monkeypatch.setattr(app, "ANSWER_S", 0.01)
+    monkeypatch.setattr(streams, "SILENCE_S", 0.02)
+    id_ = await twin.submitted(JOB)
+    async with api.get(f"{JOBS}/{id_}/watch") as answer:
+        for _ in range(3):
+            await answer.content.readline()
+        await twin.close(id_)
+        assert (await _lines(answer))[-1] == {"Ended": True}
