@@ -24,7 +24,8 @@ from protocol.errors import Broken, Exhausted, Fault, TimedOut, Unavailable
 from storage.threads import Stop, in_thread
 
 READ_BYTES: Final = 1 << 18
-WRITE_BYTES: Final = 4 << 20
+WRITE_BYTES: Final = 1 << 20
+"""More at once costs more: the memory then comes fresh from the system, page by page, each time (measured)."""
 SMALL_BYTES: Final = 1 << 16
 """So much is written without a thread, which would cost more than the writing."""
 MOVED_BYTES: Final = 1 << 18

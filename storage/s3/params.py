@@ -103,9 +103,12 @@ class S3Settings(Struct, frozen=True):
     """What a node says to the S3 drivers; limits on silence are in seconds without a byte.
 
     `endpoint` and `region` are for params that name none (else the AWS configuration's, else AWS itself in us-east-1).
-    `credentials` None means the AWS chain, in it the given `profile` if any. At most `requests` requests run at once in a
-    fetch or an upload, each for one part of `part_bytes`; memory stays within their product. `tries` counts a part's
-    attempts that brought nothing. An input has at most `max_bytes`; `denied_networks` is where no endpoint may lead.
+    `credentials` None means the AWS chain, in it the given `profile` if any.
+
+    At most `requests` requests run at once in a fetch or an upload (`small_requests` where objects are small), each for a
+    part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
+    `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
+    `denied_networks` is where no endpoint may lead.
     """
 
     endpoint: str = ""
@@ -119,6 +122,7 @@ class S3Settings(Struct, frozen=True):
     requests: int = 4
     small_requests: int = 16
     part_bytes: int = 16 * MEBIBYTE
+    upload_part_bytes: int = 8 * MEBIBYTE
     objects: int = 1_000_000
     max_bytes: int | None = None
     denied_networks: tuple[str, ...] = METADATA_NETWORKS

@@ -156,7 +156,7 @@ class _Publishing:
 
     def _part_bytes(self, size_bytes: int) -> int:
         """Parts large enough that there are not more of them than S3 takes."""
-        return max(self._settings.part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
+        return max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
 
     async def _remove(self, bucket: str, keys: list[str]) -> None:
         """Remove objects, as well as may be."""

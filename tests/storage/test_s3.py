@@ -65,7 +65,7 @@ async def source(server: S3Server) -> AsyncIterator[S3Source]:
 @pytest.fixture
 async def publisher(server: S3Server) -> AsyncIterator[S3Publisher]:
     """Parts as small as S3 takes them."""
-    publisher = S3Publisher(settings_of(server, part_bytes=5 * MIB))
+    publisher = S3Publisher(settings_of(server, upload_part_bytes=5 * MIB))
     yield publisher
     await publisher.close()
 

@@ -205,7 +205,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def sender(s3: S3Server) -> AsyncIterator[S3Publisher]:
-    async with S3Client(settings_of(s3, part_bytes=5 * MIB, silence_s=2, tries=3)) as client:
+    async with S3Client(settings_of(s3, upload_part_bytes=5 * MIB, silence_s=2, tries=3)) as client:
         yield S3Publisher(client=client)
 
 
