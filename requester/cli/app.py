@@ -22,6 +22,17 @@ Submit a job with `shoal submit spec.yaml`, look at it with `shoal job describe 
 """
 
 
+_EXITS = """
+
+Ends with 0 only if the job did what it should: 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time to
+wait was over, 2 what was asked is wrong. Ctrl+C leaves the job running.
+"""
+_PROGRAM = """
+
+Flags stand before {word}; all behind it is the program's. With --follow it prints what the program prints and ends with
+its code.
+"""
+
 # A lazy command's own docstring would have to be imported to be shown; these lines are what `--help` lists.
 _ABOUT_JOBS = (
     ("submit:validate", "validate", "Check a job spec without a server."),
@@ -62,13 +73,22 @@ def build(version: str) -> App:
     for noun in (job, node, docker, wasm):
         app.command(noun)
 
-    app.command("requester.cli.submit:submit", name="submit", help="Submit a job and wait for it.")
-    job.command("requester.cli.submit:submit", name="run", help="Submit a job and wait for it (= submit).")
+    submit = "requester.cli.submit:submit"
+    app.command(submit, name="submit", help=f"Submit a job and wait for it.{_EXITS}")
+    job.command(submit, name="run", help=f"Submit a job and wait for it (= submit).{_EXITS}")
     for parent in (app, job):
         for target, name, text in _ABOUT_JOBS:
             parent.command(f"requester.cli.{target}", name=name, help=text)
-    docker.command("requester.cli.run:docker_run", name="run", help="Run a container as a job.")
-    wasm.command("requester.cli.run:wasm_run", name="run", help="Run a module as a job.")
+    docker.command(
+        "requester.cli.run:docker_run",
+        name="run",
+        help=f"Run a container as a job.{_PROGRAM.format(word='IMAGE')}{_EXITS}",
+    )
+    wasm.command(
+        "requester.cli.run:wasm_run",
+        name="run",
+        help=f"Run a module as a job.{_PROGRAM.format(word='MODULE')}{_EXITS}",
+    )
     node.command(
         "requester.cli.nodes:list_nodes", name="list", help="List compute nodes with what they offer."
     )
