@@ -45,25 +45,24 @@ def test_a_client_does_not_load_the_server() -> None:
 def test_where_the_address_comes_from(
     shoal: Shoal, twin: Twin, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flags win over ``-c``, that over the environment, SHOAL_ over BACALHAU_, that over files, the near one first."""
+    """Flags win over ``-c Key=Value``, that over SHOAL_, that over BACALHAU_, that over files: named ones before found."""
     (folder / "xdg" / "shoal").mkdir(parents=True)
     (folder / "xdg" / "shoal" / "config.yaml").write_text("API: {Port: 7}\n")
 
     def asked(*words: str) -> str:
         return shoal("job", "list", *words).err.split("http://")[1].split(" ")[0].rpartition(":")[2]
 
-    monkeypatch.setenv("BACALHAU_API_HOST", "127.0.0.1")
     monkeypatch.delenv("BACALHAU_API_PORT")
     assert asked() == "7"
     (folder / "shoal.yaml").write_text("api:\n  port: 6\n")
     assert asked() == "6"
-    monkeypatch.setenv("BACALHAU_API_PORT", "5")
-    assert asked() == "5"
-    monkeypatch.setenv("SHOAL_API_PORT", "4")
+    (folder / "other.yaml").write_text("API: {Port: 5}\n")
+    assert asked("-c", "other.yaml") == "5"
+    monkeypatch.setenv("BACALHAU_API_PORT", "4")
     assert asked() == "4"
-    (folder / "other.yaml").write_text("API: {Port: 3}\n")
-    assert asked("-c", "other.yaml") == "3"
-    assert asked("-c", "other.yaml", "-c", "API.Port=2") == "2"
+    monkeypatch.setenv("SHOAL_API_PORT", "3")
+    assert asked() == "3"
+    assert asked("-c", "API.Port=2") == "2"
     assert asked("-c", "API.Port=2", "--api-port", "1") == "1"
 
 
