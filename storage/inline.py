@@ -21,7 +21,7 @@ from protocol.errors import Broken, Exhausted, NotFound, TimedOut, Unavailable
 from protocol.nodes import Offer
 from protocol.spec.blobs import BlobUrl, is_blob_url, parse_blob_url, parse_data_url
 from storage.archive import MEDIA_TYPES, extract
-from storage.arrival import arriving
+from storage.arrival import arrive_at_once, arriving
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.settings import StorageSettings
 from storage.threads import Stop, in_thread
@@ -92,6 +92,12 @@ class InlineSource:
         self, params: InlineParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         content: Content = resolved.pinned
+        if content.data is not None and content.size_bytes <= PIECE_BYTES and not content.archive:
+            progress(content.size_bytes, content.size_bytes)
+            # A cancellation that is under way would otherwise only be seen when the file is there.
+            await asyncio.sleep(0)
+            arrive_at_once(into, content.data)
+            return Fetched(into)
         async with arriving(into) as beside:
             if not content.archive:
                 with new_file(beside) as file:

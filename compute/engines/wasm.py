@@ -45,6 +45,9 @@ PIECE_BYTES: Final = 65_536
 KILLED: Final = 137
 """The exit code of a program that was stopped: 128 and the signal's number, as a shell tells it."""
 
+Shown = tuple[Path, Path]
+"""A file, and the path at which a program shall find the same bytes."""
+
 
 class _Reply(Struct, frozen=True):
     """Any line a worker says: one of the two words, or the fields of an `Answer`."""
@@ -240,7 +243,10 @@ class WasmEngine:
     async def _begin(self, run: Run[WasmParams]) -> WasmRunning:
         output = run.folder / "output"
         running = WasmRunning(self, run, output)
-        await running.begin(await asyncio.to_thread(_order, run, output))
+        order, shown = _order(run, output)
+        if shown:
+            await asyncio.to_thread(_show, shown)
+        await running.begin(order)
         return running
 
     async def recover(self, execution: ExecutionId) -> Running | None:
@@ -347,22 +353,23 @@ def _frames(path: Path, position: int) -> list[Chunk]:
     return chunks
 
 
-def _order(run: Run[WasmParams], output: Path) -> Order:
-    """What to tell a worker. Raises `Invalid` and `NotFound` with the parameter that is wrong."""
+def _order(run: Run[WasmParams], output: Path) -> tuple[Order, list[Shown]]:
+    """What to tell a worker, and the files to show before. Raises `Invalid` and `NotFound`, naming the wrong parameter."""
     modules = _module_paths(run.params, run.mounts)
-    run.folder.mkdir(parents=True, exist_ok=True)
+    folders, shown = _folders(run, set(modules))
     output.unlink(missing_ok=True)
     ports = {f"BACALHAU_PORT_{name}": str(port) for name, (port, _) in run.ports.items()}
-    return Order(
+    order = Order(
         module=str(modules[run.params.entry_module]),
         entrypoint=run.params.entrypoint or "_start",
         argv=[PurePosixPath(run.params.entry_module).name, *run.params.parameters],
         env={**run.env, **ports},
-        folders=_folders(run, set(modules)),
+        folders=folders,
         output=str(output),
         imports=[(PurePosixPath(name).stem, str(modules[name])) for name in run.params.import_modules],
         memory_bytes=run.amounts.memory_bytes,
     )
+    return order, shown
 
 
 def _module_paths(params: WasmParams, mounts: list[Mount]) -> dict[str, Path]:
@@ -401,8 +408,9 @@ def _only_file(folder: Path, field: str, name: str) -> Path:
     return files[0]
 
 
-def _folders(run: Run[WasmParams], modules: set[str]) -> list[tuple[str, str, bool]]:
+def _folders(run: Run[WasmParams], modules: set[str]) -> tuple[list[tuple[str, str, bool]], list[Shown]]:
     """WASI opens folders only: each single file is shown alone in a folder that bears its parent's name."""
+    files: list[Shown] = []
     folders = {
         mount.target: (str(mount.source), not mount.read_only)
         for mount in run.mounts
@@ -418,15 +426,19 @@ def _folders(run: Run[WasmParams], modules: set[str]) -> list[tuple[str, str, bo
             raise Invalid(
                 f"input {number} is a file at {mount.target}, where {parent} is an input or result folder too"
             )
-        shown.mkdir(parents=True, exist_ok=True)
-        _show(mount.source, shown / target.name)
-    return [(host, inside, writable) for inside, (host, writable) in folders.items()]
+        files.append((mount.source, shown / target.name))
+    return [(host, inside, writable) for inside, (host, writable) in folders.items()], files
 
 
-def _show(source: Path, at: Path) -> None:
+def _show(files: list[Shown]) -> None:
     """Let the same bytes appear at another path: by link, or by copy across file systems."""
-    if at.exists():
-        return
+    for source, at in files:
+        at.parent.mkdir(parents=True, exist_ok=True)
+        if not at.exists():
+            _link(source, at)
+
+
+def _link(source: Path, at: Path) -> None:
     try:
         os.link(source, at)
     except OSError as error:

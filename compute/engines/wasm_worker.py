@@ -80,12 +80,17 @@ class Modules:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._engine = wasmtime.Engine(_config())
+        self._wasi = wasi_linker(self._engine)
         self._kept: OrderedDict[str, wasmtime.Module] = OrderedDict()
 
     @property
     def engine(self) -> wasmtime.Engine:
         """The runtime that the modules were compiled for."""
         return self._engine
+
+    def linker(self, order: Order) -> wasmtime.Linker:
+        """What a program may import: made anew only with modules of the run's own, for it takes a third of a small run."""
+        return wasi_linker(self._engine) if order.imports else self._wasi
 
     def load(self, path: str) -> wasmtime.Module:
         """The compiled form of a file. Raises `_Refused` if it is not a module."""
@@ -127,7 +132,7 @@ class Modules:
 
 
 class Output:
-    """What the program writes, in the order written, framed into one file that is made with the first byte."""
+    """What the program writes, in the order written, framed into one file; made, with its folder, for the first byte."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -136,6 +141,7 @@ class Output:
     def write(self, stream: int, data: bytes) -> int:
         """Append a piece. Returns how much was taken (all of it)."""
         if self._file is None:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (it lives as long as the run)
         head = bytes([stream]) + int(time.time() * 1e6).to_bytes(8) + len(data).to_bytes(4)
         self._file.write(head + data)
@@ -196,11 +202,7 @@ def _wasi(order: Order, output: Output) -> wasmtime.WasiConfig:
 def _link(
     store: wasmtime.Store, module: wasmtime.Module, order: Order, modules: Modules
 ) -> tuple[wasmtime.Instance, wasmtime.Func]:
-    linker = wasmtime.Linker(modules.engine)
-    linker.define_wasi()
-    # The runtime's own proc_exit takes a code above 125 for a trap; a program's exit code is its own affair.
-    linker.allow_shadowing = True
-    linker.define_func(*PROC_EXIT, wasmtime.FuncType([wasmtime.ValType.i32()], []), _proc_exit)
+    linker = modules.linker(order)
     try:
         for name, path in order.imports:
             linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
@@ -215,6 +217,16 @@ def _link(
         listed = ", ".join(there[:8]) or "nothing"
         raise _Refused("link", f"there is no exported function {order.entrypoint!r} (it exports {listed})")
     return instance, entry
+
+
+def wasi_linker(engine: wasmtime.Engine) -> wasmtime.Linker:
+    """A linker that offers WASI preview 1."""
+    linker = wasmtime.Linker(engine)
+    linker.define_wasi()
+    # The runtime's own proc_exit takes a code above 125 for a trap; a program's exit code is its own affair.
+    linker.allow_shadowing = True
+    linker.define_func(*PROC_EXIT, wasmtime.FuncType([wasmtime.ValType.i32()], []), _proc_exit)
+    return linker
 
 
 def _proc_exit(code: int) -> None:
