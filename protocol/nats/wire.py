@@ -15,7 +15,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from nats import errors
@@ -100,14 +100,15 @@ class Wire(Client):
             raise Invalid(
                 "no address of a NATS server is given", hint="Name one, such as nats://127.0.0.1:4222."
             )
-        has_user = any("@" in server for server in servers)
+        # Not left in the URL: the servers of a cluster tell of each other, and those addresses have no user in them.
+        user, password = _user_in(servers) or (user, password)
         try:
             async with asyncio.timeout(wait_s):
                 await self.connect(
                     servers,
                     name=name,
-                    user=None if has_user else user,
-                    password=None if has_user else password,
+                    user=user,
+                    password=password,
                     inbox_prefix=inbox,
                     error_cb=self._on_error,
                     reconnected_cb=self._on_connected,
@@ -329,6 +330,16 @@ class Wire(Client):
                 hint="Give the right password (SHOAL_NATS_PASSWORD), or user and password in the URL.",
             )
         _log.debug("NATS connection", error=text or type(error).__name__)
+
+
+def _user_in(servers: Sequence[str]) -> tuple[str, str] | None:
+    """User and password of the first address that has them."""
+    for server in servers:
+        user, found, _ = server.rpartition("://")[2].rpartition("@")
+        if found:
+            name, _, password = user.partition(":")
+            return unquote(name), unquote(password)
+    return None
 
 
 def _without_passwords(servers: Sequence[str]) -> str:

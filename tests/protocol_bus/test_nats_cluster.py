@@ -13,7 +13,8 @@ from deploy.servers import NATS_CONFIG, NatsServer, nats_server
 from protocol.nats_bus import NatsBus, StreamSettings, connect
 from protocol.subjects import LOG_STREAM
 from tests.conftest import Background
-from tests.contracts.bus import LogContract
+from tests.contracts.bus import LIMIT_S, LogContract, append_one, entry, fresh_key
+from tests.protocol_bus.connections import requester
 from tests.protocol_bus.load import check_log_under_load
 
 Cluster = list[NatsServer]
@@ -74,6 +75,17 @@ async def leader_of_the_log(cluster: Cluster) -> NatsServer:
         return cluster[int(info.cluster.leader.removeprefix("nats-"))]
     finally:
         await admin.close()
+
+
+async def test_a_bus_goes_to_a_server_it_was_never_told_of(cluster: Cluster) -> None:
+    """The servers of a cluster tell of each other: when the one that was named dies, another is taken, as the same user."""
+    async with requester(cluster[2].requester_url) as bus, asyncio.timeout(LIMIT_S):
+        await cluster[2].kill()
+        try:
+            await append_one(bus, entry(fresh_key()))
+            assert bus.connected
+        finally:
+            await cluster[2].start()
 
 
 async def test_killing_the_leader_loses_and_doubles_nothing(tmp_path: Path) -> None:
