@@ -7,28 +7,27 @@ next node on the same data folder adopts them; WebAssembly modules live in the n
 run once more.
 """
 
-import asyncio
-import contextlib
-import importlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from protocol import flags
 from protocol.errors import Fault
+from protocol.process import run_loop, stop_signal
+
+if TYPE_CHECKING:
+    from compute.settings import Settings
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
 
 app = App(
     name="python -m compute",
-    help="Run a compute node: it takes jobs from requesters over NATS, fetches their inputs, runs them in Docker or "
-    "WebAssembly and publishes what they wrote.",
     version_flags=[],
+    default_parameter=Parameter(show_default=False),
     result_action="return_value",
 )
 
@@ -36,14 +35,12 @@ app = App(
 @app.default
 def compute(
     *,
-    nats: Annotated[list[str] | None, Parameter(help="NATS servers, nats://host:4222.", negative="")] = None,
-    name: Annotated[
-        str | None, Parameter(help="The node's name; else one is made for its data folder.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, Parameter(help="The node's own folder: journal, executions, results.")
-    ] = None,
-    ipfs_connect: Annotated[str | None, Parameter(help="Kubo's RPC API, as a multiaddress or URL.")] = None,
+    nats: flags.Nats = None,
+    name: Annotated[str, Parameter(help="The node's name; default one made for its data folder, once.")] = "",
+    data_dir: Annotated[str, Parameter(help="The node's own folder: journal, executions, results.")] = "",
+    ipfs_connect: Annotated[
+        str, Parameter(help="Kubo's RPC API, as a multiaddress or URL; default none: no IPFS.")
+    ] = "",
     label: Annotated[list[str] | None, Parameter(help="A label, key=value; repeatable.", negative="")] = None,
     allow_local: Annotated[
         list[str] | None,
@@ -53,35 +50,28 @@ def compute(
         list[str] | None,
         Parameter(help="Variables jobs may read by env:NAME: a glob; repeatable.", negative=""),
     ] = None,
-    cpu: Annotated[str | None, Parameter(help="Cores for jobs: 80% or 3.5.")] = None,
-    memory: Annotated[str | None, Parameter(help="Memory for jobs: 80% or 8Gi.")] = None,
-    disk: Annotated[str | None, Parameter(help="Disk for jobs: 80% or 100Gi.")] = None,
-    gpu: Annotated[str | None, Parameter(help="GPUs for jobs: 100% or 1.")] = None,
-    engines: Annotated[str | None, Parameter(help="Engines to offer, with commas: docker,wasm.")] = None,
+    cpu: Annotated[str, Parameter(help="Cores for jobs: 80% (the default) or 3.5.")] = "",
+    memory: Annotated[str, Parameter(help="Memory for jobs: 80% (the default) or 8Gi.")] = "",
+    disk: Annotated[str, Parameter(help="Disk for jobs: 80% (the default) or 100Gi.")] = "",
+    gpu: Annotated[str, Parameter(help="GPUs for jobs: 100% (the default) or 1.")] = "",
+    engines: Annotated[str, Parameter(help="Engines to offer, with commas; default docker,wasm.")] = "",
     publish_address: Annotated[
-        str | None, Parameter(help="Address others reach the local publisher at.")
-    ] = None,
+        str, Parameter(help="Address others reach the local publisher at; default 127.0.0.1.")
+    ] = "",
     publish_port: Annotated[
-        int | None, Parameter(help="Port of the local publisher; 0 is any free one.")
+        int | None, Parameter(help="Port of the local publisher, 0 for any free one; default 6001.")
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        Parameter(
-            name=["--config", "-c"],
-            help="A YAML file, or Key=Value with Bacalhau's keys; repeatable.",
-            negative="",
-        ),
-    ] = None,
-    log_format: Annotated[
-        Literal["auto", "console", "json"] | None,
-        Parameter(help="auto: console on a terminal, else JSON lines."),
-    ] = None,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"] | None, Parameter(help="From this on.")
-    ] = None,
+    config: flags.Settings = None,
+    log_format: flags.Logs = None,
+    log_level: flags.Level = None,
 ) -> int:
-    """Run a compute node until it is interrupted."""
-    flags: dict[str, Any] = {
+    """Run a compute node until it is interrupted.
+
+    It takes jobs from requesters over NATS, fetches their inputs, runs them in Docker or WebAssembly and publishes what
+    they wrote. Settings come from flags, then -c, then variables (SHOAL_NAME, BACALHAU_NAME), then ./shoal.yaml and
+    ~/.config/shoal/config.yaml.
+    """
+    given: dict[str, Any] = {
         "Compute.Orchestrators": nats,
         "Name": name,
         "DataDir": data_dir,
@@ -99,50 +89,46 @@ def compute(
         "Logging.Mode": log_format,
         "Logging.Level": log_level,
     }
-    return _run(config or [], {key: value for key, value in flags.items() if value is not None})
+    return _run(given, config or [])
 
 
-def _run(configs: list[str], flags: dict[str, Any]) -> int:
+def _run(given: dict[str, Any], config: list[str]) -> int:
     from platformdirs import user_data_path
 
-    from compute import settings
-    from compute.log_output import set_up
+    from compute.settings import read_settings
+    from protocol.log_output import set_up
 
     try:
-        default = settings.Settings(data_dir=user_data_path("shoal") / "compute")
-        made = settings.settings(default, configs=configs, environ=os.environ, flags=flags)
-        set_up(made.log_format, made.log_level)
+        settings, warnings = read_settings(
+            given, config, environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal")
+        )
     except Fault as fault:
         return _complain(fault, EXIT_USAGE)
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    set_up(settings.log_format, settings.log_level)
     try:
-        return _loop()(_serve(made))
+        return run_loop(_serve(settings))
     except Fault as fault:
         return _complain(fault, EXIT_FAULT)
-    except BaseExceptionGroup as group:
-        faults = group.subgroup(Fault)
-        if faults is None or len(faults.exceptions) != len(group.exceptions):
-            raise
-        return _complain(faults.exceptions[0], EXIT_FAULT)
 
 
-async def _serve(made: Any) -> int:
+async def _serve(settings: "Settings") -> int:
     import structlog
 
     from compute.node import node_id, running
     from protocol import heap
     from protocol.nats_bus import connect
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    node = node_id(made)
-    bus = await connect(",".join(made.nats), name=node, role="node", password=made.nats_password)
+    stopped = stop_signal()
+    node = node_id(settings)
+    bus = await connect(",".join(settings.nats), name=node, role="node", password=settings.nats_password)
     try:
-        async with running(bus, made, node=node) as agent:
+        async with running(bus, settings, node=node) as agent:
             log = structlog.get_logger("compute")
             heap.settle()
-            log.info("ready", node=node, incarnation=agent.incarnation, nats=list(made.nats))
-            await stop.wait()
+            log.info("ready", node=node, incarnation=agent.incarnation, nats=list(settings.nats))
+            await stopped.wait()
             log.info("leaving", node=node)
             await agent.leave()
     finally:
@@ -150,18 +136,9 @@ async def _serve(made: Any) -> int:
     return 0
 
 
-def _loop() -> Callable[[Coroutine[Any, Any, int]], int]:
-    """What runs the event loop: uvloop if it is installed."""
-    with contextlib.suppress(ImportError):
-        run: Callable[[Coroutine[Any, Any, int]], int] = importlib.import_module("uvloop").run
-        return run
-    return asyncio.run
-
-
-def _complain(fault: BaseException, code: int) -> int:
-    message = fault.message if isinstance(fault, Fault) else str(fault)
-    hint = f"\n  {fault.hint}" if isinstance(fault, Fault) and fault.hint else ""
-    print(f"error: {message}{hint}", file=sys.stderr)
+def _complain(fault: Fault, code: int) -> int:
+    hint = f"\n  {fault.hint}" if fault.hint else ""
+    print(f"error: {fault.message}{hint}", file=sys.stderr)
     return code
 
 

@@ -16,7 +16,6 @@ programs are gone too, and requesters, who have the truth, order again what the 
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -27,8 +26,9 @@ import msgspec
 from msgspec import Struct
 
 from compute.execution import Execution
-from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault
+from protocol.errors import Broken, Exhausted, Fault
 from protocol.ids import ExecutionId
+from protocol.process import lock_folder
 
 LAZY_S: Final = 0.02
 GATHER_S: Final = 0.002
@@ -65,7 +65,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal.db"
-        self._lock = _lock(folder)
+        self._lock = lock_folder(folder, "node")
         try:
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -232,26 +232,6 @@ def _checkpoint(path: Path) -> None:
     """Move the log of writes into the file, on a connection of its own; the writer goes on meanwhile."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-def _lock(folder: Path) -> int:
-    """Take the folder for this process. Raises `Conflict` if another one has it, `Denied` if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Denied(
-            f"the data folder {folder} cannot be used: {error.strerror}", hint="Name another with --data-dir."
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise Conflict(
-            f"the data folder {folder} is in use by another node",
-            hint="Stop that one, or give this one a folder of its own with --data-dir.",
-        ) from error
-    return lock
 
 
 def _sqlite_fault(path: Path, error: sqlite3.Error) -> Fault:

@@ -5,14 +5,15 @@ Knows: what is built from what, in which order it starts and ends. Must not know
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from compute.agent import Agent, AgentSettings
 from compute.blobs import blob_reader
 from compute.engines.contract import Engine
+from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, capacity, find_gpus, labels, machine
 from compute.journal import Journal
 from compute.settings import Settings
@@ -23,31 +24,6 @@ from protocol.ids import NodeId, is_token
 from protocol.nodes import NodeInfo
 from storage.contract import Drivers
 from storage.drivers import open_drivers
-
-Opener = Callable[[Settings, NodeId], Engine[Any]]
-
-
-def _docker(settings: Settings, node: NodeId) -> Engine[Any]:
-    from compute.engines.docker.engine import DockerEngine
-    from compute.engines.docker.settings import DockerSettings
-
-    return DockerEngine(node, DockerSettings(networking=not settings.reject_networked))
-
-
-def _wasm(settings: Settings, node: NodeId) -> Engine[Any]:
-    from compute.engines.wasm import WasmEngine
-
-    return WasmEngine(settings.data_dir / "modules")
-
-
-def _noop(settings: Settings, node: NodeId) -> Engine[Any]:
-    from compute.engines.noop import NoopEngine
-
-    return NoopEngine(node)
-
-
-ENGINES: Final[Mapping[str, Opener]] = {"docker": _docker, "wasm": _wasm, "noop": _noop}
-"""The engines, in one table; each is imported when a node has it."""
 
 
 def node_id(settings: Settings) -> NodeId:
@@ -65,14 +41,6 @@ def node_id(settings: Settings) -> NodeId:
     return NodeId(path.read_text().strip())
 
 
-def open_engines(settings: Settings, node: NodeId) -> dict[str, Engine[Any]]:
-    """The engines that `settings` name. Raises `Invalid` for one that is not in the table."""
-    unknown = [name for name in settings.engines if name.lower() not in ENGINES]
-    if unknown:
-        raise Invalid(f"there is no engine {unknown[0]!r}", hint=f"There are {', '.join(ENGINES)}.")
-    return {name.lower(): ENGINES[name.lower()](settings, node) for name in settings.engines}
-
-
 @asynccontextmanager
 async def running(
     bus: Messages,
@@ -85,18 +53,18 @@ async def running(
 ) -> AsyncIterator[Agent]:
     """A node at work on a bus, from its first beat until the context closes.
 
-    `engines` replaces those of the settings, `host` the environment that jobs may read by ``env:NAME``. On leaving, programs
-    that can outlive the process go on; the next node on the same data folder adopts them. Raises `Conflict` if the data
-    folder is in use, `Invalid` for settings that make no sense, and an ``ExceptionGroup`` if the node breaks.
+    `engines` replaces those of the settings (whoever made them closes them), `host` the environment that jobs may read by
+    ``env:NAME``. On leaving, programs that can outlive the process go on; the next node on the same data folder adopts
+    them. Raises `Conflict` if the data folder is in use, `Invalid` for settings that make no sense, and an
+    ``ExceptionGroup`` if the node breaks.
     """
     clock = clock or SystemClock()
     node = node or node_id(settings)
     async with AsyncExitStack() as stack:
         journal = Journal(settings.data_dir)
         stack.push_async_callback(journal.close)
-        opened = engines if engines is not None else open_engines(settings, node)
-        for engine in opened.values():
-            stack.push_async_callback(engine.close)
+        if engines is None:
+            engines = await stack.enter_async_context(open_engines(settings.engine_settings(node)))
         drivers = await stack.enter_async_context(open_drivers(settings.storage(), blob_reader(bus)))
         drivers = Drivers(
             {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
@@ -106,12 +74,12 @@ async def running(
                 if name not in settings.publishers_disabled
             },
         )
-        facts = Facts(await _info(settings, node), opened, drivers, clock)
+        facts = Facts(await _info(settings, node), engines, drivers, clock)
         await facts.probe()
         agent = Agent(
             _agent_settings(settings, node),
             bus,
-            opened,
+            engines,
             drivers,
             facts,
             journal,

@@ -1,14 +1,10 @@
-"""What a node's owner decides, and where it may be written: flags, ``-c Key=Value``, a file, the environment.
+"""What a node's owner decides, under Bacalhau's keys of 1.4 and 1.9 and our own.
 
-Knows: every setting with its default, the keys of Bacalhau's configuration (1.4 and 1.9) that mean the same, and which place
-wins: default < file < environment < ``-c`` < flag. Must not know: what a setting does.
-
-In the environment a key is written with underscores behind ``SHOAL_`` or ``BACALHAU_``: ``SHOAL_COMPUTE_ORCHESTRATORS``.
-Keys are read in any case. Other keys of Bacalhau's are passed over in a file, which may be meant for several programs.
+Knows: which key means which setting. Must not know: how layers are read (`protocol.config`) or what a setting does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,32 +12,44 @@ import msgspec
 from msgspec import Struct, field
 
 from compute.admission import Policy
+from compute.engines.docker.settings import DockerSettings
+from compute.engines.table import EngineSettings
 from compute.facts import Share
 from compute.logs import LogSettings
 from compute.shop import Limits
-from protocol.errors import Fault, Invalid, NotFound
+from protocol import server_settings as shared
+from protocol.config import Config, config_files, read_config
+from protocol.errors import Invalid
+from protocol.ids import NodeId
 from protocol.spec.quantities import parse_bytes, parse_duration_s
 from storage.allow_list import read_allow_list
 from storage.multiaddr import parse_endpoint
 from storage.settings import LocalPublishing, StorageSettings
 
-NATS_DEFAULT: Final = "nats://127.0.0.1:4222"
-FILE_MAX_BYTES: Final = 1 << 20
+PORT_MAX: Final = 65_535
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """One node. `name` empty: one is made for the data folder. Times in seconds."""
+    """One node. `name` empty: one is made for the data folder. Times in seconds.
+
+    `silence_s` is how long a source or publisher may say nothing, `connect_s` how long it may take to accept; `input_bytes`
+    the most that one input may have (None: as much as there is room for).
+    """
 
     data_dir: Path
     name: str = ""
-    nats: tuple[str, ...] = (NATS_DEFAULT,)
+    nats: tuple[str, ...] = (shared.NATS_DEFAULT,)
     nats_password: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     share: Share = field(default_factory=Share)
     engines: tuple[str, ...] = ("docker", "wasm")
+    docker: DockerSettings = field(default_factory=DockerSettings)
     sources_disabled: tuple[str, ...] = ()
     publishers_disabled: tuple[str, ...] = ()
     ipfs_connect: str = ""
+    s3_endpoint: str = ""
+    s3_region: str = ""
+    s3_profile: str = ""
     allowed_paths: tuple[str, ...] = ()
     publish_address: str = "127.0.0.1"
     publish_port: int = 6001
@@ -49,287 +57,257 @@ class Settings(Struct, frozen=True, kw_only=True):
     reject_stateless: bool = False
     reject_networked: bool = False
     beat_s: float = 0.5
+    connect_s: float = 10.0
     silence_s: float = 60.0
+    input_bytes: int | None = None
     limits: Limits = field(default_factory=Limits)
     logs: LogSettings = field(default_factory=LogSettings)
     port_first: int = 20_000
     port_last: int = 32_000
     end_work_at_exit: bool = False
-    log_level: str = "info"
-    log_format: str = "auto"
+    log_level: shared.LogLevel = "info"
+    log_format: shared.LogFormat = "auto"
 
     def policy(self) -> Policy:
         """What jobs may do here."""
         return Policy(self.env_allowed, self.reject_stateless, self.reject_networked)
 
+    def engine_settings(self, node: NodeId) -> EngineSettings:
+        """What the engines are told."""
+        docker = msgspec.structs.replace(self.docker, networking=not self.reject_networked)
+        return EngineSettings(node, self.data_dir / "engines", self.engines, docker)
+
     def storage(self) -> StorageSettings:
         """What the storage drivers are told."""
         return StorageSettings(
             self.data_dir / "storage",
+            s3_endpoint=self.s3_endpoint,
+            s3_region=self.s3_region,
+            s3_profile=self.s3_profile,
             ipfs_connect=self.ipfs_connect,
             allowed_paths=self.allowed_paths,
             local_publishing=LocalPublishing(
                 self.data_dir / "published", address=self.publish_address, port=self.publish_port
             ),
+            connect_s=self.connect_s,
             silence_s=self.silence_s,
+            max_bytes=self.input_bytes,
         )
 
 
-Change = Callable[[Settings, Any], Settings]
-
-
-def _set(name: str, read: Callable[[Any], Any]) -> Change:
-    return lambda settings, value: msgspec.structs.replace(settings, **{name: read(value)})
-
-
-def _set_in(part: str, name: str, read: Callable[[Any], Any]) -> Change:
-    def change(settings: Settings, value: Any) -> Settings:
-        inner = msgspec.structs.replace(getattr(settings, part), **{name: read(value)})
-        return msgspec.structs.replace(settings, **{part: inner})
-
-    return change
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict | list):
-        raise Invalid("a text is expected here")
-    return str(value).strip()
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    """A list, or a text with commas in it."""
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
-    return tuple(text for part in parts if (text := _text(part)))
-
-
-def _servers(value: Any) -> tuple[str, ...]:
-    """NATS servers; one without a scheme is taken as ``nats://``."""
-    made = [text if "://" in text else f"nats://{text}" for text in _texts(value)]
-    wrong = next((text for text in made if text.partition("://")[0].lower() not in ("nats", "tls")), None)
-    if wrong is not None or not made:
-        raise Invalid(
-            f"{wrong or 'nothing'} is no NATS server",
-            hint=f"Write it like {NATS_DEFAULT} or tls://host:4222.",
-        )
-    return tuple(made)
-
-
-def _types(value: Any) -> tuple[str, ...]:
-    return tuple(text.lower() for text in _texts(value))
-
-
-def _flag(value: Any) -> bool:
-    text = str(value).strip().lower()
-    if text not in ("true", "1", "yes", "false", "0", "no"):
-        raise Invalid(f"{value!r} is neither true nor false")
-    return text in ("true", "1", "yes")
-
-
-def _number(value: Any) -> int:
-    text = _text(value)
-    if not text.isdecimal():
-        raise Invalid(f"{value!r} is not a whole number")
-    return int(text)
-
-
-def _port(value: Any) -> int:
-    port = _number(value)
-    if port > 65_535:
-        raise Invalid(f"{port} is not a port", hint="Ports go from 1 to 65535; 0 is any free one.")
-    return port
-
-
-def _seconds(value: Any) -> float:
-    return parse_duration_s(_text(value))
-
-
-def _bytes(value: Any) -> int:
-    return parse_bytes(_text(value))
-
-
-def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser().absolute()
-
-
-def _endpoint(value: Any) -> str:
-    text = _text(value)
-    if text:
-        parse_endpoint(text)
-    return text
-
-
-def _allowed(value: Any) -> tuple[str, ...]:
-    lines = _texts(value)
-    read_allow_list(lines)
-    return lines
-
-
-def _map(value: Any) -> dict[str, str]:
-    if isinstance(value, Mapping):
-        return {str(name): _text(each) for name, each in value.items()}
-    pairs = [text.partition("=") for text in _texts(value)]
-    wrong = next((name for name, equals, _ in pairs if not equals or not name), None)
-    if wrong is not None:
-        raise Invalid(f"{wrong!r} is no label", hint="Write labels like region=eu.")
-    return {name.strip(): label.strip() for name, _, label in pairs}
-
-
-def _without(settings: Settings, value: Any) -> Settings:
-    disabled = _types(value)
-    kept = tuple(name for name in settings.engines if name not in disabled)
-    return msgspec.structs.replace(settings, engines=kept)
-
-
-def _labelled(settings: Settings, value: Any) -> Settings:
-    return msgspec.structs.replace(settings, labels=settings.labels | _map(value))
-
-
-KEYS: Final[Mapping[str, Change]] = {
-    "Name": _set("name", _text),
-    "DataDir": _set("data_dir", _path),
-    "Labels": _labelled,
-    "Compute.Orchestrators": _set("nats", _servers),
-    "Compute.Auth.Token": _set("nats_password", _text),
-    "Compute.AllocatedCapacity.CPU": _set_in("share", "cpu", _text),
-    "Compute.AllocatedCapacity.Memory": _set_in("share", "memory", _text),
-    "Compute.AllocatedCapacity.Disk": _set_in("share", "disk", _text),
-    "Compute.AllocatedCapacity.GPU": _set_in("share", "gpu", _text),
-    "Compute.AllowListedLocalPaths": _set("allowed_paths", _allowed),
-    "Compute.Env.AllowList": _set("env_allowed", _texts),
-    "Compute.Network.PortRangeStart": _set("port_first", _port),
-    "Compute.Network.PortRangeEnd": _set("port_last", _port),
-    "Compute.Engines": _set("engines", _types),
-    "Compute.StagingTimeout": _set_in("limits", "staging_s", _seconds),
-    "Compute.PublishingTimeout": _set_in("limits", "publishing_s", _seconds),
-    "Compute.StopGrace": _set_in("limits", "stop_grace_s", _seconds),
-    "Compute.EndWorkAtExit": _set("end_work_at_exit", _flag),
-    "Compute.BeatInterval": _set("beat_s", _seconds),
-    "Compute.Logs.MaxBytes": _set_in("logs", "file_bytes", _bytes),
-    "Compute.Logs.KeepFor": _set_in("logs", "keep_s", _seconds),
-    "Compute.Logs.KeepBytes": _set_in("logs", "keep_bytes", _bytes),
-    "Engines.Disabled": _without,
-    "InputSources.Disabled": _set("sources_disabled", _types),
-    "InputSources.ReadTimeout": _set("silence_s", _seconds),
-    "InputSources.Types.IPFS.Endpoint": _set("ipfs_connect", _endpoint),
-    "Publishers.Disabled": _set("publishers_disabled", _types),
-    "Publishers.Types.IPFS.Endpoint": _set("ipfs_connect", _endpoint),
-    "Publishers.Types.Local.Address": _set("publish_address", _text),
-    "Publishers.Types.Local.Port": _set("publish_port", _port),
-    "JobAdmissionControl.RejectStatelessJobs": _set("reject_stateless", _flag),
-    "JobAdmissionControl.RejectNetworkedJobs": _set("reject_networked", _flag),
-    "Logging.Level": _set("log_level", _text),
-    "Logging.Mode": _set("log_format", _text),
-    # The same in 1.4.
-    "Node.Name": _set("name", _text),
-    "Node.Labels": _labelled,
-    "Node.Network.Orchestrators": _set("nats", _servers),
-    "Node.Network.AuthSecret": _set("nats_password", _text),
-    "Node.IPFS.Connect": _set("ipfs_connect", _endpoint),
-    "Node.AllowListedLocalPaths": _set("allowed_paths", _allowed),
-    "Node.Compute.Capacity.TotalResourceLimits.CPU": _set_in("share", "cpu", _text),
-    "Node.Compute.Capacity.TotalResourceLimits.Memory": _set_in("share", "memory", _text),
-    "Node.Compute.Capacity.TotalResourceLimits.Disk": _set_in("share", "disk", _text),
-    "Node.Compute.Capacity.TotalResourceLimits.GPU": _set_in("share", "gpu", _text),
-    "Node.Compute.JobSelection.RejectStatelessJobs": _set("reject_stateless", _flag),
-    "Node.Compute.JobSelection.AcceptNetworkedJobs": _set("reject_networked", lambda value: not _flag(value)),
-    "Node.DisabledFeatures.Engines": _without,
-    "Node.DisabledFeatures.Storages": _set("sources_disabled", _types),
-    "Node.DisabledFeatures.Publishers": _set("publishers_disabled", _types),
-    "Node.LocalPublisher.Address": _set("publish_address", _text),
-    "Node.LocalPublisher.Port": _set("publish_port", _port),
+REJECT_NETWORKED: Final = "JobAdmissionControl.RejectNetworkedJobs"
+ACCEPT_NETWORKED: Final = (
+    "JobAdmissionControl.AcceptNetworkedJobs",
+    "Node.Compute.JobSelection.AcceptNetworkedJobs",
+)
+_CAPACITY: Final = "Compute.AllocatedCapacity"
+_LIMITS: Final = "Node.Compute.Capacity.TotalResourceLimits"
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "name": ("Name", "Node.Name"),
+    "data_dir": (shared.DATA_DIR,),
+    "nats": shared.NATS,
+    "nats_password": ("Compute.Auth.Token", "Node.Network.AuthSecret", "NATS.Password"),
+    "labels": ("Labels", "Node.Labels"),
+    "cpu": (f"{_CAPACITY}.CPU", f"{_LIMITS}.CPU"),
+    "memory": (f"{_CAPACITY}.Memory", f"{_LIMITS}.Memory"),
+    "disk": (f"{_CAPACITY}.Disk", f"{_LIMITS}.Disk"),
+    "gpu": (f"{_CAPACITY}.GPU", f"{_LIMITS}.GPU"),
+    "engines": ("Compute.Engines",),
+    "engines_disabled": ("Engines.Disabled", "Node.DisabledFeatures.Engines"),
+    "docker_host": ("Engines.Types.Docker.Host",),
+    "docker_pids": ("Engines.Types.Docker.PidsLimit",),
+    "docker_log_bytes": ("Engines.Types.Docker.LogMaxBytes",),
+    "docker_labels": ("Engines.Types.Docker.Labels",),
+    "sources_disabled": ("InputSources.Disabled", "Node.DisabledFeatures.Storages"),
+    "publishers_disabled": ("Publishers.Disabled", "Node.DisabledFeatures.Publishers"),
+    "ipfs_connect": shared.IPFS,
+    "s3_endpoint": ("InputSources.Types.S3.Endpoint", "Publishers.Types.S3.Endpoint"),
+    "s3_region": ("InputSources.Types.S3.Region", "Publishers.Types.S3.Region"),
+    "s3_profile": ("InputSources.Types.S3.Profile", "Publishers.Types.S3.Profile"),
+    "allowed_paths": ("Compute.AllowListedLocalPaths", "Node.AllowListedLocalPaths"),
+    "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
+    "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
+    "env_allowed": ("Compute.Env.AllowList",),
+    "reject_stateless": (
+        "JobAdmissionControl.RejectStatelessJobs",
+        "Node.Compute.JobSelection.RejectStatelessJobs",
+    ),
+    "reject_networked": (REJECT_NETWORKED, *ACCEPT_NETWORKED),
+    "beat_s": ("Compute.BeatInterval",),
+    "connect_s": ("InputSources.ConnectTimeout",),
+    "silence_s": ("InputSources.ReadTimeout",),
+    "input_bytes": ("InputSources.MaxBytes",),
+    "staging_s": ("Compute.StagingTimeout",),
+    "publishing_s": ("Compute.PublishingTimeout",),
+    "stop_grace_s": ("Compute.StopGrace",),
+    "log_file_bytes": ("Compute.Logs.MaxBytes",),
+    "log_keep_s": ("Compute.Logs.KeepFor",),
+    "log_keep_bytes": ("Compute.Logs.KeepBytes",),
+    "port_first": ("Compute.Network.PortRangeStart",),
+    "port_last": ("Compute.Network.PortRangeEnd",),
+    "end_work_at_exit": ("Compute.EndWorkAtExit",),
+    "log_level": (shared.LOG_LEVEL,),
+    "log_format": (shared.LOG_FORMAT,),
 }
-"""Every key and what it changes."""
+"""Every setting and the keys that mean it, the newest spelling first."""
 
-_BY_LOWER: Final = {key.lower(): key for key in KEYS}
-_MAPS: Final = ("labels.", "node.labels.")
-VARIABLES: Final = {
-    "SHOAL_NATS": "Compute.Orchestrators",
-    "SHOAL_DIR": "DataDir",
-    "BACALHAU_DIR": "DataDir",
-} | {prefix + key.upper().replace(".", "_"): key for key in KEYS for prefix in ("BACALHAU_", "SHOAL_")}
-"""Environment variables and the keys they stand for."""
+OTHERS: Final = (
+    "API",
+    "Compute.Enabled",
+    "JobDefaults",
+    "NATS",
+    "Node.ClientAPI",
+    "Node.IPFS.SwarmAddresses",
+    "Node.IPFS.SwarmKeyPath",
+    "Node.Requester",
+    "Node.ServerAPI",
+    "Node.Type",
+    "Orchestrator",
+    "ResultDownloaders",
+    "WebUI",
+    # The peer's nodes know these; they are too like some above to be told from slips.
+    "Compute.Heartbeat",
+    "Node.Compute.Capacity.DefaultJobResourceLimits",
+    "Node.Compute.Capacity.JobResourceLimits",
+    "Node.Compute.Capacity.QueueResourceLimits",
+)
+"""What does nothing here and is passed over: files are also for requesters and clients."""
 
 
-def settings(
-    default: Settings,
+def read_settings(
+    flags: Mapping[str, Any],
+    given: Sequence[str],
     *,
-    configs: Sequence[str] = (),
-    environ: Mapping[str, str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Put the places together. `configs` are the values of ``-c``: files and ``Key=Value``; `flags` are keys that were given
-    a flag of their own. Raises `Invalid` and `NotFound`, naming the place and the key.
+    environ: Mapping[str, str],
+    folder: Path,
+    data: Path,
+) -> tuple[Settings, list[str]]:
+    """Read everything; the texts are warnings. `flags` are keys that had a flag of their own, `given` the values of ``-c``,
+    `folder` is where a ``shoal.yaml`` may be, `data` the person's data folder.
+
+    Raises `Invalid` and `NotFound`, which name the place.
     """
-    made = default
-    files = [each for each in configs if "=" not in each]
-    pairs = [each.partition("=") for each in configs if "=" in each]
-    for path in files:
-        for key, value in read_file(Path(path)).items():
-            made = apply(made, key, value, path, strict=False)
-    for variable, key in VARIABLES.items():
-        value = (environ or {}).get(variable)
-        if value:
-            made = apply(made, key, value, variable)
-    for key, _, value in pairs:
-        made = apply(made, key.strip(), value, f"-c {key.strip()}")
-    for key, value in (flags or {}).items():
-        made = apply(made, key, value, "the command line")
-    if made.port_first > made.port_last:
-        raise Invalid(f"the port range {made.port_first} to {made.port_last} is empty")
+    known = tuple(chain.from_iterable(KEYS.values()))
+    config = read_config(
+        flags=flags,
+        given=given,
+        environ=environ,
+        files=config_files(environ, folder),
+        keys=known,
+        variables=shared.VARIABLES,
+    )
+    default = Settings(data_dir=data / "compute", nats=shared.nats_servers(config, environ))
+    return _settings(config, default), config.unknown(known, others=OTHERS)
+
+
+def _settings(config: Config, default: Settings) -> Settings:
+    first = config.number(*KEYS["port_first"], default=default.port_first, most=PORT_MAX)
+    last = config.number(*KEYS["port_last"], default=default.port_last, most=PORT_MAX)
+    if first > last:
+        raise Invalid(f"the port range {first} to {last} is empty")
+    return Settings(
+        data_dir=shared.data_dir(config, default.data_dir),
+        name=config.text(*KEYS["name"]),
+        nats=default.nats,
+        nats_password=config.text(*KEYS["nats_password"]),
+        labels=config.pairs(*KEYS["labels"]),
+        share=_share(config, default.share),
+        engines=_engines(config, default.engines),
+        docker=_docker(config, default.docker),
+        sources_disabled=_types(config, "sources_disabled"),
+        publishers_disabled=_types(config, "publishers_disabled"),
+        ipfs_connect=config.parsed(_endpoint, *KEYS["ipfs_connect"], default=""),
+        s3_endpoint=config.parsed(_url, *KEYS["s3_endpoint"], default=""),
+        s3_region=config.text(*KEYS["s3_region"]),
+        s3_profile=config.text(*KEYS["s3_profile"]),
+        allowed_paths=config.lines(*KEYS["allowed_paths"], check=read_allow_list),
+        publish_address=config.text(*KEYS["publish_address"], default=default.publish_address),
+        publish_port=config.number(*KEYS["publish_port"], default=default.publish_port, most=PORT_MAX),
+        env_allowed=config.lines(*KEYS["env_allowed"]),
+        reject_stateless=config.flag(*KEYS["reject_stateless"]),
+        reject_networked=_reject_networked(config),
+        beat_s=_interval(config, "beat_s", default.beat_s),
+        connect_s=_interval(config, "connect_s", default.connect_s),
+        silence_s=_interval(config, "silence_s", default.silence_s),
+        input_bytes=config.parsed(parse_bytes, *KEYS["input_bytes"], default=default.input_bytes),
+        limits=_limits(config, default.limits),
+        logs=_logs(config, default.logs),
+        port_first=first,
+        port_last=last,
+        end_work_at_exit=config.flag(*KEYS["end_work_at_exit"]),
+        log_level=shared.log_level(config),
+        log_format=shared.log_format(config),
+    )
+
+
+def _share(config: Config, default: Share) -> Share:
+    return Share(
+        cpu=config.text(*KEYS["cpu"], default=default.cpu),
+        memory=config.text(*KEYS["memory"], default=default.memory),
+        disk=config.text(*KEYS["disk"], default=default.disk),
+        gpu=config.text(*KEYS["gpu"], default=default.gpu),
+    )
+
+
+def _limits(config: Config, default: Limits) -> Limits:
+    return Limits(
+        staging_s=config.seconds(*KEYS["staging_s"], default=default.staging_s),
+        publishing_s=config.seconds(*KEYS["publishing_s"], default=default.publishing_s),
+        stop_grace_s=config.seconds(*KEYS["stop_grace_s"], default=default.stop_grace_s),
+    )
+
+
+def _logs(config: Config, default: LogSettings) -> LogSettings:
+    return LogSettings(
+        file_bytes=config.parsed(parse_bytes, *KEYS["log_file_bytes"], default=default.file_bytes),
+        keep_s=config.seconds(*KEYS["log_keep_s"], default=default.keep_s),
+        keep_bytes=config.parsed(parse_bytes, *KEYS["log_keep_bytes"], default=default.keep_bytes),
+    )
+
+
+def _docker(config: Config, default: DockerSettings) -> DockerSettings:
+    return DockerSettings(
+        host=config.text(*KEYS["docker_host"], default=default.host),
+        pids=config.number(*KEYS["docker_pids"], default=default.pids),
+        log_bytes=config.parsed(parse_bytes, *KEYS["docker_log_bytes"], default=default.log_bytes),
+        labels=config.pairs(*KEYS["docker_labels"]),
+    )
+
+
+def _engines(config: Config, default: tuple[str, ...]) -> tuple[str, ...]:
+    disabled = _types(config, "engines_disabled")
+    return tuple(name for name in _types(config, "engines") or default if name not in disabled)
+
+
+def _types(config: Config, setting: str) -> tuple[str, ...]:
+    return tuple(text.lower() for text in config.texts(*KEYS[setting]))
+
+
+def _reject_networked(config: Config) -> bool:
+    """The peer has asked both ways round; what stands in the stronger place counts."""
+    found = config.find(*KEYS["reject_networked"])
+    if found is None or found.key.lower() == REJECT_NETWORKED.lower():
+        return config.flag(REJECT_NETWORKED)
+    return not config.flag(*ACCEPT_NETWORKED)
+
+
+def _interval(config: Config, setting: str, default: float) -> float:
+    return config.parsed(_time, *KEYS[setting], default=default)
+
+
+def _time(text: str) -> float:
+    made = parse_duration_s(text)
+    if made <= 0:
+        raise Invalid(f"{text} is not longer than 0 seconds")
     return made
 
 
-def apply(made: Settings, key: str, value: Any, place: str, *, strict: bool = True) -> Settings:
-    """One key's change. Raises `Invalid` for a value that cannot be read, and if `strict` for a key that is not known."""
-    lower = key.lower()
-    for prefix in _MAPS:
-        if lower.startswith(prefix):
-            return _labelled(made, {key[len(prefix) :]: value})
-    known = _BY_LOWER.get(lower)
-    if known is None:
-        if strict:
-            near = get_close_matches(lower, _BY_LOWER, n=1)
-            hint = (
-                f"Did you mean {_BY_LOWER[near[0]]}?"
-                if near
-                else "See python -m compute --help for the keys."
-            )
-            raise Invalid(f"{place}: unknown key {key}", hint=hint)
-        return made
-    try:
-        return KEYS[known](made, value)
-    except Fault as fault:
-        raise Invalid(f"{place}: {known}: {fault.message}", hint=fault.hint) from fault
+def _endpoint(text: str) -> str:
+    parse_endpoint(text)
+    return text
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The keys of a YAML or JSON file, the nested ones with dots. Raises `NotFound`, `Invalid` (with the line)."""
-    import yaml
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        hint = "A value of -c is a file, or Key=Value."
-        raise NotFound(f"the configuration {path} cannot be read: {error.strerror}", hint=hint) from error
-    if len(data) > FILE_MAX_BYTES:
-        raise Invalid(f"the configuration {path} is larger than {FILE_MAX_BYTES} bytes")
-    try:
-        document = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"the configuration {path} is not YAML: {' '.join(str(error).split())}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise Invalid(f"the configuration {path} has no keys at its top")
-    return _flat(document, "")
-
-
-def _flat(document: dict[Any, Any], above: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in document.items():
-        key = f"{above}{name}"
-        if isinstance(value, dict) and key.lower() not in _BY_LOWER:
-            found |= _flat(value, f"{key}.")
-        elif value is not None:
-            found[key] = value
-    return found
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise Invalid(f"{text!r} is not an http URL", hint="Write it like http://s3.example.com:9000.")
+    return _endpoint(text)

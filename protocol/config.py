@@ -6,14 +6,17 @@ settings there are, or what they mean: a program names the keys it asks for.
 A **key** is dotted and read in any case: ``API.Port``. Programs ask with all spellings that mean the same, newest first
 (``config.text("InputSources.Types.IPFS.Endpoint", "Node.IPFS.Connect")``); the layer decides before the spelling does.
 
-    -c API.Port=1235    -c WebUI.Enabled (= true)    -c FILE        one layer; later ones win
-    SHOAL_API_PORT, BACALHAU_API_PORT                               underscores for dots; SHOAL_ wins
-    API: {Port: 1235}                                               a YAML or JSON file
+    -c API.Port=1235    -c WebUI.Enabled (= true)    one layer; later ones win
+    SHOAL_API_PORT, BACALHAU_API_PORT                underscores for dots; SHOAL_ wins
+    API: {Port: 1235}                                a YAML or JSON file, each a layer: -c FILE, later ones first, then
+                                                     those that are found (`config_files`)
+
+These are Bacalhau's places in Bacalhau's order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -25,6 +28,12 @@ PREFIXES: Final = ("SHOAL_", "BACALHAU_")
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
+_TYPED: Final = "-c"
+_SLIP: Final = 0.85
+"""How like a known key an unknown one is (of 1) that was surely meant to be it."""
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Setting(Struct, frozen=True):
@@ -87,15 +96,14 @@ class Config:
 
     def seconds(self, *keys: str, default: float = 0.0) -> float:
         """A duration: ``90``, ``1m30s``. Raises `Invalid`."""
-        found = self.find(*keys)
-        if found is None:
-            return default
         from protocol.spec.quantities import parse_duration_s
 
-        try:
-            return parse_duration_s(str(found.value))
-        except Fault as fault:
-            raise Invalid(f"{found.where}: {found.key}: {fault.message}", hint=fault.hint) from fault
+        return self.parsed(parse_duration_s, *keys, default=default)
+
+    def parsed(self, parse: Callable[[str], T], *keys: str, default: T) -> T:
+        """What `parse` makes of one text. Its faults become `Invalid`, with the place and the key."""
+        found = self.find(*keys)
+        return default if found is None else _placed(found, parse, self.text(found.key))
 
     def texts(self, *keys: str, default: Sequence[str] = ()) -> tuple[str, ...]:
         """A list, or a text with commas between its parts, or a list of such texts."""
@@ -104,6 +112,19 @@ class Config:
             return tuple(default)
         given = found.value if isinstance(found.value, list | tuple) else [found.value]
         return tuple(text for each in given for part in str(each).split(",") if (text := part.strip()))
+
+    def lines(self, *keys: str, check: Callable[[Sequence[str]], object] | None = None) -> tuple[str, ...]:
+        """A list whose texts may have commas in them; only a text alone is split. What `check` raises is placed."""
+        found = self.find(*keys)
+        if found is None:
+            return ()
+        if not isinstance(found.value, list | tuple):
+            lines = self.texts(*keys)
+        else:
+            lines = tuple(text for each in found.value if (text := str(each).strip()))
+        if check is not None:
+            _placed(found, check, lines)
+        return lines
 
     def pairs(self, *keys: str) -> dict[str, str]:
         """A map, joined over all layers: ``{a: 1}`` in a file, ``Labels.a=1`` or ``Labels=a=1,b=2`` elsewhere.
@@ -119,14 +140,16 @@ class Config:
     def unknown(self, known: Iterable[str], *, others: Sequence[str] = ()) -> list[str]:
         """A warning for each setting that is neither `known` nor below one of `others`, with a near spelling.
 
-        `known` may hold maps: everything below ``Labels`` is known with it.
+        `known` may hold maps: everything below ``Labels`` is known with it. Raises `Invalid` for a slip in a key of ``-c``;
+        one that is like nothing known is a warning there too: the peer's commands have keys that do nothing here.
         """
         by_lower = {key.lower(): key for key in known}
         passed = tuple(f"{key.lower()}." for key in others) + tuple(f"{key}." for key in by_lower)
+        passed_whole = {key.lower() for key in others}
         warnings: dict[str, str] = {}
         for layer in self._layers:
             for lower, setting in layer.settings.items():
-                if lower not in by_lower and not lower.startswith(passed):
+                if lower not in by_lower and lower not in passed_whole and not lower.startswith(passed):
                     warnings.setdefault(lower, _unknown(setting, by_lower))
         return list(warnings.values())
 
@@ -145,12 +168,13 @@ def read_config(
 
     Reads `files` (which exist, the strongest first) and those that ``-c`` names. Raises `Invalid`, `NotFound`.
     """
+    named = [Path(each) for each in reversed(given) if is_file(each)]
     return Config(
         [
             Layer({key.lower(): Setting(value, key, "the command line") for key, value in _set(flags or {})}),
-            _given(given),
+            _given(each for each in given if not is_file(each)),
             _environment(environ or {}, keys, variables or {}),
-            *(read_file(path) for path in files),
+            *(read_file(path) for path in (*named, *files)),
         ]
     )
 
@@ -199,17 +223,14 @@ def read_file(path: Path) -> Layer:
     return Layer({setting.key.lower(): setting for setting in _flat(document, "", str(path))})
 
 
-def _given(given: Sequence[str]) -> Layer:
+def _given(pairs: Iterable[str]) -> Layer:
     settings: dict[str, Setting] = {}
-    for each in given:
+    for each in pairs:
         key, equals, value = each.partition("=")
-        if is_file(each):
-            settings |= read_file(Path(each)).settings
-        elif key.strip():
-            key = key.strip()
-            settings[key.lower()] = Setting(value.strip() if equals else "true", key, "-c")
-        else:
+        key = key.strip()
+        if not key:
             raise Invalid(f"-c {each!r} is neither a file nor Key=Value")
+        settings[key.lower()] = Setting(value.strip() if equals else "true", key, _TYPED)
     return Layer(settings)
 
 
@@ -249,13 +270,21 @@ def _pairs(layer: Layer, key: str) -> dict[str, str]:
         for part in parts:
             name, equals, value = str(part).partition("=")
             if not equals or not name.strip():
-                raise _unfit(whole, "pairs like name=value")
+                raise _unfit(whole, "a pair like name=value")
             found[name.strip()] = value.strip()
     below = f"{key.lower()}."
     for lower, setting in layer.settings.items():
         if lower.startswith(below):
             found[setting.key[len(below) :]] = str(setting.value)
     return found
+
+
+def _placed(setting: Setting, read: Callable[[V], T], value: V) -> T:
+    """What `read` makes of the value; its faults say where the value stands."""
+    try:
+        return read(value)
+    except Fault as fault:
+        raise Invalid(f"{setting.where}: {setting.key}: {fault.message}", hint=fault.hint) from fault
 
 
 def _unfit(setting: Setting, wanted: str) -> Invalid:
@@ -267,6 +296,12 @@ def _unfit(setting: Setting, wanted: str) -> Invalid:
 def _unknown(setting: Setting, by_lower: Mapping[str, str]) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(setting.key.lower(), by_lower, n=1)
+    lower = setting.key.lower()
+    if setting.where == _TYPED and (near := get_close_matches(lower, by_lower, n=1, cutoff=_SLIP)):
+        raise Invalid(
+            f"{setting.where}: {setting.key} is not a setting of this program",
+            hint=f"Did you mean {by_lower[near[0]]}?",
+        )
+    near = get_close_matches(lower, by_lower, n=1)
     meant = f'; did you mean "{by_lower[near[0]]}"?' if near else ""
     return f"{setting.where}: {setting.key} is not a setting of this program and does nothing{meant}"

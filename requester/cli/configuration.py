@@ -3,13 +3,13 @@
 Knows: which key means which setting. Must not know: how layers are read (`protocol.config`) or what a setting does.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct, field
 
+from protocol import server_settings as shared
 from protocol.config import Config, config_files, is_file, read_config
 from protocol.errors import Invalid
 from protocol.ids import RequesterId, is_token
@@ -18,20 +18,13 @@ from protocol.spec import Defaults, TypeDefaults
 from requester.settings import Settings
 from storage.multiaddr import parse_endpoint
 
-NATS_DEFAULT: Final = "nats://127.0.0.1:4222"
-NATS: Final = ("NATS.URL", "Compute.Orchestrators", "Node.Network.Orchestrators")
-IPFS: Final = (
-    "InputSources.Types.IPFS.Endpoint",
-    "Publishers.Types.IPFS.Endpoint",
-    "Node.IPFS.Connect",
-)
 PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.AuthSecret")
 HOST: Final = ("API.Host", "Node.ServerAPI.Host")
 PORT: Final = ("API.Port", "Node.ServerAPI.Port")
 SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
 OWN: Final = (
-    *NATS,
+    *shared.NATS,
     *PASSWORD,
     *HOST,
     *PORT,
@@ -40,12 +33,12 @@ OWN: Final = (
     "NATS.Replicas",
     "NATS.LogMaxBytes",
     "Name",
-    "DataDir",
+    shared.DATA_DIR,
     "Orchestrator.Enabled",
     "Compute.Enabled",
     "Node.Type",
-    "Logging.Mode",
-    "Logging.Level",
+    shared.LOG_FORMAT,
+    shared.LOG_LEVEL,
     "JobDefaults",
 )
 COMPUTE_NODES: Final = (
@@ -65,12 +58,6 @@ COMPUTE_NODES: Final = (
 )
 """Where the settings of compute nodes are: passed over here, and given to one that is started beside."""
 CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS")
-VARIABLES: Final = {
-    "SHOAL_NATS": "NATS.URL",
-    "SHOAL_DIR": "DataDir",
-    "SHOAL_DATA_DIR": "DataDir",
-    "BACALHAU_DIR": "DataDir",
-}
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -92,29 +79,30 @@ def plan(
 
     Raises `Invalid` and `NotFound`, which name the place.
     """
-    files = config_files(environ, folder)
     config = read_config(
         flags=flags,
         given=given,
         environ=environ,
-        files=files,
-        keys=(*OWN, *IPFS),
-        variables=VARIABLES,
+        files=config_files(environ, folder),
+        keys=(*OWN, *shared.IPFS),
+        variables=shared.VARIABLES,
     )
     orchestrator, compute = roles(config)
-    data_dir = config.text("DataDir")
-    settings = _settings(config, Path(data_dir).expanduser() if data_dir else data / "requester")
+    settings = _settings(config, shared.nats_servers(config, environ), data / "requester")
+    log_format, log_level = shared.log_format(config), shared.log_level(config)
     node: list[str] = []
     if compute:
-        own = ["--data-dir", str(settings.data_dir / "compute")] if data_dir else []
-        node = [*own, *_node_arguments(config, settings, given, files)]
+        node = ["--log-format", log_format, "--log-level", log_level]
+        if config.find(shared.DATA_DIR):
+            node += ["--data-dir", str(settings.data_dir / "compute")]
+        node += _node_arguments(config, settings, given)
     return Plan(
         settings=settings,
         orchestrator=orchestrator,
-        node=["--log-format", _log_format(config), *node] if compute else [],
+        node=node,
         defaults=_defaults(config),
-        log_format=_log_format(config),
-        log_level=config.text("Logging.Level", default="info"),
+        log_format=log_format,
+        log_level=log_level,
         warnings=config.unknown(OWN, others=(*COMPUTE_NODES, *CLIENTS)),
     )
 
@@ -131,7 +119,7 @@ def roles(config: Config) -> tuple[bool, bool]:
         raise Invalid(f"the node type {wrong[0]!r} is neither requester nor compute")
     said = bool(types) or any(config.find(key) for key in ("Orchestrator.Enabled", "Compute.Enabled"))
     if not said:
-        return True, bool(config.find(*IPFS))
+        return True, bool(config.find(*shared.IPFS))
     orchestrator = config.flag("Orchestrator.Enabled") or bool({"requester", "orchestrator"} & {*types})
     compute = config.flag("Compute.Enabled") or "compute" in types
     if not orchestrator and not compute:
@@ -141,15 +129,14 @@ def roles(config: Config) -> tuple[bool, bool]:
     return orchestrator, compute
 
 
-def _settings(config: Config, data_dir: Path) -> Settings:
+def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Settings:
     name = config.text("Name")
     if name and not is_token(name):
         raise Invalid(f"{name!r} is no name", hint="use 1 to 64 letters, digits, '_' or '-'")
     default = Settings()
-    servers = config.texts(*NATS) or (os.environ.get("NATS_URL") or NATS_DEFAULT,)
     return Settings(
         id=RequesterId(name),
-        data_dir=data_dir.absolute(),
+        data_dir=shared.data_dir(config, data_dir),
         nats_servers=servers,
         nats_password=config.text(*PASSWORD),
         replicas=config.number("NATS.Replicas", default=default.replicas, most=5),
@@ -161,29 +148,16 @@ def _settings(config: Config, data_dir: Path) -> Settings:
     )
 
 
-def _log_format(config: Config) -> str:
-    form = config.text("Logging.Mode", default="auto").lower()
-    if form in ("", "default"):
-        return "auto"
-    if form not in ("auto", "console", "json"):
-        raise Invalid(f"the log format {form!r} is not one of auto, console, json")
-    return form
-
-
-def _node_arguments(
-    config: Config, settings: Settings, given: Sequence[str], files: Sequence[Path]
-) -> list[str]:
-    """What is passed on to a compute node beside us."""
+def _node_arguments(config: Config, settings: Settings, given: Sequence[str]) -> list[str]:
+    """What is passed on to a compute node beside us; files and variables it finds by itself."""
     arguments = [f"--nats={server}" for server in settings.nats_servers]
     if settings.id:
         arguments += ["--name", settings.id]
-    if endpoint := config.text(*IPFS):
+    if endpoint := config.text(*shared.IPFS):
         parse_endpoint(endpoint)
         arguments += ["--ipfs-connect", endpoint]
-    for path in reversed(files):
-        arguments += ["-c", str(path)]
     prefixes = tuple(f"{each.lower()}." for each in COMPUTE_NODES)
-    own = {key.lower() for key in (*OWN, *IPFS)}
+    own = {key.lower() for key in (*OWN, *shared.IPFS)}
     for each in given:
         key = each.partition("=")[0].strip().lower()
         if is_file(each):

@@ -7,20 +7,19 @@ works (`requester.serve`) or what a compute node is made of: that is a program o
 import asyncio
 import contextlib
 import errno
-import fcntl
-import importlib
 import os
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from protocol.errors import Conflict, Exhausted, Fault, Invalid, Unavailable
+from protocol import flags
+from protocol.errors import Conflict, Fault, Invalid, Unavailable
+from protocol.process import held, run_loop, stop_signal
 from requester.cli.configuration import Plan, plan
 from requester.cli.exits import Exit, tell
 from requester.version import installed_version
@@ -38,9 +37,7 @@ def serve(
         bool | None, Parameter(help="Run a compute node; with --orchestrator both, in two processes.")
     ] = None,
     node_type: Annotated[str, Parameter(help="The roles in one flag: requester,compute.")] = "",
-    nats: Annotated[
-        list[str] | None, Parameter(help="NATS servers; default nats://127.0.0.1:4222.", negative="")
-    ] = None,
+    nats: flags.Nats = None,
     api_host: Annotated[str, Parameter(help="Address the API listens on; default 0.0.0.0.")] = "",
     api_port: Annotated[
         int | None, Parameter(help="Port of the API, 0 for any free one; default 1234.")
@@ -56,19 +53,9 @@ def serve(
     replicas: Annotated[
         int | None, Parameter(help="Copies of the log among the NATS servers: 3 on a cluster; default 1.")
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        Parameter(
-            alias="-c", help="A YAML file, or Key=Value with Bacalhau's keys; repeatable.", negative=""
-        ),
-    ] = None,
-    log_format: Annotated[
-        Literal["auto", "console", "json"] | None,
-        Parameter(help="auto: console on a terminal, else JSON lines."),
-    ] = None,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"] | None, Parameter(help="From this on.")
-    ] = None,
+    config: flags.Settings = None,
+    log_format: flags.Logs = None,
+    log_level: flags.Level = None,
 ) -> int:
     """Run a requester until it is interrupted; --compute adds a compute node on this machine.
 
@@ -77,7 +64,7 @@ def serve(
     """
     from platformdirs import user_data_path
 
-    flags: dict[str, Any] = {
+    given: dict[str, Any] = {
         "Orchestrator.Enabled": orchestrator,
         "Compute.Enabled": compute,
         "Node.Type": node_type,
@@ -91,15 +78,12 @@ def serve(
         "Logging.Mode": log_format,
         "Logging.Level": log_level,
     }
-    wanted = plan(flags, config or [], environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal"))
+    wanted = plan(given, config or [], environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal"))
     for warning in wanted.warnings:
         tell(f"Warning: {warning}")
     if not wanted.orchestrator:
         os.execv(sys.executable, [sys.executable, "-m", "compute", *wanted.node])
-    try:
-        return _loop()(_serve(wanted))
-    except BaseExceptionGroup as group:
-        raise _first_fault(group) or group from None
+    return run_loop(_serve(wanted))
 
 
 async def _serve(wanted: Plan) -> int:
@@ -109,8 +93,8 @@ async def _serve(wanted: Plan) -> int:
 
     set_up(wanted.log_format, wanted.log_level)
     settings = wanted.settings
-    stopped = _stop_signal()
-    with _listener(settings.api_host, settings.api_port) as listener, _held(settings.data_dir):
+    stopped = stop_signal()
+    with _listener(settings.api_host, settings.api_port) as listener, held(settings.data_dir, "requester"):
         bus = await connect(
             ",".join(settings.nats_servers),
             name=f"requester {settings.id}".strip(),
@@ -212,55 +196,3 @@ def _not_bound(host: str, port: int, error: OSError) -> Fault:
     if error.errno in (errno.EACCES, errno.EPERM):
         return Invalid(f"port {port} needs more rights than this process has", hint="choose one above 1023")
     return Invalid(f"the API cannot listen on {host} port {port}: {error.strerror}", hint="give --api-host")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The data folder, for this process alone; the system frees it however we end. Raises `Conflict`, `Invalid`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "requester.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise Exhausted(f"there is no room for the data folder {folder}") from error
-        raise Invalid(
-            f"the data folder {folder} cannot be used: {error.strerror}", hint="give --data-dir"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Conflict(
-            f"the data folder {folder} is in use by another requester",
-            hint="end that one, or give this one a folder of its own with --data-dir",
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _stop_signal() -> asyncio.Event:
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    return stopped
-
-
-def _loop() -> Callable[[Coroutine[Any, Any, int]], int]:
-    """What runs the event loop: uvloop if it is installed."""
-    with contextlib.suppress(ImportError):
-        run: Callable[[Coroutine[Any, Any, int]], int] = importlib.import_module("uvloop").run
-        return run
-    return asyncio.run
-
-
-def _first_fault(group: BaseExceptionGroup[BaseException]) -> Fault | None:
-    """The one fault of ours in a group that holds nothing worse."""
-    faults, rest = group.split(Fault)
-    if faults is None or rest is not None:
-        return None
-    found: BaseException = faults
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found if isinstance(found, Fault) else None

@@ -74,7 +74,9 @@ def test_compiled_once(deployment: Deployment, api: Api) -> None:
     """A node compiles a module once: what it made of it is kept by the module's digest and used again."""
     node = deployment.nodes[0]
     pinned = {"Constraints": [{"Key": "name", "Operator": "=", "Values": [node]}]}
-    folder = next(part.folder for part in deployment.cluster.computes if part.name == node) / "modules"
+    folder = (
+        next(part.folder for part in deployment.cluster.computes if part.name == node) / "engines" / "wasm"
+    )
 
     api.completed(job(wasm("probe.wasm", "nothing"), **pinned))
     kept = {path.name: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

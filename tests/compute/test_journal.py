@@ -6,7 +6,7 @@ import pytest
 
 from compute.execution import ordered
 from compute.journal import GONE_KEPT_S, Journal
-from protocol.errors import Broken, Conflict, Denied
+from protocol.errors import Broken, Conflict, Invalid
 from tests.compute.twins import order
 
 
@@ -71,5 +71,5 @@ async def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"nonsense" * 1000)
     with pytest.raises(Broken, match=r"journal\.db"):
         Journal(tmp_path)
-    with pytest.raises(Denied, match="cannot be used"):
+    with pytest.raises(Invalid, match="cannot be used"):
         Journal(tmp_path / "journal.db" / "below")

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,6 @@ import pytest
 from deploy.servers import NatsServer
 from protocol.errors import Invalid
 from requester.cli.configuration import Plan, plan
-from tests.requester.cli.conftest import Shoal
 
 ROOT = Path(__file__).parents[3]
 MULTIADDR = "/ip4/127.0.0.1/tcp/5001/p2p/QmVcSqVEsvm5RR9mBLjwpb2XjFVn5bPdPL69mL8PH45pPC"
@@ -75,9 +75,9 @@ def test_the_node_is_told_what_is_its_own(folder: Path) -> None:
         DataDir=str(folder / "d"),
     )
     assert made.node == [
-        *("--log-format", "auto", "--data-dir", str(folder / "d" / "compute")),
+        *("--log-format", "auto", "--log-level", "info", "--data-dir", str(folder / "d" / "compute")),
         *("--nats=nats://a:1", "--nats=nats://b:2", "--name", "here"),
-        *("-c", str(folder / "shoal.yaml"), "-c", "Labels.region=eu", "-c", "Engines.Disabled=docker"),
+        *("-c", "Labels.region=eu", "-c", "Engines.Disabled=docker"),
     ]
     assert made.settings.nats_servers == ("nats://a:1", "nats://b:2")
     assert made.settings.api_port == 1
@@ -114,25 +114,34 @@ def test_settings_that_make_no_sense_are_told(folder: Path, given: str) -> None:
         _plan(folder, [given])
 
 
-def test_a_port_that_is_taken(shoal: Shoal, folder: Path) -> None:
+def _refused(*words: str) -> str:
+    """What `serve` says as a process of its own that does not start."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "requester", "serve", "--api-host", "127.0.0.1", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    return ran.stderr
+
+
+def test_a_port_that_is_taken(folder: Path) -> None:
     """The port is tried first: if another has it, that is told at once, with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        ran = shoal(
-            "serve", "--api-host", "127.0.0.1", "--api-port", str(port), "--data-dir", str(folder / "d")
-        )
-    assert ran.code == 1
-    assert f"port {port} on 127.0.0.1 is taken" in ran.err
-    assert "--api-port" in ran.err
+        said = _refused("--api-port", str(port), "--data-dir", str(folder / "d"))
+    assert f"port {port} on 127.0.0.1 is taken" in said
+    assert "--api-port" in said
 
 
-def test_no_nats(shoal: Shoal, folder: Path) -> None:
+def test_no_nats(folder: Path) -> None:
     """Without a NATS server the address is named, and how to start one."""
-    words = ["--nats", "nats://127.0.0.1:1", "--api-host", "127.0.0.1", "--api-port", "0"]
-    ran = shoal("serve", *words, "--data-dir", str(folder / "d"))
-    assert ran.code == 1
-    assert "127.0.0.1:1" in ran.err
-    assert "nats-server -c nats.conf" in ran.err
+    said = _refused("--nats", "nats://127.0.0.1:1", "--api-port", "0", "--data-dir", str(folder / "d"))
+    assert "127.0.0.1:1" in said
+    assert "nats-server -c nats.conf" in said
 
 
 class Serving:
