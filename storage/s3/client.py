@@ -147,6 +147,8 @@ class S3Client:
         self._session: Any = None
         self._reader: Reader | None = None
         self._no_account_until = 0.0
+        self.asked = False
+        """Whether anybody has asked once what can be done here."""
 
     async def connect(self, endpoint: str = "", region: str = "", *, signed: bool = True) -> Connection:
         """The connection for an endpoint and region (empty: the node's own). Without an account it is unsigned.

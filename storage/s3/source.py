@@ -8,6 +8,7 @@ so what changes half-way is an error and never a mixture. Where the node has an 
 once more unsigned: it may be public.
 """
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -36,6 +37,7 @@ from storage.tree import Limits as TreeLimits
 
 FOLDER_TYPE = "application/x-directory"
 SMALL_OBJECT_BYTES = 1 << 20
+FIRST_PROBE_S = 1.0
 
 
 class Pinned(Struct, frozen=True):
@@ -205,11 +207,20 @@ class RemoteObject:
 
 
 async def probed(client: S3Client, type: str) -> Offer:
-    """What the S3 drivers say of themselves."""
+    """What the S3 drivers say of themselves.
+
+    The first time they say it soon: requests can be made, whether or not the account is found. A node that was restarted
+    waits for this with its containers, and a cloud's metadata service that is not there takes long not to answer.
+    """
     try:
-        connection = await client.connect()
+        async with asyncio.timeout(None if client.asked else FIRST_PROBE_S):
+            connection = await client.connect()
+    except TimeoutError:
+        return Offer(type)
     except Fault as fault:
         return Offer(type, available=False, reason=fault.message, hint=fault.hint)
+    finally:
+        client.asked = True
     return Offer(type, version="" if connection.signed else "unsigned")
 
 
