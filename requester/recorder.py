@@ -18,7 +18,7 @@ import structlog
 from protocol.ids import JobKey
 from requester.core.model import JobRecord
 from requester.live import Live
-from requester.read_model import Group, Store, entries, load
+from requester.read_model import Group, Store, entries, holds, load
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class Recorder:
         self._reading = ThreadPoolExecutor(1, "read-model-read")
         self._store: Store | None = None
         self._reader: sqlite3.Connection | None = None
+        self._index: sqlite3.Connection | None = None
         self._created = ""
         self._changed: dict[JobKey, Live] = {}
         self._entries: list[tuple[int, JobKey, bytes]] = []
@@ -52,6 +53,7 @@ class Recorder:
         """Open the file; returns the log's identity and the sequence it stands at."""
         self._store = await self._in(self._writing, partial(Store, self._path))
         self._reader = await self._in(self._reading, self._store.reader)
+        self._index = self._store.reader()
         self._created, self.written = await self._in(self._writing, self._store.position)
         self._position = self.written
         return self._created, self.written
@@ -122,7 +124,13 @@ class Recorder:
         return await self._in(self._reading, partial(query, self._reader))
 
     async def load(self, key: JobKey) -> JobRecord | None:
-        """One job as of the last group written."""
+        """One job as of the last group written.
+
+        Whether there is one is asked right here: most names are new, and a hop to a thread takes ten times as long.
+        """
+        assert self._index is not None
+        if not holds(self._index, key):
+            return None
         return await self.read(lambda database: load(database, key))
 
     async def entries(self, key: JobKey) -> list[tuple[int, bytes]]:
@@ -138,6 +146,8 @@ class Recorder:
             await self._in(self._writing, self._store.close)
         if self._reader is not None:
             await self._in(self._reading, self._reader.close)
+        if self._index is not None:
+            self._index.close()
         self._writing.shutdown()
         self._reading.shutdown()
 

@@ -107,8 +107,7 @@ async def _stream(
                 await response.write(_line({} if value is None else view(value)))
         except Fault as fault:
             await response.write(_line({"Failure": views.failure(fault.failure())}))
-    await response.write(_line({"Ended": True}))
-    await response.write_eof()
+    await response.write_eof(_line({"Ended": True}))
     return response
 
 
