@@ -68,8 +68,10 @@ def compute(
     """Run a compute node until it is interrupted.
 
     It takes jobs from requesters over NATS, fetches their inputs, runs them in Docker or WebAssembly and publishes what
-    they wrote. Settings come from flags, then -c, then variables (SHOAL_NAME, BACALHAU_NAME), then ./shoal.yaml and
-    ~/.config/shoal/config.yaml.
+    they wrote.
+
+    Settings come from flags, then -c Key=Value, then variables (SHOAL_NAME, BACALHAU_NAME), then files: -c FILE,
+    ./shoal.yaml and ~/.config/shoal/config.yaml.
     """
     given: dict[str, Any] = {
         "Compute.Orchestrators": nats,

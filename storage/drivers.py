@@ -33,6 +33,8 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
             connect_s=settings.connect_s,
             silence_s=settings.silence_s,
             objects=settings.max_entries,
+            max_bytes=settings.max_bytes,
+            denied_networks=settings.denied_networks,
         )
     )
     try:
@@ -48,7 +50,10 @@ async def open_ipfs(settings: StorageSettings) -> AsyncIterator[Drivers]:
         yield Drivers()
         return
     limits = IpfsSettings(
-        connect_s=settings.connect_s, silence_s=settings.silence_s, entries=settings.max_entries
+        connect_s=settings.connect_s,
+        silence_s=settings.silence_s,
+        entries=settings.max_entries,
+        max_bytes=settings.max_bytes,
     )
     kubo = Kubo(settings.ipfs_connect, limits)
     try:

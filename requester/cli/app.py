@@ -33,6 +33,10 @@ Flags stand before {word}; all behind it is the program's. With --follow it prin
 its code.
 """
 
+_SETTINGS = (
+    "Settings come from flags, then -c Key=Value, then variables (SHOAL_API_PORT, BACALHAU_API_PORT), then files: -c FILE, "
+    "./shoal.yaml and ~/.config/shoal/config.yaml."
+)
 # A lazy command's own docstring would have to be imported to be shown; these lines are what `--help` lists.
 _ABOUT_JOBS = (
     ("submit:validate", "validate", "Check a job spec without a server."),
@@ -97,7 +101,11 @@ def build(version: str) -> App:
     app.command(
         "requester.cli.version:version", name="version", help="Print this client's and the server's version."
     )
-    app.command("requester.cli.serve:serve", name="serve", help="Run a requester, a compute node, or both.")
+    app.command(
+        "requester.cli.serve:serve",
+        name="serve",
+        help=f"Run a requester, a compute node, or both, until interrupted.\n\n{_SETTINGS}",
+    )
     app.command(
         "requester.cli.devstack:devstack", name="devstack", help="Run a whole cluster on this machine."
     )

@@ -57,11 +57,7 @@ def serve(
     log_format: flags.Logs = None,
     log_level: flags.Level = None,
 ) -> int:
-    """Run a requester until it is interrupted; --compute adds a compute node on this machine.
-
-    Settings come from flags, then -c, then variables (SHOAL_API_PORT, BACALHAU_API_PORT), then ./shoal.yaml and
-    ~/.config/shoal/config.yaml.
-    """
+    """Run a requester until it is interrupted; --compute adds a compute node on this machine."""
     from platformdirs import user_data_path
 
     given: dict[str, Any] = {

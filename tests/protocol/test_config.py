@@ -8,20 +8,27 @@ import pytest
 
 from protocol.config import Config, config_files, is_file, read_config
 from protocol.errors import Invalid, NotFound
+from protocol.spec.quantities import parse_bytes
 
 KEYS = ("API.Port", "API.Host", "Labels", "Node.IPFS.Connect", "Node.Wait")
 
 
 def test_the_strongest_layer_wins(tmp_path: Path) -> None:
-    """Flags, then ``-c`` (later ones over earlier), then SHOAL_, then BACALHAU_, then files in their order."""
+    """Flags, then ``-c Key=Value`` (later ones over earlier), then SHOAL_, then BACALHAU_, then the files of ``-c`` (later
+    ones over earlier), then those that were found.
+    """
     near, far = tmp_path / "near.yaml", tmp_path / "far.yaml"
-    near.write_text("API: {Port: 5}\n")
-    far.write_text("API: {Port: 6, Host: h}\n")
+    near.write_text("API: {Port: 6}\n")
+    far.write_text("API: {Port: 7, Host: h}\n")
+    early, late = tmp_path / "early.yaml", tmp_path / "late.yaml"
+    early.write_text("API: {Port: 9}\n")
+    late.write_text("API: {Port: 5}\n")
     layers: list[dict[str, Any]] = [
         {"flags": {"API.Port": 1}},
-        {"given": ["API.Port=9", "API.Port=2"]},
+        {"given": ["API.Port=9", "API.Port=2", str(early), str(late)]},
         {"environ": {"SHOAL_API_PORT": "3", "BACALHAU_API_PORT": "9"}},
         {"environ": {"BACALHAU_API_PORT": "4"}},
+        {"given": [str(early), str(late)]},
         {"files": [near, far]},
         {"files": [far]},
     ]
@@ -61,6 +68,15 @@ def test_what_was_not_given_says_nothing() -> None:
     assert config.number("API.Port", default=1) == 1
 
 
+def test_a_list_keeps_its_commas(tmp_path: Path) -> None:
+    """What may have commas in it is taken from a list as it is; only a text alone is split."""
+    path = tmp_path / "c.yaml"
+    path.write_text("A: ['/a,b', /c]\n")
+    assert read_config(files=[path]).lines("A") == ("/a,b", "/c")
+    assert read_config(given=["A=/a,/b"]).lines("A") == ("/a", "/b")
+    assert read_config().lines("A") == ()
+
+
 def test_kinds_of_values(tmp_path: Path) -> None:
     """Texts, numbers, yes and no, durations and lists, from text as from a file."""
     path = tmp_path / "c.yaml"
@@ -91,6 +107,15 @@ def test_what_is_not_known_is_told_with_a_near_spelling(tmp_path: Path) -> None:
     assert 'did you mean "API.Port"' in warning
 
 
+def test_a_slip_on_the_command_line_is_an_error() -> None:
+    """Of what was typed a slip is refused with what was meant; a key that is like none of ours only warns."""
+    with pytest.raises(Invalid, match=r"-c: API\.Prot") as raised:
+        read_config(given=["API.Prot=1"]).unknown(KEYS)
+    assert raised.value.hint == "Did you mean API.Port?"
+    assert len(read_config(given=["WebUI.Enabled"]).unknown(KEYS)) == 1
+    assert read_config(given=["Web.Port=1"]).unknown(KEYS, others=("Web",)) == []
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [
@@ -100,6 +125,8 @@ def test_what_is_not_known_is_told_with_a_near_spelling(tmp_path: Path) -> None:
         ("B=maybe", lambda config: config.flag("B")),
         ("C=soon", lambda config: config.seconds("C")),
         ("Labels=a", lambda config: config.pairs("Labels")),
+        ("D=a", lambda config: config.parsed(parse_bytes, "D", default=0)),
+        ("E=a", lambda config: config.lines("E", check=lambda lines: parse_bytes(lines[0]))),
     ],
 )
 def test_values_that_cannot_be_read_name_their_place(given: str, read: Callable[[Config], object]) -> None:
