@@ -21,17 +21,16 @@ from typing import Any, Final, Self
 import pytest
 
 from deploy.devstack import Cluster, Part, cluster
-from deploy.processes import READY_S
 from deploy.servers import Kubo, Missing, S3Server, Server, kubo, s3_server
 from tests.acceptance.data import Bucket, Ipfs
 from tests.acceptance.deployment import Api, Containers, Deployment, processes_of, wait_until_empty
-from tests.acceptance.jobs import job, module
+from tests.acceptance.jobs import Gate, job, module
 from tests.conftest import Background, skip
 
 Json = dict[str, Any]
 
-SILENCE_S: Final = 3
-"""So long may a node be silent before its work is given up."""
+SILENCE_S: Final = 10
+"""So long may a node be silent before its work is given up: longer than one takes to start on a busy machine."""
 READ_S: Final = 2
 """So long may a source send nothing."""
 
@@ -102,6 +101,28 @@ class Fragile(Deployment):
             self._background.run(part.stop())
             # One that may come back is waited for by jobs that nobody else can run.
             self.api.call("PUT", f"{self.api.nodes}/{name}", {"Action": "delete"})
+
+    def begun(self, gate: Gate) -> list[str]:
+        """The ids that programs wrote when they began, as soon as there is one."""
+        starts = gate.folder / "starts"
+        wait_until_empty(
+            lambda: [] if starts.exists() and starts.read_text().endswith("\n") else ["no start"]
+        )
+        return starts.read_text().split()
+
+    def executions(self, job: str) -> dict[str, str]:
+        """The states of a job's executions, by their ids."""
+        items = self.api.call("GET", f"{self.api.jobs}/{job}/executions")["Items"]
+        return {each["ID"]: each["State"] for each in items}
+
+    def containers(self) -> list[Json]:
+        """All containers of our nodes."""
+        return [each for name in self.nodes for each in self.docker.inspect(f"shoal.node={name}")]
+
+    def running_on(self, name: str) -> list[str]:
+        """The containers of a node that have not ended."""
+        found = self.docker.inspect(f"shoal.node={name}")
+        return [each["Name"] for each in found if each["State"]["Running"]]
 
     def spec(self, folder: Path, spec: Json) -> Path:
         """A job as a file."""
@@ -332,6 +353,11 @@ def store(_fragile: Fragile) -> Iterator[Bucket]:
     assert not uploads
 
 
+def port_of(url: str) -> int:
+    """The port in a URL."""
+    return int(url.rpartition(":")[2])
+
+
 def constraint(key: str, value: str) -> Json:
     """Only nodes with this label."""
     return {"Key": key, "Operator": "=", "Values": [value]}
@@ -350,17 +376,3 @@ def states(view: Json) -> list[str]:
 def on(name: str) -> dict[str, list[Json]]:
     """The part of a job that binds it to one node."""
     return {"Constraints": [constraint("name", name)]}
-
-
-__all__ = [
-    "READY_S",
-    "SILENCE_S",
-    "Fragile",
-    "Valve",
-    "constraint",
-    "fragile",
-    "on",
-    "state",
-    "states",
-    "store",
-]

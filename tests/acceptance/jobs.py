@@ -58,7 +58,7 @@ class Gate:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._folder = folder
+        self.folder = folder
         params = {"SourcePath": str(folder)}
         self.source: Json = {"Target": "/gate", "Source": {"Type": "local", "Params": params}}
         self.wait: Final = "while [ ! -e /gate/open ]; do sleep 0.05; done"
@@ -66,7 +66,7 @@ class Gate:
 
     def open(self) -> None:
         """Let through whoever stands there or comes later."""
-        (self._folder / "open").touch()
+        (self.folder / "open").touch()
 
     def holds(self, image: str, script: str = "true", **task: Any) -> Json:
         """A task that stands at the gate, then does what `script` says."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.data import Bucket
 from tests.acceptance.deployment import wait_until_empty
-from tests.acceptance.fragile import Fragile, Valve, constraint, on, state
+from tests.acceptance.fragile import Fragile, Valve, constraint, on, port_of, state
 from tests.acceptance.jobs import Json, job, shell
 
 NOBODYS: str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
@@ -188,11 +188,6 @@ def test_a_cut_transfer_goes_on(fragile: Fragile, store: Bucket) -> None:
 
     assert state(view) == "Completed", view
     assert view["Executions"][0]["RunOutput"]["Stdout"].split() == [str(4 << 20)]
-
-
-def port_of(url: str) -> int:
-    """The port in a URL."""
-    return int(url.rpartition(":")[2])
 
 
 def test_work_goes_on_meanwhile(fragile: Fragile) -> None:
