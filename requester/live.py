@@ -157,6 +157,8 @@ class Jobs:
         self.told_at: dict[ExecutionId, float] = {}
         """When (elapsed seconds) an open execution was first known here, or its node last told of it."""
         self.running_since: dict[ExecutionId, float] = {}
+        self.newest = 0
+        """The highest sequence folded: one's own entries are folded before the log's reader brings them."""
         self._clock = clock
         self._closed_max = closed_max
 
@@ -191,6 +193,7 @@ class Jobs:
 
     def fold(self, live: Live, entry: Entry, seq: int) -> set[NodeId]:
         """Fold an entry, and return the nodes on which it freed room."""
+        self.newest = max(self.newest, seq)
         freed: set[NodeId] = set()
         live.guard = max(live.guard, seq)
         before = live.record
@@ -218,6 +221,7 @@ class Jobs:
         for live in [*self.open.values(), *self.closed.values()]:
             for execution in live.record.executions.values() if live.record is not None else ():
                 self.fleet.release(execution.node, execution.id)
+        self.newest = 0
         self.open.clear()
         self.closed.clear()
         self.everywhere.clear()

@@ -3,6 +3,8 @@
 Knows: where jobs are found, in memory and in the read model. Must not know: what is done with them.
 """
 
+from collections.abc import Awaitable, Callable
+
 from protocol.errors import Conflict, NotFound
 from protocol.ids import JobKey, job_key, key_of
 from requester.core.model import JobRecord
@@ -14,11 +16,12 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Lookup:
-    """Records by reference, each the newest that this requester knows."""
+    """Records by reference, each the newest that this requester knows. `settle` brings the read model up to that."""
 
-    def __init__(self, jobs: Jobs, recorder: Recorder) -> None:
+    def __init__(self, jobs: Jobs, recorder: Recorder, settle: Callable[[], Awaitable[None]]) -> None:
         self._jobs = jobs
         self._recorder = recorder
+        self._settle = settle
 
     async def by_key(self, key: JobKey) -> JobRecord | None:
         """The job of a key: from memory, else from the read model."""
@@ -46,7 +49,7 @@ class Lookup:
             return found
         if namespace not in ("", "*"):
             return None
-        await self._recorder.settle()
+        await self._settle()
         named = await self._recorder.read(lambda database: find(database, name=name))
         return await self._only(name, [record for record in named if record.id != name])
 
@@ -56,7 +59,7 @@ class Lookup:
             found = await self.by_key(key)
             matches = [found] if found is not None and found.id == ref else []
         elif ref.startswith("j-"):
-            await self._recorder.settle()
+            await self._settle()
             matches = await self._recorder.read(lambda database: find(database, prefix=ref))
         else:
             return None

@@ -76,7 +76,7 @@ class Service:
         self._follower = follower
         self._presence = presence
         self._duties = duties
-        self._lookup = Lookup(jobs, recorder)
+        self._lookup = Lookup(jobs, recorder, self._settle)
         self._logs = Logs(bus, self)
 
     # Changing jobs
@@ -195,12 +195,20 @@ class Service:
         return found
 
     async def _entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
+        await self._read_up_to(record.revision)
+        return [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
+
+    async def _settle(self) -> None:
+        """Have everything in the read model that anyone was told here."""
+        await self._read_up_to(self._jobs.newest)
+        await self._recorder.settle()
+
+    async def _read_up_to(self, seq: int) -> None:
         try:
             async with asyncio.timeout(self._settings.report_wait_s):
-                await self._follower.reached(record.revision)
+                await self._follower.reached(seq)
         except TimeoutError:
             pass  # What has been read so far is told.
-        return [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         order_by = query.order_by or "created_at"
@@ -210,7 +218,7 @@ class Service:
             )
         wanted = [constraint for text in query.labels if text for constraint in parse_selector(text)]
         namespace = "" if query.namespace == "*" else query.namespace
-        await self._recorder.settle()
+        await self._settle()
 
         def read(database: Any) -> tuple[list[JobRecord], bool]:
             found: list[JobRecord] = []
