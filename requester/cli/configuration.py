@@ -22,6 +22,8 @@ PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.Aut
 HOST: Final = ("API.Host", "Node.ServerAPI.Host")
 PORT: Final = ("API.Port", "Node.ServerAPI.Port")
 SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
+NATS_HOST: Final = ("Orchestrator.Host", "Node.Network.Host")
+NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
 OWN: Final = (
     *shared.NATS,
@@ -29,6 +31,8 @@ OWN: Final = (
     *HOST,
     *PORT,
     *APPROVAL,
+    *NATS_HOST,
+    *NATS_PORT,
     SILENCE,
     "NATS.Replicas",
     "NATS.LogMaxBytes",
@@ -61,10 +65,14 @@ CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What `serve` is to run. `node` are the arguments of ``python -m compute``, empty for none."""
+    """What `serve` is to run. `node` are the arguments of ``python -m compute``, empty for none.
+
+    `own_nats` is where a NATS server of our own may listen (address, port) because none was named; None if one was.
+    """
 
     settings: Settings
     orchestrator: bool
+    own_nats: tuple[str, int] | None = None
     node: list[str] = field(default_factory=list)
     defaults: Defaults = field(default_factory=Defaults)
     log_format: str = "auto"
@@ -88,7 +96,9 @@ def plan(
         variables=shared.VARIABLES,
     )
     orchestrator, compute = roles(config)
-    settings = _settings(config, shared.nats_servers(config, environ), data / "requester")
+    own_nats = _own_nats(config, environ)
+    servers = (f"nats://{own_nats[0]}:{own_nats[1]}",) if own_nats else shared.nats_servers(config, environ)
+    settings = _settings(config, servers, data / "requester")
     log_format, log_level = shared.log_format(config), shared.log_level(config)
     node: list[str] = []
     if compute:
@@ -99,6 +109,7 @@ def plan(
     return Plan(
         settings=settings,
         orchestrator=orchestrator,
+        own_nats=own_nats,
         node=node,
         defaults=_defaults(config),
         log_format=log_format,
@@ -127,6 +138,13 @@ def roles(config: Config) -> tuple[bool, bool]:
             "neither a requester nor a compute node is wanted", hint="give --orchestrator or --compute"
         )
     return orchestrator, compute
+
+
+def _own_nats(config: Config, environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Where Bacalhau's `serve` would have its embedded server, if no other was named."""
+    if config.find(*shared.NATS) or environ.get("NATS_URL"):
+        return None
+    return config.text(*NATS_HOST, default="127.0.0.1"), config.number(*NATS_PORT, default=4222, most=65_535)
 
 
 def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Settings:

@@ -24,6 +24,7 @@ from requester.cli.configuration import Plan, plan
 from requester.cli.exits import Exit, tell
 from requester.version import installed_version
 
+CONNECT_S = 2.0
 NODE_STOP_S = 30.0
 """How long a compute node beside us may take to leave in order."""
 
@@ -91,21 +92,58 @@ async def _serve(wanted: Plan) -> int:
     settings = wanted.settings
     stopped = stop_signal()
     with _listener(settings.api_host, settings.api_port) as listener, held(settings.data_dir, "requester"):
-        bus = await connect(
-            ",".join(settings.nats_servers),
-            name=f"requester {settings.id}".strip(),
-            role="requester",
-            password=settings.nats_password,
-            streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
-        )
-        try:
-            work = [serve_requester(bus, settings, _api(wanted, listener), version=installed_version())]
-            if wanted.node:
-                work.append(_beside(["compute", *wanted.node]))
-            await _until(stopped, work)
-        finally:
-            await bus.close()
+        async with _nats(wanted):
+            bus = await connect(
+                ",".join(settings.nats_servers),
+                name=f"requester {settings.id}".strip(),
+                role="requester",
+                password=settings.nats_password,
+                streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
+            )
+            try:
+                work = [serve_requester(bus, settings, _api(wanted, listener), version=installed_version())]
+                if wanted.node:
+                    work.append(_beside(["compute", *wanted.node]))
+                await _until(stopped, work)
+            finally:
+                await bus.close()
     return Exit.OK
+
+
+@asynccontextmanager
+async def _nats(wanted: Plan) -> AsyncIterator[None]:
+    """The NATS server that was named; where none was and nobody listens at the usual place, one beside this requester.
+
+    So that one command makes a cluster, as with Bacalhau, whose server is built in. Its data is in our data folder.
+    """
+    if wanted.own_nats is None or await _listens(*wanted.own_nats):
+        yield
+        return
+    from deploy.programs import Missing
+    from deploy.servers import Failed, nats_server
+
+    host, port = wanted.own_nats
+    try:
+        async with nats_server(wanted.settings.data_dir / "nats", host=host, port=port) as server:
+            tell(
+                f"No NATS server was named and none listens at {host}:{port}: started one, data in {server.log.parent}"
+            )
+            yield
+    except (Missing, Failed) as error:
+        raise Unavailable(
+            f"no NATS server listens at {host}:{port}, and none could be started: {error}",
+            hint="start one with `nats-server -c nats.conf`, or name one with --nats",
+        ) from error
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _api(wanted: Plan, listener: socket.socket) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deploy.processes import free_ports
 from deploy.servers import NatsServer
 from protocol.errors import Invalid
 from requester.cli.configuration import Plan, plan
@@ -177,6 +178,29 @@ async def _serving(nats: NatsServer, folder: Path, *words: str) -> AsyncIterator
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+async def test_one_command_makes_a_cluster(folder: Path) -> None:
+    """Where no NATS server is named and none listens, `serve` starts one and a node registers; all end with it."""
+    (port,) = free_ports(1)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "requester", "serve", "--ipfs-connect", MULTIADDR, "--data-dir", str(folder)),
+        *("--api-host", "127.0.0.1", "--api-port", "0", "--log-format", "json"),
+        *("-c", f"Orchestrator.Port={port}", "-c", "Engines.Disabled=docker"),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        await Serving(process).says('"membership": "APPROVED"')
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 async def test_a_data_folder_is_for_one(own_nats_server: NatsServer, folder: Path) -> None:
