@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from requester.api.envelope import answer, refusal
-from requester.api.keys import BUILD, VERBS
+from requester.api.keys import BUILD, REQUEST_ID, VERBS
 
 routes = web.RouteTableDef()
 
@@ -128,4 +128,5 @@ async def auth_answer(request: web.Request) -> web.Response:
 async def gone(request: web.Request) -> web.Response:
     """Where jobs were submitted before 1.4."""
     hint = "use a client of version 1.4 or later"
-    return refusal(410, "Gone", "this part of the API was removed in Bacalhau 1.4", hint=hint)
+    message = "this part of the API was removed in Bacalhau 1.4"
+    return refusal(410, "Gone", message, hint=hint, request_id=request[REQUEST_ID])

@@ -27,6 +27,8 @@ BODY_MAX_BYTES: Final = TEXT_MAX_BYTES
 ANSWER_S: Final = 33.0
 """No answer takes longer (streams aside): a little more than what a verb allows itself, a little less than our client."""
 OLDEST_CLIENT: Final = (1, 4, 0)
+UNVERSIONED: Final = (0, 0, 0)
+"""What Bacalhau's client says when it was built from its source without a version."""
 CONNECTIONS_WAITING: Final = 1_024
 SHUTDOWN_S: Final = 2.0
 
@@ -113,8 +115,11 @@ def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) 
         return refusal(404, "NotFound", message, hint=hint, request_id=request_id)
     if isinstance(refused, web.HTTPMethodNotAllowed):
         message = f"{what} is not something this server does"
-        known = {"Allowed": ", ".join(sorted(refused.allowed_methods))}
-        return refusal(405, "MethodNotAllowed", message, hint=hint, details=known, request_id=request_id)
+        allowed = ", ".join(sorted(refused.allowed_methods))
+        known = {"Allowed": allowed}
+        told = refusal(405, "MethodNotAllowed", message, hint=hint, details=known, request_id=request_id)
+        told.headers["Allow"] = allowed
+        return told
     return refusal(refused.status, "InternalError", refused.reason or "refused", request_id=request_id)
 
 
@@ -166,12 +171,13 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
 
 def _too_old(request: web.Request) -> web.Response | None:
     claimed = request.headers.get("X-Bacalhau-Git-Version", "")
-    if not claimed or "dev" in claimed:
+    if not claimed:
         return None
     found = _VERSION.match(claimed)
     if found is None:
         return answer({"Error": f"client version {claimed[:40]!r} is not a version"}, status=400)
-    if tuple(int(part) for part in found.groups()) >= OLDEST_CLIENT:
+    version = tuple(int(part) for part in found.groups())
+    if version >= OLDEST_CLIENT or version == UNVERSIONED:
         return None
     build: dict[str, Any] = request.app[BUILD]
     return answer(

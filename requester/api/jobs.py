@@ -14,7 +14,7 @@ from protocol.spec import read_body
 from requester.api import queries, views
 from requester.api.envelope import answer
 from requester.api.keys import CLIENT, DEFAULTS, VERBS
-from requester.core.model import JobRecord
+from requester.core.model import HistoryItem, JobRecord
 from requester.verbs import HistoryQuery, JobQuery
 
 routes = web.RouteTableDef()
@@ -170,12 +170,24 @@ async def history(request: web.Request) -> web.Response:
     )
     if page.items:
         after = (page.items[-1].seq, page.items[-1].index)
+    items = page.items
+    if node := queries.text(query, "node_id"):
+        items = await _on_node(request, node, items)
     return answer(
         {
             "NextToken": "" if page.ended else queries.pack(*after),
-            "Items": [views.history_item(item) for item in page.items],
+            "Items": [views.history_item(item) for item in items],
         }
     )
+
+
+async def _on_node(request: web.Request, node: str, items: list[HistoryItem]) -> list[HistoryItem]:
+    """The items of executions on one node: the filter of 1.4, which later versions only ignore."""
+    found = await request.app[VERBS].executions(
+        request.match_info["ref"], namespace=queries.text(request.query, "namespace"), all_versions=True
+    )
+    there = {each.id for each in found if each.node == node}
+    return [item for item in items if item.execution in there]
 
 
 @routes.get(BASE + "/{ref}/executions")

@@ -62,7 +62,11 @@ async def update(request: web.Request) -> web.Response:
 async def update_by_body(request: web.Request) -> web.Response:
     """The Python SDK's way: the node's id in the body."""
     body = await body_of(request)
-    return await _update(request, str(member(body, "nodeid") or ""), body)
+    ref = member(body, "nodeid")
+    if not isinstance(ref, str) or not ref:
+        # The SDK takes the id as an argument as well, and sends that one nowhere.
+        raise Invalid('the body needs a member "NodeID"', hint="set node_id in the request's body too")
+    return await _update(request, ref, body)
 
 
 async def _update(request: web.Request, ref: str, body: dict[str, Any]) -> web.Response:
@@ -76,7 +80,8 @@ async def _update(request: web.Request, ref: str, body: dict[str, Any]) -> web.R
 
 def _chosen(nodes: list[NodeRecord], request: web.Request) -> list[NodeRecord]:
     query = request.query
-    approval = queries.text(query, "filter-approval").upper()
+    # The Python SDK spells this one, and only this one, with an underscore.
+    approval = queries.text(query, "filter-approval", queries.text(query, "filter_approval")).upper()
     status = queries.text(query, "filter-status").upper()
     if approval and approval not in {"APPROVED", "PENDING", "REJECTED"}:
         raise Invalid(f"filter-approval {approval!r} is not one of APPROVED, PENDING, REJECTED")

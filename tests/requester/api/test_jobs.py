@@ -15,7 +15,7 @@ from protocol.spec import Defaults, TypeDefaults
 from protocol.states import ExecutionState, JobState
 from requester.api import queries, views
 from requester.api.app import application
-from tests.requester.twin import BEGIN, Twin, queued
+from tests.requester.twin import BEGIN, NODE, Twin, queued
 
 Api = test_utils.TestClient[web.Request, web.Application]
 S = ExecutionState
@@ -314,7 +314,7 @@ async def test_history_has_a_token_until_it_is_over(api: Api, twin: Twin) -> Non
 
 
 async def test_history_can_be_narrowed(api: Api, twin: Twin) -> None:
-    """By level, by execution, by time."""
+    """By level, by execution, by node, by time."""
     id_ = await twin.submitted(a_job())
     execution = await twin.complete(id_)
     path = f"{JOBS}/{id_}/history"
@@ -322,6 +322,8 @@ async def test_history_can_be_narrowed(api: Api, twin: Twin) -> None:
         assert {item["Type"] for item in (await _get(api, path, event_type=level))["Items"]} == {type_}
     items = (await _get(api, path, execution_id=execution[:10]))["Items"]
     assert {item["ExecutionID"] for item in items} == {execution}
+    assert (await _get(api, path, node_id=NODE))["Items"] == items
+    assert (await _get(api, path, node_id="n-other"))["Items"] == []
     assert (await _get(api, path, since=int(BEGIN) + 10_000))["Items"] == []
     await _get(api, path, status=400, event_type="nonsense")
 

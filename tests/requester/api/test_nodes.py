@@ -46,11 +46,19 @@ async def test_nodes_are_chosen_and_ordered(api: Api, twin: Twin) -> None:
     assert await _ids(api, labels="region=us") == ["n-b"]
     assert await _ids(api, **{"filter-status": "disconnected"}) == ["n-b"]
     assert await _ids(api, **{"filter-approval": "PENDING"}) == []
+    assert await _ids(api, filter_approval="PENDING") == []
     assert await _ids(api, reverse="true", limit=1) == ["n-b"]
 
 
 @pytest.mark.parametrize(
-    "query", [{"order_by": "age"}, {"filter-status": "x"}, {"filter-approval": "x"}, {"labels": "("}]
+    "query",
+    [
+        {"order_by": "age"},
+        {"filter-status": "x"},
+        {"filter-approval": "x"},
+        {"filter_approval": "x"},
+        {"labels": "("},
+    ],
 )
 async def test_bad_wishes_are_told(api: Api, query: dict[str, str]) -> None:
     """A filter or order that is not known is 400."""
@@ -77,3 +85,10 @@ async def test_unknown_nodes_and_actions_are_told(api: Api) -> None:
         assert answer.status == 404
     async with api.put(f"{NODES}/{NODE}", json={"Action": "dance"}) as answer:
         assert answer.status == 400
+
+
+async def test_a_body_without_a_node_changes_none(api: Api, twin: Twin) -> None:
+    """The SDK's call without ``node_id`` in the body names no node: it is 400 and says so."""
+    async with api.post(NODES, json={"action": "reject", "message": "why"}) as answer:
+        assert (answer.status, "NodeID" in (await answer.json())["Message"]) == (400, True)
+    assert twin.calls == []
