@@ -11,6 +11,7 @@ keys          from keys to names on the disk (pure)
 partitions    which execution reads which object (pure)
 dates         dates in keys, by Go's layouts (pure)
 patterns      regular expressions of strangers, in a process of their own
+account       whether the node has an account
 client        connections, and botocore's errors as ours
 source        resolve and fetch
 upload        one object from a stream, in parts where it is large

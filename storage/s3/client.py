@@ -17,12 +17,11 @@ from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound,
 from storage.addresses import CheckedResolver, check_address, read_networks
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits, Reader, open_session
+from storage.s3.account import Account
 from storage.s3.keys import Object
 from storage.s3.params import DEFAULT_REGION, S3Settings, SourceParams, check_endpoint
 
 SIGNED_S: Final = 3600
-NO_ACCOUNT_S: Final = 30.0
-"""An empty AWS chain is not asked again for so long: asking a cloud's metadata service that is not there takes seconds."""
 REDIRECTS: Final = frozenset(
     {"301", "307", "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
 )
@@ -146,19 +145,17 @@ class S3Client:
         self._connections: dict[Place, Connection] = {}
         self._session: Any = None
         self._reader: Reader | None = None
-        self._no_account_until = 0.0
-        self.asked = False
-        """Whether anybody has asked once what can be done here."""
+        self._account = Account(self._look)
 
     async def connect(self, endpoint: str = "", region: str = "", *, signed: bool = True) -> Connection:
         """The connection for an endpoint and region (empty: the node's own). Without an account it is unsigned.
 
         Raises `Invalid` for what is no endpoint or region, `Denied` if the AWS configuration is at odds with itself.
         """
-        async with self._lock:
-            with faults("the AWS configuration", endpoint or "AWS", signed=signed):
+        with faults("the AWS configuration", endpoint or "AWS", signed=signed):
+            signed = signed and (self.settings.credentials is not None or await self._account.there())
+            async with self._lock:
                 session = await self._opened()
-                signed = signed and await self._has_account(session)
                 place = Place(
                     endpoint or self.settings.endpoint,
                     region or self.settings.region or session.get_config_variable("region") or DEFAULT_REGION,
@@ -168,6 +165,13 @@ class S3Client:
                     self._connections[place] = await self._connected(session, place)
         return self._connections[place]
 
+    def has_account(self) -> bool | None:
+        """Whether the node has an account, at once; None while nobody knows yet. Raises as `connect`."""
+        if self.settings.credentials is not None:
+            return True
+        with faults("the AWS configuration", "AWS", signed=True):
+            return self._account.known()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -176,6 +180,7 @@ class S3Client:
 
     async def close(self) -> None:
         """Let go of all connections."""
+        await self._account.close()
         async with self._lock:
             self._connections.clear()
             self._session = self._reader = None
@@ -186,16 +191,10 @@ class S3Client:
             self._session = await asyncio.to_thread(_new_session, self.settings.profile)
         return self._session
 
-    async def _has_account(self, session: Any) -> bool:
-        if self.settings.credentials is not None:
-            return True
-        now = asyncio.get_running_loop().time()
-        if now < self._no_account_until:
-            return False
-        if await session.get_credentials() is not None:
-            return True
-        self._no_account_until = now + NO_ACCOUNT_S
-        return False
+    async def _look(self) -> bool:
+        async with self._lock:
+            session = await self._opened()
+        return await session.get_credentials() is not None
 
     async def _connected(self, session: Any, place: Place) -> Connection:
         denied = read_networks(self.settings.denied_networks)

@@ -49,7 +49,7 @@ class S3Publisher:
 
     async def probe(self) -> Offer:
         """Available wherever requests can be made; says whether the node has an account."""
-        return await probed(self._client, self.type)
+        return probed(self._client, self.type)
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""

@@ -8,7 +8,6 @@ so what changes half-way is an error and never a mixture. Where the node has an 
 once more unsigned: it may be public.
 """
 
-import asyncio
 import base64
 import hashlib
 import os
@@ -37,7 +36,6 @@ from storage.tree import Limits as TreeLimits
 
 FOLDER_TYPE = "application/x-directory"
 SMALL_OBJECT_BYTES = 1 << 20
-FIRST_PROBE_S = 1.0
 
 
 class Pinned(Struct, frozen=True):
@@ -65,7 +63,7 @@ class S3Source:
 
     async def probe(self) -> Offer:
         """Available wherever requests can be made; says whether the node has an account."""
-        return await probed(self._client, self.type)
+        return probed(self._client, self.type)
 
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
@@ -206,22 +204,13 @@ class RemoteObject:
         return Refusal(fault, again=isinstance(fault, Unavailable))
 
 
-async def probed(client: S3Client, type: str) -> Offer:
-    """What the S3 drivers say of themselves.
-
-    The first time they say it soon: requests can be made, whether or not the account is found. A node that was restarted
-    waits for this with its containers, and a cloud's metadata service that is not there takes long not to answer.
-    """
+def probed(client: S3Client, type: str) -> Offer:
+    """What the S3 drivers say of themselves, at once: requests can be made whether or not an account has been found yet."""
     try:
-        async with asyncio.timeout(None if client.asked else FIRST_PROBE_S):
-            connection = await client.connect()
-    except TimeoutError:
-        return Offer(type)
+        signed = client.has_account()
     except Fault as fault:
         return Offer(type, available=False, reason=fault.message, hint=fault.hint)
-    finally:
-        client.asked = True
-    return Offer(type, version="" if connection.signed else "unsigned")
+    return Offer(type, version="unsigned" if signed is False else "")
 
 
 async def _is_folder(connection: Connection, params: SourceParams) -> bool:

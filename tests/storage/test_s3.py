@@ -1,5 +1,6 @@
 """S3 on real servers: the suites, and what is S3's own."""
 
+import asyncio
 import base64
 import hashlib
 import itertools
@@ -417,6 +418,52 @@ async def test_a_public_bucket_needs_no_account(odd: OddS3, tmp_path: Path) -> N
     odd.private = True
     async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"))) as client:
         assert await brought(S3Source(client=client), params, tmp_path / "2") == {"a": b"public"}
+
+
+async def test_nothing_waits_for_a_cloud_that_is_not_there(
+    odd: OddS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A metadata service that does not answer holds up no probe; the first transfer waits for it, and no other."""
+    asked, open_up = asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def metadata(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        asked.set()
+        await open_up.wait()
+        writer.close()
+
+    odd.objects = {"in/a": b"public"}
+    params = SourceParams("odd", "in/", endpoint=odd.endpoint)
+    server = await asyncio.start_server(metadata, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "60")
+    async with server, S3Client(S3Settings()) as client:
+        source = S3Source(client=client)
+        assert (await source.probe()).available
+        await asked.wait()
+        assert (await source.probe()).version == ""
+        assert not open_up.is_set()
+        open_up.set()
+        assert await brought(source, params, tmp_path / "1") == {"a": b"public"}
+        before = calls
+        assert await brought(source, params, tmp_path / "2") == {"a": b"public"}
+        assert (await source.probe()).version == "unsigned"
+        assert calls == before
+
+
+async def test_a_profile_that_is_not_there_is_told() -> None:
+    """A slip in the name of a profile makes the driver unavailable, and says which name."""
+    async with S3Client(S3Settings(profile="nobody")) as client:
+        source = S3Source(client=client)
+        with pytest.raises(Denied, match="nobody"):
+            await client.connect()
+        offer = await source.probe()
+    assert not offer.available
+    assert "nobody" in offer.reason
 
 
 async def test_a_bucket_in_another_region_is_found(odd: OddS3, tmp_path: Path) -> None:
