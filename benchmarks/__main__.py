@@ -1,8 +1,12 @@
-"""``make bench``: run the measurements, show them and keep them. ``ONLY=orchestration`` or ``ONLY=storage`` for a part."""
+"""``make bench``: run the measurements, show them and keep them. ``ONLY=orchestration`` or ``ONLY=storage`` for a part.
+
+``python -m benchmarks compare OLD NEW`` shows two results files side by side.
+"""
 
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from benchmarks import orchestration, record, storage
 
@@ -10,7 +14,18 @@ PARTS = {"orchestration": orchestration.measure, "storage": storage.measure}
 
 
 def main() -> int:
-    """Measure; the exit code."""
+    """Measure, or compare what was measured; the exit code."""
+    match sys.argv[1:]:
+        case []:
+            return _measure()
+        case ["compare", old, new]:
+            print(*record.compare(Path(old), Path(new)), sep="\n")
+            return 0
+    print("usage: python -m benchmarks [compare OLD NEW]", file=sys.stderr)
+    return 2
+
+
+def _measure() -> int:
     only = os.environ.get("ONLY", "")
     if only and only not in PARTS:
         print(f"ONLY={only} is not one of {', '.join(PARTS)}", file=sys.stderr)

@@ -6,7 +6,7 @@ Knows: figures and their file. Must not know: what was measured.
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -70,11 +70,27 @@ def show(one: Figure) -> None:
 
 def keep(figures: Sequence[Figure]) -> None:
     """Put figures into the results file; those of other parts stay."""
-    kept = {}
-    if RESULTS.exists():
-        kept = {each["name"]: each for each in json.loads(RESULTS.read_text())}
-    kept |= {each.name: msgspec.to_builtins(each) for each in figures}
-    RESULTS.write_text(json.dumps(list(kept.values()), indent=2) + "\n")
+    kept = read(RESULTS) if RESULTS.exists() else {}
+    kept |= {each.name: each for each in figures}
+    RESULTS.write_text(json.dumps(msgspec.to_builtins(list(kept.values())), indent=2) + "\n")
+
+
+def read(path: Path) -> dict[str, Figure]:
+    """The figures of a results file by their names."""
+    return {each.name: each for each in msgspec.json.decode(path.read_bytes(), type=list[Figure])}
+
+
+def compare(old: Path, new: Path) -> Iterator[str]:
+    """A line for each figure of two results files. Below 1 the newer is better, above 1 worse."""
+    before, after = read(old), read(new)
+    for name in before | after:
+        was, is_ = before.get(name), after.get(name)
+        if was is None or is_ is None:
+            yield f"{name:44} only in {new if was is None else old}"
+            continue
+        change = is_.value / was.value if was.better == "less" else was.value / is_.value
+        loads = f"load {was.load_average:g} and {is_.load_average:g}"
+        yield f"{name:44} {was.value:10g} → {is_.value:10g} {is_.unit:7} {change:6.2f}  ({loads})"
 
 
 def percentile(values: Sequence[float], share: float) -> float:

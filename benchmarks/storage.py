@@ -118,10 +118,14 @@ async def _turns(
     ours: Callable[[Path], Awaitable[Path]],
     peer: Callable[[Path], Awaitable[Path]],
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both in turn, after one round that does not count."""
+    """Seconds of both in turn, after one round that does not count.
+
+    Who comes first changes with each round: the disk may still be busy with what the one before has written.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(ROUNDS + 1):
-        for each, kept in zip((ours, peer), times, strict=True):
+        both = [(ours, times[0]), (peer, times[1])]
+        for each, kept in both if number % 2 else reversed(both):
             into = folder / "arrived"
             began = time.perf_counter()
             path = await each(into)
