@@ -33,6 +33,7 @@ from compute.reports import Reporter
 from compute.room import Room
 from compute.runner import Runner
 from compute.shop import Limits, Shop
+from compute.sweeper import Sweeper
 from protocol import messages, subjects
 from protocol.bus import Message, Messages
 from protocol.clock import Clock, SystemClock
@@ -183,6 +184,7 @@ class Agent:
             clock=self._clock,
             tasks=tasks,
             fetching=asyncio.Semaphore(FETCHES_MAX),
+            sweeper=Sweeper(tasks),
             forgotten=self._forgotten,
         )
 

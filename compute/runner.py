@@ -46,10 +46,8 @@ from compute.staging import Ready, Staging
 from protocol.errors import Denied, Fault, TimedOut, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
-from storage.arrival import remove_tree
 from storage.contract import Label
 from storage.contract import Progress as Telling
-from storage.threads import in_thread
 
 START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
@@ -357,7 +355,7 @@ class Runner:
         if not self._folder.exists():
             return
         try:
-            await in_thread(lambda _: remove_tree(self._folder))
+            await self._shop.sweeper.remove(self._folder)
         except Denied as fault:
             _log.error(
                 "a folder stays behind", execution=self.execution.id, fault=fault.message, hint=fault.hint

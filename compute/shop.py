@@ -18,6 +18,7 @@ from compute.logs import Logs
 from compute.progress import ProgressBoard
 from compute.reports import Reporter
 from compute.room import Room
+from compute.sweeper import Sweeper
 from protocol.clock import Clock
 from protocol.ids import ExecutionId, NodeId
 from storage.contract import Drivers
@@ -51,4 +52,5 @@ class Shop(Struct, frozen=True):
     clock: Clock
     tasks: asyncio.TaskGroup
     fetching: asyncio.Semaphore
+    sweeper: Sweeper
     forgotten: Callable[[ExecutionId], None]
