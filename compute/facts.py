@@ -30,6 +30,8 @@ PROBE_LOST_S: Final = 2.0
 PROBE_REST_S: Final = 1.0
 """However often somebody asks, there is so much time between two probes."""
 PROBE_S: Final = 10.0
+FIRST_PROBE_S: Final = 2.0
+"""A node that starts does not wait longer for an engine or server that hangs."""
 NVIDIA_S: Final = 10.0
 VERSION: Final = "0.1.0"
 _UNLIMITED: Final = 1 << 60
@@ -135,10 +137,18 @@ class Facts:
         self._look = asyncio.Event()
         self._seen: set[str] = set()
 
-    async def probe(self) -> bool:
+    async def first_probe(self) -> None:
+        """Ask once, for the node's first beat. Who takes longer than that is asked again beside the work."""
+        await self.probe(FIRST_PROBE_S)
+        if not all(offer.available for offer in self._offers()):
+            self.look()
+
+    async def probe(self, within_s: float = PROBE_S) -> bool:
         """Ask every engine and driver whether it works; returns whether any answer is new."""
         engines, sources, publishers = await asyncio.gather(
-            _offers(self._engines), _offers(self._drivers.sources), _offers(self._drivers.publishers)
+            _offers(self._engines, within_s),
+            _offers(self._drivers.sources, within_s),
+            _offers(self._drivers.publishers, within_s),
         )
         info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         changed = info != self.info
@@ -148,8 +158,10 @@ class Facts:
 
     def _here(self) -> set[str]:
         """The types of all that is available."""
-        offers = (*self.info.engines, *self.info.sources, *self.info.publishers)
-        return {offer.type for offer in offers if offer.available}
+        return {offer.type for offer in self._offers() if offer.available}
+
+    def _offers(self) -> list[Offer]:
+        return [*self.info.engines, *self.info.sources, *self.info.publishers]
 
     def look(self) -> None:
         """Probe soon, not only when it is time."""
@@ -167,18 +179,18 @@ class Facts:
             await self._clock.sleep(PROBE_REST_S)
 
 
-async def _offers(parts: Mapping[str, Any]) -> list[Offer]:
+async def _offers(parts: Mapping[str, Any], within_s: float) -> list[Offer]:
     """The offers of engines, sources or publishers, by type."""
-    return list(await asyncio.gather(*(_offer(name, part) for name, part in sorted(parts.items()))))
+    return list(await asyncio.gather(*(_offer(name, part, within_s) for name, part in sorted(parts.items()))))
 
 
-async def _offer(name: str, part: Any) -> Offer:
+async def _offer(name: str, part: Any, within_s: float) -> Offer:
     try:
-        async with asyncio.timeout(PROBE_S):
+        async with asyncio.timeout(within_s):
             offer: Offer = await part.probe()
             return offer
     except TimeoutError:
-        return Offer(name, available=False, reason=f"it did not answer within {PROBE_S:g} s")
+        return Offer(name, available=False, reason=f"it did not answer within {within_s:g} s")
     except Fault as fault:
         return Offer(name, available=False, reason=fault.message, hint=fault.hint)
 

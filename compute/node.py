@@ -75,7 +75,7 @@ async def running(
             },
         )
         facts = Facts(await _info(settings, node), engines, drivers, clock)
-        await facts.probe()
+        await facts.first_probe()
         agent = Agent(
             _agent_settings(settings, node),
             bus,

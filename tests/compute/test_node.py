@@ -18,6 +18,7 @@ from protocol.errors import Conflict, NotFound
 from protocol.jobs import Input, Spec
 from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.messages import BlobAnswer, BlobRequest
+from protocol.nodes import Offer
 from protocol.spec.blobs import BlobUrl
 from protocol.states import ExecutionState
 from tests.compute.twins import NODE, FakeRequester, noop, order
@@ -86,6 +87,33 @@ async def test_disabled_sources_are_not_offered(
         assert agent.ready.is_set()
     assert requester.beats[-1].node.offers("sources", "inline") is None
     assert requester.beats[-1].node.labels["name"] == NODE
+
+
+async def test_an_engine_that_hangs_does_not_hold_up_the_start(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """The node beats without it, says so, and offers it as soon as it answers."""
+    answers = asyncio.Event()
+
+    class Hanging(NoopEngine):
+        async def probe(self) -> Offer:
+            await answers.wait()
+            return await super().probe()
+
+    made = settings(tmp_path / "node")
+    async with running(MemoryBus(hub), made, engines={"noop": Hanging(NODE)}, host={}):
+        await requester.until(lambda: bool(requester.beats))
+        offer = requester.beats[-1].node.offers("engines", "noop")
+        assert offer is not None
+        assert not offer.available
+        assert "did not answer" in offer.reason
+        answers.set()
+        await requester.until(lambda: _available(requester, "noop"))
+
+
+def _available(requester: FakeRequester, engine: str) -> bool:
+    offer = requester.beats[-1].node.offers("engines", engine)
+    return offer is not None and offer.available
 
 
 async def test_a_folder_is_let_go_of_at_the_end(hub: MemoryHub, tmp_path: Path) -> None:
