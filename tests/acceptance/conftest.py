@@ -5,8 +5,6 @@ Docker daemon. A test gets a bucket and a namespace that nobody else has. After 
 machine, and after the session nothing at all.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -38,10 +36,15 @@ def containers(background: Background, docker_host: str) -> Containers:
 
 @pytest.fixture(scope="session")
 def deployment(
-    background: Background, s3: S3Server, kubo: Kubo, containers: Containers, busybox_image: str
+    background: Background,
+    s3: S3Server,
+    kubo: Kubo,
+    containers: Containers,
+    busybox_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     """The session's deployment. When it has ended, no process, container or folder of it is left."""
-    shared = Path(tempfile.mkdtemp(prefix="shoal-shared-"))
+    shared = tmp_path_factory.mktemp("shared")
     context = cluster(
         computes=NODES,
         env={
@@ -61,11 +64,8 @@ def deployment(
     except Missing as missing:
         skip(missing)
     made = Deployment(ours, s3, kubo, containers, busybox_image, shared)
-    try:
-        yield made
-    finally:
-        background.run(context.__aexit__(None, None, None))
-        shutil.rmtree(shared, ignore_errors=True)
+    yield made
+    background.run(context.__aexit__(None, None, None))
     wait_until_empty(made.leftovers)
     wait_until_empty(lambda: processes_of(ours.folder))
     assert not ours.folder.exists(), f"the data folder {ours.folder} is still there"
