@@ -55,12 +55,13 @@ class S3Publisher:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
         entries = await in_thread(lambda _: list(walk(folder)))
         connection = await self._client.connect(params.endpoint, params.region)
-        publishing = _Publishing(connection, self._client.settings, folder, entries, progress)
         key = published_key(params, label)
+        own = bool(label.execution) and label.execution in key
+        publishing = _Publishing(connection, self._client.settings, folder, entries, progress, own=own)
         if params.plain:
             await publishing.objects(params.bucket, key)
             return _spec(params, key, connection, None)
-        sent = await publishing.archive(Target(params.bucket, key))
+        sent = await publishing.archive(Target(params.bucket, key, own))
         return _spec(params, key, connection, sent)
 
 
@@ -93,12 +94,15 @@ class _Publishing:
         folder: Path,
         entries: list[Entry],
         progress: Progress,
+        *,
+        own: bool,
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._folder = folder
         self._entries = entries
         self._progress = progress
+        self._own = own
         self._done = 0
         self._size_bytes = sum(entry.size_bytes for entry in entries)
 
@@ -119,7 +123,7 @@ class _Publishing:
         async def send(key: str, pieces: Iterator[bytes], size_bytes: int, requests: int) -> None:
             sent.append(key)
             stream = Stream(pieces, self._part_bytes(size_bytes))
-            await upload(self._connection, Target(bucket, key), stream, requests, moved)
+            await upload(self._connection, Target(bucket, key, self._own), stream, requests, moved)
 
         async def send_small() -> None:
             for key, entry in small:

@@ -25,10 +25,11 @@ ABORT_S: Final = 20.0
 
 
 class Target(Struct, frozen=True):
-    """The object to be made."""
+    """The object to be made. `own` says that nobody but this execution ever uploads to the key."""
 
     bucket: str
     key: str
+    own: bool = False
 
     @property
     def url(self) -> str:
@@ -131,6 +132,8 @@ async def _in_parts(
     requests: int,
     moved: Callable[[int], None],
 ) -> Sent:
+    if target.own:
+        await _abort_former(connection, target)
     upload_id = await _begun(connection, target)
     done: dict[int, _Part] = {}
     waiting: list[_Part] = [first]
@@ -220,6 +223,17 @@ async def _abort(connection: Connection, target: Target, upload_id: str) -> None
                 await connection.raw.abort_multipart_upload(
                     Bucket=target.bucket, Key=target.key, UploadId=upload_id
                 )
+
+
+async def _abort_former(connection: Connection, target: Target) -> None:
+    """Take back what a process of this execution that was killed had begun; one that may not look leaves it."""
+    with suppress(Fault, TimeoutError):
+        async with asyncio.timeout(ABORT_S):
+            with faults(target.url, connection.endpoint, signed=connection.signed):
+                listed = await connection.raw.list_multipart_uploads(Bucket=target.bucket, Prefix=target.key)
+            for each in listed.get("Uploads") or []:
+                if each["Key"] == target.key:
+                    await _abort(connection, target, each["UploadId"])
 
 
 def _version(answer: dict[str, Any]) -> str:

@@ -106,11 +106,11 @@ def test_a_node_killed_while_it_fetches(fragile: Fragile, store: Bucket, node: P
 def test_a_node_killed_while_it_publishes(fragile: Fragile, gate: Gate, store: Bucket, node: Part) -> None:
     """A node killed in the middle of an upload uploads again; the program is not run again, and one object is there."""
     gate.open()
-    with fragile.valve(port_of(fragile.s3.endpoint), up=1 << 20) as valve:
+    with fragile.valve(port_of(fragile.s3.endpoint), up=18 << 20) as valve:
         publisher = store.publisher("results/{executionID}", Endpoint=valve.url, Encoding="gzip")
         task = {**counted(fragile, gate, store), "Publisher": publisher}
         params = task["Engine"]["Params"]
-        params["Parameters"] = [params["Parameters"][0] + "; head -c 4000000 /dev/urandom > /outputs/noise"]
+        params["Parameters"] = [params["Parameters"][0] + "; head -c 24000000 /dev/urandom > /outputs/noise"]
         job_id = fragile.api.submit(job(task, **on(node.name)))
         assert valve.held.wait(30)
 
