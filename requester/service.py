@@ -17,7 +17,7 @@ from protocol.clock import Clock
 from protocol.entries import Entry, Event, StopRequested, Submitted
 from protocol.errors import Conflict, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, nameless_key
-from protocol.jobs import Job, Spec
+from protocol.jobs import Job
 from protocol.messages import decode
 from protocol.spec.blobs import large_inline, with_blob
 from protocol.spec.selectors import matches_all, parse_selector
@@ -267,9 +267,8 @@ class Service:
         over = record.closed if execution is None else not execution.open
         return HistoryPage(lines[:limit], ended=over and len(lines) <= limit)
 
-    async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
-        record = await self.job(ref, namespace=namespace)
-        return [each.result for each in record.current() if each.result is not None and each.result.type]
+    async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
+        return (await self.job(ref, namespace=namespace)).published()
 
     async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         record = await self.job(ref, namespace=namespace)

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from protocol.errors import Failure
 from protocol.ids import JobId
-from protocol.jobs import Job, Spec
+from protocol.jobs import Job
 from protocol.messages import LogChunk, Progress
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 
@@ -103,8 +103,8 @@ class Verbs(Protocol):
     async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:
         """A job's history."""
 
-    async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
-        """Where the published results are: one `Spec` per execution of the newest version that published one."""
+    async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
+        """The executions whose published result counts: see `JobRecord.published`."""
 
     def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         """The record now, and after each change, with progress in between; ends after the record that is closed."""

@@ -213,7 +213,7 @@ async def results(request: web.Request) -> web.Response:
     found = await request.app[VERBS].results(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    return answer({"NextToken": "", "Items": [views.spec(result) for result in found]})
+    return answer({"NextToken": "", "Items": [views.result(each) for each in found]})
 
 
 async def job_of(request: web.Request) -> JobRecord:

@@ -74,6 +74,11 @@ def spec(value: Spec) -> Json:
     return {"Type": value.type, "Params": value.params} if value.params else {"Type": value.type}
 
 
+def result(record: ExecutionRecord) -> Json:
+    """A published result; which execution it is of stands beside what Bacalhau's clients read."""
+    return {**spec(record.result or Spec()), "ExecutionID": record.id}
+
+
 def failure(value: Failure) -> Json:
     """A failure as an object beside Bacalhau's own message strings."""
     return {

@@ -1,13 +1,12 @@
 """``shoal get JOB``: bring a job's published results home, with the same drivers that nodes fetch inputs with.
 
-Knows: which result counts for each partition, which driver reads it, and where it is put. Must not know: how a driver works.
+Knows: which driver reads a result, and where it is put. Must not know: how a driver works.
 """
 
 import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -24,6 +23,7 @@ from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
 from requester.cli.swarm import join
+from requester.client import JOBS
 from storage.contract import Drivers, Share, silent
 
 Json = dict[str, Any]
@@ -63,9 +63,12 @@ def get(
     """Download a job's results into a folder of their own; a download that fails leaves nothing of it."""
     try:
         with api.client() as client:
-            view = client.job(job, include="executions", namespace=namespace)
-        record = view["Job"]
-        results = published(view["Executions"]["Items"] or [])
+            record = client.job(job, namespace=namespace)["Job"]
+            answer = client.call("GET", f"{JOBS}/{record['ID']}/results")
+        results = [
+            Result(each["ExecutionID"], Spec(each["Type"], each.get("Params") or {}))
+            for each in answer["Items"] or []
+        ]
         if not results:
             return _nothing(record)
         folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
@@ -89,25 +92,6 @@ def get(
         return Exit.INTERRUPTED
     print(f"Results for job '{clean(job)}' have been written to...\n{folder}")
     return Exit.OK
-
-
-def published(executions: Iterable[Json]) -> list[Result]:
-    """The result that counts for each partition: the completed attempt's, else the newest one's.
-
-    A program that failed published what it wrote too; when a later attempt did better, only that counts.
-    """
-    chosen: dict[int, Json] = {}
-    for each in executions:
-        if not each["PublishedResult"].get("Type"):
-            continue
-        partition = each.get("PartitionIndex", 0)
-        before = chosen.get(partition)
-        if before is None or before["State"] != "completed":
-            chosen[partition] = each
-    return [
-        Result(each["ID"], Spec(each["PublishedResult"]["Type"], each["PublishedResult"].get("Params") or {}))
-        for _, each in sorted(chosen.items())
-    ]
 
 
 def _nothing(record: Json) -> int:

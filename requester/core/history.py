@@ -160,7 +160,8 @@ def _reported(
         if stage.state in ENDS:
             continue
         topic = STAGES[stage.state]
-        if number >= told:
+        # The node's word that it has the order repeats what the assignment said.
+        if number >= told and (stage.state is not S.ASSIGNED or stage.message):
             yield (
                 execution.id,
                 topic,

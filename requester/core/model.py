@@ -76,6 +76,23 @@ class JobRecord(Struct, frozen=True, omit_defaults=True):
         """The executions of the present version."""
         return [execution for execution in self.executions.values() if execution.version == self.version]
 
+    def published(self) -> list[ExecutionRecord]:
+        """The execution whose result counts, for each partition of the present version that has one, in order.
+
+        It is the completed attempt; where none completed, the newest that published what its failed program wrote. Of an
+        ops or daemon job, which runs on every node, one counts for each node.
+        """
+        everywhere = self.spec.type in ("ops", "daemon")
+        chosen: dict[tuple[int, NodeId | None], ExecutionRecord] = {}
+        for execution in self.current():
+            if execution.result is None or not execution.result.type:
+                continue
+            place = (execution.partition, execution.node if everywhere else None)
+            before = chosen.get(place)
+            if before is None or before.state is not ExecutionState.COMPLETED:
+                chosen[place] = execution
+        return sorted(chosen.values(), key=lambda execution: execution.partition)
+
 
 class HistoryItem(Struct, frozen=True, omit_defaults=True):
     """One line of a job's history. `execution` empty: about the job as a whole. `details` are for programs."""

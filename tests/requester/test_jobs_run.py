@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Conflict, Failure, Invalid, NotFound
-from protocol.jobs import Timeouts
+from protocol.jobs import Spec, Timeouts
 from protocol.messages import Run
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -31,7 +31,7 @@ async def test_one_job(tmp_path: Path) -> None:
         assert (execution.state, execution.node, execution.attempt) == (S.COMPLETED, "n1", 1)
         assert execution.output is not None
         assert execution.output.stdout == "hello\n"
-        assert [spec.params for spec in await service.results(job)] == [{"CID": "cid-0"}]
+        assert [each.result for each in await service.results(job)] == [Spec("ipfs", {"CID": "cid-0"})]
         assert len(cluster.hub.entries) == 2
 
 

@@ -226,9 +226,8 @@ class Twin:
         items = [item for _, lines in of_log(self.entries[record.id]) for item in lines if fits(item)]
         return HistoryPage(items[: query.limit], record.closed and len(items) <= query.limit)
 
-    async def results(self, ref: str, *, namespace: str = "") -> list[Spec]:
-        record = await self.job(ref, namespace=namespace)
-        return [each.result for each in record.current() if each.result is not None]
+    async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
+        return (await self.job(ref, namespace=namespace)).published()
 
     async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         record = await self.job(ref, namespace=namespace)

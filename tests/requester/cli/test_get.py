@@ -4,7 +4,6 @@ import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,7 +14,6 @@ from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
-from requester.cli.get import published
 from storage.contract import Label, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
@@ -208,24 +206,6 @@ def test_a_failed_program_has_a_result_too(shoal: Shoal, finished: Finished, fol
     finished.close(JobState.FAILED)
     assert shoal("get", "words").code == 0
     assert _tree(folder / "job-words") == {"stdout": "bad\ngood\n"}
-
-
-def _shown(partition: int, state: str, name: str, type: str = "ipfs") -> dict[str, Any]:
-    return {"ID": name, "State": state, "PartitionIndex": partition, "PublishedResult": {"Type": type}}
-
-
-def test_one_result_counts_for_each_partition() -> None:
-    """The completed attempt's, else the newest; executions without a result count for nothing."""
-    chosen = published(
-        [
-            _shown(1, "completed", "a"),
-            _shown(1, "failed", "b"),
-            _shown(0, "failed", "c"),
-            _shown(0, "failed", "d"),
-            _shown(2, "completed", "e", type=""),
-        ]
-    )
-    assert [each.execution for each in chosen] == ["d", "a"]
 
 
 def test_no_results_are_explained(shoal: Shoal, twin: Twin, background: Background) -> None:
