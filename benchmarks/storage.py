@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +57,8 @@ async def _s3(folder: Path, data: Path, digest: str) -> list[Figure]:
             await _run([str(tool), "--endpoint-url", server.endpoint, "cp", f"s3://{BUCKET}/data", str(into)])
             return into
 
-        ours, beside = await _turns(folder, digest, _fetcher(folder, "s3", params, "data"), peer)
+        async with _fetcher(folder, "s3", params, "data") as fetch:
+            ours, beside = await _turns(folder, digest, fetch, peer)
     return [
         figure(
             "1 GiB object from S3 to disk",
@@ -80,8 +82,8 @@ async def _ipfs(folder: Path, data: Path, digest: str) -> list[Figure]:
             await _run([str(tool), "--api", node.multiaddr, "get", "-o", str(into), cid])
             return into
 
-        fetch = _fetcher(folder, "ipfs", {"CID": cid}, "", ipfs_connect=node.multiaddr)
-        ours, beside = await _turns(folder, digest, fetch, peer)
+        async with _fetcher(folder, "ipfs", {"CID": cid}, "", ipfs_connect=node.multiaddr) as fetch:
+            ours, beside = await _turns(folder, digest, fetch, peer)
     return [
         figure(
             "1 GiB file from IPFS to disk",
@@ -94,22 +96,25 @@ async def _ipfs(folder: Path, data: Path, digest: str) -> list[Figure]:
     ]
 
 
-def _fetcher(
+@asynccontextmanager
+async def _fetcher(
     folder: Path, type: str, params: dict[str, Any], inside: str, *, ipfs_connect: str = ""
-) -> Callable[[Path], Awaitable[Path]]:
-    """A function that fetches with our driver, resolve included, and returns the file."""
+) -> AsyncIterator[Callable[[Path], Awaitable[Path]]]:
+    """A function that fetches with our driver, resolve included, and returns the file.
 
-    async def fetch(into: Path) -> Path:
-        async with open_drivers(
-            StorageSettings(folder=folder / "drivers", ipfs_connect=ipfs_connect)
-        ) as drivers:
-            driver = drivers.sources[type]
-            read = read_params(params, driver.params, type)
+    The driver is opened once, as in a node; what its first transfer makes ready falls into the round that does not count.
+    """
+    settings = StorageSettings(folder=folder / "drivers", ipfs_connect=ipfs_connect)
+    async with open_drivers(settings) as drivers:
+        driver = drivers.sources[type]
+        read = read_params(params, driver.params, type)
+
+        async def fetch(into: Path) -> Path:
             resolved = await driver.resolve(read, Share())
             fetched = await driver.fetch(read, resolved, into, silent)
-        return fetched.path / inside if inside else fetched.path
+            return fetched.path / inside if inside else fetched.path
 
-    return fetch
+        yield fetch
 
 
 async def _turns(
