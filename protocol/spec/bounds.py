@@ -57,6 +57,8 @@ MEDIA_TYPE_MAX_CHARACTERS: Final = 512
 """What stands before the comma of a data URL."""
 ESCAPES_MAX: Final = 250_000
 """Percent signs in a data URL: undoing more would keep a requester from all else for a second. Base64 has no such limit."""
+ACTION_MAX_CHARACTERS: Final = 4096
+"""What stands between ``{{`` and ``}}``: longer than any default that someone writes there."""
 FAULTS_MAX: Final = 50
 """Faults shown at once; a person mends the first ones and asks again."""
 FAULTS_FOUND_MAX: Final = 1000

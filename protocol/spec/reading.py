@@ -31,6 +31,10 @@ _BEFORE_1_4: Final = "this is a job in the form from before Bacalhau 1.4 (APIVer
 _BEFORE_1_4_HINT: Final = (
     "Write it with Type and Tasks; Engine, Publisher, InputSources and Resources belong to a task."
 )
+_ANSWER: Final = "this is an answer or a request of the API, which holds a job in its member Job"
+_ANSWER_HINT: Final = (
+    "Give that job alone, without the fields that the server sets; `job describe JOB --spec` prints it so."
+)
 _NO_PUBLISHER: Final = (
     "ResultPaths need a Publisher: the job will be refused unless the requester has a default one"
 )
@@ -88,6 +92,9 @@ def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
     elif before_1_4(data):
         findings.fault((), _BEFORE_1_4)
         findings.check(_BEFORE_1_4_HINT)
+    elif _holds_job(data):
+        findings.fault((), _ANSWER)
+        findings.check(_ANSWER_HINT)
     findings.check()
     rules = Rules(findings, strict, REWRITES)
     submitted = read_struct(_without_server_fields(data, findings, strict=strict), _Submitted, (), rules)
@@ -99,6 +106,11 @@ def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
     job = read_job(Job(**{**written, "tasks": submitted.tasks[:1]}), rules)
     findings.check()
     return job
+
+
+def _holds_job(data: Mapping[str, Any]) -> bool:
+    keys = {key.lower(): value for key, value in data.items()}
+    return "tasks" not in keys and isinstance(keys.get("job"), dict)
 
 
 def _check_repeated(document: Document, findings: Findings) -> None:

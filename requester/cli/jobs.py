@@ -7,8 +7,10 @@ import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from msgspec.structs import fields
 
 from protocol.ids import short
+from protocol.jobs import Job
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.output import (
@@ -179,17 +181,29 @@ def describe(
     *,
     namespace: Namespace = "",
     version: Version = 0,
+    spec: Annotated[bool, Parameter(help="Only what was asked, as a spec that can be submitted.")] = False,
     how: ObjectFormat = ObjectFormat(),
     api: Api = Api(),
 ) -> int:
     """Describe a job: what was asked, what became of it, and why."""
+    include = "" if spec else "executions,history"
     with api.client() as client:
-        view = client.job(job, include="executions,history", namespace=namespace, version=version)
-    if how.output:
+        view = client.job(job, include=include, namespace=namespace, version=version)
+    if spec:
+        print_object(_as_spec(view["Job"]), how.output or "yaml", how.pretty)
+    elif how.output:
         print_object(view, how.output, how.pretty)
     else:
         _describe(view, time.time())
     return Exit.OK
+
+
+def _as_spec(job: Json) -> Json:
+    """The job without what the server added; a name that is only the id was no one's wish."""
+    asked = {key: job[key] for key in (field.encode_name for field in fields(Job))}
+    if asked["Name"] == job["ID"]:
+        del asked["Name"]
+    return asked
 
 
 def _describe(view: Json, now: float) -> None:

@@ -3,7 +3,9 @@
 Knows: where specs come from. Must not know: what is in them (`protocol.spec`).
 """
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from cyclopts import Parameter
 from protocol.errors import Invalid, NotFound
 from protocol.spec import Reading, read_spec
 from protocol.spec.bounds import TEXT_MAX_BYTES
+from protocol.spec.template import fill_in, values_of
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.waiting import Waiting, submit_and_wait
@@ -19,10 +22,35 @@ from requester.cli.waiting import Waiting, submit_and_wait
 Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """Flags of commands that read a spec: what goes into its {{.name}}."""
+
+    template_vars: Annotated[
+        list[str] | None,
+        Parameter(alias="-V", help="A value for the spec's {{.name}}, name=value; repeatable."),
+    ] = None
+    template_envs: Annotated[
+        str,
+        Parameter(
+            alias="-E", help="Values from your environment: the variables this regular expression finds."
+        ),
+    ] = ""
+    no_template: Annotated[bool, Parameter(help="Leave {{ and }} in the spec as they are written.")] = False
+
+    def fill_in(self, text: str, file: str) -> str:
+        """The text with its values. Raises `Invalid`."""
+        if self.no_template:
+            return text
+        return fill_in(text, values_of(self.template_vars or [], self.template_envs, os.environ), file=file)
+
+
 def submit(
     spec: Spec = "-",
     /,
     *,
+    filling: Filling = Filling(),
     how: Waiting = Waiting(),
     api: Api = Api(),
 ) -> int:
@@ -31,26 +59,27 @@ def submit(
     Ends with 0 only if the job did what it should: 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time
     to wait was over, 2 the spec is wrong.
     """
-    reading = read(spec)
+    reading = read(spec, filling)
     with api.client() as client:
         return submit_and_wait(client, reading, how)
 
 
-def validate(spec: Spec = "-", /) -> int:
+def validate(spec: Spec = "-", /, *, filling: Filling = Filling()) -> int:
     """Check a job spec without a server; every fault is told at once, with its line and column."""
-    reading = read(spec)
+    reading = read(spec, filling)
     for warning in reading.warnings:
         tell(f"Warning: {warning}")
     print("OK")
     return Exit.OK
 
 
-def read(spec: str) -> Reading:
+def read(spec: str, filling: Filling) -> Reading:
     """Read a spec from a file or, as ``-``, from standard input. Raises `NotFound`, `Invalid`."""
     if spec == "-":
         if sys.stdin.isatty():
             tell("Reading a job spec from the terminal; end it with Ctrl+D.")
-        return read_spec(_text(sys.stdin.buffer.read(TEXT_MAX_BYTES + 1), "standard input"), file="<stdin>")
+        text = _text(sys.stdin.buffer.read(TEXT_MAX_BYTES + 1), "standard input")
+        return read_spec(filling.fill_in(text, "<stdin>"), file="<stdin>")
     path = Path(spec)
     try:
         with path.open("rb") as file:
@@ -61,7 +90,7 @@ def read(spec: str) -> Reading:
         ) from error
     except OSError as error:
         raise Invalid(f"{spec} cannot be read: {error.strerror}") from error
-    return read_spec(_text(data, spec), file=spec)
+    return read_spec(filling.fill_in(_text(data, spec), spec), file=spec)
 
 
 def _text(data: bytes, name: str) -> str:

@@ -417,3 +417,12 @@ def test_reading_ends_where_everything_is_wrong() -> None:
 
     assert len(caught.value.faults) == FAULTS_FOUND_MAX
     assert caught.value.message.startswith("1000 problems or more in job.json\n")
+
+
+@pytest.mark.parametrize("text", ["Job: {Type: batch}\nExecutions: {Items: []}\n", '{"job": {"Tasks": []}}'])
+def test_an_answer_of_the_api_is_refused_as_such(text: str) -> None:
+    """What ``job describe --output yaml`` prints is no spec: one fault says so, and how to get the spec of a job."""
+    with pytest.raises(SpecFaults) as caught:
+        read_spec(text, file="job.yaml")
+    assert ["in its member Job" in fault.message for fault in caught.value.faults] == [True]
+    assert "--spec" in caught.value.hint

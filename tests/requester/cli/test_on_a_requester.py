@@ -78,7 +78,32 @@ def test_a_job_from_its_spec_to_its_description(shoal: Shoal, world: World) -> N
     assert f"= {job}" in described
     assert "Completed successfully" in described
     assert "Published Result: ipfs {CID: cid-0}" in described
-    assert world.get(f"/{job}/results")["Items"] == [{"Type": "ipfs", "Params": {"CID": "cid-0"}}]
+    (result,) = world.get(f"/{job}/results")["Items"]
+    assert (result["Type"], result["Params"]) == ("ipfs", {"CID": "cid-0"})
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_a_described_job_can_be_submitted_again(shoal: Shoal, world: World, form: str) -> None:
+    """``job describe --spec`` is a spec: the same job, which has no changes; with ``--force`` its next version. The whole
+    description is not one, and is refused with the way to get it.
+    """
+    assert shoal("submit", "job.yaml").code == 0
+    spec = shoal("job", "describe", "words", "--spec", "--output", form).out
+    again = shoal("submit", "-", stdin=spec)
+    assert (again.code, "no changes" in again.err) == (1, True)
+    assert shoal("submit", "--force", "-", stdin=spec).code == 0
+    assert world.get("/words")["Job"]["Version"] == 2
+    whole = shoal("submit", "-", stdin=shoal("job", "describe", "words", "--output", form).out)
+    assert (whole.code, "--spec" in whole.err) == (2, True)
+
+
+def test_a_nameless_job_can_be_submitted_again(shoal: Shoal, world: World) -> None:
+    """The name that such a job was given is no part of its spec: submitted again, it is another job."""
+    assert shoal("submit", "-", stdin=NAMELESS).code == 0
+    (first,) = world.get("")["Items"]
+    spec = shoal("job", "describe", first["ID"], "--spec").out
+    assert shoal("submit", "-", stdin=spec).code == 0
+    assert len({item["Name"] for item in world.get("")["Items"]}) == 2
 
 
 def test_following_shows_what_the_log_kept(shoal: Shoal, world: World) -> None:

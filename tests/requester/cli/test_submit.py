@@ -43,6 +43,23 @@ def test_job_run_is_the_same(shoal: Shoal, twin: Twin) -> None:
     assert record.version == 3
 
 
+def test_a_spec_is_filled_in(shoal: Shoal, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``{{.name}}`` in a spec is a value from ``-V`` or, with ``-E``, the environment, as Bacalhau's ``job run`` does it;
+    without one the spec is wrong; ``--no-template`` leaves braces alone.
+    """
+    twin.then = twin.complete
+    spec = SPEC.replace("words", "{{.name}}")
+    assert shoal("submit", "-", "-V", "name=letters", stdin=spec).code == 0
+    monkeypatch.setenv("name", "numbers")
+    assert shoal("job", "run", "-", "-E", "^name$", stdin=spec).code == 0
+    assert {record.spec.name for record in twin.records.values()} == {"letters", "numbers"}
+    missing = shoal("validate", "-", stdin=spec)
+    assert (missing.code, '"name"' in missing.err) == (2, True)
+    braces = SPEC.replace("words", "'{{.name}}'")
+    assert shoal("submit", "-", "--no-template", stdin=braces).code == 0
+    assert "{{.name}}" in {record.spec.name for record in twin.records.values()}
+
+
 def test_id_only_prints_the_id_and_nothing_else(shoal: Shoal, twin: Twin) -> None:
     """``$(shoal submit --id-only job.yaml)`` is the id; nothing comes on standard error."""
     twin.then = twin.complete
