@@ -3,8 +3,8 @@
 Knows: how keys are matched, and what each type accepts. Must not know: what any field means. The Structs are the only
 list of fields there is (`protocol.jobs`, `protocol.spec.engines`).
 
-Null is as good as absent. An unknown key is a fault to someone who wrote it (`strict`) and nothing to a program. All that is
-wrong is found, and what is right goes on: a field that is wrong or missing counts as its default, so that rules can look
+Null is as good as absent, and an empty text among texts. An unknown key is a fault to someone who wrote it (`strict`) and
+nothing to a program. All that is wrong is found, and what is right goes on: a field that is wrong or missing counts as its default, so that rules can look
 at the rest.
 """
 
@@ -149,6 +149,8 @@ def _value(value: Any, type: inspect.Type, path: Path, rules: Rules) -> Any:
             return value
         case inspect.StructType(cls=struct):
             return _object(value, _form(struct), path, rules)
+        case inspect.ListType(item_type=inspect.StrType() as item) if isinstance(value, list):
+            return [_member(each, item, (*path, index), rules) for index, each in enumerate(value)]
         case inspect.ListType(item_type=item) if isinstance(value, list):
             return [_value(each, item, (*path, index), rules) for index, each in enumerate(value)]
         case inspect.DictType(value_type=inspect.AnyType()) if isinstance(value, dict):

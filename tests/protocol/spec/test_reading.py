@@ -212,6 +212,13 @@ def test_a_program_may_send_unknown_keys() -> None:
     assert read_body(data).job == read_body(body()).job
 
 
+def test_a_null_among_texts_is_an_empty_one() -> None:
+    """``- `` with nothing behind it is an empty argument, as it is to Bacalhau's specs (their templates leave such)."""
+    params = {"Image": "x", "Parameters": ["--start", None, "a"]}
+    task = read_body(body(task={"Engine": {"Type": "docker", "Params": params}})).job.task
+    assert task.engine.params["Parameters"] == ["--start", "", "a"]
+
+
 def test_nulls_are_as_good_as_nothing() -> None:
     """Every optional field may be null."""
     nulls = dict.fromkeys(("Name", "Namespace", "Priority", "Count", "Constraints", "Meta", "Labels"))
