@@ -4,8 +4,8 @@ Knows: how keys are matched, and what each type accepts. Must not know: what any
 list of fields there is (`protocol.jobs`, `protocol.spec.engines`).
 
 Null is as good as absent, and an empty text among texts. An unknown key is a fault to someone who wrote it (`strict`) and
-nothing to a program. All that is wrong is found, and what is right goes on: a field that is wrong or missing counts as its default, so that rules can look
-at the rest.
+nothing to a program. All that is wrong is found, and what is right goes on: a field that is wrong or missing counts as
+its default, so that rules can look at the rest.
 """
 
 from collections.abc import Callable, Mapping
