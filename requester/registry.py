@@ -92,6 +92,7 @@ class Registry:
                 known,
                 info=known.info if same else beat.node,
                 connected=connected,
+                expected=True,
                 last_beat_at=now,
                 connected_since=known.connected_since if known.connected else now,
                 incarnation=beat.incarnation,
@@ -110,9 +111,18 @@ class Registry:
         return PENDING if self._settings.manual_approval else APPROVED
 
     def look(self) -> None:
-        """Find the nodes that have fallen silent."""
+        """Find the nodes that have fallen silent, and those that have been away for so long that nobody waits for them."""
         now = self._clock.now()
         since = self._fleet.hearing_since
+        forgone = [
+            node
+            for node in self._fleet.nodes.values()
+            if not node.connected
+            and node.expected
+            and silent(node.last_beat_at, since, now, self._settings.away_s)
+        ]
+        for node in forgone:
+            self._fleet.put(replace(node, expected=False))
         gone = [
             node
             for node in self._fleet.nodes.values()
@@ -121,7 +131,7 @@ class Registry:
         for node in gone:
             _log.warning("a node is silent", node=node.info.id, seconds=round(now - node.last_beat_at, 1))
             self._fleet.put(replace(node, connected=False, disconnected_since=now))
-        if gone:
+        if gone or forgone:
             self._changed()
 
     def gone(self) -> Mapping[NodeId, float]:

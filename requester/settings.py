@@ -16,10 +16,11 @@ from requester.core.policy import Policy
 class Settings(Struct, frozen=True, kw_only=True):
     """How one requester runs. Times in seconds, sizes in bytes.
 
-    `silence_s` is how long a node may be silent before its work is given up; `takeover_s` how much later the requester
-    of the next rank acts; `beat_s` how often this requester says that it is there, and three of them without a beat make
-    another one absent. `commits_max` bounds the entries that wait for the log, `submit_timeout_s` how long a caller
-    waits for its own. `keep_closed` closed jobs stay in memory. Submissions are refused once the log is `log_full` (a
+    `silence_s` is how long a node may be silent before its work is given up; `away_s` how long jobs that only it could run
+    wait for it; `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says
+    that it is there, and three of them without a beat make another one absent. `commits_max` bounds the entries that
+    wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory.
+    Submissions are refused once the log is `log_full` (a
     share of 1) full, so that open jobs can still close.
     """
 
@@ -35,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     manual_approval: bool = False
     policy: Policy = field(default_factory=Policy)
     silence_s: float = SILENCE_S
+    away_s: float = 600.0
     beat_s: float = 1.0
     takeover_s: float = 1.0
     tick_s: float = 0.1

@@ -36,7 +36,8 @@ class Fleet:
         if (
             known is not None
             and (known.info is node.info or known.info == node.info)
-            and (known.connected, known.membership) == (node.connected, node.membership)
+            and (known.connected, known.expected, known.membership)
+            == (node.connected, node.expected, node.membership)
         ):
             return False
         self._standings.clear()

@@ -109,7 +109,10 @@ class HistoryItem(Struct, frozen=True, omit_defaults=True):
 
 
 class NodeRecord(Struct, frozen=True, omit_defaults=True):
-    """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word."""
+    """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word.
+
+    `expected` is False once it has been away for so long that no job should wait for it.
+    """
 
     info: NodeInfo
     membership: str = "APPROVED"
@@ -121,3 +124,4 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True):
     free: Amounts = field(default_factory=Amounts)
     running: int = 0
     waiting: int = 0
+    expected: bool = True

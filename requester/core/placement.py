@@ -97,6 +97,10 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
             unfit.append(lack)
         elif node.membership == PENDING:
             away.append(Unfit(node.info.id, "is not approved yet", "approve it: node approve"))
+        elif not node.connected and not node.expected:
+            unfit.append(
+                Unfit(node.info.id, "has been away for long", "start it again, or forget it: node delete")
+            )
         elif not node.connected:
             away.append(Unfit(node.info.id, "is not connected", "start it again, or wait for it"))
         else:

@@ -59,6 +59,8 @@ QUICK = Settings(
     policy=Policy(backoff_s=0.02, backoff_max_s=0.1, join_grace_s=0.2),
 )
 """Settings with which nothing takes longer than it must."""
+BUSY = replace(QUICK, silence_s=30.0)
+"""For tests that keep the machine busy: a node that has no turn for a while is not one that is gone."""
 
 
 def complete(_: Run) -> ExecutionState:

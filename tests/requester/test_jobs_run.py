@@ -13,7 +13,7 @@ from protocol.messages import Run
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.verbs import HistoryQuery, JobQuery
-from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+from tests.requester.cluster import BUSY, QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 
 
 async def test_one_job(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ async def test_five_hundred_jobs(tmp_path: Path) -> None:
     """Five hundred jobs at once all complete, each run once, on nodes that never hold more than they can."""
     most = Counter[str]()
 
-    async with a_cluster(tmp_path) as cluster:
+    async with a_cluster(tmp_path, settings=BUSY) as cluster:
         service = await cluster.requester()
         nodes = [await cluster.node(f"n{number}", cores=8) for number in range(3)]
 
@@ -320,6 +320,20 @@ async def test_lost_node(tmp_path: Path) -> None:
             ("n2", S.COMPLETED),
         ]
         assert await service.job(job) == record
+
+
+async def test_a_node_that_stays_away(tmp_path: Path) -> None:
+    """A job waits for a node that is gone, but not for ever: after a while it fails, with what would change that."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, away_s=1.0)) as cluster:
+        service = await cluster.requester()
+        await cluster.lose(await cluster.node("n1"))
+        job = await submit(service, a_job())
+
+        record = await closed(service, job)
+
+        assert record.failure is not None
+        assert record.failure.code == "NoSuitableNode"
+        assert "node delete" in record.failure.details["n1"]
 
 
 async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
