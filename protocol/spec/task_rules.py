@@ -135,9 +135,20 @@ def _read_engine(engine: Spec, path: Path, rules: Rules) -> tuple[Spec, OlderWas
     params: EngineParams = read_struct(given, form, path, rules)
     if isinstance(params, DockerParams):
         _check_docker(params, path, findings)
-    elif isinstance(params, WasmParams) and not params.entry_module:
-        findings.fault((*path, "EntryModule"), f"{path_text((*path, 'EntryModule'))} is missing")
+    elif isinstance(params, WasmParams):
+        if not params.entry_module:
+            findings.fault((*path, "EntryModule"), f"{path_text((*path, 'EntryModule'))} is missing")
+        params = msgspec.structs.replace(
+            params,
+            entry_module=_from_root(params.entry_module),
+            import_modules=[_from_root(each) for each in params.import_modules],
+        )
     return engine_spec(name.lower(), params), older
+
+
+def _from_root(module: str) -> str:
+    """Bacalhau finds the module of the target ``/main.wasm`` by ``main.wasm`` as well."""
+    return f"/{module}" if module and not module.startswith("/") else module
 
 
 def _check_docker(params: DockerParams, path: Path, findings: Findings) -> None:

@@ -521,3 +521,10 @@ def test_large_inline_data_is_not_counted_against_the_jobs_size() -> None:
     job = read_body(body(task=source("inline", URL=url))).job
 
     assert job.task.input_sources[0].source.params["URL"] == url
+
+
+def test_a_module_is_named_from_the_root_or_without_its_slash() -> None:
+    """Bacalhau finds ``main.wasm`` at the target ``/main.wasm``; the canonical job has the target."""
+    task = source("s3", Bucket="b", Key="m.wasm") | engine("wasm", EntryModule="in", ImportModules=["in"])
+    params = read_body(body(task=task)).job.task.engine.params
+    assert params == {"EntryModule": "/in", "ImportModules": ["/in"]}
