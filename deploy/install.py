@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from deploy.programs import HOW_TO_GET, ROOT, Missing, cache_folder, find
+from deploy.programs import CLIENTS, HOW_TO_GET, ROOT, Missing, cache_folder, clients_folder, find
 
 VENV: Final = ROOT / ".venv"
 LOCK: Final = ROOT / "requirements-dev.txt"
@@ -97,8 +97,28 @@ def images() -> str:
     return f"{find('busybox')} is there"
 
 
+def clients() -> str:
+    """Bacalhau's Python clients, pinned in ``deploy/clients.txt``, in a folder of the cache."""
+    folder = clients_folder()
+    if folder.exists():
+        return f"{folder} is up to date"
+    uv = find("uv")
+    if uv is None:
+        raise Missing("uv", "run `make setup`")
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    # They say that they need a Python before 3.12, and run on later ones.
+    what: list[str | Path] = ["--target", fresh, "--python-version", "3.11", "--no-deps", "--require-hashes"]
+    _run([uv, "pip", "install", "--quiet", *what, "--requirements", CLIENTS], env=_uv_env())
+    try:
+        fresh.rename(folder)
+    except OSError:
+        # Another run was quicker.
+        shutil.rmtree(fresh, ignore_errors=True)
+    return f"{folder} holds what {CLIENTS.name} names"
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
-    each.__name__: each for each in (python, kubo, s3, docker, registry, images, s5cmd)
+    each.__name__: each for each in (python, kubo, s3, docker, registry, images, clients, s5cmd)
 }
 
 
@@ -154,14 +174,19 @@ def _install_lock() -> None:
         )
         pip = pip or [sys.executable, "-m", "pip", "--python", interpreter]
         _run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={version[1]}"])
+    env = _uv_env()
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", interpreter, "--no-deps"]
+    _run([uv, "pip", "sync", "--quiet", "--python", interpreter, "--require-hashes", LOCK], env=env)
+    _run([*install, "--no-build-isolation", "--editable", ROOT], env=env)
+
+
+def _uv_env() -> dict[str, str]:
     env = {"UV_LINK_MODE": "copy"}
     # uv does not read what pip was told about certificates and indexes.
     for theirs, ours in (("PIP_CERT", "SSL_CERT_FILE"), ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")):
         if os.environ.get(theirs) and not os.environ.get(ours):
             env[ours] = os.environ[theirs]
-    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", interpreter, "--no-deps"]
-    _run([uv, "pip", "sync", "--quiet", "--python", interpreter, "--require-hashes", LOCK], env=env)
-    _run([*install, "--no-build-isolation", "--editable", ROOT], env=env)
+    return env
 
 
 def _go_build(name: str, folder: str, package: str) -> str:

@@ -4,6 +4,7 @@ Knows names, folders and what to tell someone who lacks a program. Standard libr
 anything is installed.
 """
 
+import hashlib
 import os
 import shutil
 import sys
@@ -13,12 +14,16 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The repository, or the folder that the packages were installed into."""
 
+CLIENTS: Final = ROOT / "deploy" / "clients.txt"
+"""The pinned Python clients of Bacalhau."""
+
 HOW_TO_GET: Final = {
     "nats-server": "run `make setup`, or put a nats-server 2.12 or later on PATH",
     "ipfs": "run `deploy/setup kubo` (needs Go), or put Kubo 0.30 or later on PATH as `ipfs`",
     "versitygw": "run `deploy/setup s3` (needs Go)",
     "weed": "run `make setup`",
     "s5cmd": "run `deploy/setup s5cmd` (needs Go)",
+    "bacalhau-sdk": "run `deploy/setup clients`",
     "dockerd": "run `SETUP=system deploy/setup docker` as root on Debian, or install Docker and start its daemon",
     "iptables": "run `SETUP=system deploy/setup docker` as root on Debian, or install iptables",
     "docker-registry": "run `SETUP=system deploy/setup registry` as root on Debian",
@@ -41,6 +46,11 @@ def cache_folder() -> Path:
         return Path(own).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "shoal"
+
+
+def clients_folder() -> Path:
+    """Where the packages that `CLIENTS` names are, once they were got: one folder for each state of that file."""
+    return cache_folder() / f"clients-{hashlib.sha256(CLIENTS.read_bytes()).hexdigest()[:12]}"
 
 
 def find(name: str) -> Path | None:
