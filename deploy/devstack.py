@@ -8,6 +8,7 @@ the benchmarks.
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from deploy.processes import Process, free_ports
+from deploy.processes import Failed, Process, free_ports
 from deploy.programs import ROOT
 from deploy.servers import LOOPBACK, NatsServer, Server, nats_server
 
@@ -152,6 +153,8 @@ async def cluster(
     `folder` None is a temporary one, removed at the end. A hybrid is a requester and a compute node. `env` is added to the
     environment of every process of ours. Raises `Missing` and `Failed`.
     """
+    if api_port:
+        _must_be_free(api_port)
     kept = folder is not None
     root = folder or Path(tempfile.mkdtemp(prefix="shoal-"))
     root.mkdir(parents=True, exist_ok=True)
@@ -194,6 +197,14 @@ async def cluster(
     finally:
         if not kept:
             shutil.rmtree(root, ignore_errors=True)
+
+
+def _must_be_free(port: int) -> None:
+    """Else whoever has the port would answer for the requester that could not have it. Raises `Failed`."""
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        raise Failed(f"port {port} on {LOOPBACK} cannot be had: {os.strerror(error.errno or 0)}") from error
 
 
 def _compute(name: str, folder: Path, nats: str, env: Mapping[str, str], flags: Sequence[str]) -> Part:

@@ -1,6 +1,7 @@
 """`shoal devstack`: a whole cluster by one command, and nothing left of it."""
 
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -110,3 +111,13 @@ def test_a_terminal_that_closes(words: list[str], tmp_path: Path) -> None:
         running.ended()
 
     assert processes_of(tmp_path / "data") == []
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """Whoever has the port is never taken for the cluster: it is named, at once, and nothing is started."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = shoal("devstack", "--api-port", str(port), "--data-dir", tmp_path / "data", env={})
+    assert said.code == 1
+    assert f"port {port}" in said.err
+    assert not (tmp_path / "data").exists()
