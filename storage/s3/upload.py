@@ -9,7 +9,7 @@ import base64
 import hashlib
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -116,12 +116,16 @@ async def upload(
 async def _at_once(
     connection: Connection, target: Target, only: _Part, stream: Stream, moved: Callable[[int], None]
 ) -> Sent:
-    with faults(target.url, connection.endpoint, signed=connection.signed):
-        answer = await connection.raw.put_object(
-            Bucket=target.bucket, Key=target.key, Body=io.BytesIO(only.data), ChecksumSHA256=stream.sha256
-        )
+    async def put() -> str:
+        with faults(target.url, connection.endpoint, signed=connection.signed):
+            answer = await connection.raw.put_object(
+                Bucket=target.bucket, Key=target.key, Body=io.BytesIO(only.data), ChecksumSHA256=stream.sha256
+            )
+        return _version(answer)
+
+    version = await _made(connection, target, put())
     moved(len(only.data))
-    return Sent(stream.size_bytes, stream.sha256, _version(answer))
+    return Sent(stream.size_bytes, stream.sha256, version)
 
 
 async def _in_parts(
@@ -147,11 +151,33 @@ async def _in_parts(
 
     try:
         await together(work() for _ in range(requests))
-        version = await _complete(connection, target, upload_id, [done[number] for number in sorted(done)])
+        parts = [done[number] for number in sorted(done)]
+        version = await _made(connection, target, _complete(connection, target, upload_id, parts))
     except BaseException:
         await _abort(connection, target, upload_id)
         raise
     return Sent(stream.size_bytes, stream.sha256, version)
+
+
+async def _made(connection: Connection, target: Target, making: Coroutine[Any, Any, str]) -> str:
+    """Wait for the call that makes the object; answers with the version.
+
+    The server may go on with it after we have hung up. So when cancelled meanwhile, the answer is awaited all the same, and
+    the object is removed again.
+    """
+    made = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        await asyncio.wait([made], timeout=ABORT_S)
+        made.cancel()
+        with suppress(Fault, asyncio.CancelledError):
+            await made
+        with suppress(Fault, TimeoutError):
+            async with asyncio.timeout(ABORT_S):
+                with faults(target.url, connection.endpoint, signed=connection.signed):
+                    await connection.raw.delete_object(Bucket=target.bucket, Key=target.key)
+        raise
 
 
 async def _begun(connection: Connection, target: Target) -> str:

@@ -139,7 +139,8 @@ def test_kubo_stands_still(fragile: Fragile) -> None:
     with fragile.standing_still(fragile.kubo):
         told = failed(fragile, job(reads(fragile, ipfs(NOBODYS))))
 
-    assert NOBODYS in told["State"]["Message"] or "did not answer" in told["State"]["Message"]
+    # Whether the job found out first or the node.
+    assert NOBODYS in told["State"]["Message"] or "not answer" in told["State"]["Message"]
 
 
 def test_s3_is_off_and_on_again(fragile: Fragile, store: Bucket) -> None:

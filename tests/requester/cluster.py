@@ -46,7 +46,7 @@ Script = Callable[[Run], ExecutionState | Failure]
 
 QUICK = Settings(
     beat_s=0.05,
-    silence_s=0.5,
+    silence_s=2.0,
     takeover_s=0.15,
     tick_s=0.01,
     sweep_s=0.3,

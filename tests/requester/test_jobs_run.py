@@ -76,7 +76,7 @@ async def test_partitions(tmp_path: Path) -> None:
 
 async def test_a_count_beyond_one_entry(tmp_path: Path) -> None:
     """A Count too large for one entry is assigned over several, and stopped over several."""
-    async with a_cluster(tmp_path) as cluster:
+    async with a_cluster(tmp_path, settings=BUSY) as cluster:
         service = await cluster.requester()
         node = await cluster.node(cores=1_000, script=hold)
 
