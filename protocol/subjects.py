@@ -28,11 +28,6 @@ def entries(key: JobKey) -> str:
     return f"job.{key}"
 
 
-def key_in(subject: str) -> JobKey:
-    """The job key in a log subject."""
-    return JobKey(subject.rpartition(".")[2])
-
-
 def commands(node: NodeId) -> str:
     """Where a node listens for commands."""
     return f"node.{node}.do"

@@ -21,11 +21,10 @@ from msgspec import Struct
 
 from protocol.errors import Broken, Fault, Invalid
 from protocol.jobs import Spec
-from protocol.nodes import Offer
 from storage.contract import Form, Label, Progress
-from storage.ipfs.kubo import Kubo, read_bounded
-from storage.ipfs.params import IpfsSettings, PublisherParams
-from storage.ipfs.source import probed
+from storage.ipfs.driver import IpfsDriver
+from storage.ipfs.kubo import read_bounded
+from storage.ipfs.params import PublisherParams
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, check_link, open_inside, walk
 
@@ -57,25 +56,10 @@ class _Done(Struct, frozen=True, rename="pascal"):
     pins: list[str] | None = None
 
 
-class IpfsPublisher:
-    """Results to IPFS. Made from an endpoint, or around a `Kubo` that is shared (and closed by its owner)."""
+class IpfsPublisher(IpfsDriver):
+    """Results to IPFS."""
 
-    type: ClassVar[str] = "ipfs"
     params: ClassVar[Form] = PublisherParams
-
-    def __init__(self, kubo: str | Kubo, settings: IpfsSettings | None = None) -> None:
-        """Raises `Invalid` if the endpoint is neither a multiaddress nor an http URL."""
-        self._kubo = Kubo(kubo, settings) if isinstance(kubo, str) else kubo
-        self._owned = isinstance(kubo, str)
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        if self._owned:
-            await self._kubo.close()
-
-    async def probe(self) -> Offer:
-        """Available if the node answers and is the one that was meant."""
-        return await probed(self._kubo, self.type)
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""

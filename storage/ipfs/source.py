@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from protocol.errors import Broken, Exhausted, Fault, Invalid, Unavailable
-from protocol.nodes import Offer
+from protocol.errors import Broken, Exhausted, Invalid, Unavailable
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
+from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.kubo import Kubo, Link, Listing, Stat
-from storage.ipfs.params import IpfsSettings, SourceParams
+from storage.ipfs.params import SourceParams
 from storage.ranged import Ask, Item, Refusal, check_size, ranged_get, together
 from storage.tree import Kind, Limits, TreeWriter, check_link, safe_parts
 
@@ -50,25 +50,10 @@ class Node(Struct, frozen=True):
     target: str = ""
 
 
-class IpfsSource:
-    """Data by CID. Made from an endpoint, or around a `Kubo` that is shared (and closed by its owner)."""
+class IpfsSource(IpfsDriver):
+    """Data by CID."""
 
-    type: ClassVar[str] = "ipfs"
     params: ClassVar[Form] = SourceParams
-
-    def __init__(self, kubo: str | Kubo, settings: IpfsSettings | None = None) -> None:
-        """Raises `Invalid` if the endpoint is neither a multiaddress nor an http URL."""
-        self._kubo = Kubo(kubo, settings) if isinstance(kubo, str) else kubo
-        self._owned = isinstance(kubo, str)
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        if self._owned:
-            await self._kubo.close()
-
-    async def probe(self) -> Offer:
-        """Available if the node answers and is the one that was meant."""
-        return await probed(self._kubo, self.type)
 
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Follow the path, and walk what is there. Raises as `Source`; `TimedOut` for a CID that nobody has."""
@@ -209,16 +194,6 @@ async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) 
     # Kubo is told the limit too, so that it stops seeking; it answers a little before we would give up.
     options = {"arg": path, "timeout": f"{silence_s:g}s"}
     return await kubo.ask(command, form, options, what=what, silence_s=silence_s + 5)
-
-
-async def probed(kubo: Kubo, type: str) -> Offer:
-    """What the IPFS drivers say of themselves."""
-    try:
-        return Offer(type, version=f"kubo {await kubo.probe()}")
-    except Fault as fault:
-        return Offer(type, available=False, reason=fault.message, hint=fault.hint)
-    except TimeoutError:
-        return Offer(type, available=False, reason=f"Kubo at {kubo.endpoint.url} does not answer")
 
 
 def _node(folder: Node, link: Link, what: str) -> Node:

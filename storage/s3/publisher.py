@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 
 from protocol.errors import Broken, Fault, Invalid
 from protocol.jobs import Spec
-from protocol.nodes import Offer
 from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
 from storage.ranged import together
-from storage.s3.client import Connection, S3Client, faults
+from storage.s3.client import Connection, faults
+from storage.s3.driver import S3Driver
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
-from storage.s3.source import probed
 from storage.s3.upload import PARTS_MAX, Sent, Stream, Target, upload
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, open_inside, walk
@@ -32,24 +31,10 @@ SMALL_FILE_BYTES: Final = 1 << 20
 DELETE_MAX: Final = 1000
 
 
-class S3Publisher:
-    """Results to S3. Made from settings, or around a client that is shared (and closed by its owner)."""
+class S3Publisher(S3Driver):
+    """Results to S3."""
 
-    type: ClassVar[str] = "s3"
     params: ClassVar[Form] = PublisherParams
-
-    def __init__(self, settings: S3Settings | None = None, *, client: S3Client | None = None) -> None:
-        self._client = client or S3Client(settings)
-        self._owned = client is None
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        if self._owned:
-            await self._client.close()
-
-    async def probe(self) -> Offer:
-        """Available wherever requests can be made; says whether the node has an account."""
-        return probed(self._client, self.type)
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""

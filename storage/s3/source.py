@@ -20,14 +20,14 @@ from xml.etree import ElementTree as ET
 from msgspec import Struct, structs
 
 from protocol.errors import Broken, Denied, Fault, NotFound, Unavailable
-from protocol.nodes import Offer
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Ask, Item, Refusal, check_size, ranged_get
-from storage.s3.client import Connection, S3Client, fault_of
+from storage.s3.client import Connection, fault_of
+from storage.s3.driver import S3Driver
 from storage.s3.keys import Landing, Object, landing
-from storage.s3.params import S3Settings, SourceParams
+from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
 from storage.s3.patterns import search
 from storage.threads import Stop, in_thread
@@ -46,24 +46,10 @@ class Pinned(Struct, frozen=True):
     signed: bool
 
 
-class S3Source:
-    """Objects from S3. Made from settings, or around a client that is shared (and closed by its owner)."""
+class S3Source(S3Driver):
+    """Objects from S3."""
 
-    type: ClassVar[str] = "s3"
     params: ClassVar[Form] = SourceParams
-
-    def __init__(self, settings: S3Settings | None = None, *, client: S3Client | None = None) -> None:
-        self._client = client or S3Client(settings)
-        self._owned = client is None
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        if self._owned:
-            await self._client.close()
-
-    async def probe(self) -> Offer:
-        """Available wherever requests can be made; says whether the node has an account."""
-        return probed(self._client, self.type)
 
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
@@ -202,15 +188,6 @@ class RemoteObject:
             signed=self._connection.signed,
         )
         return Refusal(fault, again=isinstance(fault, Unavailable))
-
-
-def probed(client: S3Client, type: str) -> Offer:
-    """What the S3 drivers say of themselves, at once: requests can be made whether or not an account has been found yet."""
-    try:
-        signed = client.has_account()
-    except Fault as fault:
-        return Offer(type, available=False, reason=fault.message, hint=fault.hint)
-    return Offer(type, version="unsigned" if signed is False else "")
 
 
 async def _is_folder(connection: Connection, params: SourceParams) -> bool:
