@@ -34,7 +34,7 @@ from compute.room import Room
 from compute.runner import Runner
 from compute.shop import Limits, Shop
 from compute.sweeper import Sweeper
-from protocol import messages, subjects
+from protocol import failpoints, messages, subjects
 from protocol.bus import Message, Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
@@ -228,6 +228,7 @@ class Agent:
     # Commands
 
     async def _obey(self, message: Message, shop: Shop) -> None:
+        failpoints.reached("node.command.received")
         if message.respond is None:
             _log.warning("a command without a way to answer was ignored", subject=message.subject)
             return
@@ -248,6 +249,7 @@ class Agent:
             await self._journal.commit()
         except Fault as fault:
             answer = CommandAnswer(False, fault.failure())
+        failpoints.reached("node.command.kept")
         await _respond(message, answer)
 
     def _carry_out(self, command: Command, shop: Shop) -> None:
@@ -332,6 +334,7 @@ class Agent:
     def _forgotten(self, execution: ExecutionId) -> None:
         runner = self.runners.pop(execution)
         self._remember_gone(execution, runner.execution.run.seq)
+        failpoints.reached("node.forgotten")
         self._forgot.set()
 
     def _remember_gone(self, execution: ExecutionId, seq: int) -> None:

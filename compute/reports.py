@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from protocol import messages, subjects
+from protocol import failpoints, messages, subjects
 from protocol.bus import Messages
 from protocol.clock import Clock
 from protocol.errors import Broken, Fault
@@ -100,7 +100,9 @@ class Reporter:
                 # The disk is full or broken: others should know the end all the same.
                 _log.error("an end could not be kept", execution=report.execution, fault=fault.message)
         while self._newest.get(report.execution) is report:
+            failpoints.reached("node.report.begun")
             verdict = await self._ask(subject, data)
+            failpoints.reached("node.report.answered")
             if verdict is not None and self._is_answer(report, verdict):
                 if self._newest.get(report.execution) is report:
                     del self._newest[report.execution]

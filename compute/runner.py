@@ -43,6 +43,7 @@ from compute.logs import OutputLog
 from compute.output import Head, write_streams
 from compute.shop import Shop
 from compute.staging import Ready, Staging
+from protocol import failpoints
 from protocol.errors import Denied, Fault, TimedOut, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
@@ -192,6 +193,7 @@ class Runner:
 
     async def _admit(self) -> Event:
         gpus = await self._shop.room.take(self.execution.id, self._run.amounts, self._run.priority)
+        failpoints.reached("node.admitted")
         return Admitted(list(gpus))
 
     async def _stage(self) -> Event:
@@ -204,6 +206,7 @@ class Runner:
         limit_s = self._run.staging_timeout_s or shop.limits.staging_s
         with self._deadline(limit_s, lambda: DeadlinePassed(Phase.STAGING, limit_s, staging.outstanding)):
             self._ready = ready = await staging.stage(self._progress)
+        failpoints.reached("node.staged")
         return Staged(ready.inputs, {name: outside for name, (outside, _) in ready.ports.items()})
 
     async def _start(self) -> Event:
@@ -223,6 +226,7 @@ class Runner:
             gpus=self.execution.gpus,
             ports=ready.ports,
         )
+        failpoints.reached("node.start.begun")
         try:
             async with asyncio.timeout(START_S):
                 self._running = await plan.engine.start(run)
@@ -230,6 +234,7 @@ class Runner:
             raise TimedOut(
                 f"the engine did not start the program within {START_S:g} s", kind="Start"
             ) from error
+        failpoints.reached("node.start.done")
         return Started()
 
     async def _recover(self) -> Event:
@@ -249,6 +254,7 @@ class Runner:
             ending = await running.wait()
         await self._drain(DRAIN_S)
         log.flush()
+        failpoints.reached("node.program.ended")
         return ProgramEnded(self._head.output(ending.code, _message(ending)), ending.failure)
 
     async def _publish(self) -> Event:
@@ -267,14 +273,17 @@ class Runner:
             attempt=self._run.attempt,
         )
         limit_s = self._shop.limits.publishing_s
+        failpoints.reached("node.publish.begun")
         try:
             async with asyncio.timeout(limit_s):
-                return Published(await publisher.publish(folder, params, label, self._progress("result")))
+                result = await publisher.publish(folder, params, label, self._progress("result"))
         except TimeoutError as error:
             fault: Exception = TimedOut(f"it took longer than {limit_s:g} s", kind="Publishing")
             raise StepFailed(publisher_failure(fault, self._run.task.publisher, self._shop.node)) from error
         except (Fault, OSError) as error:
             raise StepFailed(publisher_failure(error, self._run.task.publisher, self._shop.node)) from error
+        failpoints.reached("node.publish.done")
+        return Published(result)
 
     async def _clean_up(self) -> Event:
         """Leave nothing behind, however long that takes: an engine that is ill just now is asked again.
@@ -297,6 +306,7 @@ class Runner:
             await self._shop.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, AGAIN_MAX_S)
         self._shop.logs.end(self.execution.id, self._shop.clock.now())
+        failpoints.reached("node.cleaned")
         return Cleaned(self._head.output(0, "") if self._head.anything else None)
 
     # Their parts

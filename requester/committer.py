@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import structlog
 
+from protocol import failpoints
 from protocol.bus import BATCH_MAX, Append, Bus, Outcome
 from protocol.clock import Clock
 from protocol.errors import Exhausted, Unavailable
@@ -69,6 +70,7 @@ class Committer:
         """Append until the log answers: the same operations under the same guards succeed once at most."""
         pause = _PAUSE_S
         while True:
+            failpoints.reached("requester.append.begun")
             try:
                 outcomes = await self._bus.append(appends)
             except Unavailable as fault:
@@ -81,4 +83,5 @@ class Committer:
             if self.writable_since is None:
                 self.writable_since = self._clock.now()
                 _log.info("the log can be reached again")
+            failpoints.reached("requester.append.answered")
             return outcomes

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from protocol import subjects
+from protocol import failpoints, subjects
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.entries import Reported
@@ -77,6 +77,7 @@ class Dispatch:
             self.tell(known.node, run(record, known))
 
     async def _carry(self, node: NodeId, order: Order, told: Callable[[], None] | None) -> None:
+        failpoints.reached("requester.command.begun")
         try:
             data = await self._bus.request(subjects.commands(node), encode(order), timeout_s=self._timeout_s)
             answer = decode(data, CommandAnswer)
@@ -85,6 +86,7 @@ class Dispatch:
             return
         finally:
             self._on_their_way -= 1
+        failpoints.reached("requester.command.answered")
         if not answer.taken:
             self._not_taken(node, order, answer.failure)
         elif told is not None:

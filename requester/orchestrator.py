@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from protocol import bus
+from protocol import bus, failpoints
 from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Stale, Stored
 from protocol.clock import Clock
 from protocol.entries import Assigned, Entry, Event
@@ -257,6 +257,7 @@ class Orchestrator:
         if isinstance(outcome, Stored):
             self.counters["entries"] += 1
             freed = self._jobs.fold(live, entry, outcome.seq)
+            failpoints.reached("requester.entry.folded")
             if live.record is not None:
                 for node, command in orders(live.record, entry, outcome.seq):
                     self.dispatch.tell(node, command)

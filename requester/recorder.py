@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from protocol import failpoints
 from protocol.ids import JobKey
 from requester.core.model import JobRecord
 from requester.live import Live
@@ -101,6 +102,7 @@ class Recorder:
             self._changed, self._entries = {}, []
             # Shielded: a group that was taken is written, whoever waits for it and leaves.
             await asyncio.shield(self._in(self._writing, partial(self._write, group)))
+            failpoints.reached("requester.model.written")
             self.written = group.position
             for live, record, _ in changed:
                 if record is not None:

@@ -14,7 +14,7 @@ from itertools import count
 import structlog
 from msgspec.structs import replace
 
-from protocol import subjects
+from protocol import failpoints, subjects
 from protocol.bus import Bus, Message, Refused, Stored
 from protocol.clock import Clock
 from protocol.entries import Event, Reported
@@ -111,6 +111,7 @@ class Reports:
             self.tick()
 
     def _take(self, message: Message) -> None:
+        failpoints.reached("requester.report.received")
         try:
             report = decode(message.data, Report)
         except Broken as fault:
@@ -155,6 +156,7 @@ class Reports:
         self._answer(message, verdict)
 
     def _settled(self, message: Message, live: Live, report: Report, outcome: Settled) -> None:
+        failpoints.reached("requester.report.settled")
         if isinstance(outcome, Stored):
             self._answer(message, Verdict("stored", outcome.seq))
         elif outcome is None and live.record is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from protocol import failpoints
 from protocol.bus import Bus, Stored
 from protocol.clock import Clock
 from protocol.entries import Entry, Event, StopRequested, Submitted
@@ -87,6 +88,7 @@ class Service:
                 f"the log is {self._duties.log_share:.0%} full and takes no new jobs",
                 hint="wait until old jobs are purged, shorten the keep time, or raise the log's max_bytes",
             )
+        failpoints.reached("requester.submit.received")
         job = await self._without_large_data(job)
         named = bool(job.name)
         key = job_key(job.namespace, job.name) if named else nameless_key(secrets.randbits(60))
