@@ -14,12 +14,17 @@ from protocol.states import JobState
 
 
 class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
-    """A job came to be, or a new version of it: the log's first event, and whenever its name is submitted again."""
+    """A job came to be, or a new version of it: the log's first event, and whenever its name is submitted again.
+
+    `rerun_of` is the version that a person wants to see run once more, and `reason` why; 0 for a spec of its own.
+    """
 
     spec: Job
     version: int
     warnings: list[str] = field(default_factory=list)
     client: str = ""
+    rerun_of: int = 0
+    reason: str = ""
 
 
 class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):

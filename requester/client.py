@@ -86,6 +86,15 @@ class Client:
             "GET", job_path(ref), include=include, namespace=namespace, job_version=version or ""
         )
 
+    def diff(self, job: Json) -> str:
+        """What submitting this would change. Raises `NotFound` if there is no job of its name."""
+        return str(self.call("PUT", f"{JOBS}/diff", body={"Job": job})["Diff"])
+
+    def rerun(self, ref: str, *, version: int = 0, reason: str = "", namespace: str = "") -> Json:
+        """Run a job once more, as it was in that version (0: the newest)."""
+        body = {"JobVersion": version, "Reason": reason}
+        return self.call("PUT", job_path(ref, "rerun"), body=body, namespace=namespace)
+
     def call(self, method: str, path: str, *, body: Any = None, **query: Any) -> Json:
         """One call, decoded. Empty query parameters are left out.
 

@@ -21,6 +21,7 @@ from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, na
 from protocol.jobs import Job
 from protocol.messages import decode
 from protocol.spec.blobs import large_inline, with_blob
+from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import JobState
 from requester.core.history import of_log
@@ -163,6 +164,26 @@ class Service:
             )
         return record
 
+    async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
+        record = await self.job(ref, namespace=namespace)
+        wanted = (await self._at_version(record, version)) if version else None
+        live = await self._live(record.key)
+
+        def again(now: JobRecord | None) -> Event:
+            return _rerun(now or record, wanted, reason, client)
+
+        await self._written(live, again, record.id)
+        after = live.record or record
+        return Submission(after.id, after.version, after.warnings)
+
+    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+        record = await self.job(job.name, namespace=job.namespace) if job.name else None
+        if record is None or record.spec.name != job.name:
+            raise NotFound(
+                f"there is no job of the name {job.name!r}", kind="Job", hint="give the job a Name"
+            )
+        return changes(record.spec, await self._without_large_data(job))
+
     async def put_blob(self, data: bytes) -> str:
         return await self._bus.put_blob(data)
 
@@ -188,13 +209,21 @@ class Service:
 
     async def _at_version(self, record: JobRecord, version: int) -> JobRecord:
         """A job as it was when its next version came."""
-        found = None
-        for earlier, _ in of_log(await self._entries(record)):
-            if earlier is not None and earlier.version == version:
-                found = earlier
+        found = next((each for each in await self._versions(record) if each.version == version), None)
         if found is None:
             raise NotFound(f"job {record.id} has no version {version}", kind="JobVersion")
         return found
+
+    async def _versions(self, record: JobRecord) -> list[JobRecord]:
+        last = {
+            each.version: each
+            for each, _ in of_log(await self._entries(record))
+            if each is not None and each.id == record.id
+        }
+        return list(last.values())
+
+    async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
+        return await self._versions(await self.job(ref, namespace=namespace))
 
     async def _entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
         await self._read_up_to(record.revision)
@@ -400,6 +429,19 @@ def _submitted(
             details={"JobID": record.id, "Version": str(record.version)},
         )
     return Submitted(job, record.version + 1, warnings, client)
+
+
+def _rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str) -> Submitted:
+    """A version that repeats an earlier one. Raises `Conflict` for a job that waits to run: it needs no other go."""
+    if record.state in (JobState.PENDING, JobState.QUEUED):
+        raise Conflict(
+            f"cannot rerun job in state {record.state.capitalize()}",
+            kind="JobState",
+            hint="it has not begun to run; a changed spec is submitted under the same name",
+            details={"JobID": record.id, "State": record.state},
+        )
+    again = wanted or record
+    return Submitted(again.spec, record.version + 1, again.warnings, client, again.version, reason)
 
 
 def _is_of_kind(item: HistoryItem, kind: str) -> bool:

@@ -83,6 +83,18 @@ class Verbs(Protocol):
         `Exhausted` (the log is full), `Unavailable` (the log cannot be reached).
         """
 
+    async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
+        """Run a job once more, as it was in `version` (0: the newest): a new version, whose clocks start anew.
+
+        Raises `Conflict` for a job that has not begun to run, `NotFound` for a version that never was.
+        """
+
+    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+        """What submitting this would change in the job of its name, as lines; empty for nothing. Raises `NotFound`."""
+
+    async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
+        """The job as it was at the end of each of its versions, oldest first; the last is its present state."""
+
     async def put_blob(self, data: bytes) -> str:
         """Store bytes that are too large to travel in a spec; returns their SHA-256 in hexadecimal."""
 

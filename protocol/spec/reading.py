@@ -25,7 +25,7 @@ from protocol.spec.older import REWRITES, before_1_4
 from protocol.spec.shape import Rules, kind, read_struct
 from protocol.spec.tree import Document, Unreadable
 
-SERVER_FIELDS: Final = ("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime")
+SERVER_FIELDS: Final = ("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime", "SubmitTime")
 """Fields of a job that only the server sets."""
 _BEFORE_1_4: Final = "this is a job in the form from before Bacalhau 1.4 (APIVersion, Spec)"
 _BEFORE_1_4_HINT: Final = (

@@ -1,4 +1,4 @@
-"""The routes about jobs: submit, list, describe, stop, history, executions, results.
+"""The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions, results.
 
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is carried out. A handler decodes, calls one
 verb (two for ``include``), and encodes.
@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from protocol.errors import Invalid
-from protocol.spec import read_body
+from protocol.spec import Reading, read_body
 from requester.api import queries, views
 from requester.api.envelope import answer
 from requester.api.keys import CLIENT, DEFAULTS, VERBS
@@ -61,15 +61,7 @@ def member(body: dict[str, Any], name: str) -> Any:
 @routes.post(BASE)
 async def submit(request: web.Request) -> web.Response:
     body = await body_of(request)
-    job = member(body, "job")
-    if not isinstance(job, dict):
-        raise Invalid('the body needs a member "Job" that is an object')
-    namespace = member(body, "namespace")
-    if isinstance(namespace, str) and namespace and not member(job, "namespace"):
-        # The Python SDK names the namespace beside the job.
-        job = {key: value for key, value in job.items() if key.lower() != "namespace"}
-        job["Namespace"] = namespace
-    reading = read_body(job, defaults=request.app[DEFAULTS])
+    reading = _reading(body, request)
     submission = await request.app[VERBS].submit(
         reading.job,
         warnings=reading.warnings,
@@ -84,6 +76,57 @@ async def submit(request: web.Request) -> web.Response:
             "JobVersion": submission.version,
         }
     )
+
+
+def _reading(body: dict[str, Any], request: web.Request) -> Reading:
+    """The job in a body, read and filled in. Raises `Invalid`."""
+    job = member(body, "job")
+    if not isinstance(job, dict):
+        raise Invalid('the body needs a member "Job" that is an object')
+    namespace = member(body, "namespace")
+    if isinstance(namespace, str) and namespace and not member(job, "namespace"):
+        # The Python SDK names the namespace beside the job.
+        job = {key: value for key, value in job.items() if key.lower() != "namespace"}
+        job["Namespace"] = namespace
+    return read_body(job, defaults=request.app[DEFAULTS])
+
+
+@routes.put(BASE + "/diff")
+async def diff(request: web.Request) -> web.Response:
+    reading = _reading(await body_of(request), request)
+    text = await request.app[VERBS].changes(reading.job, warnings=reading.warnings)
+    return answer({"Diff": text, "Warnings": reading.warnings})
+
+
+@routes.put(BASE + "/{ref}/rerun")
+async def rerun(request: web.Request) -> web.Response:
+    body = await body_of(request)
+    version = member(body, "jobversion") or 0
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise Invalid(f"JobVersion {version!r} is not a version's number")
+    submission = await request.app[VERBS].rerun(
+        request.match_info["ref"],
+        namespace=queries.text(request.query, "namespace", str(member(body, "namespace") or "")),
+        version=version,
+        reason=str(member(body, "reason") or ""),
+        client=request.get(CLIENT, ""),
+    )
+    return answer(
+        {
+            "JobID": submission.job,
+            "JobVersion": submission.version,
+            "EvaluationID": views.evaluation_id(submission.job, submission.version, 0),
+            "Warnings": submission.warnings,
+        }
+    )
+
+
+@routes.get(BASE + "/{ref}/versions")
+async def versions(request: web.Request) -> web.Response:
+    found = await request.app[VERBS].versions(
+        request.match_info["ref"], namespace=queries.text(request.query, "namespace")
+    )
+    return answer({"NextToken": "", "Items": [views.job(record) for record in found]})
 
 
 @routes.get(BASE)

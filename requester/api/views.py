@@ -102,6 +102,7 @@ def job(record: JobRecord) -> Json:
         "Revision": record.revision,
         "CreateTime": nanoseconds(record.created_at),
         "ModifyTime": nanoseconds(record.modified_at),
+        "SubmitTime": nanoseconds(record.submitted_at),
     }
     cause = record.failure or record.queued
     if cause is not None:

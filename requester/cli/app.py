@@ -44,7 +44,10 @@ _ABOUT_JOBS = (
     ("jobs:list_jobs", "list", "List jobs, newest first."),
     ("jobs:executions", "executions", "List a job's executions."),
     ("jobs:history", "history", "Tell what happened to a job."),
+    ("jobs:versions", "versions", "List a job's versions."),
     ("jobs:stop", "stop", "Stop a job."),
+    ("jobs:rerun", "rerun", "Run a job once more, as it is or as it was in an earlier version."),
+    ("submit:diff", "diff", "Tell what submitting a spec would change in the job of its name."),
     ("logs:logs", "logs", "Print what a program wrote, or follow it."),
     ("get:get", "get", "Download a job's published results."),
 )
@@ -55,7 +58,7 @@ _ABOUT_NODES = (
     ("delete", "Forget a node; it may register again."),
 )
 
-_SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"))
+_SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
 """Commands that read a spec, from standard input if none is named."""
 
 

@@ -1,4 +1,4 @@
-"""The commands about jobs that are there: describe, list, executions, history, stop.
+"""The commands about jobs that are there: describe, list, executions, history, versions, stop, rerun.
 
 Knows: columns and the layout of ``describe``. Must not know: how answers come (`requester.client`).
 """
@@ -26,6 +26,7 @@ from requester.cli.output import (
     print_object,
     print_table,
 )
+from requester.cli.waiting import Waiting, wait_for
 from requester.client import JOBS, job_path
 
 Json = dict[str, Any]
@@ -172,6 +173,44 @@ def stop(
         answer = client.call("DELETE", job_path(job), body={"reason": reason}, namespace=namespace)
     if not quiet:
         print(f"Job stop successfully submitted with evaluation ID: {answer['EvaluationID']}")
+    return Exit.OK
+
+
+def rerun(
+    job: JobRef,
+    /,
+    *,
+    namespace: Namespace = "",
+    version: Version = 0,
+    reason: Annotated[str, Parameter(help="Why, for the job's history.")] = "",
+    how: Waiting = Waiting(),
+    api: Api = Api(),
+) -> int:
+    """Run a job once more: a new version with the spec of the newest, or of --version."""
+    with api.client() as client:
+        if how.dry_run:
+            print_object(
+                _as_spec(client.job(job, namespace=namespace, version=version)["Job"]), "yaml", False
+            )
+            return Exit.OK
+        answer = client.rerun(job, version=version, reason=reason, namespace=namespace)
+        view = client.job(answer["JobID"], namespace=namespace)["Job"]
+        published = bool(view["Tasks"][0]["Publisher"].get("Type"))
+        return wait_for(client, answer["JobID"], how, published=published)
+
+
+def versions(
+    job: JobRef, /, *, namespace: Namespace = "", how: ListFormat = ListFormat(), api: Api = Api()
+) -> int:
+    """List a job's versions, oldest first."""
+    columns: list[Column] = [
+        ("CREATED-AT", lambda each: moment(each["SubmitTime"])),
+        ("JOB-VERSION", lambda each: str(each["Version"])),
+        ("STATE", lambda each: each["State"]["StateType"]),
+    ]
+    with api.client() as client:
+        page = client.call("GET", job_path(job, "versions"), namespace=namespace)
+    print_list(page["Items"] or [], columns, how)
     return Exit.OK
 
 

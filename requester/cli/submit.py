@@ -1,4 +1,4 @@
-"""``shoal submit FILE`` (= ``job run``) and ``shoal validate FILE``.
+"""``shoal submit FILE`` (= ``job run``), ``shoal diff FILE`` and ``shoal validate FILE``.
 
 Knows: where specs come from. Must not know: what is in them (`protocol.spec`).
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from protocol.errors import Invalid, NotFound
@@ -17,6 +18,7 @@ from protocol.spec.bounds import TEXT_MAX_BYTES
 from protocol.spec.template import fill_in, values_of
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
+from requester.cli.output import clean_text
 from requester.cli.waiting import Waiting, submit_and_wait
 
 Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
@@ -62,6 +64,18 @@ def submit(
     reading = read(spec, filling)
     with api.client() as client:
         return submit_and_wait(client, reading, how)
+
+
+def diff(spec: Spec = "-", /, *, filling: Filling = Filling(), api: Api = Api()) -> int:
+    """Tell what submitting a spec would change in the job of its name; nothing is submitted."""
+    reading = read(spec, filling)
+    with api.client() as client:
+        text = client.diff(msgspec.to_builtins(reading.job))
+    if text:
+        print(clean_text(text))
+    else:
+        tell("No changes: the job of that name has this spec.")
+    return Exit.OK
 
 
 def validate(spec: Spec = "-", /, *, filling: Filling = Filling()) -> int:

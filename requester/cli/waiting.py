@@ -1,4 +1,4 @@
-"""What `submit`, `docker run` and `wasm run` have in common: submit a job, wait for it, tell how it went.
+"""What `submit`, `rerun`, `docker run` and `wasm run` have in common: wait for a job, tell how it went.
 
 Knows: the flags of waiting and the order of things. Must not know: how the job was written.
 """
@@ -75,6 +75,11 @@ def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
     job: str = submission["JobID"]
     if not how.hide_warnings and not how.id_only:
         _warn(each for each in submission["Warnings"] or [] if each not in reading.warnings)
+    return wait_for(client, job, how, published=bool(reading.job.task.publisher.type))
+
+
+def wait_for(client: Client, job: str, how: Waiting, *, published: bool) -> int:
+    """Tell the id of a job that was taken, and wait for it as the flags ask. Returns the exit code."""
     if how.id_only:
         print(job, flush=True)
     else:
@@ -86,7 +91,7 @@ def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
     quiet = how.quiet or how.id_only or how.follow
     code = _wait(client, job, how, Screen(quiet=quiet))
     if not quiet:
-        _next_commands(job, published=bool(reading.job.task.publisher.type))
+        _next_commands(job, published=published)
     return Exit.OK if how.exit_zero and code != Exit.INTERRUPTED else code
 
 

@@ -100,7 +100,7 @@ def of_log(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[JobRecord | N
 
 def _lines(before: JobRecord | None, after: JobRecord, event: Event, at: float) -> Iterator[Line]:
     if isinstance(event, Submitted):
-        yield "", SUBMISSION, "Job submitted" if before is None else "Job updated", at, {}
+        yield "", SUBMISSION, _submission(event, first=before is None), at, {}
     elif isinstance(event, StopRequested):
         yield "", STATE, "Job stop requested" + (f": {event.reason}" if event.reason else ""), at, {}
     elif isinstance(event, Queued):
@@ -110,6 +110,14 @@ def _lines(before: JobRecord | None, after: JobRecord, event: Event, at: float) 
             yield _closed(event, at)
     else:
         yield from _of_execution(before, after, event, at)
+
+
+def _submission(event: Submitted, *, first: bool) -> str:
+    if event.rerun_of:
+        return f"Job rerun requested (version {event.rerun_of})" + (
+            f": {event.reason}" if event.reason else ""
+        )
+    return "Job submitted" if first else "Job updated"
 
 
 def _closed(event: Closed, at: float) -> Line:

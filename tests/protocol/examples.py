@@ -132,7 +132,7 @@ EXAMPLES: list[Struct] = [
     messages.LogsAnswer(9, [CHUNK], True, FAILURE),
     messages.BlobRequest("ab" * 32, 5, 1000),
     messages.BlobAnswer(9, b"\x00\xff", FAILURE),
-    entries.Submitted(SPEC, 2, ["a warning"], "cli"),
+    entries.Submitted(SPEC, 2, ["a warning"], "cli", 1, "once more"),
     entries.Queued(FAILURE),
     entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room"),
     entries.StopRequested("enough", "cli"),

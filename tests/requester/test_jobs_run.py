@@ -371,6 +371,33 @@ async def test_new_version(tmp_path: Path) -> None:
         assert (await service.job("named", version=1)).spec.task.resources.cpu == "1"
 
 
+async def test_rerun(tmp_path: Path) -> None:
+    """A job is run again as any of its versions was; its time in the queue and in all begins anew."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node(cores=2)
+        job = await submit(service, a_job("name", count=2, timeouts=Timeouts(total_timeout=60)))
+        first = await closed(service, job)
+        await submit(service, a_job("name"))
+        await closed(service, job)
+
+        await service.rerun("name", namespace="", version=1, reason="again", client="test")
+        record = await closed(service, job)
+
+        assert (record.id, record.version, record.spec) == (first.id, 3, first.spec)
+        assert (record.state, len(record.current())) == (JobState.COMPLETED, 2)
+        assert record.submitted_at > first.submitted_at == first.created_at
+        versions = await service.versions("name")
+        assert [(each.version, each.spec.count, each.state) for each in versions] == [
+            (1, 2, JobState.COMPLETED),
+            (2, 1, JobState.COMPLETED),
+            (3, 2, JobState.COMPLETED),
+        ]
+        assert await service.changes(a_job("name"), warnings=[]) != ""
+        with pytest.raises(NotFound):
+            await service.rerun("name", namespace="", version=7, reason="", client="test")
+
+
 async def test_unchanged_version(tmp_path: Path) -> None:
     """The same spec under the same name is refused unless it is forced."""
     async with a_cluster(tmp_path) as cluster:

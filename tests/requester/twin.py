@@ -26,6 +26,7 @@ from protocol.ids import ExecutionId, JobId, NodeId, execution_id, job_id, job_k
 from protocol.jobs import Amounts, Job, Spec
 from protocol.messages import InputRead, LogChunk, Progress, Report, RunOutput, Stage
 from protocol.nodes import NodeInfo, Offer
+from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import ExecutionState, JobState
 from requester.core.fold import fold
@@ -143,6 +144,23 @@ class Twin:
         if self.then is not None:
             self._fates.add(asyncio.create_task(self.then(id_)))
         return Submission(id_, version, warnings)
+
+    async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
+        await self._called("rerun", (ref, version, reason))
+        now = await self.job(ref, namespace=namespace)
+        again = await self.job(ref, namespace=namespace, version=version)
+        event = Submitted(again.spec, now.version + 1, [], client, again.version, reason)
+        await self.write(now.id, event)
+        if self.then is not None:
+            self._fates.add(asyncio.create_task(self.then(now.id)))
+        return Submission(now.id, now.version + 1)
+
+    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+        return changes((await self.job(job.name, namespace=job.namespace)).spec, job)
+
+    async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
+        record = await self.job(ref, namespace=namespace)
+        return [await self.job(ref, version=version) for version in range(1, record.version + 1)]
 
     async def put_blob(self, data: bytes) -> str:
         raise NotImplementedError

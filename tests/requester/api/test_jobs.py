@@ -351,6 +351,31 @@ async def test_results_are_specs(api: Api, twin: Twin) -> None:
     assert page == {"NextToken": "", "Items": [{**spec, "ExecutionID": execution["ID"]}]}
 
 
+async def test_rerun_versions_and_diff(api: Api, twin: Twin) -> None:
+    """Rerun makes a version of an earlier one's spec, versions lists them all, diff tells what a spec would change."""
+    id_ = await twin.submitted(a_job("n"))
+    await twin.complete(id_)
+    await twin.submitted(a_job("n", count=3))
+
+    async with api.put(f"{JOBS}/n/rerun", json={"JobVersion": 1, "Reason": "again"}) as answer:
+        body = await answer.json()
+    assert (body["JobID"], body["JobVersion"], body["Warnings"]) == (id_, 3, [])
+    assert body["EvaluationID"]
+    page = await _get(api, f"{JOBS}/{id_}/versions")
+    assert [(item["Version"], item["Count"]) for item in page["Items"]] == [(1, 1), (2, 3), (3, 1)]
+    assert page["Items"][0]["State"]["StateType"] == "Completed"
+    items = (await _get(api, f"{JOBS}/{id_}/history"))["Items"]
+    assert items[0]["Event"]["Message"] == "Job rerun requested (version 1): again"
+
+    changed = {"Job": {**BODY["Job"], "Name": "n", "Count": 2, "Labels": {"team": "a"}}}
+    async with api.put(f"{JOBS}/diff", json=changed) as answer:
+        assert await answer.json() == {"Diff": '- Count: 1\n+ Count: 2\n+ Labels.team: "a"', "Warnings": []}
+    async with api.put(f"{JOBS}/diff", json={"Job": {**changed["Job"], "Name": "other"}}) as answer:
+        assert answer.status == 404
+    async with api.put(f"{JOBS}/n/rerun", json={"JobVersion": "one"}) as answer:
+        assert answer.status == 400
+
+
 async def test_golden_forms(api: Api, twin: Twin) -> None:
     """A job, an execution, a line of history and a node look over REST exactly as the files say: these are promises."""
     task = Task(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -169,6 +170,24 @@ def test_stop(shoal: Shoal, twin: Twin, background: Background) -> None:
     done = background.run(twin.submitted(a_job()))
     background.run(twin.complete(done))
     assert "cannot stop job in state Completed" in shoal("stop", done).err
+
+
+def test_rerun_versions_and_diff(shoal: Shoal, twin: Twin, background: Background, folder: Path) -> None:
+    """``rerun`` runs a version again and waits for it, ``versions`` lists them, ``diff`` tells what a spec would change."""
+    twin.then = twin.complete
+    assert shoal("submit", "job.yaml").code == 0
+    (folder / "more.yaml").write_text((folder / "job.yaml").read_text() + "Count: 2\n")
+    assert shoal("diff", "more.yaml").out == "- Count: 1\n+ Count: 2\n"
+    assert shoal("submit", "more.yaml").code == 0
+
+    ran = shoal("job", "rerun", "words", "--version", "1", "--reason", "again", "--id-only")
+
+    assert (ran.code, ran.out.strip()) == (0, next(iter(twin.records)))
+    assert twin.records[JobId(ran.out.strip())].spec.count == 1
+    rows = [line.split() for line in shoal("job", "versions", "words", "--hide-header").out.splitlines()]
+    assert [row[-2:] for row in rows] == [["1", "Completed"], ["2", "Completed"], ["3", "Completed"]]
+    same = shoal("diff", "job.yaml")
+    assert (same.out, same.err) == ("", "No changes: the job of that name has this spec.\n")
 
 
 def test_nodes(shoal: Shoal, twin: Twin) -> None:
