@@ -99,12 +99,37 @@ class RunOutput(Struct, frozen=True):
 
 
 class InputRead(Struct, frozen=True, omit_defaults=True):
-    """Which bytes an execution read: the identity that `resolve` gave the input before it was fetched."""
+    """Which bytes an execution read: the identity that `resolve` gave the input before it was fetched.
+
+    `cached`: they were on the node already, and nothing was fetched.
+    """
 
     target: str
     type: str
     identity: str
     size_bytes: int | None = None
+    cached: bool = False
+
+
+class FileWritten(Struct, frozen=True, omit_defaults=True):
+    """One file of a published result: its path in the result, and the SHA-256 of its bytes in hexadecimal."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Written(Struct, frozen=True, omit_defaults=True):
+    """What an execution wrote, as it was published: `count` files of `size_bytes` together.
+
+    `files` are the first of them in the order of their paths, as many as a report may carry. `sha256` is that of the whole
+    list as ``sha256sum`` prints it (digest, two blanks, path, line feed), which the node keeps as long as the logs.
+    """
+
+    count: int
+    size_bytes: int
+    sha256: str
+    files: list[FileWritten] = field(default_factory=list)
 
 
 class Report(Struct, frozen=True, omit_defaults=True):
@@ -128,6 +153,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     result: Spec | None = None
     inputs: list[InputRead] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
+    written: Written | None = None
 
 
 class Verdict(Struct, frozen=True, omit_defaults=True):
@@ -142,7 +168,11 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
 
 
 class Beat(Struct, frozen=True, omit_defaults=True):
-    """A node is alive. `incarnation` grows with each start of its process; `upto` is the newest sequence it obeyed."""
+    """A node is alive. `incarnation` grows with each start of its process; `upto` is the newest sequence it obeyed.
+
+    `held`: the inputs whose bytes are on the node, by `protocol.held.input_token`, with their sizes in bytes; the
+    `HELD_MAX` used last. None is what the last beat that had any said: it is told when it changes, and now and then.
+    """
 
     node: NodeInfo
     incarnation: int
@@ -150,6 +180,7 @@ class Beat(Struct, frozen=True, omit_defaults=True):
     upto: int = 0
     leaving: bool = False
     executions: dict[ExecutionId, ExecutionState] = field(default_factory=dict)
+    held: dict[str, int] | None = None
 
 
 class RequesterBeat(Struct, frozen=True, omit_defaults=True):

@@ -84,7 +84,13 @@ class Registry:
         connected = not beat.leaving
         if known is None:
             node = NodeRecord(
-                beat.node, self._membership(cell), connected, now, now, incarnation=beat.incarnation
+                beat.node,
+                self._membership(cell),
+                connected,
+                now,
+                now,
+                incarnation=beat.incarnation,
+                held=beat.held or {},
             )
         else:
             same = known.info == beat.node
@@ -96,6 +102,7 @@ class Registry:
                 last_beat_at=now,
                 connected_since=known.connected_since if known.connected else now,
                 incarnation=beat.incarnation,
+                held=known.held if beat.held is None else beat.held,
             )
         if cell is None or cell.info != beat.node or cell.membership == DELETED:
             self._to_save.add(id_)

@@ -30,7 +30,7 @@ from requester.orchestrator import Orchestrator
 
 _log = structlog.get_logger(__name__)
 _REPORT_MAX_BYTES = 131_072
-"""A larger report loses the program's output and the list of inputs: the log is not the place for them."""
+"""A larger report loses the program's output and the lists of inputs and files: the log is not the place for them."""
 _WAITING_MAX = 10_000
 
 DROP = Verdict("drop")
@@ -126,7 +126,8 @@ class Reports:
             output = (
                 replace(report.output, stdout="", stderr="") if report.output is not None else RunOutput()
             )
-            report = replace(report, output=output, inputs=[])
+            written = replace(report.written, files=[]) if report.written is not None else None
+            report = replace(report, output=output, inputs=[], written=written)
         self._judge(message, report)
 
     def _judge(self, message: Message, report: Report, *, last_look: bool = False) -> None:

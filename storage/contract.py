@@ -43,14 +43,20 @@ class Label(Struct, frozen=True):
 class Resolved(Struct, frozen=True):
     """An input pinned down before it is fetched.
 
-    `identity` is immutable (a CID; bucket, key and version or ETag; a digest) and equal exactly when the bytes are.
+    `identity` is immutable (a CID; bucket, key and version or ETag; a digest), and equal identities of one type bring equal
+    trees: whatever a param changes or checks in what is brought (a name, a share, a checksum) is part of it.
     `size_bytes` None means that the source does not say. `pinned` is the driver's own: what `fetch` needs in order to
     bring exactly this.
+
+    `cacheable`: the identity names these bytes for ever, and bringing them costs more than a look-up. Only then is what one
+    execution fetched given to the next; each has to `resolve` by itself all the same, so nobody reads what the other
+    side would not show them.
     """
 
     identity: str
     size_bytes: int | None = None
     pinned: Any = None
+    cacheable: bool = False
 
 
 class Fetched(Struct, frozen=True):
@@ -94,7 +100,9 @@ class Source(Protocol[P_contra]):
         """Bring exactly what was resolved to `into`, a path that does not exist yet in a folder that does.
 
         Afterwards `into` is a file or a folder, complete; on any fault or cancellation nothing is left of it. No name
-        from the data leads outside it. A source whose data is already here may answer with another path instead.
+        from the data leads outside it. A source whose data is already here may answer with another path instead; not one
+        that said `cacheable`. Whatever `progress` raises ends the fetch, and is raised from it: that is how a limit
+        stops one that has grown too large.
         """
 
 

@@ -85,7 +85,11 @@ class InlineSource:
             raise Exhausted(message, hint="Use a node with a higher limit.", kind="Size")
         form = "tar" if content.archive else "file"
         return Resolved(
-            f"inline:{form}:sha256:{content.digest}", None if content.archive else content.size_bytes, content
+            f"inline:{form}:sha256:{content.digest}",
+            None if content.archive else content.size_bytes,
+            content,
+            # What is at hand and small is written sooner than looked up.
+            cacheable=content.archive or content.data is None or content.size_bytes > PIECE_BYTES,
         )
 
     async def fetch(

@@ -88,7 +88,9 @@ class UrlSource:
     async def resolve(self, params: UrlParams, share: Share) -> Resolved:
         version = await self._retried(self._version, params)
         self._check_size(params, version.size_bytes or 0)
-        return Resolved(identity(params, version), version.size_bytes, version)
+        # A weak ETag promises the same meaning, not the same bytes; a time of change, no more than a second.
+        strong = bool(version.etag) and not version.etag.startswith("W/")
+        return Resolved(identity(params, version), version.size_bytes, version, cacheable=strong)
 
     async def fetch(self, params: UrlParams, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
         forward = _only_forward(progress)

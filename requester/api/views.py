@@ -18,7 +18,7 @@ import msgspec
 from protocol.errors import Failure
 from protocol.ids import short
 from protocol.jobs import Amounts, Spec
-from protocol.messages import Progress
+from protocol.messages import Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.states import ExecutionState, JobState
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
@@ -149,10 +149,18 @@ def execution(record: ExecutionRecord, namespace: str) -> Json:
             for stage in record.stages
         ],
         "Inputs": [
-            {"Target": read.target, "Type": read.type, "Identity": read.identity, "Size": read.size_bytes}
+            {
+                "Target": read.target,
+                "Type": read.type,
+                "Identity": read.identity,
+                "Size": read.size_bytes,
+                "Cached": read.cached,
+            }
             for read in record.inputs
         ],
     }
+    if record.written is not None:
+        view["Written"] = _written(record.written)
     if record.ports:
         view["Ports"] = record.ports
     if record.failure is not None:
@@ -239,6 +247,17 @@ def progress(value: Progress) -> Json:
         "What": value.what,
         "Done": value.done_bytes,
         "Total": value.total_bytes,
+    }
+
+
+def _written(written: Written) -> Json:
+    return {
+        "Count": written.count,
+        "Size": written.size_bytes,
+        "SHA256": written.sha256,
+        "Files": [
+            {"Path": each.path, "Size": each.size_bytes, "SHA256": each.sha256} for each in written.files
+        ],
     }
 
 

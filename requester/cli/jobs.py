@@ -25,6 +25,7 @@ from requester.cli.output import (
     print_list,
     print_object,
     print_table,
+    size,
 )
 from requester.cli.waiting import Waiting, wait_for
 from requester.client import JOBS, job_path
@@ -34,6 +35,7 @@ JobRef = Annotated[str, Parameter(name="JOB", help="The job's name, id or the be
 Namespace = Annotated[str, Parameter(help="The job's namespace, where its name alone is not enough.")]
 Version = Annotated[int, Parameter(alias="-v", help="An earlier version of the job.")]
 
+FILES_SHOWN = 10
 STATES = {
     0: "Undefined",
     4: "Refused",
@@ -291,11 +293,28 @@ def _head(job: Json) -> list[tuple[str, str]]:
 def _print_facts(each: Json) -> None:
     """What an execution read and wrote."""
     for read in each.get("Inputs", []):
-        print(f"Input {clean(read['Target'])}: {clean(read['Identity'])}")
+        notes = [size(read["Size"])] if read["Size"] is not None else []
+        notes += ["on the node already"] if read.get("Cached") else []
+        noted = f" ({', '.join(notes)})" if notes else ""
+        print(f"Input {clean(read['Target'])}: {clean(read['Identity'])}{noted}")
     result = each["PublishedResult"]
     if result.get("Type"):
         params = ", ".join(f"{key}: {value}" for key, value in result.get("Params", {}).items() if value)
         print(f"Published Result: {result['Type']} {{{clean(params)}}}")
+    if written := each.get("Written"):
+        _print_written(written)
+
+
+def _print_written(written: Json) -> None:
+    """The files of a result as ``sha256sum`` lists them, the first of many."""
+    print(
+        f"Written: {written['Count']} files, {size(written['Size'])}; their list has SHA-256 {written['SHA256']}"
+    )
+    shown = written["Files"][:FILES_SHOWN]
+    for file in shown:
+        print(f"  {file['SHA256']}  {clean(file['Path'])} ({size(file['Size'])})")
+    if written["Count"] > len(shown):
+        print(f"  ... and {written['Count'] - len(shown)} more")
 
 
 def _print_output(executions: list[Json]) -> None:

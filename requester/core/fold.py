@@ -176,6 +176,7 @@ def _changed(record: JobRecord, event: Event, at: float, seq: int) -> ExecutionR
             output=report.output,
             result=report.result,
             inputs=report.inputs or execution.inputs,
+            written=report.written,
             ports=report.ports or execution.ports,
         )
     if isinstance(event, Cancelled | Lost):

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId
 from protocol.jobs import Amounts, Job, Spec
-from protocol.messages import InputRead, RunOutput, Stage
+from protocol.messages import InputRead, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
 
@@ -36,6 +36,7 @@ class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
     result: Spec | None = None
     inputs: list[InputRead] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
+    written: Written | None = None
 
     @property
     def open(self) -> bool:
@@ -111,7 +112,8 @@ class HistoryItem(Struct, frozen=True, omit_defaults=True):
 class NodeRecord(Struct, frozen=True, omit_defaults=True):
     """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word.
 
-    `expected` is False once it has been away for so long that no job should wait for it.
+    `expected` is False once it has been away for so long that no job should wait for it. `held` are the inputs whose bytes
+    it says it has, by `protocol.held.input_token`, with their sizes in bytes.
     """
 
     info: NodeInfo
@@ -125,3 +127,4 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     expected: bool = True
+    held: dict[str, int] = field(default_factory=dict)

@@ -64,7 +64,7 @@ class IpfsSource(IpfsDriver):
             nodes += await self._walk(root, params)
         size_bytes = sum(node.size_bytes for node in nodes)
         check_size(params.cid, size_bytes, self._kubo.settings.max_bytes)
-        return Resolved(identity=f"ipfs://{root.cid}", size_bytes=size_bytes, pinned=nodes)
+        return Resolved(f"ipfs://{root.cid}", size_bytes, nodes, cacheable=True)
 
     async def fetch(
         self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress

@@ -74,6 +74,7 @@ class S3Source(S3Driver):
                 connection.region_of(params.bucket),
                 connection.signed,
             ),
+            cacheable=all(each.etag for each in objects),
         )
 
     async def fetch(
@@ -229,7 +230,9 @@ def _identity(params: SourceParams, objects: list[Object]) -> str:
         (only,) = objects
         versioned = only.version and only.version != "null"
         pin = f"versionId={only.version}" if versioned else f"etag={only.etag.strip(chr(34))}"
-        return f"s3://{params.bucket}/{only.key}?{pin}{where}"
+        # A checksum that is compared is part of it: what came without one must not pass for what was checked.
+        checked = f"&sha256={params.checksum_sha256}" if params.checksum_sha256 else ""
+        return f"s3://{params.bucket}/{only.key}?{pin}{checked}{where}"
     digest = hashlib.sha256()
     for each in sorted(objects, key=lambda each: each.key):
         digest.update(f"{each.key}\0{each.size_bytes}\0{each.etag}\0".encode())

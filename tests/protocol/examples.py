@@ -78,7 +78,9 @@ INFO = NodeInfo(
 )
 STAGE = messages.Stage(ExecutionState.STAGING, AT, "fetching")
 OUTPUT = messages.RunOutput("out", True, "err", True, 3, "killed")
-INPUT_READ = messages.InputRead("/in", "ipfs", "Qm", 12)
+INPUT_READ = messages.InputRead("/in", "ipfs", "Qm", 12, True)
+FILE_WRITTEN = messages.FileWritten("outputs/a", 5, "cd" * 32)
+WRITTEN = messages.Written(3, 12, "ef" * 32, [FILE_WRITTEN])
 REPORT = messages.Report(
     node=NODE,
     incarnation=2,
@@ -93,6 +95,7 @@ REPORT = messages.Report(
     result=Spec("ipfs", {"CID": "Qm"}),
     inputs=[INPUT_READ],
     ports={"WEB": 20_000},
+    written=WRITTEN,
 )
 CHUNK = messages.LogChunk(1, AT, b"\x00hello\xff")
 CLOSED = entries.Closed(JobState.FAILED, "it failed", FAILURE)
@@ -122,9 +125,11 @@ EXAMPLES: list[Struct] = [
     STAGE,
     OUTPUT,
     INPUT_READ,
+    FILE_WRITTEN,
+    WRITTEN,
     REPORT,
     messages.Verdict("stored", 9),
-    messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}),
+    messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}),
     messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True),
     messages.Progress(JOB, EXECUTION, NODE, ExecutionState.STAGING, "image", 5, 10),
     messages.LogsRequest(EXECUTION, 5, 1000, 2.5),

@@ -24,7 +24,7 @@ from protocol.entries import (
 from protocol.errors import Conflict, Failure, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, JobId, NodeId, execution_id, job_id, job_key, nameless_key
 from protocol.jobs import Amounts, Job, Spec
-from protocol.messages import InputRead, LogChunk, Progress, Report, RunOutput, Stage
+from protocol.messages import FileWritten, InputRead, LogChunk, Progress, Report, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
@@ -114,7 +114,8 @@ class Twin:
             failure=failure,
             output=RunOutput(stdout=stdout, exit_code=exit_code),
             result=Spec("ipfs", {"CID": "bafyresult"}),
-            inputs=[InputRead("/in", "s3", "s3:bucket/key@v1", 12)],
+            inputs=[InputRead("/in", "s3", "s3:bucket/key@v1", 12, cached=True)],
+            written=Written(12, 2_000, "ab" * 32, [FileWritten("outputs/a", 1_500, "cd" * 32)]),
         )
         await self.close(job, JobState.FAILED if failure else JobState.COMPLETED, failure)
         return execution

@@ -79,7 +79,10 @@ def test_a_description_says_what_and_why(shoal: Shoal, jobs: list[JobId]) -> Non
     for text in (
         "Job History",
         "Published Result: ipfs {CID: bafyresult}",
-        "Input /in: s3:bucket/key@v1",
+        "Input /in: s3:bucket/key@v1 (12 B, on the node already)",
+        f"Written: 12 files, 2.0 KiB; their list has SHA-256 {'ab' * 32}",
+        f"{'cd' * 32}  outputs/a (1.5 KiB)",
+        "... and 11 more",
         "hello",
     ):
         assert text in out
