@@ -91,7 +91,7 @@ class MemoryHub:
         self.cells: dict[str, Cell] = {}
         self.revision = 0
         self.blobs: dict[str, bytes] = {}
-        self._news: set[asyncio.Future[None]] = set()
+        self._news: dict[asyncio.Future[None], None] = {}
 
     def begin_anew(self) -> None:
         """Forget the log and begin another under the same name: every reader gets `Broken`."""
@@ -200,18 +200,18 @@ class MemoryHub:
         return LogState(str(self.generation), first if last else 0, last, self._size_bytes, self.limit_bytes)
 
     def tell_readers(self) -> None:
-        news, self._news = self._news, set()
+        news, self._news = self._news, {}
         for waiter in news:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait_for_news(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._news.add(waiter)
+        self._news[waiter] = None
         try:
             await waiter
         finally:
-            self._news.discard(waiter)
+            self._news.pop(waiter, None)
 
 
 class MemoryBus:
@@ -221,7 +221,7 @@ class MemoryBus:
         self._hub = hub
         self._cut = False
         self._closed = False
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, None] = {}
 
     @property
     def connected(self) -> bool:
@@ -284,13 +284,13 @@ class MemoryBus:
             raise Unavailable("the bus is closed")
         listener = Listener(subject, pending)
         subscription = _Subscription(self, subject, tuple(subject.split(".")), group, listener)
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         self._hub.join(subscription)
         try:
             yield listener
         finally:
             self._hub.leave(subscription)
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)
             listener.close()
 
     async def append(self, entries: Sequence[Append]) -> list[Outcome]:

@@ -80,7 +80,9 @@ class Duties:
         new = [node for node in gone if node not in self._orchestrator.gone]
         self._orchestrator.gone = gone
         for node in new:
-            for key in {self._jobs.key_of_execution.get(each) for each in self._fleet.held(node)}:
+            for key in dict.fromkeys(
+                self._jobs.key_of_execution.get(each) for each in self._fleet.held(node)
+            ):
                 if key is not None:
                     self._orchestrator.attend(key)
         settled = self._clock.now() - self._fleet.hearing_since >= self._settings.policy.join_grace_s

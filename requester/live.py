@@ -151,8 +151,8 @@ class Jobs:
         self.queue = Queue()
         self.open: dict[JobKey, Live] = {}
         self.closed: OrderedDict[JobKey, Live] = OrderedDict()
-        self.everywhere: set[JobKey] = set()
-        """Open jobs that run on every node: each new node concerns them."""
+        self.everywhere: dict[JobKey, None] = {}
+        """Open jobs that run on every node, in order: each new node concerns them."""
         self.key_of_execution: dict[ExecutionId, JobKey] = {}
         self.told_at: dict[ExecutionId, float] = {}
         """When (elapsed seconds) an open execution was first known here, or its node last told of it."""
@@ -273,7 +273,7 @@ class Jobs:
             return
         if record.closed:
             self.queue.remove(live.key)
-            self.everywhere.discard(live.key)
+            self.everywhere.pop(live.key, None)
             self.open.pop(live.key, None)
             live.noted.clear()
             self.closed[live.key] = live
@@ -283,7 +283,7 @@ class Jobs:
         self.closed.pop(live.key, None)
         self.open[live.key] = live
         if record.spec.type in EVERYWHERE:
-            self.everywhere.add(live.key)
+            self.everywhere[live.key] = None
         self.requeue(live)
 
     def requeue(self, live: Live) -> None:

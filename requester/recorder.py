@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TypeVar
 
 import structlog
@@ -48,7 +47,7 @@ class Recorder:
         """The sequence up to which everything is in the tables."""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
-        self._closing = Event()
+        self._closing = False
 
     async def open(self) -> tuple[str, int]:
         """Open the file; returns the log's identity and the sequence it stands at."""
@@ -99,26 +98,31 @@ class Recorder:
                 records=[(record, since) for _, record, since in changed if record is not None],
                 entries=self._entries,
             )
-            self._changed, self._entries = {}, []
-            # Shielded: a group that was taken is written, whoever waits for it and leaves.
-            await asyncio.shield(self._in(self._writing, partial(self._write, group)))
+            taken, self._changed, self._entries = self._changed, {}, []
+            try:
+                while not await self._in(self._writing, partial(self._write, group)):
+                    if self._closing:
+                        return
+                    await asyncio.sleep(_REFUSED_S)
+            except BaseException:
+                # Whoever waited left: the group goes with the next one. Written twice is written once.
+                self._entries[:0] = group.entries
+                self._changed = taken | self._changed
+                raise
             failpoints.reached("requester.model.written")
             self.written = group.position
             for live, record, _ in changed:
                 if record is not None:
                     live.written = max(live.written, record.revision)
 
-    def _write(self, group: Group) -> None:
-        """Write a group, trying for as long as the disk refuses: the log's reader is held back meanwhile."""
-        while True:
-            try:
-                self._opened().write(group)
-            except sqlite3.OperationalError as error:
-                if self._closing.wait(_REFUSED_S):
-                    return
-                _log.error("the read model cannot be written", path=str(self._path), reason=str(error))
-            else:
-                return
+    def _write(self, group: Group) -> bool:
+        """Write a group; False if the disk refuses. It is tried again, and the log's reader is held back meanwhile."""
+        try:
+            self._opened().write(group)
+        except sqlite3.OperationalError as error:
+            _log.error("the read model cannot be written", path=str(self._path), reason=str(error))
+            return False
+        return True
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the tables something; what was noted last may not be in them yet (`settle`)."""
@@ -142,7 +146,7 @@ class Recorder:
 
     async def close(self) -> None:
         """Write what waits and close the file."""
-        self._closing.set()
+        self._closing = True
         if self._store is not None:
             await self.settle()
             await self._in(self._writing, self._store.close)

@@ -57,7 +57,7 @@ class Registry:
         self._changed = changed
         self._heard = heard
         self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
-        self._to_save: set[NodeId] = set()
+        self._to_save: dict[NodeId, None] = {}
 
     async def listen(self) -> None:
         """Take beats until cancelled."""
@@ -105,7 +105,7 @@ class Registry:
                 held=known.held if beat.held is None else beat.held,
             )
         if cell is None or cell.info != beat.node or cell.membership == DELETED:
-            self._to_save.add(id_)
+            self._to_save[id_] = None
         if self._fleet.put(node):
             _log.info("node", node=id_, connected=connected, membership=node.membership)
             self._changed()
@@ -160,7 +160,7 @@ class Registry:
         try:
             await self._load()
             for id_ in tuple(self._to_save):
-                self._to_save.discard(id_)
+                self._to_save.pop(id_, None)
                 if not self._presence.rank(id_):
                     await self._save(id_)
         except Fault as fault:

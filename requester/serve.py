@@ -4,6 +4,7 @@ Knows: what is built from what, in which order it starts and ends. Must not know
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -40,9 +41,17 @@ Api = Callable[[Verbs, str, int], AbstractAsyncContextManager[tuple[str, int]]]
 
 @asynccontextmanager
 async def running(
-    bus: Bus, settings: Settings, *, clock: Clock | None = None, version: str = "0"
+    bus: Bus,
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    version: str = "0",
+    randbits: Callable[[int], int] = secrets.randbits,
 ) -> AsyncIterator[Service]:
-    """A requester at work on a bus, from the moment it has read the log to its end until the context closes."""
+    """A requester at work on a bus, from the moment it has read the log to its end until the context closes.
+
+    `randbits` gives that many bits of chance: ids of jobs are made of it.
+    """
     clock = clock or SystemClock()
     if not settings.id:
         settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
@@ -109,6 +118,7 @@ async def running(
         follower=follower,
         presence=presence,
         duties=duties,
+        randbits=randbits,
     )
     work: list[Coroutine[Any, Any, None]] = [
         committer.run(),

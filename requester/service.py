@@ -1,11 +1,10 @@
 """The verbs: what a requester can be asked, carried out on the jobs in memory, the log and the read model.
 
-Knows: how each verb of `requester.verbs` is done. Must not know: HTTP or the command line. Ids and other chance are made
-here and nowhere further in.
+Knows: how each verb of `requester.verbs` is done. Must not know: HTTP or the command line. Ids are made here and
+nowhere further in, from the chance that is passed in (`randbits`).
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -66,6 +65,7 @@ class Service:
         follower: Follower,
         presence: Presence,
         duties: Duties,
+        randbits: Callable[[int], int],
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -78,6 +78,7 @@ class Service:
         self._follower = follower
         self._presence = presence
         self._duties = duties
+        self._randbits = randbits
         self._lookup = Lookup(jobs, recorder, self._settle)
         self._logs = Logs(bus, self)
 
@@ -92,8 +93,8 @@ class Service:
         failpoints.reached("requester.submit.received")
         job = await self._without_large_data(job)
         named = bool(job.name)
-        key = job_key(job.namespace, job.name) if named else nameless_key(secrets.randbits(60))
-        fresh = job_id(key, secrets.randbits(RANDOM_BITS))
+        key = job_key(job.namespace, job.name) if named else nameless_key(self._randbits(60))
+        fresh = job_id(key, self._randbits(RANDOM_BITS))
         live = await self._live(key) if named else self._jobs.make(key)
 
         def submitted(record: JobRecord | None) -> Event:
