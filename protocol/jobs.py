@@ -9,7 +9,7 @@ The same Structs serve the bus, the log, the read model, REST and the command li
 
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 
 class Spec(Struct, frozen=True, rename="pascal", omit_defaults=False):
@@ -128,11 +128,35 @@ class Task(Struct, frozen=True, rename="pascal"):
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
+class Retry(Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """When a failed attempt is made again. Times in seconds; what is 0 or empty is left to the requester.
+
+    `attempts` is how many failed attempts a partition gets, the first one included; work that was lost with its node does
+    not count. `causes` are those that another attempt may mend: ``program`` (it ended with another code than 0, or was
+    killed for its memory), ``timeout`` (of the execution), ``system`` (anything around the program), ``node`` (lost). With
+    `exit_codes` the cause ``program`` means these codes alone. What cannot be mended (no such image, key or CID, bad
+    parameters) is never tried again.
+
+    The rest before an attempt begins at `backoff` and doubles up to `backoff_max`; up to the share `jitter` of it is left
+    out, another one for each attempt, so that jobs that failed together do not come back together.
+    """
+
+    attempts: int = 0
+    backoff: float = 0.0
+    backoff_max: float = 0.0
+    jitter: float = 0.2
+    causes: list[str] = field(default_factory=list)
+    exit_codes: list[int] = field(default_factory=list)
+
+
 class Job(Struct, frozen=True, rename="pascal"):
     """A whole job spec in canonical form: defaults filled in, one task, `count` as it will be run.
 
     `name` empty means the job has no name of its own; its id then serves as its name. `count` is the number of partitions
     of a batch or service job, and 0 for ops and daemon jobs, which run on every node that fits.
+
+    The fields behind `tasks` are not Bacalhau's. Each is left out where a spec says nothing, so that its programs see the
+    jobs they know.
     """
 
     name: str = ""
@@ -144,6 +168,7 @@ class Job(Struct, frozen=True, rename="pascal"):
     meta: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     tasks: list[Task] = field(default_factory=list)
+    retry: Retry | UnsetType = UNSET
 
     @property
     def task(self) -> Task:

@@ -18,10 +18,9 @@ from protocol.errors import Fault
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState, may_follow
-from requester.core.attempts import EVERYWHERE
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
-from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
 from requester.core.placement import demand_of
 from requester.core.queue import Queue
 

@@ -31,7 +31,8 @@ from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
 from requester.core.placement import Demand, choose
-from requester.core.step import View, counts, step
+from requester.core.step import counts, step
+from requester.core.view import View
 from requester.dispatch import Dispatch
 from requester.live import Input, Jobs, Live
 from requester.presence import Presence

@@ -22,8 +22,7 @@ from protocol.errors import Broken, Fault
 from protocol.ids import key_of
 from protocol.messages import Progress, Report, RunOutput, Verdict, decode, encode
 from protocol.states import ENDS, ExecutionState
-from requester.core.attempts import LONG_RUNNING
-from requester.core.model import JobRecord
+from requester.core.model import LONG_RUNNING, JobRecord
 from requester.follower import Follower
 from requester.live import Input, Jobs, Live, Settled
 from requester.orchestrator import Orchestrator

@@ -241,7 +241,7 @@ def describe(
 
 def _as_spec(job: Json) -> Json:
     """The job without what the server added; a name that is only the id was no one's wish."""
-    asked = {key: job[key] for key in (field.encode_name for field in fields(Job))}
+    asked = {field.encode_name: job[field.encode_name] for field in fields(Job) if field.encode_name in job}
     if asked["Name"] == job["ID"]:
         del asked["Name"]
     return asked

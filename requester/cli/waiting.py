@@ -210,6 +210,8 @@ def _written(value: Any) -> Any:
     found = {}
     for field in msgspec.structs.fields(value):
         own = getattr(value, field.name)
+        if own is msgspec.UNSET:
+            continue
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
         if own != default or field.name in ("type", "count", "name"):
             found[field.encode_name] = _written(own)

@@ -5,67 +5,74 @@ Knows: how to read the executions of a job's present version. Must not know: wha
 
 from collections.abc import Iterable
 
-from protocol.errors import Failure
 from protocol.ids import NodeId
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord, JobRecord
-from requester.core.policy import Policy, backoff_s
-
-LONG_RUNNING = frozenset({"service", "daemon"})
-EVERYWHERE = frozenset({"ops", "daemon"})
-"""Job types that run once on each node that fits, instead of in partitions."""
-
-NODE_REJECTED = "Unavailable.NodeRejected"
-"""Cancelled because a person sent the node away: no failure of the job."""
-
-_FAILURES = frozenset({ExecutionState.FAILED, ExecutionState.CANCELLED})
+from requester.core.policy import Rule, cause_of, mendable, rest_s, sent_away
 
 
 class Attempts:
-    """The attempts at one partition (or on one node): how many, how they ended, whether one is open or has succeeded.
+    """The attempts at one partition (or on one node): how they ended, whether one is open or has succeeded.
 
-    `failures` counts ends that were the work's own fault and would count against its limit; `streak` the newest ends in a
-    row that came too soon, for work that is restarted whenever it ends.
+    `number` is the newest attempt's. `failures` counts ends that were the work's own fault and count against its limit,
+    `losses` those that came with the node's; `streak` the newest ends in a row that came too soon, for work that is
+    restarted whenever it ends.
     """
 
-    __slots__ = ("completed", "count", "failures", "last", "open", "streak")
+    __slots__ = ("completed", "failures", "last", "losses", "number", "open", "streak")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.number = 0
         self.failures = 0
+        self.losses = 0
         self.streak = 0
         self.open: ExecutionRecord | None = None
         self.completed: ExecutionRecord | None = None
         self.last: ExecutionRecord | None = None
 
-    def add(self, execution: ExecutionRecord, policy: Policy) -> None:
+    def add(self, execution: ExecutionRecord, rule: Rule) -> None:
         """Take the next attempt, in the order of assignment."""
-        self.count += 1
+        self.number = max(self.number, execution.attempt)
         self.last = execution
         if execution.open:
             self.open = execution
             return
         if execution.state is ExecutionState.COMPLETED:
             self.completed = execution
-        elif execution.state in _FAILURES and not _sent_away(execution.failure):
+        elif execution.state is ExecutionState.LOST:
+            self.losses += 1
+        elif cause_of(execution):
             self.failures += 1
-        short_lived = execution.modified_at - execution.created_at < policy.restart_backoff_max_s
+        short_lived = execution.modified_at - execution.created_at < rule.backoff_max_s
         self.streak = self.streak + 1 if short_lived else 0
 
-    def ready_at(self, policy: Policy, *, restarts: bool) -> float:
+    def ready_at(self, rule: Rule) -> float:
         """When the next attempt may begin, in unix seconds: after a rest, unless the last one was lost or refused."""
         last = self.last
         if (
             last is None
             or last.state in (ExecutionState.LOST, ExecutionState.REFUSED)
-            or _sent_away(last.failure)
+            or sent_away(last.failure)
         ):
             return 0.0
-        rest = backoff_s(policy, self.streak if restarts else self.failures, restarts=restarts)
-        return last.modified_at + rest
+        return last.modified_at + rest_s(rule, self.streak if rule.restarts else self.failures, last.id)
+
+    def over(self, rule: Rule) -> bool:
+        """Whether no attempt follows: it has succeeded, cannot be mended, or has used up what it gets."""
+        if self.last is None or self.open is not None:
+            return False
+        if self.completed is not None and not rule.restarts:
+            return True
+        return self.exhausted(rule) or not mendable(self.last, rule)
+
+    def exhausted(self, rule: Rule) -> bool:
+        """Whether it has failed, or been lost, as often as it may."""
+        tried = self.streak if rule.restarts else self.failures
+        too_often = rule.attempts_max and tried >= rule.attempts_max
+        return bool(too_often or (rule.losses_max and self.losses > rule.losses_max))
 
 
-def by_partition(record: JobRecord, policy: Policy) -> dict[int, Attempts]:
+def by_partition(record: JobRecord, rule: Rule) -> dict[int, Attempts]:
     """The attempts of the present version by partition; partitions without any are absent."""
     found: dict[int, Attempts] = {}
     for execution in record.executions.values():
@@ -73,16 +80,16 @@ def by_partition(record: JobRecord, policy: Policy) -> dict[int, Attempts]:
             attempts = found.get(execution.partition)
             if attempts is None:
                 attempts = found[execution.partition] = Attempts()
-            attempts.add(execution, policy)
+            attempts.add(execution, rule)
     return found
 
 
-def by_node(record: JobRecord, policy: Policy) -> dict[NodeId, Attempts]:
+def by_node(record: JobRecord, rule: Rule) -> dict[NodeId, Attempts]:
     """The attempts of the present version by node."""
     found: dict[NodeId, Attempts] = {}
     for execution in record.executions.values():
         if execution.version == record.version:
-            found.setdefault(execution.node, Attempts()).add(execution, policy)
+            found.setdefault(execution.node, Attempts()).add(execution, rule)
     return found
 
 
@@ -102,7 +109,3 @@ def refusals(executions: Iterable[ExecutionRecord]) -> dict[NodeId, str]:
         for execution in executions
         if execution.state is ExecutionState.REFUSED
     }
-
-
-def _sent_away(failure: Failure | None) -> bool:
-    return failure is not None and failure.code == NODE_REJECTED

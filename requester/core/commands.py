@@ -10,8 +10,7 @@ from protocol.entries import Assigned, Cancelled, Entry
 from protocol.ids import ExecutionId, NodeId
 from protocol.messages import Cancel, Run
 from protocol.states import ENDS, ExecutionState
-from requester.core.attempts import LONG_RUNNING
-from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 
 
 def run(record: JobRecord, execution: ExecutionRecord) -> Run:

@@ -7,9 +7,9 @@ by `step` when the moment has come.
 from collections.abc import Mapping
 
 from protocol.ids import ExecutionId
-from requester.core.attempts import EVERYWHERE, LONG_RUNNING, by_node, by_partition
-from requester.core.model import JobRecord
-from requester.core.policy import Policy
+from requester.core.attempts import by_node, by_partition
+from requester.core.model import EVERYWHERE, LONG_RUNNING, JobRecord
+from requester.core.policy import Policy, rule_of
 
 
 def next_deadline(
@@ -42,13 +42,9 @@ def next_deadline(
 
 def _rests(record: JobRecord, now: float, policy: Policy) -> list[float]:
     """The ends of the rests before next attempts."""
-    restarts = record.spec.type in LONG_RUNNING
-    if not restarts and all(execution.open for execution in record.executions.values()):
+    rule = rule_of(record.spec, policy)
+    if not rule.restarts and all(execution.open for execution in record.executions.values()):
         return []
-    attempts = by_node(record, policy) if record.spec.type in EVERYWHERE else by_partition(record, policy)
-    ready = [
-        each.ready_at(policy, restarts=restarts)
-        for each in attempts.values()
-        if not each.open and (restarts or not each.completed)
-    ]
+    attempts = by_node(record, rule) if record.spec.type in EVERYWHERE else by_partition(record, rule)
+    ready = [each.ready_at(rule) for each in attempts.values() if not each.open and not each.over(rule)]
     return [moment for moment in ready if moment > now]

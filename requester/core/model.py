@@ -4,6 +4,8 @@ Knows: the shape of a job's and an execution's present state, of its history, an
 not know: how it came about (`fold`) or what follows from it (`step`).
 """
 
+from typing import Final
+
 from msgspec import Struct, field
 
 from protocol.errors import Failure
@@ -12,6 +14,11 @@ from protocol.jobs import Amounts, Job, Spec
 from protocol.messages import InputRead, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
+
+LONG_RUNNING: Final = frozenset({"service", "daemon"})
+"""Job types that are not meant to end: their programs are started again whenever they do."""
+EVERYWHERE: Final = frozenset({"ops", "daemon"})
+"""Job types that run once on each node that fits, instead of in partitions."""
 
 
 class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
@@ -76,6 +83,10 @@ class JobRecord(Struct, frozen=True, omit_defaults=True):
     def current(self) -> list[ExecutionRecord]:
         """The executions of the present version."""
         return [execution for execution in self.executions.values() if execution.version == self.version]
+
+    def open(self) -> list[ExecutionRecord]:
+        """The executions that have not ended, of whatever version."""
+        return [execution for execution in self.executions.values() if execution.open]
 
     def published(self) -> list[ExecutionRecord]:
         """The execution whose result counts, for each partition of the present version that has one, in order.

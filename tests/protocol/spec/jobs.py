@@ -1,6 +1,7 @@
 """Canonical jobs of every kind, for laws."""
 
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from protocol.jobs import (
     Constraint,
@@ -10,6 +11,7 @@ from protocol.jobs import (
     Port,
     Resources,
     ResultPath,
+    Retry,
     Spec,
     Task,
     Timeouts,
@@ -83,6 +85,17 @@ NETWORKS = st.one_of(
 TIMEOUTS = st.one_of(
     st.builds(Timeouts, st.integers(0, 10**6), st.integers(0, 10**6)),
     st.builds(Timeouts, st.integers(0, 100), st.integers(0, 100), st.integers(200, 10**6)),
+)
+RETRIES = st.builds(
+    Retry,
+    attempts=st.integers(0, 1_000),
+    backoff=st.sampled_from([0.0, 0.5, 2.0]),
+    backoff_max=st.sampled_from([0.0, 2.0, 60.0]),
+    jitter=st.floats(0, 1),
+    causes=st.lists(st.sampled_from(["program", "timeout", "system", "node"]), max_size=4, unique=True).map(
+        lambda causes: ["program", *(cause for cause in causes if cause != "program")]
+    ),
+    exit_codes=st.lists(st.integers(1, 255), max_size=3),
 )
 ENVS = st.dictionaries(
     st.from_regex(r"[A-Z][A-Z0-9_]{0,5}", fullmatch=True),
@@ -163,4 +176,5 @@ def jobs(draw: st.DrawFn) -> Job:
         },
         labels=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
         tasks=[draw(tasks())],
+        retry=draw(st.just(UNSET) | RETRIES),
     )

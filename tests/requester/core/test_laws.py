@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import UNSET, UnsetType
 
 from protocol.entries import Event, Reported
 from protocol.errors import Failure
-from protocol.jobs import Constraint, Timeouts
+from protocol.jobs import Constraint, Retry, Timeouts
 from protocol.messages import decode, encode
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
 from requester.core.history import of_log
@@ -29,6 +30,10 @@ FAILURES = st.sampled_from(
         Failure("Broken", "wrong bytes", retryable=True),
     ]
 )
+RETRIES = [
+    Retry(attempts=1, causes=["system"]),
+    Retry(attempts=5, backoff=3.0, causes=["program", "timeout", "node"]),
+]
 NODES = ("n1", "n2", "n3")
 
 
@@ -49,9 +54,18 @@ class AnyLife(RuleBasedStateMachine):
         execution=st.sampled_from([0, 0, 20]),
         queue=st.sampled_from([0, 0, 30]),
         pinned=st.booleans(),
+        retry=st.sampled_from([UNSET, UNSET, *RETRIES]),
     )
     def begin(
-        self, type_: str, count: int, cores: list[int], total: int, execution: int, queue: int, pinned: bool
+        self,
+        type_: str,
+        count: int,
+        cores: list[int],
+        total: int,
+        execution: int,
+        queue: int,
+        pinned: bool,
+        retry: Retry | UnsetType,
     ) -> None:
         for number, name in enumerate(NODES):
             labels = {"zone": "a" if number else "b"}
@@ -60,7 +74,11 @@ class AnyLife(RuleBasedStateMachine):
         timeouts = Timeouts(execution_timeout=execution, total_timeout=total, queue_timeout=queue)
         everywhere = type_ in ("ops", "daemon")
         self.spec = a_job(
-            type_=type_, count=0 if everywhere else count, constraints=constraints, timeouts=timeouts
+            type_=type_,
+            count=0 if everywhere else count,
+            constraints=constraints,
+            timeouts=timeouts,
+            retry=retry,
         )
         self.look_at(self.world.submit(self.spec))
 

@@ -1,6 +1,7 @@
 """One job and some nodes without any shell: occasions in, entries out, folded as the log would."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -8,17 +9,18 @@ from protocol.entries import Assigned, Entry, Event, Reported, StopRequested, Su
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, NodeId, job_id, nameless_key
 from protocol.jobs import Amounts, Constraint, Job, Resources, Spec, Task, Timeouts
-from protocol.messages import Report
+from protocol.messages import Report, RunOutput
 from protocol.nodes import NodeInfo, Offer
 from protocol.states import ENDS, ExecutionState
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import ExecutionRecord, JobRecord, NodeRecord
 from requester.core.policy import Policy
-from requester.core.step import View, step
+from requester.core.step import step
+from requester.core.view import View
 
 S = ExecutionState
-POLICY = Policy(attempts_max=3, backoff_s=1.0, join_grace_s=5.0, events_max=4)
+POLICY = Policy(attempts_max=3, backoff_s=1.0, jitter=0.0, join_grace_s=5.0, events_max=4)
 JOB = job_id(nameless_key(7), 7)
 
 
@@ -31,11 +33,15 @@ def a_job(
     constraints: Sequence[Constraint] = (),
     timeouts: Timeouts | None = None,
     priority: int = 0,
+    **more: Any,
 ) -> Job:
+    """A job of the noop engine; `more` are fields of the job."""
     task = Task(
         engine=Spec(engine), resources=Resources(cpu=cpu, memory="1b"), timeouts=timeouts or Timeouts()
     )
-    return Job(type=type_, count=count, constraints=list(constraints), tasks=[task], priority=priority)
+    return Job(
+        type=type_, count=count, constraints=list(constraints), tasks=[task], priority=priority, **more
+    )
 
 
 def a_node(
@@ -112,11 +118,18 @@ class World:
         return self.look(StopRequested("enough"))
 
     def report(
-        self, execution: ExecutionRecord, state: ExecutionState, failure: Failure | None = None
+        self,
+        execution: ExecutionRecord,
+        state: ExecutionState,
+        failure: Failure | None = None,
+        exit_code: int = 0,
     ) -> list[Event]:
         if state is S.RUNNING:
             self.running_since.setdefault(execution.id, self.now)
-        return self.look(Reported(self.report_of(execution, state, failure)))
+        report = self.report_of(execution, state, failure)
+        if exit_code:
+            report = replace(report, output=RunOutput(exit_code=exit_code))
+        return self.look(Reported(report))
 
     def report_of(
         self, execution: ExecutionRecord, state: ExecutionState, failure: Failure | None = None

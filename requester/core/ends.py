@@ -1,0 +1,95 @@
+"""How a job's version ends.
+
+Knows: which attempts add up to an end, and which failure is its headline: the root cause of the last attempt. Must not
+know: nodes, or the queue.
+"""
+
+from collections.abc import Collection, Sequence
+
+from protocol.entries import Closed
+from protocol.errors import Failure
+from protocol.ids import NodeId
+from protocol.states import ExecutionState, JobState
+from requester.core.attempts import Attempts, by_node, by_partition
+from requester.core.giving_up import too_long
+from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.policy import Policy, mendable, rule_of
+
+S = ExecutionState
+
+
+def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
+    """The version's end, if what has happened so far makes one."""
+    if record.stopping is not None:
+        return Closed(JobState.STOPPED, record.stopping)
+    spec = record.spec
+    current = record.current()
+    if spec.type == "batch" and _all_completed(record, current):
+        return Closed(JobState.COMPLETED)
+    rule = rule_of(spec, policy)
+    for execution in current:
+        if _invalid(execution) or (spec.type != "ops" and not mendable(execution, rule)):
+            return failed(execution.failure)
+    if spec.type not in EVERYWHERE and (rule.attempts_max or rule.losses_max):
+        for attempts in by_partition(record, rule).values():
+            if attempts.over(rule) and not attempts.completed:
+                return _exhausted(attempts)
+    total = spec.task.timeouts.total_timeout
+    if total and spec.type not in LONG_RUNNING and now >= record.submitted_at + total:
+        return failed(too_long("Job", total, "TimedOut.Total"))
+    return None
+
+
+def _all_completed(record: JobRecord, current: Sequence[ExecutionRecord]) -> bool:
+    if len(current) < record.spec.count:
+        return False
+    return len({each.partition for each in current if each.state is S.COMPLETED}) >= record.spec.count
+
+
+def _invalid(execution: ExecutionRecord) -> bool:
+    """Whether a node refused the job for its own sake: no other node could take it."""
+    failure = execution.failure
+    if execution.state is not S.REFUSED or failure is None:
+        return False
+    return failure.code.partition(".")[0] == "Invalid" and not failure.retryable
+
+
+def failed(failure: Failure | None) -> Closed:
+    """A failed job with its cause as its headline."""
+    failure = failure or Failure(code="Broken", message="it failed without a reason")
+    return Closed(JobState.FAILED, failure.message, failure)
+
+
+def _exhausted(attempts: Attempts) -> Closed:
+    """The headline is the last attempt's own failure; that it was tried several times is said in the message."""
+    closed = failed(attempts.last.failure if attempts.last is not None else None)
+    tried = attempts.failures + attempts.losses
+    message = f"{closed.message} (tried {tried} times)" if tried > 1 else closed.message
+    return Closed(JobState.FAILED, message, closed.failure)
+
+
+def ops_end(record: JobRecord, there: Collection[NodeId], policy: Policy) -> Closed | None:
+    """An ops job ends when no execution is open and none is tried again on a node that is `there`; one failure fails it."""
+    if record.open():
+        return None
+    rule = rule_of(record.spec, policy)
+    unfinished: ExecutionRecord | None = None
+    for node, attempts in by_node(record, rule).items():
+        if attempts.completed or attempts.last is None:
+            continue
+        refused = attempts.last.state is S.REFUSED
+        if node in there and not refused and not attempts.over(rule):
+            return None
+        unfinished = unfinished or attempts.last
+    return Closed(JobState.COMPLETED) if unfinished is None else failed(unfinished.failure)
+
+
+def reason_to_cancel(end: Closed) -> Failure:
+    """What the executions that a job's end cuts short are told."""
+    if end.state is JobState.STOPPED:
+        return Failure(
+            code="Conflict.Stopped", message="Execution stop requested because job has been stopped"
+        )
+    if end.failure is not None and end.failure.code == "TimedOut.Total":
+        return end.failure
+    return Failure(code="Conflict.JobFailed", message="Execution stopped due to job failure")
