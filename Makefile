@@ -41,7 +41,7 @@ fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# ONLY=orchestration or ONLY=storage for a part. The figures also go to benchmarks/results.json.
+# ONLY=NAME for a part (benchmarks/__main__.py names them). The figures also go to benchmarks/results.json.
 bench:
 	@deploy/setup python kubo s3 docker images s5cmd
 	@ONLY=$(ONLY) $(BIN)/python -m benchmarks

@@ -1,16 +1,22 @@
-"""``make bench``: run the measurements, show them and keep them. ``ONLY=orchestration`` or ``ONLY=storage`` for a part.
+"""``make bench``: run the measurements, show them and keep them. ``ONLY=NAME`` for one part (`PARTS`).
 
-``python -m benchmarks compare OLD NEW`` shows two results files side by side.
+``python -m benchmarks compare OLD NEW`` shows two results files side by side, and ends with 1 if anything became more than
+15 % worse.
 """
 
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 from benchmarks import orchestration, record, storage
 
-PARTS = {"orchestration": orchestration.measure, "storage": storage.measure}
+PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
+    "orchestration": orchestration.measure,
+    "storage": storage.measure,
+}
 
 
 def main() -> int:
@@ -19,8 +25,7 @@ def main() -> int:
         case []:
             return _measure()
         case ["compare", old, new]:
-            print(*record.compare(Path(old), Path(new)), sep="\n")
-            return 0
+            return _compare(Path(old), Path(new))
     print("usage: python -m benchmarks [compare OLD NEW]", file=sys.stderr)
     return 2
 
@@ -33,11 +38,21 @@ def _measure() -> int:
     for name, measure in PARTS.items():
         if only in ("", name):
             print(f"=== {name} (load average {os.getloadavg()[0]:.2f})", flush=True)
-            figures = asyncio.run(measure())
+            figures = asyncio.run(_all(measure))
             for each in figures:
                 record.show(each)
             record.keep(figures)
     return 0
+
+
+async def _all(measure: Callable[[], Awaitable[list[record.Figure]]]) -> list[record.Figure]:
+    return await measure()
+
+
+def _compare(old: Path, new: Path) -> int:
+    changes = list(record.compare(old, new))
+    print(*changes, sep="\n")
+    return int(any(change.regressed for change in changes))
 
 
 if __name__ == "__main__":

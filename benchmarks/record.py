@@ -1,10 +1,11 @@
-"""What a measurement is, how it is shown and kept.
+"""What a measurement is, how it is shown, kept, and compared with an earlier one.
 
-Knows: figures and their file. Must not know: what was measured.
+Knows: figures, marks and their file. Must not know: what was measured.
 """
 
 import json
 import os
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,17 @@ import msgspec
 from msgspec import Struct
 
 RESULTS: Final = Path(__file__).parent / "results.json"
+REGRESSION: Final = 1.15
+"""From this factor on a figure that became worse is a regression."""
+
+_MARK: Final = re.compile(r"at (most|least) ([\d,.]+)( times)?")
 
 
 class Figure(Struct, frozen=True):
-    """One figure. `ratio` is value / peer_value; whether more or less of it is better, `better` says."""
+    """One figure. `ratio` is value / peer_value; whether more or less of it is better, `better` says.
+
+    `mark` is what we want of it: ``at most 5 ms`` is about the value, ``at least 1.5 times`` about the ratio.
+    """
 
     name: str
     value: float
@@ -29,6 +37,16 @@ class Figure(Struct, frozen=True):
     runs: int
     load_average: float
     mark: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the mark is met; None without one."""
+        found = _MARK.match(self.mark)
+        if found is None:
+            return None
+        limit = float(found[2].replace(",", ""))
+        measured = self.ratio if found[3] else self.value
+        return measured <= limit if found[1] == "most" else measured >= limit
 
 
 def figure(
@@ -61,7 +79,8 @@ def figure(
 def show(one: Figure) -> None:
     """Print a figure as one line."""
     beside = f"  {one.peer} {one.peer_value:g} {one.unit}, ratio {one.ratio:g}" if one.peer else ""
-    mark = f"  [mark: {one.mark}]" if one.mark else ""
+    verdict = "" if one.met is None else "met: " if one.met else "MISSED: "
+    mark = f"  [{verdict}{one.mark}]" if one.mark else ""
     print(
         f"{one.name:44} {one.value:10g} {one.unit:7}{beside}{mark}  (n={one.runs}, load {one.load_average:g})",
         flush=True,
@@ -80,17 +99,49 @@ def read(path: Path) -> dict[str, Figure]:
     return {each.name: each for each in msgspec.json.decode(path.read_bytes(), type=list[Figure])}
 
 
-def compare(old: Path, new: Path) -> Iterator[str]:
-    """A line for each figure of two results files. Below 1 the newer is better, above 1 worse."""
+class Change(Struct, frozen=True):
+    """One figure in two results files, None where a file lacks it.
+
+    What is compared is the ratio to the peer measured in the same run, as it depends least on the machine; without a peer
+    the value.
+    """
+
+    name: str
+    before: Figure | None
+    after: Figure | None
+
+    @property
+    def factor(self) -> float:
+        """How much worse it became: below 1 it is better; 0 where there is nothing to compare."""
+        if self.before is None or self.after is None:
+            return 0.0
+        was, is_ = self.before.value, self.after.value
+        if self.before.ratio and self.after.ratio:
+            was, is_ = self.before.ratio, self.after.ratio
+        if not was or not is_:
+            return 0.0
+        return is_ / was if self.before.better == "less" else was / is_
+
+    @property
+    def regressed(self) -> bool:
+        """Whether it became worse by more than a noisy machine explains."""
+        return self.factor > REGRESSION
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            return f"{self.name:44} only in the {'older' if self.after is None else 'newer'} file"
+        by = "ratio" if self.before.ratio and self.after.ratio else "value"
+        told = f"{self.before.value:10g} → {self.after.value:10g} {self.after.unit:7}"
+        loads = f"load {self.before.load_average:g} and {self.after.load_average:g}"
+        verdict = "  REGRESSION" if self.regressed else ""
+        return f"{self.name:44} {told} {by} ×{self.factor:.2f}  ({loads}){verdict}"
+
+
+def compare(old: Path, new: Path) -> Iterator[Change]:
+    """Each figure of two results files."""
     before, after = read(old), read(new)
     for name in before | after:
-        was, is_ = before.get(name), after.get(name)
-        if was is None or is_ is None:
-            yield f"{name:44} only in {new if was is None else old}"
-            continue
-        change = is_.value / was.value if was.better == "less" else was.value / is_.value
-        loads = f"load {was.load_average:g} and {is_.load_average:g}"
-        yield f"{name:44} {was.value:10g} → {is_.value:10g} {is_.unit:7} {change:6.2f}  ({loads})"
+        yield Change(name, before.get(name), after.get(name))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

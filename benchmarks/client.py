@@ -1,0 +1,109 @@
+"""A client of the REST API that costs next to nothing: it shares the cores with what it measures.
+
+Knows: the part of HTTP that our API answers with. Must not know: what is measured. It reads what any client reads, whole.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from deploy.devstack import Requester
+
+JOBS: Final = "/api/v1/orchestrator/jobs"
+ASK_AGAIN_S: Final = 0.02
+"""Seldom enough that asking takes nothing from what is measured."""
+
+
+class Connection:
+    """One connection that is kept; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def submit(self, body: bytes) -> str:
+        """Submit a job (`body_of`); its id."""
+        return str((await self._json("PUT", JOBS, body))["JobID"])
+
+    async def closed(self, job: str) -> str:
+        """Watch a job to its end; its state."""
+        state = ""
+        for line in (await self._ask("GET", f"{JOBS}/{job}/watch")).splitlines():
+            if view := msgspec.json.decode(line).get("Job"):
+                state = f"{view['State']['StateType']} {view['State']['Message']}".strip()
+        return state
+
+    async def open_jobs(self) -> int:
+        """How many jobs are open."""
+        return int((await self._json("GET", "/readyz"))["open_jobs"])
+
+    async def all_closed(self) -> None:
+        """Wait until no job is open."""
+        while await self.open_jobs():  # noqa: ASYNC110 (it is another process that is asked)
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    async def states(self, prefix: str) -> list[str]:
+        """The states of all jobs whose name begins so."""
+        states, token = [], ""
+        while True:
+            page = await self._json("GET", f"{JOBS}?limit=1000&next_token={token}")
+            states += [
+                each["State"]["StateType"] for each in page["Items"] if each["Name"].startswith(prefix)
+            ]
+            token = page["NextToken"]
+            if not token:
+                return states
+
+    async def _json(self, method: str, path: str, body: bytes = b"") -> Any:
+        return msgspec.json.decode(await self._ask(method, path, body))
+
+    async def _ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """One request; the body of its answer. Raises `RuntimeError` unless the answer is 200."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._writer.write(head.encode() + body)
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        _, found, length = lines.partition(b"content-length:")
+        if found:
+            answer = await self._reader.readexactly(int(length.partition(b"\r\n")[0]))
+        else:
+            answer = b"".join([piece async for piece in self._chunks()])
+        if not lines.startswith(b"http/1.1 200"):
+            raise RuntimeError(f"{method} {path} was answered {lines.splitlines()[0]!r}: {answer[:500]!r}")
+        return answer
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
+            yield (await self._reader.readexactly(size + 2))[:-2]
+        await self._reader.readexactly(2)
+
+
+@asynccontextmanager
+async def connections(requester: Requester, count: int = 1) -> AsyncIterator[list[Connection]]:
+    """So many connections to a requester."""
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            reader, writer = await asyncio.open_connection("127.0.0.1", requester.port)
+            stack.callback(writer.close)
+            opened.append(Connection(reader, writer))
+        yield opened
+
+
+async def submit_all(clients: Sequence[Connection], bodies: Sequence[bytes]) -> list[str]:
+    """Submit them all, each connection one after the other; the ids."""
+    ids: list[str] = []
+    left = iter(bodies)
+
+    async def some(client: Connection, left: Iterator[bytes]) -> None:
+        ids.extend([await client.submit(body) for body in left])
+
+    await asyncio.gather(*(some(client, left) for client in clients))
+    return ids
+
+
+def body_of(job: dict[str, Any]) -> bytes:
+    """The body that submits a job."""
+    return msgspec.json.encode({"Job": job})
