@@ -10,6 +10,7 @@ from requester.committer import Committer
 from requester.core.fleet import Fleet
 from requester.live import Jobs
 from requester.orchestrator import Orchestrator
+from requester.presence import Presence
 from requester.registry import Registry
 from requester.reports import Reports
 from requester.settings import Settings
@@ -33,6 +34,7 @@ class Duties:
         registry: Registry,
         reports: Reports,
         committer: Committer,
+        presence: Presence,
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -43,6 +45,7 @@ class Duties:
         self._registry = registry
         self._reports = reports
         self._committer = committer
+        self._presence = presence
         self._writable = True
         self.log_share = 0.0
 
@@ -58,7 +61,8 @@ class Duties:
         while True:
             await self._clock.sleep(self._settings.tick_s)
             now = self._clock.elapsed()
-            if now - last > self._settings.tick_s + _STALL_S or not self._bus.connected:
+            stood_still = now - last > self._settings.tick_s + _STALL_S
+            if stood_still or not self._bus.connected or self._presence.deaf:
                 self._fleet.hearing_since = self._clock.now()
             last = now
             self._watch_log()

@@ -6,6 +6,7 @@ two that both think themselves first from doing harm.
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -17,6 +18,10 @@ from protocol.ids import RequesterId
 from protocol.messages import RequesterBeat, decode, encode
 from requester.core import owners
 from requester.core.membership import silent
+
+DEAF_BEATS: Final = 2
+DEAF_S: Final = 1.0
+"""So many of our own beats, and for so long, have to be missing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +45,7 @@ class Presence:
         self._heard: dict[RequesterId, tuple[RequesterBeat, float]] = {}
         self.changed: Callable[[], None] = _nobody
         """Told when requesters come or go."""
+        self._echo_at = clock.elapsed()
         self.me = me
         self.there: tuple[RequesterId, ...] = (me,)
         self.address = ""
@@ -51,6 +57,14 @@ class Presence:
     def others(self) -> list[RequesterBeat]:
         """The newest beats of the others that are there."""
         return [beat for beat, _ in self._heard.values()]
+
+    @property
+    def deaf(self) -> bool:
+        """Whether our own beats do not come back from the bus: then nobody's beats do, and their silence says nothing.
+
+        A connection that looks whole is no proof: a server that stands still, or a cable that was cut, leaves it so.
+        """
+        return self._clock.elapsed() - self._echo_at > max(DEAF_BEATS * self._beat_s, DEAF_S)
 
     async def beat(self, folded: Callable[[], int]) -> None:
         """Say that this one is there until cancelled; then that it leaves."""
@@ -73,6 +87,7 @@ class Presence:
                     _log.warning("a requester's beat cannot be read", reason=fault.message)
                     continue
                 if beat.requester == self.me:
+                    self._echo_at = self._clock.elapsed()
                     continue
                 if beat.leaving:
                     self._heard.pop(beat.requester, None)

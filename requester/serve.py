@@ -105,6 +105,7 @@ async def running(
         registry=registry,
         reports=reports,
         committer=committer,
+        presence=presence,
     )
     service = Service(
         bus,

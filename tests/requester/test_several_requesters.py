@@ -217,6 +217,23 @@ async def test_log_unreachable(tmp_path: Path) -> None:
         assert [each.state for each in record.executions.values()] == [S.COMPLETED]
 
 
+async def test_a_bus_that_stands_still(tmp_path: Path) -> None:
+    """A bus that takes everything and delivers nothing, as a server that is stopped does, makes nobody lost."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+
+        cluster.hub.mischief = Mischief(drop=1.0)
+        await asyncio.sleep(2 * QUICK.silence_s)  # As above.
+        cluster.hub.mischief = Mischief()
+        node.finish(node.runs[0].execution)
+        record = await closed(service, job)
+
+        assert [each.state for each in record.executions.values()] == [S.COMPLETED]
+
+
 async def test_full_log(tmp_path: Path) -> None:
     """A full log refuses new jobs with the reason, and lets open ones close once there is room."""
     async with a_cluster(tmp_path) as cluster:
