@@ -7,8 +7,9 @@
 BIN := .venv/bin
 TESTS ?= tests
 ONLY ?=
+ARGS ?=
 
-.PHONY: setup demo test check fmt bench lock clean
+.PHONY: setup demo test check fmt bench faults lock clean
 
 setup:
 	@deploy/setup python
@@ -45,6 +46,11 @@ fmt: setup
 bench:
 	@deploy/setup python kubo s3 docker images s5cmd
 	@ONLY=$(ONLY) $(BIN)/python -m benchmarks
+
+# Jobs under real kills, pauses and cut cables, in network namespaces (root): ARGS="--jobs 100 --faults 50 --seed 7".
+faults:
+	@deploy/setup python s3 docker images
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 # After a change of the dependencies in pyproject.toml. No address of an index is written into a lock.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

@@ -132,10 +132,16 @@ class S3Server(Server):
     """An S3 server with one account, path-style addresses, signatures version 4 and versioning."""
 
     def __init__(
-        self, start: Callable[[], Awaitable[Process]], *, port: int, access_key: str, secret_key: str
+        self,
+        start: Callable[[], Awaitable[Process]],
+        *,
+        host: str = LOOPBACK,
+        port: int,
+        access_key: str,
+        secret_key: str,
     ) -> None:
         super().__init__(start)
-        self.endpoint = f"http://{LOOPBACK}:{port}"
+        self.endpoint = f"http://{host}:{port}"
         self.access_key = access_key
         self.secret_key = secret_key
         self.region = S3_REGION
@@ -237,7 +243,7 @@ async def nats_server(
 
 
 @asynccontextmanager
-async def s3_server(folder: Path, *, program: str = "") -> AsyncIterator[S3Server]:
+async def s3_server(folder: Path, *, program: str = "", host: str = LOOPBACK) -> AsyncIterator[S3Server]:
     """An S3 server, its objects below `folder`: versitygw where it was built, else SeaweedFS from its wheel.
 
     `program` (``versitygw`` or ``weed``) asks for one of them. Raises `Missing` and `Failed`.
@@ -250,8 +256,8 @@ async def s3_server(folder: Path, *, program: str = "") -> AsyncIterator[S3Serve
 
     def make() -> S3Server:
         command_of = _versitygw if name == "versitygw" else _weed
-        ports = free_ports(1 if name == "versitygw" else 13)
-        command, env = command_of(path, folder, ports, access_key, secret_key)
+        ports = free_ports(1 if name == "versitygw" else 13, host=host)
+        command, env = command_of(path, folder, host, ports, access_key, secret_key)
         return S3Server(
             _starter(
                 command,
@@ -259,8 +265,9 @@ async def s3_server(folder: Path, *, program: str = "") -> AsyncIterator[S3Serve
                 log=folder / f"{name}.log",
                 env=env,
                 # Without a signature it refuses; SeaweedFS does so only once all of its parts are there.
-                answers=lambda: _answers(f"http://{LOOPBACK}:{ports[0]}/", refusing=True),
+                answers=lambda: _answers(f"http://{host}:{ports[0]}/", refusing=True),
             ),
+            host=host,
             port=ports[0],
             access_key=access_key,
             secret_key=secret_key,
@@ -397,14 +404,14 @@ def _starter(
 
 
 def _versitygw(
-    program: Path, folder: Path, ports: list[int], access_key: str, secret_key: str
+    program: Path, folder: Path, host: str, ports: list[int], access_key: str, secret_key: str
 ) -> tuple[list[str | Path], dict[str, str]]:
     # The folder of old versions must not begin with the text of the folder of objects.
     objects, versions, meta = folder / "objects", folder / "versions", folder / "meta"
     for each in (objects, versions, meta):
         each.mkdir(exist_ok=True)
     command: list[str | Path] = [
-        *(program, "--port", f"{LOOPBACK}:{ports[0]}", "--region", S3_REGION, "--keep-alive", "--quiet"),
+        *(program, "--port", f"{host}:{ports[0]}", "--region", S3_REGION, "--keep-alive", "--quiet"),
         *("posix", "--versioning-dir", versions),
     ]
     if not _keeps_attributes(objects):
@@ -413,7 +420,7 @@ def _versitygw(
 
 
 def _weed(
-    program: Path, folder: Path, ports: list[int], access_key: str, secret_key: str
+    program: Path, folder: Path, host: str, ports: list[int], access_key: str, secret_key: str
 ) -> tuple[list[str | Path], dict[str, str]]:
     # Each port is given, or two servers of one machine meet on the defaults.
     flags = [
@@ -421,7 +428,7 @@ def _weed(
         *("volume.port", "volume.port.grpc", "admin.port", "admin.port.grpc", "webdav.port"),
     ]
     command: list[str | Path] = [
-        *(program, "mini", f"-dir={folder / 'objects'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
+        *(program, "mini", f"-dir={folder / 'objects'}", f"-ip={host}", f"-ip.bind={host}"),
         *(f"-{flag}={port}" for flag, port in zip(flags, ports, strict=False)),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
     ]

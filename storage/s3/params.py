@@ -12,7 +12,6 @@ from msgspec import Struct, field
 
 from protocol.errors import Invalid
 from storage.multiaddr import parse_endpoint
-from storage.s3.globs import is_glob, literal_prefix
 from storage.settings import METADATA_NETWORKS
 
 DEFAULT_REGION: Final = "us-east-1"
@@ -37,12 +36,10 @@ class Partition(Struct, frozen=True, rename="pascal"):
 
 
 class SourceParams(Struct, frozen=True, rename="pascal"):
-    """An input. `key` names one object, or a prefix if it is empty or ends with ``/`` or ``*``, or by wildcards
-    (`storage.s3.globs`) whatever matches, unless there is an object of exactly that key.
+    """An input. `key` names one object, or a prefix if it is empty or ends with ``/`` or ``*``.
 
     Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
-    on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it. Where nothing is found, `allow_empty` makes
-    an empty folder of it instead of an error.
+    on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it.
     """
 
     bucket: str
@@ -53,15 +50,9 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     version_id: str = field(default="", name="VersionID")
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     partition: Partition = field(default_factory=Partition)
-    allow_empty: bool = False
 
     def __post_init__(self) -> None:
         _check_source(self)
-
-    @property
-    def is_glob(self) -> bool:
-        """Whether the key has wildcards besides a ``*`` at its end."""
-        return is_glob(self.key)
 
     @property
     def is_prefix(self) -> bool:
@@ -71,7 +62,7 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     @property
     def prefix(self) -> str:
         """What the keys of the objects begin with."""
-        return literal_prefix(self.key) if self.is_glob else self.key.removesuffix("*")
+        return self.key.removesuffix("*")
 
     @property
     def url(self) -> str:

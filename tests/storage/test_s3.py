@@ -236,41 +236,6 @@ async def test_a_star_at_the_end_means_what_begins_so(
     assert len(await brought(source, of(bucket, "*"), tmp_path / "3")) == 6
 
 
-async def test_wildcards_in_a_key_choose_objects(bucket: Bucket, source: S3Source, tmp_path: Path) -> None:
-    """``*`` and ``**`` anywhere choose among the keys, which land behind the last slash before them; a key that has signs
-    of a pattern and is there means itself."""
-    for key in ("in/1/a.csv", "in/2/a.csv", "in/2/b.txt", "in/2/3/a.csv", "in/[x]", "in/x"):
-        await bucket.put(key, key.encode())
-
-    assert await brought(source, of(bucket, "in/*/a.csv"), tmp_path / "1") == {
-        "1": None,
-        "1/a.csv": b"in/1/a.csv",
-        "2": None,
-        "2/a.csv": b"in/2/a.csv",
-    }
-    assert len((await source.resolve(of(bucket, "in/**/a.csv"), ALL)).pinned.landing.files) == 3
-    assert await brought(source, of(bucket, "in/[x]"), tmp_path / "2") == {"[x]": b"in/[x]"}
-    await bucket.delete("in/[x]")
-    assert await brought(source, of(bucket, "in/[x]"), tmp_path / "3") == {"x": b"in/x"}
-    with pytest.raises(NotFound, match="matches"):
-        await source.resolve(of(bucket, "in/*/c.csv"), ALL)
-
-
-@pytest.mark.parametrize("key", ["none/", "none", "n*/?"])
-async def test_nothing_is_an_error_unless_it_is_allowed(
-    key: str, bucket: Bucket, source: S3Source, tmp_path: Path
-) -> None:
-    """With ``AllowEmpty`` an input that matches nothing is an empty folder; a bucket that is missing stays an error."""
-    with pytest.raises(NotFound):
-        await source.resolve(of(bucket, key), ALL)
-
-    assert await brought(source, of(bucket, key, allow_empty=True), tmp_path / "1") == {}
-    with pytest.raises(NotFound, match="bucket"):
-        await source.resolve(
-            SourceParams("no-such-bucket-here", key, endpoint=bucket.endpoint, allow_empty=True), ALL
-        )
-
-
 async def test_filter_takes_what_matches_behind_the_prefix(
     bucket: Bucket, source: S3Source, tmp_path: Path
 ) -> None:
@@ -552,12 +517,10 @@ async def test_a_signed_url_serves_anybody(bucket: Bucket) -> None:
 
 def test_templates_are_filled_in() -> None:
     """The names of job, execution and node, the date and the time stand in the key."""
-    params = PublisherParams(
-        "b", "{jobID}/{executionID}/{nodeID}/{date}/{time}/{partition}-{attempt}-{uuid}/{other}"
-    )
-    job, execution, node, date, time, more, other = published_key(params, LABEL, "u").split("/")
+    params = PublisherParams("b", "{jobID}/{executionID}/{nodeID}/{date}/{time}/{other}")
+    job, execution, node, date, time, other = published_key(params, LABEL).split("/")
 
-    assert (job, execution, node, more, other) == ("j-1", "e-1", "n-1", "0-1-u", "{other}.tar.gz")
+    assert (job, execution, node, other) == ("j-1", "e-1", "n-1", "{other}.tar.gz")
     assert (len(date), len(time)) == (8, 6)
     assert (date + time).isdecimal()
 

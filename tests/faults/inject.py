@@ -1,0 +1,136 @@
+"""Carries out faults: kills, stops and cuts off parts, at once or when they come to a step, and makes them whole again.
+
+Knows: signals, cables and failpoints. Must not know: jobs, or what has to hold.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from tests.faults.history import Done
+from tests.faults.plan import Fault, clashes
+from tests.faults.world import Nats, Placed, World
+
+REACHED_S: Final = 12.0
+"""So long may a process take to come to the step that it was armed for."""
+AT_ONCE: Final = 2
+LOOK_S: Final = 0.02
+
+_log = structlog.get_logger(__name__)
+
+
+class Injector:
+    """Performs a plan until `enough` says so; `done` is what was carried out."""
+
+    def __init__(self, world: World, plan: Iterator[Fault], *, enough: Callable[[list[Done]], bool]) -> None:
+        self._world = world
+        self._plan = plan
+        self._enough = enough
+        self._current: list[Fault] = []
+        self._ended = asyncio.Event()
+        self._began = asyncio.get_running_loop().time()
+        self.done: list[Done] = []
+
+    @property
+    def kills(self) -> int:
+        """How many processes were killed so far."""
+        return sum(each.kind == "kill" and each.reached for each in self.done)
+
+    async def run(self) -> None:
+        """Perform faults, some at once, until there were enough; every part is left as it is then."""
+        room = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            while not self._enough(self.done):
+                fault = next(self._plan)
+                await asyncio.sleep(fault.after_s)
+                while clashes(fault, self._current):
+                    self._ended.clear()
+                    await self._ended.wait()
+                await self._world.keep([each.target for each in self._current])
+                await room.acquire()
+                self._current.append(fault)
+                tasks.create_task(self._perform(fault, room))
+
+    async def _perform(self, fault: Fault, room: asyncio.Semaphore) -> None:
+        part = self._world.parts[fault.target]
+        done = Done(fault.kind, fault.target, self._now(), fault.for_s, fault.step)
+        try:
+            if fault.step and isinstance(part, Placed):
+                await self._at_step(fault, part, done)
+            else:
+                await self._at_once(fault, part)
+        finally:
+            self.done.append(done)
+            self._current.remove(fault)
+            self._ended.set()
+            room.release()
+            _log.info("fault", **{name: getattr(done, name) for name in done.__struct_fields__})
+
+    async def _at_once(self, fault: Fault, part: Placed | Nats) -> None:
+        if fault.kind == "kill":
+            await part.kill()
+            await asyncio.sleep(fault.for_s)
+            await part.start()
+        elif fault.kind == "pause":
+            os.kill(part.pid, signal.SIGSTOP)
+            await asyncio.sleep(fault.for_s)
+            _go_on(part)
+        else:
+            part.host.cut()
+            await asyncio.sleep(fault.for_s)
+            part.host.heal()
+
+    async def _at_step(self, fault: Fault, part: Placed, done: Done) -> None:
+        """Start the part anew with its failpoint armed; what it was armed for happens when it comes there."""
+        action = "kill" if fault.kind == "kill" else "stop"
+        part.armed = f"{fault.step}={action}@{fault.visit}"
+        await part.kill()
+        await part.start()
+        self.done.append(Done("kill", fault.target, self._now()))
+        done.reached = await self._reached(part)
+        if not done.reached:
+            # Nothing may stop it later, when nobody looks.
+            await part.kill()
+            await part.start()
+            self.done.append(Done("kill", fault.target, self._now()))
+        elif fault.kind == "kill":
+            await asyncio.sleep(fault.for_s)
+            await part.kill()
+            await part.start()
+        elif fault.kind == "pause":
+            await asyncio.sleep(fault.for_s)
+            _go_on(part)
+        else:
+            part.host.cut()
+            _go_on(part)
+            await asyncio.sleep(fault.for_s)
+            part.host.heal()
+
+    async def _reached(self, part: Placed) -> bool:
+        deadline = asyncio.get_running_loop().time() + REACHED_S
+        while asyncio.get_running_loop().time() < deadline:
+            if not part.process.running or _stands(part.pid):
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
+
+    def _now(self) -> float:
+        return round(asyncio.get_running_loop().time() - self._began, 3)
+
+
+def _go_on(part: Placed | Nats) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(part.pid, signal.SIGCONT)
+
+
+def _stands(pid: int) -> bool:
+    """Whether a process is stopped (``T`` in /proc)."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    return False

@@ -1,0 +1,129 @@
+"""The clients: they submit jobs to any requester, follow them, sometimes stop one, and write down what was answered.
+
+Knows: Bacalhau's REST calls, and what each kind of job has to print. Must not know: what is broken just now.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from random import Random
+from typing import Any, Final
+
+import aiohttp
+
+from tests.acceptance.jobs import job, module, shell
+from tests.faults.history import Submission
+from tests.faults.world import BUCKET, World
+
+ANSWER_S: Final = 15.0
+LOOK_S: Final = 0.25
+ENDS: Final = frozenset({"Completed", "Failed", "Stopped"})
+STOP_SHARE: Final = 0.06
+
+Json = dict[str, Any]
+
+
+class Load:
+    """Jobs that flow until `enough` says so; `submissions` is what came of each call."""
+
+    def __init__(self, world: World, seed: int, *, clients: int, enough: Callable[[int], bool]) -> None:
+        self._world = world
+        self._random = Random(f"load {seed}")
+        self._clients = clients
+        self._enough = enough
+        self._numbers = count(1)
+        self.submissions: list[Submission] = []
+        self.open: dict[str, Submission] = {}
+        self.hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Submit and follow until there was enough, then until every accepted job has ended."""
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as clients:
+            for _ in range(self._clients):
+                clients.create_task(self._client(session))
+
+    async def _client(self, session: aiohttp.ClientSession) -> None:
+        while not self._enough(len(self.submissions)):
+            wanted, spec = self._next()
+            self.submissions.append(wanted)
+            await self._submit(session, wanted, spec)
+            if wanted.outcome == "accepted":
+                await self._follow(session, wanted)
+            else:
+                await asyncio.sleep(LOOK_S)
+
+    async def _submit(self, session: aiohttp.ClientSession, wanted: Submission, spec: Json) -> None:
+        url = f"{self._world.urls[wanted.requester]}/api/v1/orchestrator/jobs"
+        try:
+            async with session.put(url, json={"Job": spec}) as answer:
+                body = await answer.json(content_type=None)
+                if answer.status == 200:
+                    wanted.outcome, wanted.job = "accepted", body["JobID"]
+                else:
+                    # "Whether it was taken is not known" is one of the answers.
+                    unknown = "not known" in str(body)
+                    wanted.outcome = "doubtful" if unknown else "refused"
+                    wanted.detail = str(body.get("Message", body))
+        except aiohttp.ClientConnectorError:
+            wanted.outcome, wanted.detail = "refused", "nobody listens"
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            wanted.detail = repr(error)
+
+    async def _follow(self, session: aiohttp.ClientSession, wanted: Submission) -> None:
+        """Ask any requester until the job has ended."""
+        self.open[wanted.job] = wanted
+        stop_in = self._random.randint(1, 6) if self._random.random() < STOP_SHARE else 0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            url = f"{self._any()[1]}/api/v1/orchestrator/jobs/{wanted.job}"
+            try:
+                stop_in -= 1
+                if stop_in == 0:
+                    async with session.delete(url, json={"reason": "the test asks for it"}) as answer:
+                        wanted.stopped |= answer.status == 200
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        body = await answer.json(content_type=None)
+                        if body["Job"]["State"]["StateType"] in ENDS:
+                            del self.open[wanted.job]
+                            return
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                # A stop that was not answered may have been taken.
+                wanted.stopped |= stop_in == 0
+
+    def _any(self) -> tuple[str, str]:
+        return self._random.choice(list(self._world.urls.items()))
+
+    def _next(self) -> tuple[Submission, Json]:
+        number = next(self._numbers)
+        name, requester = f"job-{number}", self._any()[0]
+        kind = self._random.choices(["print", "sleep", "box"], [5, 2, 2])[0]
+        if kind == "print":
+            wanted = Submission(name, kind, requester, says=name)
+            spec = job(module("print", name, ""), Name=name)
+        elif kind == "sleep":
+            wanted = Submission(name, kind, requester, count=2, says="ready\n")
+            spec = job(module("sleep", "1"), Name=name, Count=2)
+        else:
+            wanted = Submission(name, kind, requester, says=f"{name}\n", result=f"{name} wrote this\n")
+            spec = job(self._box(name), Name=name)
+        return wanted, spec
+
+    def _box(self, name: str) -> Json:
+        """A container that notes its start, takes a moment, and publishes a word."""
+        script = (
+            f"echo $BACALHAU_EXECUTION_ID >> /starts/{name}; sleep 0.7; "
+            f"echo {name}; echo {name} wrote this > /outputs/word"
+        )
+        source = {"Type": "local", "Params": {"SourcePath": str(self._world.starts), "ReadWrite": True}}
+        s3 = self._world.s3
+        params = {"Bucket": BUCKET, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Region": s3.region}
+        return shell(
+            self._world.image,
+            script,
+            InputSources=[{"Target": "/starts", "Source": source}],
+            Publisher={"Type": "s3", "Params": {**params, "Encoding": "plain"}},
+            ResultPaths=[{"Name": "outputs", "Path": "/outputs"}],
+            Network={"Type": "None"},
+        )

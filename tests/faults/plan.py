@@ -1,0 +1,58 @@
+"""Which fault comes next: a seed gives the same plan each time.
+
+Knows: kinds of faults, the parts they may hit, and what must not be broken at once. Must not know: processes or networks.
+"""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from protocol.failpoints import NODE, REQUESTER
+
+KINDS: Final = ("kill", "pause", "cut")
+LONG_S: Final = 7.0
+"""Longer than the silence after which a node is given up."""
+STEP_SHARE: Final = 0.4
+VISITS_MAX: Final = 4
+
+
+class Fault(Struct, frozen=True):
+    """``kill``, ``pause`` (stands still) or ``cut`` (no network) for `for_s`, `after_s` after the one before.
+
+    With a `step` it happens when the process comes there for the `visit`-th time since its last start.
+    """
+
+    kind: str
+    target: str
+    after_s: float
+    for_s: float
+    step: str = ""
+    visit: int = 1
+
+
+def faults(
+    seed: int, targets: Sequence[str], *, kinds: Sequence[str] = KINDS, pace_s: float = 1.0
+) -> Iterator[Fault]:
+    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1``; `pace_s` the mean pause."""
+    random = Random(seed)
+    roles = sorted({each.rpartition("-")[0] for each in targets})
+    while True:
+        role = random.choice(roles)
+        target = random.choice([each for each in targets if each.startswith(role)])
+        kind = random.choice(kinds)
+        for_s = LONG_S + random.random() if random.random() < 0.15 else 1.5 * random.random()
+        step, visit = "", 1
+        if role in ("node", "requester") and random.random() < STEP_SHARE:
+            step = random.choice(NODE if role == "node" else REQUESTER)
+            visit = random.randint(1, VISITS_MAX)
+        yield Fault(kind, target, min(random.expovariate(1 / pace_s), 3 * pace_s), for_s, step, visit)
+
+
+def clashes(fault: Fault, current: Sequence[Fault]) -> bool:
+    """Whether a fault must wait for one that goes on: the same part, or a second server of a NATS cluster."""
+    return any(
+        each.target == fault.target or (each.target.startswith("nats") and fault.target.startswith("nats"))
+        for each in current
+    )

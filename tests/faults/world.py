@@ -1,0 +1,320 @@
+"""The deployment that faults happen to: NATS servers, requesters and nodes, each on a host of its own; S3 and Docker beside.
+
+Knows: command lines, addresses and processes. Must not know: what is broken when, or what has to hold.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import psutil
+from aiodocker import Docker
+
+from deploy import images
+from deploy.devstack import Part
+from deploy.docker import docker_daemon
+from deploy.processes import Process
+from deploy.programs import need
+from deploy.servers import NATS_CONFIG, S3Server, Server, s3_server
+from protocol.failpoints import VARIABLE
+from tests.acceptance.data import Bucket
+from tests.faults.hosts import HUB, Host, make
+
+CLIENTS: Final = 4222
+ROUTES: Final = 6222
+MONITOR: Final = 8222
+API: Final = 1234
+SILENCE_S: Final = 5
+READY_S: Final = 60.0
+START_S: Final = 60.0
+CLEAN_S: Final = 90.0
+BUCKET: Final = "results"
+
+Json = dict[str, Any]
+
+
+class Placed(Part):
+    """A process of ours on a host. `armed` is what its failpoints are at its next start."""
+
+    def __init__(
+        self, host: Host, command: Sequence[str], folder: Path, env: Mapping[str, str], marker: str = ""
+    ) -> None:
+        super().__init__(host.name, command, folder, env)
+        self.host = host
+        self.armed = ""
+        self.marker = marker or host.name
+        self._plain = dict(env)
+        self.command = [*host.prefix, *self.command]
+
+    async def _started(self) -> Process:
+        self.env = {**self._plain, VARIABLE: self.armed} if self.armed else self._plain
+        self.armed = ""
+        return await super()._started()
+
+
+class Nats(Server):
+    """One NATS server on a host."""
+
+    def __init__(self, host: Host, folder: Path, config: Path) -> None:
+        super().__init__(self._started)
+        self.host = host
+        self.name = host.name
+        self.url = f"nats://{host.address}:{CLIENTS}"
+        self.monitor = f"http://{host.address}:{MONITOR}"
+        self._folder = folder
+        self._config = config
+
+    async def _started(self) -> Process:
+        command = [*self.host.prefix, str(need("nats-server")), "-c", str(self._config)]
+        return Process.start(command, name=self.name, log=self._folder / "nats-server.log", cwd=self._folder)
+
+
+class World:
+    """All parts by name. `image` is a busybox that the daemon has; `starts` a folder where programs note their starts."""
+
+    def __init__(
+        self, folder: Path, nats: list[Nats], requesters: list[Placed], nodes: list[Placed], s3: S3Server
+    ) -> None:
+        self.folder = folder
+        self.nats = nats
+        self.requesters = requesters
+        self.nodes = nodes
+        self.s3 = s3
+        self.starts = folder / "shared" / "starts"
+        self.bucket = Bucket(s3, BUCKET)
+        self.docker = ""
+        self.image = ""
+        self.parts: dict[str, Placed | Nats] = {}
+        every: list[Placed | Nats] = [*nats, *requesters, *nodes]
+        for part in every:
+            self.parts[part.name] = part
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where each requester's API is."""
+        return {each.name: f"http://{each.host.address}:{API}" for each in self.requesters}
+
+    @property
+    def nats_urls(self) -> str:
+        """All NATS servers, as a client is told of them."""
+        return ",".join(each.url for each in self.nats)
+
+    async def start(self) -> None:
+        """Start everything; return when a requester counts all nodes as connected."""
+        await asyncio.gather(*(each.start() for each in self.nats))
+        await self._until("the NATS servers", self._nats_ready)
+        await asyncio.gather(*(each.start() for each in (*self.requesters, *self.nodes)))
+        await self.whole()
+
+    async def whole(self) -> None:
+        """Start what is not running, and return when every requester answers and knows all nodes."""
+        for part in self.parts.values():
+            part.host.heal()
+            if part.process.running:
+                os.kill(part.pid, signal.SIGCONT)
+        await self.keep(())
+        await self._until("requesters and nodes", self._all_ready)
+
+    async def keep(self, left_alone: Sequence[str]) -> None:
+        """Start again what ended by itself (a step was armed and reached late), but for the parts named."""
+        for name, part in self.parts.items():
+            if name not in left_alone and not part.process.running:
+                await part.kill()
+                await part.start()
+
+    async def _until(self, what: str, ready: Any) -> None:
+        async with asyncio.timeout(READY_S):
+            while True:
+                with suppress(OSError, TimeoutError, aiohttp.ClientError):
+                    if await ready():
+                        return
+                dead = [
+                    name for name, part in self.parts.items() if part.started and not part.process.running
+                ]
+                if dead:
+                    raise RuntimeError(f"{dead[0]} ended:\n{self.parts[dead[0]].process.log_tail()}")
+                await asyncio.sleep(0.1)
+
+    async def _nats_ready(self) -> bool:
+        for server in self.nats:
+            await _get(f"{server.monitor}/healthz")
+        return True
+
+    async def _all_ready(self) -> bool:
+        for url in self.urls.values():
+            await _get(f"{url}/readyz")
+            found = await _get(f"{url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
+            if len(found["Nodes"] or []) < len(self.nodes):
+                return False
+        return True
+
+    # What is left
+
+    async def left(self) -> list[str]:
+        """Containers, folders, journal rows, staged files, unfinished uploads, consumers that nobody needs any more."""
+        deadline = asyncio.get_running_loop().time() + CLEAN_S
+        while found := await self._left():
+            if asyncio.get_running_loop().time() > deadline:
+                return found
+            await asyncio.sleep(0.5)
+        return []
+
+    async def _left(self) -> list[str]:
+        found = []
+        for node in self.nodes:
+            found += [f"folder {path}" for path in (node.folder / "executions").glob("*")]
+            with closing(sqlite3.connect(f"file:{node.folder / 'journal.db'}?mode=ro", uri=True)) as journal:
+                found += [
+                    f"{node.name}'s journal: {name}"
+                    for (name,) in journal.execute("SELECT id FROM executions")
+                ]
+        async with Docker(self.docker) as docker:
+            for node in self.nodes:
+                labels = json.dumps({"label": [f"shoal.node={node.marker}"]})
+                found += [
+                    f"container {each.id}" for each in await docker.containers.list(all=True, filters=labels)
+                ]
+        uploads = self.bucket.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads") or []
+        found += [f"unfinished upload of {each['Key']}" for each in uploads]
+        consumers = await self._consumers()
+        if consumers > len(self.requesters):
+            found.append(f"{consumers} consumers of the log for {len(self.requesters)} requesters")
+        return found + self._workers()
+
+    async def _consumers(self) -> int:
+        """Readers of the log: counted at the stream's leader."""
+        counts = []
+        for server in self.nats:
+            page = await _get(f"{server.monitor}/jsz?streams=true&accounts=true")
+            counts += [
+                stream["state"]["consumer_count"]
+                for account in page.get("account_details", [])
+                for stream in account.get("stream_detail", [])
+                if stream["name"] == "JOBS"
+            ]
+        return max(counts, default=0)
+
+    def _workers(self) -> list[str]:
+        """Processes that name our folder and belong to no part that runs."""
+        ours = {each.pid for each in self.parts.values()}
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                above = {each.pid for each in process.parents()} | {process.pid}
+                if any(str(self.folder) in word for word in process.cmdline()) and not above & (
+                    ours | {os.getpid()}
+                ):
+                    found.append(f"process {process.pid}: {' '.join(process.cmdline())}")
+        return found
+
+    def started(self) -> dict[str, list[str]]:
+        """The execution ids that programs wrote down when they started, by the job's name."""
+        return {path.name: path.read_text().split() for path in self.starts.iterdir()}
+
+    def published(self) -> dict[str, str]:
+        """The text that each execution published."""
+        keys = self.bucket.keys("out/")
+        return {
+            key.split("/")[1]: self.bucket.get(key).decode() for key in keys if key.endswith("/outputs/word")
+        }
+
+
+@asynccontextmanager
+async def world(folder: Path, *, servers: int, requesters: int, nodes: int) -> AsyncIterator[World]:
+    """A deployment on hosts of its own, ready for jobs; everything has ended when the context is left."""
+    names = [
+        *(f"nats-{each}" for each in range(servers)),
+        *(f"requester-{each}" for each in range(requesters)),
+        *(f"node-{each}" for each in range(nodes)),
+    ]
+    hosts = make(names)
+    async with AsyncExitStack() as stack:
+        daemon = await stack.enter_async_context(docker_daemon())
+        s3 = await stack.enter_async_context(s3_server(folder / "s3", host=HUB))
+        made = _build(folder, hosts, s3, daemon.host)
+        made.docker, made.image = daemon.host, await images.busybox_image(daemon.host)
+        made.bucket.make()
+        made.starts.mkdir(parents=True)
+        made.starts.chmod(0o777)
+        stack.push_async_callback(_end, made)
+        await made.start()
+        yield made
+
+
+def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> World:
+    def of(role: str) -> list[Host]:
+        return [host for name, host in hosts.items() if name.startswith(role)]
+
+    servers = [_nats(host, folder / host.name, of("nats")) for host in of("nats")]
+    nats = [word for each in servers for word in ("--nats", each.url)]
+    env = {**s3.environment, "AWS_ENDPOINT_URL_S3": s3.endpoint, "DOCKER_HOST": docker}
+    replicas = str(3 if len(servers) >= 3 else 1)
+    requesters = [
+        Placed(
+            host,
+            [
+                *("requester", "serve", "--orchestrator", "--name", host.name, *nats),
+                *("--data-dir", str(folder / host.name), "--api-host", host.address, "--api-port", str(API)),
+                *("--replicas", replicas, "-c", f"Orchestrator.NodeManager.DisconnectTimeout={SILENCE_S}s"),
+            ],
+            folder / host.name,
+            env,
+        )
+        for host in of("requester")
+    ]
+    # Containers carry their node's name, and the daemon may be others' as well.
+    mark = folder.name[-6:].lower().replace("_", "x")
+    nodes = [
+        Placed(
+            host,
+            [
+                *("compute", "--name", f"{host.name}-{mark}", *nats, "--data-dir", str(folder / host.name)),
+                *("--publish-port", "0", "--cpu", "4", "--memory", "2Gb"),
+                *("--allow-local", f"{folder / 'shared'}/**:rw", "-c", "Compute.StopGrace=1s"),
+            ],
+            folder / host.name,
+            env,
+            f"{host.name}-{mark}",
+        )
+        for host in of("node")
+    ]
+    return World(folder, servers, requesters, nodes, s3)
+
+
+def _nats(host: Host, folder: Path, all_hosts: Sequence[Host]) -> Nats:
+    """The repository's nats.conf at this host's address, with the cluster block that it shows."""
+    folder.mkdir(parents=True)
+    text = re.sub(r'(?m)^listen: ".*"', f'listen: "{host.address}:{CLIENTS}"', NATS_CONFIG.read_text())
+    text = re.sub(r'(?m)^http: ".*"', f'http: "{host.address}:{MONITOR}"', text)
+    if len(all_hosts) > 1:
+        routes = ", ".join(f'"nats://{each.address}:{ROUTES}"' for each in all_hosts)
+        text += f'\nserver_name: "{host.name}"\n'
+        text += f'cluster {{ name: "shoal", listen: "{host.address}:{ROUTES}", routes: [{routes}] }}\n'
+    config = folder / "nats.conf"
+    config.write_text(text)
+    return Nats(host, folder, config)
+
+
+async def _end(made: World) -> None:
+    started = [part for part in made.parts.values() if part.started]
+    for part in started:
+        if part.process.running:
+            os.kill(part.pid, signal.SIGCONT)
+    await asyncio.gather(*(part.process.stop(within_s=10) for part in started))
+
+
+async def _get(url: str) -> Any:
+    """The JSON of an answer of 200. Raises `OSError` for anything else."""
+    limit = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as response:
+        if response.status != 200:
+            raise OSError(f"{url} answers {response.status}")
+        return await response.json(content_type=None)
