@@ -46,6 +46,13 @@ def compute(
         list[str] | None,
         Parameter(help="Paths jobs may mount: a glob with :ro or :rw; repeatable.", negative=""),
     ] = None,
+    allow_address: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Where else jobs' URLs and endpoints may lead: loopback, private, 10.0.0.0/8, HOST:PORT; repeatable.",
+            negative="",
+        ),
+    ] = None,
     allow_env: Annotated[
         list[str] | None,
         Parameter(help="Variables jobs may read by env:NAME: a glob; repeatable.", negative=""),
@@ -80,6 +87,7 @@ def compute(
         "Node.IPFS.Connect": ipfs_connect,
         "Labels": label,
         "Compute.AllowListedLocalPaths": allow_local,
+        "Compute.Addresses.Allow": allow_address,
         "Compute.Env.AllowList": allow_env,
         "Compute.AllocatedCapacity.CPU": cpu,
         "Compute.AllocatedCapacity.Memory": memory,

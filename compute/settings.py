@@ -22,6 +22,7 @@ from protocol.config import Config, config_files, read_config
 from protocol.errors import Invalid
 from protocol.ids import NodeId
 from protocol.spec.quantities import parse_bytes, parse_duration_s
+from storage.addresses import ALLOW_KEY, read_policy, read_rules
 from storage.allow_list import read_allow_list
 from storage.multiaddr import parse_endpoint
 from storage.settings import LocalPublishing, StorageSettings
@@ -51,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_region: str = ""
     s3_profile: str = ""
     allowed_paths: tuple[str, ...] = ()
+    allowed_addresses: tuple[str, ...] = ()
+    denied_addresses: tuple[str, ...] = ()
     publish_address: str = "127.0.0.1"
     publish_port: int = 6001
     env_allowed: tuple[str, ...] = ()
@@ -92,6 +95,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             connect_s=self.connect_s,
             silence_s=self.silence_s,
             max_bytes=self.input_bytes,
+            addresses=read_policy(self.allowed_addresses, self.denied_addresses),
         )
 
 
@@ -125,6 +129,8 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3_region": ("InputSources.Types.S3.Region", "Publishers.Types.S3.Region"),
     "s3_profile": ("InputSources.Types.S3.Profile", "Publishers.Types.S3.Profile"),
     "allowed_paths": ("Compute.AllowListedLocalPaths", "Node.AllowListedLocalPaths"),
+    "allowed_addresses": (ALLOW_KEY,),
+    "denied_addresses": ("Compute.Addresses.Deny",),
     "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
     "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
     "env_allowed": ("Compute.Env.AllowList",),
@@ -221,6 +227,8 @@ def _settings(config: Config, default: Settings) -> Settings:
         s3_region=config.text(*KEYS["s3_region"]),
         s3_profile=config.text(*KEYS["s3_profile"]),
         allowed_paths=config.lines(*KEYS["allowed_paths"], check=read_allow_list),
+        allowed_addresses=config.lines(*KEYS["allowed_addresses"], check=read_rules),
+        denied_addresses=config.lines(*KEYS["denied_addresses"], check=read_rules),
         publish_address=config.text(*KEYS["publish_address"], default=default.publish_address),
         publish_port=config.number(*KEYS["publish_port"], default=default.publish_port, most=PORT_MAX),
         env_allowed=config.lines(*KEYS["env_allowed"]),

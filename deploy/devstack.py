@@ -220,6 +220,9 @@ def _compute(name: str, folder: Path, nats: str, env: Mapping[str, str], flags: 
         "0",
         "-c",
         "Compute.EndWorkAtExit=true",
+        # Whatever a person tries here, its servers are on this machine.
+        "--allow-address",
+        "loopback",
         *flags,
     ]
     return Part(name, command, folder, env)

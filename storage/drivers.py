@@ -34,7 +34,7 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
             silence_s=settings.silence_s,
             objects=settings.max_entries,
             max_bytes=settings.max_bytes,
-            denied_networks=settings.denied_networks,
+            addresses=settings.addresses,
         )
     )
     try:

@@ -5,10 +5,9 @@ Knows: the settings, their units and defaults. Must not know: where they were wr
 
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-METADATA_NETWORKS = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
-"""Link-local addresses: where clouds tell a machine its own credentials."""
+from storage.addresses import AddressPolicy
 
 
 class LocalPublishing(Struct, frozen=True):
@@ -34,7 +33,7 @@ class StorageSettings(Struct, frozen=True):
     - `connect_s`, `silence_s`: how long a server may take to accept, and to say anything more, in seconds;
     - `max_bytes`: the most one input may have, None for as much as the disk; `max_entries`: files and folders in it;
     - `attempts`: how often a fetch is tried when a server is ill, `redirects`: how many are followed;
-    - `denied_networks`: where `urlDownload` does not connect, whatever a name resolves to.
+    - `addresses`: where the words of a job may lead (URLs, endpoints); what is named here itself is always allowed.
     """
 
     folder: Path
@@ -50,4 +49,4 @@ class StorageSettings(Struct, frozen=True):
     max_entries: int = 1_000_000
     attempts: int = 4
     redirects: int = 10
-    denied_networks: tuple[str, ...] = METADATA_NETWORKS
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)

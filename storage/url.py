@@ -30,9 +30,9 @@ from yarl import URL
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.nodes import Offer
-from storage.addresses import CheckedResolver, check_address, read_networks
 from storage.arrival import arriving, remove_tree
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
+from storage.resolver import CheckedResolver
 from storage.settings import StorageSettings
 from storage.threads import Stop, in_thread
 from storage.tree import CHUNK_BYTES, TreeWriter, safe_parts, write_all
@@ -79,7 +79,6 @@ class UrlSource:
     def __init__(self, session: aiohttp.ClientSession, settings: StorageSettings) -> None:
         self._session = session
         self._settings = settings
-        self._denied = read_networks(settings.denied_networks)
         self._retried = stamina.AsyncRetryingCaller(attempts=settings.attempts, timeout=None).on(_may_pass)
 
     async def probe(self) -> Offer:
@@ -166,7 +165,7 @@ class UrlSource:
         raise Broken(message, hint="The server sends clients in circles; use the final URL.", kind=_FINAL)
 
     async def _ask(self, params: UrlParams, at: URL) -> aiohttp.ClientResponse:
-        check_address(at.host or "", at.host or "", self._denied)
+        self._settings.addresses.check_host(at.host or "", at.port or 0)
         try:
             return await self._session.get(at, headers=_HEADERS, allow_redirects=False)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -182,10 +181,9 @@ class UrlSource:
 @contextlib.asynccontextmanager
 async def open_url(settings: StorageSettings) -> AsyncIterator[Drivers]:
     """The source with a session of its own. Proxies and ``.netrc`` of the environment are not used."""
-    denied = read_networks(settings.denied_networks)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=CheckedResolver(denied), limit=0),
+        connector=aiohttp.TCPConnector(resolver=CheckedResolver(settings.addresses), limit=0),
         timeout=timeout,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

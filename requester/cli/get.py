@@ -118,13 +118,16 @@ async def _fetch_all(
     results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, ipfs_connect: str
 ) -> None:
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
+    from storage.addresses import OWN_NETWORKS, read_policy
     from storage.drivers import open_drivers
     from storage.settings import StorageSettings
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            settings = StorageSettings(Path(scratch) / "drivers", ipfs_connect=ipfs_connect)
+            settings = StorageSettings(
+                Path(scratch) / "drivers", ipfs_connect=ipfs_connect, addresses=read_policy(OWN_NETWORKS)
+            )
             async with asyncio.timeout(limit_s), open_drivers(settings) as drivers:
                 trees = [(each.execution, await _fetch(drivers, each, Path(scratch))) for each in results]
             await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)

@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 from msgspec import Struct
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
-from storage.addresses import CheckedResolver, check_address, read_networks
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits, Reader, open_session
+from storage.resolver import CheckedResolver, environment_proxies
 from storage.s3.account import Account
 from storage.s3.keys import Object
 from storage.s3.params import DEFAULT_REGION, S3Settings, SourceParams, check_endpoint
@@ -144,7 +144,7 @@ class S3Client:
         self._lock = asyncio.Lock()
         self._connections: dict[Place, Connection] = {}
         self._session: Any = None
-        self._reader: Reader | None = None
+        self._readers: dict[bool, Reader] = {}
         self._account = Account(self._look)
 
     async def connect(self, endpoint: str = "", region: str = "", *, signed: bool = True) -> Connection:
@@ -183,7 +183,8 @@ class S3Client:
         await self._account.close()
         async with self._lock:
             self._connections.clear()
-            self._session = self._reader = None
+            self._session = None
+            self._readers.clear()
             await self._open.aclose()
 
     async def _opened(self) -> Any:
@@ -197,11 +198,7 @@ class S3Client:
         return await session.get_credentials() is not None
 
     async def _connected(self, session: Any, place: Place) -> Connection:
-        denied = read_networks(self.settings.denied_networks)
-        if place.endpoint:
-            check_endpoint(place.endpoint)
-            host = parse_endpoint(place.endpoint).host
-            check_address(host, host, denied)
+        resolver = self._resolver(session, place.endpoint)
         account = self.settings.credentials if place.signed else None
         raw = await self._open.enter_async_context(
             session.create_client(
@@ -211,16 +208,28 @@ class S3Client:
                 aws_access_key_id=account.access_key if account else None,
                 aws_secret_access_key=account.secret_key if account else None,
                 aws_session_token=(account.session_token or None) if account else None,
-                config=_config(self.settings, place, CheckedResolver(denied)),
+                config=_config(self.settings, place, resolver),
             )
         )
-        if self._reader is None:
+        own = resolver is None
+        if own not in self._readers:
             limits = _limits(self.settings)
             bulk = await self._open.enter_async_context(
-                open_session(limits, resolver=CheckedResolver(denied), trust_env=True)
+                open_session(limits, resolver=resolver, trust_env=True)
             )
-            self._reader = Reader(bulk, limits)
-        return Connection(raw, place, self._reader)
+            self._readers[own] = Reader(bulk, limits)
+        return Connection(raw, place, self._readers[own])
+
+    def _resolver(self, session: Any, endpoint: str) -> CheckedResolver | None:
+        """What keeps an endpoint that a job names within the policy; None for the node's own. Raises `Denied`."""
+        if endpoint in ("", self.settings.endpoint):
+            return None
+        check_endpoint(endpoint)
+        own = (self.settings.endpoint, _configured_endpoint(session), *environment_proxies())
+        policy = self.settings.addresses.trusting(own)
+        named = parse_endpoint(endpoint)
+        policy.check_host(named.host, named.port)
+        return CheckedResolver(policy)
 
 
 async def presign(client: S3Client, params: SourceParams, expires_s: int) -> str:
@@ -295,6 +304,10 @@ def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault |
         return TimedOut(f"{what}: {endpoint} does not answer", hint="Try again later.")
     if isinstance(error, boto.SSLError):
         return Unavailable(f"{what}: {endpoint} has no trustworthy certificate", hint="Set AWS_CA_BUNDLE.")
+    told = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
+    if isinstance(told, Fault):
+        # What our resolver says of an address comes back as an error of theirs.
+        return told
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
         return Unavailable(f"{what}: the connection to {endpoint} broke")
     if isinstance(error, boto.ParamValidationError | boto.InvalidRegionError):
@@ -352,7 +365,15 @@ def _descriptions() -> Any:
     return loader
 
 
-def _config(settings: S3Settings, place: Place, resolver: CheckedResolver) -> Any:
+def _configured_endpoint(session: Any) -> str:
+    """The endpoint that the AWS configuration names for S3 (``AWS_ENDPOINT_URL_S3``, a profile's), empty for none."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    found = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
+    return found or ""
+
+
+def _config(settings: S3Settings, place: Place, resolver: CheckedResolver | None) -> Any:
     from aiobotocore.config import AioConfig
     from botocore import UNSIGNED
 
@@ -360,7 +381,7 @@ def _config(settings: S3Settings, place: Place, resolver: CheckedResolver) -> An
         # Without a version, signed URLs come out in version 2, which few servers take.
         signature_version="s3v4" if place.signed else UNSIGNED,
         s3={"addressing_style": "path" if place.endpoint else "auto"},
-        connector_args={"resolver": resolver},
+        connector_args={"resolver": resolver} if resolver else {},
         connect_timeout=settings.connect_s,
         read_timeout=settings.silence_s,
         max_pool_connections=max(settings.requests, settings.small_requests) * 2,

@@ -86,7 +86,7 @@ class Fragile(Deployment):
     def extra_node(self, name: str, folder: Path, env: Mapping[str, str], *flags: str) -> Iterator[Part]:
         """One more compute node, which has the label ``kind=NAME``; it ends in order and leaves nothing."""
         command = ["compute", "--name", name, "--nats", self.cluster.nats.url, "--data-dir", str(folder)]
-        command += ["--publish-port", "0", "--label", f"kind={name}", *flags]
+        command += ["--publish-port", "0", "--allow-address", "loopback", "--label", f"kind={name}", *flags]
         part = Part(name, command, folder, {**self.cluster.computes[0].env, **env})
         self._background.run(part.start())
         self.cluster.computes.append(part)

@@ -88,6 +88,8 @@ def test_deployment_by_hand(
                 SHOAL_PUBLISHERS_TYPES_LOCAL_ADDRESS=host,
                 SHOAL_NODE_IPFS_CONNECT=kubo.multiaddr,
                 SHOAL_COMPUTE_ALLOCATEDCAPACITY_CPU="1",
+                # All these machines are one.
+                SHOAL_COMPUTE_ADDRESSES_ALLOW="loopback",
                 DOCKER_HOST=containers.host,
             )
         api = Api(f"http://{REQUESTER_HOST}:1234")

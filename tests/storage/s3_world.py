@@ -9,8 +9,11 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 
 from deploy.servers import S3Server
+from storage.addresses import read_policy
 from storage.s3 import Credentials, S3Client, S3Settings
 
+LOOPBACK = read_policy(["loopback"])
+"""Leave to reach servers on this machine, which no node has by itself."""
 NO_TYPE = "X-No-Type"
 """A response with this header goes out without a content type."""
 
@@ -19,7 +22,7 @@ def settings_of(server: S3Server, **more: Any) -> S3Settings:
     """Settings with the server's account, impatient enough for tests."""
     account = Credentials(server.access_key, server.secret_key)
     limits = {"connect_s": 5.0, "silence_s": 10.0, "retry_s": 0.01, "tries": 3, **more}
-    return S3Settings(credentials=account, **limits)
+    return S3Settings(credentials=account, addresses=LOOPBACK, **limits)
 
 
 class Bucket:

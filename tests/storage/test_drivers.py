@@ -10,6 +10,7 @@ import pytest
 
 import tests.storage
 from protocol.errors import Invalid
+from storage.addresses import read_policy
 from storage.drivers import open_drivers
 from storage.ipfs import IpfsSource
 from storage.s3 import S3Source
@@ -60,7 +61,7 @@ async def test_settings_that_cannot_be_read_keep_a_node_from_starting(tmp_path: 
 async def test_what_a_node_allows_reaches_the_servers_drivers(node: StorageSettings) -> None:
     """Limits on silence and size, and networks that are closed, hold for S3 and IPFS too."""
     told = msgspec.structs.replace(
-        node, connect_s=1.5, silence_s=2.5, max_bytes=5, max_entries=6, denied_networks=("10.0.0.0/8",)
+        node, connect_s=1.5, silence_s=2.5, max_bytes=5, max_entries=6, addresses=read_policy(["10.0.0.0/8"])
     )
     async with open_drivers(told) as drivers:
         ipfs, s3 = drivers.sources["ipfs"], drivers.sources["s3"]
@@ -69,7 +70,7 @@ async def test_what_a_node_allows_reaches_the_servers_drivers(node: StorageSetti
         kubo, client = ipfs._kubo.settings, s3._client.settings
     assert (kubo.connect_s, kubo.silence_s, kubo.max_bytes, kubo.entries) == (1.5, 2.5, 5, 6)
     assert (client.connect_s, client.silence_s, client.max_bytes, client.objects) == (1.5, 2.5, 5, 6)
-    assert client.denied_networks == ("10.0.0.0/8",)
+    assert client.addresses == read_policy(["10.0.0.0/8"])
 
 
 async def test_every_driver_passes_its_suite(node: StorageSettings) -> None:

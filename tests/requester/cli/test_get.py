@@ -14,6 +14,7 @@ from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
+from storage.addresses import read_policy
 from storage.contract import Label, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
@@ -290,7 +291,9 @@ async def _made(s3: S3Server, bucket: str) -> None:
 
 async def _published(path: Path, type: str, params: dict[str, str], ipfs_connect: str = "") -> Spec:
     """Publish as a node does; the result's spec."""
-    settings = StorageSettings(path.parent / "drivers", ipfs_connect=ipfs_connect)
+    settings = StorageSettings(
+        path.parent / "drivers", ipfs_connect=ipfs_connect, addresses=read_policy(["loopback"])
+    )
     async with open_drivers(settings) as drivers:
         publisher = drivers.publishers[type]
         label = Label(JobId("j-x"), ExecutionId("e-x"), NODE, 0.0)
