@@ -8,6 +8,7 @@ unsigned, as public buckets want them.
 ============  ====================================================================
 params        the drivers' parameters and settings
 keys          from keys to names on the disk (pure)
+globs         wildcards in keys (pure)
 partitions    which execution reads which object (pure)
 dates         dates in keys, by Go's layouts (pure)
 patterns      regular expressions of strangers, in a process of their own

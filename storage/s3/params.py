@@ -11,8 +11,9 @@ from typing import Final
 from msgspec import Struct, field
 
 from protocol.errors import Invalid
-from storage.addresses import AddressPolicy
 from storage.multiaddr import parse_endpoint
+from storage.s3.globs import is_glob, literal_prefix
+from storage.settings import METADATA_NETWORKS
 
 DEFAULT_REGION: Final = "us-east-1"
 MEBIBYTE: Final = 1 << 20
@@ -36,10 +37,12 @@ class Partition(Struct, frozen=True, rename="pascal"):
 
 
 class SourceParams(Struct, frozen=True, rename="pascal"):
-    """An input. `key` names one object, or a prefix if it is empty or ends with ``/`` or ``*``.
+    """An input. `key` names one object, or a prefix if it is empty or ends with ``/`` or ``*``, or by wildcards
+    (`storage.s3.globs`) whatever matches, unless there is an object of exactly that key.
 
     Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
-    on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it.
+    on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it. Where nothing is found, `allow_empty` makes
+    an empty folder of it instead of an error.
     """
 
     bucket: str
@@ -50,9 +53,15 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     version_id: str = field(default="", name="VersionID")
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     partition: Partition = field(default_factory=Partition)
+    allow_empty: bool = False
 
     def __post_init__(self) -> None:
         _check_source(self)
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the key has wildcards besides a ``*`` at its end."""
+        return is_glob(self.key)
 
     @property
     def is_prefix(self) -> bool:
@@ -62,7 +71,7 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     @property
     def prefix(self) -> str:
         """What the keys of the objects begin with."""
-        return self.key.removesuffix("*")
+        return literal_prefix(self.key) if self.is_glob else self.key.removesuffix("*")
 
     @property
     def url(self) -> str:
@@ -108,7 +117,7 @@ class S3Settings(Struct, frozen=True):
     At most `requests` requests run at once in a fetch or an upload (`small_requests` where objects are small), each for a
     part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
     `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
-    `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere.
+    `denied_networks` is where no endpoint may lead.
     """
 
     endpoint: str = ""
@@ -125,7 +134,7 @@ class S3Settings(Struct, frozen=True):
     upload_part_bytes: int = 8 * MEBIBYTE
     objects: int = 1_000_000
     max_bytes: int | None = None
-    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    denied_networks: tuple[str, ...] = METADATA_NETWORKS
 
 
 def _check_source(params: SourceParams) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from protocol.errors import Broken, Fault, Invalid
 from protocol.jobs import Spec
@@ -40,8 +41,9 @@ class S3Publisher(S3Driver):
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
         entries = await in_thread(lambda _: list(walk(folder)))
         connection = await self._client.connect(params.endpoint, params.region)
-        key = published_key(params, label)
-        own = bool(label.execution) and label.execution in key
+        unique = str(uuid4())
+        key = published_key(params, label, unique)
+        own = bool(label.execution) and (label.execution in key or unique in key)
         publishing = _Publishing(connection, self._client.settings, folder, entries, progress, own=own)
         if params.plain:
             await publishing.objects(params.bucket, key)
@@ -50,10 +52,11 @@ class S3Publisher(S3Driver):
         return _spec(params, key, connection, sent)
 
 
-def published_key(params: PublisherParams, label: Label) -> str:
+def published_key(params: PublisherParams, label: Label, unique: str = "") -> str:
     """The key of an archive, or the prefix of the objects, with the templates filled in.
 
-    ``{jobID}``, ``{executionID}``, ``{nodeID}``, ``{date}`` (20060102) and ``{time}`` (150405, the node's own time).
+    ``{jobID}``, ``{executionID}``, ``{nodeID}``, ``{partition}``, ``{attempt}``, ``{date}`` (20060102), ``{time}`` (150405,
+    the node's own time), and ``{uuid}``, which is `unique`: each publishing has another.
     """
     ending = "/" if params.plain else archive.SUFFIX
     key = params.key if params.key.endswith(ending) else params.key + ending
@@ -64,6 +67,9 @@ def published_key(params: PublisherParams, label: Label) -> str:
         ("jobID", label.job),
         ("date", time.strftime("%Y%m%d", at)),
         ("time", time.strftime("%H%M%S", at)),
+        ("partition", str(label.partition)),
+        ("attempt", str(label.attempt)),
+        ("uuid", unique),
     ):
         key = key.replace(f"{{{name}}}", value)
     return key

@@ -26,6 +26,7 @@ from storage.multiaddr import parse_endpoint
 from storage.ranged import Ask, Item, Refusal, check_size, ranged_get
 from storage.s3.client import Connection, fault_of
 from storage.s3.driver import S3Driver
+from storage.s3.globs import pattern_of
 from storage.s3.keys import Landing, Object, landing
 from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
@@ -90,7 +91,7 @@ class S3Source(S3Driver):
                 for folder in pinned.landing.folders:
                     tree.folder(folder)
                 await self._bring(connection, params, pinned.landing, tree, progress)
-            if params.checksum_sha256:
+            if params.checksum_sha256 and pinned.landing.files:
                 await _check_sha256(params, beside / pinned.landing.files[0][0])
         return Fetched(into)
 
@@ -123,17 +124,24 @@ class S3Source(S3Driver):
     ) -> tuple[SourceParams, list[Object]]:
         """What the params mean, now that S3 was asked, and the objects that this execution reads."""
         if not params.is_prefix:
-            found = await self._one(connection, params)
-            if found is not None:
-                return params, await _shared_out([found], params, share)
-            params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
+            try:
+                found = await self._one(connection, params)
+            except NotFound as missing:
+                if missing.kind != "Object" or not _may_be_many(params):
+                    raise
+            else:
+                if found is not None:
+                    return params, await _shared_out([found], params, share)
+                params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
         objects: list[Object] = []
-        async for page in connection.list(params.bucket, params.prefix, self._client.settings.objects):
-            objects += page
-        objects = await _filtered(objects, params)
-        if not objects:
+        if params.is_prefix or params.is_glob:
+            async for page in connection.list(params.bucket, params.prefix, self._client.settings.objects):
+                objects += page
+        objects = await _filtered(await _matching(objects, params), params)
+        if not objects and not params.allow_empty:
             raise _nothing(params, connection.endpoint)
-        return params, await _shared_out(objects, params, share)
+        meant = structs.replace(params, key=params.prefix + "*", version_id="", checksum_sha256="")
+        return meant, await _shared_out(objects, meant, share)
 
     async def _one(self, connection: Connection, params: SourceParams) -> Object | None:
         """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""
@@ -143,7 +151,8 @@ class S3Source(S3Driver):
             if missing.kind == "Object" and await _is_folder(connection, params):
                 missing.hint = f"There are objects below it: write {params.key}/ for all of them."
             raise
-        if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0:
+        pinned = params.version_id or params.checksum_sha256
+        if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0 and not pinned:
             return None
         return found
 
@@ -191,12 +200,26 @@ class RemoteObject:
         return Refusal(fault, again=isinstance(fault, Unavailable))
 
 
+def _may_be_many(params: SourceParams) -> bool:
+    """Whether a key of which there is no object may mean others, or none."""
+    return (params.is_glob or params.allow_empty) and not params.version_id
+
+
 async def _is_folder(connection: Connection, params: SourceParams) -> bool:
     try:
         return await connection.has_any(params.bucket, params.key + "/")
     except Fault:
         # Whether there is anything below is only for a hint.
         return False
+
+
+async def _matching(objects: list[Object], params: SourceParams) -> list[Object]:
+    """The objects that the key's wildcards mean, where it has any."""
+    if not objects or not params.is_glob:
+        return objects
+    rests = [each.key.removeprefix(params.prefix) for each in objects]
+    matches = await search(pattern_of(params.key), rests, "source s3: Key")
+    return [each for each, match in zip(objects, matches, strict=True) if match]
 
 
 async def _filtered(objects: list[Object], params: SourceParams) -> list[Object]:
@@ -241,10 +264,10 @@ def _identity(params: SourceParams, objects: list[Object]) -> str:
 
 def _nothing(params: SourceParams, endpoint: str) -> NotFound:
     passing = f" passing Filter {params.filter!r}" if params.filter else ""
+    does = f"matches {params.key!r}" if params.is_glob else f"begins with {params.prefix!r}"
     return NotFound(
-        f"s3://{params.bucket}/{params.prefix}*: no object of bucket {params.bucket!r} begins with "
-        f"{params.prefix!r}{passing} (at {endpoint})",
-        hint="Only one * at the end of Key stands for anything.",
+        f"s3://{params.bucket}/{params.prefix}*: no object of bucket {params.bucket!r} {does}{passing} (at {endpoint})",
+        hint="Check Key and Filter, or write AllowEmpty: true if there may be none.",
         kind="Prefix",
     )
 
