@@ -20,6 +20,7 @@ from benchmarks.record import Figure, figure
 from deploy.programs import Missing, need
 from deploy.servers import kubo, s3_server
 from protocol.ids import ExecutionId, JobId, NodeId
+from storage.addresses import read_policy
 from storage.contract import Label, Share, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
@@ -166,7 +167,9 @@ async def _fetcher(
 
     The driver is opened once, as in a node; what its first transfer makes ready falls into the round that does not count.
     """
-    settings = StorageSettings(folder=folder / "drivers", ipfs_connect=ipfs_connect)
+    settings = StorageSettings(
+        folder=folder / "drivers", ipfs_connect=ipfs_connect, addresses=read_policy(["loopback"])
+    )
     async with open_drivers(settings) as drivers:
         driver = drivers.sources[type]
         read = read_params(params, driver.params, type)

@@ -11,9 +11,9 @@ from typing import Final
 from msgspec import Struct, field
 
 from protocol.errors import Invalid
+from storage.addresses import AddressPolicy
 from storage.multiaddr import parse_endpoint
 from storage.s3.globs import is_glob, literal_prefix
-from storage.settings import METADATA_NETWORKS
 
 DEFAULT_REGION: Final = "us-east-1"
 MEBIBYTE: Final = 1 << 20
@@ -117,7 +117,7 @@ class S3Settings(Struct, frozen=True):
     At most `requests` requests run at once in a fetch or an upload (`small_requests` where objects are small), each for a
     part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
     `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
-    `denied_networks` is where no endpoint may lead.
+    `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere.
     """
 
     endpoint: str = ""
@@ -134,7 +134,7 @@ class S3Settings(Struct, frozen=True):
     upload_part_bytes: int = 8 * MEBIBYTE
     objects: int = 1_000_000
     max_bytes: int | None = None
-    denied_networks: tuple[str, ...] = METADATA_NETWORKS
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
 
 
 def _check_source(params: SourceParams) -> None:
