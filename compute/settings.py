@@ -48,6 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     sources_disabled: tuple[str, ...] = ()
     publishers_disabled: tuple[str, ...] = ()
     ipfs_connect: str = ""
+    ipfs_gateways: tuple[str, ...] = ()
     s3_endpoint: str = ""
     s3_region: str = ""
     s3_profile: str = ""
@@ -88,6 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             s3_region=self.s3_region,
             s3_profile=self.s3_profile,
             ipfs_connect=self.ipfs_connect,
+            ipfs_gateways=self.ipfs_gateways,
             allowed_paths=self.allowed_paths,
             local_publishing=LocalPublishing(
                 self.data_dir / "published", address=self.publish_address, port=self.publish_port
@@ -125,6 +127,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "sources_disabled": ("InputSources.Disabled", "Node.DisabledFeatures.Storages"),
     "publishers_disabled": ("Publishers.Disabled", "Node.DisabledFeatures.Publishers"),
     "ipfs_connect": shared.IPFS,
+    "ipfs_gateways": ("InputSources.Types.IPFS.Gateways",),
     "s3_endpoint": ("InputSources.Types.S3.Endpoint", "Publishers.Types.S3.Endpoint"),
     "s3_region": ("InputSources.Types.S3.Region", "Publishers.Types.S3.Region"),
     "s3_profile": ("InputSources.Types.S3.Profile", "Publishers.Types.S3.Profile"),
@@ -223,6 +226,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         sources_disabled=_types(config, "sources_disabled"),
         publishers_disabled=_types(config, "publishers_disabled"),
         ipfs_connect=config.parsed(_endpoint, *KEYS["ipfs_connect"], default=""),
+        ipfs_gateways=config.lines(*KEYS["ipfs_gateways"], check=_endpoints),
         s3_endpoint=config.parsed(_url, *KEYS["s3_endpoint"], default=""),
         s3_region=config.text(*KEYS["s3_region"]),
         s3_profile=config.text(*KEYS["s3_profile"]),
@@ -313,6 +317,11 @@ def _time(text: str) -> float:
 def _endpoint(text: str) -> str:
     parse_endpoint(text)
     return text
+
+
+def _endpoints(texts: Sequence[str]) -> None:
+    for text in texts:
+        parse_endpoint(text)
 
 
 def _url(text: str) -> str:

@@ -4,14 +4,14 @@ Knows: every driver's opener. Must not know: what a driver does, or who asks for
 and one test class that inherits the suite.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
 from storage.contract import Drivers
 from storage.inline import BlobReader, open_inline
-from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo
+from storage.ipfs import GatewaySource, IpfsPublisher, IpfsSettings, IpfsSource, Kubo
 from storage.local import open_local
 from storage.local_publisher import open_local_publisher
 from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
@@ -45,21 +45,38 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
 
 @asynccontextmanager
 async def open_ipfs(settings: StorageSettings) -> AsyncIterator[Drivers]:
-    """IPFS's source and publisher around one Kubo node; nothing if none is named. Raises `Invalid` for its address."""
-    if not settings.ipfs_connect:
-        yield Drivers()
-        return
+    """IPFS's source and publisher around one Kubo node, or the source alone through gateways; nothing if none is named.
+
+    Raises `Invalid` for an address.
+    """
     limits = IpfsSettings(
         connect_s=settings.connect_s,
         silence_s=settings.silence_s,
         entries=settings.max_entries,
         max_bytes=settings.max_bytes,
     )
+    if not settings.ipfs_connect:
+        async with open_gateways(settings.ipfs_gateways, limits) as drivers:
+            yield drivers
+        return
     kubo = Kubo(settings.ipfs_connect, limits)
     try:
         yield Drivers({"ipfs": IpfsSource(kubo)}, {"ipfs": IpfsPublisher(kubo)})
     finally:
         await kubo.close()
+
+
+@asynccontextmanager
+async def open_gateways(gateways: Sequence[str], limits: IpfsSettings) -> AsyncIterator[Drivers]:
+    """IPFS's source through trustless gateways; nothing if none is named."""
+    if not gateways:
+        yield Drivers()
+        return
+    source = GatewaySource(gateways, limits)
+    try:
+        yield Drivers({"ipfs": source})
+    finally:
+        await source.close()
 
 
 TABLE: Final[tuple[Opener, ...]] = (open_local, open_url, open_local_publisher, open_s3, open_ipfs)

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.ipfs.cid import EMPTY_CID
 from storage.ipfs.params import IpfsSettings
 from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
 from storage.ranged import Limits, Reader, open_session
@@ -25,8 +26,6 @@ T = TypeVar("T")
 
 ANSWER_MAX_BYTES: Final = 64 << 20
 PROBE_S: Final = 5.0
-EMPTY_CID: Final = "bafkqaaa"
-"""A CID that holds its (empty) content in itself: every gateway has it."""
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 _MISSING: Final = (
@@ -200,6 +199,11 @@ class Kubo:
     def reader(self) -> Reader:
         """For bulk reading from this node."""
         return Reader(self._opened(), self._limits())
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections to this node, for who speaks to it in other words."""
+        return self._opened()
 
     def away(self, what: str) -> Unavailable:
         """The fault of a node that does not listen."""

@@ -20,9 +20,14 @@ from msgspec import Struct
 from protocol.errors import Broken, Exhausted, Invalid, Unavailable
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
+from storage.ipfs.blocks import BlockLimits, Blocks
+from storage.ipfs.cid import read_cid
 from storage.ipfs.driver import IpfsDriver
+from storage.ipfs.holders import Gateway, Holder, KuboBlocks
 from storage.ipfs.kubo import Kubo, Link, Listing, Stat
 from storage.ipfs.params import SourceParams
+from storage.ipfs.sink import Sink
+from storage.ipfs.unixfs import Want
 from storage.ranged import Ask, Item, Refusal, check_size, ranged_get, together
 from storage.tree import Kind, Limits, TreeWriter, check_link, safe_parts
 
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SMALL_FILE_BYTES: Final = 1 << 20
+FEW_FILES: Final = 8
 LINK_BIT: Final = 1 << 27
 """Go's bit for a symbolic link in a file's mode."""
 KINDS: Final = {0: Kind.FILE, 1: Kind.FOLDER, 2: Kind.FILE, 4: Kind.LINK, 5: Kind.FOLDER}
@@ -74,6 +80,8 @@ class IpfsSource(IpfsDriver):
         async with arriving(into) as beside:
             if root.kind is Kind.FILE:
                 await self._bring([(root, partial(_new_file, beside, root.executable))], params, progress)
+            elif _is_many_small(below):
+                await self._bring_blocks(root, resolved, beside, params, progress)
             else:
                 with TreeWriter(beside, Limits(entries=self._kubo.settings.entries)) as tree:
                     files = []
@@ -111,6 +119,27 @@ class IpfsSource(IpfsDriver):
         await self._kubo.reader().bring(
             items(), moved, settings.small_requests if small else settings.requests
         )
+
+    async def _bring_blocks(
+        self, root: Node, resolved: Resolved, beside: Path, params: SourceParams, progress: Progress
+    ) -> None:
+        """A tree of many small files as one stream of blocks, checked here once more: a request a file costs far more."""
+        settings = self._kubo.settings
+        gateway = await self._kubo.gateway()
+        holders: list[Holder] = [KuboBlocks(self._kubo)]
+        if gateway:
+            holders.insert(0, Gateway(gateway))
+        limits = BlockLimits(connect_s=settings.connect_s, silence_s=settings.silence_s)
+        done = 0
+
+        def moved(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(done, resolved.size_bytes)
+
+        with Sink(beside, params.cid, Limits(entries=settings.entries)) as sink:
+            blocks = Blocks(self._kubo.session, holders, limits)
+            await blocks.bring(Want(read_cid(root.cid)), sink, moved, params.cid)
 
     async def _root(self, params: SourceParams) -> Node:
         found = await _asked(self._kubo, "files/stat", Stat, params.path, params.cid)
@@ -216,6 +245,11 @@ def _node(folder: Node, link: Link, what: str) -> Node:
         return Node(path, link.hash, kind, target=link.target)
     size = link.size if kind is Kind.FILE else 0
     return Node(path, link.hash, kind, size, _is_executable(link.mode))
+
+
+def _is_many_small(nodes: list[Node]) -> bool:
+    files = [node.size_bytes for node in nodes if node.kind is Kind.FILE]
+    return len(files) > FEW_FILES and sum(files) < SMALL_FILE_BYTES * len(files)
 
 
 def _is_executable(mode: int) -> bool:

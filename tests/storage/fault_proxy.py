@@ -24,7 +24,8 @@ class FaultProxy:
     Faults: ``cut``, ``stall`` (half of the body, and then that), ``short`` (half of it, announced as such), ``long`` (more
     than the range has), ``range`` (another range than asked), ``etag`` (another version), ``500``, ``503``, ``403`` (that
     status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on,
-    and the answer thrown away), ``held`` (passed on, and the answer kept back), ``ended`` (half of the body in chunks, and
+    and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip`` (one bit of the body is another, at
+    `flip_at`), ``ended`` (half of the body in chunks, and
     a proper end, as Kubo does when it tells an error in a trailer).
     """
 
@@ -35,11 +36,15 @@ class FaultProxy:
         self.count = 0
         self.stalled = asyncio.Event()
         self.ranges: list[str] = []
+        self.paths: list[str] = []
+        self.sent_bytes = 0
+        self.flip_at = 0.5
 
     async def answer(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         """Every request."""
         fault = self.plan(request, self.count)
         self.count += 1
+        self.paths.append(request.path_qs)
         if request.method == "GET":
             self.ranges.append(request.headers.get("Range", ""))
         if fault in ("500", "503", "403"):
@@ -88,6 +93,10 @@ class FaultProxy:
             return response
         if fault == "long":
             data += b"more"
+        if fault == "flip" and data:
+            place = min(int(len(data) * self.flip_at), len(data) - 1)
+            data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        self.sent_bytes += len(data)
         response.content_length = len(half) if fault == "short" else len(data)
         if request.method == "HEAD":
             response.content_length = int(found.headers.get("Content-Length", 0))

@@ -12,7 +12,7 @@ import tests.storage
 from protocol.errors import Invalid
 from storage.addresses import read_policy
 from storage.drivers import open_drivers
-from storage.ipfs import IpfsSource
+from storage.ipfs import GatewaySource, IpfsSource
 from storage.s3 import S3Source
 from storage.settings import LocalPublishing, StorageSettings
 from tests.contracts.publisher import PublisherContract
@@ -98,3 +98,15 @@ async def test_every_driver_passes_its_suite(node: StorageSettings) -> None:
         ]
 
     assert untested == []
+
+
+async def test_gateways_are_a_source_where_no_kubo_is_named(tmp_path: Path) -> None:
+    """Named gateways bring data by CID and publish nothing; beside a Kubo they are not asked."""
+    for connect, source, publishes in (
+        ("", GatewaySource, False),
+        ("/ip4/127.0.0.1/tcp/5001", IpfsSource, True),
+    ):
+        settings = StorageSettings(tmp_path, ipfs_connect=connect, ipfs_gateways=("https://example.com",))
+        async with open_drivers(settings) as drivers:
+            assert isinstance(drivers.sources["ipfs"], source)
+            assert ("ipfs" in drivers.publishers) == publishes

@@ -16,7 +16,7 @@ from deploy.processes import free_ports
 from deploy.programs import need
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
-from storage.contract import Label, Share, silent
+from storage.contract import Label, Share, Source, silent
 from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams, SourceParams
 from storage.ipfs.params import split_path
 from storage.params import read_params
@@ -103,7 +103,7 @@ def only_here(tmp_path: Path) -> bytes:
     return LARGE + bytes(tmp_path)
 
 
-async def brought(source: IpfsSource, cid: str, into: Path) -> Tree:
+async def brought(source: Source[SourceParams], cid: str, into: Path) -> Tree:
     """Resolve and fetch."""
     params = SourceParams(cid)
     fetched = await source.fetch(params, await source.resolve(params, ALL), into, silent)

@@ -1,0 +1,335 @@
+"""Trees brought block by block, each checked against its CID, from holders of whom none is believed.
+
+Knows: what to ask which holder for, and what to do when one breaks off, lies or is silent. Must not know: RPC or gateways
+(`holders`), what a block means (`unixfs`) or the disk (`sink`).
+
+A tree comes as one CAR, whose blocks are used in a thread as they come and then forgotten, so memory does not grow with the
+data. What is still wanted is a stack; when a stream ends too early, what is left of the stack is asked for again, piece by
+piece, of the same or another holder: nothing that came is asked for twice. Large files are split at their root and come
+through several streams at once.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import aiohttp
+from msgspec import Struct
+from yarl import URL
+
+from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
+from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
+from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of, read_cid
+from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Holder
+from storage.ipfs.sink import Sink
+from storage.ipfs.taking import Taking, Untrue
+from storage.ipfs.unixfs import Want
+from storage.ranged import ERROR_MAX_BYTES, PAUSE_MAX_S, Ask, together
+from storage.threads import Stop, in_thread
+
+BATCH_BYTES: Final = 1 << 20
+"""So much is read before a thread is given work."""
+SPLIT_BYTES: Final = 32 << 20
+"""A file, or part of one, that weighs more comes through several streams, if its own parts are worth one each."""
+SPLIT_PART_BYTES: Final = 4 << 20
+PATH_MAX_BYTES: Final = 64 << 20
+
+
+class BlockLimits(Struct, frozen=True):
+    """How a transfer behaves; times in seconds. A holder is given up after `tries` for one block that brought nothing."""
+
+    connect_s: float = 10.0
+    silence_s: float = 60.0
+    retry_s: float = 0.2
+    tries: int = 3
+    requests: int = 4
+
+
+class _Failed(Exception):
+    """One request failed: `fault` says how; `lasting` if the same holder would answer the same."""
+
+    def __init__(self, fault: Fault, *, lasting: bool = False) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+        self.lasting = lasting
+
+
+class _Unit:
+    """What is wanted of the tree below one block, and how asking for it has gone."""
+
+    def __init__(self, asked: bytes, wants: list[Want]) -> None:
+        self.asked = asked
+        self.wants = wants
+        self.single = False
+        self.tries: dict[str, int] = {}
+        self.last: Fault | None = None
+
+    @property
+    def weight(self) -> int:
+        """Bytes of what is wanted, as far as it is known."""
+        return sum(want.total_bytes for want in self.wants)
+
+    @property
+    def is_one_block(self) -> bool:
+        """Whether nothing can be below what is wanted."""
+        return len(self.wants) == 1 and parts_of(self.wants[0].cid).codec == RAW
+
+
+class Blocks:
+    """Reads from `holders`, the first first. What is learnt of them is kept."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, holders: Sequence[Holder], limits: BlockLimits
+    ) -> None:
+        self._session = session
+        self._holders = list(holders)
+        self.limits = limits
+        self._faults: dict[str, int] = {}
+        self._single: set[str] = set()
+
+    async def block(self, cid: bytes, what: str) -> bytes:
+        """One block, verified. Raises as `bring`."""
+        held = inlined(cid)
+        if held is not None:
+            return held
+        unit = _Unit(cid, [Want(cid)])
+        while True:
+            holder = self.choose(unit)
+            try:
+                block = await self.read_block(holder, cid, what)
+                check_block(cid, block, holder.name)
+            except _Failed as failed:
+                await self.note(unit, holder, failed)
+            except Broken as fault:
+                await self.note(unit, holder, _Failed(fault, lasting=True))
+            else:
+                return block
+
+    async def probe(self) -> None:
+        """Ask the first holder for something that each has. Raises the fault that this meets."""
+        holder = self._holders[0]
+        try:
+            await self.read_block(holder, read_cid(EMPTY_CID), "probe")
+        except _Failed as failed:
+            raise failed.fault from failed
+
+    async def path(self, cid: bytes, names: Sequence[str], what: str) -> dict[bytes, bytes]:
+        """The blocks that lead from `cid` along `names`, verified, as far as one holder has them. Raises as `bring`."""
+        unit = _Unit(cid, [Want(cid)])
+        path = "/".join((cid_text(cid), *names))
+        while True:
+            holder = self.choose(unit)
+            try:
+                async with self.answered(holder, holder.car(path, whole=False), CAR_TYPE, what) as answer:
+                    car = await _read(answer, PATH_MAX_BYTES, what)
+                return _few_blocks(car, holder.name)
+            except _Failed as failed:
+                await self.note(unit, holder, failed)
+            except Broken as fault:
+                await self.note(unit, holder, _Failed(fault, lasting=fault.kind == "Block"))
+
+    async def bring(self, root: Want, sink: Sink, moved: Callable[[int], None], what: str) -> None:
+        """Put all that is below `root` into `sink`; `moved` is told of bytes as they are written.
+
+        Raises what stands in the way when every holder was asked: `NotFound` (nobody has a block), `Broken` (other bytes
+        than a CID names; names the block), `TimedOut`, `Unavailable`, `Denied`; at once what the data itself is to blame
+        for (`expand`, `Sink`). Then, as when cancelled, nobody writes any more.
+        """
+        bringing = _Bringing(self, sink, moved, what)
+        bringing.add([_Unit(root.cid, [root])])
+        await together(bringing.work() for _ in range(self.limits.requests))
+
+    def choose(self, unit: _Unit) -> Holder:
+        """Whom to ask next: of those that were not given up for this block, whoever has failed least."""
+        able = [each for each in self._holders if unit.tries.get(each.name, 0) < self.limits.tries]
+        if not able:
+            raise unit.last or Unavailable("no gateway is named")
+        return min(able, key=lambda each: (unit.tries.get(each.name, 0), self._faults.get(each.name, 0)))
+
+    async def note(self, unit: _Unit, holder: Holder, failed: _Failed) -> None:
+        """Remember that a holder failed, and wait a little before whoever is asked next, if that may be the same."""
+        tries = self.limits.tries if failed.lasting else unit.tries.get(holder.name, 0) + 1
+        unit.tries[holder.name] = tries
+        self._faults[holder.name] = self._faults.get(holder.name, 0) + 1
+        # That one holder lacks a block says little while another could not be asked.
+        if unit.last is None or not isinstance(failed.fault, NotFound):
+            unit.last = failed.fault
+        if not failed.lasting:
+            pause = min(self.limits.retry_s * 2.0**tries, PAUSE_MAX_S)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    def has_single_blocks_only(self, holder: Holder) -> bool:
+        """Whether a holder was found to know no CARs."""
+        return holder.name in self._single
+
+    async def read_block(self, holder: Holder, cid: bytes, what: str) -> bytes:
+        """One block as a holder answers it, not verified."""
+        async with self.answered(holder, holder.block(cid_text(cid)), BLOCK_TYPE, what) as answer:
+            return bytes(await _read(answer, BLOCK_MAX_BYTES, what))
+
+    @asynccontextmanager
+    async def answered(
+        self, holder: Holder, ask: Ask, media_type: str, what: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer; the body is the caller's to read inside the context. Raises `_Failed`."""
+        try:
+            async with self._session.request(
+                ask.method, URL(ask.url, encoded=True), headers=ask.headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    await self._refused(holder, media_type, response, what)
+                if ask.method == "GET" and not response.content_type.startswith(media_type):
+                    said = f"{what}: {holder.name} answered with {response.content_type}, not {media_type}"
+                    hint = "Is this the address of a trustless gateway?"
+                    raise _Failed(Unavailable(said, hint=hint), lasting=True)
+                yield response
+        except TimeoutError as error:
+            silence = f"{what}: nothing came for {self.limits.silence_s:g} s ({holder.name})"
+            hint = "Perhaps no node that can be reached has it: pin it somewhere, or name another gateway."
+            raise _Failed(TimedOut(silence, hint=hint), lasting=True) from error
+        except aiohttp.ClientConnectorError as error:
+            raise _Failed(Unavailable(f"{what}: {holder.name} cannot be reached")) from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise _Failed(Broken(f"{what}: the connection to {holder.name} broke", kind="Cut")) from error
+
+    async def _refused(
+        self, holder: Holder, media_type: str, response: aiohttp.ClientResponse, what: str
+    ) -> None:
+        if media_type == CAR_TYPE and holder.knows_no_car(response.status):
+            self._single.add(holder.name)
+        fault = holder.refusal(what, response.status, await response.content.read(ERROR_MAX_BYTES))
+        raise _Failed(fault, lasting=not fault.retryable and holder.name not in self._single)
+
+
+class _Bringing:
+    """One tree on its way: what is still wanted, and who works on it."""
+
+    def __init__(self, blocks: Blocks, sink: Sink, moved: Callable[[int], None], what: str) -> None:
+        self._blocks = blocks
+        self._sink = sink
+        self._moved = moved
+        self._what = what
+        self._waiting: list[_Unit] = []
+        self._busy = 0
+        self._changed = asyncio.Condition()
+        self._done_bytes = 0
+
+    def add(self, units: list[_Unit]) -> None:
+        """Say what else is wanted, in order."""
+        self._waiting.extend(reversed(units))
+
+    async def work(self) -> None:
+        """Work as long as something is wanted, or may come to be by the work of others."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._waiting or not self._busy)
+                if not self._waiting:
+                    return
+                unit = self._waiting.pop()
+                self._busy += 1
+            left = await self._unit(unit)
+            async with self._changed:
+                self.add(left)
+                self._busy -= 1
+                self._changed.notify_all()
+
+    async def _unit(self, unit: _Unit) -> list[_Unit]:
+        """Ask one holder once; what is left to be asked for, in order."""
+        holder = self._blocks.choose(unit)
+        taking = Taking(unit.wants, self._sink, holder.name)
+        self._wrote(await in_thread(lambda _: taking.begin()))
+        if not taking.left():
+            return []
+        splits = unit.weight > SPLIT_BYTES and unit.asked == unit.wants[0].cid
+        single = unit.single or splits or unit.is_one_block or self._blocks.has_single_blocks_only(holder)
+        try:
+            await (self._one if single else self._car)(unit, taking, holder)
+        except _Failed as failed:
+            return await self._failed(unit, taking, holder, failed)
+        left = taking.left()
+        if splits and left and sum(want.total_bytes for want in left) < SPLIT_PART_BYTES * len(left):
+            # Too small to be asked for one by one: all together, and the block that is there already once more.
+            return [_Unit(unit.asked, left)]
+        return [_Unit(want.cid, [want]) for want in left]
+
+    async def _failed(self, unit: _Unit, taking: Taking, holder: Holder, failed: _Failed) -> list[_Unit]:
+        fault = failed.fault
+        if isinstance(fault, TimedOut) and self._done_bytes:
+            fault = TimedOut(f"{fault.message}, after {self._done_bytes} bytes", hint=fault.hint)
+            failed = _Failed(fault, lasting=failed.lasting)
+        await self._blocks.note(unit, holder, failed)
+        if not taking.taken:
+            # What ended a CAR is often told only to who asks for the very block that should have come.
+            unit.single = unit.single or isinstance(fault, Broken)
+            return [unit]
+        left = taking.left()
+        if left and failed.lasting:
+            # The one that was next is the one that this holder has no answer for.
+            first = _Unit(left[0].cid, [left[0]])
+            first.tries, first.last = {holder.name: self._blocks.limits.tries}, failed.fault
+            return [first, *(_Unit(want.cid, [want]) for want in left[1:])]
+        return [_Unit(want.cid, [want]) for want in left]
+
+    async def _one(self, unit: _Unit, taking: Taking, holder: Holder) -> None:
+        block = await self._blocks.read_block(holder, unit.wants[0].cid, self._what)
+        await self._thread(partial(_ignoring_stop, taking.only, block))
+
+    async def _car(self, unit: _Unit, taking: Taking, holder: Holder) -> None:
+        """Read a CAR to its end; it is an error if anything is then still wanted that it should have held."""
+        ask = holder.car(cid_text(unit.asked))
+        async with self._blocks.answered(holder, ask, CAR_TYPE, self._what) as answer:
+            batch = bytearray()
+            async for piece in answer.content.iter_any():
+                batch += piece
+                if len(batch) >= BATCH_BYTES:
+                    await self._thread(partial(taking.feed, batch))
+                    batch = bytearray()
+            await self._thread(partial(taking.feed, batch))
+        if taking.left():
+            await self._thread(lambda _: taking.end())
+            if not taking.taken:
+                missing = cid_text(taking.left()[0].cid)
+                raise _Failed(
+                    Broken(f"{self._what}: the CAR of {holder.name} lacks the block {missing}", kind="Cut")
+                )
+
+    async def _thread(self, work: Callable[..., int]) -> None:
+        try:
+            self._wrote(await in_thread(work))
+        except Untrue as untrue:
+            fault = untrue.fault
+            told = type(fault)(f"{self._what}: {fault.message}", hint=fault.hint, kind=fault.kind)
+            raise _Failed(told, lasting=untrue.lies) from untrue
+
+    def _wrote(self, size: int) -> None:
+        if size:
+            self._done_bytes += size
+            self._moved(size)
+
+
+async def _read(answer: aiohttp.ClientResponse, limit_bytes: int, what: str) -> bytearray:
+    """A whole body. Raises `_Failed` beyond `limit_bytes`."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > limit_bytes:
+            raise _Failed(Broken(f"{what}: more than {limit_bytes} bytes were answered"), lasting=True)
+    return body
+
+
+def _few_blocks(car: bytearray, whence: str) -> dict[bytes, bytes]:
+    """All blocks of a small CAR. Raises `Broken`, of kind ``Block`` for one with other bytes than its CID names."""
+    reader = CarReader()
+    blocks = {}
+    for cid, block in reader.feed(car):
+        check_block(cid, block, whence)
+        blocks[cid] = block
+    reader.close()
+    return blocks
+
+
+def _ignoring_stop(work: Callable[[bytes], int], block: bytes, stop: Stop) -> int:
+    return work(block)

@@ -1,0 +1,154 @@
+"""Inputs from IPFS without a node of one's own: through trustless gateways, every block checked against its CID.
+
+Knows: how a path is followed and a tree brought when nobody is believed. Must not know: RPC.
+
+Resolving follows the path by the blocks that lead there, and tells a size where that takes few more blocks; the tree itself
+is only met when it comes (`blocks`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import aiohttp
+
+from protocol.errors import Fault, NotFound
+from protocol.nodes import Offer
+from storage.arrival import arriving
+from storage.contract import Fetched, Form, Progress, Resolved, Share
+from storage.ipfs.blocks import BlockLimits, Blocks
+from storage.ipfs.cid import cid_text, read_cid
+from storage.ipfs.holders import Gateway
+from storage.ipfs.kubo import PROBE_S
+from storage.ipfs.params import IpfsSettings, SourceParams, split_path
+from storage.ipfs.sink import Sink
+from storage.ipfs.unixfs import Found, Want, expand, follow
+from storage.multiaddr import parse_endpoint
+from storage.ranged import Limits as RangeLimits
+from storage.ranged import check_size, open_session, together
+from storage.tree import Kind, Limits
+
+if TYPE_CHECKING:
+    from storage.contract import Source
+
+SIZING_BLOCKS: Final = 64
+"""So many blocks are asked for to tell a folder's size before it is fetched; one that takes more is told none."""
+
+
+class GatewaySource:
+    """Data by CID, through gateways of which none is trusted. The first is asked first, the others when it fails."""
+
+    type: ClassVar[str] = "ipfs"
+    params: ClassVar[Form] = SourceParams
+
+    def __init__(self, gateways: Sequence[str], settings: IpfsSettings | None = None) -> None:
+        """Raises `Invalid` if an address is neither a multiaddress nor an http URL."""
+        self._settings = settings or IpfsSettings()
+        self._gateways = [Gateway(parse_endpoint(each).url) for each in gateways]
+        self._limits = BlockLimits(
+            connect_s=self._settings.connect_s,
+            silence_s=self._settings.silence_s,
+            requests=self._settings.requests + 2,
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def probe(self) -> Offer:
+        """Available if one of the gateways answers as a trustless gateway does."""
+        reasons = []
+        for gateway in self._gateways:
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await self._blocks([gateway]).probe()
+                return Offer(self.type, version=f"gateway {gateway.name}")
+            except Fault as fault:
+                reasons.append(fault.message)
+            except TimeoutError:
+                reasons.append(f"{gateway.name} does not answer")
+        return Offer(self.type, available=False, reason="; ".join(reasons))
+
+    async def resolve(self, params: SourceParams, share: Share) -> Resolved:
+        """Follow the path to a CID, and tell its size where few blocks do. Raises as `Source`."""
+        blocks = self._blocks(self._gateways)
+        want = await self._found(blocks, params)
+        root = expand(want, await blocks.block(want.cid, params.cid))
+        size_bytes: int | None = root.size_bytes
+        if root.kind is Kind.FOLDER:
+            size_bytes = await self._size(blocks, root.wants, params.cid)
+        if size_bytes is not None:
+            check_size(params.cid, size_bytes, self._settings.max_bytes)
+        weight = root.size_bytes if root.kind is Kind.FILE else 0
+        return Resolved(
+            identity=f"ipfs://{cid_text(want.cid)}",
+            size_bytes=size_bytes,
+            pinned=Want(want.cid, total_bytes=weight),
+        )
+
+    async def fetch(
+        self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress
+    ) -> Fetched:
+        """Bring what was resolved to `into`. Raises as `Source`; `Broken` names the block that holds other bytes."""
+        blocks = self._blocks(self._gateways)
+        limits = Limits(entries=self._settings.entries, size_bytes=self._settings.max_bytes)
+        done = 0
+
+        def moved(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(done, resolved.size_bytes)
+
+        async with arriving(into) as beside:
+            with Sink(beside, params.cid, limits) as sink:
+                await blocks.bring(resolved.pinned, sink, moved, params.cid)
+        return Fetched(into)
+
+    async def _found(self, blocks: Blocks, params: SourceParams) -> Want:
+        cid, *names = split_path(params.cid)
+        root = read_cid(cid)
+        if not names:
+            return Want(root)
+        found = follow(root, names, await blocks.path(root, names, params.cid))
+        if found is None:
+            raise NotFound(f"{params.cid}: there is no {'/'.join(names)!r} below {cid}")
+        return found
+
+    async def _size(self, blocks: Blocks, wants: Sequence[Want], what: str) -> int | None:
+        """Bytes of all files below these, or None if that takes too many blocks."""
+        total = 0
+        left = SIZING_BLOCKS
+        level = list(wants)
+        while level:
+            total += sum(want.size_bytes or 0 for want in level)
+            level = [want for want in level if want.size_bytes is None]
+            left -= len(level)
+            if left < 0:
+                return None
+            below: list[Found] = []
+            waiting = iter(level)
+
+            async def read(waiting=waiting, below=below) -> None:  # type: ignore[no-untyped-def]
+                for want in waiting:
+                    below.append(expand(want, await blocks.block(want.cid, what)))
+
+            await together(read() for _ in range(self._settings.small_requests))
+            total += sum(found.size_bytes for found in below if found.kind is Kind.FILE)
+            level = [want for found in below if found.kind is not Kind.FILE for want in found.wants]
+        return total
+
+    def _blocks(self, gateways: Sequence[Gateway]) -> Blocks:
+        if self._session is None:
+            ranged = RangeLimits(connect_s=self._settings.connect_s, silence_s=self._settings.silence_s)
+            self._session = open_session(ranged)
+        return Blocks(self._session, gateways, self._limits)
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: GatewaySource) -> Source[SourceParams]:
+        return driver

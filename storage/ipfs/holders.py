@@ -1,0 +1,97 @@
+"""Who can be asked for blocks: a trustless gateway, or Kubo by its RPC API.
+
+Knows: how each is asked for a CAR or a block (https://specs.ipfs.tech/http-gateways/trustless-gateway), and what its
+refusals mean. Must not know: what the blocks are for. Neither is believed: who asks checks every block against its CID.
+"""
+
+from typing import Final, Protocol
+from urllib.parse import quote
+
+from protocol.errors import Denied, Fault, NotFound, Unavailable
+from storage.ipfs.kubo import Kubo
+from storage.ranged import Ask
+
+CAR_TYPE: Final = "application/vnd.ipld.car"
+BLOCK_TYPE: Final = "application/vnd.ipld.raw"
+# Blocks in the order of the tree, each as often as it occurs there: then each can be used at once and forgotten.
+_CAR_WANTED: Final = {"Accept": f"{CAR_TYPE}; version=1; order=dfs; dups=y"}
+_BLOCK_WANTED: Final = {"Accept": BLOCK_TYPE}
+_CAR_IS_STRANGE: Final = frozenset({400, 405, 406, 415, 501})
+
+
+class Holder(Protocol):
+    """Somebody who may have blocks."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+    def car(self, path: str, *, whole: bool = True) -> Ask:
+        """Ask for all blocks below ``CID[/path]``, or only for those that lead to it and its own."""
+
+    def block(self, cid: str) -> Ask:
+        """Ask for one block."""
+
+    def refusal(self, what: str, status: int, body: bytes) -> Fault:
+        """What an answer that is not 200 says about `what`."""
+
+    def knows_no_car(self, status: int) -> bool:
+        """Whether an answer to `car` says that single blocks are all that can be had."""
+
+
+class Gateway:
+    """A trustless gateway, by its base URL."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        self._base = f"{url}/ipfs"
+
+    def car(self, path: str, *, whole: bool = True) -> Ask:
+        """See `Holder`."""
+        scope = "all" if whole else "block"
+        return Ask(f"{self._base}/{quote(path)}?format=car&dag-scope={scope}", _CAR_WANTED, partial=False)
+
+    def block(self, cid: str) -> Ask:
+        """See `Holder`."""
+        return Ask(f"{self._base}/{cid}?format=raw", _BLOCK_WANTED, partial=False)
+
+    def refusal(self, what: str, status: int, body: bytes) -> Fault:
+        """See `Holder`."""
+        said = body[:300].decode(errors="replace").strip()
+        words = f"{what}: {self.name} answered with status {status}{f' ({said})' if said else ''}"
+        if status in (404, 410):
+            return NotFound(words)
+        if status in (401, 403, 451):
+            return Denied(words)
+        if 300 <= status < 400:
+            return Unavailable(words, hint="Name the gateway by the address that it leads to.")
+        return Unavailable(words)
+
+    def knows_no_car(self, status: int) -> bool:
+        """See `Holder`."""
+        return status in _CAR_IS_STRANGE
+
+
+class KuboBlocks:
+    """A Kubo node, by its RPC API."""
+
+    def __init__(self, kubo: Kubo) -> None:
+        self._kubo = kubo
+        self.name = f"Kubo at {kubo.endpoint.url}"
+
+    def car(self, path: str, *, whole: bool = True) -> Ask:
+        """See `Holder`; Kubo cannot stop short of the whole."""
+        url = f"{self._kubo.url('dag/export')}?progress=false&arg={quote(path, safe='')}"
+        return Ask(url, {}, partial=False, method="POST")
+
+    def block(self, cid: str) -> Ask:
+        """See `Holder`."""
+        return Ask(f"{self._kubo.url('block/get')}?arg={cid}", {}, partial=False, method="POST")
+
+    def refusal(self, what: str, status: int, body: bytes) -> Fault:
+        """See `Holder`."""
+        return self._kubo.fault_of(what, status, body)
+
+    def knows_no_car(self, status: int) -> bool:
+        """See `Holder`."""
+        return status in (403, 404)
