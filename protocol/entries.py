@@ -10,6 +10,7 @@ from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Job
 from protocol.messages import Report
+from protocol.ranking import Ranking
 from protocol.states import JobState
 
 
@@ -34,7 +35,7 @@ class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):
 
 
 class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
-    """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words."""
+    """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words, `ranking` the whole of it."""
 
     execution: ExecutionId
     partition: int
@@ -42,6 +43,7 @@ class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
     node: NodeId
     amounts: Amounts
     why: str = ""
+    ranking: Ranking | None = None
 
 
 class StopRequested(Struct, frozen=True, tag="stop", omit_defaults=True):

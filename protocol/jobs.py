@@ -46,12 +46,18 @@ class ResultPath(Struct, frozen=True, rename="pascal"):
 
 
 class Resources(Struct, frozen=True):
-    """What a task wants, as people write it: ``500m``, ``512Mb``, ``1Gi``, ``1``; empty means the default."""
+    """What a task wants, as people write it: ``500m``, ``512Mb``, ``1Gi``, ``1``; empty means the default.
+
+    `gpu_name` is a part of the devices' name in any case (``A100``), `gpu_memory` the least each of them must have; both
+    are left out where a spec says nothing.
+    """
 
     cpu: str = field(default="", name="CPU")
     memory: str = field(default="", name="Memory")
     disk: str = field(default="", name="Disk")
     gpu: str = field(default="", name="GPU")
+    gpu_name: str | UnsetType = field(default=UNSET, name="GPUName")
+    gpu_memory: str | UnsetType = field(default=UNSET, name="GPUMemory")
 
 
 class Amounts(Struct, frozen=True, omit_defaults=True):
@@ -149,6 +155,12 @@ class Retry(Struct, frozen=True, rename="pascal", omit_defaults=True):
     exit_codes: list[int] = field(default_factory=list)
 
 
+class Placement(Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """How a node is chosen among those that fit: `policy` is ``spread`` (the emptiest one) or ``pack`` (the fullest)."""
+
+    policy: str = "spread"
+
+
 class Job(Struct, frozen=True, rename="pascal"):
     """A whole job spec in canonical form: defaults filled in, one task, `count` as it will be run.
 
@@ -169,6 +181,7 @@ class Job(Struct, frozen=True, rename="pascal"):
     labels: dict[str, str] = field(default_factory=dict)
     tasks: list[Task] = field(default_factory=list)
     retry: Retry | UnsetType = UNSET
+    placement: Placement | UnsetType = UNSET
 
     @property
     def task(self) -> Task:

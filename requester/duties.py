@@ -69,6 +69,7 @@ class Duties:
             self._reports.tick()
             if self._orchestrator.acting:
                 self._registry.look()
+                self._fleet.health.fade(self._clock.now())
                 self._judge_silence()
                 self._orchestrator.tick()
 

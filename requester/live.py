@@ -21,8 +21,8 @@ from protocol.states import ExecutionState, may_follow
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
-from requester.core.placement import demand_of
 from requester.core.queue import Queue
+from requester.core.standing import demand_of, static_ports
 
 WATCH_MAX = 64
 """Updates that wait for one watcher; beyond that the oldest progress, then the oldest record, gives way."""
@@ -173,7 +173,7 @@ class Jobs:
             self._place(live)
             for execution in record.executions.values():
                 if execution.open:
-                    self._began(execution, live.key)
+                    self._began(execution, live)
         return live
 
     def restore(self, live: Live, record: JobRecord) -> None:
@@ -248,21 +248,23 @@ class Jobs:
         if execution is None:
             return
         if execution.open:
-            self._began(execution, live.key)
+            self._began(execution, live)
             if execution.state is ExecutionState.RUNNING:
                 self.running_since.setdefault(execution.id, self._clock.now())
             return
         if self.fleet.release(execution.node, execution.id):
+            self.fleet.health.ended(execution)
             freed.add(execution.node)
         self.key_of_execution.pop(execution.id, None)
         self.told_at.pop(execution.id, None)
         self.running_since.pop(execution.id, None)
         live.noted.pop(execution.id, None)
 
-    def _began(self, execution: ExecutionRecord, key: JobKey) -> None:
-        self.fleet.hold(execution.node, execution.id, execution.amounts)
+    def _began(self, execution: ExecutionRecord, live: Live) -> None:
+        ports = static_ports(live.record.spec) if live.record is not None else ()
+        self.fleet.hold(execution.node, execution.id, execution.amounts, ports)
         if execution.id not in self.key_of_execution:
-            self.key_of_execution[execution.id] = key
+            self.key_of_execution[execution.id] = live.key
             self.told_at[execution.id] = self._clock.elapsed()
 
     def _place(self, live: Live) -> None:

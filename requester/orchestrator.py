@@ -30,7 +30,8 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
-from requester.core.placement import Demand, choose
+from requester.core.placement import Attempt, choose
+from requester.core.standing import Demand, static_ports
 from requester.core.step import counts, step
 from requester.core.view import View
 from requester.dispatch import Dispatch
@@ -192,9 +193,10 @@ class Orchestrator:
         if len(data) > ENTRY_MAX_BYTES:
             self._too_large(live, taken, len(data))
             return
+        ports = static_ports(decision.after.spec) if decision.after is not None else ()
         for event in decision.events:
             if isinstance(event, Assigned):
-                self._fleet.hold(event.node, event.execution, event.amounts)
+                self._fleet.hold(event.node, event.execution, event.amounts, ports)
         done = partial(self._done, live, entry, taken, decision.more)
         try:
             self._committer.put(
@@ -404,15 +406,8 @@ class Orchestrator:
         while (head := queue.heads(blocked)) is not None:
             key, demand = head
             live = self._jobs.open.get(key)
-            node = choose(
-                self._fleet.standing(demand),
-                demand.amounts,
-                free=self._fleet.free,
-                capacity=self._fleet.capacity,
-                failures={},
-                excluded=frozenset(),
-                seed=int(key[:8], 16),
-            )
+            standing = self._fleet.standing(demand)
+            node = choose(standing, Attempt(demand, seed=int(key[:8], 16)), self._fleet)
             if node is None:
                 blocked.add(demand)
                 continue

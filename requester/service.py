@@ -23,6 +23,7 @@ from protocol.spec.blobs import large_inline, with_blob
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import JobState
+from requester.core.explanation import standings
 from requester.core.history import of_log
 from requester.core.membership import APPROVED, DELETED, REJECTED
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
@@ -38,6 +39,7 @@ from requester.recorder import Recorder
 from requester.registry import Registry
 from requester.settings import Settings
 from requester.verbs import (
+    Explanation,
     HistoryPage,
     HistoryQuery,
     JobQuery,
@@ -241,6 +243,10 @@ class Service:
                 await self._follower.reached(seq)
         except TimeoutError:
             pass  # What has been read so far is told.
+
+    async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
+        record = await self.job(ref, namespace=namespace)
+        return Explanation(record, standings(record, self._jobs.fleet))
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         order_by = query.order_by or "created_at"

@@ -15,6 +15,7 @@ from protocol.errors import Failure
 from protocol.ids import JobId
 from protocol.jobs import Job
 from protocol.messages import LogChunk, Progress
+from requester.core.explanation import NodeStanding
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 
 
@@ -73,6 +74,13 @@ class LogLine(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
+class Explanation(Struct, frozen=True):
+    """A job, whose executions carry why they are where they are, and how all nodes stand towards its next one now."""
+
+    job: JobRecord
+    nodes: list[NodeStanding]
+
+
 class Verbs(Protocol):
     """All a requester can be asked."""
 
@@ -103,6 +111,9 @@ class Verbs(Protocol):
 
     async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
         """One job's present state, read-your-writes for what this requester committed."""
+
+    async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
+        """Why a job's executions went where they are, and where the next one could go."""
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         """Jobs, and whether more follow. Raises `Invalid` for a bad selector or order."""

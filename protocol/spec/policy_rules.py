@@ -1,4 +1,4 @@
-"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again.
+"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again and where it is put.
 
 Knows: the rules of these fields. Must not know: what the requester makes of them.
 """
@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import UnsetType
 from msgspec.structs import replace
 
-from protocol.jobs import Retry
+from protocol.jobs import Placement, Retry
 from protocol.spec import bounds
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, near, path_text, quoted
@@ -17,6 +17,7 @@ from protocol.spec.faults import Findings, near, path_text, quoted
 CAUSES: Final = ("program", "timeout", "system", "node")
 CAUSES_DEFAULT: Final = ("system", "node")
 """What is tried again where a spec says nothing: faults around the program, and work that was lost with its node."""
+POLICIES: Final = ("spread", "pack")
 ATTEMPTS_MAX: Final = 1_000
 """Attempts of one partition: each stays in the job's fold."""
 
@@ -51,6 +52,18 @@ def read_retry(retry: Retry | UnsetType, path: Path, findings: Findings) -> Retr
     if retry.exit_codes and "program" not in causes:
         causes = [*(causes or CAUSES_DEFAULT), "program"]
     return replace(retry, causes=list(dict.fromkeys(causes)))
+
+
+def read_placement(placement: Placement | UnsetType, path: Path, findings: Findings) -> Placement | UnsetType:
+    """A placement policy in canonical form."""
+    if isinstance(placement, UnsetType):
+        return placement
+    policy = placement.policy.strip().lower()
+    if policy not in POLICIES:
+        here = (*path, "Policy")
+        message = f"{path_text(here)} {quoted(placement.policy)} is not one of {', '.join(POLICIES)}"
+        findings.fault(here, message, near=near(policy, POLICIES))
+    return replace(placement, policy=policy)
 
 
 def check_seconds(value: float, path: Path, findings: Findings) -> None:

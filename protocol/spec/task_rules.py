@@ -37,7 +37,9 @@ _PARSERS: Final[Mapping[str, Callable[[str], float]]] = {
     "Memory": parse_bytes,
     "Disk": parse_bytes,
     "GPU": parse_gpu,
+    "GPUMemory": parse_bytes,
 }
+_GPU_KIND: Final = ("GPUName", "GPUMemory")
 
 
 def read_task(task: Task, path: Path, rules: Rules) -> Task:
@@ -252,13 +254,19 @@ def _read_resources(resources: Resources, path: Path, findings: Findings) -> Res
     texts: dict[str, str] = {name: text.strip() for name, text in msgspec.to_builtins(resources).items()}
     for name, text in texts.items():
         try:
-            if text:
+            if text and name in _PARSERS:
                 _PARSERS[name](text)
         except Invalid as fault:
             findings.fault(
                 (*path, name), f"{path_text((*path, name))}: {fault.message}. {fault.hint}".rstrip()
             )
-    return msgspec.convert(texts, Resources)
+    if any(texts.get(name) for name in _GPU_KIND) and texts["GPU"] in ("", "0"):
+        findings.fault(
+            (*path, "GPU"), f"{path_text((*path, 'GPU'))} is missing: a kind of GPU needs a number"
+        )
+    return msgspec.convert(
+        {name: text for name, text in texts.items() if text or name not in _GPU_KIND}, Resources
+    )
 
 
 def _check_timeouts(timeouts: Timeouts, path: Path, findings: Findings) -> None:

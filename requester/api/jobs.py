@@ -1,4 +1,5 @@
-"""The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions, results.
+"""The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions,
+results, explain.
 
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is carried out. A handler decodes, calls one
 verb (two for ``include``), and encodes.
@@ -249,6 +250,14 @@ async def executions(request: web.Request) -> web.Response:
     return answer(
         {"NextToken": "", "Items": views.executions(found[:limit] if limit else found, record.spec.namespace)}
     )
+
+
+@routes.get(BASE + "/{ref}/explain")
+async def explain(request: web.Request) -> web.Response:
+    found = await request.app[VERBS].explain(
+        request.match_info["ref"], namespace=queries.text(request.query, "namespace")
+    )
+    return answer(views.explanation(found.job, found.nodes))
 
 
 @routes.get(BASE + "/{ref}/results")

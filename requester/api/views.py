@@ -20,7 +20,9 @@ from protocol.ids import short
 from protocol.jobs import Amounts, Spec
 from protocol.messages import Progress, Written
 from protocol.nodes import NodeInfo, Offer
+from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
+from requester.core.explanation import NodeStanding
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 
 Json = dict[str, Any]
@@ -171,6 +173,52 @@ def execution(record: ExecutionRecord, namespace: str) -> Json:
 def executions(records: Iterable[ExecutionRecord], namespace: str) -> list[Json]:
     """Several executions of one job."""
     return [execution(record, namespace) for record in records]
+
+
+def explanation(record: JobRecord, nodes: Iterable[NodeStanding]) -> Json:
+    """Why a job's executions are where they are, and how nodes stand towards its next one."""
+    view: Json = {
+        "JobID": record.id,
+        "Name": record.spec.name,
+        "JobVersion": record.version,
+        "State": JOB_STATES[record.state],
+        "Decisions": [_decision(each) for each in record.current()],
+        "Nodes": [
+            {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
+            for each in nodes
+        ],
+    }
+    if record.queued is not None:
+        view["Waiting"] = {**failure(record.queued), "Since": timestamp(record.queued_at or 0)}
+    return view
+
+
+def _decision(each: ExecutionRecord) -> Json:
+    ranking = each.ranking or Ranking(0, 0)
+    return {
+        "ExecutionID": each.id,
+        "PartitionIndex": each.partition,
+        "Attempt": each.attempt,
+        "NodeID": each.node,
+        "State": each.state.value,
+        "Time": timestamp(each.created_at),
+        "Why": each.why,
+        "NodesKnown": ranking.known,
+        "NodesFitting": ranking.fitting,
+        "Candidates": [
+            {
+                "NodeID": one.node,
+                "Failures": one.failures,
+                "InputBytes": one.input_bytes,
+                "Preferences": one.preferences,
+                "Troubles": one.troubles,
+                "SpareGPUs": one.spare_gpus,
+                "Free": one.free,
+            }
+            for one in ranking.best
+        ],
+        "Others": [{"Reason": reason, "Nodes": count} for reason, count in ranking.others.items()],
+    }
 
 
 def history_item(item: HistoryItem) -> Json:

@@ -43,6 +43,7 @@ _ABOUT_JOBS = (
     ("jobs:describe", "describe", "Describe a job: what was asked, what became of it, and why."),
     ("jobs:list_jobs", "list", "List jobs, newest first."),
     ("jobs:executions", "executions", "List a job's executions."),
+    ("explain:explain", "explain", "Tell why a job's executions are where they are, or why it waits."),
     ("jobs:history", "history", "Tell what happened to a job."),
     ("jobs:versions", "versions", "List a job's versions."),
     ("jobs:stop", "stop", "Stop a job."),

@@ -5,21 +5,33 @@ find no room (`step`).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from protocol.entries import Assigned
-from protocol.ids import ExecutionId, NodeId, execution_id
+from protocol.held import input_token
+from protocol.ids import NodeId, execution_id
 from protocol.jobs import Amounts
+from protocol.ranking import Ranking
 from requester.core.attempts import by_node, by_partition, failures_by_node, refusals
 from requester.core.fleet import Fleet
 from requester.core.model import JobRecord
-from requester.core.placement import Demand, Standing, choose
+from requester.core.placement import Attempt, rank
 from requester.core.policy import Policy, rule_of
+from requester.core.standing import Demand, Standing
 from requester.core.view import View
+
+
+class Assignment(NamedTuple):
+    """What was assigned, how many executions found no node, and the room as it then is."""
+
+    events: list[Assigned]
+    short_of: int
+    room: "Remaining"
 
 
 def partitions(
     record: JobRecord, standing: Standing, demand: Demand, view: View, now: float, policy: Policy
-) -> tuple[list[Assigned], int]:
+) -> Assignment:
     """The next attempt for each partition that has none, and how many of them find no node.
 
     A partition goes to the node that has failed this job least, so a second attempt is on another node if there is one.
@@ -29,7 +41,7 @@ def partitions(
     current = record.current() if attempts else []
     failures = failures_by_node(current)
     excluded = frozenset(refusals(current))
-    room = _Room(view.fleet)
+    room = Remaining(view.fleet)
     assigned: list[Assigned] = []
     short_of = 0
     for partition in range(record.spec.count):
@@ -39,73 +51,80 @@ def partitions(
         if short_of:
             short_of += 1
             continue
-        attempt = tried.number + 1 if tried else 1
-        execution = execution_id(record.id, record.version, partition, attempt)
-        node = choose(
-            standing,
-            demand.amounts,
-            free=room.free,
-            capacity=view.fleet.capacity,
-            failures=failures,
-            excluded=excluded,
-            seed=int(execution[2:10], 16),
-        )
-        if node is None:
+        number = tried.number + 1 if tried else 1
+        execution = execution_id(record.id, record.version, partition, number)
+        inputs = inputs_of(record, partition)
+        attempt = Attempt(demand, inputs, failures, excluded, seed=int(execution[2:10], 16))
+        choice = rank(standing, attempt, room)
+        if choice is None:
             short_of = 1
             continue
-        room.take(node, demand.amounts)
-        assigned.append(_assigned(execution, partition, attempt, node, demand.amounts, standing))
+        room.take(choice.node, demand)
+        assigned.append(
+            Assigned(execution, partition, number, choice.node, demand.amounts, choice.why, choice.ranking)
+        )
         if len(assigned) >= policy.events_max:
             break
-    return assigned, short_of
+    return Assignment(assigned, short_of, room)
 
 
 def everywhere(
-    record: JobRecord, standing: Standing, wanted: Amounts, view: View, now: float, policy: Policy
-) -> tuple[list[Assigned], int]:
+    record: JobRecord, standing: Standing, demand: Demand, view: View, now: float, policy: Policy
+) -> Assignment:
     """One execution on each node that fits and has none, and how many such nodes have no room (or: that there is none)."""
     rule = rule_of(record.spec, policy)
     attempts = by_node(record, rule)
     excluded = refusals(record.current())
+    room = Remaining(view.fleet)
     assigned: list[Assigned] = []
     short_of = 0
     number = max((tried.number for tried in attempts.values()), default=0)
-    for node, _ in standing.fitting:
-        tried = attempts.get(node)
+    why = f"it runs on every node that fits: {len(standing.order)} of {standing.known}"
+    ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
+    for node in standing.order:
         if node in excluded:
             continue
+        tried = attempts.get(node)
         if tried is not None and (tried.open or tried.over(rule) or now < tried.ready_at(rule)):
             continue
-        if not wanted.fits(view.fleet.free(node)):
+        if not demand.amounts.fits(room.free(node)) or not room.ports(node).isdisjoint(demand.ports):
             short_of += 1
             continue
-        attempt = number + len(assigned) + 1
-        execution = execution_id(record.id, record.version, 0, attempt)
-        assigned.append(_assigned(execution, 0, attempt, node, wanted, standing))
+        number += 1
+        room.take(node, demand)
+        execution = execution_id(record.id, record.version, 0, number)
+        assigned.append(Assigned(execution, 0, number, node, demand.amounts, why, ranking))
         if len(assigned) >= policy.events_max:
             break
-    return assigned, short_of or int(not attempts and not assigned)
+    return Assignment(assigned, short_of or int(not attempts and not assigned), room)
 
 
-def _assigned(
-    execution: ExecutionId, partition: int, attempt: int, node: NodeId, amounts: Amounts, standing: Standing
-) -> Assigned:
-    known = len(standing.fitting) + len(standing.away) + len(standing.unfit)
-    why = f"{len(standing.fitting)} of {known} nodes fit"
-    return Assigned(execution, partition, attempt, node, amounts, why)
+def inputs_of(record: JobRecord, partition: int) -> list[str]:
+    """The tokens of what a partition reads."""
+    sources = record.spec.task.input_sources
+    return [input_token(each.source, partition, max(record.spec.count, 1)) for each in sources]
 
 
-class _Room:
-    """What is free on each node, less what this decision has already taken."""
+class Remaining:
+    """The fleet, less what this decision has already taken."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._taken: dict[NodeId, Amounts] = {}
+        self._ports: dict[NodeId, set[int]] = {}
         self.free: Callable[[NodeId], Amounts] = fleet.free
+        self.capacity = fleet.capacity
+        self.inputs = fleet.inputs
+        self.having = fleet.having
+        self.troubles = fleet.troubles
 
-    def take(self, node: NodeId, amounts: Amounts) -> None:
-        self._taken[node] = self._taken.get(node, Amounts()) + amounts
+    def take(self, node: NodeId, demand: Demand) -> None:
+        self._taken[node] = self._taken.get(node, Amounts()) + demand.amounts
+        self._ports.setdefault(node, set()).update(demand.ports)
         self.free = self._left
+
+    def ports(self, node: NodeId) -> set[int]:
+        return self._fleet.ports(node) | self._ports.get(node, set())
 
     def _left(self, node: NodeId) -> Amounts:
         free = self._fleet.free(node)

@@ -1,22 +1,28 @@
 """The nodes as deciding sees them: their facts, and what is promised on each.
 
-Knows: the newest facts of each node and the amounts that open executions and decisions in flight hold on it. Must not know:
-jobs, beats or the log. Plain memory: the same calls in the same order give the same answers.
+Knows: the newest facts of each node, the amounts and ports that open executions and decisions in flight hold on it, and the
+troubles it has had. Must not know: jobs, beats or the log. Plain memory: the same calls in the same order give the same
+answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts
+from requester.core.health import Health
 from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
-from requester.core.placement import Demand, Standing, standing
+from requester.core.standing import Demand, Standing, standing
 
 _NOTHING: Final = Amounts()
 _STANDINGS_MAX: Final = 512
+_HOLDERS_MAX: Final = 32
+"""Nodes remembered for one input: a sample of them is enough."""
+_INPUTS_MAX: Final = 100_000
+"""Inputs whose holders are remembered; with more than that, nodes are found as if nobody had them."""
 
 
 class Fleet:
@@ -27,12 +33,17 @@ class Fleet:
         self.nodes: dict[NodeId, NodeRecord] = {}
         self._free: dict[NodeId, Amounts] = {}
         self._held: dict[NodeId, dict[ExecutionId, Amounts]] = {}
+        self._ports: dict[NodeId, dict[ExecutionId, tuple[int, ...]]] = {}
+        self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
+        self.health = Health()
 
     def put(self, node: NodeRecord) -> bool:
         """Take a node's newest record. True if that changes how it stands towards any demand."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
+        if known is None or known.held is not node.held:
+            self._note_inputs(node.info.id, known.held if known is not None else {}, node.held)
         if (
             known is not None
             and (known.info is node.info or known.info == node.info)
@@ -46,15 +57,21 @@ class Fleet:
 
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""
-        if self.nodes.pop(node, None) is not None:
+        known = self.nodes.pop(node, None)
+        if known is not None:
+            self._note_inputs(node, known.held, {})
             self._standings.clear()
             self._free.pop(node, None)
 
-    def hold(self, node: NodeId, execution: ExecutionId, amounts: Amounts) -> None:
-        """Promise amounts on a node; the same execution again changes nothing."""
+    def hold(
+        self, node: NodeId, execution: ExecutionId, amounts: Amounts, ports: tuple[int, ...] = ()
+    ) -> None:
+        """Promise amounts and ports on a node; the same execution again changes nothing."""
         held = self._held.setdefault(node, {})
         if execution not in held:
             held[execution] = amounts
+            if ports:
+                self._ports.setdefault(node, {})[execution] = ports
             room = self._free.get(node)
             if room is not None:
                 self._free[node] = room - amounts
@@ -65,6 +82,8 @@ class Fleet:
         amounts = held.pop(execution, None) if held else None
         if amounts is None:
             return False
+        if node in self._ports:
+            self._ports[node].pop(execution, None)
         if not held:
             self._count(node)
         elif node in self._free:
@@ -79,6 +98,23 @@ class Fleet:
         """What a node gives to jobs in all."""
         known = self.nodes.get(node)
         return known.info.capacity if known is not None else _NOTHING
+
+    def ports(self, node: NodeId) -> set[int]:
+        """The ports of the host that are promised on a node."""
+        return {port for ports in self._ports.get(node, {}).values() for port in ports}
+
+    def inputs(self, node: NodeId) -> Mapping[str, int]:
+        """The inputs whose bytes a node says it has, by token, with their sizes."""
+        known = self.nodes.get(node)
+        return known.held if known is not None else {}
+
+    def having(self, token: str) -> Collection[NodeId]:
+        """Some nodes that have an input."""
+        return self._holders.get(token, ())
+
+    def troubles(self, node: NodeId) -> int:
+        """How often in a row work has failed on a node for reasons around it."""
+        return self.health.troubles(node)
 
     def held(self, node: NodeId) -> Mapping[ExecutionId, Amounts]:
         """What is promised on a node, by execution."""
@@ -105,6 +141,19 @@ class Fleet:
     def told(self, node: NodeRecord) -> NodeRecord:
         """The node's record with what is free on it, for people."""
         return replace(node, free=self.free(node.info.id), running=len(self.held(node.info.id)))
+
+    def _note_inputs(self, node: NodeId, before: Mapping[str, int], now: Mapping[str, int]) -> None:
+        for token in before:
+            if token not in now and token in self._holders:
+                self._holders[token].pop(node, None)
+                if not self._holders[token]:
+                    del self._holders[token]
+        for token in now:
+            holders = self._holders.get(token)
+            if holders is None and len(self._holders) < _INPUTS_MAX:
+                holders = self._holders[token] = {}
+            if holders is not None and len(holders) < _HOLDERS_MAX:
+                holders[node] = None
 
     def _count(self, node: NodeId) -> None:
         """Add up from the beginning, so that sums of fractions never drift."""

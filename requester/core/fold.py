@@ -144,6 +144,7 @@ def _assigned(
         ordered=seq,
         revision=seq,
         why=event.why,
+        ranking=event.ranking,
     )
     return executions
 

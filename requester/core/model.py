@@ -13,6 +13,7 @@ from protocol.ids import ExecutionId, JobId, JobKey, NodeId
 from protocol.jobs import Amounts, Job, Spec
 from protocol.messages import InputRead, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo
+from protocol.ranking import Ranking
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
 
 LONG_RUNNING: Final = frozenset({"service", "daemon"})
@@ -37,6 +38,7 @@ class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
     ordered: int
     revision: int
     why: str = ""
+    ranking: Ranking | None = None
     stages: list[Stage] = field(default_factory=list)
     failure: Failure | None = None
     output: RunOutput | None = None

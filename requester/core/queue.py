@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from protocol.ids import JobKey
-from requester.core.placement import Demand
+from requester.core.standing import Demand
 
 Place = tuple[int, float, JobKey]
 """Minus the priority, when the wait began (unix seconds), and the job's key: the smallest goes first."""

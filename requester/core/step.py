@@ -17,14 +17,14 @@ from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopReq
 from protocol.errors import Failure
 from protocol.ids import JobId
 from protocol.states import ExecutionState
-from requester.core.assigning import everywhere, partitions
+from requester.core.assigning import Assignment, everywhere, partitions
 from requester.core.attempts import refusals
 from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
 from requester.core.fold import accepts, fold_events
 from requester.core.giving_up import given_up
 from requester.core.model import EVERYWHERE, JobRecord
-from requester.core.placement import NO_SUITABLE_NODE, Standing, demand_of, explain
 from requester.core.policy import Policy
+from requester.core.standing import NO_SUITABLE_NODE, Demand, Standing, demand_of, explain, no_room
 from requester.core.view import View
 
 S = ExecutionState
@@ -118,25 +118,27 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
     if record.spec.type in EVERYWHERE:
-        assigned, short_of = everywhere(record, standing, demand.amounts, view, draft.now, policy)
+        placed = everywhere(record, standing, demand, view, draft.now, policy)
     else:
-        assigned, short_of = partitions(record, standing, demand, view, draft.now, policy)
-    draft.more = len(assigned) >= policy.events_max
-    draft.write(assigned)
+        placed = partitions(record, standing, demand, view, draft.now, policy)
+    draft.more = len(placed.events) >= policy.events_max
+    draft.write(placed.events)
     if draft.more:
         return None
-    if not short_of:
+    if not placed.short_of:
         return _ops_end(draft, standing, policy) if record.spec.type == "ops" and view.settled else None
-    return _queue(draft, standing, short_of, view, policy)
+    return _queue(draft, demand, standing, placed, view, policy)
 
 
 def _ops_end(draft: _Draft, standing: Standing, policy: Policy) -> Closed | None:
     assert draft.record is not None
-    there = {node for node, _ in standing.fitting} | {each.node for each in standing.away}
+    there = {*standing.order, *(each.node for each in standing.away)}
     return ops_end(draft.record, there, policy)
 
 
-def _queue(draft: _Draft, standing: Standing, short_of: int, view: View, policy: Policy) -> Closed | None:
+def _queue(
+    draft: _Draft, demand: Demand, standing: Standing, placed: Assignment, view: View, policy: Policy
+) -> Closed | None:
     """Let the job wait with its reason, or end it: its time in the queue is over, or no node could ever run it.
 
     Lack of room, and nodes that are away, only ever queue. That no node fits ends the job at once, unless it has a
@@ -145,7 +147,12 @@ def _queue(draft: _Draft, standing: Standing, short_of: int, view: View, policy:
     record, now = draft.record, draft.now
     assert record is not None
     refused = refusals(record.current())
-    reason = explain(standing, refused, needed=short_of)
+    reason = explain(
+        standing,
+        refused,
+        needed=placed.short_of,
+        lack=lambda node: no_room(demand, placed.room.free(node), placed.room.ports(node)),
+    )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
     if limit and now >= since + limit:

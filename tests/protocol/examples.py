@@ -27,6 +27,7 @@ from protocol.jobs import (
     Timeouts,
 )
 from protocol.nodes import Gpu, NodeInfo, Offer
+from protocol.ranking import Candidate, Ranking
 from protocol.states import ExecutionState, JobState
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -79,6 +80,7 @@ INFO = NodeInfo(
 STAGE = messages.Stage(ExecutionState.STAGING, AT, "fetching")
 OUTPUT = messages.RunOutput("out", True, "err", True, 3, "killed")
 INPUT_READ = messages.InputRead("/in", "ipfs", "Qm", 12, True)
+RANKING = Ranking(3, 2, [Candidate(NODE, 1, 2048, 2, 3, True, 0.5)], {"has no engine docker": 1})
 FILE_WRITTEN = messages.FileWritten("outputs/a", 5, "cd" * 32)
 WRITTEN = messages.Written(3, 12, "ef" * 32, [FILE_WRITTEN])
 REPORT = messages.Report(
@@ -139,7 +141,7 @@ EXAMPLES: list[Struct] = [
     messages.BlobAnswer(9, b"\x00\xff", FAILURE),
     entries.Submitted(SPEC, 2, ["a warning"], "cli", 1, "once more"),
     entries.Queued(FAILURE),
-    entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room"),
+    entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room", RANKING),
     entries.StopRequested("enough", "cli"),
     entries.Reported(REPORT),
     entries.Cancelled(EXECUTION, FAILURE),

@@ -26,13 +26,25 @@ from protocol.ids import ExecutionId, JobId, NodeId, execution_id, job_id, job_k
 from protocol.jobs import Amounts, Job, Spec
 from protocol.messages import FileWritten, InputRead, LogChunk, Progress, Report, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo, Offer
+from protocol.ranking import Candidate, Ranking
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import ExecutionState, JobState
+from requester.core.explanation import standings
+from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
-from requester.verbs import HistoryPage, HistoryQuery, JobQuery, JobUpdate, LogLine, Submission, Verbs
+from requester.verbs import (
+    Explanation,
+    HistoryPage,
+    HistoryQuery,
+    JobQuery,
+    JobUpdate,
+    LogLine,
+    Submission,
+    Verbs,
+)
 
 S = ExecutionState
 BEGIN = 1_750_000_000.0
@@ -85,7 +97,8 @@ class Twin:
         version = self.records[job].version
         execution = execution_id(job, version, partition, attempt)
         amounts = Amounts(cpu=0.5, memory_bytes=512_000_000)
-        await self.write(job, Assigned(execution, partition, attempt, NODE, amounts, why="most room"))
+        ranking = Ranking(2, 1, [Candidate(NODE, input_bytes=3 << 30, free=0.5)], {"has no engine docker": 1})
+        await self.write(job, Assigned(execution, partition, attempt, NODE, amounts, "most room", ranking))
         return execution
 
     async def report(self, execution: ExecutionId, state: ExecutionState, **more: Any) -> JobRecord:
@@ -206,6 +219,13 @@ class Twin:
                 raise NotFound(f"job {ref} has no version {version}", kind="JobVersion")
             return earlier[-1]
         return found[0]
+
+    async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
+        fleet = Fleet()
+        for node in self.known.values():
+            fleet.put(node)
+        record = await self.job(ref, namespace=namespace)
+        return Explanation(record, standings(record, fleet))
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         await self._called("jobs", query)

@@ -8,6 +8,7 @@ from protocol.jobs import (
     Input,
     Job,
     Network,
+    Placement,
     Port,
     Resources,
     ResultPath,
@@ -108,6 +109,11 @@ RESOURCES = st.builds(
     memory=st.sampled_from(["", "512Mb", "1Gi"]),
     disk=st.sampled_from(["", "10GB"]),
     gpu=st.sampled_from(["", "0", "2"]),
+) | st.builds(
+    Resources,
+    gpu=st.just("1"),
+    gpu_name=st.sampled_from([UNSET, "A100"]),
+    gpu_memory=st.sampled_from([UNSET, "16Gi"]),
 )
 ENGINES = st.one_of(
     st.builds(
@@ -177,4 +183,5 @@ def jobs(draw: st.DrawFn) -> Job:
         labels=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
         tasks=[draw(tasks())],
         retry=draw(st.just(UNSET) | RETRIES),
+        placement=draw(st.just(UNSET) | st.sampled_from([Placement(), Placement("pack")])),
     )

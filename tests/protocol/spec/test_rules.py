@@ -47,6 +47,7 @@ WRONG_JOBS = [
     ({"Type": "Batch"}, "Type", "is not one of"),
     ({"Type": 5}, "Type", "must be a text, and is a number"),
     ({"Count": -1}, "Count", "0 or more"),
+    ({"Placement": {"Policy": "packs"}}, "Placement.Policy", '"packs" is not one of spread, pack'),
     ({"Retry": {"Attempts": -1}}, "Retry.Attempts", "between 0 and 1,000"),
     ({"Retry": {"Backoff": -1}}, "Retry.Backoff", "between 0 and"),
     ({"Retry": {"Backoff": 9, "BackoffMax": 8.5}}, "Retry.BackoffMax", "8.5 is less than Backoff 9"),
@@ -108,6 +109,8 @@ def test_a_job_that_breaks_a_rule_is_refused(members: dict[str, Any], path: str,
 
 
 WRONG_TASKS = [
+    ({"Resources": {"GPUName": "A100"}}, "Resources.GPU", "a kind of GPU needs a number"),
+    ({"Resources": {"GPU": "1", "GPUMemory": "lots"}}, "Resources.GPUMemory", "cannot be read as a size"),
     ({"Name": ""}, "Name", "is missing"),
     ({"Name": "  "}, "Name", "is missing"),
     ({"Name": "n" * 257}, "Name", "longer"),

@@ -8,14 +8,14 @@ import pytest
 from aiohttp import test_utils, web
 
 from protocol.errors import Failure
-from protocol.ids import JobId
+from protocol.ids import JobId, NodeId
 from protocol.jobs import Input, Job, Resources, ResultPath, Spec, Task, Timeouts
 from protocol.messages import RunOutput, Stage
 from protocol.spec import Defaults, TypeDefaults
 from protocol.states import ExecutionState, JobState
 from requester.api import queries, views
 from requester.api.app import application
-from tests.requester.twin import BEGIN, NODE, Twin, queued
+from tests.requester.twin import BEGIN, NODE, Twin, a_node, queued
 
 Api = test_utils.TestClient[web.Request, web.Application]
 S = ExecutionState
@@ -374,6 +374,22 @@ async def test_rerun_versions_and_diff(api: Api, twin: Twin) -> None:
         assert answer.status == 404
     async with api.put(f"{JOBS}/n/rerun", json={"JobVersion": "one"}) as answer:
         assert answer.status == 400
+
+
+async def test_explain(api: Api, twin: Twin) -> None:
+    """Each execution tells why it went where it is, and each node how it stands towards the next one."""
+    task = Task(engine=Spec("docker", {"Image": "x"}))
+    id_ = await twin.submitted(Job(name="n", tasks=[task]))
+    execution = await twin.assign(id_)
+    twin.known[NodeId("n-2")] = a_node(NodeId("n-2"), connected=False)
+
+    view = await _get(api, f"{JOBS}/n/explain")
+
+    (decision,) = view["Decisions"]
+    assert (decision["ExecutionID"], decision["NodeID"], decision["Why"]) == (execution, NODE, "most room")
+    assert decision["Candidates"][0]["InputBytes"] == 3 << 30
+    assert decision["Others"] == [{"Reason": "has no engine docker", "Nodes": 1}]
+    assert [(each["NodeID"], each["Standing"]) for each in view["Nodes"]] == [(NODE, "next"), ("n-2", "away")]
 
 
 async def test_golden_forms(api: Api, twin: Twin) -> None:

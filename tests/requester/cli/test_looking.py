@@ -193,6 +193,18 @@ def test_rerun_versions_and_diff(shoal: Shoal, twin: Twin, background: Backgroun
     assert (same.out, same.err) == ("", "No changes: the job of that name has this spec.\n")
 
 
+def test_explain(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``job explain`` tells why an execution is where it is, what else there was, and why others were not."""
+    job = background.run(twin.submitted(Job(name="n", tasks=[Task(engine=Spec("wasm"))])))
+    background.run(twin.assign(job))
+    ran = shoal("job", "explain", "n")
+    assert ran.code == 0
+    assert f"assigned on {NODE[:10]} because most room" in ran.out
+    assert "3.0 GiB" in ran.out
+    assert "1 of 2 nodes: has no engine docker" in ran.out
+    assert "engine wasm is not available: no runtime" in ran.out
+
+
 def test_nodes(shoal: Shoal, twin: Twin) -> None:
     """``node list`` shows nodes with room and labels, ``describe`` all of one, ``approve`` and ``reject`` change one."""
     twin.known[NodeId("n-b")] = a_node(NodeId("n-b"), connected=False)

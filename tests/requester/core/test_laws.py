@@ -15,7 +15,7 @@ from protocol.messages import decode, encode
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
 from requester.core.history import of_log
 from requester.core.model import JobRecord
-from requester.core.placement import demand_of
+from requester.core.standing import demand_of
 from tests.requester.core.world import World, a_job, a_node, assigned, refold
 
 S = ExecutionState
@@ -85,7 +85,7 @@ class AnyLife(RuleBasedStateMachine):
     def look_at(self, events: Sequence[Event]) -> None:
         """What was just decided never puts work on a node that does not fit."""
         standing = self.world.fleet.standing(demand_of(self.spec))
-        fitting = {node for node, _ in standing.fitting}
+        fitting = set(standing.order)
         assert {event.node for event in assigned(events)} <= fitting
 
     @precondition(lambda self: self.world.executions())

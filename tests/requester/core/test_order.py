@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from protocol.ids import JobKey, RequesterId
 from requester.core import owners
 from requester.core.membership import silent
-from requester.core.placement import Demand, demand_of
 from requester.core.queue import Queue
+from requester.core.standing import Demand, demand_of
 from tests.requester.core.world import a_job
 
 DEMANDS = [demand_of(a_job(cpu=str(cores))) for cores in (1, 2, 3)]

@@ -5,12 +5,16 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from protocol.jobs import Amounts, Constraint, Input, Resources, Spec
-from protocol.nodes import Offer
+from protocol.errors import Failure
+from protocol.held import input_token
+from protocol.jobs import Amounts, Constraint, Input, Job, Network, Placement, Port, Resources, Spec
+from protocol.nodes import Gpu, Offer
+from protocol.states import ExecutionState
 from requester.core.fleet import Fleet
 from requester.core.model import NodeRecord
-from requester.core.placement import Demand, choose, demand_of, explain
-from tests.requester.core.world import a_job, a_node
+from requester.core.placement import Attempt, choose, rank
+from requester.core.standing import Demand, demand_of, explain
+from tests.requester.core.world import World, a_job, a_node
 
 
 def a_fleet(*nodes: NodeRecord) -> Fleet:
@@ -23,15 +27,8 @@ def a_fleet(*nodes: NodeRecord) -> Fleet:
 def chosen(
     fleet: Fleet, demand: Demand, *, failures: dict[str, int] | None = None, seed: int = 0
 ) -> str | None:
-    return choose(
-        fleet.standing(demand),
-        demand.amounts,
-        free=fleet.free,
-        capacity=fleet.capacity,
-        failures=failures or {},  # type: ignore[arg-type]
-        excluded=frozenset(),
-        seed=seed,
-    )
+    attempt = Attempt(demand, failures=failures or {}, seed=seed)  # type: ignore[arg-type]
+    return choose(fleet.standing(demand), attempt, fleet)
 
 
 def reasons(node: NodeRecord, demand: Demand) -> dict[str, str]:
@@ -129,6 +126,135 @@ def test_many_nodes() -> None:
         fleet.hold(node, f"e{seed}", demand.amounts)  # type: ignore[arg-type]
 
     assert chosen(fleet, demand) is None
+
+
+def with_inputs(*sources: Spec) -> Job:
+    job = a_job()
+    inputs = [Input(source, f"/in{number}") for number, source in enumerate(sources)]
+    return replace(job, tasks=[replace(job.task, input_sources=inputs)])
+
+
+def test_work_goes_to_its_data() -> None:
+    """A task goes where most bytes of its inputs are, before preferences and room; a few bytes more count nothing."""
+    sources = [Spec("ipfs", {"CID": cid}) for cid in "abc"]
+    tokens = [input_token(each) for each in sources]
+    offers = [Offer("ipfs")]
+    nodes = [
+        replace(node, info=replace(node.info, sources=offers), held=held)
+        for node, held in (
+            (a_node("n1", cores=64), {}),
+            (a_node("n2", cores=8), {tokens[0]: 5 << 30, tokens[1]: 1 << 30}),
+            (a_node("n3", cores=2), {tokens[2]: 20 << 30}),
+        )
+    ]
+    fleet = a_fleet(*nodes)
+
+    def place(job: Job) -> tuple[str, str, int]:
+        demand = demand_of(job)
+        inputs = [input_token(each.source) for each in job.task.input_sources]
+        choice = rank(fleet.standing(demand), Attempt(demand, inputs), fleet)
+        assert choice is not None
+        return choice.node, choice.why, choice.ranking.best[0].input_bytes
+
+    assert place(with_inputs(*sources[:2]))[::2] == ("n2", 6 << 30)
+    assert place(with_inputs(*sources))[::2] == ("n3", 20 << 30)
+    assert place(with_inputs(*sources))[1].startswith("most of its inputs are there already; 3 of 3")
+    fleet.put(replace(nodes[0], held={tokens[0]: (5 << 30) - 1000, tokens[1]: 1 << 30}))
+    assert place(with_inputs(*sources[:2]))[0] == "n1"
+
+
+def test_data_is_found_among_very_many_nodes() -> None:
+    """However many nodes there are, the one that holds an input is among those compared."""
+    source = Spec("ipfs", {"CID": "a"})
+    nodes = [
+        replace(node, info=replace(node.info, sources=[Offer("ipfs")]))
+        for node in (a_node(f"n{number}") for number in range(300))
+    ]
+    fleet = a_fleet(*nodes)
+    fleet.put(replace(nodes[217], held={input_token(source): 1 << 30}))
+    demand = demand_of(with_inputs(source))
+
+    for seed in range(50):
+        attempt = Attempt(demand, [input_token(source)], seed=seed * 2_654_435_761 % 2**32)
+        assert choose(fleet.standing(demand), attempt, fleet) == "n217"
+
+
+def test_work_packs_if_it_says_so() -> None:
+    """With the policy pack the fullest node that has room is taken, so that whole nodes stay free for large work."""
+    demand = demand_of(a_job(placement=Placement("pack")))
+    fleet = a_fleet(*(a_node(f"n{number}", cores=4) for number in range(3)))
+    on_each = []
+    for seed in range(8):
+        node = chosen(fleet, demand, seed=seed * 7919)
+        assert node is not None
+        fleet.hold(node, f"e{seed}", demand.amounts)  # type: ignore[arg-type]
+        on_each.append(node)
+
+    assert list(Counter(on_each).values()) == [4, 4]
+
+
+def test_ports_are_given_once() -> None:
+    """Two tasks that need the same port of the host never share a node; the second waits and says which port is taken."""
+    job = a_job(count=3)
+    network = Network("Host", ports=[Port("WEB", 8080)])
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(replace(job, tasks=[replace(job.task, network=network)]))
+
+    assert {each.node for each in world.open()} == {"n1", "n2"}
+    assert world.job.queued is not None
+    assert set(world.job.queued.details.values()) == {"fits, but its port 8080 is taken now"}
+    world.report(world.open()[0], ExecutionState.COMPLETED)
+    assert len(world.open()) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fits"),
+    [
+        ([("NVIDIA A100-SXM4-40GB", 40_960)], True),
+        ([("NVIDIA A100-SXM4-40GB", 40_960), ("Tesla T4", 15_360)], False),
+        ([("Tesla T4", 15_360)], False),
+        ([("NVIDIA A100-SXM4-40GB", 20_000)], False),
+        ([], False),
+    ],
+)
+def test_kinds_of_gpus(gpus: list[tuple[str, int]], fits: bool) -> None:
+    """A job that names a kind of GPU, or how much memory it must have, runs only where all devices are such."""
+    job = a_job()
+    resources = Resources(cpu="1", memory="1b", gpu="1", gpu_name="a100", gpu_memory="32Gi")
+    demand = demand_of(replace(job, tasks=[replace(job.task, resources=resources)]))
+    node = a_node("n1")
+    devices = [Gpu(index, name, "NVIDIA", memory) for index, (name, memory) in enumerate(gpus)]
+    capacity = replace(node.info.capacity, gpu=len(gpus))
+    fleet = a_fleet(replace(node, info=replace(node.info, gpus=devices, capacity=capacity)))
+
+    assert (chosen(fleet, demand) == "n1") is fits
+    if not fits:
+        assert "needs 1 GPUs a100 with 32768 MiB" in explain(fleet.standing(demand), {}, needed=1).message
+
+
+def test_a_node_in_trouble_comes_later() -> None:
+    """Where work has failed for reasons of the node, other work goes last; one that went well clears it."""
+    demand = demand_of(a_job())
+    fleet = a_fleet(a_node("n1", cores=9), a_node("n2", cores=2))
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    execution = world.open()[0]
+    ill = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
+    assert chosen(fleet, demand) == "n1"
+    fleet.health.ended(replace(execution, state=ExecutionState.FAILED, failure=ill))
+    assert chosen(fleet, demand) == "n2"
+    fleet.health.ended(replace(execution, state=ExecutionState.COMPLETED))
+    assert chosen(fleet, demand) == "n1"
+
+
+def test_gpus_are_kept_for_those_who_need_them() -> None:
+    """Work without GPUs goes to nodes without, as long as they have room."""
+    demand = demand_of(a_job())
+    node = a_node("n1", cores=64)
+    fleet = a_fleet(
+        replace(node, info=replace(node.info, capacity=replace(node.info.capacity, gpu=4))), a_node("n2")
+    )
+    assert chosen(fleet, demand) == "n2"
 
 
 def test_sums_do_not_drift() -> None:

@@ -16,6 +16,7 @@ from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import ExecutionRecord, JobRecord, NodeRecord
 from requester.core.policy import Policy
+from requester.core.standing import static_ports
 from requester.core.step import step
 from requester.core.view import View
 
@@ -105,7 +106,7 @@ class World:
         self.record = fold(self.record, entry, len(self.entries))
         for execution in self.executions():
             if execution.open:
-                self.fleet.hold(execution.node, execution.id, execution.amounts)
+                self.fleet.hold(execution.node, execution.id, execution.amounts, static_ports(self.job.spec))
             else:
                 freed |= self.fleet.release(execution.node, execution.id)
         return freed

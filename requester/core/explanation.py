@@ -1,0 +1,53 @@
+"""How nodes stand towards a job right now, one by one, for a person who asks.
+
+Knows: the same rules by which the job is placed. Must not know: how it is shown. Why an execution went where it went is not
+worked out again: it is kept with the decision (`protocol.ranking`).
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from protocol.ids import NodeId
+from requester.core.assigning import inputs_of
+from requester.core.attempts import failures_by_node, refusals
+from requester.core.fleet import Fleet
+from requester.core.model import JobRecord
+from requester.core.placement import Attempt, rank
+from requester.core.standing import demand_of, no_room
+
+NODES_MAX: Final = 256
+"""Nodes told one by one; those that fit come first."""
+
+
+class NodeStanding(Struct, frozen=True):
+    """One node: ``next`` (the next execution would go there), ``room``, ``full``, ``away``, ``refused`` or ``unfit``."""
+
+    node: NodeId
+    standing: str
+    reason: str = ""
+    hint: str = ""
+
+
+def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
+    """How each node stands towards the job's next execution, those first that could take it."""
+    demand = demand_of(record.spec)
+    standing = fleet.standing(demand)
+    refused = refusals(record.current())
+    failures = failures_by_node(record.current())
+    choice = rank(standing, Attempt(demand, inputs_of(record, 0), failures, refused), fleet)
+    first = choice.node if choice is not None else None
+    found: list[NodeStanding] = []
+    for node in standing.order[:NODES_MAX]:
+        ports = fleet.ports(node)
+        if node in refused:
+            found.append(NodeStanding(node, "refused", refused[node]))
+        elif node == first and choice is not None:
+            found.insert(0, NodeStanding(node, "next", choice.why))
+        elif demand.amounts.fits(fleet.free(node)) and ports.isdisjoint(demand.ports):
+            found.append(NodeStanding(node, "room"))
+        else:
+            found.append(NodeStanding(node, "full", no_room(demand, fleet.free(node), ports)))
+    found += [NodeStanding(each.node, "away", each.reason, each.hint) for each in standing.away]
+    found += [NodeStanding(each.node, "unfit", each.reason, each.hint) for each in standing.unfit]
+    return found[:NODES_MAX]

@@ -1,0 +1,314 @@
+"""How nodes stand towards a task: which fit, which would but are away, and for each of the others why not.
+
+Knows: what a task demands and what a node offers. Must not know: jobs' attempts, the log, or how one of those that fit is
+chosen (`placement`).
+
+Three answers are kept apart, because they end differently: a node that **fits** takes the task when it has room (a full
+cluster queues); one that is **away** would fit if it were connected and approved (the job waits for it); one that is
+**unfit** lacks something lasting, and a job for which every node is unfit is told so with a reason for each.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct, UnsetType
+
+from protocol.errors import Failure
+from protocol.ids import NodeId, short
+from protocol.jobs import Amounts, Constraint, Job, Resources
+from protocol.nodes import Gpu, NodeInfo, Offer
+from protocol.ranking import REASONS_MAX
+from protocol.spec.quantities import amounts, parse_bytes
+from protocol.spec.selectors import format_selector, matches
+from requester.core.membership import APPROVED, PENDING
+from requester.core.model import NodeRecord
+
+NODES_TOLD: Final = 32
+"""Nodes named one by one in an explanation; the rest is counted."""
+
+FULL_TOLD: Final = 8
+"""Of those, nodes that only lack room: there may be as many reasons as waiting jobs."""
+GIB: Final = 1024**3
+
+NO_SUITABLE_NODE: Final = "NoSuitableNode"
+NO_ROOM: Final = "Exhausted.NoRoom"
+
+FAVOUR: Final = "favour_"
+"""A constraint's key with this prefix is a preference: it ranks and does not filter."""
+
+_NO_PUBLISHER: Final = frozenset({"", "noop"})
+
+
+class Demand(Struct, frozen=True):
+    """What a task asks of a node; equal demands are decided alike, so it serves as the key of what was worked out.
+
+    `ports` are those of the host that it must have, `gpu` the kind of its devices: a part of their name in lower case, and
+    their memory in MiB. `pack`: of two nodes that are as good, the fuller one.
+    """
+
+    engine: str
+    sources: tuple[str, ...]
+    publisher: str
+    constraints: tuple[tuple[str, str, tuple[str, ...]], ...]
+    amounts: Amounts
+    ports: tuple[int, ...] = ()
+    gpu: tuple[str, int] = ("", 0)
+    pack: bool = False
+
+
+class Unfit(Struct, frozen=True):
+    """Why one node cannot take a task, and what would change that."""
+
+    node: NodeId
+    reason: str
+    hint: str = ""
+
+
+class Standing(Struct, frozen=True):
+    """How all nodes stand towards one demand. `fitting` are connected and approved, with the preferences they meet.
+
+    `reasons` are those of the others, the commonest ones, with how many nodes each holds for.
+    """
+
+    fitting: Mapping[NodeId, int]
+    away: tuple[Unfit, ...]
+    unfit: tuple[Unfit, ...]
+    order: tuple[NodeId, ...] = ()
+    reasons: Mapping[str, int] = {}
+
+    @property
+    def known(self) -> int:
+        """How many nodes there are."""
+        return len(self.order) + len(self.away) + len(self.unfit)
+
+
+def static_ports(job: Job) -> tuple[int, ...]:
+    """The ports of its host that a job must have."""
+    ports = job.task.network.ports
+    return tuple(port.static for port in ports if port.static) if ports else ()
+
+
+def demand_of(job: Job) -> Demand:
+    """What the job's task demands."""
+    task = job.task
+    return Demand(
+        engine=task.engine.type.lower(),
+        sources=tuple(sorted({source.source.type.lower() for source in task.input_sources})),
+        publisher=task.publisher.type.lower(),
+        constraints=tuple((each.key, each.operator, tuple(each.values)) for each in job.constraints),
+        amounts=_amounts(task.resources),
+        ports=static_ports(job),
+        gpu=_gpu(task.resources),
+        pack=not isinstance(job.placement, UnsetType) and job.placement.policy == "pack",
+    )
+
+
+@lru_cache(maxsize=1024)
+def _amounts(resources: Resources) -> Amounts:
+    return amounts(resources)
+
+
+def _gpu(resources: Resources) -> tuple[str, int]:
+    name, memory = resources.gpu_name, resources.gpu_memory
+    if isinstance(name, UnsetType) and isinstance(memory, UnsetType):
+        return "", 0
+    return (
+        "" if isinstance(name, UnsetType) else name.lower(),
+        0 if isinstance(memory, UnsetType) or not memory else parse_bytes(memory) >> 20,
+    )
+
+
+def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
+    """Sort nodes by how they stand towards a demand."""
+    fitting: dict[NodeId, int] = {}
+    away: list[Unfit] = []
+    unfit: list[Unfit] = []
+    filters, favours = _constraints(demand)
+    for node in nodes:
+        lack = _lack(node, demand, filters)
+        if lack is not None:
+            unfit.append(lack)
+        elif node.membership == PENDING:
+            away.append(Unfit(node.info.id, "is not approved yet", "approve it: node approve"))
+        elif not node.connected and not node.expected:
+            unfit.append(
+                Unfit(node.info.id, "has been away for long", "start it again, or forget it: node delete")
+            )
+        elif not node.connected:
+            away.append(Unfit(node.info.id, "is not connected", "start it again, or wait for it"))
+        else:
+            fitting[node.info.id] = sum(matches(favour, node.info.labels) for favour in favours)
+    reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
+    return Standing(fitting, tuple(away), tuple(unfit), tuple(fitting), dict(reasons))
+
+
+def no_room(demand: Demand, free: Amounts, ports: set[int]) -> str:
+    """What a node that fits lacks just now."""
+    for name, wants, has in (
+        ("cores", demand.amounts.cpu, free.cpu),
+        ("GiB memory", demand.amounts.memory_bytes / GIB, free.memory_bytes / GIB),
+        ("GiB disk", demand.amounts.disk_bytes / GIB, free.disk_bytes / GIB),
+        ("GPUs", demand.amounts.gpu, free.gpu),
+    ):
+        if wants > has + 1e-9:
+            return f"fits, but has {max(has, 0):.3g} of the {wants:.3g} {name} free now"
+    taken = sorted(ports.intersection(demand.ports))
+    if taken:
+        return f"fits, but its port {taken[0]} is taken now"
+    return "fits, but its room is kept for others now"
+
+
+def explain(
+    standing: Standing,
+    excluded: Mapping[NodeId, str],
+    *,
+    needed: int,
+    lack: Callable[[NodeId], str] = lambda _: "fits, but has no room now",
+) -> Failure:
+    """Why a task cannot be placed now: for lack of room, of a node that is away, or of any node that could run it.
+
+    `lack` says what a node that fits lacks just now. The message is made for people, one line a node; `details` has the
+    same by node id.
+    """
+    refused = [Unfit(node, reason) for node, reason in excluded.items()]
+    could = [node for node in standing.order if node not in excluded]
+    known = standing.known
+    if could:
+        full = [Unfit(node, lack(node)) for node in could[:FULL_TOLD]]
+        return Failure(
+            code=NO_ROOM,
+            message=f"waiting for room: {len(could)} of {_nodes(known)} could run this job, and none has room now",
+            hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
+            retryable=True,
+            details=_details([*full, *standing.away, *refused, *standing.unfit], more=len(could) - len(full)),
+        )
+    if standing.away:
+        return Failure(
+            code=f"{NO_SUITABLE_NODE}.Away",
+            message=f"waiting for a node: {len(standing.away)} of {_nodes(known)} could run this job, and none is here",
+            hint="start or approve one of them",
+            retryable=True,
+            details=_details([*standing.away, *refused, *standing.unfit]),
+        )
+    lines = [*refused, *standing.unfit]
+    if not lines:
+        return Failure(
+            code=f"{NO_SUITABLE_NODE}.NoNodes",
+            message=f"no node can run this job (needs {needed}, has 0 of 0): no compute node is connected",
+            hint="start one with: python -m compute --nats nats://HOST:4222",
+        )
+    table = "".join(
+        f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
+        for each in lines[:NODES_TOLD]
+    )
+    return Failure(
+        code=NO_SUITABLE_NODE,
+        message=f"no node can run this job (needs {needed}, has 0 of {known}){table}",
+        hint="change the job, or a node as told above; a QueueTimeout makes the job wait for such a node",
+        details=_details(lines),
+    )
+
+
+def _details(lines: Sequence[Unfit], more: int = 0) -> dict[str, str]:
+    details = {
+        str(each.node): each.reason + (f" (fix: {each.hint})" if each.hint else "")
+        for each in lines[:NODES_TOLD]
+    }
+    more += max(len(lines) - NODES_TOLD, 0)
+    if more:
+        details["others"] = str(more)
+    return details
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"
+
+
+def _constraints(demand: Demand) -> tuple[list[Constraint], list[Constraint]]:
+    """Conditions that filter, and preferences under their own keys."""
+    filters: list[Constraint] = []
+    favours: list[Constraint] = []
+    for key, operator, values in demand.constraints:
+        if key.startswith(FAVOUR):
+            favours.append(Constraint(key.removeprefix(FAVOUR), operator, list(values)))
+        else:
+            filters.append(Constraint(key, operator, list(values)))
+    return filters, favours
+
+
+def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Unfit | None:
+    """The first lasting reason why a node cannot take the task."""
+    info = node.info
+    if node.membership not in (APPROVED, PENDING):
+        return Unfit(info.id, "is rejected", "approve it: node approve")
+    wanted = [("engines", demand.engine), *(("sources", source) for source in demand.sources)]
+    if demand.publisher not in _NO_PUBLISHER:
+        wanted.append(("publishers", demand.publisher))
+    for kind, type_ in wanted:
+        lack = _not_offered(info, kind, type_)
+        if lack is not None:
+            return lack
+    for constraint in filters:
+        if not matches(constraint, info.labels):
+            value = info.labels.get(constraint.key)
+            has = f"label {constraint.key}={value}" if value is not None else f"no label {constraint.key}"
+            return Unfit(info.id, f"{has}: not {format_selector([constraint])}", "from Constraints")
+    return _wrong_gpus(info, demand) or _too_large(info, demand.amounts)
+
+
+def _not_offered(info: NodeInfo, kind: str, type_: str) -> Unfit | None:
+    what = f"{kind.removesuffix('s')} {type_}"
+    offer: Offer | None = info.offers(kind, type_)
+    if offer is None:
+        return Unfit(info.id, f"has no {what}")
+    if not offer.available:
+        return Unfit(info.id, f"{what} is not available: {offer.reason or 'no reason given'}", offer.hint)
+    return None
+
+
+def _wrong_gpus(info: NodeInfo, demand: Demand) -> Unfit | None:
+    name, memory_mib = demand.gpu
+    if not demand.amounts.gpu or not (name or memory_mib):
+        return None
+    meant = [gpu for gpu in info.gpus if _is_of_kind(gpu, demand.gpu)]
+    # A node hands out whichever of its devices is free, so all must be of the kind.
+    if len(meant) == len(info.gpus) >= demand.amounts.gpu:
+        return None
+    has = ", ".join(sorted({f"{gpu.name} ({gpu.memory_mib} MiB)" for gpu in info.gpus})) or "no GPU"
+    wanted = " ".join(part for part in (name, f"with {memory_mib} MiB" if memory_mib else "") if part)
+    return Unfit(
+        info.id,
+        f"needs {demand.amounts.gpu} GPUs {wanted} and none of another kind, has {len(info.gpus)}: {has}",
+        "change Resources.GPUName or GPUMemory, or add a node",
+    )
+
+
+def _is_of_kind(gpu: Gpu, kind: tuple[str, int]) -> bool:
+    """Whether a device has a name with this in it, and at least this much memory in MiB."""
+    name, memory_mib = kind
+    return name in gpu.name.lower() and gpu.memory_mib >= memory_mib
+
+
+def _too_large(info: NodeInfo, wanted: Amounts) -> Unfit | None:
+    limit = info.largest if info.largest != Amounts() else info.capacity
+    if wanted.fits(limit):
+        return None
+    for name, needs, offers, key in (
+        ("cores", f"{wanted.cpu:g}", f"{limit.cpu:g}", "CPU"),
+        ("GiB memory", f"{wanted.memory_bytes / GIB:.3g}", f"{limit.memory_bytes / GIB:.3g}", "Memory"),
+        ("GiB disk", f"{wanted.disk_bytes / GIB:.3g}", f"{limit.disk_bytes / GIB:.3g}", "Disk"),
+        ("GPUs", str(wanted.gpu), str(limit.gpu), "GPU"),
+    ):
+        part = {
+            "CPU": wanted.cpu > limit.cpu,
+            "Memory": wanted.memory_bytes > limit.memory_bytes,
+            "Disk": wanted.disk_bytes > limit.disk_bytes,
+            "GPU": wanted.gpu > limit.gpu,
+        }[key]
+        if part:
+            return Unfit(
+                info.id, f"needs {needs} {name}, offers {offers}", f"lower Resources.{key} or add a node"
+            )
+    return None
