@@ -91,9 +91,24 @@ def host_values(task: Task, policy: Policy, environment: Mapping[str, str]) -> d
     return values
 
 
-def with_disk(amounts: Amounts, copied_bytes: int) -> Amounts:
-    """The amounts with room for inputs of that size, if that is more than was asked for."""
-    return Amounts(amounts.cpu, amounts.memory_bytes, max(amounts.disk_bytes, copied_bytes), amounts.gpu)
+def with_disk(amounts: Amounts, own_bytes: int, shared_bytes: int = 0) -> Amounts:
+    """The amounts with room for inputs of its own, if that is more than was asked for.
+
+    Its Disk is for all it reads and writes together: what is there for several counts, but takes no room of its own.
+    """
+    disk_bytes = max(amounts.disk_bytes - shared_bytes, own_bytes)
+    return Amounts(amounts.cpu, amounts.memory_bytes, disk_bytes, amounts.gpu)
+
+
+def over_disk(limit_bytes: int, taken_bytes: int, what: str) -> Exhausted | None:
+    """The fault of taking more disk than the task's ``Disk``, which 0 leaves open. `what` takes it."""
+    if not limit_bytes or taken_bytes <= limit_bytes:
+        return None
+    return Exhausted(
+        f"{what} {format_bytes(taken_bytes)}, and the task's Disk is {format_bytes(limit_bytes)}",
+        hint="Raise Resources.Disk: inputs, what the program writes anywhere, its outputs and its log count together.",
+        kind="DiskLimit",
+    )
 
 
 def too_large(amounts: Amounts, capacity: Amounts) -> Exhausted | None:

@@ -21,10 +21,12 @@ from msgspec import Struct, field
 from compute import admission
 from compute.admission import Plan, Policy
 from compute.capacity import Ledger, Ports
+from compute.disk import Disk
 from compute.engines.contract import Engine
 from compute.execution import CancelOrdered, Failed, ReportDropped, ReportStored, ordered
 from compute.facts import Facts
 from compute.faults import failure_of
+from compute.inputs import Inputs
 from compute.journal import GONE_MAX, Journal
 from compute.log_answers import LogAnswers
 from compute.logs import Logs, LogSettings
@@ -38,6 +40,7 @@ from protocol import failpoints, messages, subjects
 from protocol.bus import Message, Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
+from protocol.held import HELD_MAX
 from protocol.ids import ExecutionId, NodeId, is_token, key_of
 from protocol.messages import (
     Beat,
@@ -56,8 +59,8 @@ from storage.threads import in_thread
 
 EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
-FETCHES_MAX: Final = 16
-"""Inputs on their way at once, of all executions together; each driver has its own parallel connections beyond that."""
+HELD_AGAIN_S: Final = 15.0
+"""How often it is said again which inputs are here, for requesters that came meanwhile."""
 HOUSEKEEPING_S: Final = 30.0
 
 _COMMAND: Final[Any] = Command
@@ -67,7 +70,8 @@ _log = structlog.get_logger(__name__)
 class AgentSettings(Struct, frozen=True):
     """What a node's agent is told. `folder` is the node's data folder; times in seconds.
 
-    `end_work`: leaving ends what runs here, for a node that does not come back.
+    `cache_bytes` is how much inputs may take that are kept for later, `reserve_bytes` what of the disk stays free whatever
+    happens. `end_work`: leaving ends what runs here, for a node that does not come back.
     """
 
     node: NodeId
@@ -78,6 +82,8 @@ class AgentSettings(Struct, frozen=True):
     logs: LogSettings = field(default_factory=LogSettings)
     ports: tuple[int, int] = (20_000, 32_000)
     end_work: bool = False
+    cache_bytes: int = 1 << 30
+    reserve_bytes: int = 0
 
 
 class Agent:
@@ -118,6 +124,9 @@ class Agent:
         self._leaving = False
         self._beat_now = asyncio.Event()
         self._forgot = asyncio.Event()
+        self.inputs: Inputs | None = None
+        self._held: dict[str, int] | None = None
+        self._held_at = 0.0
         self._logs = Logs(settings.folder / "logs", settings.logs)
         self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
 
@@ -165,6 +174,10 @@ class Agent:
     def _open_shop(self, tasks: asyncio.TaskGroup) -> Shop:
         folder = self._settings.folder / "executions"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        disk = Disk(self._settings.folder, self._settings.reserve_bytes)
+        self.inputs = Inputs(
+            self._settings.folder / "cache", self._settings.cache_bytes, self._room, disk, tasks
+        )
         reporter = Reporter(self._bus, self._clock, self._random, tasks, self._journal.commit, self._answered)
         return Shop(
             node=self._node,
@@ -183,7 +196,8 @@ class Agent:
             progress=ProgressBoard(self._node, self._bus, self._clock),
             clock=self._clock,
             tasks=tasks,
-            fetching=asyncio.Semaphore(FETCHES_MAX),
+            inputs=self.inputs,
+            disk=disk,
             sweeper=Sweeper(tasks),
             forgotten=self._forgotten,
         )
@@ -192,6 +206,7 @@ class Agent:
 
     async def _take_up(self, shop: Shop) -> None:
         """Go on with what the journal holds, and remove what nobody knows: folders now, programs beside all else."""
+        await shop.inputs.open()
         known = {execution.id for execution in self._remembered.executions}
         for path in shop.folder.iterdir():
             if path.name not in known:
@@ -381,8 +396,18 @@ class Agent:
             upto=self._upto,
             leaving=self._leaving,
             executions={name: runner.execution.state for name, runner in self.runners.items()},
+            held=self._held_news(),
         )
         await self._bus.publish(subjects.beats(self._node), messages.encode(beat))
+
+    def _held_news(self) -> dict[str, int] | None:
+        """Which inputs are here, if that has changed or was not said for a while."""
+        held = self.inputs.cache.tokens(HELD_MAX) if self.inputs is not None else {}
+        now = self._clock.elapsed()
+        if held == self._held and now - self._held_at < HELD_AGAIN_S:
+            return None
+        self._held, self._held_at = held, now
+        return held
 
     async def _keep_house(self) -> None:
         while True:

@@ -40,10 +40,14 @@ class Wish(Struct, frozen=True, order=True):
 
 
 class Ledger:
-    """Who holds what, and who waits. `capacity.gpu` is the number of `gpus` (device indexes)."""
+    """Who holds what, and who waits. `capacity.gpu` is the number of `gpus` (device indexes).
+
+    `aside_bytes` is disk that several hold together, and nobody by himself: inputs that they share.
+    """
 
     def __init__(self, capacity: Amounts, gpus: Sequence[int] = ()) -> None:
         self.capacity = capacity
+        self.aside_bytes = 0
         self._devices = sorted(gpus)
         self.held: dict[ExecutionId, Held] = {}
         self.used = NOTHING
@@ -55,7 +59,7 @@ class Ledger:
     @property
     def free(self) -> Amounts:
         """What nobody holds; below zero where more was held than there is (see `hold`)."""
-        return self.capacity - self.used
+        return self.capacity - self.used - Amounts(disk_bytes=self.aside_bytes)
 
     @property
     def waiting(self) -> int:
@@ -78,7 +82,7 @@ class Ledger:
     def grow(self, execution: ExecutionId, amounts: Amounts) -> bool:
         """Let a holder have this much instead, if there is room; else nothing changes."""
         held = self.held[execution]
-        if not (amounts - held.amounts).fits(self.free):
+        if not _fits(amounts - held.amounts, self.free):
             return False
         gpus, passed = held.gpus, held.passed
         self._take_back(execution)
@@ -114,7 +118,7 @@ class Ledger:
         head, free = self._line[0], self.free
         if _fits(head.amounts, free):
             return 0, False
-        beside = self.capacity - head.amounts - self._passed
+        beside = self.capacity - head.amounts - self._passed - Amounts(disk_bytes=self.aside_bytes)
         for place in range(1, min(len(self._line), LOOKAHEAD)):
             amounts = self._line[place].amounts
             if _fits(amounts, free) and _fits(amounts, beside):

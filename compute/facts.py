@@ -34,6 +34,8 @@ FIRST_PROBE_S: Final = 2.0
 """A node that starts does not wait longer for an engine or server that hangs."""
 NVIDIA_S: Final = 10.0
 VERSION: Final = "0.1.0"
+RESERVE_SHARE: Final = "5%"
+RESERVE_BYTES: Final = 10 << 30
 _UNLIMITED: Final = 1 << 60
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -48,7 +50,7 @@ class Share(Struct, frozen=True):
 
 
 class Machine(Struct, frozen=True):
-    """What there is: cores, bytes, bytes free on the data folder's disk, devices."""
+    """What there is to give: cores, bytes, bytes of the data folder's disk (free now or kept for later), devices."""
 
     cpu: float
     memory_bytes: int
@@ -56,14 +58,34 @@ class Machine(Struct, frozen=True):
     gpus: list[Gpu] = field(default_factory=list)
 
 
-def machine(folder: Path, gpus: list[Gpu]) -> Machine:
-    """Look at this machine. `folder` (it exists) is on the disk that counts. Blocks for a millisecond."""
+def machine(folder: Path, gpus: list[Gpu], *, kept_bytes: int = 0, reserve_bytes: int = 0) -> Machine:
+    """Look at this machine. `folder` (it exists) is on the disk that counts, where `kept_bytes` can be had back at any time
+    and `reserve_bytes` stay free. Blocks for a millisecond.
+    """
     import psutil
 
     cpu = float(psutil.cpu_count() or 1)
     limit = _cgroup_cpu()
     memory = min(psutil.virtual_memory().total, _cgroup_memory() or _UNLIMITED)
-    return Machine(min(cpu, limit or cpu), memory, psutil.disk_usage(str(folder)).free, gpus)
+    disk = max(psutil.disk_usage(str(folder)).free + kept_bytes - reserve_bytes, 0)
+    return Machine(min(cpu, limit or cpu), memory, disk, gpus)
+
+
+def disk_reserve(folder: Path, share: str) -> int:
+    """How many bytes of the disk that `folder` is on are never given out: a percentage of all or an amount; empty is
+    `RESERVE_SHARE`, at most `RESERVE_BYTES`. Raises `Invalid`.
+    """
+    import psutil
+
+    total = psutil.disk_usage(str(folder)).total
+    if not share:
+        return min(int(_part("DiskReserve", RESERVE_SHARE, total, parse_bytes)), RESERVE_BYTES)
+    return int(_part("DiskReserve", share, total, parse_bytes))
+
+
+def cache_budget(share: str, capacity: Amounts) -> int:
+    """How much inputs may take that nobody uses: a percentage of the disk for jobs, or an amount. Raises `Invalid`."""
+    return int(_part("Cache", share, capacity.disk_bytes, parse_bytes))
 
 
 async def find_gpus() -> list[Gpu]:
@@ -97,11 +119,13 @@ def read_gpus(listed: str) -> list[Gpu]:
 
 
 def capacity(share: Share, machine: Machine) -> Amounts:
-    """How much of the machine jobs get. Raises `Invalid`, naming the part that cannot be read or that is not there."""
+    """How much of the machine jobs get, never more disk than there is. Raises `Invalid`, naming the part that cannot be
+    read or that is not there.
+    """
     return Amounts(
         cpu=_part("CPU", share.cpu, machine.cpu, parse_cpu),
         memory_bytes=int(_part("Memory", share.memory, machine.memory_bytes, parse_bytes)),
-        disk_bytes=int(_part("Disk", share.disk, machine.disk_bytes, parse_bytes)),
+        disk_bytes=min(int(_part("Disk", share.disk, machine.disk_bytes, parse_bytes)), machine.disk_bytes),
         gpu=int(_part("GPU", share.gpu, len(machine.gpus), parse_gpu)),
     )
 

@@ -14,7 +14,7 @@ from compute.agent import Agent, AgentSettings
 from compute.blobs import blob_reader
 from compute.engines.contract import Engine
 from compute.engines.table import open_engines
-from compute.facts import VERSION, Facts, capacity, find_gpus, labels, machine
+from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
 from compute.journal import Journal
 from compute.settings import Settings
 from protocol.bus import Messages
@@ -22,6 +22,7 @@ from protocol.clock import Clock, SystemClock
 from protocol.errors import Invalid
 from protocol.ids import NodeId, is_token
 from protocol.nodes import NodeInfo
+from storage.cache_entries import cached_bytes
 from storage.contract import Drivers
 from storage.drivers import open_drivers
 
@@ -74,10 +75,11 @@ async def running(
                 if name not in settings.publishers_disabled
             },
         )
-        facts = Facts(await _info(settings, node), engines, drivers, clock)
+        info = await _info(settings, node)
+        facts = Facts(info, engines, drivers, clock)
         await facts.first_probe()
         agent = Agent(
-            _agent_settings(settings, node),
+            _agent_settings(settings, info),
             bus,
             engines,
             drivers,
@@ -96,7 +98,9 @@ async def running(
 
 
 async def _info(settings: Settings, node: NodeId) -> NodeInfo:
-    here = machine(settings.data_dir, await find_gpus())
+    kept_bytes = await asyncio.to_thread(cached_bytes, settings.data_dir / "cache")
+    reserve_bytes = disk_reserve(settings.data_dir, settings.disk_reserve)
+    here = machine(settings.data_dir, await find_gpus(), kept_bytes=kept_bytes, reserve_bytes=reserve_bytes)
     given = capacity(settings.share, here)
     return NodeInfo(
         id=node,
@@ -109,9 +113,9 @@ async def _info(settings: Settings, node: NodeId) -> NodeInfo:
     )
 
 
-def _agent_settings(settings: Settings, node: NodeId) -> AgentSettings:
+def _agent_settings(settings: Settings, info: NodeInfo) -> AgentSettings:
     return AgentSettings(
-        node=node,
+        node=info.id,
         folder=settings.data_dir,
         beat_s=settings.beat_s,
         policy=settings.policy(),
@@ -119,4 +123,6 @@ def _agent_settings(settings: Settings, node: NodeId) -> AgentSettings:
         logs=settings.logs,
         ports=(settings.port_first, settings.port_last),
         end_work=settings.end_work_at_exit,
+        cache_bytes=cache_budget(settings.cache, info.capacity),
+        reserve_bytes=disk_reserve(settings.data_dir, settings.disk_reserve),
     )

@@ -20,7 +20,7 @@ class Room:
     async def take(self, execution: ExecutionId, amounts: Amounts, priority: int) -> tuple[int, ...]:
         """Wait until there is room, and hold it; returns the GPU devices given."""
         self.ledger.ask(execution, amounts, priority)
-        self._admit()
+        self.admit()
         held = self.ledger.held.get(execution)
         if held is not None:
             return held.gpus
@@ -34,9 +34,10 @@ class Room:
     def release(self, execution: ExecutionId) -> None:
         """Give back, or stop waiting; others may come in."""
         self.ledger.release(execution)
-        self._admit()
+        self.admit()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Let in those who have room now."""
         for execution, gpus in self.ledger.admit():
             turn = self._waiting.get(execution)
             if turn is not None and not turn.done():

@@ -83,10 +83,13 @@ class Runner:
         self._head = Head()
 
     def hold(self) -> None:
-        """After a restart: have the room that its program has, whether there is any or not, before anyone else is let in."""
+        """After a restart: have the room that its program has, whether there is any or not, and keep what it reads, before
+        anyone else is let in.
+        """
         if self.execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
             ledger = self._shop.room.ledger
             ledger.hold(self.execution.id, self._run.amounts, self.execution.gpus)
+            self._shop.inputs.adopt(self.execution.id, self.execution.inputs)
 
     def begin(self) -> None:
         """Go on from where the execution stands: a new one, or one that a former process began."""
@@ -199,7 +202,7 @@ class Runner:
     async def _stage(self) -> Event:
         shop = self._shop
         staging = Staging(
-            self._run, self._planned(), self._folder, shop.node, shop.room, shop.ports, shop.fetching
+            self._run, self._planned(), self._folder, shop.node, shop.room, shop.ports, shop.inputs
         )
         if self._restored:
             await self._wipe()
@@ -305,6 +308,7 @@ class Runner:
                 break
             await self._shop.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, AGAIN_MAX_S)
+        self._shop.inputs.release(self.execution.id)
         self._shop.logs.end(self.execution.id, self._shop.clock.now())
         failpoints.reached("node.cleaned")
         return Cleaned(self._head.output(0, "") if self._head.anything else None)

@@ -34,7 +34,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """One node. `name` empty: one is made for the data folder. Times in seconds.
 
     `silence_s` is how long a source or publisher may say nothing, `connect_s` how long it may take to accept; `input_bytes`
-    the most that one input may have (None: as much as there is room for).
+    the most that one input may have (None: as much as there is room for). `cache` is how much of the disk for jobs may be
+    inputs that nobody uses just now, `disk_reserve` how much of the whole disk stays free: a percentage or an amount.
     """
 
     data_dir: Path
@@ -64,6 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     connect_s: float = 10.0
     silence_s: float = 60.0
     input_bytes: int | None = None
+    cache: str = "50%"
+    disk_reserve: str = ""
     limits: Limits = field(default_factory=Limits)
     logs: LogSettings = field(default_factory=LogSettings)
     port_first: int = 20_000
@@ -146,6 +149,8 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "connect_s": ("InputSources.ConnectTimeout",),
     "silence_s": ("InputSources.ReadTimeout",),
     "input_bytes": ("InputSources.MaxBytes",),
+    "cache": ("Compute.Cache.Size",),
+    "disk_reserve": ("Compute.DiskReserve",),
     "staging_s": ("Compute.StagingTimeout",),
     "publishing_s": ("Compute.PublishingTimeout",),
     "stop_grace_s": ("Compute.StopGrace",),
@@ -242,6 +247,8 @@ def _settings(config: Config, default: Settings) -> Settings:
         connect_s=_interval(config, "connect_s", default.connect_s),
         silence_s=_interval(config, "silence_s", default.silence_s),
         input_bytes=config.parsed(parse_bytes, *KEYS["input_bytes"], default=default.input_bytes),
+        cache=config.text(*KEYS["cache"], default=default.cache),
+        disk_reserve=config.text(*KEYS["disk_reserve"], default=default.disk_reserve),
         limits=_limits(config, default.limits),
         logs=_logs(config, default.logs),
         port_first=first,

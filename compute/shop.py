@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from compute.admission import Policy
 from compute.capacity import Ports
+from compute.disk import Disk
 from compute.engines.contract import Engine
+from compute.inputs import Inputs
 from compute.journal import Journal
 from compute.logs import Logs
 from compute.progress import ProgressBoard
@@ -51,6 +53,7 @@ class Shop(Struct, frozen=True):
     progress: ProgressBoard
     clock: Clock
     tasks: asyncio.TaskGroup
-    fetching: asyncio.Semaphore
+    inputs: Inputs
+    disk: Disk
     sweeper: Sweeper
     forgotten: Callable[[ExecutionId], None]

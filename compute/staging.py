@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -19,15 +19,29 @@ from compute.admission import IN_PLACE, Plan
 from compute.capacity import Ports
 from compute.engines.contract import Mount
 from compute.faults import StepFailed, input_failure, place_of
+from compute.inputs import Inputs, Wanted
 from compute.ports import take_ports
 from compute.room import Room
-from protocol.errors import Fault
+from protocol.errors import Fault, TimedOut
+from protocol.held import input_token
 from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
-from storage.contract import Progress, Resolved, Share
+from storage.contract import Progress, Share
+
+RESOLVING_MAX: Final = 32
+"""Inputs of one execution that are looked at side by side."""
+RESOLVE_S: Final = 300.0
+"""To list a million objects takes half of it; what takes longer hangs."""
 
 Told = Callable[[str], Progress]
 """Gives the progress for one part: ``image``, ``input /in``."""
+
+
+class Brought(Struct, frozen=True):
+    """An input that is there: what is told of it, and where the program finds it."""
+
+    read: InputRead
+    mount: Mount
 
 
 class Ready(Struct, frozen=True):
@@ -49,7 +63,7 @@ class Staging:
         node: NodeId,
         room: Room,
         ports: Ports,
-        fetching: asyncio.Semaphore,
+        inputs: Inputs,
     ) -> None:
         self._run = run
         self._plan = plan
@@ -57,8 +71,9 @@ class Staging:
         self._node = node
         self._room = room
         self._ports = ports
-        self._fetching = fetching
+        self._shared = inputs
         self._inputs = run.task.input_sources
+        self._came: dict[int, int] = {}
         self._awaited: list[str] = []
 
     @property
@@ -68,58 +83,96 @@ class Staging:
 
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
-        resolved = await self._resolve()
-        if resolved:
+        wanted = await self._claim()
+        if wanted:
             self._folder.mkdir()
-        mounts: list[Mount | None] = [None] * len(resolved)
+        brought: list[Brought | None] = [None] * len(wanted)
         works: list[Coroutine[Any, Any, None]] = [self._prepare(told)]
-        works += [self._fetch(index, each, mounts, told) for index, each in enumerate(resolved)]
+        works += [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
         await _together(works)
-        read = [
-            InputRead(wanted.target, wanted.source.type, found.identity, found.size_bytes)
-            for wanted, found in zip(self._inputs, resolved, strict=True)
-        ]
-        shown = [mount for mount in mounts if mount is not None] + self._result_folders()
-        return Ready(read, shown, take_ports(self._run, self._ports))
+        there = [each for each in brought if each is not None]
+        mounts = [each.mount for each in there] + self._result_folders()
+        return Ready([each.read for each in there], mounts, take_ports(self._run, self._ports))
 
-    async def _resolve(self) -> list[Resolved]:
-        """Pin down every input, and have room for those that are copied, as far as their size is known.
+    async def _claim(self) -> list[Wanted]:
+        """Pin down every input, and have room for all that is not mounted in place, as far as its size is known.
 
         Where there is not enough room now, all is given back and asked for anew: nobody holds while waiting for more.
         """
         if not self._inputs:
             return []
-        execution, ledger = self._run.execution, self._room.ledger
+        asked = self._run.amounts
         while True:
-            resolved = [Resolved("")] * len(self._inputs)
-            await _together([self._resolve_one(index, resolved) for index in range(len(self._inputs))])
-            copied_bytes = sum(
-                found.size_bytes or 0
-                for wanted, found in zip(self._inputs, resolved, strict=True)
-                if wanted.source.type.lower() not in IN_PLACE
+            wanted = await self._resolve()
+            taking = [each for each in wanted if each.type.lower() not in IN_PLACE]
+            shared = {each.key: each.size_bytes for each in taking if each.resolved.cacheable}
+            own_bytes = sum(each.size_bytes for each in taking if not each.resolved.cacheable)
+            fault = admission.over_disk(
+                asked.disk_bytes, sum(each.size_bytes for each in taking), "its inputs have"
             )
-            wanted = admission.with_disk(self._run.amounts, copied_bytes)
-            fault = admission.too_large(wanted, ledger.capacity)
+            if fault is not None:
+                raise StepFailed(fault.failure())
+            alone = admission.with_disk(asked, own_bytes + sum(shared.values()))
+            fault = admission.too_large(alone, self._room.ledger.capacity)
             if fault is not None:
                 raise StepFailed(fault.failure(), refused=True)
-            if ledger.grow(execution, wanted):
-                return resolved
-            self._room.release(execution)
-            await self._room.take(execution, wanted, self._run.priority)
+            amounts = admission.with_disk(asked, own_bytes, sum(shared.values()))
+            if self._shared.claim(self._run.execution, amounts, shared):
+                return wanted
+            self._room.release(self._run.execution)
+            await self._room.take(self._run.execution, alone, self._run.priority)
 
-    async def _resolve_one(self, index: int, resolved: list[Resolved]) -> None:
+    async def _resolve(self) -> list[Wanted]:
+        """All inputs, some at a time, each within its limit."""
+        found: list[Wanted | None] = [None] * len(self._inputs)
+        turns = asyncio.Semaphore(RESOLVING_MAX)
+
+        async def resolve(index: int) -> None:
+            async with turns:
+                found[index] = await self._resolve_one(index)
+
+        await _together([resolve(index) for index in range(len(self._inputs))])
+        return [each for each in found if each is not None]
+
+    async def _resolve_one(self, index: int) -> Wanted:
         source, params = self._plan.sources[index]
+        spec = self._inputs[index].source
+        share = Share(self._run.partition, self._run.partitions)
         with self._faults_of_input(index):
-            resolved[index] = await source.resolve(params, Share(self._run.partition, self._run.partitions))
+            try:
+                async with asyncio.timeout(RESOLVE_S):
+                    resolved = await source.resolve(params, share)
+            except TimeoutError as error:
+                message = f"what it is was not to be learned within {RESOLVE_S:g} s"
+                raise TimedOut(message, kind="Resolving") from error
+        return Wanted(spec.type, source, params, resolved, input_token(spec, share.index, share.count))
 
-    async def _fetch(self, index: int, resolved: Resolved, mounts: list[Mount | None], told: Told) -> None:
-        source, params = self._plan.sources[index]
+    async def _fetch(self, index: int, wanted: Wanted, brought: list[Brought | None], told: Told) -> None:
         target = self._inputs[index].target
         with self._faults_of_input(index):
             into = self._folder / f"input-{index}"
-            async with self._fetching:
-                fetched = await source.fetch(params, resolved, into, told(f"input {target}"))
-            mounts[index] = Mount(fetched.path, target, fetched.read_only)
+            progress = self._bounded(index, wanted, told(f"input {target}"))
+            fetched, cached = await self._shared.bring(wanted, into, progress)
+            resolved = wanted.resolved
+            read = InputRead(target, wanted.type, resolved.identity, resolved.size_bytes, cached)
+            brought[index] = Brought(read, Mount(fetched.path, target, fetched.read_only))
+
+    def _bounded(self, index: int, wanted: Wanted, progress: Progress) -> Progress:
+        """`progress` that raises `Exhausted` when more has come than the task's Disk allows, or than the node has."""
+        limit_bytes = self._run.amounts.disk_bytes
+        if wanted.type.lower() in IN_PLACE:
+            return progress
+
+        def told(done_bytes: int, total_bytes: int | None) -> None:
+            self._came[index] = max(done_bytes, wanted.size_bytes)
+            fault = admission.over_disk(limit_bytes, sum(self._came.values()), "its inputs have more than")
+            if fault is not None:
+                raise fault
+            if wanted.resolved.size_bytes is None:
+                self._shared.grow(self._run.execution, wanted, done_bytes)
+            progress(done_bytes, total_bytes)
+
+        return told
 
     async def _prepare(self, told: Told) -> None:
         def preparing(what: str, done_bytes: int, total_bytes: int | None) -> None:

@@ -263,15 +263,25 @@ def digest_of(path: Path, stop: Stop = lambda: None) -> str:
     Equal trees have equal digests on every machine; times and owners do not count. `stop` is called between pieces.
     """
     if not path.is_dir():
-        return _digest_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), stop)
+        return digest_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), stop)
     whole = hashlib.sha256()
     for entry in walk(path):
         content = entry.target
         if entry.kind is Kind.FILE:
-            content = _digest_file(open_inside(path, entry.path), stop)
+            content = digest_file(open_inside(path, entry.path), stop)
         line = (entry.kind.value, entry.path, "x" if entry.executable else "-", content)
         whole.update(b"".join(os.fsencode(part) + b"\0" for part in line))
     return whole.hexdigest()
+
+
+def digest_file(fd: int, stop: Stop) -> str:
+    """SHA-256 in hexadecimal of what the descriptor `fd` reads, which is closed."""
+    digest = hashlib.sha256()
+    with open(fd, "rb", buffering=0) as file:
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+            stop()
+    return digest.hexdigest()
 
 
 def new_file(path: Path) -> IO[bytes]:
@@ -336,15 +346,6 @@ def _within(limits: Limits, entries: int, depth: int, size_bytes: int, folder: P
         raise Exhausted(f"{folder} is more than {limits.depth} folders deep", hint="Use flatter folders.")
     if limits.size_bytes is not None and size_bytes > limits.size_bytes:
         raise Exhausted(f"{folder} holds more than {limits.size_bytes} bytes")
-
-
-def _digest_file(fd: int, stop: Stop) -> str:
-    digest = hashlib.sha256()
-    with open(fd, "rb", buffering=0) as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-            stop()
-    return digest.hexdigest()
 
 
 def _taken(name: str, cause: Exception) -> NoReturn:

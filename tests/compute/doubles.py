@@ -22,14 +22,23 @@ class Nothing(Struct, frozen=True):
 
 
 class StagedSource:
-    """A source that does as its test says: `fault` when resolved, `size_bytes` known, `gate` before it has fetched."""
+    """A source that does as its test says: `fault` when fetched, `size_bytes` known, `gate` before it has fetched.
+
+    `moves` is what its progress tells, in bytes of which nobody knows the sum.
+    """
 
     type: ClassVar[str] = "test"
     params: ClassVar[Form] = Nothing
 
-    def __init__(self, fault: Exception | None = None, size_bytes: int | None = None) -> None:
+    def __init__(
+        self, fault: Exception | None = None, size_bytes: int | None = None, *, cacheable: bool = False
+    ) -> None:
         self.fault = fault
         self.size_bytes = size_bytes
+        self.cacheable = cacheable
+        self.identity = "test:1"
+        self.moves: list[int] = []
+        self.fetches = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.fetching = asyncio.Event()
@@ -38,14 +47,17 @@ class StagedSource:
         return Offer(self.type)
 
     async def resolve(self, params: Nothing, share: Share) -> Resolved:
-        return Resolved("test:1", self.size_bytes)
+        return Resolved(self.identity, self.size_bytes, cacheable=self.cacheable)
 
     async def fetch(self, params: Nothing, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+        self.fetches += 1
         progress(1, 2)
         self.fetching.set()
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
+        for done_bytes in self.moves:
+            progress(done_bytes, None)
         into.write_text("data")
         return Fetched(into)
 

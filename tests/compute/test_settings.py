@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from compute.facts import Machine, Share, capacity, labels, read_gpus
+from compute.facts import Machine, Share, cache_budget, capacity, disk_reserve, labels, machine, read_gpus
 from compute.settings import KEYS, Settings, read_settings
 from protocol.errors import Fault, Invalid, NotFound
 from protocol.ids import NodeId
@@ -166,6 +166,21 @@ def test_capacity_is_a_share_or_an_amount() -> None:
     assert capacity(Share(), MACHINE).cpu == pytest.approx(3.2)
     given = capacity(Share(cpu="500m", memory="50%", disk="2kb", gpu="1"), MACHINE)
     assert (given.cpu, given.memory_bytes, given.disk_bytes, given.gpu) == (0.5, 500, 2000, 1)
+
+
+def test_a_node_never_gives_out_its_reserve(tmp_path: Path) -> None:
+    """Of the disk's free space the reserve is taken off first, and what the cache keeps for nobody is there to be given."""
+    there = machine(tmp_path, [])
+    reserve = disk_reserve(tmp_path, "1GB")
+    assert reserve == 10**9
+    assert machine(tmp_path, [], reserve_bytes=1 << 60).disk_bytes == 0
+    kept = machine(tmp_path, [], kept_bytes=1 << 40, reserve_bytes=reserve)
+    assert kept.disk_bytes > there.disk_bytes
+    assert capacity(Share(disk="1000TB"), MACHINE).disk_bytes == MACHINE.disk_bytes
+    assert 0 < disk_reserve(tmp_path, "") <= 10 << 30
+    assert cache_budget("50%", capacity(Share(disk="2kb"), MACHINE)) == 1000
+    with pytest.raises(Invalid, match="DiskReserve"):
+        disk_reserve(tmp_path, "some")
 
 
 @pytest.mark.parametrize(

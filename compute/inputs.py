@@ -1,0 +1,153 @@
+"""How executions get their inputs: through the node's cache where they may, else each into its own folder.
+
+Knows: the cache, the room on the disk that its entries take while they are held, and whose turn it is to fetch. Must not
+know: what an execution is doing, or where data comes from.
+
+**Whose disk it is.** What an execution holds by itself (its ``Disk``, its own copies) is in the ledger under its name;
+what it reads from the cache is there once, however many read it. What the cache keeps for nobody is no part of it: it
+goes when the room is needed.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from compute.admission import with_disk
+from compute.capacity import Ledger
+from compute.disk import Disk
+from compute.room import Room
+from compute.turns import Turns
+from protocol.errors import Exhausted
+from protocol.ids import ExecutionId
+from protocol.jobs import Amounts
+from protocol.messages import InputRead
+from protocol.spec.quantities import format_bytes
+from storage.cache import Cache
+from storage.cache_entries import key_of
+from storage.contract import Fetched, Progress, Resolved
+from storage.shelf import Key
+
+FETCHES_MAX: Final = 16
+"""Inputs on their way at once, of all executions together; each driver has its own parallel connections beyond that."""
+
+
+class Wanted(Struct, frozen=True):
+    """One input of one execution: its driver with its params, what it resolved to, and the token that requesters know."""
+
+    type: str
+    source: Any
+    params: Any
+    resolved: Resolved
+    token: str = ""
+
+    @property
+    def key(self) -> Key:
+        """The name it has in the cache."""
+        return key_of(self.type, self.resolved.identity)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size as far as it is known."""
+        return self.resolved.size_bytes or 0
+
+
+class Inputs:
+    """The inputs of all executions of one node; `open` comes first. `folder` and its budget are the cache's."""
+
+    def __init__(
+        self, folder: Path, budget_bytes: int, room: Room, disk: Disk, tasks: asyncio.TaskGroup
+    ) -> None:
+        self.cache = Cache(folder, budget_bytes, tasks, changed=self._changed)
+        self._room = room
+        self._disk = disk
+        self._turns = Turns(FETCHES_MAX)
+
+    async def open(self) -> None:
+        """Take up the cache of the last process."""
+        await self.cache.open()
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._room.ledger
+
+    def claim(self, execution: ExecutionId, amounts: Amounts, shared: Mapping[Key, int]) -> bool:
+        """Let the execution hold these amounts and those entries of the cache, if there is room for both; else neither."""
+        with_entries = Amounts(
+            amounts.cpu,
+            amounts.memory_bytes,
+            amounts.disk_bytes + self.cache.shelf.cost(shared),
+            amounts.gpu,
+        )
+        if not self._ledger.grow(execution, with_entries):
+            return False
+        self._ledger.grow(execution, amounts)
+        if shared:
+            self.cache.claim(execution, shared)
+        return True
+
+    def grow(self, execution: ExecutionId, wanted: Wanted, done_bytes: int) -> None:
+        """More has come of an input whose size nobody knew. Raises `Exhausted` when the node has no room for it."""
+        if not wanted.resolved.cacheable:
+            held = self._ledger.held[execution].amounts
+            if done_bytes > held.disk_bytes and not self._ledger.grow(execution, with_disk(held, done_bytes)):
+                raise _full(done_bytes)
+        elif self._ledger.free.disk_bytes < 0:
+            raise _full(done_bytes)
+
+    def adopt(self, execution: ExecutionId, read: list[InputRead]) -> None:
+        """After a restart: what the program of a former process reads stays where it is."""
+        self.cache.hold(execution, [key_of(each.type, each.identity) for each in read])
+
+    def release(self, execution: ExecutionId) -> None:
+        """Nothing of the execution reads anything any more. Harmless when repeated."""
+        self.cache.release(execution)
+
+    async def bring(self, wanted: Wanted, into: Path, progress: Progress) -> tuple[Fetched, bool]:
+        """Where the input is, and whether it was here already: an entry of the cache that was claimed, or at `into`.
+
+        Raises what the source raises, and what `progress` does.
+        """
+
+        async def fetch(into: Path, progress: Progress) -> Fetched:
+            async with self._turns.take() as turn:
+
+                def told(done_bytes: int, total_bytes: int | None) -> None:
+                    turn.moved(done_bytes)
+                    if self._disk.spare_bytes() < 0:
+                        raise _full(done_bytes)
+                    progress(done_bytes, total_bytes)
+
+                await self._make_room(wanted.size_bytes)
+                fetched: Fetched = await wanted.source.fetch(wanted.params, wanted.resolved, into, told)
+                return fetched
+
+        if not wanted.resolved.cacheable:
+            return await fetch(into, progress), False
+        path, cached = await self.cache.bring(wanted.type, wanted.resolved, fetch, progress, wanted.token)
+        return Fetched(path, owned=False), cached
+
+    async def _make_room(self, size_bytes: int) -> None:
+        """Let the cache give up what nobody holds, if the disk is short of so much. Raises `Exhausted`."""
+        short_bytes = size_bytes - self._disk.spare_bytes()
+        if short_bytes > 0:
+            await self.cache.make_room(short_bytes)
+            if size_bytes > self._disk.spare_bytes():
+                raise _full(size_bytes)
+
+    def _changed(self) -> None:
+        """The cache holds more for executions, or less: the others have the rest."""
+        before, held = self._ledger.aside_bytes, self.cache.shelf.held_bytes
+        self._ledger.aside_bytes = held
+        if held < before:
+            self._room.admit()
+
+
+def _full(size_bytes: int) -> Exhausted:
+    return Exhausted(
+        f"there is no room for its {format_bytes(size_bytes)} on the disk beside the node's reserve",
+        hint="Free some space, give the node a larger disk, or use another node.",
+        kind="Disk",
+    )

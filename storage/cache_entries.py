@@ -1,0 +1,86 @@
+"""How an entry of the cache lies on the disk.
+
+Knows: its folder's files, and which folders can be served. Must not know: who uses an entry, or when it goes.
+
+``data`` is what programs see (a file or a folder), ``entry`` says what it is, ``manifest`` holds its bytes written down. The
+folder's name follows from type and identity. All functions that take a folder block.
+"""
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from storage.manifest import difference, write_manifest
+from storage.shelf import Key
+from storage.threads import Stop
+
+DATA: Final = "data"
+ENTRY: Final = "entry"
+MANIFEST: Final = "manifest"
+SPOILED: Final = "spoiled"
+"""A file of this name in an entry, put there by whoever verified it beside the node, says that its bytes are wrong."""
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """What an entry is. `boot` is the system's start under which its bytes were written or last compared."""
+
+    type: str
+    identity: str
+    size_bytes: int
+    boot: str
+    token: str = ""
+
+
+def key_of(type: str, identity: str) -> Key:
+    """The name under which an input is kept."""
+    return hashlib.sha256(f"{type.lower()}\0{identity}".encode()).hexdigest()[:32]
+
+
+def read_entry(folder: Path, boot: str) -> Entry | None:
+    """What an entry's folder holds, if it can ever be served under that boot."""
+    if folder.name.startswith("."):
+        return None
+    try:
+        entry = msgspec.json.decode((folder / ENTRY).read_bytes(), type=Entry)
+    except (OSError, msgspec.DecodeError):
+        return None
+    right = key_of(entry.type, entry.identity) == folder.name and (folder / DATA).exists()
+    if not right or (folder / SPOILED).exists():
+        return None
+    return entry if entry.boot == boot or (folder / MANIFEST).exists() else None
+
+
+def cached_bytes(folder: Path) -> int:
+    """How much the entries in a cache's folder take, as they say."""
+    if not folder.is_dir():
+        return 0
+    boot = boot_id()
+    entries = (read_entry(path, boot) for path in folder.iterdir())
+    return sum(entry.size_bytes for entry in entries if entry is not None)
+
+
+def boot_id() -> str:
+    """The name of this start of the system; a new one each time where there is none, so that nothing is trusted."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return secrets.token_hex(16)
+
+
+def checked(folder: Path, stop: Stop) -> str:
+    """What is wrong with an entry; one that was never written down is now."""
+    if not (folder / MANIFEST).exists():
+        write_manifest(folder / DATA, folder / MANIFEST, stop)
+        return ""
+    return difference(folder / DATA, folder / MANIFEST, stop)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_bytes(data)
+    beside.rename(path)

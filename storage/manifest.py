@@ -1,0 +1,99 @@
+"""The bytes of a file or folder, written down: what was there when it was whole, to be compared with later.
+
+Knows: one line for each file, folder and link, with sizes, executable bits and SHA-256. Must not know: whose data it is.
+All functions block; call them through `storage.threads.in_thread`.
+
+A manifest's last line is the digest of the others, so one that a power cut tore is known for what it is.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from storage.threads import Stop
+from storage.tree import Kind, Limits, digest_file, open_inside, walk
+
+_LIMITS: Final = Limits(entries=10_000_000)
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Sum(Struct, frozen=True, array_like=True):
+    """One entry. `path` is empty for a manifest of a single file; `mark` is a link's target, or a file's SHA-256."""
+
+    path: str
+    kind: Kind
+    size_bytes: int
+    executable: bool
+    mark: str
+
+
+def sums(path: Path, stop: Stop) -> Iterator[Sum]:
+    """The entries of a tree, or the one of a file, in the order of their paths. Raises as `storage.tree.walk`."""
+    if not path.is_dir():
+        fd = os.open(path, _FILE)
+        seen = os.fstat(fd)
+        executable = bool(seen.st_mode & stat.S_IXUSR)
+        yield Sum("", Kind.FILE, seen.st_size, executable, digest_file(fd, stop))
+        return
+    for entry in walk(path, _LIMITS):
+        stop()
+        mark = entry.target
+        if entry.kind is Kind.FILE:
+            mark = digest_file(open_inside(path, entry.path), stop)
+        yield Sum(entry.path, entry.kind, entry.size_bytes, entry.executable, mark)
+
+
+def write_manifest(path: Path, manifest: Path, stop: Stop) -> None:
+    """Write down what is at `path`; `manifest` is there when it is whole."""
+    beside = manifest.with_name(manifest.name + ".new")
+    whole = hashlib.sha256()
+    with beside.open("wb") as file:
+        for each in sums(path, stop):
+            line = msgspec.json.encode(each) + b"\n"
+            whole.update(line)
+            file.write(line)
+        file.write(msgspec.json.encode(whole.hexdigest()) + b"\n")
+    beside.rename(manifest)
+
+
+def difference(path: Path, manifest: Path, stop: Stop) -> str:
+    """The first thing at `path` that is not as the manifest has it, as a person is told; empty if all is."""
+    try:
+        written = _read(manifest)
+        for found in sums(path, stop):
+            expected = next(written, None)
+            if found != expected:
+                return _told(found, expected)
+        missing = next(written, None)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        return f"it cannot be compared: {error}"
+    return f"{missing.path!r} is missing" if missing is not None else ""
+
+
+def _read(manifest: Path) -> Iterator[Sum]:
+    """The entries of a manifest. Raises ``ValueError`` at its end if it is not whole."""
+    whole = hashlib.sha256()
+    with manifest.open("rb") as file:
+        for line in file:
+            if line.startswith(b"["):
+                yield msgspec.json.decode(line, type=Sum)
+                whole.update(line)
+            elif msgspec.json.decode(line) == whole.hexdigest():
+                return
+    raise ValueError("its manifest is torn")
+
+
+def _told(found: Sum, expected: Sum | None) -> str:
+    if expected is None:
+        return f"{found.path!r} is too much"
+    if found.path != expected.path:
+        return f"{min(found.path, expected.path)!r} is missing or too much"
+    if found.size_bytes != expected.size_bytes:
+        return f"{found.path!r} has {found.size_bytes} bytes, and had {expected.size_bytes}"
+    return f"{found.path!r} has other bytes or rights, or leads elsewhere"

@@ -1,0 +1,208 @@
+"""Inputs that executions share: brought once, kept while anyone reads them, counted once, and within each task's Disk."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from compute.turns import Turns
+from protocol.held import input_token
+from protocol.jobs import Amounts, Input, Spec
+from protocol.messages import Report, Run
+from protocol.states import ExecutionState
+from storage.cache_entries import DATA, key_of
+from tests.compute.doubles import StagedSource, drivers
+from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
+
+S = ExecutionState
+Nodes = Callable[..., NodeOnTest]
+INPUT = Input(Spec("test"), "/in")
+READING = noop({"Reads": ["/in"]}, input_sources=[INPUT])
+KEY = key_of("test", "test:1")
+
+
+def all_read(reports: list[Report], cached: bool | None = None) -> None:
+    """Each was completed, having read the data."""
+    for report in reports:
+        assert report.state is S.COMPLETED, report.failure
+        assert report.output is not None
+        assert report.output.stdout == "data"
+        assert [read.identity for read in report.inputs] == ["test:1"]
+        assert cached is None or [read.cached for read in report.inputs] == [cached]
+
+
+async def test_executions_that_start_together_fetch_once(nodes: Nodes, requester: FakeRequester) -> None:
+    """Twenty executions that start together over one input fetch it once; a later one starts without a fetch, and so does
+    one after the node was killed.
+    """
+    source = StagedSource(cacheable=True)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    source.gate.clear()
+    runs = [order(number, READING) for number in range(1, 21)]
+    for run in runs:
+        await requester.run(run)
+    await source.fetching.wait()
+    await requester.until(lambda: len({each.execution for each in requester.progress}) == 20)
+    source.gate.set()
+    all_read([await requester.ended(run) for run in runs], cached=False)
+    again = order(21, READING)
+    await requester.run(again)
+    all_read([await requester.ended(again)], cached=True)
+    await requester.quiet(node)
+    await node.crash()
+    await node.start()
+    last = order(22, READING)
+    await requester.run(last)
+    all_read([await requester.ended(last)], cached=True)
+    assert source.fetches == 1
+    assert node.leftovers() == []
+
+
+async def test_one_that_is_cancelled_leaves_the_others_their_fetch(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """Cancelling an execution that waits for a shared fetch does not end the fetch for the others."""
+    source = StagedSource(cacheable=True)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    source.gate.clear()
+    first, second = order(1, READING), order(2, READING)
+    for run in (first, second):
+        await requester.run(run)
+    await requester.until(lambda: len({each.execution for each in requester.progress}) == 2)
+    await requester.cancel(first)
+    assert (await requester.ended(first)).state is S.CANCELLED
+    source.gate.set()
+    all_read([await requester.ended(second)])
+    assert source.fetches == 1
+
+
+async def test_what_is_shared_takes_its_room_once(nodes: Nodes, requester: FakeRequester) -> None:
+    """Executions that read the same large input run side by side where the disk holds it once."""
+    source = StagedSource(size_bytes=6_000_000_000, cacheable=True)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    task = noop({"Seconds": 3600}, input_sources=[INPUT])
+    runs = [order(number, task, amounts=Amounts(cpu=1, disk_bytes=7_000_000_000)) for number in (1, 2)]
+    for run in runs:
+        await requester.run(run)
+    for run in runs:
+        await requester.reached(run, S.RUNNING)
+    # Each has the seventh gigabyte for itself. What is there turned out to be smaller than was said.
+    assert node.here._room.ledger.used.disk_bytes == 2_000_000_000
+    assert node.here._room.ledger.aside_bytes == len("data")
+
+
+async def test_running_programs_keep_what_they_read(nodes: Nodes, requester: FakeRequester) -> None:
+    """An input stays as long as a program reads it, also when the node was killed meanwhile and adopted the program."""
+    source = StagedSource(cacheable=True)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    run = order(1, noop({"Seconds": 3600}, input_sources=[INPUT]))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await node.kept(run.execution, lambda execution: execution.state is S.RUNNING)
+    assert node.journal is not None
+    await node.journal.commit()
+    await node.crash()
+    await node.start()
+    assert node.here.inputs is not None
+    cache = node.here.inputs.cache
+    await cache.make_room(1 << 40)
+    assert (node.folder / "cache" / KEY / DATA).read_text() == "data"
+    node.world.end(run.execution)
+    all_done = await requester.ended(run)
+    await requester.quiet(node)
+    assert all_done.state is S.COMPLETED
+    await cache.make_room(1 << 40)
+    assert not (node.folder / "cache" / KEY).exists()
+
+
+async def test_beats_say_which_inputs_are_here(nodes: Nodes, requester: FakeRequester) -> None:
+    """A requester learns by token which inputs a node holds, when that changes."""
+    node = nodes(drivers=drivers(StagedSource(cacheable=True)))
+    await node.start()
+    run = order(1, READING)
+    await requester.run(run)
+    await requester.ended(run)
+    held = {input_token(INPUT.source): len("data")}
+    await requester.until(lambda: any(beat.held == held for beat in requester.beats))
+    told = [beat.held for beat in requester.beats if beat.held is not None]
+    assert told == [{}, held]
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_known_sizes_count_before_anything_is_fetched(
+    nodes: Nodes, requester: FakeRequester, cacheable: bool
+) -> None:
+    """Inputs larger than the task's Disk fail it before a byte is fetched, naming both sizes; no other node is tried."""
+    source = StagedSource(size_bytes=2_000_000, cacheable=cacheable)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    run = order(1, READING, amounts=Amounts(cpu=0.1, disk_bytes=1_000_000))
+    failure = await failed(requester, run)
+    assert (failure.code, failure.retryable) == ("Exhausted.DiskLimit", False)
+    assert "1.9 MiB, and the task's Disk is 976.6 KiB" in failure.message
+    assert source.fetches == 0
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_real_bytes_count_while_they_come(
+    nodes: Nodes, requester: FakeRequester, cacheable: bool
+) -> None:
+    """A fetch of unknown size that brings more than the task's Disk is stopped, and leaves nothing."""
+    source = StagedSource(cacheable=cacheable)
+    source.moves = [400_000, 900_000, 1_100_000]
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    run = order(1, READING, amounts=Amounts(cpu=0.1, disk_bytes=1_000_000))
+    failure = await failed(requester, run)
+    assert failure.code == "Exhausted.DiskLimit"
+    assert "/in" in failure.message
+    await requester.quiet(node)
+    assert node.leftovers() == []
+    assert list((node.folder / "cache").iterdir()) == []
+    source.moves = [900_000]
+    run = order(2, READING, amounts=Amounts(cpu=0.1, disk_bytes=1_000_000))
+    await requester.run(run)
+    all_read([await requester.ended(run)])
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_the_node_has_its_limit_too(nodes: Nodes, requester: FakeRequester, cacheable: bool) -> None:
+    """A fetch of unknown size that brings more than the node gives is stopped, and may be tried elsewhere."""
+    source = StagedSource(cacheable=cacheable)
+    source.moves = [1 << 30, 1 << 40]
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    failure = await failed(requester, order(1, READING))
+    assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+
+
+async def failed(requester: FakeRequester, run: Run):  # type: ignore[no-untyped-def]
+    """The failure of a run that must fail."""
+    await requester.run(run)
+    report = await requester.ended(run)
+    assert report.state in (S.FAILED, S.REFUSED)
+    assert report.failure is not None
+    return report.failure
+
+
+async def test_a_slow_fetch_takes_nobodys_turn() -> None:
+    """Fetches that bring nothing for a while go on without a turn; those that move keep theirs, so that few run at once."""
+    turns = Turns(1, slow_s=0.02)
+    ended = asyncio.Event()
+
+    async def hang() -> None:
+        async with turns.take():
+            await ended.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(hang())
+        async with turns.take() as turn:
+            turn.moved(1 << 40)
+        ended.set()
+    async with turns.take():
+        pass
