@@ -1,20 +1,23 @@
 """The process that runs WebAssembly: one module at a time, apart from the node.
 
-Knows: wasmtime, and the lines of JSON it exchanges with `compute.engines.wasm` over its standard input and output. Must not
-know: jobs, messages, storage. A module that crashes the runtime, or is stopped, takes this process with it and nothing
-else; the node starts another.
+Knows: wasmtime, the orders that come one by one through a socket, and the lines it says on its standard output (see
+`compute.engines.wasm_pool`). Must not know: jobs, messages, storage. A module that crashes the runtime, or is stopped, takes
+this process with it and nothing else; the node starts another.
 
-It ends when its standard input ends, and the kernel kills it when the node dies (``PR_SET_PDEATHSIG``): a run never
+It ends when the node closes the socket, and the kernel kills it when the node dies (``PR_SET_PDEATHSIG``): a run never
 outlives the node that would report it.
 
-The lines: in, one `Order`; out, ``{"started": true}`` when the module is compiled and linked, then one `Answer`; or an
-`Answer` alone when it cannot be started.
+In: packets with an `Order`, or with the path of a file that holds a larger one. Out: a line when it is ready, then for each
+order ``{"started":true}`` when the module is compiled and linked, and one `Answer`; or an `Answer` alone when it cannot be
+started. It takes an order only when it is free: what it has not taken may be taken back.
 """
 
 import ctypes
+import functools
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections import OrderedDict
@@ -28,6 +31,9 @@ from msgspec import Struct, field
 
 FRAME_HEAD: Final = 13
 """Bytes before each piece in the output file: stream (1), unix microseconds (8), length (4), big-endian."""
+ORDER_MAX_BYTES: Final = 65_536
+"""The largest order that travels through the socket itself."""
+STARTED: Final = b'{"started":true}'
 MODULES_KEPT: Final = 32
 PROGRAM_STACK_BYTES: Final = 1 << 20
 PROC_EXIT: Final = ("wasi_snapshot_preview1", "proc_exit")
@@ -47,9 +53,13 @@ class Order(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
-    """How it ended. `fault` is ``module`` (cannot be compiled), ``link`` (imports, entry point), ``trap`` or ``folder``."""
+    """How it ended. `fault` is ``module`` (cannot be compiled), ``link`` (imports, entry point), ``trap`` or ``folder``.
+
+    `wrote`: there is an output file.
+    """
 
     code: int = 0
+    wrote: bool = False
     fault: str = ""
     message: str = ""
     memory_bytes: int = 0
@@ -142,10 +152,15 @@ class Output:
         """Append a piece. Returns how much was taken (all of it)."""
         if self._file is None:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (it lives as long as the run)
+            self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115 (it lives as long as the run)
         head = bytes([stream]) + int(time.time() * 1e6).to_bytes(8) + len(data).to_bytes(4)
         self._file.write(head + data)
         return len(data)
+
+    @property
+    def anything(self) -> bool:
+        """Whether anything was written."""
+        return self._file is not None
 
     def close(self) -> None:
         """No more comes."""
@@ -169,14 +184,18 @@ def run(order: Order, modules: Modules, started: Any) -> Answer:
         try:
             entry(store)
         except _Ended as ended:
-            return Answer(code=ended.code)
+            return Answer(code=ended.code, wrote=output.anything)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as trap:
             return Answer(
-                code=1, fault="trap", message=_trap_text(trap), memory_bytes=_memory(instance, store)
+                code=1,
+                wrote=output.anything,
+                fault="trap",
+                message=_trap_text(trap),
+                memory_bytes=_memory(instance, store),
             )
         finally:
             output.close()
-    return Answer(code=0)
+    return Answer(wrote=output.anything)
 
 
 def _config() -> wasmtime.Config:
@@ -264,19 +283,17 @@ def _stay_small() -> None:
 
 
 def main() -> None:
-    """Serve orders until standard input ends. The one argument is the folder of compiled modules."""
+    """Serve orders until the socket is closed. The arguments: the folder of compiled modules, the socket's descriptor."""
     _stay_small()
-    lines, answers = sys.stdin.buffer, sys.stdout.buffer
     modules = Modules(Path(sys.argv[1]))
-
-    def say(value: Any) -> None:
-        answers.write(msgspec.json.encode(value) + b"\n")
-        answers.flush()
-
-    say({"ready": True})
-    for line in lines:
-        order = msgspec.json.decode(line, type=Order)
-        say(run(order, modules, lambda: say({"started": True})))
+    orders = socket.socket(fileno=int(sys.argv[2]))
+    read = msgspec.json.Decoder(Order).decode
+    say = functools.partial(os.write, sys.stdout.fileno())
+    say(b"{}\n")
+    while packet := orders.recv(ORDER_MAX_BYTES):
+        order = read(packet if packet[:1] == b"{" else Path(os.fsdecode(packet)).read_bytes())
+        answer = run(order, modules, lambda: say(STARTED + b"\n"))
+        say(msgspec.json.encode(answer) + b"\n")
 
 
 if __name__ == "__main__":

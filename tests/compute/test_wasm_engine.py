@@ -10,7 +10,8 @@ import pytest
 from wasmtime import wat2wasm
 
 from compute.engines.contract import Engine, Exit, Mount, Run
-from compute.engines.wasm import IDLE_KEPT, KILLED, WasmEngine
+from compute.engines.wasm import KILLED, WasmEngine
+from compute.engines.wasm_pool import AHEAD, IDLE_KEPT
 from protocol.errors import Fault, Invalid
 from protocol.jobs import Amounts
 from protocol.spec.engines import WasmParams
@@ -219,14 +220,60 @@ class TestWorkers:
         assert end == Exit(code=0)
 
     async def test_many_at_once(self, engine: WasmEngine, tmp_path: Path) -> None:
-        """Many runs at the same time each have a worker; afterwards only a few stay."""
+        """Many short runs at the same time share a few workers; all of them end."""
         module = wat2wasm('(module (func (export "_start")))')
-        runs = [run_of(module, tmp_path) for _ in range(3 * IDLE_KEPT)]
+        runs = [run_of(module, tmp_path) for _ in range(10 * AHEAD)]
 
         ends = await asyncio.gather(*(_whole(engine, run) for run in runs))
 
         assert set(ends) == {Exit(code=0)}
-        assert len(engine._idle) <= IDLE_KEPT
+        assert engine.pool.idle <= IDLE_KEPT
+
+    async def test_a_long_program_keeps_nobody_waiting(self, engine: WasmEngine, tmp_path: Path) -> None:
+        """Runs that wait behind long ones are run by other workers, however many of those there are."""
+        probe = (MODULES / "probe.wasm").read_bytes()
+        short = [run_of(wat2wasm('(module (func (export "_start")))'), tmp_path) for _ in range(2 * AHEAD)]
+        first = await asyncio.gather(
+            *(begin(engine, run_of(probe, tmp_path, parameters=["sleep", "100000"])) for _ in range(3))
+        )
+
+        ends = await asyncio.gather(*(_whole(engine, run) for run in short))
+
+        assert set(ends) == {Exit(code=0)}
+        for running in first:
+            await stop(running, grace_s=0)
+
+    async def test_only_what_ran_dies_with_its_worker(self, engine: WasmEngine, tmp_path: Path) -> None:
+        """Runs that wait in the line of a worker which is killed run elsewhere, each once."""
+        await engine.pool.ready()
+        (pid,) = _workers_of(os.getpid())
+        marks = tmp_path / "marks"
+        marks.mkdir()
+        spin = run_of((MODULES / "probe.wasm").read_bytes(), tmp_path, parameters=["spin"])
+        waiting = []
+        for number in range(AHEAD):
+            run = run_of(
+                (MODULES / "probe.wasm").read_bytes(),
+                tmp_path,
+                parameters=["write", f"/marks/{number}", "x"],
+            )
+            mounts = [*run.mounts, Mount(marks, "/marks", read_only=False)]
+            waiting.append(Run(run.execution, run.job, NODE, run.params, run.folder, mounts=mounts))
+        running, *others = [asyncio.create_task(begin(engine, run)) for run in (spin, *waiting)]
+        stuck = await running
+
+        os.kill(pid, 9)
+
+        assert (await ended(stuck)).failure is not None
+        assert {(await ended(await other)).code for other in others} == {0}
+        assert {path.name for path in marks.iterdir()} == {str(number) for number in range(AHEAD)}
+
+    async def test_an_order_of_any_size(self, engine: WasmEngine, tmp_path: Path) -> None:
+        """A program with more arguments than fit into a packet gets them all."""
+        long = "x" * 100_000
+        run = run_of((MODULES / "probe.wasm").read_bytes(), tmp_path, parameters=["print", long, ""])
+
+        assert text(await chunks_of(await begin(engine, run)), 1) == long
 
     async def test_a_worker_that_dies_is_told(self, engine: WasmEngine, tmp_path: Path) -> None:
         """When the worker is killed from outside, the execution fails as something that may be tried again."""
