@@ -50,7 +50,9 @@ async def measure() -> list[Figure]:
             cluster(Path(scratch), requesters=1, computes=1, env=environment) as ours,
             connections(ours.api, CLIENTS) as clients,
         ):
-            bus = await connect(ours.nats.requester_url, name="bench", role="requester")
+            bus = await connect(
+                ours.nats.url, name="bench", role="requester", credentials=ours.nats.requester("bench")
+            )
             try:
                 figures += await _alone(clients[0], bus)
                 figures += await _burst(ours, clients, bus)

@@ -36,6 +36,7 @@ app = App(
 def compute(
     *,
     nats: flags.Nats = None,
+    credentials: flags.Credentials = "",
     name: Annotated[str, Parameter(help="The node's name; default one made for its data folder, once.")] = "",
     data_dir: Annotated[str, Parameter(help="The node's own folder: journal, executions, results.")] = "",
     ipfs_connect: Annotated[
@@ -82,6 +83,7 @@ def compute(
     """
     given: dict[str, Any] = {
         "Compute.Orchestrators": nats,
+        "Compute.Credentials": credentials,
         "Name": name,
         "DataDir": data_dir,
         "Node.IPFS.Connect": ipfs_connect,
@@ -132,7 +134,13 @@ async def _serve(settings: "Settings") -> int:
 
     stopped = stop_signal()
     node = node_id(settings)
-    bus = await connect(",".join(settings.nats), name=node, role="node", password=settings.nats_password)
+    bus = await connect(
+        ",".join(settings.nats),
+        name=node,
+        role="node",
+        credentials=settings.nats_credentials,
+        password=settings.nats_password,
+    )
     try:
         async with running(bus, settings, node=node) as agent:
             log = structlog.get_logger("compute")

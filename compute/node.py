@@ -21,6 +21,7 @@ from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Invalid
 from protocol.ids import NodeId, is_token
+from protocol.nats.credentials import name_of
 from protocol.nodes import NodeInfo
 from storage.cache_entries import cached_bytes
 from storage.contract import Drivers
@@ -28,13 +29,12 @@ from storage.drivers import open_drivers
 
 
 def node_id(settings: Settings) -> NodeId:
-    """The node's name: the one it was given, else one that was made once for its data folder. Raises `Invalid`."""
-    if settings.name:
-        if not is_token(settings.name):
-            raise Invalid(
-                f"{settings.name!r} cannot name a node", hint="Use 1 to 64 letters, digits, '_' or '-'."
-            )
-        return NodeId(settings.name)
+    """The node's name: the one it was given, by itself or with its credentials, else one that was made once for its data
+    folder. Raises `Invalid`, and what credentials that cannot be read raise."""
+    if name := name_of(settings.nats_credentials, settings.name):
+        if not is_token(name):
+            raise Invalid(f"{name!r} cannot name a node", hint="Use 1 to 64 letters, digits, '_' or '-'.")
+        return NodeId(name)
     path = settings.data_dir / "node-id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

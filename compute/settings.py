@@ -41,6 +41,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     data_dir: Path
     name: str = ""
     nats: tuple[str, ...] = (shared.NATS_DEFAULT,)
+    nats_credentials: Path | None = None
     nats_password: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     share: Share = field(default_factory=Share)
@@ -115,6 +116,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "name": ("Name", "Node.Name"),
     "data_dir": (shared.DATA_DIR,),
     "nats": shared.NATS,
+    "nats_credentials": ("Compute.Credentials", shared.CREDENTIALS),
     "nats_password": ("Compute.Auth.Token", "Node.Network.AuthSecret", "NATS.Password"),
     "labels": ("Labels", "Node.Labels"),
     "cpu": (f"{_CAPACITY}.CPU", f"{_LIMITS}.CPU"),
@@ -223,6 +225,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         data_dir=shared.data_dir(config, default.data_dir),
         name=config.text(*KEYS["name"]),
         nats=default.nats,
+        nats_credentials=shared.credentials(config, *KEYS["nats_credentials"]),
         nats_password=config.text(*KEYS["nats_password"]),
         labels=config.pairs(*KEYS["labels"]),
         share=_share(config, default.share),

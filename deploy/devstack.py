@@ -55,7 +55,13 @@ class Requester(Part):
     """A requester and where its API is."""
 
     def __init__(
-        self, name: str, folder: Path, nats: str, port: int, env: Mapping[str, str], flags: Sequence[str]
+        self,
+        name: str,
+        folder: Path,
+        nats: NatsServer,
+        port: int,
+        env: Mapping[str, str],
+        flags: Sequence[str],
     ) -> None:
         command = [
             *(
@@ -65,7 +71,9 @@ class Requester(Part):
                 "--name",
                 name,
                 "--nats",
-                nats,
+                nats.url,
+                "--credentials",
+                str(nats.requester(name)),
                 "--data-dir",
                 str(folder),
             ),
@@ -173,7 +181,7 @@ async def cluster(
                     Requester(
                         f"requester-{number}",
                         root / f"requester-{number}",
-                        nats.url,
+                        nats,
                         port,
                         environment,
                         requester_flags,
@@ -184,7 +192,7 @@ async def cluster(
                     _compute(
                         f"compute-{number}-{mark}",
                         root / f"compute-{number}",
-                        nats.url,
+                        nats,
                         environment,
                         compute_flags,
                     )
@@ -207,13 +215,15 @@ def _must_be_free(port: int) -> None:
         raise Failed(f"port {port} on {LOOPBACK} cannot be had: {os.strerror(error.errno or 0)}") from error
 
 
-def _compute(name: str, folder: Path, nats: str, env: Mapping[str, str], flags: Sequence[str]) -> Part:
+def _compute(name: str, folder: Path, nats: NatsServer, env: Mapping[str, str], flags: Sequence[str]) -> Part:
     command = [
         "compute",
         "--name",
         name,
         "--nats",
-        nats,
+        nats.url,
+        "--credentials",
+        str(nats.node(name)),
         "--data-dir",
         str(folder),
         "--publish-port",

@@ -17,7 +17,9 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
+from deploy import claims
 from deploy.docker import DockerDaemon, docker_daemon
+from deploy.keyring import ACCOUNTS_FILE, Keyring, enrolled
 from deploy.processes import Failed, Process, free_ports
 from deploy.programs import ROOT, Missing, find, need
 
@@ -94,11 +96,12 @@ class Server:
 
 
 class NatsServer(Server):
-    """A NATS server with the accounts of ``nats.conf``; the URLs carry the users of each role."""
+    """A NATS server from ``nats.conf``, and the keys that it knows: whoever is to connect is enrolled when first named."""
 
-    def __init__(self, start: Callable[[], Awaitable[Process]], host: str) -> None:
+    def __init__(self, start: Callable[[], Awaitable[Process]], host: str, keys: Path) -> None:
         super().__init__(start)
         self.host = host
+        self.keys = keys
         self.port = 0
         self.monitor_port = 0
 
@@ -107,20 +110,20 @@ class NatsServer(Server):
         """The address alone, without a user."""
         return f"nats://{self.host}:{self.port}"
 
-    @property
-    def requester_url(self) -> str:
-        """For requesters: the account HUB, confined to what a requester does."""
-        return f"nats://requester:requester@{self.host}:{self.port}"
+    def requester(self, name: str = "requester") -> Path:
+        """The credentials of a requester: the account HUB, confined to what a requester does."""
+        return self._credentials(claims.REQUESTER, name)
 
-    @property
-    def node_url(self) -> str:
-        """For compute nodes: the account NODES."""
-        return f"nats://node:node@{self.host}:{self.port}"
+    def node(self, name: str = "node") -> Path:
+        """The credentials of a compute node: the account NODES, confined to its own subjects."""
+        return self._credentials(claims.NODE, name)
 
-    @property
-    def admin_url(self) -> str:
-        """For people and tests: everything in the account HUB."""
-        return f"nats://admin:admin@{self.host}:{self.port}"
+    def admin(self) -> Path:
+        """The credentials of a person: everything in the account HUB."""
+        return self._credentials(claims.PERSON, "admin")
+
+    def _credentials(self, role: str, name: str) -> Path:
+        return enrolled(self.keys, role, name)
 
     @property
     def monitor_url(self) -> str:
@@ -190,23 +193,30 @@ class Registry(Server):
 async def nats_server(
     folder: Path,
     *,
-    config: Path = NATS_CONFIG,
+    config: str = "",
+    keys: Path | None = None,
     host: str = LOOPBACK,
     port: int = ANY_PORT,
     monitor_port: int = ANY_PORT,
 ) -> AsyncIterator[NatsServer]:
-    """A NATS server from `config`, its data below `folder`. A port 0 is any free one, kept over restarts.
+    """A NATS server from ``nats.conf``, with the lines `config` behind it, its data below `folder`. A port 0 is any free
+    one, kept over restarts. `keys` are those of its cluster; None makes its own in `folder`, once.
 
     Raises `Missing` and `Failed`.
     """
     program = need("nats-server")
     folder.mkdir(parents=True, exist_ok=True)
+    keys = keys or folder / "keys.json"
+    keyring = Keyring.read(keys) if keys.exists() else Keyring.create(keys)
+    (folder / ACCOUNTS_FILE).write_text(keyring.accounts_conf())
+    config_file = folder / NATS_CONFIG.name
+    config_file.write_text(f"{NATS_CONFIG.read_text()}\n{config}\n")
 
     async def start() -> Process:
         process = Process.start(
             [
                 program,
-                *("-c", config.resolve()),
+                *("-c", config_file.resolve()),
                 *("-a", host),
                 *("-p", str(server.port or port or -1)),
                 *("-m", str(server.monitor_port or monitor_port or -1)),
@@ -234,7 +244,7 @@ async def nats_server(
             raise
         return process
 
-    server = NatsServer(start, host)
+    server = NatsServer(start, host, keys)
     await server.start()
     try:
         yield server

@@ -13,6 +13,12 @@ Nats = Annotated[
     list[str] | None,
     Parameter(help=f"NATS servers, repeatable or with commas; default {NATS_DEFAULT}.", negative=""),
 ]
+Credentials = Annotated[
+    str,
+    Parameter(
+        help="File that proves who this is to the NATS servers, from `shoal … enroll`; it also gives the name."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     Parameter(

@@ -5,10 +5,10 @@ Knows: who may do what on a connection, and which part of `protocol.nats` does i
 `connect` gives a requester the whole `Bus`, and a compute node `Messages` alone: nodes have no JetStream rights.
 """
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, overload
 
 from protocol.bus import (
@@ -29,6 +29,7 @@ from protocol.ids import JobKey
 from protocol.listener import Listener
 from protocol.nats.blobs import Blobs
 from protocol.nats.cells import Cells
+from protocol.nats.credentials import Credentials
 from protocol.nats.frames import NO_RESPONDERS, Request, frame
 from protocol.nats.log import Log
 from protocol.nats.reader import read
@@ -37,7 +38,6 @@ from protocol.nats.wire import Wire
 
 __all__ = ["NatsBus", "NatsMessages", "StreamSettings", "connect"]
 
-PASSWORD_VARIABLE: Final = "SHOAL_NATS_PASSWORD"
 CONNECT_S: Final = 5.0
 
 
@@ -163,8 +163,8 @@ async def connect(
     *,
     name: str,
     role: Literal["requester"],
+    credentials: Path | None = None,
     password: str = "",
-    inbox: str = "_INBOX",
     wait_s: float = CONNECT_S,
     streams: StreamSettings | None = None,
 ) -> NatsBus: ...
@@ -176,8 +176,8 @@ async def connect(
     *,
     name: str,
     role: Literal["node"],
+    credentials: Path | None = None,
     password: str = "",
-    inbox: str = "_INBOX",
     wait_s: float = CONNECT_S,
 ) -> NatsMessages: ...
 
@@ -187,24 +187,33 @@ async def connect(
     *,
     name: str,
     role: Literal["requester", "node"],
+    credentials: Path | None = None,
     password: str = "",
-    inbox: str = "_INBOX",
     wait_s: float = CONNECT_S,
     streams: StreamSettings | None = None,
 ) -> NatsMessages:
     """Connect to the NATS server at `url` (``nats://host:port``, several separated by commas, ``tls://`` for TLS).
 
-    The user is the one in the URL, else the role's (``requester`` or ``node``, as in nats.conf), with `password`, or that of
-    the environment variable ``SHOAL_NATS_PASSWORD``, or the one nats.conf ships. `name` is shown in the server's
-    monitoring. `inbox` begins the subjects on which answers arrive: a node with a user of its own may be allowed only
-    ``_INBOX_<id>``. For a requester the streams are made as `streams` says if they are missing, and checked.
+    It proves who it is by the file `credentials`; answers then arrive below ``_INBOX_<its name>``, which nobody else hears.
+    Where NATS servers have users of another kind, the user is the one in the URL, or the role (``requester`` or ``node``)
+    with `password`. `name` is shown in the server's monitoring. For a requester the streams are made as `streams` says if
+    they are missing, and checked.
 
-    A connection that was made once is kept up for ever: see `connected`. Raises `Invalid` (the URL), `Denied` (user or
-    password), `Unavailable` (no server, or no JetStream, within `wait_s` seconds), `Broken` and `Exhausted` (the streams).
+    A connection that was made once is kept up for ever: see `connected`. Raises `Invalid` (the URL, or the file), `NotFound`
+    (no such file), `Denied` (the servers refuse who this is), `Unavailable` (no server, or no JetStream, within `wait_s`
+    seconds), `Broken` and `Exhausted` (the streams).
     """
     wire = Wire()
-    secret = password or os.environ.get(PASSWORD_VARIABLE, "") or role
-    await wire.open(url, name=name, user=role, password=secret, inbox=inbox, wait_s=wait_s)
+    proof = Credentials(credentials) if credentials else None
+    await wire.open(
+        url,
+        name=name,
+        inbox=proof.inbox if proof else "_INBOX",
+        wait_s=wait_s,
+        credentials=proof,
+        user=role if password else None,
+        password=password or None,
+    )
     if role == "node":
         return NatsMessages(wire)
     try:

@@ -12,6 +12,7 @@ from protocol.config import Config
 from protocol.errors import Invalid
 
 NATS_DEFAULT: Final = "nats://127.0.0.1:4222"
+CREDENTIALS: Final = "NATS.Credentials"
 NATS: Final = ("NATS.URL", "Compute.Orchestrators", "Node.Network.Orchestrators")
 IPFS: Final = (
     "InputSources.Types.IPFS.Endpoint",
@@ -49,6 +50,12 @@ def nats_servers(config: Config, environ: Mapping[str, str]) -> tuple[str, ...]:
                 f"{text} is no NATS server", hint=f"Write it like {NATS_DEFAULT} or tls://host:4222."
             )
     return tuple(made)
+
+
+def credentials(config: Config, *keys: str) -> Path | None:
+    """The file of credentials, absolute; None where none is named."""
+    text = config.text(*keys, CREDENTIALS)
+    return Path(text).expanduser().absolute() if text else None
 
 
 def data_dir(config: Config, default: Path) -> Path:

@@ -27,6 +27,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     id: RequesterId = RequesterId("")
     data_dir: Path = Path("requester-data")
     nats_servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    nats_credentials: Path | None = None
     nats_password: str = ""
     replicas: int = 1
     log_max_bytes: int = 20_000_000_000

@@ -120,12 +120,6 @@ def nats_server(background: Background, folders: Path) -> servers.NatsServer:
     return background.enter(servers.nats_server(folders / "nats"))
 
 
-@pytest.fixture(scope="session")
-def nats_url(nats_server: servers.NatsServer) -> str:
-    """The address of the session's NATS server as a requester connects to it."""
-    return nats_server.requester_url
-
-
 @pytest.fixture
 async def own_nats_server(tmp_path: Path) -> AsyncIterator[servers.NatsServer]:
     """A NATS server for one test (started within some 50 ms): it may be stopped, killed and restarted."""

@@ -23,6 +23,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from protocol.errors import Denied, Invalid, Unavailable
+from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +37,9 @@ PING_S: Final = 10
 """A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
 BACKLOG_BYTES: Final = 1 << 20
 
-_PERMISSIONS_HINT: Final = "Compare the user's permissions in nats.conf with protocol/subjects.py."
+_PERMISSIONS_HINT: Final = (
+    "It is another role's or name's. After an upgrade, `shoal cluster push` tells the servers of new rights."
+)
 
 
 class _Volley:
@@ -78,6 +81,7 @@ class Wire(Client):
         self._volleys: set[_Volley] = set()
         self._up = asyncio.Event()
         self._opening = True
+        self._proven = False
         self._shut = False
         self._loss_hooks: set[Callable[[], None]] = set()
         self.losses = 0
@@ -88,8 +92,18 @@ class Wire(Client):
         """Whether the server can be reached just now, all subscriptions known to it."""
         return self._up.is_set() and not self._shut
 
-    async def open(self, url: str, *, name: str, user: str, password: str, inbox: str, wait_s: float) -> None:
-        """Connect to one of the servers in `url` (separated by commas).
+    async def open(
+        self,
+        url: str,
+        *,
+        name: str,
+        inbox: str,
+        wait_s: float,
+        credentials: Credentials | None = None,
+        user: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        """Connect to one of the servers in `url` (separated by commas), by `credentials`, else as `user`, else as nobody.
 
         Raises `Invalid` (not such a URL), `Denied` (the server refuses these credentials) and `Unavailable` (no server
         within `wait_s`).
@@ -102,6 +116,7 @@ class Wire(Client):
             )
         # Not left in the URL: the servers of a cluster tell of each other, and those addresses have no user in them.
         user, password = _user_in(servers) or (user, password)
+        self._proven = credentials is not None
         try:
             async with asyncio.timeout(wait_s):
                 await self.connect(
@@ -109,6 +124,8 @@ class Wire(Client):
                     name=name,
                     user=user,
                     password=password,
+                    user_jwt_cb=credentials.jwt if credentials else None,
+                    signature_cb=credentials.sign if credentials else None,
                     inbox_prefix=inbox,
                     error_cb=self._on_error,
                     reconnected_cb=self._on_connected,
@@ -325,9 +342,14 @@ class Wire(Client):
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
         if self._opening and "authorization" in text.lower():
+            if self._proven:
+                raise Denied(
+                    "refuses these credentials",
+                    hint="They were revoked, or are another cluster's: `shoal cluster list` shows whose keys count.",
+                )
             raise Denied(
-                "refuses the user or password",
-                hint="Give the right password (SHOAL_NATS_PASSWORD), or user and password in the URL.",
+                "wants to know who this is",
+                hint=f"Give --credentials FILE (SHOAL_NATS_CREDENTIALS): {HINT}",
             )
         _log.debug("NATS connection", error=text or type(error).__name__)
 

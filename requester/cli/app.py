@@ -58,6 +58,25 @@ _ABOUT_NODES = (
     ("reject", "Give a node no more work."),
     ("delete", "Forget a node; it may register again."),
 )
+_ABOUT_KEYS = {
+    "cluster": (
+        ("init", "init", "Make the keys of a new cluster, and the file that its NATS servers start with."),
+        ("list_enrolled", "list", "List who has credentials."),
+        ("push", "push", "Tell the NATS servers of the accounts and rights as they are."),
+        ("admin", "admin", "Give a person credentials for NATS's own tools."),
+        ("revoke_admin", "revoke-admin", "Take a person's credentials back."),
+    ),
+    "node": (
+        ("enroll_node", "enroll", "Give a compute node credentials of its own."),
+        ("rotate_node", "rotate", "Give a node a new key; the old one counts until --finish."),
+        ("revoke_node", "revoke", "Take a node's credentials back: it is cut off at once."),
+    ),
+    "requester": (
+        ("enroll_requester", "enroll", "Give a requester credentials of its own."),
+        ("rotate_requester", "rotate", "Give a requester a new key; the old one counts until --finish."),
+        ("revoke_requester", "revoke", "Take a requester's credentials back: it is cut off at once."),
+    ),
+}
 
 _SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
 """Commands that read a spec, from standard input if none is named."""
@@ -75,10 +94,12 @@ def build(version: str) -> App:
         default_parameter=Parameter(negative="", show_default=False),
     )
     job = App(name="job", help="Submit jobs and look at them.")
-    node = App(name="node", help="Look at compute nodes and admit them.")
+    node = App(name="node", help="Look at compute nodes, admit them, give them credentials.")
+    requester = App(name="requester", help="Give requesters credentials.")
+    cluster = App(name="cluster", help="The keys of a cluster: who may connect to its NATS servers.")
     docker = App(name="docker", help="Run a container without writing a spec.")
     wasm = App(name="wasm", help="Run a WebAssembly module without writing a spec.")
-    for noun in (job, node, docker, wasm):
+    for noun in (job, node, requester, cluster, docker, wasm):
         app.command(noun)
 
     submit = "requester.cli.submit:submit"
@@ -102,6 +123,9 @@ def build(version: str) -> App:
     )
     for verb, text in _ABOUT_NODES:
         node.command(f"requester.cli.nodes:{verb}", name=verb, help=text)
+    for noun in (cluster, node, requester):
+        for target, name, text in _ABOUT_KEYS[noun.name[0]]:
+            noun.command(f"requester.cli.keys:{target}", name=name, help=text)
     app.command(
         "requester.cli.version:version", name="version", help="Print this client's and the server's version."
     )

@@ -14,10 +14,12 @@ from protocol.config import Config, config_files, is_file, read_config
 from protocol.errors import Invalid
 from protocol.ids import RequesterId, is_token
 from protocol.jobs import Spec, Timeouts
+from protocol.nats.credentials import name_of
 from protocol.spec import Defaults, TypeDefaults
 from requester.settings import Settings
 from storage.multiaddr import parse_endpoint
 
+CREDENTIALS: Final = "Orchestrator.Credentials"
 PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.AuthSecret")
 HOST: Final = ("API.Host", "Node.ServerAPI.Host")
 PORT: Final = ("API.Port", "Node.ServerAPI.Port")
@@ -27,6 +29,8 @@ NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
 OWN: Final = (
     *shared.NATS,
+    CREDENTIALS,
+    shared.CREDENTIALS,
     *PASSWORD,
     *HOST,
     *PORT,
@@ -148,7 +152,8 @@ def _own_nats(config: Config, environ: Mapping[str, str]) -> tuple[str, int] | N
 
 
 def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Settings:
-    name = config.text("Name")
+    credentials = shared.credentials(config, CREDENTIALS)
+    name = name_of(credentials, config.text("Name"))
     if name and not is_token(name):
         raise Invalid(f"{name!r} is no name", hint="use 1 to 64 letters, digits, '_' or '-'")
     default = Settings()
@@ -156,6 +161,7 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
         id=RequesterId(name),
         data_dir=shared.data_dir(config, data_dir),
         nats_servers=servers,
+        nats_credentials=credentials,
         nats_password=config.text(*PASSWORD),
         replicas=config.number("NATS.Replicas", default=default.replicas, most=5),
         log_max_bytes=config.number("NATS.LogMaxBytes", default=default.log_max_bytes, most=2**62),
@@ -169,8 +175,9 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
 def _node_arguments(config: Config, settings: Settings, given: Sequence[str]) -> list[str]:
     """What is passed on to a compute node beside us; files and variables it finds by itself."""
     arguments = [f"--nats={server}" for server in settings.nats_servers]
-    if settings.id:
-        arguments += ["--name", settings.id]
+    # Not the name that credentials gave to the requester: the node's have one of their own.
+    if name := config.text("Name"):
+        arguments += ["--name", name]
     if endpoint := config.text(*shared.IPFS):
         parse_endpoint(endpoint)
         arguments += ["--ipfs-connect", endpoint]

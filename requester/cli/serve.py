@@ -13,16 +13,23 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from socket import gethostname
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import NAMESPACE_URL, uuid5
 
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from protocol import flags
 from protocol.errors import Conflict, Fault, Invalid, Unavailable
+from protocol.ids import RequesterId
 from protocol.process import held, run_loop, stop_signal
 from requester.cli.configuration import Plan, plan
 from requester.cli.exits import Exit, tell
 from requester.version import installed_version
+
+if TYPE_CHECKING:
+    from deploy.servers import NatsServer
 
 CONNECT_S = 2.0
 NODE_STOP_S = 30.0
@@ -39,6 +46,7 @@ def serve(
     ] = None,
     node_type: Annotated[str, Parameter(help="The roles in one flag: requester,compute.")] = "",
     nats: flags.Nats = None,
+    credentials: flags.Credentials = "",
     api_host: Annotated[str, Parameter(help="Address the API listens on; default 0.0.0.0.")] = "",
     api_port: Annotated[
         int | None, Parameter(help="Port of the API, 0 for any free one; default 1234.")
@@ -66,6 +74,7 @@ def serve(
         "Compute.Enabled": compute,
         "Node.Type": node_type,
         "NATS.URL": nats,
+        "Orchestrator.Credentials": credentials,
         "API.Host": api_host,
         "API.Port": api_port,
         "DataDir": data_dir,
@@ -92,11 +101,13 @@ async def _serve(wanted: Plan) -> int:
     settings = wanted.settings
     stopped = stop_signal()
     with _listener(settings.api_host, settings.api_port) as listener, held(settings.data_dir, "requester"):
-        async with _nats(wanted):
+        async with _nats(wanted) as wanted:
+            settings = wanted.settings
             bus = await connect(
                 ",".join(settings.nats_servers),
                 name=f"requester {settings.id}".strip(),
                 role="requester",
+                credentials=settings.nats_credentials,
                 password=settings.nats_password,
                 streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
             )
@@ -111,13 +122,14 @@ async def _serve(wanted: Plan) -> int:
 
 
 @asynccontextmanager
-async def _nats(wanted: Plan) -> AsyncIterator[None]:
-    """The NATS server that was named; where none was and nobody listens at the usual place, one beside this requester.
+async def _nats(wanted: Plan) -> AsyncIterator[Plan]:
+    """The NATS server that was named; where none was and nobody listens at the usual place, one beside this requester, with
+    keys of its own, and credentials for us and the node beside us.
 
     So that one command makes a cluster, as with Bacalhau, whose server is built in. Its data is in our data folder.
     """
     if wanted.own_nats is None or await _listens(*wanted.own_nats):
-        yield
+        yield wanted
         return
     from deploy.programs import Missing
     from deploy.servers import Failed, nats_server
@@ -126,14 +138,25 @@ async def _nats(wanted: Plan) -> AsyncIterator[None]:
     try:
         async with nats_server(wanted.settings.data_dir / "nats", host=host, port=port) as server:
             tell(
-                f"No NATS server was named and none listens at {host}:{port}: started one, data in {server.log.parent}"
+                f"No NATS server was named and none listens at {host}:{port}: started one, data in {server.log.parent}; "
+                f"more nodes join it with credentials from: shoal node enroll NAME --keys {server.keys}"
             )
-            yield
+            yield _enrolled(wanted, server)
     except (Missing, Failed) as error:
         raise Unavailable(
             f"no NATS server listens at {host}:{port}, and none could be started: {error}",
             hint="start one with `nats-server -c nats.conf`, or name one with --nats",
         ) from error
+
+
+def _enrolled(wanted: Plan, server: "NatsServer") -> Plan:
+    """The plan with credentials of the server's own keys. Names that nobody gave stay the same for this data folder."""
+    given = wanted.settings.id
+    mark = uuid5(NAMESPACE_URL, f"{gethostname()} {wanted.settings.data_dir}")
+    name = given or RequesterId(f"r-{mark}")
+    settings = replace(wanted.settings, id=name, nats_credentials=server.requester(name))
+    node = wanted.node and [*wanted.node, "--credentials", str(server.node(given or f"n-{mark}"))]
+    return replace(wanted, settings=settings, node=node)
 
 
 async def _listens(host: str, port: int) -> bool:

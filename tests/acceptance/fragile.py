@@ -85,7 +85,9 @@ class Fragile(Deployment):
     @contextmanager
     def extra_node(self, name: str, folder: Path, env: Mapping[str, str], *flags: str) -> Iterator[Part]:
         """One more compute node, which has the label ``kind=NAME``; it ends in order and leaves nothing."""
-        command = ["compute", "--name", name, "--nats", self.cluster.nats.url, "--data-dir", str(folder)]
+        nats = self.cluster.nats
+        command = ["compute", "--name", name, "--nats", nats.url, "--credentials", str(nats.node(name))]
+        command += ["--data-dir", str(folder)]
         command += ["--publish-port", "0", "--allow-address", "loopback", "--label", f"kind={name}", *flags]
         part = Part(name, command, folder, {**self.cluster.computes[0].env, **env})
         self._background.run(part.start())

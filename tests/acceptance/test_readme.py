@@ -34,11 +34,14 @@ NATS_HOST, REQUESTER_HOST = "127.0.0.2", "127.0.0.3"
 NODE_HOSTS: Final = ("127.0.0.4", "127.0.0.5")
 
 
-def commands(heading: str) -> list[list[str]]:
-    """The commands of the first block of shell below a heading, word by word, without their comments."""
+def commands(heading: str) -> list[list[list[str]]]:
+    """The commands of the blocks of shell below a heading, word by word, without their comments."""
     section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    block = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0]
-    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return [
+        [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+        for block in blocks
+    ]
 
 
 def typed(words: list[str]) -> list[str]:
@@ -54,11 +57,12 @@ def typed(words: list[str]) -> list[str]:
 def test_deployment_by_hand(
     containers: Containers, busybox_image: str, bucket: Bucket, kubo: Kubo, tmp_path: Path
 ) -> None:
-    """The README's four commands, each in a folder and on an address of its own, make a deployment that runs a job.
+    """The README's commands, each in a folder and on an address of its own, make a deployment that runs a job.
 
     Its nodes have no S3 account: what they read from there is public.
     """
-    nats, serve, compute, submit = map(typed, commands("Deploy it by hand"))
+    keys, processes = commands("Deploy it by hand")
+    nats, serve, compute, submit = map(typed, processes)
     public(bucket)
     bucket.put("words/a", b"one two three")
     inputs = [bucket.source("words/*", "/in")]
@@ -77,14 +81,26 @@ def test_deployment_by_hand(
             own = {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data"), **env}
             stack.enter_context(program(words, env=own, cwd=folder, log=folder / "log"))
 
+        trusted = machine(tmp_path, "trusted")
+        # The second node is enrolled like the first.
+        for words in (*keys, [word.replace("n1", "n2") for word in keys[-1]]):
+            said = shoal(*words[1:], env={"HOME": str(trusted), "XDG_DATA_HOME": str(trusted)}, cwd=trusted)
+            assert said.code == 0, said.err
         shutil.copy(ROOT / "nats.conf", machine(tmp_path, "nats"))
+        for name, file in (
+            ("nats", "accounts.conf"),
+            ("requester", "r1.creds"),
+            ("node1", "n1.creds"),
+            ("node2", "n2.creds"),
+        ):
+            shutil.move(trusted / file, machine(tmp_path, name))
         # Its address as nats.conf says to change it; the monitoring port may be another server's on this machine.
         start("nats", [*nats, "-a", NATS_HOST, "-m", "-1"])
         start("requester", serve, SHOAL_API_HOST=REQUESTER_HOST)
-        for number, host in enumerate(NODE_HOSTS):
+        for number, host in enumerate(NODE_HOSTS, 1):
             start(
                 f"node{number}",
-                compute,
+                [word.replace("n1", f"n{number}") for word in compute],
                 SHOAL_PUBLISHERS_TYPES_LOCAL_ADDRESS=host,
                 SHOAL_NODE_IPFS_CONNECT=kubo.multiaddr,
                 SHOAL_COMPUTE_ALLOCATEDCAPACITY_CPU="1",
@@ -112,7 +128,7 @@ def test_deployment_by_hand(
         nodes = {each["NodeID"] for each in executions}
         assert len(executions) == 2
         wait_until_empty(lambda: [name for node in nodes for name in containers.names(f"shoal.node={node}")])
-    for name in ("requester", "node0", "node1"):
+    for name in ("requester", "node1", "node2"):
         assert os.listdir(tmp_path / name / "data"), f"{name} kept its data elsewhere"
 
 
@@ -150,7 +166,8 @@ def test_commands_of_the_readme_exist() -> None:
     helped: dict[tuple[str, ...], Said] = {}
     for line in re.findall(r"^shoal .*$", blocks, re.MULTILINE):
         words = shlex.split(line, comments=True)[1:]
-        command = tuple(words[: 2 if words[0] in ("job", "docker", "wasm", "node") else 1])
+        nouns = ("job", "docker", "wasm", "node", "requester", "cluster")
+        command = tuple(words[: 2 if words[0] in nouns else 1])
         if command not in helped:
             helped[command] = shoal(*command, "--help", env={})
         assert helped[command].code == 0, line

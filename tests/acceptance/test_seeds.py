@@ -78,6 +78,10 @@ def serving(words: list[str], nats: NatsServer, folder: Path) -> Iterator[tuple[
         *around,
         "--data-dir",
         str(folder / "data"),
+        "--credentials",
+        str(nats.requester()),
+        "-c",
+        f"Compute.Credentials={nats.node('beside')}",
     ]
     # The node's own server of results takes any free port: another node of this machine may have the usual one.
     own = {"SHOAL_PUBLISHERS_TYPES_LOCAL_PORT": "0"}
@@ -114,7 +118,8 @@ def test_ipfs_connect_on_the_node(nats: NatsServer, kubo: Kubo, ipfs: Ipfs, tmp_
             yaml.safe_dump({"Node": {"IPFS": {"Connect": kubo.multiaddr_with_peer}}})
         )
         words = ["-c", str(tmp_path / "node.yaml")]
-    node = [sys.executable, "-m", "compute", "--nats", nats.url, "--data-dir", str(tmp_path / "node"), *words]
+    node = [sys.executable, "-m", "compute", "--nats", nats.url, "--credentials", str(nats.node()), *words]
+    node += ["--data-dir", str(tmp_path / "node")]
     with ExitStack() as stack:
         api, env = stack.enter_context(serving([], nats, tmp_path))
         stack.enter_context(program([*node, "--publish-port", "0"], env={}, log=tmp_path / "node.log"))

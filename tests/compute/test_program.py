@@ -24,8 +24,9 @@ READY_S = 30.0
 class Program:
     """The node's process in a folder; it may be killed and started again."""
 
-    def __init__(self, folder: Path, url: str, *flags: str, **environ: str) -> None:
-        self._command = [sys.executable, "-m", "compute", "--nats", url, "--name", NODE]
+    def __init__(self, folder: Path, server: NatsServer, *flags: str, **environ: str) -> None:
+        self._command = [sys.executable, "-m", "compute", "--nats", server.url, "--name", NODE]
+        self._command += ["--credentials", str(server.node(NODE))]
         self._command += [
             "--data-dir",
             str(folder / "node"),
@@ -58,7 +59,7 @@ class Program:
 @asynccontextmanager
 async def cluster(server: NatsServer, program: Program) -> AsyncIterator[FakeRequester]:
     """A requester that listens, and the node, started and beating; killed at the end."""
-    bus = await connect(server.requester_url, name="r1", role="requester")
+    bus = await connect(server.url, name="r1", role="requester", credentials=server.requester("r1"))
     try:
         async with FakeRequester(bus).listening() as requester:
             await program.start()
@@ -79,9 +80,7 @@ async def test_a_node_runs_what_it_is_told_and_leaves_when_asked(
     own_nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """Started with its flags it beats, runs a job and reports; on SIGTERM it says that it is leaving and exits with 0."""
-    program = Program(
-        tmp_path, own_nats_server.url, "--engines", "noop", "--label", "region=eu", "--cpu", "2"
-    )
+    program = Program(tmp_path, own_nats_server, "--engines", "noop", "--label", "region=eu", "--cpu", "2")
     async with cluster(own_nats_server, program) as requester:
         beat = requester.beats[-1]
         assert beat.node.labels["region"] == "eu"
@@ -98,7 +97,7 @@ async def test_a_node_runs_what_it_is_told_and_leaves_when_asked(
 
 async def test_a_node_goes_on_when_nats_comes_back(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """While the server is away the program runs on; its end is told when the server is back."""
-    program = Program(tmp_path, own_nats_server.url, "--engines", "noop")
+    program = Program(tmp_path, own_nats_server, "--engines", "noop")
     async with cluster(own_nats_server, program) as requester:
         run = order(task=noop({"Seconds": 1}))
         await requester.run(run)
@@ -111,7 +110,7 @@ async def test_a_killed_node_adopts_its_containers(
     own_nats_server: NatsServer, tmp_path: Path, docker_host: str, busybox_image: str
 ) -> None:
     """After ``kill -9`` the next process finds the running container, tells its end once, and leaves nothing behind."""
-    program = Program(tmp_path, own_nats_server.url, "--engines", "docker", DOCKER_HOST=docker_host)
+    program = Program(tmp_path, own_nats_server, "--engines", "docker", DOCKER_HOST=docker_host)
     script = (
         "echo begun; id -u >/outputs/runs; while [ ! -e /outputs/go ]; do sleep 0.1; done; echo over; exit 3"
     )
@@ -144,7 +143,7 @@ async def test_a_killed_node_adopts_its_containers(
 async def test_a_node_without_docker_starts_and_says_why(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """A daemon that is not there keeps the node from nothing but containers, which it refuses with what to do."""
     program = Program(
-        tmp_path, own_nats_server.url, "--engines", "docker,noop", DOCKER_HOST="unix:///nowhere.sock"
+        tmp_path, own_nats_server, "--engines", "docker,noop", DOCKER_HOST="unix:///nowhere.sock"
     )
     async with cluster(own_nats_server, program) as requester:
         offer = requester.beats[-1].node.offers("engines", "docker")
@@ -165,9 +164,12 @@ async def test_a_node_without_docker_starts_and_says_why(own_nats_server: NatsSe
     [
         (["--nats", "nats://127.0.0.1:1"], 1, "no NATS server answers"),
         (["--nats", "ftp://x"], 2, "ftp://x is no NATS server"),
-        (["--cpu", "900%"], 1, "capacity CPU"),
+        (["--cpu", "900%", "-c", "NATS.Credentials={n1}"], 1, "capacity CPU"),
         (["--name", "a.b"], 1, "cannot name a node"),
-        (["--engines", "podman"], 1, "no engine 'podman'"),
+        (["--name", "n2", "-c", "NATS.Credentials={n1}"], 1, "are for n1, not for n2"),
+        (["--credentials", "nowhere.creds"], 1, "no credentials at"),
+        ([], 1, "wants to know who this is"),
+        (["--engines", "podman", "-c", "NATS.Credentials={n1}"], 1, "no engine 'podman'"),
         (["--ipfs-connect", "/ip4/127.0.0.1"], 2, "Node.IPFS.Connect"),
         (["-c", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["--publish-prot", "1"], 2, "publish-port"),
@@ -177,11 +179,12 @@ async def test_a_start_that_cannot_be_says_why(
     own_nats_server: NatsServer, tmp_path: Path, flags: list[str], code: int, text: str
 ) -> None:
     """What is wrong with the start is said in a line or two, without a trace, and the exit code is not 0."""
-    program = Program(tmp_path, own_nats_server.url)
+    program = Program(tmp_path, own_nats_server)
     program._command = [
         *program._command[:3],
         *([] if "--nats" in flags else ["--nats", own_nats_server.url]),
     ]
+    flags = [flag.format(n1=own_nats_server.node("n1")) for flag in flags]
     program._command += ["--data-dir", str(tmp_path / "node"), *flags]
     await program.start()
     assert program.process is not None

@@ -1,9 +1,15 @@
-"""The accounts and permissions of ``nats.conf``, on a real server: what each role needs goes, and nothing more."""
+"""The accounts and rights of a cluster, on a real server from ``nats.conf``: what each role needs goes, and nothing more.
+
+The attacks of a hostile node that were tried when the layout was chosen are all here: forging, listening, aiming an answer
+at somebody else's subject, headers that empty or rewrite a stream, and guessing at the JetStream API.
+"""
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -11,37 +17,16 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.errors import APIError, KeyWrongLastSequenceError
+from nats.js.errors import APIError
 
 from deploy.servers import NatsServer
+from protocol.nats.streams import StreamSettings, configurations
 
 ANSWER_S = 5.0
 
-JOBS = {
-    "name": "JOBS",
-    "subjects": ["job.*"],
-    "storage": "file",
-    "num_replicas": 1,
-    "retention": "limits",
-    "discard": "new",
-    "max_bytes": 20_000_000_000,
-    "max_msg_size": 524_288,
-    "max_msgs_per_subject": 10_000,
-    "discard_new_per_subject": True,
-    "max_consumers": 64,
-    "allow_atomic": True,
-    "allow_rollup_hdrs": False,
-    "deny_delete": True,
-    "deny_purge": False,
-    "allow_direct": False,
-}
-BLOBS = {
-    "name": "BLOBS",
-    "subjects": ["blobs.*.*"],
-    "storage": "file",
-    "max_bytes": 10_000_000_000,
-    "discard": "new",
-}
+STREAMS = configurations(StreamSettings())
+JOBS, BLOBS, CELLS = STREAMS["JOBS"], STREAMS["BLOBS"], STREAMS["KV_NODES"]
+Connect = Callable[..., Awaitable["Peer"]]
 
 
 class Peer:
@@ -51,13 +36,19 @@ class Peer:
         self.client = Client()
         self.refusals: asyncio.Queue[str] = asyncio.Queue()
 
-    async def connect(self, url: str) -> None:
-        """Connect with the user in `url`, without reconnecting."""
+    async def connect(self, url: str, credentials: Path | None, inbox: str = "_INBOX") -> None:
+        """Connect by `credentials`, without reconnecting."""
 
         async def note(error: Exception) -> None:
             self.refusals.put_nowait(str(error))
 
-        await self.client.connect(url, allow_reconnect=False, error_cb=note)
+        await self.client.connect(
+            url,
+            user_credentials=str(credentials) if credentials else None,
+            inbox_prefix=inbox,
+            allow_reconnect=False,
+            error_cb=note,
+        )
 
     async def refused(self, what: str) -> str:
         """Wait for the server to refuse something, which must name `what`."""
@@ -76,13 +67,15 @@ class Peer:
 
 
 @pytest.fixture
-async def connect(own_nats_server: NatsServer) -> AsyncIterator[Callable[[str], Awaitable[Peer]]]:
-    """Connects as "requester", "node" or "admin" to a server of this test's own."""
+async def connect(own_nats_server: NatsServer) -> AsyncIterator[Connect]:
+    """Connects as "requester", "node" or "admin", of a name, to a server of this test's own."""
     async with AsyncExitStack() as stack:
 
-        async def connect(role: str) -> Peer:
-            peer = Peer()
-            await peer.connect(getattr(own_nats_server, f"{role}_url"))
+        async def connect(role: str, name: str = "") -> Peer:
+            server, peer = own_nats_server, Peer()
+            name = name or {"node": "n1", "requester": "r1", "admin": "admin"}[role]
+            credentials = server.admin() if role == "admin" else getattr(server, role)(name)
+            await peer.connect(server.url, credentials, "_INBOX" if role == "admin" else f"_INBOX_{name}")
             stack.push_async_callback(peer.client.close)
             return peer
 
@@ -108,7 +101,7 @@ async def answering(
 
 
 async def test_a_requester_makes_the_log_and_appends_under_a_guard(
-    connect: Callable[[str], Awaitable[Peer]],
+    connect: Connect,
 ) -> None:
     """A requester creates JOBS on a new server; an append is stored only under the right guard."""
     requester = await connect("requester")
@@ -132,7 +125,7 @@ async def test_a_requester_makes_the_log_and_appends_under_a_guard(
     assert requester.refusals.empty()
 
 
-async def test_a_requester_appends_atomic_batches(connect: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_a_requester_appends_atomic_batches(connect: Connect) -> None:
     """Entries of several jobs go in as one batch, all or none."""
     requester = await connect("requester")
     await requester.api("STREAM.CREATE.JOBS", JOBS)
@@ -155,7 +148,7 @@ async def test_a_requester_appends_atomic_batches(connect: Callable[[str], Await
     assert requester.refusals.empty()
 
 
-async def test_a_requester_follows_the_log_with_a_pull(connect: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_a_requester_follows_the_log_with_a_pull(connect: Connect) -> None:
     """An ephemeral consumer in memory, without acknowledgements, gives all entries in order."""
     requester = await connect("requester")
     await requester.api("STREAM.CREATE.JOBS", JOBS)
@@ -178,34 +171,31 @@ async def test_a_requester_follows_the_log_with_a_pull(connect: Callable[[str], 
     ask = json.dumps({"batch": 4, "expires": 1_000_000_000, "idle_heartbeat": 400_000_000}).encode()
     await requester.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.JOBS.{made['name']}", ask, reply=inbox)
     assert [(await arrived.next_msg(ANSWER_S)).data for _ in range(4)] == [b"1", b"2", b"3", b"4"]
-
-    # The client library's own way asks the server for a little more.
-    pull = await log.pull_subscribe("", stream="JOBS")
-    assert len(await pull.fetch(5, timeout=ANSWER_S)) == 5
     assert requester.refusals.empty()
 
 
-async def test_a_requester_keeps_cells_and_blobs(connect: Callable[[str], Awaitable[Peer]]) -> None:
-    """The bucket NODES takes a change only at the revision that was known; BLOBS stores and gives back pieces."""
+async def test_a_requester_keeps_cells_and_blobs(connect: Connect) -> None:
+    """A cell takes a change only at the revision that was known; BLOBS stores and gives back pieces, and lets them go."""
     requester = await connect("requester")
     log = requester.client.jetstream()
-    bucket = await log.create_key_value(bucket="NODES", history=1)
-    revision = await bucket.create("n1", b"{}")
-    assert await bucket.update("n1", b"{1}", last=revision) == revision + 1
-    with pytest.raises(KeyWrongLastSequenceError):
-        await bucket.update("n1", b"{2}", last=revision)
-    assert (await bucket.get("n1")).value == b"{1}"
-    assert await bucket.keys() == ["n1"]
-    assert (await (await log.key_value("NODES")).get("n1")).value == b"{1}"
+    for name, config in (("KV_NODES", CELLS), ("BLOBS", BLOBS)):
+        assert "error" not in await requester.api(f"STREAM.CREATE.{name}", config)
+    guard = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    assert (await log.publish("$KV.NODES.n1", b"{}", headers=guard)).seq == 1
+    with pytest.raises(APIError, match="wrong last sequence"):
+        await log.publish("$KV.NODES.n1", b"{2}", headers=guard)
+    listed = await requester.api("STREAM.INFO.KV_NODES", {"subjects_filter": "$KV.NODES.>"})
+    assert listed["state"]["subjects"] == {"$KV.NODES.n1": 1}
 
-    assert "error" not in await requester.api("STREAM.CREATE.BLOBS", BLOBS)
     await log.publish("blobs.abc.0", b"piece")
-    assert (await log.get_last_msg("BLOBS", "blobs.abc.0")).data == b"piece"
+    kept = await requester.api("STREAM.MSG.GET.BLOBS", {"last_by_subj": "blobs.abc.0"})
+    assert kept["message"]["seq"] == 1
+    assert (await requester.api("STREAM.PURGE.BLOBS", {"filter": "blobs.abc.*"}))["purged"] == 1
     assert requester.refusals.empty()
 
 
 async def test_reports_commands_and_logs_are_answered_across_the_accounts(
-    connect: Callable[[str], Awaitable[Peer]],
+    connect: Connect,
 ) -> None:
     """A node's report and blob reads reach one requester, a requester's command and log request one node."""
     requester, node = await connect("requester"), await connect("node")
@@ -228,7 +218,7 @@ async def test_reports_commands_and_logs_are_answered_across_the_accounts(
     assert node.refusals.empty()
 
 
-async def test_a_late_answer_still_arrives(connect: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_a_late_answer_still_arrives(connect: Connect) -> None:
     """A requester answers a report only after its commit: the right to answer lasts longer than the moment."""
     requester, node = await connect("requester"), await connect("node")
     async with answering(requester, "report.*.*") as reports:
@@ -241,7 +231,7 @@ async def test_a_late_answer_still_arrives(connect: Callable[[str], Awaitable[Pe
     assert requester.refusals.empty()
 
 
-async def test_beats_and_progress_reach_every_requester(connect: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_beats_and_progress_reach_every_requester(connect: Connect) -> None:
     """What a node says of itself arrives at all requesters, and requesters hear each other."""
     first, second, node = await connect("requester"), await connect("requester"), await connect("node")
     subjects = ("node.*.beat", "node.*.progress", "req.*.beat")
@@ -255,7 +245,7 @@ async def test_beats_and_progress_reach_every_requester(connect: Callable[[str],
     assert said == [b"alive", b"half", b"here"] * 2
 
 
-async def test_nobody_there_is_known_at_once(connect: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_nobody_there_is_known_at_once(connect: Connect) -> None:
     """A node without a requester, and a requester without that node, hear so instead of waiting."""
     requester, node = await connect("requester"), await connect("node")
     with pytest.raises(NoRespondersError):
@@ -264,73 +254,167 @@ async def test_nobody_there_is_known_at_once(connect: Callable[[str], Awaitable[
         await requester.client.request("node.n9.do", b"", timeout=ANSWER_S)
 
 
-@pytest.mark.parametrize(
-    "subject",
-    [
-        *(
-            "job.a",
-            "$JS.API.INFO",
-            "$JS.API.STREAM.INFO.JOBS",
-            "$JS.API.STREAM.DELETE.JOBS",
-            "$JS.API.STREAM.PURGE.JOBS",
-        ),
-        *(
-            "$JS.API.CONSUMER.CREATE.JOBS",
-            "$JS.API.STREAM.MSG.GET.JOBS",
-            "$JS.API.STREAM.NAMES",
-            "$KV.NODES.n1",
-        ),
-        *(
-            "blobs.abc.0",
-            "node.n2.do",
-            "node.n2.logs",
-            "req.r1.beat",
-            "_INBOX.somebody",
-            "$SYS.REQ.SERVER.PING",
-        ),
-    ],
+FORGED = (
+    # What is another's.
+    *("report.n2.0", "node.n2.beat", "node.n2.progress", "node.n2.do", "node.n2.logs", "_INBOX_n2.x"),
+    *("_INBOX.somebody", "req.r1.beat"),
+    # The log, cells and blobs, with and without the API.
+    *("job.a", "$KV.NODES.n1", "blobs.abc.0", "$JS.API.INFO", "$JS.API.STREAM.NAMES"),
+    *(
+        f"$JS.API.STREAM.{call}.JOBS"
+        for call in ("INFO", "DELETE", "PURGE", "UPDATE", "CREATE", "MSG.GET", "MSG.DELETE")
+    ),
+    *("$JS.API.STREAM.SNAPSHOT.JOBS", "$JS.API.STREAM.RESTORE.JOBS", "$JS.API.DIRECT.GET.JOBS"),
+    *(
+        f"$JS.API.CONSUMER.{call}.JOBS.x"
+        for call in ("CREATE", "INFO", "DELETE", "MSG.NEXT", "RESET", "UNPIN")
+    ),
+    *("$JS.ACK.JOBS.x.1.1.1.1.1", "$JS.FC.JOBS.x.y"),
+    # The servers themselves, and whose keys count.
+    *("$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.USER.INFO.x"),
 )
-async def test_a_node_cannot_touch_the_log_or_command_others(
-    connect: Callable[[str], Awaitable[Peer]], subject: str
-) -> None:
-    """Whatever a node publishes besides its own subjects is refused, and changes nothing."""
+
+
+async def test_a_node_speaks_only_as_itself(connect: Connect) -> None:
+    """Whatever a node publishes besides its own subjects is refused, each one, and changes nothing."""
     requester, node = await connect("requester"), await connect("node")
     await requester.api("STREAM.CREATE.JOBS", JOBS)
     await requester.client.jetstream().publish("job.a", b"1")
-    await node.client.publish(subject, b"", reply=node.client.new_inbox())
-    await node.refused(subject)
+    for subject in FORGED:
+        await node.client.publish(subject, b"", reply=node.client.new_inbox())
+        await node.refused(subject)
     state = (await requester.api("STREAM.INFO.JOBS"))["state"]
     assert (state["messages"], state["last_seq"]) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "subject", [">", "job.*", "report.*.*", "node.*.beat", "req.>", "$JS.>", "$KV.>", "blobs.>"]
-)
-async def test_a_node_hears_only_its_own(connect: Callable[[str], Awaitable[Peer]], subject: str) -> None:
-    """A node cannot listen to the log, to reports or to the beats of others."""
+async def test_a_node_hears_only_what_is_said_to_it(connect: Connect) -> None:
+    """A node cannot listen to the log, to reports, to other nodes' commands and answers, or to everything."""
     node = await connect("node")
-    await node.client.subscribe(subject)
-    await node.refused(subject)
+    others = (
+        "node.n2.do",
+        "node.n2.logs",
+        "node.*.do",
+        "_INBOX.>",
+        "_INBOX_n2.>",
+        "_INBOX_r1.>",
+        "$SYS.>",
+        "$JS.EVENT.>",
+    )
+    for subject in (
+        ">",
+        "*.*.*",
+        "job.*",
+        "report.*.*",
+        "report.n1.*",
+        "node.*.beat",
+        "req.>",
+        "$JS.>",
+        "$KV.>",
+        "blobs.>",
+        *others,
+    ):
+        await node.client.subscribe(subject)
+        await node.refused(subject)
+    # A name in a group changes nothing.
+    await node.client.subscribe("node.n2.do", queue="node.n1.do")
+    await node.refused("node.n2.do")
 
 
-async def test_a_node_cannot_aim_an_answer_at_the_log(connect: Callable[[str], Awaitable[Peer]]) -> None:
-    """A report whose reply subject is a job's or the stream API's leaves the log as it was."""
+async def test_headers_of_a_node_s_report_do_nothing(connect: Connect) -> None:
+    """Roll-up, schedule, time to live, batch and message id are the log's business: on a report they are idle words."""
     requester, node = await connect("requester"), await connect("node")
     await requester.api("STREAM.CREATE.JOBS", JOBS)
+    await requester.client.jetstream().publish("job.a", b"1")
+    evil: list[dict[str, str]] = [
+        {"Nats-Rollup": "all"},
+        {"Nats-Schedule": "@at 2000-01-01T00:00:00Z", "Nats-Schedule-Target": "job.a"},
+        {"Nats-TTL": "1"},
+        {"Nats-Msg-Id": "x"},
+        {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
+    ]
     async with answering(requester, "report.*.*", b"stored") as reports:
-        for target in ("job.evil", "$JS.API.STREAM.DELETE.JOBS", "$JS.API.STREAM.PURGE.JOBS"):
+        # A trace of a message goes to a subject that its sender names: the server sends none for this one.
+        await node.client.publish("report.n1.0", b"", headers={"Nats-Trace-Dest": "job.a"})
+        for headers in evil:
+            answer = await node.client.request("report.n1.0", b"", headers=headers, timeout=ANSWER_S)
+            assert answer.data == b"stored"
+            await reports.get()
+    state = (await requester.api("STREAM.INFO.JOBS"))["state"]
+    assert (state["messages"], state["last_seq"]) == (1, 1)
+
+
+async def test_streams_refuse_dangerous_headers_even_from_a_requester(connect: Connect) -> None:
+    """What could empty or rewrite the log is switched off in the log itself."""
+    requester = await connect("requester")
+    await requester.api("STREAM.CREATE.JOBS", JOBS)
+    log = requester.client.jetstream()
+    await log.publish("job.a", b"1")
+    for headers in (
+        {"Nats-Rollup": "all"},
+        {"Nats-TTL": "1s"},
+        {"Nats-Schedule": "@at 2000-01-01T00:00:00Z", "Nats-Schedule-Target": "job.b"},
+    ):
+        with pytest.raises(APIError):
+            await log.publish("job.a", b"2", headers=headers)
+    assert (await requester.api("STREAM.INFO.JOBS"))["state"]["last_seq"] == 1
+
+
+async def test_a_node_cannot_aim_an_answer(connect: Connect) -> None:
+    """A report or an answer whose reply subject is the log's, the API's or another's arrives nowhere: the log is as it was,
+    and the other node hears no answer that it could take for a command."""
+    requester, node, other = await connect("requester"), await connect("node"), await connect("node", "n2")
+    await requester.api("STREAM.CREATE.JOBS", JOBS)
+    await requester.client.jetstream().publish("job.a", b"1")
+    heard = await other.client.subscribe("node.n2.do")
+    # As `protocol.nats.wire` has it: 72 random bits, which nobody guesses, stand between a node's name and its answers.
+    inbox = await other.client.subscribe(f"_INBOX_n2.{secrets.token_hex(9)}.*")
+    await other.client.flush()
+    targets = (
+        "job.evil",
+        "$JS.API.STREAM.DELETE.JOBS",
+        "$JS.API.STREAM.PURGE.JOBS",
+        "_INBOX_n2.x",
+    )
+    async with (
+        answering(requester, "report.*.*", b"stored") as reports,
+        answering(requester, "blob.read", b"bytes") as reads,
+    ):
+        for target in (*targets, "node.n2.logs"):
             await node.client.publish("report.n1.0", b"", reply=target)
+            await node.client.publish("blob.read", b"", reply=target)
             await asyncio.wait_for(reports.get(), ANSWER_S)
+            await asyncio.wait_for(reads.get(), ANSWER_S)
+        await node.client.publish("report.n1.0", b"", reply="$JS.ACK.JOBS.x.1.1.1.1.1")
+        await node.refused("$JS.ACK.JOBS")
         await requester.client.flush()
-    assert (await requester.api("STREAM.INFO.JOBS"))["state"]["last_seq"] == 0
+    state = (await requester.api("STREAM.INFO.JOBS"))["state"]
+    assert (state["messages"], state["last_seq"]) == (1, 1)
+    await other.client.flush()
+    assert heard.pending_msgs == inbox.pending_msgs == 0
+
+
+async def test_a_command_has_a_reply_that_only_the_server_can_have_made(connect: Connect) -> None:
+    """An answer that a node aims at another node's commands comes without a reply subject: what no requester sends. A node
+    obeys no command that wants no answer."""
+    requester, node, other = await connect("requester"), await connect("node"), await connect("node", "n2")
+    heard = await other.client.subscribe("node.n2.do")
+    await other.client.flush()
+    async with answering(requester, "report.*.*", b"stored") as reports:
+        await node.client.publish("report.n1.0", b"", reply="node.n2.do")
+        await asyncio.wait_for(reports.get(), ANSWER_S)
+        await requester.client.flush()
+    await requester.client.publish("node.n2.do", b"run", reply=requester.client.new_inbox())
+    told = await heard.next_msg(ANSWER_S)
+    if told.data == b"stored":
+        assert not told.reply
+        told = await heard.next_msg(ANSWER_S)
+    assert (told.data, bool(told.reply)) == (b"run", True)
 
 
 @pytest.mark.parametrize(
     "call", ["STREAM.DELETE.JOBS", "STREAM.UPDATE.JOBS", "STREAM.MSG.DELETE.JOBS", "STREAM.CREATE.OTHER"]
 )
-async def test_a_requester_cannot_remove_the_log(
-    connect: Callable[[str], Awaitable[Peer]], call: str
-) -> None:
+async def test_a_requester_cannot_remove_the_log(connect: Connect, call: str) -> None:
     """Deleting and changing streams is left to people, who have the user admin."""
     requester, admin = await connect("requester"), await connect("admin")
     await requester.api("STREAM.CREATE.JOBS", JOBS)
@@ -340,18 +424,15 @@ async def test_a_requester_cannot_remove_the_log(
 
 
 async def test_strangers_are_refused(own_nats_server: NatsServer) -> None:
-    """Nobody connects without a user, or with a wrong password."""
-    stranger = own_nats_server.requester_url.replace("requester:requester", "requester:guess")
-    for url in (own_nats_server.url, stranger):
+    """Nobody connects without credentials, or with a password."""
+    for url in (own_nats_server.url, own_nats_server.url.replace("//", "//requester:requester@")):
         peer = Peer()
         with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
-            await peer.connect(url)
+            await peer.connect(url, None)
         await peer.client.close()
 
 
-async def test_the_log_survives_a_crash(
-    own_nats_server: NatsServer, connect: Callable[[str], Awaitable[Peer]]
-) -> None:
+async def test_the_log_survives_a_crash(own_nats_server: NatsServer, connect: Connect) -> None:
     """What was acknowledged is there after the server was killed and started again."""
     requester = await connect("requester")
     await requester.api("STREAM.CREATE.JOBS", JOBS)

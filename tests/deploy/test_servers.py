@@ -37,14 +37,14 @@ async def s3_client(server: servers.S3Server, *, secret_key: str = "") -> AsyncI
 
 async def test_nats_keeps_its_ports_and_its_data_over_a_restart(own_nats_server: servers.NatsServer) -> None:
     """Clients reconnect to the same address, and find the stream that was there."""
-    client = await nats.connect(own_nats_server.admin_url)
+    client = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
     log = client.jetstream()
     await log.add_stream(name="KEPT", subjects=["kept"])
     await log.publish("kept", b"1")
     before = (own_nats_server.url, own_nats_server.monitor_url)
     await own_nats_server.restart()
     assert (own_nats_server.url, own_nats_server.monitor_url) == before
-    again = await nats.connect(own_nats_server.admin_url)
+    again = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
     assert (await again.jetstream().stream_info("KEPT")).state.messages == 1
     await client.close()
     await again.close()

@@ -162,7 +162,7 @@ def _execution(view: dict[str, Any]) -> tuple[str, int, str]:
 
 async def _log(ours: World) -> list[Logged]:
     """All events of the log, from its beginning."""
-    bus = await connect(ours.nats_urls, name="judge", role="requester")
+    bus = await connect(ours.nats_urls, name="judge", role="requester", credentials=ours.judge)
     found: list[Logged] = []
     try:
         last = (await bus.log_state()).last

@@ -19,8 +19,10 @@ import psutil
 from aiodocker import Docker
 
 from deploy import images
+from deploy.claims import NODE, REQUESTER
 from deploy.devstack import Part
 from deploy.docker import docker_daemon
+from deploy.keyring import ACCOUNTS_FILE, Keyring, enrolled
 from deploy.processes import Process
 from deploy.programs import need
 from deploy.servers import NATS_CONFIG, S3Server, Server, s3_server
@@ -37,6 +39,7 @@ READY_S: Final = 60.0
 START_S: Final = 60.0
 CLEAN_S: Final = 90.0
 BUCKET: Final = "results"
+KEYS: Final = "keys.json"
 
 Json = dict[str, Any]
 
@@ -101,6 +104,11 @@ class World:
     def urls(self) -> dict[str, str]:
         """Where each requester's API is."""
         return {each.name: f"http://{each.host.address}:{API}" for each in self.requesters}
+
+    @property
+    def judge(self) -> Path:
+        """The credentials of one who reads the log."""
+        return enrolled(self.folder / KEYS, REQUESTER, "judge")
 
     @property
     def nats_urls(self) -> str:
@@ -254,6 +262,10 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
         return [host for name, host in hosts.items() if name.startswith(role)]
 
     servers = [_nats(host, folder / host.name, of("nats")) for host in of("nats")]
+    keys = folder / KEYS
+    accounts = Keyring.create(keys).accounts_conf()
+    for host in of("nats"):
+        (folder / host.name / ACCOUNTS_FILE).write_text(accounts)
     nats = [word for each in servers for word in ("--nats", each.url)]
     env = {**s3.environment, "AWS_ENDPOINT_URL_S3": s3.endpoint, "DOCKER_HOST": docker}
     replicas = str(3 if len(servers) >= 3 else 1)
@@ -262,6 +274,7 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
             host,
             [
                 *("requester", "serve", "--orchestrator", "--name", host.name, *nats),
+                *("--credentials", str(enrolled(keys, REQUESTER, host.name))),
                 *("--data-dir", str(folder / host.name), "--api-host", host.address, "--api-port", str(API)),
                 *("--replicas", replicas, "-c", f"Orchestrator.NodeManager.DisconnectTimeout={SILENCE_S}s"),
             ],
@@ -277,6 +290,7 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
             host,
             [
                 *("compute", "--name", f"{host.name}-{mark}", *nats, "--data-dir", str(folder / host.name)),
+                *("--credentials", str(enrolled(keys, NODE, f"{host.name}-{mark}"))),
                 *("--publish-port", "0", "--cpu", "4", "--memory", "2Gb"),
                 *("--allow-local", f"{folder / 'shared'}/**:rw", "-c", "Compute.StopGrace=1s"),
             ],

@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from deploy.servers import NatsServer
 from protocol.nats_bus import NatsBus, NatsMessages, connect
 
 
 @asynccontextmanager
-async def requester(url: str) -> AsyncIterator[NatsBus]:
-    """A requester's bus."""
-    bus = await connect(url, name="test requester", role="requester")
+async def requester(server: NatsServer, url: str = "") -> AsyncIterator[NatsBus]:
+    """A requester's bus, by another address of the server if one is given."""
+    bus = await connect(
+        url or server.url, name="test requester", role="requester", credentials=server.requester()
+    )
     try:
         yield bus
     finally:
@@ -17,9 +20,9 @@ async def requester(url: str) -> AsyncIterator[NatsBus]:
 
 
 @asynccontextmanager
-async def node(url: str) -> AsyncIterator[NatsMessages]:
-    """A compute node's part of the bus."""
-    bus = await connect(url, name="test node", role="node")
+async def node(server: NatsServer, url: str = "", *, name: str = "n1") -> AsyncIterator[NatsMessages]:
+    """A compute node's part of the bus, by another address of the server if one is given."""
+    bus = await connect(url or server.url, name="test node", role="node", credentials=server.node(name))
     try:
         yield bus
     finally:

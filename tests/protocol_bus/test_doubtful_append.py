@@ -34,8 +34,8 @@ class Scene(NamedTuple):
 async def scene(nats_server: NatsServer) -> AsyncIterator[Scene]:
     async with (
         cutting_proxy(nats_server.port) as proxy,
-        requester(proxy.url) as bus,
-        requester(nats_server.url) as witness,
+        requester(nats_server, proxy.url) as bus,
+        requester(nats_server) as witness,
     ):
         yield Scene(bus, witness, proxy)
 
@@ -195,7 +195,7 @@ async def test_asking_again_after_unavailable_is_answered_stored(
 ) -> None:
     """While the log cannot be reached the append raises `Unavailable`; the same append later is stored, once."""
     monkeypatch.setattr(guarded, "GIVE_UP_S", 0.3)
-    async with requester(own_nats_server.url) as bus, requester(own_nats_server.url) as witness:
+    async with requester(own_nats_server) as bus, requester(own_nats_server) as witness:
         one = entry(fresh_key())
         await own_nats_server.kill()
         with pytest.raises(Unavailable):

@@ -5,15 +5,19 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
 from structlog.testing import capture_logs
 
+from deploy.keyring import Keyring
+from deploy.processes import Process, free_ports
+from deploy.programs import need
 from deploy.servers import NatsServer
 from protocol.bus import Bus, Refused, Stored
-from protocol.errors import Broken, Denied, Exhausted, Invalid, NotFound, Unavailable
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, Unavailable
 from protocol.nats_bus import StreamSettings, connect
 from protocol.subjects import BLOB_STREAM, LOG_STREAM
 from tests.contracts.bus import BusContract, Buses, answering, collect, entry, fresh_key, stored, take
@@ -25,7 +29,7 @@ class TestNatsBus(BusContract):
 
     @pytest.fixture
     async def buses(self, nats_server: NatsServer) -> AsyncIterator[Buses]:
-        async with requester(nats_server.url) as one, requester(nats_server.url) as other:
+        async with requester(nats_server) as one, requester(nats_server) as other:
             yield one, other
 
 
@@ -34,7 +38,7 @@ class TestRoles:
 
     async def test_a_node_and_a_requester_reach_each_other(self, nats_server: NatsServer) -> None:
         """Commands go down, reports, beats and progress go up, across the border between their accounts."""
-        async with requester(nats_server.url) as hub, node(nats_server.url) as one:
+        async with requester(nats_server) as hub, node(nats_server, name="n7") as one:
             async with answering(one, "node.n7.do"), answering(one, "node.n7.logs"):
                 assert await hub.request("node.n7.do", b"run", timeout_s=5) == b"run!"
                 assert await hub.request("node.n7.logs", b"logs", timeout_s=5) == b"logs!"
@@ -49,7 +53,7 @@ class TestRoles:
 
     async def test_a_node_whom_no_requester_hears_is_told_at_once(self, nats_server: NatsServer) -> None:
         """A report that nobody listens for is `Unavailable` without waiting, also across the accounts."""
-        async with node(nats_server.url) as one:
+        async with node(nats_server, name="n8") as one:
             with pytest.raises(Unavailable):
                 await one.request("report.n8.0", b"", timeout_s=60)
 
@@ -57,7 +61,7 @@ class TestRoles:
         self, nats_server: NatsServer
     ) -> None:
         """A command to a node that does not listen is `Unavailable` without waiting."""
-        async with requester(nats_server.url) as hub:
+        async with requester(nats_server) as hub:
             with pytest.raises(Unavailable):
                 await hub.request("node.n9.do", b"", timeout_s=60)
 
@@ -81,8 +85,8 @@ class TestRoles:
     ) -> None:
         """What a node sends to the log, cells, blobs, requesters or other nodes is `Denied` at once and goes nowhere."""
         async with (
-            requester(nats_server.url) as hub,
-            node(nats_server.url) as one,
+            requester(nats_server) as hub,
+            node(nats_server) as one,
             hub.subscribe("req.>") as heard,
         ):
             before = await hub.log_state(), await hub.list_cells()
@@ -101,9 +105,9 @@ class TestRoles:
     ) -> None:
         """A node that listens to the log or to other nodes' reports hears nothing, and the refusal is visible."""
         async with (
-            requester(nats_server.url) as hub,
-            node(nats_server.url) as one,
-            node(nats_server.url) as other,
+            requester(nats_server) as hub,
+            node(nats_server) as one,
+            node(nats_server) as other,
         ):
             with capture_logs() as logs:
                 async with one.subscribe(subject) as messages:
@@ -156,36 +160,61 @@ class TestConnect:
                 with pytest.raises(Unavailable, match=str(port)):
                     await connect(f"nats://127.0.0.1:{port}", name="t", role="node", wait_s=0.5)
 
-    async def test_a_wrong_password_is_denied_at_once(self, nats_server: NatsServer) -> None:
-        """Trying again would not help: `Denied`, long before the deadline, with where the password comes from."""
+    @pytest.mark.parametrize("how", ["nobody", "password", "another cluster's"])
+    async def test_who_is_not_enrolled_is_denied_at_once(
+        self, nats_server: NatsServer, tmp_path: Path, how: str
+    ) -> None:
+        """Trying again would not help: `Denied`, long before the deadline, with where credentials come from."""
+        Keyring.create(tmp_path / "keys.json")
+        stranger = NatsServer(nats_server._start, "", tmp_path / "keys.json")
         async with asyncio.timeout(20):
             with pytest.raises(Denied) as caught:
-                await connect(nats_server.url, name="t", role="requester", password="wrong", wait_s=60)
+                await connect(
+                    nats_server.url,
+                    name="t",
+                    role="requester",
+                    password="secret" if how == "password" else "",
+                    credentials=stranger.requester() if how == "another cluster's" else None,
+                    wait_s=60,
+                )
 
-        assert "SHOAL_NATS_PASSWORD" in caught.value.hint
+        assert "shoal" in caught.value.hint
 
-    async def test_the_password_comes_from_the_environment(
-        self, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("text", "fault"), [(None, NotFound), ("", Invalid), ("not\xffcredentials", Invalid)]
+    )
+    async def test_credentials_that_are_none_are_told(
+        self, nats_server: NatsServer, tmp_path: Path, text: str | None, fault: type[Fault]
     ) -> None:
-        """``SHOAL_NATS_PASSWORD`` is used where no other is given."""
-        monkeypatch.setenv("SHOAL_NATS_PASSWORD", "wrong")
-        with pytest.raises(Denied):
-            await connect(nats_server.url, name="t", role="node")
-        monkeypatch.setenv("SHOAL_NATS_PASSWORD", "node")
-        await (await connect(nats_server.url, name="t", role="node")).close()
+        """A file that is missing or holds something else is named, with how to get one."""
+        path = tmp_path / "n1.creds"
+        if text is not None:
+            path.write_text(text, encoding="latin-1")
+        with pytest.raises(fault, match=re.escape(str(path))):
+            await connect(nats_server.url, name="t", role="node", credentials=path)
 
-    async def test_a_user_in_the_url_goes_before_the_role_s(self, nats_server: NatsServer) -> None:
-        """The URL may carry user and password."""
-        async with requester(nats_server.requester_url) as bus:
-            assert bus.connected
-        with pytest.raises(Denied):
-            await connect(
-                nats_server.requester_url.replace(":requester@", ":wrong@"), name="t", role="requester"
-            )
+    async def test_users_of_another_kind(self, tmp_path: Path) -> None:
+        """Where a NATS server has users with passwords, the one in the URL counts, else the role with the password."""
+        config = tmp_path / "nats.conf"
+        config.write_text("authorization { users: [{user: node, password: word}, {user: ann, password: b}] }")
+        (port,) = free_ports(1)
+        process = Process.start(
+            [need("nats-server"), "-c", config, "-a", "127.0.0.1", "-p", str(port)],
+            name="nats-server",
+            log=tmp_path / "log",
+        )
+        try:
+            for user, password in (("", "word"), ("ann:b@", "")):
+                url = f"nats://{user}127.0.0.1:{port}"
+                await (await connect(url, name="t", role="node", password=password, wait_s=20)).close()
+            with pytest.raises(Denied):
+                await connect(f"nats://127.0.0.1:{port}", name="t", role="node", password="wrong")
+        finally:
+            await process.stop()
 
     async def test_several_addresses_are_tried_in_turn(self, nats_server: NatsServer) -> None:
         """Of several servers separated by commas one that answers is enough."""
-        async with requester(f"nats://127.0.0.1:1, {nats_server.url}") as bus:
+        async with requester(nats_server, f"nats://127.0.0.1:1, {nats_server.url}") as bus:
             assert bus.connected
 
     @pytest.mark.parametrize("url", ["", "nats://", "nats://host:notaport", "nats://host:99999999"])
@@ -197,7 +226,7 @@ class TestConnect:
     async def test_a_user_without_jetstream_is_told(self, nats_server: NatsServer) -> None:
         """A requester that connects with a node's user is `Denied` at once, with where to look."""
         with pytest.raises(Denied, match=LOG_STREAM):
-            await connect(nats_server.node_url, name="t", role="requester")
+            await connect(nats_server.url, name="t", role="requester", credentials=nats_server.node("t"))
 
 
 class TestStreams:
@@ -223,12 +252,12 @@ class TestStreams:
             "allow_atomic": True,
             "deny_delete": True,
         }
-        admin = await nats.connect(own_nats_server.admin_url)
+        admin = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
         await admin.jetstream().add_stream(name=LOG_STREAM, subjects=["job.*"], **(good | {setting: value}))
         await admin.close()
 
         with pytest.raises(Broken, match=setting):
-            async with requester(own_nats_server.url):
+            async with requester(own_nats_server):
                 pass
 
     async def test_requesters_that_start_together_make_the_streams_once(
@@ -236,7 +265,15 @@ class TestStreams:
     ) -> None:
         """Several first requesters do not get into each other's way."""
         buses = await asyncio.gather(
-            *(connect(own_nats_server.url, name=f"r{number}", role="requester") for number in range(5))
+            *(
+                connect(
+                    own_nats_server.url,
+                    name=f"r{number}",
+                    role="requester",
+                    credentials=own_nats_server.requester(),
+                )
+                for number in range(5)
+            )
         )
 
         assert len({(await bus.log_state()).created for bus in buses}) == 1
@@ -246,7 +283,11 @@ class TestStreams:
         """A stream larger than the server may store is `Exhausted`, with what to change."""
         with pytest.raises(Exhausted, match=LOG_STREAM) as caught:
             await connect(
-                own_nats_server.url, name="t", role="requester", streams=StreamSettings(log_bytes=10**15)
+                own_nats_server.url,
+                name="t",
+                role="requester",
+                credentials=own_nats_server.requester(),
+                streams=StreamSettings(log_bytes=10**15),
             )
 
         assert "max_file_store" in caught.value.hint
@@ -254,7 +295,13 @@ class TestStreams:
     async def test_a_full_log_refuses_and_says_that_it_is_full(self, own_nats_server: NatsServer) -> None:
         """What does not fit is not stored, alone or in a batch, and its outcome says `full`; what fits is."""
         settings = StreamSettings(log_bytes=1_000_000, blob_bytes=1_000_000)
-        bus = await connect(own_nats_server.url, name="t", role="requester", streams=settings)
+        bus = await connect(
+            own_nats_server.url,
+            name="t",
+            role="requester",
+            credentials=own_nats_server.requester(),
+            streams=settings,
+        )
         first = fresh_key()
         seq = await stored(bus, first, data=b"x" * 400_000)
         await stored(bus, fresh_key(), data=b"x" * 400_000)
@@ -283,7 +330,13 @@ class TestStreams:
     async def test_a_full_blob_store_is_exhausted(self, own_nats_server: NatsServer) -> None:
         """A blob that does not fit is a fault that names its size, and does not appear half stored."""
         settings = StreamSettings(blob_bytes=1_000_000)
-        bus = await connect(own_nats_server.url, name="t", role="requester", streams=settings)
+        bus = await connect(
+            own_nats_server.url,
+            name="t",
+            role="requester",
+            credentials=own_nats_server.requester(),
+            streams=settings,
+        )
         data = b"x" * 2_000_000
         with pytest.raises(Exhausted, match="2000000"):
             await bus.put_blob(data)
@@ -296,10 +349,10 @@ class TestStreams:
         self, own_nats_server: NatsServer
     ) -> None:
         """Pieces that an earlier attempt left behind are no obstacle."""
-        async with requester(own_nats_server.url) as bus:
+        async with requester(own_nats_server) as bus:
             data = bytes(range(256)) * 4_000
             digest = sha256(data).hexdigest()
-            admin = await nats.connect(own_nats_server.admin_url)
+            admin = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
             await admin.jetstream().publish(
                 f"blobs.{digest}.2", data[2 * 262_144 : 3 * 262_144], stream=BLOB_STREAM
             )
@@ -313,9 +366,9 @@ class TestStreams:
 
     async def test_a_cell_that_a_person_removed_can_be_made_again(self, own_nats_server: NatsServer) -> None:
         """``nats kv del`` leaves a mark in the bucket: the cell is gone, and revision 0 makes it anew."""
-        async with requester(own_nats_server.url) as bus:
+        async with requester(own_nats_server) as bus:
             first = await bus.put_cell("n1", b"1", revision=0)
-            admin = await nats.connect(own_nats_server.admin_url)
+            admin = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
             await (await admin.jetstream().key_value("NODES")).delete("n1")
             assert await bus.get_cell("n1") is None
             assert await bus.list_cells() == []

@@ -2,43 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
 import pytest
 
-from deploy.processes import free_ports
-from deploy.servers import NATS_CONFIG, NatsServer, nats_server
+from deploy.servers import NatsServer
 from protocol.nats_bus import NatsBus, StreamSettings, connect
 from protocol.subjects import LOG_STREAM
 from tests.conftest import Background
 from tests.contracts.bus import LIMIT_S, LogContract, append_one, entry, fresh_key
 from tests.protocol_bus.connections import requester
 from tests.protocol_bus.load import check_log_under_load
-
-Cluster = list[NatsServer]
-
-
-@asynccontextmanager
-async def nats_cluster(folder: Path, size: int = 3) -> AsyncIterator[Cluster]:
-    """Servers from nats.conf, with the cluster block that it shows, on loopback."""
-    ports = free_ports(size)
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
-    contexts = []
-    for number, port in enumerate(ports):
-        own = folder / f"nats-{number}"
-        own.mkdir(parents=True)
-        block = f'cluster {{ name: "shoal", listen: "127.0.0.1:{port}", routes: [{routes}] }}'
-        config = own / "nats.conf"
-        config.write_text(f'{NATS_CONFIG.read_text()}\nserver_name: "nats-{number}"\n{block}\n')
-        contexts.append(nats_server(own, config=config))
-    # Together: none of them is ready alone.
-    started = await asyncio.gather(*(context.__aenter__() for context in contexts))
-    try:
-        yield started
-    finally:
-        await asyncio.gather(*(context.__aexit__(None, None, None) for context in contexts))
+from tests.protocol_bus.servers import Cluster, nats_cluster
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +26,12 @@ def cluster(background: Background, tmp_path_factory: pytest.TempPathFactory) ->
 async def member(server: NatsServer) -> NatsBus:
     """A requester's bus, first of all to that server."""
     return await connect(
-        server.url, name="test requester", role="requester", wait_s=30, streams=StreamSettings(replicas=3)
+        server.url,
+        name="test requester",
+        role="requester",
+        credentials=server.requester(),
+        wait_s=30,
+        streams=StreamSettings(replicas=3),
     )
 
 
@@ -67,7 +48,7 @@ class TestLogOfACluster(LogContract):
 
 async def leader_of_the_log(cluster: Cluster) -> NatsServer:
     """The server that decides about appends just now."""
-    admin = await nats.connect(cluster[0].admin_url)
+    admin = await nats.connect(cluster[0].url, user_credentials=cluster[0].admin())
     try:
         info = await admin.jsm().stream_info(LOG_STREAM)
         assert info.cluster is not None
@@ -79,7 +60,7 @@ async def leader_of_the_log(cluster: Cluster) -> NatsServer:
 
 async def test_a_bus_goes_to_a_server_it_was_never_told_of(cluster: Cluster) -> None:
     """The servers of a cluster tell of each other: when the one that was named dies, another is taken, as the same user."""
-    async with requester(cluster[2].requester_url) as bus, asyncio.timeout(LIMIT_S):
+    async with requester(cluster[2]) as bus, asyncio.timeout(LIMIT_S):
         await cluster[2].kill()
         try:
             await append_one(bus, entry(fresh_key()))

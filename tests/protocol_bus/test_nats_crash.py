@@ -5,11 +5,13 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from pathlib import Path
 
 import nats
 import pytest
 from structlog.testing import capture_logs
 
+from deploy import servers
 from deploy.servers import NatsServer
 from protocol.bus import MESSAGE_MAX_BYTES, Stored
 from protocol.errors import Broken, Unavailable
@@ -41,7 +43,7 @@ async def test_what_was_answered_stored_is_in_the_log_once_whatever_is_killed(
         await server.kill()
         await server.start()
 
-    async with requester(server.url) as one, requester(server.url) as other:
+    async with requester(server) as one, requester(server) as other:
         await check_log_under_load(one, other, [kill] * KILLS)
 
 
@@ -50,8 +52,8 @@ async def test_a_bus_says_whether_it_is_connected_and_comes_back(own_nats_server
     fault; when it is back, listeners, requests and appends work again without anyone's doing."""
     server, subject = own_nats_server, fresh_subject()
     async with (
-        requester(server.url) as one,
-        requester(server.url) as other,
+        requester(server) as one,
+        requester(server) as other,
         one.subscribe(subject) as messages,
     ):
         await server.stop()
@@ -75,7 +77,7 @@ async def test_what_is_listened_to_while_the_server_is_away_is_heard_when_it_is_
 ) -> None:
     """A subscription that was begun without a connection exists once there is one."""
     server, subject = own_nats_server, fresh_subject()
-    async with requester(server.url) as one, requester(server.url) as other:
+    async with requester(server) as one, requester(server) as other:
         await server.stop()
         await until(lambda: not one.connected)
         async with one.subscribe(subject) as messages:
@@ -93,7 +95,7 @@ async def test_a_server_that_no_longer_answers_is_given_up(
     good; when it wakes up all goes on."""
     monkeypatch.setattr(wire, "PING_S", 0.2)
     server = own_nats_server
-    async with requester(server.url) as one, asyncio.timeout(LIMIT_S):
+    async with requester(server) as one, asyncio.timeout(LIMIT_S):
         os.kill(server.pid, signal.SIGSTOP)
         try:
             appending = asyncio.create_task(append_one(one, entry(fresh_key())))
@@ -110,12 +112,16 @@ async def test_a_server_that_no_longer_answers_is_given_up(
 
 
 async def test_another_server_is_found_while_the_first_one_hangs(
-    own_nats_server: NatsServer, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    own_nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a hanging server has not yet taken does not keep a bus from going to the next one."""
     monkeypatch.setattr(wire, "PING_S", 0.2)
-    async with node(f"{own_nats_server.url},{nats_server.url}") as one, asyncio.timeout(LIMIT_S):
-        first = own_nats_server if own_nats_server.port == _port_of(one) else nats_server
+    async with (
+        servers.nats_server(tmp_path / "second", keys=own_nats_server.keys) as second,
+        node(own_nats_server, f"{own_nats_server.url},{second.url}") as one,
+        asyncio.timeout(LIMIT_S),
+    ):
+        first = own_nats_server if own_nats_server.port == _port_of(one) else second
         os.kill(first.pid, signal.SIGSTOP)
         try:
             while one.connected:
@@ -136,8 +142,8 @@ async def test_a_question_that_is_open_when_the_server_dies_ends_at_once(own_nat
     """The one who asked is told `Unavailable` when the connection is lost, long before the deadline."""
     server, subject = own_nats_server, fresh_subject()
     async with (
-        requester(server.url) as one,
-        requester(server.url) as other,
+        requester(server) as one,
+        requester(server) as other,
         other.subscribe(subject) as asked,
     ):
         asking = asyncio.create_task(one.request(subject, b"", timeout_s=10 * LIMIT_S))
@@ -154,8 +160,8 @@ async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
     """A node's commands reach it again after the server was killed."""
     server = own_nats_server
     async with (
-        requester(server.url) as one,
-        node(server.url) as other,
+        requester(server) as one,
+        node(server) as other,
         other.subscribe("node.n1.do") as commands,
     ):
         await server.kill()
@@ -173,7 +179,7 @@ async def test_a_standing_reader_goes_on_after_a_crash(
     wait for a silence."""
     monkeypatch.setattr(reader, "SILENCE_S", 10 * LIMIT_S)
     server = own_nats_server
-    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+    async with requester(server) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
         first = await stored(bus, fresh_key())
         assert [record.seq for record in await anext(batches)] == [first]
         await server.kill()
@@ -190,7 +196,7 @@ async def test_a_standing_reader_asks_again_when_its_pull_has_run_out(
     monkeypatch.setattr(reader, "SILENCE_S", 10 * LIMIT_S)
     monkeypatch.setattr(reader, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(reader, "EXPIRES_S", 0.5)
-    async with requester(nats_server.url) as bus, asyncio.timeout(LIMIT_S):
+    async with requester(nats_server) as bus, asyncio.timeout(LIMIT_S):
         start = (await bus.log_state()).last
         async with aclosing(bus.read(start)) as batches:
             reading = asyncio.ensure_future(anext(batches))
@@ -205,7 +211,7 @@ async def test_a_reader_whose_server_is_silent_opens_its_consumer_again(
 ) -> None:
     """Heartbeats that were promised do not come: the reader begins anew where it stood, and misses nothing."""
     monkeypatch.setattr(reader, "SILENCE_S", 0.2)
-    async with requester(nats_server.url) as bus, asyncio.timeout(LIMIT_S):
+    async with requester(nats_server) as bus, asyncio.timeout(LIMIT_S):
         start = (await bus.log_state()).last
         async with aclosing(bus.read(start)) as batches:
             reading = asyncio.ensure_future(anext(batches))
@@ -219,8 +225,8 @@ async def test_a_reader_whose_server_is_silent_opens_its_consumer_again(
 async def test_a_reader_whose_consumer_is_taken_away_makes_another(own_nats_server: NatsServer) -> None:
     """Somebody removes the consumer at the server: the reader goes on without a gap."""
     server = own_nats_server
-    admin = await nats.connect(server.admin_url)
-    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+    admin = await nats.connect(server.url, user_credentials=server.admin())
+    async with requester(server) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
         first = await stored(bus, fresh_key())
         assert [record.seq for record in await anext(batches)] == [first]
         (consumer,) = await admin.jsm().consumers_info(LOG_STREAM)
@@ -234,8 +240,8 @@ async def test_a_reader_whose_consumer_is_taken_away_makes_another(own_nats_serv
 async def test_a_closed_reader_leaves_no_consumer_behind(own_nats_server: NatsServer) -> None:
     """Closing a reading lets go of its consumer at the server, long before the server would notice by itself."""
     server = own_nats_server
-    admin = await nats.connect(server.admin_url)
-    async with requester(server.url) as bus:
+    admin = await nats.connect(server.url, user_credentials=server.admin())
+    async with requester(server) as bus:
         await stored(bus, fresh_key())
         await collect(bus, 0, 1)
 
@@ -248,13 +254,13 @@ async def test_a_closed_reader_leaves_no_consumer_behind(own_nats_server: NatsSe
 async def test_a_log_made_anew_breaks_its_readers(own_nats_server: NatsServer) -> None:
     """Somebody deletes the stream and makes it again: the reader gets `Broken`, not silence and not foreign entries."""
     server = own_nats_server
-    admin = await nats.connect(server.admin_url)
-    async with requester(server.url) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
+    admin = await nats.connect(server.url, user_credentials=server.admin())
+    async with requester(server) as bus, aclosing(bus.read(0)) as batches, asyncio.timeout(LIMIT_S):
         await stored(bus, fresh_key())
         await anext(batches)
         before = await bus.log_state()
         await admin.jsm().delete_stream(LOG_STREAM)
-        async with requester(server.url) as other:
+        async with requester(server) as other:
             await stored(other, fresh_key())
             assert (await other.log_state()).created != before.created
 
@@ -265,6 +271,6 @@ async def test_a_log_made_anew_breaks_its_readers(own_nats_server: NatsServer) -
 
 async def test_a_reader_beyond_the_end_is_told(own_nats_server: NatsServer) -> None:
     """A position that the log has not reached is `Broken`: it is another log than the one that was read."""
-    async with requester(own_nats_server.url) as bus:
+    async with requester(own_nats_server) as bus:
         with pytest.raises(Broken, match="5"):
             await collect(bus, 5, 1)

@@ -22,7 +22,7 @@ PATIENT = replace(QUICK, silence_s=5.0, beat_s=0.2, submit_timeout_s=30.0)
 
 @asynccontextmanager
 async def a_requester(server: NatsServer, folder: Path, name: str) -> AsyncIterator[Service]:
-    bus = await connect(server.requester_url, name=name, role="requester")
+    bus = await connect(server.url, name=name, role="requester", credentials=server.requester(name))
     try:
         settings = replace(PATIENT, id=RequesterId(name), data_dir=folder / name)
         async with running(bus, settings) as service:
@@ -33,7 +33,7 @@ async def a_requester(server: NatsServer, folder: Path, name: str) -> AsyncItera
 
 @asynccontextmanager
 async def a_node(server: NatsServer, name: str) -> AsyncIterator[PretendNode]:
-    bus = await connect(server.node_url, name=name, role="node")
+    bus = await connect(server.url, name=name, role="node", credentials=server.node(name))
     node = PretendNode(bus, name, clock=SystemClock(), cores=64, beat_s=0.2)
     task = asyncio.create_task(node.work())
     try:

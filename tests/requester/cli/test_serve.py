@@ -169,6 +169,7 @@ async def _serving(nats: NatsServer, folder: Path, *words: str) -> AsyncIterator
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "requester", "serve", "--nats", nats.url, "--data-dir", str(folder)),
         *("--api-host", "127.0.0.1", "--api-port", "0", "--log-format", "json", *words),
+        *("--credentials", str(nats.requester()), "-c", f"Compute.Credentials={nats.node()}"),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=asyncio.subprocess.PIPE,
     )

@@ -1,0 +1,259 @@
+"""``shoal cluster …``, ``shoal node enroll`` and the like: who may connect to the NATS servers, made and taken back.
+
+Knows: flags, which file is written where, and what a person is told to do next. Must not know: keys (`deploy.keyring`),
+rights (`deploy.claims`), or how servers are told (`deploy.accounts`). No requester is needed: these commands work on the
+file of keys, on the machine that has it; only `revoke`, `--finish` and `push` reach the NATS servers.
+"""
+
+import asyncio
+import os
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from protocol import flags
+from protocol import server_settings as shared
+from protocol.config import config_files, read_config
+from protocol.errors import Conflict, Fault
+from requester.cli.exits import Exit, tell
+from requester.cli.output import Column, ListFormat, print_list
+
+if TYPE_CHECKING:
+    from deploy.keyring import Enrolled, Keyring
+
+Keys = Annotated[
+    Path | None,
+    Parameter(help="The file of the cluster's keys (SHOAL_KEYS); default keys.json in the data folder."),
+]
+Out = Annotated[Path | None, Parameter(help="Where to write the credentials; default NAME.creds.")]
+Key = Annotated[
+    str, Parameter(help="Its public key (U…), if it made its seed itself; the file then lacks the seed.")
+]
+Name = Annotated[str, Parameter(name="NAME", help="Its name in the cluster.")]
+_NODE, _REQUESTER, _PERSON = "node", "requester", "admin"
+
+
+def init(
+    *,
+    keys: Keys = None,
+    out: Annotated[Path, Parameter(help="Where to write what the NATS servers read.")] = Path(
+        "accounts.conf"
+    ),
+) -> int:
+    """Make the keys of a new cluster, and the file that its NATS servers start with."""
+    from deploy.keyring import Keyring
+
+    if out.exists():
+        raise Conflict(f"{out} is there already", hint="it may be another cluster's: name another with --out")
+    keyring = Keyring.create(_path(keys))
+    out.write_text(keyring.accounts_conf())
+    tell(
+        f"The keys are in {keyring.path}: whoever has this file rules the cluster, so keep it on this machine, and a copy "
+        f"in a safe place.\nNothing in {out} is secret: put it beside nats.conf on every NATS server."
+    )
+    return Exit.OK
+
+
+def list_enrolled(*, keys: Keys = None, how: ListFormat = ListFormat()) -> int:
+    """List who has credentials."""
+    with _changing(keys) as keyring:
+        items: list[dict[str, Any]] = [
+            {"Name": name, "Role": issued.role, "Keys": issued.keys, "Issued": issued.at}
+            for name, issued in keyring.listed()
+        ]
+    columns: list[Column] = [
+        ("NAME", lambda item: item["Name"]),
+        ("ROLE", lambda item: item["Role"]),
+        ("KEY", lambda item: item["Keys"][-1] if how.wide else item["Keys"][-1][:12]),
+        ("ISSUED", lambda item: datetime.fromtimestamp(item["Issued"], UTC).strftime("%Y-%m-%d %H:%M:%S")),
+        ("", lambda item: "rotation not finished" if len(item["Keys"]) > 1 else ""),
+    ]
+    print_list(items, columns, how)
+    return Exit.OK
+
+
+def push(*, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None) -> int:
+    """Tell the NATS servers of the accounts as they are: after an upgrade, or when `revoke` could not reach them."""
+    with _changing(keys) as keyring:
+        accounts, messenger = keyring.renewed(), keyring.messenger()
+    _tell_servers(nats, config, messenger, accounts)
+    return Exit.OK
+
+
+def admin(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+    """Give a person credentials for NATS's own tools: all rights on streams, none on accounts."""
+    return _enroll(_PERSON, name, out, key, keys)
+
+
+def enroll_node(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+    """Give a compute node credentials of its own."""
+    return _enroll(_NODE, name, out, key, keys)
+
+
+def enroll_requester(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+    """Give a requester credentials of its own."""
+    return _enroll(_REQUESTER, name, out, key, keys)
+
+
+def revoke_node(
+    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
+) -> int:
+    """Take a node's credentials back: the NATS servers cut it off at once."""
+    return _revoke(_NODE, name, keys, nats, config)
+
+
+def revoke_requester(
+    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
+) -> int:
+    """Take a requester's credentials back: the NATS servers cut it off at once."""
+    return _revoke(_REQUESTER, name, keys, nats, config)
+
+
+def revoke_admin(
+    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
+) -> int:
+    """Take a person's credentials back."""
+    return _revoke(_PERSON, name, keys, nats, config)
+
+
+Finish = Annotated[bool, Parameter(help="The new key is in place: revoke the old one.")]
+
+
+def rotate_node(
+    name: Name,
+    /,
+    *,
+    finish: Finish = False,
+    out: Out = None,
+    key: Key = "",
+    keys: Keys = None,
+    nats: flags.Nats = None,
+    config: flags.Settings = None,
+) -> int:
+    """Give a node a new key; the old one counts until --finish."""
+    return _rotate(_NODE, name, finish, out, key, keys, nats, config)
+
+
+def rotate_requester(
+    name: Name,
+    /,
+    *,
+    finish: Finish = False,
+    out: Out = None,
+    key: Key = "",
+    keys: Keys = None,
+    nats: flags.Nats = None,
+    config: flags.Settings = None,
+) -> int:
+    """Give a requester a new key; the old one counts until --finish."""
+    return _rotate(_REQUESTER, name, finish, out, key, keys, nats, config)
+
+
+def _enroll(role: str, name: str, out: Path | None, key: str, keys: Path | None) -> int:
+    path = out or Path(f"{name}.creds")
+    if path.exists():
+        raise Conflict(f"{path} is there already", hint="name another file with --out")
+    with _changing(keys) as keyring:
+        made = keyring.enroll(role, name, key)
+        _write(path, made)
+    tell(f"{role} {name} may connect with {path} (public key {made.key}).")
+    if role == _PERSON:
+        tell(f"For NATS's own tools: nats --creds {path} stream ls")
+    else:
+        tell(
+            f"It is a secret: move it to that machine, and give it to the {role} with --credentials {path.name}."
+        )
+    return Exit.OK
+
+
+def _rotate(
+    role: str,
+    name: str,
+    finish: bool,
+    out: Path | None,
+    key: str,
+    keys: Path | None,
+    nats: list[str] | None,
+    config: list[str] | None,
+) -> int:
+    if finish:
+        from deploy.claims import ACCOUNT_OF
+
+        with _changing(keys) as keyring:
+            old = keyring.finish(role, name)
+            accounts, messenger = keyring.renewed(), keyring.messenger()
+        account = ACCOUNT_OF[role]
+        _tell_servers(nats, config, messenger, {account: accounts[account]})
+        tell(f"{len(old)} old key(s) of {role} {name} count no more.")
+        return Exit.OK
+    path = out or Path(f"{name}.creds")
+    with _changing(keys) as keyring:
+        made = keyring.rotate(role, name, key)
+        # Over the earlier file, if it is here: a running process reads it when it connects again.
+        _write(path, made)
+    tell(
+        f"{path} holds the new key of {role} {name}; the old one counts until then. Put it in the place of the old file, "
+        f"then run: shoal {role} rotate {name} --finish"
+    )
+    return Exit.OK
+
+
+def _revoke(role: str, name: str, keys: Path | None, nats: list[str] | None, config: list[str] | None) -> int:
+    from deploy.claims import ACCOUNT_OF
+
+    with _changing(keys) as keyring:
+        old = keyring.revoke(role, name)
+        accounts, messenger = keyring.renewed(), keyring.messenger()
+    account = ACCOUNT_OF[role]
+    _tell_servers(nats, config, messenger, {account: accounts[account]})
+    tell(f"{role} {name} may not connect any more ({', '.join(old)}).")
+    return Exit.OK
+
+
+def _tell_servers(
+    nats: list[str] | None, config: list[str] | None, messenger: str, accounts: dict[str, str]
+) -> None:
+    from deploy.accounts import push as push_accounts
+
+    settings = read_config(
+        flags={"NATS.URL": nats},
+        given=config or [],
+        environ=os.environ,
+        files=config_files(os.environ, Path.cwd()),
+        keys=shared.NATS,
+        variables=shared.VARIABLES,
+    )
+    servers = ",".join(shared.nats_servers(settings, os.environ))
+    try:
+        took = asyncio.run(push_accounts(servers, messenger, accounts))
+    except Fault as fault:
+        fault.hint = (
+            f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
+        ).strip()
+        raise
+    tell(f"{len(took)} NATS server(s) took it: {', '.join(took)}")
+
+
+def _write(path: Path, made: "Enrolled") -> None:
+    from deploy.keyring import write_secret
+
+    write_secret(path, made.credentials.encode())
+
+
+def _changing(keys: Path | None) -> AbstractContextManager["Keyring"]:
+    from deploy.keyring import Keyring
+
+    return Keyring.changing(_path(keys))
+
+
+def _path(keys: Path | None) -> Path:
+    if keys is not None:
+        return keys
+    if given := os.environ.get("SHOAL_KEYS"):
+        return Path(given).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("shoal") / "keys.json"
