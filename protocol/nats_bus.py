@@ -166,6 +166,7 @@ async def connect(
     credentials: Path | None = None,
     password: str = "",
     wait_s: float = CONNECT_S,
+    log_wait_s: float | None = None,
     streams: StreamSettings | None = None,
 ) -> NatsBus: ...
 
@@ -190,6 +191,7 @@ async def connect(
     credentials: Path | None = None,
     password: str = "",
     wait_s: float = CONNECT_S,
+    log_wait_s: float | None = None,
     streams: StreamSettings | None = None,
 ) -> NatsMessages:
     """Connect to the NATS server at `url` (``nats://host:port``, several separated by commas, ``tls://`` for TLS).
@@ -198,6 +200,8 @@ async def connect(
     Where NATS servers have users of another kind, the user is the one in the URL, or the role (``requester`` or ``node``)
     with `password`. `name` is shown in the server's monitoring. For a requester the streams are made as `streams` says if
     they are missing, and checked.
+
+    `log_wait_s` (else `wait_s`) is how long the streams may have no leader: the election in a cluster takes some seconds.
 
     A connection that was made once is kept up for ever: see `connected`. Raises `Invalid` (the URL, or the file), `NotFound`
     (no such file), `Denied` (the servers refuse who this is), `Unavailable` (no server, or no JetStream, within `wait_s`
@@ -217,7 +221,7 @@ async def connect(
     if role == "node":
         return NatsMessages(wire)
     try:
-        await prepare(wire, streams or StreamSettings())
+        await prepare(wire, streams or StreamSettings(), wait_s if log_wait_s is None else log_wait_s)
     except BaseException:
         await wire.shut()
         raise

@@ -27,6 +27,7 @@ NO_STORAGE: Final = 10047
 NO_ACCOUNT_STORAGE: Final = 10028
 TRIES: Final = 5
 PAUSE_S: Final = 0.1
+AGAIN_S: Final = 0.25
 
 HEADERS_BYTES: Final = 4_096
 """Room for headers: the server counts them into a message's size."""
@@ -130,18 +131,32 @@ def complaints(stream: str, config: dict[str, Any]) -> list[str]:
     ]
 
 
-async def prepare(wire: Wire, settings: StreamSettings) -> None:
+async def prepare(wire: Wire, settings: StreamSettings, wait_s: float = 0) -> None:
     """Make the streams that are missing and check those that are there.
 
-    Raises `Broken` (a stream has settings that break a promise), `Exhausted` (no room to reserve) and `Unavailable`.
+    Raises `Broken` (a stream has settings that break a promise), `Exhausted` (no room to reserve), and `Unavailable` if
+    JetStream has not answered after `wait_s` seconds.
     """
+    until = asyncio.get_running_loop().time() + wait_s
     for name, wanted in configurations(settings).items():
-        info = await _info_or_make(wire, name, wanted)
+        info = await _patiently(wire, name, wanted, until)
         if faults := complaints(name, info.config):
             raise Broken(
                 f"the stream {name} is there, but {'; '.join(faults)}",
                 hint=f"Change it with `nats stream edit {name}`, or use a NATS account of its own for shoal.",
             )
+
+
+async def _patiently(wire: Wire, name: str, wanted: dict[str, object], until: float) -> StreamInfo:
+    """The stream, asked for again while nobody answers: a cluster that elects a leader is silent for some seconds."""
+    while True:
+        try:
+            return await _info_or_make(wire, name, wanted)
+        except Unavailable as fault:
+            if asyncio.get_running_loop().time() >= until:
+                raise
+            _log.warning("waiting for JetStream", stream=name, reason=fault.message)
+            await asyncio.sleep(AGAIN_S)
 
 
 async def _info_or_make(wire: Wire, name: str, wanted: dict[str, object]) -> StreamInfo:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from deploy.servers import NatsServer
 
 CONNECT_S = 2.0
+LOG_WAIT_S = 60.0
+"""So long may JetStream need at the start: servers and requesters of a site often start together."""
 NODE_STOP_S = 30.0
 """How long a compute node beside us may take to leave in order."""
 
@@ -109,6 +111,7 @@ async def _serve(wanted: Plan) -> int:
                 role="requester",
                 credentials=settings.nats_credentials,
                 password=settings.nats_password,
+                log_wait_s=LOG_WAIT_S,
                 streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
             )
             try:

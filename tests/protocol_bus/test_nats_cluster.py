@@ -85,3 +85,22 @@ async def test_killing_the_leader_loses_and_doubles_nothing(tmp_path: Path) -> N
         finally:
             await one.close()
             await other.close()
+
+
+async def test_a_requester_that_starts_with_its_servers_waits_for_their_leader(tmp_path: Path) -> None:
+    """While a cluster has no leader nobody answers for its streams: a requester that starts then waits, and works."""
+    async with nats_cluster(tmp_path) as cluster:
+        await asyncio.gather(cluster[1].kill(), cluster[2].kill())
+        joining = connect(
+            cluster[0].url,
+            name="test requester",
+            role="requester",
+            credentials=cluster[0].requester(),
+            log_wait_s=60,
+            streams=StreamSettings(replicas=3),
+        )
+        bus, *_ = await asyncio.gather(joining, cluster[1].start(), cluster[2].start())
+        try:
+            await append_one(bus, entry(fresh_key()))
+        finally:
+            await bus.close()
