@@ -164,7 +164,15 @@ class Reader:
             ) as response:
                 if response.status != (206 if ask.partial else 200):
                     await self._refuse(remote, ask, response)
-                _check_answer(part, response.headers, ask)
+                remote.check(ask, response.headers)
+                try:
+                    check_range(
+                        remote.name, remote.size_bytes, part.at, part.end, response.headers, ask.partial
+                    )
+                except Broken as fault:
+                    if fault.kind == "Cut":
+                        raise _Again(fault) from fault
+                    raise
                 await self._read(part, response, moved)
         except aiohttp.ClientConnectorError as error:
             raise _Again(
@@ -302,26 +310,24 @@ def ranged_get(url: str, headers: Mapping[str, str], start: int, end: int, size_
     return Ask(url, {**headers, "Range": f"bytes={start}-{end - 1}"}, partial=True)
 
 
-def _check_answer(part: _Part, headers: Mapping[str, str], ask: Ask) -> None:
-    remote = part.file.remote
-    remote.check(ask, headers)
-    length = headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) != part.end - part.at:
-        fault = Broken(
-            f"{remote.name}: {length} bytes were answered where {part.end - part.at} were asked for"
-        )
-        raise _Again(fault)
-    if not ask.partial:
+def check_range(
+    name: str, size_bytes: int, start: int, end: int, headers: Mapping[str, str], partial: bool
+) -> None:
+    """Raise `Broken` if the headers of an answer are not of the bytes from `start` to `end`; kind ``Cut`` if it is short."""
+    length = headers.get("Content-Length") or headers.get("content-length", "")
+    if length.isdecimal() and int(length) != end - start:
+        raise Broken(f"{name}: {length} bytes were answered where {end - start} were asked for", kind="Cut")
+    if not partial:
         return
-    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    said = headers.get("Content-Range") or headers.get("content-range", "")
+    found = _CONTENT_RANGE.fullmatch(said)
     if (
         found is None
-        or (int(found[1]), int(found[2])) != (part.at, part.end - 1)
-        or found[3] not in ("*", str(remote.size_bytes))
+        or (int(found[1]), int(found[2])) != (start, end - 1)
+        or found[3] not in ("*", str(size_bytes))
     ):
         raise Broken(
-            f"{remote.name}: the range {headers.get('Content-Range', '')!r} was answered where "
-            f"bytes {part.at}-{part.end - 1}/{remote.size_bytes} were asked for"
+            f"{name}: the range {said!r} was answered where bytes {start}-{end - 1}/{size_bytes} were asked for"
         )
 
 

@@ -13,7 +13,10 @@ partitions    which execution reads which object (pure)
 dates         dates in keys, by Go's layouts (pure)
 patterns      regular expressions of strangers, in a process of their own
 account       whether the node has an account
-client        connections, and botocore's errors as ours
+client        connections, by aiobotocore
+bulk          how bytes and listings are asked for past botocore
+signing       signatures for that (pure)
+faults        what S3 and botocore say, as our faults
 source        resolve and fetch
 upload        one object from a stream, in parts where it is large
 publisher     a result as an archive, or as one object a file

@@ -1,47 +1,36 @@
-"""Connections to S3, and botocore's errors as ours.
+"""Connections to S3: an endpoint and region with an account, or none.
 
-Knows: aiobotocore, which is imported when the first connection is opened (it takes most of a second). Must not know: what
-is read or written. Nothing that is said here holds a secret: of an error only S3's code and message are passed on, and a
-signed URL never stands in a message.
+Knows: aiobotocore, which is imported when the first connection is opened (it takes most of a second), and what goes past
+it: bulk data (`storage.s3.bulk`). Must not know: what is read or written. A signed URL never stands in a message.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import Any, Final, Self
 
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid
+from storage.lanes import Lanes, Task, find_route
 from storage.multiaddr import parse_endpoint
-from storage.ranged import Limits, Reader, open_session
+from storage.ranged import Limits
 from storage.resolver import CheckedResolver, environment_proxies
+from storage.s3 import signing
 from storage.s3.account import Account
+from storage.s3.bulk import PROBE, Bulk, pages
+from storage.s3.faults import ABOUT_ALL, ACCOUNT_HINT, code_of, faults, status_of
 from storage.s3.keys import Object
 from storage.s3.params import DEFAULT_REGION, S3Settings, SourceParams, check_endpoint
 
 SIGNED_S: Final = 3600
-REDIRECTS: Final = frozenset(
-    {"301", "307", "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
-)
-
-_NO_ACCOUNT: Final = frozenset(
-    {
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "ExpiredToken",
-        "TokenRefreshRequired",
-        "InvalidSecurity",
-        "XAdminUserNotFound",  # versitygw, with status 404
-    }
-)
-_ABOUT_ALL: Final = _NO_ACCOUNT | {"NoSuchBucket", "SignatureDoesNotMatch"}
-_DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
-_BUSY: Final = frozenset(
-    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"}
-)
-_ACCOUNT_HINT: Final = "Give the node an account: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+RENEW_S: Final = 30.0
+"""How often an account that grows old is asked for anew while data moves."""
 
 
 class Place(Struct, frozen=True):
@@ -52,17 +41,70 @@ class Place(Struct, frozen=True):
     signed: bool
 
 
-class Connection:
-    """One endpoint and region with one account, or none. Its methods raise our faults, which name `endpoint`."""
+class Roads(Struct, frozen=True):
+    """What all connections of a client go over where they carry bulk data."""
 
-    def __init__(self, raw: Any, place: Place, reader: Reader) -> None:
+    lanes: Lanes
+    limits: Limits
+    resolver: AbstractResolver
+    ca_bundle: str = ""
+
+
+class Connection:
+    """One endpoint and region with one account, or none. Its methods raise our faults, which name `endpoint`.
+
+    `raw` is aiobotocore's client, `account` botocore's credentials (None: unsigned), `roads` what bulk data goes over.
+    """
+
+    def __init__(self, raw: Any, place: Place, account: Any, roads: Roads) -> None:
         self.raw = raw
         self.signed = place.signed
         self.endpoint: str = raw.meta.endpoint_url
         self._region = place.region
         self._regions: dict[str, str] = {}
+        self._account = account
+        self._roads = roads
+        self._bulks: dict[str, Bulk] = {}
         raw.meta.events.register("needs-retry.s3", self._note_region)
-        self.reader = reader
+
+    @asynccontextmanager
+    async def bulk(self, bucket: str) -> AsyncIterator[Bulk]:
+        """How the bucket's objects are asked for; while in here, its account is kept from growing old."""
+        found = self._bulks.get(bucket)
+        account = await self._signing_account()
+        if found is None:
+            url = await self.signed_url(bucket, PROBE)
+            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account)
+        if found.signer is not None and account is not None:
+            found.signer.account = account
+        if found.signer is None or not hasattr(self._account, "refresh_needed"):
+            yield found
+            return
+        renewing = asyncio.create_task(self._renew(found.signer))
+        try:
+            yield found
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+
+    async def move(self, bulk: Bulk, tasks: Iterator[Task], count: int, moved: Callable[[int], None]) -> None:
+        """Do tasks of a bucket, `count` at once. Raises the first one's fault."""
+        roads = self._roads
+        route = await find_route(bulk.origin, roads.limits, roads.resolver, lambda: _trust(roads.ca_bundle))
+        await roads.lanes.move(tasks, route, count, moved)
+
+    async def _signing_account(self) -> signing.Account | None:
+        if self._account is None:
+            return None
+        with faults("the AWS configuration", self.endpoint, signed=True):
+            now = await self._account.get_frozen_credentials()
+        return signing.Account(now.access_key, now.secret_key, now.token or "")
+
+    async def _renew(self, signer: signing.Signer) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with contextlib.suppress(Fault):
+                signer.account = await self._signing_account() or signer.account
 
     def region_of(self, bucket: str) -> str:
         """The bucket's own region, as far as S3 has told it: botocore goes there by itself, a signed URL does not."""
@@ -75,8 +117,8 @@ class Connection:
             try:
                 found = await self.raw.head_object(**wanted)
             except self.raw.exceptions.ClientError as error:
-                await self._ask_why(bucket, _status(error))
-                if _status(error) != 400:
+                await self._ask_why(bucket, status_of(error))
+                if status_of(error) != 400:
                     raise
                 # The question's answer named the bucket's region, which an answer without a body could not.
                 found = await self.raw.head_object(**wanted)
@@ -91,7 +133,7 @@ class Connection:
             await self.raw.list_objects_v2(Bucket=bucket, MaxKeys=1)
         except self.raw.exceptions.ClientError as better:
             # An object that is not there says nothing of its bucket; other refusals are the same for both.
-            if status != 404 or _code(better) in _ABOUT_ALL:
+            if status != 404 or code_of(better) in ABOUT_ALL:
                 raise
 
     def _note_region(self, response: Any, request_dict: Any, **more: Any) -> None:
@@ -101,25 +143,29 @@ class Connection:
         headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = headers.get("x-amz-bucket-region") or response[1].get("Error", {}).get("Region")
         bucket = request_dict.get("context", {}).get("s3_redirect", {}).get("bucket")
-        if region and bucket:
+        if region and bucket and self._regions.get(bucket) != region:
             self._regions[bucket] = region
+            self._bulks.pop(bucket, None)
 
-    async def list(self, bucket: str, prefix: str, limit: int) -> AsyncIterator[list[Object]]:
-        """All objects whose keys begin with `prefix`, page by page. Raises `Exhausted` beyond `limit`."""
-        seen = 0
-        pages = self.raw.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        with faults(f"s3://{bucket}/{prefix}", self.endpoint, signed=self.signed):
-            async for page in pages:
-                objects = [
-                    Object(each["Key"], each["Size"], each.get("ETag", ""))
-                    for each in page.get("Contents", ())
-                ]
-                seen += len(objects)
-                if seen > limit:
-                    raise Exhausted(
-                        f"s3://{bucket}/{prefix} has more than {limit} objects", hint="Use a longer prefix."
-                    )
-                yield objects
+    async def objects(self, bucket: str, prefix: str, limit: int) -> list[Object]:
+        """All objects whose keys begin with `prefix`. Raises `Exhausted` beyond `limit`, and what S3 says: `Invalid` of
+        kind ``Region`` if the bucket is in another."""
+        found: list[list[Object]] = []
+
+        def within() -> Iterator[Task]:
+            for page in pages(bulk, prefix, found):
+                if sum(len(each) for each in found) > limit:
+                    break
+                yield page
+
+        async with self.bulk(bucket) as bulk:
+            await self.move(bulk, within(), 1, lambda _: None)
+        objects = [each for page in found for each in page]
+        if len(objects) > limit:
+            raise Exhausted(
+                f"s3://{bucket}/{prefix} has more than {limit} objects", hint="Use a longer prefix."
+            )
+        return objects
 
     async def has_any(self, bucket: str, prefix: str) -> bool:
         """Whether any object's key begins with `prefix`."""
@@ -144,7 +190,7 @@ class S3Client:
         self._lock = asyncio.Lock()
         self._connections: dict[Place, Connection] = {}
         self._session: Any = None
-        self._readers: dict[bool, Reader] = {}
+        self._lanes = Lanes(_limits(self.settings))
         self._account = Account(self._look)
 
     async def connect(self, endpoint: str = "", region: str = "", *, signed: bool = True) -> Connection:
@@ -184,7 +230,7 @@ class S3Client:
         async with self._lock:
             self._connections.clear()
             self._session = None
-            self._readers.clear()
+            self._lanes.close()
             await self._open.aclose()
 
     async def _opened(self) -> Any:
@@ -211,14 +257,21 @@ class S3Client:
                 config=_config(self.settings, place, resolver),
             )
         )
-        own = resolver is None
-        if own not in self._readers:
-            limits = _limits(self.settings)
-            bulk = await self._open.enter_async_context(
-                open_session(limits, resolver=resolver, trust_env=True)
-            )
-            self._readers[own] = Reader(bulk, limits)
-        return Connection(raw, place, self._readers[own])
+        roads = Roads(
+            lanes=self._lanes,
+            limits=_limits(self.settings),
+            resolver=resolver or ThreadedResolver(),
+            ca_bundle=session.get_config_variable("ca_bundle") or "",
+        )
+        return Connection(raw, place, await self._credentials(session) if place.signed else None, roads)
+
+    async def _credentials(self, session: Any) -> Any:
+        account = self.settings.credentials
+        if account is None:
+            return await session.get_credentials()
+        from aiobotocore.credentials import AioCredentials
+
+        return AioCredentials(account.access_key, account.secret_key, account.session_token or None)
 
     def _resolver(self, session: Any, endpoint: str) -> CheckedResolver | None:
         """What keeps an endpoint that a job names within the policy; None for the node's own. Raises `Denied`."""
@@ -241,96 +294,8 @@ async def presign(client: S3Client, params: SourceParams, expires_s: int) -> str
         raise Invalid(f"{params.url} is a prefix: only one object can be signed")
     connection = await client.connect(params.endpoint, params.region)
     if not connection.signed:
-        raise Denied(f"{params.url} cannot be signed: there is no account", hint=_ACCOUNT_HINT)
+        raise Denied(f"{params.url} cannot be signed: there is no account", hint=ACCOUNT_HINT)
     return await connection.signed_url(params.bucket, params.key, params.version_id, expires_s)
-
-
-def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, signed: bool) -> Fault:
-    """What S3's error about `what` means for us. `code` may be a status where S3 sends no body."""
-    said = f"{what}: {message[:300] or code} ({code}, at {endpoint})"
-    if code == "NoSuchBucket":
-        return NotFound(f"{what}: there is no such bucket at {endpoint}", kind="Bucket")
-    if code in ("NoSuchKey", "404", "NotFound"):
-        return NotFound(f"{what}: there is no such object at {endpoint}", kind="Object")
-    if code in ("NoSuchVersion", "NoSuchUpload"):
-        return NotFound(said)
-    if code in _NO_ACCOUNT:
-        return Denied(f"{what}: {endpoint} does not know the node's account ({code})", hint=_ACCOUNT_HINT)
-    if code == "SignatureDoesNotMatch":
-        return Denied(
-            f"{what}: {endpoint} refuses the signature ({code})", hint="Check AWS_SECRET_ACCESS_KEY."
-        )
-    if code == "RequestTimeTooSkewed":
-        return Denied(said, hint="Set this machine's clock.")
-    if code in _DENIED or status in (401, 403):
-        hint = "Let the account read and write there." if signed else _ACCOUNT_HINT
-        return Denied(f"{what}: {endpoint} denies access ({code}{'' if signed else ', unsigned'})", hint=hint)
-    if code in ("PreconditionFailed", "412"):
-        return Broken(f"{what} was changed while it was being read", kind="Changed")
-    if code in REDIRECTS or status in (301, 307):
-        return Invalid(said, hint="The bucket is in another region: name it as Region.")
-    if code in _BUSY or status >= 500 or status == 429:
-        return Unavailable(said)
-    if code in ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"):
-        return Broken(said)
-    return Invalid(said)
-
-
-@contextmanager
-def faults(what: str, endpoint: str, *, signed: bool) -> Iterator[None]:
-    """Turn botocore's errors about `what` into our faults."""
-    try:
-        yield
-    except Fault:
-        raise
-    except Exception as error:
-        fault = _mapped(error, what, endpoint, signed)
-        if fault is None:
-            raise
-        raise fault from error
-
-
-def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault | None:
-    from botocore import exceptions as boto
-
-    if isinstance(error, boto.ClientError):
-        message = error.response.get("Error", {}).get("Message", "")
-        return fault_of(_code(error), message, _status(error), what, endpoint, signed=signed)
-    if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError | boto.ProxyConnectionError):
-        return Unavailable(
-            f"{what}: {endpoint} cannot be reached", hint="Is the server running, the endpoint right?"
-        )
-    if isinstance(error, boto.ReadTimeoutError):
-        return TimedOut(f"{what}: {endpoint} does not answer", hint="Try again later.")
-    if isinstance(error, boto.SSLError):
-        return Unavailable(f"{what}: {endpoint} has no trustworthy certificate", hint="Set AWS_CA_BUNDLE.")
-    told = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
-    if isinstance(told, Fault):
-        # What our resolver says of an address comes back as an error of theirs.
-        return told
-    if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
-        return Unavailable(f"{what}: the connection to {endpoint} broke")
-    if isinstance(error, boto.ParamValidationError | boto.InvalidRegionError):
-        return Invalid(f"{what}: {str(error)[:300]}")
-    if isinstance(error, boto.ProfileNotFound | boto.PartialCredentialsError | boto.NoCredentialsError):
-        return Denied(f"{what}: {str(error)[:300]}", hint=_ACCOUNT_HINT)
-    if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):
-        return Denied(f"{what}: the account cannot be read ({type(error).__name__})", hint=_ACCOUNT_HINT)
-    if isinstance(error, boto.ResponseParserError):
-        return Broken(
-            f"{what}: {endpoint} does not answer as S3 does", hint="Is this the address of an S3 server?"
-        )
-    if isinstance(error, boto.BotoCoreError):
-        return Unavailable(f"{what}: {type(error).__name__} at {endpoint}")
-    return None
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) or str(_status(error))
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _limits(settings: S3Settings) -> Limits:
@@ -350,6 +315,12 @@ def _new_session(profile: str) -> Any:
     session = AioSession(profile=profile or None)
     session.register_component("data_loader", _descriptions())
     return session
+
+
+@cache
+def _trust(ca_bundle: str) -> ssl.SSLContext:
+    """The certificates that are trusted; reads a file or two."""
+    return ssl.create_default_context(cafile=ca_bundle or None)
 
 
 @cache

@@ -21,8 +21,9 @@ from protocol.jobs import Spec
 from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
 from storage.ranged import together
-from storage.s3.client import Connection, faults
+from storage.s3.client import Connection
 from storage.s3.driver import S3Driver
+from storage.s3.faults import faults
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
 from storage.s3.upload import PARTS_MAX, Sent, Stream, Target, upload
 from storage.threads import in_thread

@@ -11,20 +11,22 @@ once more unsigned: it may be public.
 import base64
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from xml.etree import ElementTree as ET
 
 from msgspec import Struct, structs
 
-from protocol.errors import Broken, Denied, Fault, NotFound, Unavailable
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
+from storage.lanes import Request
 from storage.multiaddr import parse_endpoint
-from storage.ranged import Ask, Item, Refusal, check_size, ranged_get
-from storage.s3.client import Connection, fault_of
+from storage.parts import PARTIAL, Files, Item
+from storage.ranged import Refusal, check_size
+from storage.s3.bulk import Bulk
+from storage.s3.client import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.globs import pattern_of
 from storage.s3.keys import Landing, Object, landing
@@ -56,13 +58,13 @@ class S3Source(S3Driver):
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
         connection = await self._client.connect(params.endpoint, params.region)
         try:
-            meant, objects = await self._find(connection, params, share)
+            connection, meant, objects = await self._seek(connection, params, share)
         except Denied as denied:
             if not connection.signed:
                 raise
             connection = await self._client.connect(params.endpoint, params.region, signed=False)
             try:
-                meant, objects = await self._find(connection, params, share)
+                connection, meant, objects = await self._seek(connection, params, share)
             except Fault:
                 raise denied from None
         size_bytes = sum(each.size_bytes for each in objects)
@@ -111,13 +113,35 @@ class S3Source(S3Driver):
             done += size
             progress(done, total)
 
-        def items() -> Iterator[Item]:
-            for name, each in landing.files:
-                yield Item(RemoteObject(connection, params, each), partial(tree.open, name))
-
         settings = self._client.settings
         small = total < SMALL_OBJECT_BYTES * len(landing.files)
-        await connection.reader.bring(items(), moved, settings.small_requests if small else settings.requests)
+        requests = settings.small_requests if small else settings.requests
+        count = sum(-(-each.size_bytes // settings.part_bytes) for _, each in landing.files)
+        async with connection.bulk(params.bucket) as bulk:
+            items = (
+                Item(RemoteObject(bulk, params, each), partial(tree.open, name))
+                for name, each in landing.files
+            )
+            files = Files(items, settings.part_bytes)
+            try:
+                await connection.move(bulk, files.parts(), min(requests, max(count, 1)), moved)
+            finally:
+                files.close()
+
+    async def _seek(
+        self, connection: Connection, params: SourceParams, share: Share
+    ) -> tuple[Connection, SourceParams, list[Object]]:
+        """As `_find`, where the bucket is: a connection to its own region comes back."""
+        try:
+            return connection, *await self._find(connection, params, share)
+        except Invalid as elsewhere:
+            if elsewhere.kind != "Region":
+                raise
+        # botocore goes there by itself, and learns which region it is.
+        await connection.has_any(params.bucket, params.prefix)
+        region = connection.region_of(params.bucket)
+        connection = await self._client.connect(params.endpoint, region, signed=connection.signed)
+        return connection, *await self._find(connection, params, share)
 
     async def _find(
         self, connection: Connection, params: SourceParams, share: Share
@@ -135,8 +159,8 @@ class S3Source(S3Driver):
                 params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
         objects: list[Object] = []
         if params.is_prefix or params.is_glob:
-            async for page in connection.list(params.bucket, params.prefix, self._client.settings.objects):
-                objects += page
+            limit = self._client.settings.objects
+            objects = await connection.objects(params.bucket, params.prefix, limit)
         objects = await _filtered(await _matching(objects, params), params)
         if not objects and not params.allow_empty:
             raise _nothing(params, connection.endpoint)
@@ -158,46 +182,32 @@ class S3Source(S3Driver):
 
 
 class RemoteObject:
-    """An object's bytes for `storage.ranged`: one signed URL, pinned to the object's ETag."""
+    """An object's bytes for `storage.parts`, pinned to the object's ETag and version."""
 
-    def __init__(self, connection: Connection, params: SourceParams, found: Object) -> None:
-        self._connection = connection
-        self._params = params
+    def __init__(self, bulk: Bulk, params: SourceParams, found: Object) -> None:
+        self._bulk = bulk
         self._object = found
-        self._url = ""
-        self.name = f"s3://{params.bucket}/{found.key}"
+        self._query = {"versionId": params.version_id} if params.version_id else {}
+        self._pin = {"If-Match": found.etag} if found.etag else {}
+        self.name = bulk.url(found.key)
         self.size_bytes = found.size_bytes
 
-    async def ask(self, start: int, end: int) -> Ask:
-        """One signed URL serves all parts; it is made anew when S3 says that it is too old."""
-        if not self._url:
-            self._url = await self._connection.signed_url(
-                self._params.bucket, self._object.key, self._params.version_id
-            )
-        pin = {"If-Match": self._object.etag} if self._object.etag else {}
-        return ranged_get(self._url, pin, start, end, self.size_bytes)
+    def request(self, start: int, end: int) -> Request:
+        """The whole object is asked for without a range, which every server understands."""
+        if start == 0 and end == self.size_bytes:
+            return self._bulk.request("GET", self._object.key, self._pin, self._query)
+        headers = {**self._pin, "Range": f"bytes={start}-{end - 1}"}
+        return self._bulk.request("GET", self._object.key, headers, self._query, statuses=(PARTIAL,))
 
-    def check(self, ask: Ask, headers: Mapping[str, str]) -> None:
+    def check(self, headers: Mapping[str, str]) -> None:
         """The ETag that is answered is the pinned one, also where a server does not know If-Match."""
-        etag = headers.get("ETag", "")
+        etag = headers.get("etag", "")
         if etag and self._object.etag and etag.strip('"') != self._object.etag.strip('"'):
             raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
 
-    def refusal(self, ask: Ask, status: int, body: bytes) -> Refusal:
-        """S3's own error, from its XML."""
-        code, message = _error_in(body)
-        if "expired" in message.lower() and status == 403:
-            self._url = ""
-            return Refusal(Unavailable(f"{self.name}: the signature is too old"), again=True)
-        fault = fault_of(
-            code or str(status),
-            message,
-            status,
-            self.name,
-            self._connection.endpoint,
-            signed=self._connection.signed,
-        )
-        return Refusal(fault, again=isinstance(fault, Unavailable))
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """S3's own error."""
+        return self._bulk.refusal(self.name, status, body)
 
 
 def _may_be_many(params: SourceParams) -> bool:
@@ -287,19 +297,6 @@ async def _check_sha256(params: SourceParams, path: Path) -> None:
             f"{params.url} has the SHA-256 {found}, and ChecksumSHA256 says {params.checksum_sha256}",
             kind="Checksum",
         )
-
-
-def _error_in(body: bytes) -> tuple[str, str]:
-    """Code and message of S3's XML error, or two empty texts."""
-    if b"<!" in body:
-        # Declarations have no place in it, and could be made to explode.
-        return "", ""
-    try:
-        root = ET.fromstring(body)
-    except ET.ParseError:
-        return "", ""
-    found = {each.tag.rpartition("}")[2]: each.text or "" for each in root}
-    return found.get("Code", ""), found.get("Message", "")
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from protocol.errors import Fault
 from storage.ranged import together
-from storage.s3.client import Connection, faults
+from storage.s3.client import Connection
+from storage.s3.faults import faults
 from storage.threads import Stop, in_thread
 
 PARTS_MAX: Final = 10_000

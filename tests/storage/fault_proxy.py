@@ -59,10 +59,6 @@ class FaultProxy:
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP
         )
-        if fault == "range":
-            headers["Range"] = "bytes=0-9"
-        if fault == "whole":
-            headers.popall("Range", None)
         body = io.BytesIO(await request.read()) if request.can_read_body else None
         url = URL(self._upstream + request.raw_path, encoded=True)
         async with session.request(
@@ -79,10 +75,15 @@ class FaultProxy:
     async def _pass(
         self, request: web.Request, found: aiohttp.ClientResponse, data: bytes, fault: str
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=found.status)
+        response = web.StreamResponse(status=200 if fault == "whole" else found.status)
         response.headers.extend(
             {name: value for name, value in found.headers.items() if name.lower() not in _HOP}
         )
+        if fault == "range":
+            data = data[:10]
+            response.headers["Content-Range"] = (
+                f"bytes 0-9/{found.headers['Content-Range'].rpartition('/')[2]}"
+            )
         if fault == "etag":
             response.headers["ETag"] = '"another"'
         half = data[: len(data) // 2]

@@ -1,0 +1,163 @@
+"""Files brought in ranges: each part a task of its own, written where it belongs in its file.
+
+Knows: ranges, and what makes an answer the bytes that were asked for. Must not know: whose server it is, or threads.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from protocol.errors import Broken
+from storage.lanes import Again, Lane, Request, write_all_at
+from storage.ranged import Refusal, check_range
+from storage.wire import Head, Line
+
+PARTIAL: Final = 206
+
+
+class Far(Protocol):
+    """One file's bytes somewhere else. Its methods are called in threads."""
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Exactly how many bytes it has."""
+
+    def request(self, start: int, end: int) -> Request:
+        """What to send for the bytes from `start` up to, not with, `end`."""
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raise `Broken` if an answer with these headers (names in lower case) is not of this file."""
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """What an answer of that status means."""
+
+
+class Item(Struct, frozen=True):
+    """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there."""
+
+    far: Far
+    open: Callable[[], int]
+
+
+class Files:
+    """The files of one fetch. `parts` are its tasks; `close` closes whatever is still open."""
+
+    def __init__(self, items: Iterable[Item], part_bytes: int) -> None:
+        self._items = items
+        self._part_bytes = part_bytes
+        self._open: set[_File] = set()
+
+    def parts(self) -> Iterator["Part"]:
+        """The parts of all files in order. Empty files need no request."""
+        for item in self._items:
+            size = item.far.size_bytes
+            if not size:
+                os.close(item.open())
+                continue
+            starts = range(0, size, self._part_bytes)
+            file = _File(item, len(starts), self._open)
+            for start in starts:
+                yield Part(file, start, min(start + self._part_bytes, size))
+
+    def close(self) -> None:
+        """Close what is open: after a fault, when nobody writes any more."""
+        for file in list(self._open):
+            file.close()
+
+
+class _File:
+    """A file being written: open from its first byte to its last."""
+
+    def __init__(self, item: Item, parts: int, opened: "set[_File]") -> None:
+        self.far = item.far
+        self._make = item.open
+        self._parts = parts
+        self._opened = opened
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    def fd(self) -> int:
+        """The descriptor to write to."""
+        if self._fd < 0:
+            with self._lock:
+                if self._fd < 0:
+                    self._opened.add(self)
+                    self._fd = self._make()
+        return self._fd
+
+    def has_one_part_less(self) -> None:
+        """Say that a part is written; after the last one the file is closed."""
+        with self._lock:
+            self._parts -= 1
+            if self._parts:
+                return
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._opened.discard(self)
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class Part:
+    """A range of a file, of which all bytes before `at` are written: a `storage.lanes.Task`."""
+
+    def __init__(self, file: _File, start: int, end: int) -> None:
+        self._file = file
+        self._start = self.at = start
+        self._end = end
+        self.name = file.far.name
+        self.size_bytes = file.far.size_bytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Where in the file it is: for messages, which count from the file's beginning."""
+        return self.at
+
+    def request(self) -> Request:
+        """Ask for what is still missing."""
+        return self._file.far.request(self.at, self._end)
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """As the other side's words say."""
+        return self._file.far.refused(status, body)
+
+    def answered(self, head: Head, line: Line, lane: Lane) -> None:
+        """Write a body to its place; what came is written even if the rest does not."""
+        self._file.far.check(head.headers)
+        partial = head.status == PARTIAL
+        try:
+            check_range(self.name, self.size_bytes, self.at, self._end, head.headers, partial)
+        except Broken as fault:
+            if fault.kind == "Cut":
+                raise Again(fault) from fault
+            raise
+        fd = self._file.fd()
+        while self.at < self._end:
+            if not self._some(fd, line, lane):
+                cut = f"{self.name}: the body ended after {self.at} of {self._end} bytes"
+                raise Again(Broken(cut, kind="Cut"))
+        if line.read_into(lane.buffer[:1]):
+            raise Broken(f"{self.name}: more bytes came than were asked for")
+        self._file.has_one_part_less()
+
+    def _some(self, fd: int, line: Line, lane: Lane) -> int:
+        """Fill the lane's buffer and write it: how many bytes it was."""
+        room = lane.buffer[: self._end - self.at]
+        size = 0
+        try:
+            while size < len(room) and (count := line.read_into(room[size:])):
+                size += count
+        finally:
+            write_all_at(fd, room[:size], self.at)
+            self.at += size
+            lane.moved += size
+        return size

@@ -1,0 +1,168 @@
+"""How the bytes of a bucket's objects are asked for, past botocore: where, as whom, and what a refusal means.
+
+Knows: request targets, S3's errors and its listings. Must not know: where an account comes from, or what is done with the
+bytes. botocore says once for each bucket where its objects are and in which scope they are signed for
+(`storage.s3.client`); from then on requests are made here, in threads.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote_plus, urlsplit
+from xml.etree import ElementTree as ET
+
+from protocol.errors import Broken, Invalid, Unavailable
+from storage.lanes import Lane, Request
+from storage.ranged import Refusal
+from storage.s3.faults import fault_of
+from storage.s3.keys import Object
+from storage.s3.signing import Account, Scope, Signer, query_of, quoted_path
+from storage.wire import Head, Line
+
+PAGE_MAX_BYTES: Final = 1 << 24
+PROBE: Final = "shoal"
+"""The key whose address botocore is asked for; what stands before it in the URL stands before every key."""
+
+
+class Bulk:
+    """One bucket at one endpoint, with one account or none. `signer` None means unsigned."""
+
+    def __init__(self, bucket: str, endpoint: str, probe_url: str, account: Account | None) -> None:
+        parts = urlsplit(probe_url)
+        assert parts.path.endswith(f"/{PROBE}")
+        self.bucket = bucket
+        self.endpoint = endpoint
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self._base = parts.path.removesuffix(PROBE)
+        self.signer = Signer(account, _scope_of(probe_url)) if account is not None else None
+        self.authority = parts.netloc
+
+    @property
+    def signed(self) -> bool:
+        """Whether requests carry an account."""
+        return self.signer is not None
+
+    def url(self, key: str) -> str:
+        """How messages name an object."""
+        return f"s3://{self.bucket}/{key}"
+
+    def request(
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, str] | None = None,
+        *,
+        body: memoryview | None = None,
+        statuses: tuple[int, ...] = (200,),
+    ) -> Request:
+        """A request about an object (or the bucket itself, if `key` is empty), signed as of now."""
+        target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
+        if self.signer is not None:
+            headers = self.signer.signed(method, self.authority, target, headers)
+        return Request(method, target, headers, (body,) if body is not None else (), statuses)
+
+    def refusal(self, what: str, status: int, body: bytes) -> Refusal:
+        """What an answer about `what` that is none of success means."""
+        code, message = error_in(body)
+        fault = fault_of(code or str(status), message, status, what, self.endpoint, signed=self.signed)
+        return Refusal(fault, again=isinstance(fault, Unavailable))
+
+
+class Page:
+    """One page of a listing: a `storage.lanes.Task`."""
+
+    size_bytes = 0
+    moved_bytes = 0
+
+    def __init__(self, bulk: Bulk, prefix: str, after: str) -> None:
+        self._bulk = bulk
+        self._prefix = prefix
+        self._after = after
+        self.name = bulk.url(prefix)
+        self.objects: list[Object] = []
+        self.next = ""
+
+    def request(self) -> Request:
+        """Ask for it."""
+        query = {"list-type": "2", "prefix": self._prefix, "encoding-type": "url"}
+        if self._after:
+            query["continuation-token"] = self._after
+        return self._bulk.request("GET", "", {}, query)
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """As S3 says."""
+        return self._bulk.refusal(self.name, status, body)
+
+    def answered(self, head: Head, line: Line, lane: Lane) -> None:
+        """Read the page. Raises `Broken` for what is none."""
+        try:
+            self.objects, self.next = read_page(line.rest(PAGE_MAX_BYTES))
+        except (ET.ParseError, ValueError, KeyError) as error:
+            fault = f"{self.name}: {self._bulk.endpoint} does not answer as S3 does"
+            raise Broken(fault, hint="Is this the address of an S3 server?") from error
+
+
+def pages(bulk: Bulk, prefix: str, found: list[list[Object]]) -> Iterator[Page]:
+    """The pages of a listing as tasks, each made when the one before it is done; their objects come into `found`."""
+    page = Page(bulk, prefix, "")
+    yield page
+    found.append(page.objects)
+    while page.next:
+        page = Page(bulk, prefix, page.next)
+        yield page
+        found.append(page.objects)
+
+
+def read_page(body: bytes) -> tuple[list[Object], str]:
+    """The objects of a page of a listing, and what to ask for the next with. Raises as the parser, and ``ValueError``."""
+    root = _parsed(body)
+    if _name(root) != "ListBucketResult":
+        raise ValueError("not a listing")
+    objects = []
+    following = encoding = truncated = ""
+    for each in root:
+        match _name(each):
+            case "Contents":
+                fields = {_name(field): field.text or "" for field in each}
+                objects.append((fields["Key"], int(fields["Size"]), fields.get("ETag", "")))
+            case "NextContinuationToken":
+                following = each.text or ""
+            case "EncodingType":
+                encoding = each.text or ""
+            case "IsTruncated":
+                truncated = (each.text or "").lower()
+    if encoding == "url":
+        objects = [(unquote_plus(key, errors="strict"), size, etag) for key, size, etag in objects]
+    if truncated == "true" and not following:
+        raise ValueError("a listing is cut off and does not say how it goes on")
+    return [Object(*each) for each in objects], following if truncated == "true" else ""
+
+
+def error_in(body: bytes) -> tuple[str, str]:
+    """Code and message of S3's XML error, or two empty texts."""
+    try:
+        found = {_name(each): each.text or "" for each in _parsed(body)}
+    except (ET.ParseError, ValueError):
+        return "", ""
+    return found.get("Code", ""), found.get("Message", "")
+
+
+def _parsed(body: bytes) -> Any:
+    if b"<!" in body:
+        # Declarations have no place in it, and could be made to explode.
+        raise ValueError("it holds a declaration")
+    return ET.fromstring(body)
+
+
+def _name(element: Any) -> str:
+    name: str = element.tag.rpartition("}")[2]
+    return name
+
+
+def _scope_of(url: str) -> Scope:
+    """The scope that botocore signed a URL for. Raises `Invalid` for signatures of another kind."""
+    query = parse_qs(urlsplit(url).query)
+    parts = query.get("X-Amz-Credential", [""])[0].split("/")
+    if query.get("X-Amz-Algorithm") != ["AWS4-HMAC-SHA256"] or len(parts) != 5:
+        raise Invalid("a bucket of this kind wants another kind of signature, which shoal does not make")
+    return Scope(parts[2], parts[3])

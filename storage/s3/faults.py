@@ -1,0 +1,120 @@
+"""What S3 and botocore say, as our faults.
+
+Knows: S3's error codes and botocore's exceptions. Must not know: what was asked. Nothing that is said here holds a secret:
+of an error only S3's code and message are passed on, and a signed URL never stands in a message.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
+
+REDIRECTS: Final = frozenset(
+    {"301", "307", "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
+)
+
+NO_ACCOUNT: Final = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "ExpiredToken",
+        "TokenRefreshRequired",
+        "InvalidSecurity",
+        "XAdminUserNotFound",  # versitygw, with status 404
+    }
+)
+ABOUT_ALL: Final = NO_ACCOUNT | {"NoSuchBucket", "SignatureDoesNotMatch"}
+_DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
+_BUSY: Final = frozenset(
+    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"}
+)
+ACCOUNT_HINT: Final = "Give the node an account: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+
+
+def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, signed: bool) -> Fault:
+    """What S3's error about `what` means for us. `code` may be a status where S3 sends no body."""
+    said = f"{what}: {message[:300] or code} ({code}, at {endpoint})"
+    if code == "NoSuchBucket":
+        return NotFound(f"{what}: there is no such bucket at {endpoint}", kind="Bucket")
+    if code in ("NoSuchKey", "404", "NotFound"):
+        return NotFound(f"{what}: there is no such object at {endpoint}", kind="Object")
+    if code in ("NoSuchVersion", "NoSuchUpload"):
+        return NotFound(said)
+    if code in NO_ACCOUNT:
+        return Denied(f"{what}: {endpoint} does not know the node's account ({code})", hint=ACCOUNT_HINT)
+    if code == "SignatureDoesNotMatch":
+        return Denied(
+            f"{what}: {endpoint} refuses the signature ({code})", hint="Check AWS_SECRET_ACCESS_KEY."
+        )
+    if code == "RequestTimeTooSkewed":
+        return Denied(said, hint="Set this machine's clock.")
+    if code in _DENIED or status in (401, 403):
+        hint = "Let the account read and write there." if signed else ACCOUNT_HINT
+        return Denied(f"{what}: {endpoint} denies access ({code}{'' if signed else ', unsigned'})", hint=hint)
+    if code in ("PreconditionFailed", "412"):
+        return Broken(f"{what} was changed while it was being read", kind="Changed")
+    if code in REDIRECTS or status in (301, 307):
+        return Invalid(said, hint="The bucket is in another region: name it as Region.", kind="Region")
+    if code in _BUSY or status >= 500 or status == 429:
+        return Unavailable(said)
+    if code in ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"):
+        return Broken(said)
+    return Invalid(said)
+
+
+@contextmanager
+def faults(what: str, endpoint: str, *, signed: bool) -> Iterator[None]:
+    """Turn botocore's errors about `what` into our faults."""
+    try:
+        yield
+    except Fault:
+        raise
+    except Exception as error:
+        fault = _mapped(error, what, endpoint, signed)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault | None:
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.ClientError):
+        message = error.response.get("Error", {}).get("Message", "")
+        return fault_of(code_of(error), message, status_of(error), what, endpoint, signed=signed)
+    if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError | boto.ProxyConnectionError):
+        return Unavailable(
+            f"{what}: {endpoint} cannot be reached", hint="Is the server running, the endpoint right?"
+        )
+    if isinstance(error, boto.ReadTimeoutError):
+        return TimedOut(f"{what}: {endpoint} does not answer", hint="Try again later.")
+    if isinstance(error, boto.SSLError):
+        return Unavailable(f"{what}: {endpoint} has no trustworthy certificate", hint="Set AWS_CA_BUNDLE.")
+    told = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
+    if isinstance(told, Fault):
+        # What our resolver says of an address comes back as an error of theirs.
+        return told
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
+        return Unavailable(f"{what}: the connection to {endpoint} broke")
+    if isinstance(error, boto.ParamValidationError | boto.InvalidRegionError):
+        return Invalid(f"{what}: {str(error)[:300]}")
+    if isinstance(error, boto.ProfileNotFound | boto.PartialCredentialsError | boto.NoCredentialsError):
+        return Denied(f"{what}: {str(error)[:300]}", hint=ACCOUNT_HINT)
+    if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):
+        return Denied(f"{what}: the account cannot be read ({type(error).__name__})", hint=ACCOUNT_HINT)
+    if isinstance(error, boto.ResponseParserError):
+        return Broken(
+            f"{what}: {endpoint} does not answer as S3 does", hint="Is this the address of an S3 server?"
+        )
+    if isinstance(error, boto.BotoCoreError):
+        return Unavailable(f"{what}: {type(error).__name__} at {endpoint}")
+    return None
+
+
+def code_of(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) or str(status_of(error))
+
+
+def status_of(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,412 @@
+"""HTTP/1.1 for bulk data: blocking, from a thread, bytes straight between the socket and where they belong.
+
+Knows: connections (kept and used again), heads and bodies as RFC 9112 has them, proxies, TLS. Must not know: what is asked
+for, or when to ask again. An event loop would carry each byte through Python's hands; a thread leaves it to the system,
+which moves it while other threads run (docs/adr/0009).
+
+All that goes wrong with a connection is a `LineFault`, so that nobody takes it for a fault of the disk.
+"""
+
+import base64
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+HEAD_MAX_BYTES: Final = 1 << 16
+SEND_BYTES: Final = 1 << 20
+REST_BYTES: Final = 1 << 17
+IDLE_S: Final = 15.0
+"""A connection that was idle for longer is not used again: the other side has probably let go of it."""
+IDLE_MAX: Final = 16
+CRAWL_BYTES: Final = 1024
+"""So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
+
+Address = tuple[int, str]
+"""Its family, and its text."""
+
+
+class LineFault(Exception):
+    """A connection failed; see the kinds below."""
+
+
+class Unreached(LineFault):
+    """No connection could be made."""
+
+
+class Untrusted(LineFault):
+    """The other side has no certificate that we trust."""
+
+
+class Lost(LineFault):
+    """The connection broke, or ended before its answer did."""
+
+
+class Silent(LineFault):
+    """Nothing, or next to nothing, came for as long as is allowed."""
+
+
+class Garbled(LineFault):
+    """What was answered is not HTTP/1.1, or not a body as its head announces."""
+
+
+class Route(Struct, frozen=True):
+    """How an origin is reached: where its connections go, and what is said on them.
+
+    `addresses` are tried in order. `proxy` is the ``Proxy-Authorization`` (maybe empty) of a proxy that the addresses are
+    of, None if they are the origin's own. `tls` None means none.
+    """
+
+    host: str
+    port: int
+    addresses: tuple[Address, ...]
+    address_port: int
+    tls: ssl.SSLContext | None = None
+    proxy: str | None = None
+    connect_s: float = 10.0
+    silence_s: float = 30.0
+
+    @property
+    def authority(self) -> str:
+        """What stands in ``Host``: the port only where it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        """Connections of an equal key lead to the same place."""
+        return self.host, self.port, self.tls is not None
+
+
+class Head(Struct, frozen=True):
+    """An answer's status and headers, their names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+
+
+def basic(user: str | None, password: str | None) -> str:
+    """The header's value for a name and password, both as they stand in a URL; empty for none."""
+    if user is None:
+        return ""
+    pair = f"{unquote(user)}:{unquote(password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def origin_of(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether it is TLS, of an http or https URL."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if secure else 80), secure
+
+
+class Line:
+    """One connection, used by one thread at a time; only `cut` may be called by others, at any time."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.fresh = True
+        """Whether no answer has come on it yet: one that was used before may have been closed meanwhile."""
+        self.idle_since = 0.0
+        self._cut = False
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray(HEAD_MAX_BYTES)
+        self._start = self._end = 0
+        self._left: int | None = 0
+        self._chunked = False
+        self._last = False
+        self._window = (0.0, 0)
+
+    def open(self) -> None:
+        """Connect, by way of a proxy if there is one. Raises `Unreached` and `Untrusted`."""
+        opened = False
+        try:
+            self._connect_to_any()
+            connected = self._socket
+            assert connected is not None
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.route.tls is not None:
+                self._secure(connected, self.route.tls)
+            assert self._socket is not None
+            self._socket.settimeout(self.route.silence_s)
+            opened = True
+        except ssl.SSLCertVerificationError as error:
+            raise Untrusted(
+                f"{self.route.host} has no trustworthy certificate: {error.verify_message}"
+            ) from error
+        except TimeoutError as error:
+            raise Unreached(
+                f"no connection to {self.route.authority} in {self.route.connect_s:g} s"
+            ) from error
+        except (OSError, LineFault) as error:
+            raise Unreached(f"{self.route.host}:{self.route.port} cannot be reached") from error
+        finally:
+            if not opened:
+                self.close()
+
+    def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: Sequence[memoryview] = ()
+    ) -> None:
+        """Send a request; `target` is the path and query as they are to stand in it, `body` in pieces."""
+        if self.route.proxy is not None and self.route.tls is None:
+            target = f"http://{self.route.authority}{target}"
+            if self.route.proxy:
+                headers = {**headers, "Proxy-Authorization": self.route.proxy}
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.route.authority}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        size = sum(len(piece) for piece in body)
+        if size or method in ("PUT", "POST"):
+            lines.append(f"Content-Length: {size}")
+        self._send(memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")))
+        for piece in body:
+            self._send(piece)
+
+    def has_answer(self) -> bool:
+        """After sending broke off: whether there is an answer all the same."""
+        try:
+            self._more()
+        except LineFault:
+            return False
+        return True
+
+    def head(self, method: str = "GET") -> Head:
+        """Read the head of the answer to a request of that method."""
+        while True:
+            head = self._head()
+            if head.status >= 200:
+                break
+        self.fresh = False
+        self._window = (time.monotonic(), 0)
+        connection = head.headers.get("connection", "").lower()
+        self._last = "close" in connection
+        self._chunked = False
+        if method == "HEAD" or head.status in (204, 304):
+            self._left = 0
+        elif "transfer-encoding" in head.headers:
+            if head.headers["transfer-encoding"].lower() != "chunked":
+                raise Garbled(f"the transfer encoding {head.headers['transfer-encoding'][:100]!r} is unknown")
+            self._chunked = True
+            self._left = self._next_chunk(first=True)
+        elif "content-length" in head.headers:
+            length = head.headers["content-length"]
+            if not length.isdecimal():
+                raise Garbled(f"the content length is {length[:100]!r}")
+            self._left = int(length)
+        else:
+            self._left, self._last = None, True
+        return head
+
+    def read_into(self, room: memoryview) -> int:
+        """Read some of the body into `room`; 0 at its end. Raises `Lost` where it ends before its announced end."""
+        if self._left == 0:
+            return 0
+        if self._left is not None and len(room) > self._left:
+            room = room[: self._left]
+        count = self._buffered(room)
+        if not count:
+            count = self._receive(room)
+        if not count:
+            if self._left is None:
+                self._left = 0
+                return 0
+            raise Lost("the connection ended within a body")
+        if self._left is not None:
+            self._left -= count
+            if self._chunked and self._left == 0:
+                self._left = self._next_chunk(first=False)
+        return count
+
+    def rest(self, limit: int) -> bytes:
+        """What is left of the body, at most `limit` bytes of it; the line is of no more use if there was more."""
+        found = bytearray()
+        room = memoryview(bytearray(min(limit, self._left or REST_BYTES, REST_BYTES)))
+        while len(found) < limit and (count := self.read_into(room[: limit - len(found)])):
+            found += room[:count]
+        return bytes(found)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow."""
+        return self._socket is not None and self._left == 0 and not self._last and self._start == self._end
+
+    def cut(self) -> None:
+        """Break it off, so that whoever waits on it stops; from any thread."""
+        self._cut = True
+        connected = self._socket
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _connect_to_any(self) -> None:
+        failure: OSError | None = None
+        for family, address in self.route.addresses:
+            connected = self._socket = socket.socket(family, socket.SOCK_STREAM)
+            connected.settimeout(self.route.connect_s)
+            try:
+                if not self._cut:
+                    connected.connect((address, self.route.address_port))
+                if not self._cut:
+                    return
+                failure = ConnectionAbortedError("given up")
+            except OSError as error:
+                failure = error
+            connected.close()
+        raise failure or ConnectionError("it has no address")
+
+    def _secure(self, connected: socket.socket, tls: ssl.SSLContext) -> None:
+        if self.route.proxy is not None:
+            self._tunnel()
+        # First ours, then shaking hands: so that it can be cut meanwhile.
+        secured = tls.wrap_socket(connected, server_hostname=self.route.host, do_handshake_on_connect=False)
+        self._socket = secured
+        secured.do_handshake()
+
+    def _tunnel(self) -> None:
+        authority = f"{self.route.host}:{self.route.port}"
+        lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+        if self.route.proxy:
+            lines.append(f"Proxy-Authorization: {self.route.proxy}")
+        self._send(memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")))
+        answer = self._head()
+        if answer.status != 200:
+            raise Unreached(f"the proxy answers {answer.status}")
+
+    def _send(self, data: memoryview) -> None:
+        assert self._socket is not None
+        while data:
+            try:
+                data = data[self._socket.send(data[:SEND_BYTES]) :]
+            except TimeoutError as error:
+                raise Silent from error
+            except OSError as error:
+                raise Lost("the connection broke") from error
+
+    def _receive(self, room: memoryview) -> int:
+        assert self._socket is not None
+        try:
+            count = self._socket.recv_into(room)
+        except TimeoutError as error:
+            raise Silent from error
+        except OSError as error:
+            raise Lost("the connection broke") from error
+        since, moved = self._window
+        moved += count
+        now = time.monotonic()
+        if now - since > self.route.silence_s:
+            if moved < CRAWL_BYTES and count:
+                raise Silent
+            since, moved = now, 0
+        self._window = (since, moved)
+        return count
+
+    def _buffered(self, room: memoryview) -> int:
+        count = min(len(room), self._end - self._start)
+        room[:count] = memoryview(self._buffer)[self._start : self._start + count]
+        self._start += count
+        return count
+
+    def _more(self) -> None:
+        """Have more in the buffer. Raises `Lost` if nothing follows."""
+        if self._start:
+            kept = self._buffer[self._start : self._end]
+            self._buffer[: len(kept)] = kept
+            self._start, self._end = 0, len(kept)
+        if self._end == HEAD_MAX_BYTES:
+            raise Garbled("the head of the answer is too long")
+        count = self._receive(memoryview(self._buffer)[self._end :])
+        if not count:
+            raise Lost("the connection ended")
+        self._end += count
+
+    def _until(self, mark: bytes) -> bytes:
+        """What stands before the mark, which is passed over."""
+        while (found := self._buffer.find(mark, self._start, self._end)) < 0:
+            self._more()
+        text = bytes(self._buffer[self._start : found])
+        self._start = found + len(mark)
+        return text
+
+    def _head(self) -> Head:
+        self._window = (time.monotonic(), CRAWL_BYTES)
+        first, *lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        version, _, rest = first.partition(" ")
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not rest[:3].isdecimal() or rest[3:4] not in ("", " "):
+            raise Garbled(f"the answer begins with {first[:100]!r}")
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon or not name or name != name.strip():
+                raise Garbled(f"the answer has the header {line[:100]!r}")
+            name, value = name.lower(), value.strip()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if version == "HTTP/1.0":
+            headers.setdefault("connection", "close")
+        return Head(int(rest[:3]), headers)
+
+    def _next_chunk(self, *, first: bool) -> int:
+        """The size of the next chunk; behind the last one, trailers are read and passed over."""
+        if not first and self._until(b"\r\n"):
+            raise Garbled("a chunk goes on behind its end")
+        text = self._until(b"\r\n")
+        try:
+            size = int(text.partition(b";")[0].strip(), 16)
+        except ValueError as error:
+            raise Garbled(f"a chunk begins with {text[:100]!r}") from error
+        if size == 0:
+            while self._until(b"\r\n"):
+                pass
+        return size
+
+
+class Lines:
+    """Connections that nobody uses just now. Its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, int, bool], list[Line]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self, route: Route) -> Line:
+        """A line to the route's origin: one that was used before, if there is any, or a new one that is to be opened."""
+        now = time.monotonic()
+        with self._lock:
+            idle = self._idle.get(route.key, [])
+            while idle:
+                line = idle.pop()
+                if now - line.idle_since < IDLE_S and line.route == route:
+                    return line
+                line.close()
+        return Line(route)
+
+    def give(self, line: Line) -> None:
+        """Put a line back, if another request may follow on it."""
+        if line.reusable:
+            line.idle_since = time.monotonic()
+            with self._lock:
+                idle = self._idle.setdefault(line.route.key, [])
+                if not self._closed and len(idle) < IDLE_MAX:
+                    idle.append(line)
+                    return
+        line.close()
+
+    def close(self) -> None:
+        """Let go of all."""
+        with self._lock:
+            self._closed = True
+            for line in self._all():
+                line.close()
+            self._idle.clear()
+
+    def _all(self) -> Iterable[Line]:
+        return [line for idle in self._idle.values() for line in idle]

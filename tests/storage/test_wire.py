@@ -1,0 +1,206 @@
+"""HTTP over our own sockets: right answers, wrong answers, and lines that die."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from storage.wire import Garbled, Line, LineFault, Lines, Lost, Route, Silent, Unreached, Untrusted, basic
+
+Script = Callable[[socket.socket], None]
+
+
+@contextmanager
+def answering(*scripts: Script) -> Iterator[int]:
+    """A server on loopback whose connections, in turn, are handled by the scripts; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for script in scripts:
+                with server.accept()[0] as connection:
+                    try:
+                        script(connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(5)
+
+
+def route(port: int, **more: object) -> Route:
+    """A way to loopback, impatient."""
+    given = {
+        "host": "127.0.0.1",
+        "port": port,
+        "address_port": port,
+        "connect_s": 2.0,
+        "silence_s": 0.3,
+        **more,
+    }
+    return Route(addresses=((socket.AF_INET, "127.0.0.1"),), **given)  # type: ignore[arg-type]
+
+
+def says(*pieces: bytes, pause_s: float = 0.0, stay: bool = False) -> Script:
+    """Read a head, then say these."""
+
+    def script(connection: socket.socket) -> None:
+        heard = b""
+        while b"\r\n\r\n" not in heard:
+            heard += connection.recv(65_536)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause_s)
+        if stay:
+            connection.recv(1)
+
+    return script
+
+
+def asked(port: int, **more: object) -> tuple[int, bytes, bool]:
+    """Ask once: the status, the body, and whether the line could be used again."""
+    line = Line(route(port, **more))
+    try:
+        line.open()
+        line.send("GET", "/", {})
+        head = line.head()
+        return head.status, line.rest(1 << 20), line.reusable
+    finally:
+        line.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "body", "reusable"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
+        (b"HTTP/1.1 200\r\ncontent-length:0\r\n\r\n", b"", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", True),
+        (b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n, world!!!\r\n0\r\nT: 1\r\n\r\n",
+            b"hello, world!!!",
+            True,
+        ),
+    ],
+)
+@pytest.mark.parametrize("split", [1, 7, 100_000])
+def test_bodies_end_where_their_heads_say(answer: bytes, body: bytes, reusable: bool, split: int) -> None:
+    """A length, chunks, a status without a body, or the connection's end: in whatever pieces it comes."""
+    pieces = [answer[at : at + split] for at in range(0, len(answer), split)]
+    with answering(says(*pieces)) as port:
+        status, found, again = asked(port)
+
+    assert (status // 100, found, again) == (2, body, reusable)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n\r\n", Garbled),
+        (b"HTTP/1.1 2OO OK\r\n\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n", Garbled),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, Garbled),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", Lost),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", Lost),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Lost),
+        (b"HTTP/1.1 200", Lost),
+        (b"", Lost),
+    ],
+)
+def test_what_is_no_answer_is_told(answer: bytes, fault: type[LineFault]) -> None:
+    """An answer that is not HTTP, or ends early, is a fault and never a shorter body."""
+    with answering(says(answer)) as port, pytest.raises(fault):
+        asked(port)
+
+
+@pytest.mark.parametrize("pieces", [[], [b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", *[b"."] * 20]])
+def test_silence_and_a_trickle_end(pieces: list[bytes]) -> None:
+    """A server that says nothing, or a byte now and then for ever, is not waited for longer than the limit."""
+    with answering(says(*pieces, pause_s=0.1, stay=True)) as port, pytest.raises(Silent):
+        asked(port)
+
+
+def test_a_line_is_cut_from_another_thread() -> None:
+    """Who waits for a silent server stops at once when the line is cut."""
+    with answering(says(stay=True)) as port:
+        line = Line(route(port, silence_s=60.0))
+        line.open()
+        line.send("GET", "/", {})
+        threading.Timer(0.05, line.cut).start()
+        with pytest.raises(Lost):
+            line.head()
+        line.close()
+
+
+def test_connections_are_kept_and_the_dead_are_noticed() -> None:
+    """A line that was used comes back if another request may follow, and is dropped else."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    def twice(connection: socket.socket) -> None:
+        says(answer)(connection)
+        says(answer)(connection)
+
+    with answering(twice) as port:
+        lines = Lines()
+        way = route(port)
+        line = lines.take(way)
+        line.open()
+        for _ in range(2):
+            line.send("GET", "/", {})
+            line.head()
+            assert line.rest(10) == b"ok"
+            lines.give(line)
+            assert lines.take(way) is line
+            assert not line.fresh
+        lines.give(line)
+        lines.close()
+        assert lines.take(way) is not line
+
+
+def test_nobody_there_and_nobody_trusted_are_told() -> None:
+    """A closed port is `Unreached`, a server that does not speak TLS too; names and codes of both are in the text."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(Unreached, match=str(port)):
+        Line(route(port)).open()
+    no_tls = b"HTTP/1.1 400 Bad\r\n\r\n"
+    with (
+        answering(lambda connection: connection.sendall(no_tls)) as port,
+        pytest.raises((Unreached, Untrusted)),
+    ):
+        Line(route(port, tls=ssl.create_default_context())).open()
+
+
+def test_a_proxy_is_asked_in_its_own_words() -> None:
+    """A plain request names the whole URL and carries the proxy's password; a secure one asks for a tunnel first."""
+    heard: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        heard.append(connection.recv(65_536))
+        connection.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+
+    way = {"host": "far.example", "proxy": basic("us%40er", "pw")}
+    with answering(proxy, proxy) as port:
+        assert asked(port, **way)[0] == 407
+        with pytest.raises(Unreached):
+            Line(route(port, tls=ssl.create_default_context(), **way)).open()
+
+    plain, secure = heard
+    assert plain.startswith(
+        f"GET http://far.example:{port}/ HTTP/1.1\r\nHost: far.example:{port}\r\n".encode()
+    )
+    assert b"Proxy-Authorization: Basic dXNAZXI6cHc=" in plain
+    assert secure.startswith(f"CONNECT far.example:{port} HTTP/1.1\r\n".encode())
+    assert b"Proxy-Authorization: Basic dXNAZXI6cHc=" in secure
