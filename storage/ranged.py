@@ -95,11 +95,18 @@ class Item(Struct, frozen=True):
 
 
 def open_session(
-    limits: Limits, *, resolver: AbstractResolver | None = None, trust_env: bool = False
+    limits: Limits,
+    *,
+    resolver: AbstractResolver | None = None,
+    trust_env: bool = False,
+    connector: aiohttp.BaseConnector | None = None,
 ) -> aiohttp.ClientSession:
-    """A session fit for bulk reading: bytes as they are stored, no cookies, a limit on silence and none on length."""
+    """A session fit for bulk reading: bytes as they are stored, no cookies, a limit on silence and none on length.
+
+    `connector` is for what is not reached as `resolver` would; the session closes it.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
+        connector=connector or aiohttp.TCPConnector(limit=0, resolver=resolver),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s),
         read_bufsize=READ_BYTES,
         auto_decompress=False,

@@ -8,6 +8,7 @@ asked for in one piece, whose JSON is whole or not at all.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
@@ -18,14 +19,16 @@ from msgspec import Struct, field
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from storage.ipfs.cid import EMPTY_CID
+from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
-from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
+from storage.multiaddr import is_loopback, parse_endpoint
 from storage.ranged import Limits, Reader, open_session
 
 T = TypeVar("T")
 
 ANSWER_MAX_BYTES: Final = 64 << 20
 PROBE_S: Final = 5.0
+FAMILIES: Final = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 _MISSING: Final = (
@@ -106,7 +109,7 @@ class Kubo:
 
     def __init__(self, endpoint: str, settings: IpfsSettings | None = None) -> None:
         """Raises `Invalid` if the endpoint is neither a multiaddress nor an http URL."""
-        self.endpoint: Endpoint = parse_endpoint(endpoint)
+        self._named = self.endpoint = parse_endpoint(endpoint)
         self.settings = settings or IpfsSettings()
         self._session: aiohttp.ClientSession | None = None
         self._known = False
@@ -135,7 +138,7 @@ class Kubo:
         """Make sure, once, that the node is there and the one that was meant. Raises as `probe`."""
         if self._known:
             return
-        found = (await self.ask("id", Identity)).id
+        found = await self._found()
         if self.endpoint.peer and not same_peer(found, self.endpoint.peer):
             raise Denied(
                 f"the Kubo node at {self.endpoint.url} is {found}, and {self.endpoint.given} names {self.endpoint.peer}",
@@ -143,6 +146,19 @@ class Kubo:
                 kind="Peer",
             )
         self._known = True
+
+    async def _found(self) -> str:
+        """Go to the first of its addresses that answers; the id of the node that is there."""
+        faults: list[Fault] = []
+        for endpoint in await located(self._named, lookup_txt):
+            if endpoint != self.endpoint:
+                await self.close()
+                self.endpoint, self._gateway = endpoint, None
+            try:
+                return (await self.ask("id", Identity)).id
+            except (Unavailable, TimedOut) as fault:
+                faults.append(fault)
+        raise faults[0]
 
     async def ask(
         self,
@@ -243,6 +259,9 @@ class Kubo:
 
     async def _find_gateway(self) -> str:
         """Its configuration says where it listens; it counts only if it is on the node's host and answers."""
+        if self.endpoint.socket:
+            # These connections lead to the socket alone.
+            return ""
         try:
             config = await self.ask("config", _Config, {"arg": "Addresses.Gateway"})
         except Fault:
@@ -277,7 +296,12 @@ class Kubo:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = open_session(self._limits())
+            connector: aiohttp.BaseConnector
+            if self.endpoint.socket:
+                connector = aiohttp.UnixConnector(self.endpoint.socket, limit=0)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, family=FAMILIES[self.endpoint.family])
+            self._session = open_session(self._limits(), connector=connector)
         return self._session
 
     def _limits(self) -> Limits:

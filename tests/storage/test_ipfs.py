@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+import storage.ipfs.kubo
 from deploy import servers
 from deploy.processes import free_ports
 from deploy.programs import need
@@ -348,6 +350,52 @@ async def test_a_node_that_is_there_says_its_version(node: servers.Kubo) -> None
         assert offer.available
         assert offer.version.startswith("kubo 0.")
         assert await kubo.gateway() == node.gateway_url
+
+
+async def test_a_node_behind_a_socket_of_this_machine(node: servers.Kubo, tmp_path: Path) -> None:
+    """``/unix/…`` leads to the node: its id is checked, files come and results go; a socket that is not there is told."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(1 << 16):
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = node.api_url.removeprefix("http://").split(":")
+        there, back = await asyncio.open_connection(host, int(port))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(relay(reader, back))
+            group.create_task(relay(there, writer))
+
+    path = tempfile.mktemp(prefix="shoal-", suffix=".sock", dir="/tmp")
+    tree: Tree = {f"{number}": bytes([number]) for number in range(20)} | {"large": LARGE}
+    server = await asyncio.start_unix_server(accept, path)
+    async with Kubo(f"/unix{path}/p2p/{node.peer_id}") as kubo:
+        spec = await IpfsPublisher(kubo).publish(
+            plant(tree, tmp_path / "r"), PublisherParams(), LABEL, silent
+        )
+        assert await brought(IpfsSource(kubo), spec.params["CID"], tmp_path / "in") == tree
+    server.close()
+    Path(path).unlink()
+    async with Kubo(f"/unix{path}") as kubo:
+        offer = await IpfsSource(kubo).probe()
+    assert path in offer.reason
+
+
+async def test_a_node_that_stands_in_dns_is_found(
+    node: servers.Kubo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``/dnsaddr/…`` leads to the first address there that answers, and the peer id that was written is checked there."""
+    (port,) = free_ports(1)
+
+    async def lookup(name: str) -> list[str]:
+        return [f"dnsaddr=/ip4/127.0.0.1/tcp/{port}", f"dnsaddr={node.multiaddr}"]
+
+    monkeypatch.setattr(storage.ipfs.kubo, "lookup_txt", lookup)
+    async with Kubo(f"/dnsaddr/kubo.test/p2p/{node.peer_id}") as kubo:
+        assert (await IpfsSource(kubo).probe()).available
+        assert kubo.endpoint.url == node.api_url
 
 
 async def test_a_node_that_is_away_is_named_with_what_to_do(nowhere: str) -> None:

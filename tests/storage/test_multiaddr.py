@@ -1,10 +1,19 @@
 """Where a Kubo node listens, as people write it."""
 
+import asyncio
+from typing import cast
+
+import dns.asyncresolver
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import Invalid
+import storage.ipfs.dns
+from protocol.errors import Invalid, NotFound, Unavailable
+from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.kubo import same_peer
 from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
 
@@ -23,6 +32,9 @@ PEER = "QmVcSqVEsvm5RR9mBLjwpb2XjFVn5bPdPL69mL8PH45pPC"
         ("/dns/kubo/tcp/5001/tls/http", "https://kubo:5001", ""),
         ("/dns6/localhost/tcp/5001/http", "http://localhost:5001", ""),
         ("http://127.0.0.1:5001", "http://127.0.0.1:5001", ""),
+        ("/unix/run/kubo.sock", "http://localhost:80", ""),
+        (f"/unix/run/kubo.sock/p2p/{PEER}", "http://localhost:80", PEER),
+        (f"/dnsaddr/kubo.example.com/p2p/{PEER}", "http://kubo.example.com:80", PEER),
         ("https://kubo.example.com/behind/proxy/", "https://kubo.example.com:443/behind/proxy", ""),
         ("http://[::1]:5001", "http://[::1]:5001", ""),
         ("  /ip4/127.0.0.1/tcp/5001\n", "http://127.0.0.1:5001", ""),
@@ -57,7 +69,12 @@ def test_an_address_leads_to_a_url(text: str, url: str, peer: str) -> None:
         ("/ip4/127.0.0.1/tcp/٣", "TCP port"),
         ("/ip4/127.0.0.1/tcp/5001/quic", "/quic"),
         ("/ip4/127.0.0.1/tcp/5001/p2p/short", "short"),
-        ("/unix/run/kubo.sock", "/unix"),
+        ("/unix/", "socket"),
+        (f"/unix/{'a' * 108}", "socket"),
+        ("/unix/run/kubo.sock/p2p/short", "short"),
+        ("/dnsaddr", "begins with"),
+        ("/dnsaddr/-bad-", "-bad-"),
+        ("/dnsaddr/kubo.example.com/tcp/5001", "/tcp/5001"),
         ("http://", "host"),
         ("http://host:99999", "range"),
         ("http://host/?a=b", "query"),
@@ -113,3 +130,95 @@ def test_a_peer_has_several_spellings() -> None:
     )
     assert not same_peer(one, PEER)
     assert not same_peer("?", "!")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/unix/run/kubo.sock", "/run/kubo.sock"),
+        ("/unix/%2Frun%2Fkubo.sock", "/run/kubo.sock"),
+        ("/unix/run/a%20b/http", "/run/a b"),
+        (f"/unix/run/kubo.sock/http/p2p/{PEER}", "/run/kubo.sock"),
+    ],
+)
+def test_a_socket_is_named_by_its_path(text: str, path: str) -> None:
+    """In both spellings, with and without what follows."""
+    assert parse_endpoint(text).socket == path
+
+
+@pytest.mark.parametrize(
+    ("text", "family"), [("/ip6/::1/tcp/1", 6), ("/dns4/a/tcp/1", 4), ("/dns/a/tcp/1", 0)]
+)
+def test_a_kind_of_address_is_held_to(text: str, family: int) -> None:
+    """``dns4`` and ``dns6`` say which addresses of a name will do."""
+    assert parse_endpoint(text).family == family
+
+
+RECORDS = {
+    "_dnsaddr.one.test": [
+        "dnsaddr=/ip4/192.0.2.1/udp/4001/quic-v1",
+        "v=spf1 -all",
+        f"dnsaddr=/ip4/192.0.2.2/tcp/5001/p2p/{PEER}",
+        "dnsaddr=/dnsaddr/two.test",
+    ],
+    "_dnsaddr.two.test": ["dnsaddr=/ip6/2001:db8::1/tcp/443/https"],
+    "_dnsaddr.circle.test": ["dnsaddr=/dnsaddr/circle.test"],
+}
+
+
+async def records(name: str) -> list[str]:
+    return RECORDS.get(name, [])
+
+
+async def test_addresses_that_stand_in_dns_are_found() -> None:
+    """Records that lead to an RPC API count, also by way of further names; what was written as peer holds for all."""
+    other = "12D3KooWRH9Gi4pWRKbVuJ1ef14ztEE1cTY3HcdFWcBDAKx2enLd"
+
+    found = await located(parse_endpoint("/dnsaddr/one.test"), records)
+    named = await located(parse_endpoint(f"/dnsaddr/one.test/p2p/{other}"), records)
+
+    assert [(each.url, each.peer) for each in found] == [
+        ("http://192.0.2.2:5001", PEER),
+        ("https://[2001:db8::1]:443", ""),
+    ]
+    assert [(each.url, each.peer) for each in named] == [("https://[2001:db8::1]:443", other)]
+    for text in ("/dnsaddr/nowhere.test", "/dnsaddr/circle.test"):
+        with pytest.raises(NotFound, match=text.split("/")[-1]):
+            await located(parse_endpoint(text), records)
+
+
+async def test_records_come_from_the_servers_that_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real question over UDP: texts in pieces are joined, a missing name has none, a mute server is `Unavailable`."""
+
+    class Server(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, sender: tuple[str, int]) -> None:
+            question = dns.message.from_wire(data)
+            name = question.question[0].name
+            answer = dns.message.make_response(question)
+            if name.to_text() == "_dnsaddr.one.test.":
+                answer.answer.append(
+                    dns.rrset.from_text(name, 60, "IN", "TXT", '"dnsaddr=/ip4/192.0." "2.1/tcp/1"')
+                )
+            elif name.to_text() == "none.test.":
+                answer.set_rcode(dns.rcode.NXDOMAIN)
+            else:
+                return
+            cast(asyncio.DatagramTransport, self.transport).sendto(answer.to_wire(), sender)
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = ["127.0.0.1"]
+    resolver.port = transport.get_extra_info("sockname")[1]
+    monkeypatch.setattr(dns.asyncresolver, "default_resolver", resolver)
+    monkeypatch.setattr(storage.ipfs.dns, "LOOKUP_S", 0.5)
+    try:
+        assert await lookup_txt("_dnsaddr.one.test") == ["dnsaddr=/ip4/192.0.2.1/tcp/1"]
+        assert await lookup_txt("none.test") == []
+        with pytest.raises(Unavailable, match=r"mute\.test"):
+            await lookup_txt("mute.test")
+    finally:
+        transport.close()
