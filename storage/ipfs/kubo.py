@@ -9,7 +9,7 @@ asked for in one piece, whose JSON is whole or not at all.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -25,6 +25,8 @@ from storage.multiaddr import is_loopback, parse_endpoint
 from storage.ranged import Limits, Reader, open_session
 
 T = TypeVar("T")
+Options = Mapping[str, str | Sequence[str]]
+"""A command's options by name; one with several values is sent several times."""
 
 ANSWER_MAX_BYTES: Final = 64 << 20
 PROBE_S: Final = 5.0
@@ -34,6 +36,7 @@ WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 _MISSING: Final = (
     "not found",
     "could not find",
+    "could not resolve name",
     "no link named",
     "no link by that name",
     "does not exist",
@@ -59,6 +62,12 @@ class Identity(Struct, frozen=True):
     """Answer of ``id``."""
 
     id: str = field(name="ID")
+
+
+class Resolution(Struct, frozen=True, rename="pascal"):
+    """Answer of ``resolve``: ``/ipfs/CID``, or with a path."""
+
+    path: str
 
 
 class Stat(Struct, frozen=True, rename="pascal"):
@@ -164,7 +173,7 @@ class Kubo:
         self,
         command: str,
         form: type[T],
-        options: Mapping[str, str] | None = None,
+        options: Options | None = None,
         *,
         what: str = "",
         silence_s: float | None = None,
@@ -181,7 +190,7 @@ class Kubo:
     async def call(
         self,
         command: str,
-        options: Mapping[str, str] | None = None,
+        options: Options | None = None,
         *,
         what: str = "",
         silence_s: float | None = None,

@@ -4,14 +4,15 @@ Knows: what a result looks like in UnixFS, and that nothing stays pinned of one 
 multipart bodies.
 
 The tree is sent as one streamed request. It is pinned afterwards, by itself: then it is known whether the same bytes were
-pinned before, and a pin that is not ours is never taken back. Links are stored as links, if they stay inside.
+pinned before, and a pin that is not ours is never taken back; nor is one that a pinning service had. Links are stored as
+links, if they stay inside.
 """
 
 import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote
@@ -19,11 +20,11 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Fault, Invalid
+from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
 from protocol.jobs import Spec
 from storage.contract import Form, Label, Progress
 from storage.ipfs.driver import IpfsDriver
-from storage.ipfs.kubo import read_bounded
+from storage.ipfs.kubo import Options, read_bounded
 from storage.ipfs.params import PublisherParams
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, check_link, open_inside, walk
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = "result"
 UNDO_S: Final = 20.0
+ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")
 MEDIA_TYPES: Final = {
     Kind.FOLDER: "application/x-directory",
     Kind.LINK: "application/symlink",
@@ -56,6 +58,12 @@ class _Done(Struct, frozen=True, rename="pascal"):
     pins: list[str] | None = None
 
 
+class _RemotePin(Struct, frozen=True, rename="pascal"):
+    """What a pinning service says of a pin."""
+
+    status: str = ""
+
+
 class IpfsPublisher(IpfsDriver):
     """Results to IPFS."""
 
@@ -65,17 +73,23 @@ class IpfsPublisher(IpfsDriver):
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""
         entries = await in_thread(lambda _: _checked(folder))
         await self._kubo.ready()
-        cid = await self._add(folder, entries, progress)
-        await self._pin(cid, label)
+        cid = await self._add(folder, entries, params, progress)
+        name = params.name or label.execution
+        async with AsyncExitStack() as undoing:
+            await undoing.enter_async_context(self._pinned(cid, name))
+            if params.remote:
+                await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
         return Spec("ipfs", {"CID": cid})
 
-    async def _add(self, folder: Path, entries: list[Entry], progress: Progress) -> str:
+    async def _add(
+        self, folder: Path, entries: list[Entry], params: PublisherParams, progress: Progress
+    ) -> str:
         """Send the tree; answers with the CID of its root."""
         boundary = secrets.token_hex(24)
         what = "publishing to IPFS"
         async with self._kubo.call(
             "add",
-            {"pin": "false", "progress": "false", "preserve-mode": "true"},
+            {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)},
             what=what,
             silence_s=self._kubo.settings.silence_s,
             data=_body(folder, entries, boundary, progress),
@@ -99,28 +113,98 @@ class IpfsPublisher(IpfsDriver):
             raise Broken(f"publishing to IPFS: Kubo added {len(added)} of {entries + 1} files and folders")
         return added[ROOT]
 
-    async def _pin(self, cid: str, label: Label) -> None:
-        """Pin the root. Where it was not pinned before, a fault or cancellation takes the pin back."""
+    @asynccontextmanager
+    async def _pinned(self, cid: str, name: str) -> AsyncIterator[None]:
+        """Pin the root. Where it was not pinned before, a fault or cancellation, also a later one, takes the pin back."""
         what = f"pinning {cid}"
+        before = False
         # That it is not pinned is an error to Kubo, too.
         with suppress(Fault):
-            if await self._is_pinned(cid):
-                return
-        try:
-            options = {"arg": cid, "name": label.execution}
+            before = await self._is_pinned(cid)
+        if before:
+            yield
+            return
+        async with self._undone_by("pin/rm", {"arg": cid}, what):
             silence_s = self._kubo.settings.silence_s
+            options = {"arg": cid, "name": name}
             done = await self._kubo.ask("pin/add", _Done, options, what=what, silence_s=silence_s)
             if not done.pins:
                 raise Broken(f"{what}: Kubo does not say that it did")
-        except BaseException:
-            with suppress(Fault, TimeoutError):
-                async with asyncio.timeout(UNDO_S):
-                    await self._kubo.ask("pin/rm", _Done, {"arg": cid}, what=what)
-            raise
+            yield
 
     async def _is_pinned(self, cid: str) -> bool:
         pins = await self._kubo.ask("pin/ls", _Pins, {"arg": cid, "type": "recursive"}, what=f"pin {cid}")
         return bool(pins.keys)
+
+    @asynccontextmanager
+    async def _kept_by(self, service: str, cid: str, name: str) -> AsyncIterator[None]:
+        """Let a pinning service fetch and keep the root, and wait until it does; taken back as a pin of the node is."""
+        what = f"pinning {cid} at the service {service!r}"
+        if "pinned" in await self._remote_states(service, cid, what):
+            yield
+            return
+        undo = {"service": service, "cid": cid, "name": name, "status": ANY_STATE, "force": "true"}
+        async with self._undone_by("pin/remote/rm", undo, what):
+            # Kubo would wait itself, without a sign of life.
+            wanted = {"arg": cid, "service": service, "name": name, "background": "true"}
+            silence_s = self._kubo.settings.silence_s
+            await self._kubo.ask("pin/remote/add", _RemotePin, wanted, what=what, silence_s=silence_s)
+            await self._until_kept(service, cid, what)
+            yield
+
+    async def _until_kept(self, service: str, cid: str, what: str) -> None:
+        """Ask a pinning service until it has all of it. Raises `Unavailable` if it says that it will not, `TimedOut`."""
+        pause_s = 0.1
+        limit_s = self._kubo.settings.remote_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while "pinned" not in (states := await self._remote_states(service, cid, what)):
+                    if "failed" in states:
+                        hint = "Ask the service for the reason, or leave RemoteService out."
+                        raise Unavailable(f"{what}: it failed", hint=hint)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, 5.0)
+        except TimeoutError as error:
+            raise TimedOut(f"{what}: it does not have all of it after {limit_s:g} s") from error
+
+    async def _remote_states(self, service: str, cid: str, what: str) -> set[str]:
+        """What a pinning service says of its pins of a CID."""
+        options = {"service": service, "cid": cid, "status": ANY_STATE}
+        silence_s = self._kubo.settings.silence_s
+        async with self._kubo.call("pin/remote/ls", options, what=what, silence_s=silence_s) as response:
+            body = await read_bounded(response, what)
+        try:
+            return {msgspec.json.decode(line, type=_RemotePin).status for line in body.splitlines() if line}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Broken(f"{what}: Kubo answered {body[:100]!r}") from error
+
+    @asynccontextmanager
+    async def _undone_by(self, command: str, options: Options, what: str) -> AsyncIterator[None]:
+        """On a fault or cancellation inside, call what takes back what may have been done."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Fault, TimeoutError):
+                async with asyncio.timeout(UNDO_S), self._kubo.call(command, options, what=what) as response:
+                    await response.read()
+            raise
+
+
+def _modes(entries: list[Entry]) -> dict[str, str]:
+    """Modes are kept only where one differs from the rule: Kubo then makes no raw leaves, whatever else it is told."""
+    return {"preserve-mode": "true"} if any(entry.executable for entry in entries) else {}
+
+
+def _shape(params: PublisherParams) -> dict[str, str]:
+    """What ``add`` is told of the tree's shape: only what was asked for, else it is as the node's owner has it."""
+    options: dict[str, str] = {}
+    if params.cid_version is not None:
+        options["cid-version"] = str(params.cid_version)
+    if params.raw_leaves is not None:
+        options["raw-leaves"] = str(params.raw_leaves).lower()
+    if params.chunker:
+        options["chunker"] = params.chunker
+    return options
 
 
 def _checked(folder: Path) -> list[Entry]:

@@ -24,7 +24,7 @@ from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import read_cid
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.holders import Gateway, Holder, KuboBlocks
-from storage.ipfs.kubo import Kubo, Link, Listing, Stat
+from storage.ipfs.kubo import Kubo, Link, Listing, Resolution, Stat
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
@@ -64,6 +64,8 @@ class IpfsSource(IpfsDriver):
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Follow the path, and walk what is there. Raises as `Source`; `TimedOut` for a CID that nobody has."""
         await self._kubo.ready()
+        if params.is_name:
+            params = await self._named(params)
         root = await self._root(params)
         nodes = [root]
         if root.kind is Kind.FOLDER:
@@ -140,6 +142,14 @@ class IpfsSource(IpfsDriver):
         with Sink(beside, params.cid, Limits(entries=settings.entries)) as sink:
             blocks = Blocks(self._kubo.session, holders, limits)
             await blocks.bring(Want(read_cid(root.cid)), sink, moved, params.cid)
+
+    async def _named(self, params: SourceParams) -> SourceParams:
+        """What an IPNS name means now."""
+        found = await _asked(self._kubo, "resolve", Resolution, params.path, params.cid)
+        try:
+            return SourceParams(found.path)
+        except Invalid as fault:
+            raise Broken(f"{params.cid} means {found.path!r}, which is no CID") from fault
 
     async def _root(self, params: SourceParams) -> Node:
         found = await _asked(self._kubo, "files/stat", Stat, params.path, params.cid)
