@@ -50,6 +50,13 @@ _S3_PUBLISHER_OPTIONS: Final = {
     "bucket": "Bucket",
     "key": "Key",
 }
+_IPFS_PUBLISHER_OPTIONS: Final = {
+    "cidversion": "CIDVersion",
+    "rawleaves": "RawLeaves",
+    "chunker": "Chunker",
+    "name": "Name",
+    "remoteservice": "RemoteService",
+}
 _FILE_OPTIONS: Final = {"rw": "ReadWrite", "readwrite": "ReadWrite", "createas": "CreateAs"}
 _TARGET = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*)", re.DOTALL)
 _TRUE: Final = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
@@ -112,7 +119,9 @@ def parse_publisher(text: str) -> Spec:
                     f"-p {quoted(text)}: it names no {' and no '.join(missing)}", hint=_PUBLISHER_HINT
                 )
             return Spec("s3", params)
-        case "ipfs" | "local" | "noop" | "s3managed" as type if not rest_of_url:
+        case "ipfs" if not rest_of_url:
+            return Spec("ipfs", _known("-p ipfs", options, _IPFS_PUBLISHER_OPTIONS))
+        case "local" | "noop" | "s3managed" as type if not rest_of_url:
             _known(f"-p {type}", options, {})
             return Spec("" if type == "noop" else type, {})
         case other:
@@ -194,6 +203,9 @@ def _source(uri: str, options: Mapping[str, str]) -> Spec:
         case "ipfs":
             _known("-i ipfs", options, {})
             return Spec("ipfs", {"CID": _present(uri, rest.strip("/"), "CID")})
+        case "ipns":
+            _known("-i ipns", options, {})
+            return Spec("ipfs", {"CID": f"/ipns/{_present(uri, rest.strip('/'), 'name')}"})
         case "s3":
             bucket, _, key = rest.partition("/")
             params = {"Bucket": _present(uri, bucket, "bucket"), "Key": key}

@@ -239,7 +239,9 @@ def test_a_cid_may_have_a_path(text: str, path: str) -> None:
         f"{NOBODY_HAS}/../x",
         f"{NOBODY_HAS}/a//b",
         f"{NOBODY_HAS}/a\0",
-        "ipns://example.com",
+        "ipns://",
+        "/ipns/exa mple.com",
+        "/ipns/example.com/../x",
         "é" * 46,
         f"{NOBODY_HAS}/{'a' * 5000}",
     ],
@@ -268,6 +270,32 @@ async def test_data_comes_however_it_was_added(
     cid = await added(node, tree, tmp_path / "added", *options)
 
     assert await brought(source, cid, tmp_path / "in") == with_folders(tree)
+
+
+async def test_a_name_is_turned_into_a_cid_first(
+    node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """``/ipns/NAME/path`` is pinned down to what it means now; what the name means later changes nothing for a fetch."""
+    old = await added(node, {"in/a": b"old"}, tmp_path / "old")
+    new = await added(node, {"in/a": b"new"}, tmp_path / "new")
+    await ipfs(node, "name", "publish", "--allow-offline", "-Q", f"/ipfs/{old}")
+    params = SourceParams(f"ipns://{node.peer_id}/in")
+
+    resolved = await source.resolve(params, ALL)
+    await ipfs(node, "name", "publish", "--allow-offline", "-Q", f"/ipfs/{new}")
+    fetched = await source.fetch(params, resolved, tmp_path / "in", silent)
+    later = await source.resolve(params, ALL)
+
+    assert snapshot(fetched.path) == {"a": b"old"}
+    assert resolved.identity.startswith("ipfs://")
+    assert later.identity != resolved.identity
+
+
+async def test_a_name_that_nobody_published_is_not_found(source: IpfsSource) -> None:
+    """The fault names it."""
+    name = "12D3KooWRH9Gi4pWRKbVuJ1ef14ztEE1cTY3HcdFWcBDAKx2enLd"
+    with pytest.raises((NotFound, TimedOut), match=name):
+        await source.resolve(SourceParams(f"/ipns/{name}"), ALL)
 
 
 async def test_executable_files_stay_so(node: servers.Kubo, source: IpfsSource, tmp_path: Path) -> None:
@@ -369,7 +397,7 @@ async def test_a_node_behind_a_socket_of_this_machine(node: servers.Kubo, tmp_pa
             group.create_task(relay(there, writer))
 
     path = tempfile.mktemp(prefix="shoal-", suffix=".sock", dir="/tmp")
-    tree: Tree = {f"{number}": bytes([number]) for number in range(20)} | {"large": LARGE}
+    tree: Tree = {**{f"{number}": bytes([number]) for number in range(20)}, "large": LARGE}
     server = await asyncio.start_unix_server(accept, path)
     async with Kubo(f"/unix{path}/p2p/{node.peer_id}") as kubo:
         spec = await IpfsPublisher(kubo).publish(
