@@ -30,7 +30,9 @@ from compute.inputs import Inputs
 from compute.journal import GONE_MAX, Journal
 from compute.log_answers import LogAnswers
 from compute.logs import Logs, LogSettings
+from compute.pressure import Program, keep_reserve
 from compute.progress import ProgressBoard
+from compute.provenance import Manifests
 from compute.reports import Reporter
 from compute.room import Room
 from compute.runner import Runner
@@ -128,6 +130,7 @@ class Agent:
         self._held: dict[str, int] | None = None
         self._held_at = 0.0
         self._logs = Logs(settings.folder / "logs", settings.logs)
+        self._manifests = Manifests(settings.folder / "manifests", settings.logs.keep_s)
         self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
 
     @property
@@ -148,6 +151,7 @@ class Agent:
                 tasks.create_task(self._beat_on())
                 tasks.create_task(self._facts.watch(self._beat_now.set))
                 tasks.create_task(self._keep_house())
+                tasks.create_task(keep_reserve(shop.disk, shop.inputs.cache, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
                 async for message in commands:
                     await self._obey(message, shop)
@@ -198,6 +202,7 @@ class Agent:
             tasks=tasks,
             inputs=self.inputs,
             disk=disk,
+            manifests=self._manifests,
             sweeper=Sweeper(tasks),
             forgotten=self._forgotten,
         )
@@ -409,11 +414,16 @@ class Agent:
         self._held, self._held_at = held, now
         return held
 
+    def _programs(self) -> list[Program]:
+        """The programs that run just now."""
+        return [(runner.guard, runner.tell) for runner in self.runners.values() if runner.guard is not None]
+
     async def _keep_house(self) -> None:
         while True:
             await self._clock.sleep(HOUSEKEEPING_S)
             now = self._clock.now()
             self._logs.prune(now)
+            self._manifests.prune(now)
             self._journal.prune(now)
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
-from protocol.messages import InputRead, Report, Run, RunOutput, Stage
+from protocol.messages import InputRead, Report, Run, RunOutput, Stage, Written
 from protocol.states import ENDS, ExecutionState, may_follow
 
 STARTS_MAX: Final = 2
@@ -56,6 +56,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     output: RunOutput | None = None
     result: Spec | None = None
     inputs: list[InputRead] = field(default_factory=list)
+    written: Written | None = None
     ports: dict[str, int] = field(default_factory=dict)
     gpus: list[int] = field(default_factory=list)
     cleaned: bool = False
@@ -98,6 +99,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
             result=self.result,
             inputs=self.inputs,
             ports=self.ports,
+            written=self.written,
         )
 
 
@@ -126,9 +128,10 @@ class ProgramEnded(Struct, frozen=True):
 
 
 class Published(Struct, frozen=True):
-    """The result is where others can get it."""
+    """The result is where others can get it; `written` is what was found in it."""
 
     result: Spec
+    written: Written | None = None
 
 
 class Failed(Struct, frozen=True):
@@ -257,8 +260,8 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
             return _recovered(execution, found, now)
         case ProgramEnded() if execution.phase is Phase.RUNNING:
             return _program_ended(execution, event, now)
-        case Published(result) if execution.phase is Phase.PUBLISHING:
-            published = msgspec.structs.replace(execution, result=result)
+        case Published(result, written) if execution.phase is Phase.PUBLISHING:
+            published = msgspec.structs.replace(execution, result=result, written=written)
             return _end(published, S.FAILED if execution.failure else S.COMPLETED, execution.failure, now)
     return execution, []
 

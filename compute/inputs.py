@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from compute.admission import with_disk
 from compute.capacity import Ledger
-from compute.disk import Disk
+from compute.disk import Disk, Inode, inode_of
 from compute.room import Room
 from compute.turns import Turns
 from protocol.errors import Exhausted
@@ -104,6 +104,17 @@ class Inputs:
     def release(self, execution: ExecutionId) -> None:
         """Nothing of the execution reads anything any more. Harmless when repeated."""
         self.cache.release(execution)
+
+    def shared(self, read: list[InputRead]) -> tuple[int, set[Inode]]:
+        """Of what an execution reads: the bytes that lie in the cache, and the files there that are no folders."""
+        size_bytes, files = 0, set()
+        for key in {key_of(each.type, each.identity) for each in read}:
+            if key in self.cache.shelf:
+                size_bytes += self.cache.shelf.size_of(key)
+                path = self.cache.path_of(key)
+                if path.is_file():
+                    files.add(inode_of(path))
+        return size_bytes, files
 
     async def bring(self, wanted: Wanted, into: Path, progress: Progress) -> tuple[Fetched, bool]:
         """Where the input is, and whether it was here already: an entry of the cache that was claimed, or at `into`.

@@ -17,6 +17,7 @@ import structlog
 
 from compute import admission
 from compute.admission import Plan
+from compute.disk_guard import REST_S, DiskGuard
 from compute.engines.contract import Engine, Exit, Running
 from compute.engines.contract import Run as EngineRun
 from compute.environment import environment
@@ -31,23 +32,22 @@ from compute.execution import (
     Failed,
     Phase,
     ProgramEnded,
-    Published,
     Recovered,
     Restarted,
     Staged,
     Started,
     advance,
 )
-from compute.faults import StepFailed, failure_of, publisher_failure
+from compute.faults import StepFailed, failure_of
 from compute.logs import OutputLog
-from compute.output import Head, write_streams
+from compute.output import Head
+from compute.publishing import publish
 from compute.shop import Shop
 from compute.staging import Ready, Staging
 from protocol import failpoints
 from protocol.errors import Denied, Fault, TimedOut, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
-from storage.contract import Label
 from storage.contract import Progress as Telling
 
 START_S: Final = 120.0
@@ -62,12 +62,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """One execution being carried out. `tell` is the only way anything happens to it."""
+    """One execution being carried out. `tell` is the only way anything happens to it; `guard` is there while it runs."""
 
     def __init__(
         self, shop: Shop, execution: Execution, plan: Plan | None = None, *, restored: bool = False
     ) -> None:
         self.execution = execution
+        self.guard: DiskGuard | None = None
         self._shop = shop
         self._run = execution.run
         self._restored = restored
@@ -250,43 +251,29 @@ class Runner:
         running = self._running
         assert running is not None, "only what was started is followed"
         self._head = Head()
-        log = self._shop.logs.open(self.execution.id)
-        self._following = self._shop.tasks.create_task(self._keep_output(running, log))
+        shop = self._shop
+        log = shop.logs.open(self.execution.id)
+        self._following = shop.tasks.create_task(self._keep_output(running, log))
         limit_s = self._run.execution_timeout_s
-        with self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)):
+        self.guard = guard = DiskGuard(
+            self._folder, self._run.amounts.disk_bytes, self.execution.inputs, shop.inputs, running, log
+        )
+        with (
+            self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)),
+            self._guarded(guard),
+        ):
             ending = await running.wait()
+        self.guard = None
         await self._drain(DRAIN_S)
         log.flush()
+        if ending.failure is None and (excess := await guard.excess(layer=False)) is not None:
+            ending = Exit(ending.code, excess.failure())
         failpoints.reached("node.program.ended")
         return ProgramEnded(self._head.output(ending.code, _message(ending)), ending.failure)
 
     async def _publish(self) -> Event:
-        publisher, params = self._planned().publisher or (None, None)
-        assert publisher is not None, "only tasks with a publisher come here"
-        folder = self._folder / "results"
-        output = self.execution.output
-        log = self._shop.logs.of(self.execution.id)
-        await write_streams(folder, log, output.exit_code if output else 0)
-        label = Label(
-            job=self._run.job,
-            execution=self.execution.id,
-            node=self._shop.node,
-            at=self._shop.clock.now(),
-            partition=self._run.partition,
-            attempt=self._run.attempt,
-        )
-        limit_s = self._shop.limits.publishing_s
-        failpoints.reached("node.publish.begun")
-        try:
-            async with asyncio.timeout(limit_s):
-                result = await publisher.publish(folder, params, label, self._progress("result"))
-        except TimeoutError as error:
-            fault: Exception = TimedOut(f"it took longer than {limit_s:g} s", kind="Publishing")
-            raise StepFailed(publisher_failure(fault, self._run.task.publisher, self._shop.node)) from error
-        except (Fault, OSError) as error:
-            raise StepFailed(publisher_failure(error, self._run.task.publisher, self._shop.node)) from error
-        failpoints.reached("node.publish.done")
-        return Published(result)
+        results = self._folder / "results"
+        return await publish(self.execution, self._planned(), results, self._shop, self._progress("result"))
 
     async def _clean_up(self) -> Event:
         """Leave nothing behind, however long that takes: an engine that is ill just now is asked again.
@@ -320,6 +307,22 @@ class Runner:
         if self._plan is None:
             self._plan = admission.plan(self._run, self._shop.engines, self._shop.drivers)
         return self._plan
+
+    @contextlib.contextmanager
+    def _guarded(self, guard: DiskGuard) -> Iterator[None]:
+        """While in here, taking more disk than the task may ends the execution."""
+        if not self._run.amounts.disk_bytes:
+            yield
+            return
+        watching = self._shop.tasks.create_task(self._watch(guard))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _watch(self, guard: DiskGuard) -> None:
+        await self._shop.clock.sleep(REST_S)
+        self.tell(Failed((await guard.watch(self._shop.clock)).failure()))
 
     async def _find(self, engine: Engine[Any]) -> Running | None:
         for _ in range(RECOVER_TRIES):
@@ -357,6 +360,7 @@ class Runner:
         if self._running is None and self.execution.starts:
             engine = self._engine()
             self._running = await engine.recover(self.execution.id) if engine is not None else None
+        self.guard = None
         if self._running is not None:
             if self.execution.holding:
                 await self._running.stop(self._shop.limits.stop_grace_s)

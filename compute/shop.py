@@ -18,6 +18,7 @@ from compute.inputs import Inputs
 from compute.journal import Journal
 from compute.logs import Logs
 from compute.progress import ProgressBoard
+from compute.provenance import Manifests
 from compute.reports import Reporter
 from compute.room import Room
 from compute.sweeper import Sweeper
@@ -55,5 +56,6 @@ class Shop(Struct, frozen=True):
     tasks: asyncio.TaskGroup
     inputs: Inputs
     disk: Disk
+    manifests: Manifests
     sweeper: Sweeper
     forgotten: Callable[[ExecutionId], None]

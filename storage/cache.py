@@ -125,6 +125,10 @@ class Cache:
         self.shelf.release(holder)
         self._settle()
 
+    def path_of(self, key: Key) -> Path:
+        """Where an entry that is here has its data."""
+        return self._folder / key / DATA
+
     def tokens(self, most: int) -> dict[str, int]:
         """The tokens of what is here with their sizes, the most recently used."""
         newest = (self._entries[key] for key in reversed(self.shelf.here()))
@@ -151,7 +155,7 @@ class Cache:
         key = key_of(type, resolved.identity)
         if key in self.shelf and key not in self._doubted:
             self._note_token(key, token)
-            return self._folder / key / DATA, True
+            return self.path_of(key), True
         flight = self._flights.get(key)
         if flight is None:
             entry = Entry(type.lower(), resolved.identity, 0, self._boot, token)
@@ -164,7 +168,7 @@ class Cache:
                 # Not to be joined any more. Its asker waits until nothing of it is left.
                 del self._flights[key]
                 await flight.end()
-        return self._folder / key / DATA, cached
+        return self.path_of(key), cached
 
     async def _fly(self, key: Key, entry: Entry, flight: Flight, fetch: Fetch) -> None:
         try:

@@ -75,6 +75,12 @@ class Running(Protocol):
     async def wait(self) -> Exit:
         """Its end; the same answer however often asked."""
 
+    async def disk_bytes(self) -> int:
+        """What it takes of this node's disk beside its mounts and `Run.folder` (a container's own layer), 0 for nothing.
+
+        May be dear to learn: ask seldom. Raises `Unavailable`.
+        """
+
     async def stop(self, grace_s: float) -> None:
         """End it: ask first, force after `grace_s`. Harmless when it has ended. Afterwards `wait` returns."""
 

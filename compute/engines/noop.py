@@ -120,6 +120,10 @@ class NoopRunning:
         """Its end, as its params have it or as it was stopped."""
         return await self._program.wait()
 
+    async def disk_bytes(self) -> int:
+        """What is played takes no room."""
+        return 0
+
     async def stop(self, grace_s: float) -> None:
         """Ask (it ends at once, unless it is stubborn), and force after the grace on the world's clock."""
         program = self._program

@@ -46,6 +46,10 @@ class WasmRunning:
         end = self._program.end
         return self._exit(end.result() if end.done() else await asyncio.shield(end))
 
+    async def disk_bytes(self) -> int:
+        """A module can write to its mounts only."""
+        return 0
+
     async def stop(self, grace_s: float) -> None:
         if not self._program.end.done():
             self._stopped = True

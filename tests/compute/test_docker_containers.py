@@ -25,6 +25,7 @@ from tests.contracts.engine import begin, chunks_of, ended, fresh_execution, not
 
 NODE = NodeId("n-containers")
 MIB = 1024 * 1024
+STAYS = "sleep 600"
 CAPABILITY_BITS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -467,3 +468,16 @@ async def test_a_lost_answer_to_start_starts_once(docker_host: str, shell: Runs,
         finally:
             await engine.close()
             await remove_containers(docker_host, NODE)
+
+
+async def test_a_containers_own_layer_is_measured(engine: DockerEngine, shell: Runs) -> None:
+    """What a program writes outside its mounts is told, while it runs and when it has ended."""
+    script = f"dd if=/dev/zero of=/x bs=1M count=5 2>/dev/null; echo ready; exec {STAYS}"
+    running = await begin(engine, shell(script))
+    await ready(running)
+    assert 5 * MIB <= await running.disk_bytes() < 6 * MIB
+    await stop(running, 0)
+    assert await running.disk_bytes() >= 5 * MIB
+    await running.remove()
+    with pytest.raises(Unavailable):
+        await running.disk_bytes()

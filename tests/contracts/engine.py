@@ -328,6 +328,15 @@ class EngineContract:
 
         assert (await ended(running)).code != 0
 
+    async def test_its_room_on_the_disk_is_told(
+        self, engine: Engine[Any], programs: Programs, new_run: NewRun
+    ) -> None:
+        """What a program takes beside its mounts is a number of bytes, small for one that writes nothing."""
+        running = await begin(engine, new_run(programs.ends(0)))
+        await ended(running)
+
+        assert 0 <= await running.disk_bytes() < 1 << 20
+
     async def test_stop_after_the_end_is_harmless(
         self, engine: Engine[Any], programs: Programs, new_run: NewRun
     ) -> None:

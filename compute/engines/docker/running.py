@@ -73,6 +73,16 @@ class DockerRunning:
                 self._exit = await self._end()
         return self._exit
 
+    async def disk_bytes(self) -> int:
+        """The container's own layer: all that it wrote outside its mounts."""
+        try:
+            found = await self._daemon.call(
+                "measure a container", lambda docker: self._handle(docker).show(size="1")
+            )
+        except DockerError as error:
+            raise Unavailable(f"Docker cannot measure the container ({error.message})") from error
+        return int(found.get("SizeRw") or 0)
+
     async def stop(self, grace_s: float) -> None:
         """The image's stop signal (SIGTERM), then SIGKILL after the grace, in whole seconds."""
         grace = math.ceil(grace_s)

@@ -1,0 +1,83 @@
+"""What an execution wrote, as it is recorded: every file of its result with the SHA-256 of its bytes.
+
+Knows: the list (as ``sha256sum`` prints it), how much of it a report carries, and where the rest stays. Must not know: who
+publishes what, or where.
+
+A report carries the first files and a digest of the whole list, so a log entry stays small however many files there are. A
+list that does not fit is kept by the node, as long as the logs are: ``manifests/<execution>`` in its data folder. Whoever
+has the published result can make the same list, and compare.
+"""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Final
+
+from protocol.ids import ExecutionId, is_token
+from protocol.messages import FileWritten, Written
+from storage.threads import Stop
+from storage.tree import Kind, Limits, digest_file, open_inside, walk
+
+FILES_MAX: Final = 20
+PATHS_MAX_BYTES: Final = 4096
+"""What a report carries. A job may have ten thousand executions, and a requester has all of them in memory."""
+SPOOL_BYTES: Final = 1 << 16
+_LIMITS: Final = Limits(entries=10_000_000)
+
+
+class Manifests:
+    """The lists that were too long for a report, in `folder`."""
+
+    def __init__(self, folder: Path, keep_s: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._keep_s = keep_s
+
+    def record(self, execution: ExecutionId, results: Path, stop: Stop) -> Written:
+        """Read all that is in `results`. Blocks; raises as `storage.tree.walk`."""
+        if not is_token(execution):
+            raise ValueError(f"not an execution id: {execution!r}")
+        files: list[FileWritten] = []
+        count = size_bytes = path_bytes = 0
+        whole = hashlib.sha256()
+        with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=str(self._folder)) as manifest:
+            for each in _files(results, stop):
+                line = line_of(each)
+                whole.update(line)
+                manifest.write(line)
+                count += 1
+                size_bytes += each.size_bytes
+                path_bytes += len(each.path.encode(errors="surrogateescape"))
+                if count <= FILES_MAX and path_bytes <= PATHS_MAX_BYTES:
+                    files.append(each)
+            if len(files) < count:
+                manifest.seek(0)
+                with (self._folder / execution).open("wb") as kept:
+                    shutil.copyfileobj(manifest, kept)
+        return Written(count, size_bytes, whole.hexdigest(), files)
+
+    def prune(self, now: float) -> None:
+        """Let go of what was kept long enough."""
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                if now - path.stat().st_mtime > self._keep_s:
+                    path.unlink()
+
+
+def line_of(file: FileWritten) -> bytes:
+    """A line as ``sha256sum`` writes and checks it: a name with a backslash or a line break is escaped, and says so."""
+    path = file.path.encode(errors="surrogateescape")
+    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"\\" if escaped != path else b""
+    return b"%b%b  %b\n" % (mark, file.sha256.encode(), escaped)
+
+
+def _files(results: Path, stop: Stop) -> Iterator[FileWritten]:
+    for entry in walk(results, _LIMITS):
+        stop()
+        if entry.kind is Kind.FILE:
+            digest = digest_file(open_inside(results, entry.path), stop)
+            yield FileWritten(entry.path, entry.size_bytes, digest)

@@ -1,0 +1,165 @@
+"""What an execution may take of its node's disk, and what the node never gives."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from compute.disk import inode_of, taken_bytes
+from compute.provenance import FILES_MAX, Manifests
+from protocol.ids import ExecutionId
+from protocol.jobs import Amounts, ResultPath, Spec, Task
+from protocol.messages import Report, Run
+from protocol.states import ExecutionState
+from tests.compute.doubles import StagedPublisher, StagedSource, drivers
+from tests.compute.test_inputs import INPUT, READING, failed
+from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
+from tests.contracts.trees import Link, Tree, plant
+
+S = ExecutionState
+Nodes = Callable[..., NodeOnTest]
+EXECUTION = ExecutionId("e-1")
+PART = 100_000
+
+
+def never() -> None:
+    """Nobody ends the work."""
+
+
+def test_a_folder_takes_what_its_blocks_take(tmp_path: Path) -> None:
+    """Holes count for nothing, a file with two names once, other people's files not at all, and links are not followed."""
+    folder = tmp_path / "folder"
+    plant({"a": bytes(100_000), "deep/b": bytes(50_000), "link": Link("/")}, folder)
+    plain = taken_bytes(folder, (), never)
+    assert 150_000 <= plain < 200_000
+    with (folder / "hole").open("wb") as file:
+        file.truncate(1 << 40)
+    os.link(folder / "a", folder / "deep" / "again")
+    assert taken_bytes(folder, (), never) == plain
+    assert taken_bytes(folder, {inode_of(folder / "a")}, never) <= plain - 100_000
+    assert taken_bytes(tmp_path / "nowhere", (), never) == 0
+
+
+def writing(size: int, **fields: Any) -> Task:
+    """A task that writes so many bytes into its result."""
+    params = {"Writes": {"/out/file": "x" * size}, **fields.pop("params", {})}
+    return noop(params, result_paths=[ResultPath("out", "/out")], **fields)
+
+
+def limited(task: Task, disk_bytes: int) -> Run:
+    """An order with that Disk."""
+    return order(task=task, amounts=Amounts(cpu=0.1, disk_bytes=disk_bytes))
+
+
+async def test_a_running_program_that_takes_too_much_is_ended(nodes: Nodes, requester: FakeRequester) -> None:
+    """A program that goes beyond its Disk is ended while it runs, with both numbers and what to do, and no second try."""
+    node = nodes()
+    await node.start()
+    failure = await failed(requester, limited(writing(3 * PART, params={"Seconds": 3600}), 2 * PART))
+    assert (failure.code, failure.retryable) == ("Exhausted.DiskLimit", False)
+    assert re.search(r"it takes \d+ KiB", failure.message)
+    assert "Disk is 195.3 KiB" in failure.message
+    await requester.quiet(node)
+    assert node.leftovers() == []
+
+
+async def test_a_program_that_took_too_much_fails_at_its_end(nodes: Nodes, requester: FakeRequester) -> None:
+    """One that ended before anybody looked fails all the same: inputs, outputs and its log count together."""
+    source = StagedSource(cacheable=True, size_bytes=4)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    inside = writing(PART, input_sources=[INPUT], params={"Stdout": "x" * 50_000})
+    run = limited(inside, 2 * PART)
+    await requester.run(run)
+    assert (await requester.ended(run)).state is S.COMPLETED
+    beyond = replace(limited(inside, 120_000), seq=2, execution=ExecutionId("e-2"))
+    assert (await failed(requester, beyond)).code == "Exhausted.DiskLimit"
+
+
+async def test_without_a_disk_there_is_no_limit(nodes: Nodes, requester: FakeRequester) -> None:
+    """A job that says nothing of Disk runs as ever."""
+    node = nodes()
+    await node.start()
+    run = order(task=writing(3 * PART))
+    await requester.run(run)
+    assert (await requester.ended(run)).state is S.COMPLETED
+
+
+async def test_the_reserve_is_kept(nodes: Nodes, requester: FakeRequester) -> None:
+    """When the disk's reserve is touched, the program that takes most ends and may be tried elsewhere; others go on."""
+    node = nodes(drivers=drivers(StagedSource(size_bytes=4)))
+    node.settings = replace(node.settings, reserve_bytes=1 << 60)
+    await node.start()
+    large, small = (
+        order(number, writing(size, params={"Seconds": 3600})) for number, size in ((1, 3 * PART), (2, 9))
+    )
+    await requester.run(small)
+    failure = await failed(requester, large)
+    assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+    assert re.search(r"takes most: \d+ KiB", failure.message)
+    assert node.here.runners[small.execution].execution.state is S.RUNNING
+    failure = await failed(requester, order(3, READING))
+    assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+
+
+TREE: Tree = {
+    "stdout": b"out\n",
+    "outputs/a": b"alpha",
+    "outputs/b\\c\nd": b"odd",
+    "outputs/link": Link("a"),
+    "outputs/empty": None,
+}
+
+
+def test_what_was_written_is_listed_as_sha256sum_does(tmp_path: Path) -> None:
+    """A record names each file with size and digest; its own digest is that of the list that ``sha256sum`` makes."""
+    plant(TREE, tmp_path / "results")
+    written = Manifests(tmp_path / "manifests", 60).record(EXECUTION, tmp_path / "results", never)
+    names = sorted(path for path, content in TREE.items() if isinstance(content, bytes))
+    assert [each.path for each in written.files] == names
+    assert (written.count, written.size_bytes) == (3, 12)
+    listed = subprocess.run(["sha256sum", *names], cwd=tmp_path / "results", capture_output=True, check=True)
+    digest = subprocess.run(["sha256sum"], input=listed.stdout, capture_output=True, check=True).stdout
+    assert digest.split()[0].decode() == written.sha256
+    assert list((tmp_path / "manifests").iterdir()) == []
+
+
+@pytest.mark.parametrize(("count", "name"), [(2000, "file"), (30, "n" * 200)])
+def test_a_record_is_small_and_the_whole_list_is_kept(tmp_path: Path, count: int, name: str) -> None:
+    """However many files, a record stays within a few kilobytes; the node keeps the list, for as long as the logs."""
+    plant({f"outputs/{name}-{number}": b"x" for number in range(count)}, tmp_path / "results")
+    manifests = Manifests(tmp_path / "manifests", 60)
+    written = manifests.record(EXECUTION, tmp_path / "results", never)
+    assert written.count == count
+    assert 0 < len(written.files) <= FILES_MAX
+    kept = tmp_path / "manifests" / EXECUTION
+    assert len(kept.read_text().splitlines()) == count
+    subprocess.run(["sha256sum", "--quiet", "-c", kept], cwd=tmp_path / "results", check=True)
+    manifests.prune(kept.stat().st_mtime + 59)
+    assert kept.exists()
+    manifests.prune(kept.stat().st_mtime + 61)
+    assert not kept.exists()
+
+
+async def test_a_report_says_what_was_published(nodes: Nodes, requester: FakeRequester) -> None:
+    """The report of an end holds the files of the result, and none where nothing was published."""
+    node = nodes(drivers=drivers(publisher=StagedPublisher()))
+    await node.start()
+    run = order(task=writing(5, publisher=Spec("test")))
+    await requester.run(run)
+    report: Report = await requester.ended(run)
+    assert report.written is not None
+    assert [(each.path, each.size_bytes) for each in report.written.files] == [
+        ("exitCode", 1),
+        ("out/file", 5),
+        ("stderr", 0),
+        ("stdout", 0),
+    ]
+    plain = order(2, writing(5))
+    await requester.run(plain)
+    assert (await requester.ended(plain)).written is None
