@@ -169,6 +169,7 @@ class Kubo(Server):
         *,
         api_port: int,
         gateway_port: int,
+        swarm_port: int,
         folder: Path,
         peer_id: str,
     ) -> None:
@@ -177,6 +178,7 @@ class Kubo(Server):
         self.multiaddr_with_peer = f"{self.multiaddr}/p2p/{peer_id}"
         self.api_url = f"http://{LOOPBACK}:{api_port}"
         self.gateway_url = f"http://{LOOPBACK}:{gateway_port}"
+        self.swarm_multiaddr = f"/ip4/{LOOPBACK}/tcp/{swarm_port}/p2p/{peer_id}"
         self.peer_id = peer_id
         self.ipfs_path = folder
 
@@ -292,16 +294,21 @@ async def s3_server(folder: Path, *, program: str = "", host: str = LOOPBACK) ->
 
 
 @asynccontextmanager
-async def kubo(folder: Path, *, offline: bool = False) -> AsyncIterator[Kubo]:
+async def kubo(folder: Path, *, offline: bool = False, swarm_key: str = "") -> AsyncIterator[Kubo]:
     """A Kubo node with a repository of its own below `folder`, on loopback, that seeks no other node.
 
-    `offline` makes it answer at once that it lacks a CID, where it would wait for a peer that has it. Raises `Missing`
-    and `Failed`.
+    `offline` makes it answer at once that it lacks a CID, where it would wait for a peer that has it. With `swarm_key` (the
+    text of a ``swarm.key``) it speaks only to nodes that have the same. Raises `Missing` and `Failed`.
     """
     program = need("ipfs")
     repository = (folder / "repo").resolve()
     repository.mkdir(parents=True, exist_ok=True)
     env = {"IPFS_PATH": str(repository), "IPFS_TELEMETRY": "off"}
+    if swarm_key:
+        (repository / "swarm.key").write_text(swarm_key)
+        (repository / "swarm.key").chmod(0o600)
+        # It then does not start at all rather than without the key.
+        env["LIBP2P_FORCE_PNET"] = "1"
     if not (repository / "config").exists():
         made = await asyncio.create_subprocess_exec(
             program,
@@ -317,8 +324,8 @@ async def kubo(folder: Path, *, offline: bool = False) -> AsyncIterator[Kubo]:
             )
 
     def make() -> Kubo:
-        api_port, gateway_port = free_ports(2)
-        peer_id = _seclude(repository / "config", api_port, gateway_port)
+        api_port, gateway_port, swarm_port = free_ports(3)
+        peer_id = _seclude(repository / "config", api_port, gateway_port, swarm_port)
         return Kubo(
             _starter(
                 [program, "daemon", "--migrate=false", *(["--offline"] if offline else [])],
@@ -329,6 +336,7 @@ async def kubo(folder: Path, *, offline: bool = False) -> AsyncIterator[Kubo]:
             ),
             api_port=api_port,
             gateway_port=gateway_port,
+            swarm_port=swarm_port,
             folder=repository,
             peer_id=peer_id,
         )
@@ -458,13 +466,13 @@ def _keeps_attributes(folder: Path) -> bool:
     return True
 
 
-def _seclude(config: Path, api_port: int, gateway_port: int) -> str:
+def _seclude(config: Path, api_port: int, gateway_port: int, swarm_port: int) -> str:
     """Confine a Kubo configuration to loopback and these ports, and away from all others; returns the node's peer id."""
     settings: dict[str, Any] = json.loads(config.read_text())
     settings["Addresses"] |= {
         "API": f"/ip4/{LOOPBACK}/tcp/{api_port}",
         "Gateway": f"/ip4/{LOOPBACK}/tcp/{gateway_port}",
-        "Swarm": [f"/ip4/{LOOPBACK}/tcp/0"],
+        "Swarm": [f"/ip4/{LOOPBACK}/tcp/{swarm_port}"],
     }
     settings["Bootstrap"] = []
     settings["Routing"] = {"Type": "none"}

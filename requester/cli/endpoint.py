@@ -24,7 +24,16 @@ IPFS: Final = (
     "InputSources.Types.IPFS.Endpoint",
     "Node.IPFS.Connect",
 )
-KEYS: Final = (*HOST, *PORT, *TLS, *IPFS, "Node.IPFS.SwarmAddresses", "Node.IPFS.SwarmKeyPath")
+IPFS_GATEWAYS: Final = ("ResultDownloaders.Types.IPFS.Gateways", "InputSources.Types.IPFS.Gateways")
+KEYS: Final = (
+    *HOST,
+    *PORT,
+    *TLS,
+    *IPFS,
+    *IPFS_GATEWAYS,
+    "Node.IPFS.SwarmAddresses",
+    "Node.IPFS.SwarmKeyPath",
+)
 ANY_ADDRESS: Final = ("0.0.0.0", "::", "[::]")
 """Where a listener listens; no address to call."""
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import tempfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -17,19 +18,18 @@ from msgspec import Struct
 from protocol.errors import Conflict, Exhausted, Fault, Invalid, TimedOut, fault_of
 from protocol.ids import short
 from protocol.jobs import Spec
-from requester.cli.endpoint import IPFS, Api
+from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
-from requester.cli.swarm import join
+from requester.cli.swarm import KUBO_DEFAULT, Swarm, Way, reached, read_swarm
 from requester.client import JOBS
 from storage.contract import Drivers, Share, silent
 
 Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
-KUBO_DEFAULT: Final = "/ip4/127.0.0.1/tcp/5001"
 
 
 class Result(Struct, frozen=True):
@@ -52,11 +52,12 @@ def get(
     ] = "",
     ipfs_swarm_addrs: Annotated[
         list[str] | None,
-        Parameter(
-            help="Addresses of IPFS nodes that hold the results, for that Kubo to connect to; repeatable."
-        ),
+        Parameter(help="Addresses of IPFS nodes that hold the results, to connect to first; repeatable."),
     ] = None,
-    ipfs_swarm_key: Annotated[str, Parameter(show=False)] = "",
+    ipfs_swarm_key: Annotated[
+        str,
+        Parameter(help="Key of a private IPFS network; where no Kubo is named, one is started with it."),
+    ] = "",
     namespace: Namespace = "",
     api: Api = Api(),
 ) -> int:
@@ -82,11 +83,8 @@ def get(
             Node_IPFS_SwarmAddresses=ipfs_swarm_addrs or "",
             Node_IPFS_SwarmKeyPath=ipfs_swarm_key,
         )
-        connect = settings.text(*IPFS, default=KUBO_DEFAULT)
-        if any(result.spec.type.lower() == "ipfs" for result in results):
-            join(connect, settings.texts("Node.IPFS.SwarmAddresses"), settings.text("Node.IPFS.SwarmKeyPath"))
         limit_s = download_timeout_secs or None
-        asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit_s, ipfs_connect=connect))
+        asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit_s, swarm=read_swarm(settings)))
     except KeyboardInterrupt:
         tell("\nStopped; nothing was kept.")
         return Exit.INTERRUPTED
@@ -115,7 +113,7 @@ def _folder_name(record: Json) -> str:
 
 
 async def _fetch_all(
-    results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, ipfs_connect: str
+    results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, swarm: Swarm
 ) -> None:
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
     from storage.addresses import OWN_NETWORKS, read_policy
@@ -125,10 +123,17 @@ async def _fetch_all(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            settings = StorageSettings(
-                Path(scratch) / "drivers", ipfs_connect=ipfs_connect, addresses=read_policy(OWN_NETWORKS)
-            )
-            async with asyncio.timeout(limit_s), open_drivers(settings) as drivers:
+            async with asyncio.timeout(limit_s), AsyncExitStack() as stack:
+                way = Way()
+                if any(each.spec.type.lower() == "ipfs" for each in results):
+                    way = await stack.enter_async_context(reached(swarm, Path(scratch) / "kubo"))
+                settings = StorageSettings(
+                    Path(scratch) / "drivers",
+                    ipfs_connect=way.kubo,
+                    ipfs_gateways=way.gateways,
+                    addresses=read_policy(OWN_NETWORKS),
+                )
+                drivers = await stack.enter_async_context(open_drivers(settings))
                 trees = [(each.execution, await _fetch(drivers, each, Path(scratch))) for each in results]
             await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)
     except TimeoutError as error:

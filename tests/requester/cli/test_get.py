@@ -1,5 +1,6 @@
 """``get``: results come home whole or not at all, merged or one folder an execution."""
 
+import secrets
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -9,6 +10,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
+from deploy import servers
 from deploy.servers import Kubo, S3Server
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
@@ -251,6 +253,62 @@ def test_ipfs_results_come_from_the_kubo_one_names(
     assert ran.code == 0
     assert f"did not connect to {nobody}" in ran.err
     assert "swarm.key" in ran.err
+
+
+def test_ipfs_results_come_from_a_private_swarm(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    background: Background,
+    folders: Path,
+    folder: Path,
+) -> None:
+    """With the swarm's key and addresses a Kubo is started for the download, and reads from the only holder; nothing of it
+    is left. A key that is none is refused, and so is one without an address."""
+    key = f"/key/swarm/psk/1.0.0/\n/base16/\n{secrets.token_hex(32)}\n"
+    (folder / "swarm.key").write_text(key)
+    (folder / "wrong.key").write_text("not a key")
+    holder, other = (
+        background.enter(servers.kubo(folders / f"private-{number}-{uuid4().hex[:8]}", swarm_key=key))
+        for number in range(2)
+    )
+    (folder / "result").mkdir()
+    (folder / "result" / "stdout").write_text("hello\n")
+    spec = background.run(_published(folder / "result", "ipfs", {}, holder.multiaddr))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, S.COMPLETED, result=spec))
+    finished.close()
+
+    addresses = ("--ipfs-swarm-addrs", other.swarm_multiaddr, "--ipfs-swarm-addrs", holder.swarm_multiaddr)
+    ran = shoal("get", "words", *addresses, "--ipfs-swarm-key", "swarm.key")
+    assert ran.code == 0, ran.err
+    assert _tree(folder / "job-words") == {"stdout": "hello\n"}
+    assert "Warning" not in ran.err
+
+    ran = shoal("get", "words", *addresses, "--ipfs-swarm-key", "wrong.key", "--output-dir", "no")
+    assert ran.code == 2
+    assert "wrong.key" in ran.err
+    ran = shoal("get", "words", "--ipfs-swarm-key", "swarm.key", "--output-dir", "no")
+    assert "--ipfs-swarm-addrs" in ran.err
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"job.yaml", "swarm.key", "wrong.key", "result", "job-words", "drivers"}
+
+
+def test_ipfs_results_come_through_gateways(
+    shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
+) -> None:
+    """Where trustless gateways are named and no Kubo is, results come through them."""
+    (folder / "result").mkdir()
+    (folder / "result" / "stdout").write_text("hello\n")
+    spec = background.run(_published(folder / "result", "ipfs", {}, kubo.multiaddr))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, S.COMPLETED, result=spec))
+    finished.close()
+
+    ran = shoal("get", "words", "-c", f"ResultDownloaders.Types.IPFS.Gateways={kubo.gateway_url}")
+
+    assert ran.code == 0, ran.err
+    assert _tree(folder / "job-words") == {"stdout": "hello\n"}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
