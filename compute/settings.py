@@ -24,6 +24,7 @@ from protocol.ids import NodeId
 from protocol.spec.quantities import parse_bytes, parse_duration_s
 from storage.addresses import ALLOW_KEY, read_policy, read_rules
 from storage.allow_list import read_allow_list
+from storage.credentials import Credential, read_credentials
 from storage.multiaddr import parse_endpoint
 from storage.settings import LocalPublishing, StorageSettings
 
@@ -57,6 +58,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_paths: tuple[str, ...] = ()
     allowed_addresses: tuple[str, ...] = ()
     denied_addresses: tuple[str, ...] = ()
+    url_credentials: dict[str, Credential] = field(default_factory=dict)
     publish_address: str = "127.0.0.1"
     publish_port: int = 6001
     env_allowed: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             connect_s=self.connect_s,
             silence_s=self.silence_s,
             max_bytes=self.input_bytes,
+            url_credentials=self.url_credentials,
             addresses=read_policy(self.allowed_addresses, self.denied_addresses),
         )
 
@@ -139,6 +142,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "allowed_paths": ("Compute.AllowListedLocalPaths", "Node.AllowListedLocalPaths"),
     "allowed_addresses": (ALLOW_KEY,),
     "denied_addresses": ("Compute.Addresses.Deny",),
+    "url_credentials": ("InputSources.Types.URL.Credentials",),
     "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
     "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
     "env_allowed": ("Compute.Env.AllowList",),
@@ -241,6 +245,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         allowed_paths=config.lines(*KEYS["allowed_paths"], check=read_allow_list),
         allowed_addresses=config.lines(*KEYS["allowed_addresses"], check=read_rules),
         denied_addresses=config.lines(*KEYS["denied_addresses"], check=read_rules),
+        url_credentials=read_credentials(config.pairs(*KEYS["url_credentials"])),
         publish_address=config.text(*KEYS["publish_address"], default=default.publish_address),
         publish_port=config.number(*KEYS["publish_port"], default=default.publish_port, most=PORT_MAX),
         env_allowed=config.lines(*KEYS["env_allowed"]),

@@ -7,17 +7,25 @@ rebinding) gains nothing. Hosts that are addresses are not resolved at all: `Add
 each request, and at each redirect.
 """
 
+import asyncio
 import contextlib
+import errno
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from protocol.errors import Denied
 from storage.addresses import AddressPolicy
 from storage.multiaddr import DEFAULT_PORTS
+
+LOOKUP_S: Final = 10.0
+# Of their own: names whose servers do not answer hold threads, and the other work of a node shall not wait for those.
+_lookups: Final = ThreadPoolExecutor(64, thread_name_prefix="names")
 
 
 class CheckedResolver(AbstractResolver):
@@ -28,14 +36,13 @@ class CheckedResolver(AbstractResolver):
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
-        self._system = ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         fault: Denied | None = None
         allowed = []
-        for each in await self._system.resolve(host, port, family):
+        for each in await _look_up(host, port, family):
             try:
                 self._policy.check(host, each["host"], port)
                 allowed.append(each)
@@ -46,7 +53,32 @@ class CheckedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        await self._system.close()
+        """There is nothing of its own to close."""
+
+
+async def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    """What the system knows of a name. Raises ``OSError``, also for one that nobody answers for in time."""
+    ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            found = await asyncio.get_running_loop().run_in_executor(_lookups, ask)
+    except TimeoutError as error:
+        raise OSError(errno.ETIMEDOUT, f"no answer for its name in {LOOKUP_S:g} s") from error
+    return [_result(host, number, proto, address) for number, _, proto, _, address in found]
+
+
+def _result(host: str, family: int, proto: int, address: tuple[Any, ...]) -> ResolveResult:
+    # A link-local address of IPv6 means nothing without its zone.
+    zone = f"%{address[3]}" if len(address) > 3 and address[3] else ""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return {
+        "hostname": host,
+        "host": f"{address[0]}{zone}",
+        "port": int(address[1]),
+        "family": family,
+        "proto": proto,
+        "flags": flags,
+    }
 
 
 def environment_proxies() -> list[str]:

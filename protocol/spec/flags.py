@@ -57,6 +57,12 @@ _IPFS_PUBLISHER_OPTIONS: Final = {
     "name": "Name",
     "remoteservice": "RemoteService",
 }
+_URL_OPTIONS: Final = {
+    "name": "Name",
+    "sha256": "SHA256",
+    "size": "Size",
+    "credentials": "Credentials",
+}
 _FILE_OPTIONS: Final = {"rw": "ReadWrite", "readwrite": "ReadWrite", "createas": "CreateAs"}
 _TARGET = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*)", re.DOTALL)
 _TRUE: Final = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
@@ -211,8 +217,7 @@ def _source(uri: str, options: Mapping[str, str]) -> Spec:
             params = {"Bucket": _present(uri, bucket, "bucket"), "Key": key}
             return Spec("s3", params | _known("-i s3", options, _S3_INPUT_OPTIONS))
         case "http" | "https":
-            _known(f"-i {scheme.lower()}", options, {})
-            return Spec("urlDownload", {"URL": _url(uri)})
+            return Spec("urlDownload", {"URL": _url(uri), **_known("-i https", options, _URL_OPTIONS)})
         case "file":
             return Spec("local", {"SourcePath": _file_path(uri, rest)} | _file_options(options))
         case "git" | "gitlfs":

@@ -209,3 +209,18 @@ def test_gpus_are_read_and_labelled() -> None:
     assert found["GPU-0"] == "A-100"
     assert found["Operating-System"] == "linux"
     assert (found["region"], found["name"]) == ("eu", "mine")
+
+
+def test_addresses_and_credentials_reach_the_drivers() -> None:
+    """What an owner opens, closes and knows is told to the drivers; a token is not shown by accident."""
+    made = read(
+        *("Compute.Addresses.Allow=private,10.0.0.5:9000", "Compute.Addresses.Deny=*.evil"),
+        "InputSources.Types.URL.Credentials.lab=data.example.com bearer hush",
+    )
+    storage = made.storage()
+
+    assert [rule.text for rule in storage.addresses.allowed][-1] == "10.0.0.5:9000"
+    assert [rule.host for rule in storage.addresses.denied] == ["*.evil"]
+    assert storage.url_credentials["lab"].host == "data.example.com"
+    assert "hush" not in repr(made)
+    assert "hush" not in repr(storage)

@@ -25,8 +25,8 @@ class FaultProxy:
     than the range has), ``range`` (another range than asked), ``etag`` (another version), ``500``, ``503``, ``403`` (that
     status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on,
     and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip`` (one bit of the body is another, at
-    `flip_at`), ``ended`` (half of the body in chunks, and
-    a proper end, as Kubo does when it tells an error in a trailer).
+    `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does when it tells an error in a trailer),
+    ``trickle`` (a byte now and then, for ever), ``204`` (that status).
     """
 
     def __init__(self, upstream: str) -> None:
@@ -47,6 +47,8 @@ class FaultProxy:
         self.paths.append(request.path_qs)
         if request.method == "GET":
             self.ranges.append(request.headers.get("Range", ""))
+        if fault == "204":
+            return web.Response(status=204)
         if fault in ("500", "503", "403"):
             code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
             return web.Response(
@@ -87,6 +89,8 @@ class FaultProxy:
         if fault == "etag":
             response.headers["ETag"] = '"another"'
         half = data[: len(data) // 2]
+        if fault == "trickle":
+            await self._trickle(request, response, data)
         if fault == "ended":
             response.enable_chunked_encoding()
             await response.prepare(request)
@@ -112,6 +116,14 @@ class FaultProxy:
         elif request.method != "HEAD":
             await response.write(data)
         return response
+
+    async def _trickle(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        response.content_length = len(data)
+        await response.prepare(request)
+        for byte in data:
+            await response.write(bytes([byte]))
+            self.stalled.set()
+            await asyncio.sleep(0.01)
 
     async def _silence(self) -> None:
         self.stalled.set()

@@ -1,6 +1,7 @@
 """The `urlDownload` source, against a server that goes wrong in every way."""
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import Any
 import msgspec
 import pytest
 import stamina
+from aiohttp import web
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from storage.addresses import AddressPolicy, read_policy
 from storage.contract import Share, Source, silent
+from storage.credentials import read_credentials
 from storage.params import read_params
 from storage.settings import StorageSettings
 from storage.url import UrlParams, open_url
 from tests.contracts.source import ServedSourceContract
 from tests.contracts.trees import Tree, snapshot
+from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.faulty_http import BODY, FaultyServer, faulty_server
+from tests.storage.s3_world import serving
 
 ALL = Share()
 
@@ -124,11 +129,16 @@ class TestUrlEmpty(TestUrl):
         return UrlParams(server.url("/data/file.bin"))
 
 
-async def bring(source: Source[UrlParams], url: str, tmp_path: Path) -> Tree:
+def digest(data: bytes) -> str:
+    """What `sha256sum` prints."""
+    return hashlib.sha256(data).hexdigest()
+
+
+async def bring(source: Source[UrlParams], url: str | UrlParams, tmp_path: Path) -> Tree:
     """Resolve and fetch; nothing is left on a fault."""
     room = tmp_path / "room"
     room.mkdir()
-    params = UrlParams(url)
+    params = UrlParams(url) if isinstance(url, str) else url
     try:
         await source.fetch(params, await source.resolve(params, ALL), room / "in", silent)
     except Fault:
@@ -383,6 +393,205 @@ class TestVersions:
         """We ask for the bytes as they are, and keep them as they come."""
         assert await bring(source, server.url("/faults/packed"), tmp_path) == {"packed": b"\x1f\x8b packed"}
         assert server.headers[0]["Accept-Encoding"] == "identity"
+
+
+class TestOptions:
+    """What a job may say beside the URL."""
+
+    async def test_a_name_of_its_own(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """The name in the spec goes before the URL's and the server's."""
+        server.files["/a"] = b"x"
+
+        assert await bring(source, UrlParams(server.url("/a"), name="mine.txt"), tmp_path) == {
+            "mine.txt": b"x"
+        }
+
+    async def test_a_digest_and_a_size_that_fit(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """The digest is the identity, wherever the bytes are and whatever the server says of versions."""
+        server.files |= {"/one/f": BODY, "/two/f": BODY}
+        one, two = [
+            UrlParams(server.url(path), sha256=digest(BODY), size_bytes=len(BODY))
+            for path in ("/one/f", "/faults/chunked?/f")
+        ]
+
+        assert (await source.resolve(one, ALL)).identity == f"url:sha256:{digest(BODY)}|f"
+        assert (await source.resolve(two, ALL)).size_bytes == len(BODY)
+        assert (await source.resolve(one, ALL)).cacheable
+        assert await bring(source, two, tmp_path) == {"chunked": BODY}
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"sha256": "0" * 64}, "has the SHA-256"),
+            ({"size_bytes": len(BODY) - 1}, "not the"),
+            ({"size_bytes": len(BODY) + 1}, "not the"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/f", "/faults/chunked"])
+    async def test_one_that_does_not_fit_is_refused(
+        self,
+        source: Source[UrlParams],
+        server: FaultyServer,
+        tmp_path: Path,
+        options: Any,
+        word: str,
+        path: str,
+    ) -> None:
+        """Other bytes than those the job names are never delivered, also under status 200; it is not tried again."""
+        server.files["/f"] = BODY
+
+        with pytest.raises(Broken, match=word):
+            await bring(source, UrlParams(server.url(path), **options), tmp_path)
+
+        assert server.requests[path] <= 2
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"Name": "a/b"}, {"Name": ".."}, {"SHA256": "abc"}, {"Size": -1}, {"Size": "much"}, {"Digest": "x"}],
+    )
+    def test_what_can_never_fit_is_refused(self, options: dict[str, Any]) -> None:
+        """A slip in an option is told with the field."""
+        with pytest.raises(Invalid, match=rf"source urlDownload: .*{next(iter(options))}"):
+            read_params({"URL": "http://x/y", **options}, UrlParams, "source urlDownload")
+
+
+class TestCredentials:
+    """Credentials of the node, by name."""
+
+    @pytest.fixture
+    def lines(self, server: FaultyServer, tmp_path: Path) -> dict[str, str]:
+        (tmp_path / "token").write_text("hush-file\n")
+        where = server.root.removesuffix("/")
+        return {
+            "lab": f"{where} bearer hush-token",
+            "old": f"{where} basic me:hush",
+            "file": f"{where} bearer @{tmp_path / 'token'}",
+            "else": "data.example.com bearer hush",
+        }
+
+    @pytest.fixture
+    async def source(self, node: StorageSettings, lines: dict[str, str]) -> AsyncIterator[Source[UrlParams]]:
+        async with open_url(
+            msgspec.structs.replace(node, url_credentials=read_credentials(lines))
+        ) as drivers:
+            yield drivers.sources["urldownload"]
+
+    @pytest.mark.parametrize(
+        ("name", "sent"),
+        [
+            ("lab", "Bearer hush-token"),
+            ("old", "Basic bWU6aHVzaA=="),
+            ("file", "Bearer hush-file"),
+            ("", None),
+        ],
+    )
+    async def test_they_are_sent_to_their_server(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, name: str, sent: str | None
+    ) -> None:
+        """A job names them; the node knows them; the server gets them."""
+        server.files["/f"] = b"x"
+
+        await bring(source, UrlParams(server.url("/f"), credentials=name), tmp_path)
+
+        assert {each.get("Authorization") for each in server.headers} == {sent}
+
+    @pytest.mark.parametrize(
+        ("name", "word"), [("else", "are for https://data"), ("no", "no credentials named")]
+    )
+    async def test_no_other_server_gets_them(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path, name: str, word: str
+    ) -> None:
+        """A job cannot have them sent to a server of its own; what is refused is not asked for, and shows no secret."""
+        with pytest.raises(Denied, match=word) as caught:
+            await bring(source, UrlParams(server.url("/f"), credentials=name), tmp_path)
+
+        assert server.requests == {}
+        assert "hush" not in str(caught.value.failure())
+
+    async def test_a_redirect_does_not_carry_them_away(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Another host (here by another name of it) gets the request without them."""
+        server.files["/f"] = b"x"
+        other = server.url("/f").replace("127.0.0.1", "localhost")
+
+        await bring(
+            source, UrlParams(server.url(f"/faults/redirect/a?to={other}"), credentials="lab"), tmp_path
+        )
+
+        assert [each.get("Authorization") for each in server.headers] == ["Bearer hush-token", None] * 2
+
+    @pytest.mark.parametrize(
+        "line", ["", "host", "host bearer", "host digest x", "host:0 bearer x", "h/p bearer x"]
+    )
+    def test_a_line_that_cannot_be_read_keeps_its_secret(self, line: str) -> None:
+        """A slip in the settings is told by the credentials' name alone."""
+        with pytest.raises(Invalid, match="'lab' cannot be read") as caught:
+            read_credentials({"lab": line})
+
+        assert not line or line not in str(caught.value.failure())
+        assert "hush" not in repr(read_credentials({"a": "h bearer hush"}))
+
+
+class TestTransfer:
+    """A transfer through a proxy that goes wrong, from a server that has versions and ranges."""
+
+    @pytest.fixture
+    async def proxy(self, tmp_path: Path) -> AsyncIterator[FaultProxy]:
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / "f").write_bytes(BODY)
+
+        async def file(request: web.Request) -> web.StreamResponse:
+            return web.FileResponse(tmp_path / "served" / "f")
+
+        async with serving(file) as upstream, fault_proxy(upstream) as proxy:
+            yield proxy
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *("cut", "stall", "short", "long", "range", "etag", "500", "503", "204", "mute", "whole", "xml"),
+            *("lost", "ended", "flip", "trickle"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("when", "named"), [("once", "version"), ("once", "digest"), ("always", "version")]
+    )
+    async def test_equal_bytes_or_an_error(
+        self, source: Source[UrlParams], proxy: FaultProxy, tmp_path: Path, fault: str, when: str, named: str
+    ) -> None:
+        """Whatever goes wrong on the way, the file is whole and right or nothing is there; a passing fault is got over."""
+        params = UrlParams(proxy.endpoint + "/f", sha256=digest(BODY) if named == "digest" else "")
+        proxy.plan = lambda request, number: fault if number == 1 or (number > 1 and when == "always") else ""
+        passing = {"cut", "stall", "500", "503", "mute", "lost", "ended", "trickle", "whole"}
+
+        try:
+            found = await bring(source, params, tmp_path)
+        except Fault:
+            found = None
+            assert fault not in passing - {"whole"} or when == "always"
+
+        if fault == "flip" and named == "version":
+            # Nobody can tell; whoever wants to be sure names a digest.
+            return
+        assert found in (None, {"f": BODY})
+        assert found or fault not in passing or when == "always"
+
+    async def test_what_has_come_need_not_come_again(
+        self, source: Source[UrlParams], proxy: FaultProxy, tmp_path: Path
+    ) -> None:
+        """After each cut the transfer goes on where it was, however often, as long as it moves."""
+        proxy.plan = lambda request, number: "cut" if 0 < number < 7 else ""
+        params = UrlParams(proxy.endpoint + "/f")
+
+        assert await bring(source, params, tmp_path) == {"f": BODY}
+        starts = [int(each[6:-1]) for each in proxy.ranges[2:]]
+        assert starts == sorted(set(starts))
+        assert len(starts) == 6
 
 
 class TestSecrets:

@@ -1,0 +1,64 @@
+"""What a web server's status or a broken connection means, as our faults.
+
+Knows: HTTP statuses and the HTTP client's errors. Must not know: what was asked for; `what` names it, without secrets.
+"""
+
+from typing import Final
+
+import aiohttp
+
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
+
+FINAL: Final = "Final"
+"""Kind of a fault that another attempt would only repeat."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another attempt may do better."""
+    return isinstance(error, Fault) and error.retryable and error.kind != FINAL
+
+
+def check_status(what: str, status: int, reason: str, *wanted: int) -> None:
+    """Raise the fault that a status stands for, unless it is one of those `wanted`."""
+    if status in wanted:
+        return
+    message = f"{what} answers {status} {reason}".rstrip()
+    if status in (404, 410):
+        raise NotFound(message, hint="Check the URL.")
+    if status in (401, 403, 407):
+        raise Denied(message, hint="The server wants credentials, or the URL's signature has expired.")
+    if status in (408, 425, 429) or status >= 500:
+        raise Unavailable(message, hint="The server is ill or busy; try again later.")
+    if 400 <= status < 500:
+        raise Invalid(message, hint="Check the URL.")
+    raise Broken(f"{message}, which is not the file", kind=FINAL)
+
+
+def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silence_s: float) -> Fault:
+    """Ours for an error of the HTTP client, after `done` bytes."""
+    match error:
+        case aiohttp.ServerTimeoutError() | TimeoutError() if done or isinstance(
+            error, aiohttp.SocketTimeoutError
+        ):
+            return TimedOut(f"{what} was silent for {silence_s:g} s, after {done} bytes")
+        case aiohttp.ConnectionTimeoutError():
+            return TimedOut(f"{what} could not be connected to within {connect_s:g} s")
+        case TimeoutError():
+            return TimedOut(f"{what} did not answer within {connect_s + silence_s:g} s")
+        case aiohttp.ClientPayloadError():
+            return Broken(f"{what} ended early, after {done} bytes")
+        case aiohttp.InvalidURL():
+            return Invalid(f"{what} is not a URL that can be asked for")
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return Unavailable(
+                f"{what}: no secure connection: {error}", hint="Check the server's certificate."
+            )
+        case aiohttp.ClientConnectorError():
+            hint = "Check the host and port, and that this node may reach it."
+            return Unavailable(f"{what} cannot be reached: {error.os_error.strerror or error}", hint=hint)
+        case aiohttp.ClientResponseError():
+            return Broken(f"{what} answers what is not HTTP: {error.message}")
+        case ValueError():
+            return Invalid(f"{what} cannot be asked for: {error}")
+        case _:
+            return Unavailable(f"{what} broke off the connection, after {done} bytes: {error}")

@@ -1,0 +1,142 @@
+"""One file on its way, over all attempts to bring it.
+
+Knows: which answer continues what has come, and what the whole must be. Must not know: connections, or when to try again.
+
+A body is continued where the server vouches that it is the same version (a strong ETag and If-Range), or the params' SHA-256
+does; else it is brought again from its beginning, because two attempts may be answered by two versions.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Final, Self
+
+import aiohttp
+
+from protocol.errors import Broken
+from storage.arrival import remove_tree
+from storage.contract import Progress
+from storage.http_faults import FINAL
+from storage.threads import Stop
+from storage.tree import TreeWriter, write_all
+from storage.url.params import Pinned, UrlParams, Version, changed, other_size, shown, version_of
+
+MOVED_BYTES: Final = 1 << 18
+"""A round of attempts that got so much further is followed by another."""
+CRAWL_BYTES: Final = 1 << 12
+"""Less than so much within the limit on silence is silence too: a body that trickles would else go on for ever."""
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Arrival:
+    """One fetch over all of its attempts: what has come, and what may be continued."""
+
+    def __init__(self, params: UrlParams, pinned: Pinned, folder: Path, progress: Progress) -> None:
+        self.params = params
+        self.done = 0
+        self.furthest = 0
+        self._pinned = pinned
+        self._folder = folder
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    def wanted(self) -> dict[str, str]:
+        """The headers that ask for what is missing, none for everything."""
+        version = self._pinned.version
+        if not self.done or not (version.exact or self.params.digest):
+            return {}
+        same = {"If-Range": version.etag} if version.exact else {}
+        return {"Range": f"bytes={self.done}-", **same}
+
+    def check_version(self, found: Version) -> None:
+        """Raise `Broken` if the server has another version by now; where a digest is named, that will tell."""
+        if not found.may_be(self._pinned.version) and not self.params.digest:
+            raise changed(self.params)
+
+    def check_rest(self, answer: aiohttp.ClientResponse) -> None:
+        """Raise `Broken` unless this is all that is missing, of the same version."""
+        version, found = self._pinned.version, version_of(answer)
+        told = answer.headers.get("Content-Range", "")
+        part = _CONTENT_RANGE.fullmatch(told)
+        size = version.size_bytes
+        if (
+            part is None
+            or int(part[1]) != self.done
+            or (size is not None and part[3] not in ("*", str(size)))
+        ):
+            message = f"{shown(self.params)} answers with the range {told[:60]!r}, not with the rest from {self.done}"
+            raise Broken(message, kind=FINAL)
+        length = int(part[2]) + 1 - self.done
+        if answer.content_length not in (None, length) or (size is not None and self.done + length != size):
+            raise Broken(f"{shown(self.params)} answers with another part than was asked for", kind=FINAL)
+        if version.exact and found.etag not in ("", version.etag):
+            raise changed(self.params)
+
+    def total(self, answer: aiohttp.ClientResponse) -> int | None:
+        """How many bytes there are in all, as far as this answer or the resolved version says."""
+        left = answer.content_length
+        return self._pinned.version.size_bytes if left is None else self.done + left
+
+    def begin(self, stop: Stop) -> None:
+        """Forget all that came, and have an empty file of the name."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        remove_tree(self._folder)
+        self.done = 0
+        self._digest = hashlib.sha256()
+        with TreeWriter(self._folder) as writer:
+            self._file = writer.open(self._pinned.name)
+
+    def append(self, piece: bytes) -> None:
+        """Write what comes next."""
+        write_all(self._file, piece)
+        if self.params.digest:
+            self._digest.update(piece)
+        self.done += len(piece)
+
+    def tell(self, total: int | None) -> None:
+        """Tell progress, without the way back that a new attempt makes."""
+        if self.done > self.furthest:
+            self.furthest = self.done
+            self._progress(self.done, total)
+
+    def check_whole(self, total: int | None) -> None:
+        """Raise `Broken` unless what came is everything, and what was named."""
+        if total is not None and self.done != total:
+            raise Broken(f"{shown(self.params)} ended after {self.done} of {total} bytes")
+        if self.params.size_bytes not in (None, self.done):
+            raise other_size(self.params, self.done)
+        if self.params.digest and self._digest.hexdigest() != self.params.digest:
+            message = (
+                f"{shown(self.params)} has the SHA-256 {self._digest.hexdigest()}, not {self.params.digest}"
+            )
+            raise Broken(message, hint="The file was changed, or was damaged on its way.", kind=FINAL)
+
+
+class Crawl:
+    """Notices a body that trickles."""
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._clock = asyncio.get_running_loop().time
+        self._since = self._clock()
+        self._bytes = 0
+
+    def check(self, size: int) -> None:
+        """Some bytes came. Raises `TimeoutError` if they were too few for too long."""
+        self._bytes += size
+        if self._bytes >= CRAWL_BYTES:
+            self._since, self._bytes = self._clock(), 0
+        elif self._clock() - self._since > self._within_s:
+            raise aiohttp.SocketTimeoutError

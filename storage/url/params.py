@@ -1,0 +1,156 @@
+"""What a job may say of a URL, and what a server says of the file behind it.
+
+Knows: URLs, names, versions and identities. Must not know: connections. An identity is what the server says of a version,
+unless the params name a SHA-256, which then is. A server that says nothing of versions gets an identity that is used once,
+so that its data is never taken for the same by mistake.
+"""
+
+import contextlib
+import hashlib
+import re
+import secrets
+from typing import Final
+from urllib.parse import unquote
+
+import aiohttp
+from msgspec import Struct, field
+from yarl import URL
+
+from protocol.errors import Broken, Invalid
+from storage.http_faults import FINAL
+from storage.tree import safe_parts
+
+_PLAIN: Final = re.compile(r"[!-~]+")
+_SHA256: Final = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+
+
+class UrlParams(Struct, frozen=True):
+    """Where the file is: an absolute ``http`` or ``https`` URL.
+
+    Optional: the `name` it gets, the `sha256` (hexadecimal) and `size_bytes` it must have, and the name of `credentials`
+    that the node's owner has configured.
+    """
+
+    url: str = field(name="URL")
+    name: str = field(default="", name="Name")
+    sha256: str = field(default="", name="SHA256")
+    size_bytes: int | None = field(default=None, name="Size")
+    credentials: str = field(default="", name="Credentials")
+
+    def __post_init__(self) -> None:
+        parse_url(self.url)
+        if self.name and not _is_name(self.name):
+            raise ValueError(f"Name {self.name[:200]!r} is not the name of a file")
+        if self.sha256 and not _SHA256.fullmatch(self.sha256):
+            raise ValueError("SHA256 is not 64 hexadecimal digits, as sha256sum prints them")
+        if self.size_bytes is not None and self.size_bytes < 0:
+            raise ValueError("Size is less than 0 bytes")
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 in small hexadecimal digits, empty for none."""
+        found = _SHA256.fullmatch(self.sha256)
+        return found[1].lower() if found else ""
+
+
+class Version(Struct, frozen=True):
+    """What a server says of the bytes behind a URL."""
+
+    etag: str = ""
+    modified: str = ""
+    size_bytes: int | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether it tells one version from another at all."""
+        return bool(self.etag or self.modified)
+
+    def may_be(self, other: "Version") -> bool:
+        """Whether the bytes may be the same; a length that only one of them tells does not count."""
+        sizes = {self.size_bytes, other.size_bytes} - {None}
+        return (self.etag, self.modified) == (other.etag, other.modified) and len(sizes) < 2
+
+    @property
+    def exact(self) -> bool:
+        """Whether equal versions have equal bytes (RFC 9110, 8.8.1): a weak ETag or a time in seconds does not say so."""
+        return bool(self.etag) and not self.etag.startswith("W/")
+
+
+class Pinned(Struct, frozen=True):
+    """What was resolved: a version, and the name its file gets."""
+
+    version: Version
+    name: str
+
+
+def parse_url(text: str) -> URL:
+    """Read an ``http`` or ``https`` URL. One that is written in plain characters is sent as it is written: a signature may
+    depend on every escape in it. Raises ``ValueError``.
+    """
+    url = URL(text, encoded=_PLAIN.fullmatch(text) is not None)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"URL {text[:200]!r} is not an absolute http or https URL")
+    return url
+
+
+def shown(params: UrlParams) -> str:
+    """The URL for people: without password and query, which may hold secrets."""
+    url = parse_url(params.url)
+    return str(url.with_user(None).with_query(None).with_fragment(None)) + ("?…" if url.query_string else "")
+
+
+def identity(params: UrlParams, pinned: Pinned) -> str:
+    """A name for these bytes in their file: the digest; else the URL (what is not shown of it, by its digest) and version.
+
+    Without either, a name that is used once.
+    """
+    if params.digest:
+        return f"url:sha256:{params.digest}|{pinned.name}"
+    version = pinned.version
+    whole = hashlib.sha256(params.url.encode()).hexdigest()[:16]
+    mark = (
+        f"{version.etag}|{version.modified}|{version.size_bytes}" if version.told else secrets.token_hex(16)
+    )
+    return f"url:{shown(params)}#{whole}|{mark}|{pinned.name}"
+
+
+def version_of(answer: aiohttp.ClientResponse) -> Version:
+    """The version that an answer's headers speak of."""
+    headers = answer.headers
+    return Version(headers.get("ETag", ""), headers.get("Last-Modified", ""), answer.content_length)
+
+
+def file_name(params: UrlParams, answer: aiohttp.ClientResponse) -> str:
+    """The name of the downloaded file: never a path, never empty."""
+    last = unquote(parse_url(params.url).raw_path.rpartition("/")[2])
+    disposition = answer.content_disposition
+    for name in (params.name, last, (disposition.filename or "") if disposition else ""):
+        with contextlib.suppress(Invalid):
+            return safe_parts(name)[-1]
+    return "download"
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return safe_parts(text) == (text,)
+    except Invalid:
+        return False
+
+
+def changed(params: UrlParams) -> Broken:
+    message = f"{shown(params)} has changed since it was resolved"
+    return Broken(message, hint="Run the job again.", kind=FINAL)
+
+
+def other_size(params: UrlParams, size_bytes: int | None) -> Broken:
+    message = (
+        f"{shown(params)} has {size_bytes} bytes or more, not the {params.size_bytes} that the job names"
+    )
+    return Broken(message, hint="Correct Size, or leave it out.", kind=FINAL)
+
+
+def redirected(params: UrlParams, at: URL, location: str) -> URL:
+    try:
+        return parse_url(str(at.join(URL(location, encoded=_PLAIN.fullmatch(location) is not None))))
+    except ValueError as error:
+        raise Broken(f"{shown(params)} redirects to what is no http URL", kind=FINAL) from error

@@ -1,0 +1,226 @@
+"""The `urlDownload` source: one file from an HTTP server.
+
+Knows: HTTP, and how servers go wrong. Must not know: what the file is for.
+
+The result is a folder that holds one file, because Bacalhau mounts ``<Target>/<name>``. Its name is the one in the params;
+else the last element of the path of the URL that was asked for; if that is empty, what Content-Disposition says; else
+``download``.
+
+Only a whole body under status 200 is data, or the rest of one under the 206 that was asked for. What is resolved is read
+from the headers of a GET that goes no further, because servers answer HEAD in ways of their own. An attempt that got a good
+part further than all before it begins a new round of attempts: a transfer that moves goes on.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import aiohttp
+import stamina
+from yarl import URL
+
+from protocol.errors import Broken, Denied, Exhausted, Fault
+from protocol.nodes import Offer
+from storage.arrival import arriving
+from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
+from storage.credentials import Credential
+from storage.http_faults import FINAL, check_status, fault_for, may_pass
+from storage.resolver import CheckedResolver
+from storage.settings import StorageSettings
+from storage.threads import in_thread
+from storage.tree import CHUNK_BYTES
+from storage.url.arrival import MOVED_BYTES, Arrival, Crawl
+from storage.url.params import (
+    Pinned,
+    UrlParams,
+    changed,
+    file_name,
+    identity,
+    other_size,
+    parse_url,
+    redirected,
+    shown,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from storage.contract import Source
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Servers that pack what they send would make another length and another file of it.
+_HEADERS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "shoal"}
+
+
+class UrlSource:
+    """Files from HTTP servers, over a session that is its opener's to close."""
+
+    type: ClassVar[str] = "urlDownload"
+    params: ClassVar[Form] = UrlParams
+
+    def __init__(self, session: aiohttp.ClientSession, settings: StorageSettings) -> None:
+        self._session = session
+        self._settings = settings
+        self._retried = stamina.AsyncRetryingCaller(attempts=settings.attempts, timeout=None).on(may_pass)
+
+    async def probe(self) -> Offer:
+        return Offer(self.type)
+
+    async def resolve(self, params: UrlParams, share: Share) -> Resolved:
+        pinned = await self._retried(self._pinned, params)
+        version = pinned.version
+        size_bytes = params.size_bytes if version.size_bytes is None else version.size_bytes
+        self._check_size(params, size_bytes or 0)
+        if size_bytes not in (params.size_bytes, None) and params.size_bytes is not None:
+            raise other_size(params, size_bytes)
+        exact = bool(params.digest) or version.exact
+        return Resolved(identity(params, pinned), size_bytes, pinned, cacheable=exact)
+
+    async def fetch(self, params: UrlParams, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+        async with arriving(into) as beside:
+            with Arrival(params, resolved.pinned, beside, progress) as arrival:
+                while True:
+                    furthest = arrival.furthest
+                    try:
+                        await self._retried(self._download, arrival)
+                        break
+                    except Fault as fault:
+                        if not may_pass(fault) or arrival.furthest - furthest < MOVED_BYTES:
+                            raise
+        return Fetched(into)
+
+    async def _pinned(self, params: UrlParams) -> Pinned:
+        async with self._get(params, {}) as answer:
+            return Pinned(version_of(answer), file_name(params, answer))
+
+    async def _download(self, arrival: "Arrival") -> None:
+        """One attempt, from the first byte that is missing to the last."""
+        params = arrival.params
+        async with self._get(params, arrival.wanted()) as answer:
+            if answer.status == 206:
+                arrival.check_rest(answer)
+            else:
+                arrival.check_version(version_of(answer))
+                await in_thread(arrival.begin)
+            total = arrival.total(answer)
+            await self._copy(arrival, answer, total)
+        arrival.check_whole(total)
+
+    async def _copy(self, arrival: "Arrival", answer: aiohttp.ClientResponse, total: int | None) -> None:
+        async with contextlib.aclosing(self._body(arrival, answer)) as body:
+            async for piece in body:
+                self._check_size(arrival.params, arrival.done + len(piece))
+                await in_thread(lambda stop, piece=piece: arrival.append(piece))  # type: ignore[misc]
+                arrival.tell(total)
+
+    async def _body(self, arrival: "Arrival", answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """The body in pieces of a mebibyte and more, so that each is worth its trip to a thread. Raises our faults.
+
+        What came before a fault is given out before it is raised: it need not come again.
+        """
+        pieces: list[bytes] = []
+        size = done = 0
+        crawl = Crawl(self._settings.silence_s)
+        fault: Fault | None = None
+        try:
+            async for piece in answer.content.iter_any():
+                pieces.append(piece)
+                size += len(piece)
+                crawl.check(len(piece))
+                if size >= CHUNK_BYTES:
+                    done += size
+                    yield b"".join(pieces)
+                    pieces, size = [], 0
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            fault = self._fault(arrival.params, error, arrival.done + size)
+            fault.__cause__ = error
+        if pieces:
+            yield b"".join(pieces)
+        if fault is not None:
+            raise fault
+
+    @contextlib.asynccontextmanager
+    async def _get(
+        self, params: UrlParams, wanted: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer with status 200 (or 206 where a range is `wanted`), at the end of all redirects, unread."""
+        credential = self._credential(params)
+        at = parse_url(params.url)
+        good = (200, 206) if wanted else (200,)
+        for _ in range(self._settings.redirects + 1):
+            answer = await self._ask(params, at, wanted, credential)
+            try:
+                if answer.status not in REDIRECTS or "Location" not in answer.headers:
+                    if wanted and answer.status in (412, 416):
+                        raise changed(params)
+                    check_status(shown(params), answer.status, answer.reason or "", *good)
+                    yield answer
+                    return
+                at = redirected(params, at, answer.headers["Location"])
+            finally:
+                answer.close()
+        message = f"{shown(params)} redirects more than {self._settings.redirects} times"
+        raise Broken(message, hint="The server sends clients in circles; use the final URL.", kind=FINAL)
+
+    async def _ask(
+        self, params: UrlParams, at: URL, wanted: Mapping[str, str], credential: Credential | None
+    ) -> aiohttp.ClientResponse:
+        self._settings.addresses.check_host(at.host or "", at.port or 0)
+        headers = {**_HEADERS, **wanted}
+        if credential is not None and credential.is_for(at):
+            headers["Authorization"] = await in_thread(lambda _: credential.header())
+        limit_s = self._settings.connect_s + self._settings.silence_s
+        try:
+            # Headers that trickle are not silence to the session.
+            async with asyncio.timeout(limit_s):
+                return await self._session.get(at, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise self._fault(params, error, 0) from error
+
+    def _credential(self, params: UrlParams) -> Credential | None:
+        """What the params name. Raises `Denied` if the node has none of that name, or has it for another server."""
+        if not params.credentials:
+            return None
+        found = self._settings.url_credentials.get(params.credentials)
+        if found is None:
+            hint = "Ask the node's owner for InputSources.Types.URL.Credentials, or use another node."
+            raise Denied(f"this node has no credentials named {params.credentials[:100]!r}", hint=hint)
+        if not found.is_for(parse_url(params.url)):
+            raise Denied(
+                f"the credentials {found.name!r} of this node are for {found.scheme}://{found.host}, "
+                f"not for {shown(params)}"
+            )
+        return found
+
+    def _fault(self, params: UrlParams, error: Exception, done: int) -> Fault:
+        connect_s, silence_s = self._settings.connect_s, self._settings.silence_s
+        return fault_for(shown(params), error, done, connect_s=connect_s, silence_s=silence_s)
+
+    def _check_size(self, params: UrlParams, size_bytes: int) -> None:
+        limit = self._settings.max_bytes
+        if limit is not None and size_bytes > limit:
+            message = f"{shown(params)} has more than {limit} bytes, the most this node takes"
+            raise Exhausted(message, hint="Use a node with a higher limit.", kind="Size")
+        if params.size_bytes is not None and size_bytes > params.size_bytes:
+            raise other_size(params, size_bytes)
+
+
+@contextlib.asynccontextmanager
+async def open_url(settings: StorageSettings) -> AsyncIterator[Drivers]:
+    """The source with a session of its own. Proxies and ``.netrc`` of the environment are not used."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=CheckedResolver(settings.addresses), limit=0),
+        timeout=timeout,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=CHUNK_BYTES,
+    ) as session:
+        yield Drivers(sources={"urldownload": UrlSource(session, settings)})
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: UrlSource) -> Source[UrlParams]:
+        return driver
