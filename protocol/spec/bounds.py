@@ -76,6 +76,35 @@ def unfit(document: Any) -> tuple[Path, str] | None:
     Looks at every value without recursion: depth, number of values, texts that are not Unicode or hold NUL, numbers
     beyond 64 bits or not finite, and anything that is not JSON.
     """
+    return None if _fits(document) else _first_unfit(document)
+
+
+def _fits(document: Any) -> bool:
+    """Whether there is no such place: level by level, without keeping any path."""
+    level, seen = [document], 0
+    for depth in range(DEPTH_MAX + 1):
+        below: list[Any] = []
+        for value in level:
+            if depth == DEPTH_MAX and isinstance(value, dict | list):
+                return False
+            if isinstance(value, dict):
+                if _unfit_keys(value):
+                    return False
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif _unfit_value(value):
+                return False
+        seen += len(level)
+        if seen + len(below) > NODES_MAX:
+            return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _first_unfit(document: Any) -> tuple[Path, str] | None:
     seen = 0
     waiting: list[tuple[Path, Any]] = [((), document)]
     while waiting:
@@ -99,6 +128,8 @@ def unfit_text(text: str) -> str:
     """Why a text cannot be part of a job, or an empty text."""
     if "\0" in text:
         return "it holds a NUL character"
+    if text.isascii():
+        return ""
     try:
         text.encode()
     except UnicodeEncodeError:

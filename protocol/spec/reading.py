@@ -27,6 +27,7 @@ from protocol.spec.tree import Document, Unreadable
 
 SERVER_FIELDS: Final = ("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime", "SubmitTime")
 """Fields of a job that only the server sets."""
+_SERVER_FIELDS: Final = {name.lower(): name for name in SERVER_FIELDS}
 _BEFORE_1_4: Final = "this is a job in the form from before Bacalhau 1.4 (APIVersion, Spec)"
 _BEFORE_1_4_HINT: Final = (
     "Write it with Type and Tasks; Engine, Publisher, InputSources and Resources belong to a task."
@@ -121,10 +122,9 @@ def _check_repeated(document: Document, findings: Findings) -> None:
 
 
 def _without_server_fields(data: Mapping[str, Any], findings: Findings, *, strict: bool) -> dict[str, Any]:
-    names = {name.lower(): name for name in SERVER_FIELDS}
     kept: dict[str, Any] = {}
     for key, value in data.items():
-        name = names.get(key.lower())
+        name = _SERVER_FIELDS.get(key.lower())
         if name is None:
             kept[key] = value
         elif strict:

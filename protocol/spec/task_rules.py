@@ -191,7 +191,9 @@ def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: 
     modules = [((*path, "EntryModule"), params.get("EntryModule", ""))]
     modules += [((*path, "ImportModules", n), each) for n, each in enumerate(params.get("ImportModules", ()))]
     for here, module in modules:
-        if not any(PurePosixPath(module).is_relative_to(target) for target in targets):
+        if module not in targets and not any(
+            PurePosixPath(module).is_relative_to(target) for target in targets
+        ):
             message = f"{path_text(here)} {quoted(module)} is not the Target of an input, nor below one"
             findings.fault(here, message, near=near(module, targets))
 
