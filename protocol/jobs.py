@@ -161,6 +161,27 @@ class Placement(Struct, frozen=True, rename="pascal", omit_defaults=True):
     policy: str = "spread"
 
 
+class Disconnect(Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """What a silent node means to the job: its work is given up after `lost_after` seconds of silence.
+
+    Less than what the requester waits anyway (five seconds, if nobody changed it) counts as that. A node that comes back
+    before goes on as if nothing had been.
+    """
+
+    lost_after: float = 0.0
+
+
+class Update(Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """How a service or daemon goes from one version to the next, and off a node that is drained: a few at a time.
+
+    At most `max_parallel` partitions (or nodes, of a daemon) are without a healthy execution because of it; one is healthy
+    when it has been running for `min_healthy` seconds, 0 for the requester's own idea.
+    """
+
+    max_parallel: int = 1
+    min_healthy: float = 0.0
+
+
 class Job(Struct, frozen=True, rename="pascal"):
     """A whole job spec in canonical form: defaults filled in, one task, `count` as it will be run.
 
@@ -182,6 +203,8 @@ class Job(Struct, frozen=True, rename="pascal"):
     tasks: list[Task] = field(default_factory=list)
     retry: Retry | UnsetType = UNSET
     placement: Placement | UnsetType = UNSET
+    update: Update | UnsetType = UNSET
+    disconnect: Disconnect | UnsetType = UNSET
 
     @property
     def task(self) -> Task:

@@ -69,7 +69,7 @@ class Duties:
             self._reports.tick()
             if self._orchestrator.acting:
                 self._registry.look()
-                self._fleet.health.fade(self._clock.now())
+                self._registry.look_at_people()
                 self._judge_silence()
                 self._orchestrator.tick()
 
@@ -85,11 +85,7 @@ class Duties:
         new = [node for node in gone if node not in self._orchestrator.gone]
         self._orchestrator.gone = gone
         for node in new:
-            for key in dict.fromkeys(
-                self._jobs.key_of_execution.get(each) for each in self._fleet.held(node)
-            ):
-                if key is not None:
-                    self._orchestrator.attend(key)
+            self._orchestrator.attend_node(node)
         settled = self._clock.now() - self._fleet.hearing_since >= self._settings.policy.join_grace_s
         if settled and not self._orchestrator.settled:
             self._orchestrator.settled = True

@@ -30,6 +30,7 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
+from requester.core.giving_up import lost_after
 from requester.core.placement import Attempt, choose
 from requester.core.standing import Demand, static_ports
 from requester.core.step import counts, step
@@ -134,6 +135,24 @@ class Orchestrator:
         for key in self._jobs.open:
             if not self._presence.rank(key):
                 self.attend(key)
+
+    def attend_node(self, node: NodeId) -> None:
+        """The jobs that have work on a node need a look: it is gone, or its work has to leave it.
+
+        A job that bears a longer silence is looked at once more when that is over.
+        """
+        now = self._clock.now()
+        silent_s = self.gone.get(node)
+        for key in dict.fromkeys(self._jobs.key_of_execution.get(each) for each in self._fleet.held(node)):
+            if key is None:
+                continue
+            self.attend(key)
+            live = self._jobs.open.get(key)
+            if silent_s is not None and live is not None and live.record is not None:
+                patience_s = lost_after(live.record.spec) - silent_s
+                if patience_s > 0:
+                    rank = self._presence.rank(key)
+                    self.remind(now + patience_s + rank * self._settings.takeover_s, key)
 
     def remind(self, at: float, key: JobKey) -> None:
         """Look at a job at that time (unix seconds), whoever owns it."""

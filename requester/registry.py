@@ -19,7 +19,7 @@ from protocol.messages import Beat, decode, encode
 from protocol.nodes import NodeInfo
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent
-from requester.core.model import NodeRecord
+from requester.core.model import Cordon, NodeRecord
 from requester.presence import Presence
 from requester.settings import Settings
 
@@ -27,16 +27,22 @@ _log = structlog.get_logger(__name__)
 
 
 class NodeCell(Struct, frozen=True, omit_defaults=True):
-    """What is kept of a node in its cell. `deleted` is the incarnation that a person deleted; a later one joins again."""
+    """What is kept of a node in its cell. `deleted` is the incarnation that a person deleted; a later one joins again.
+
+    `forgiven_at` is when a person last said that its troubles are over, in unix seconds.
+    """
 
     info: NodeInfo
     membership: str
     message: str = ""
     deleted: int = 0
+    cordon: Cordon | None = None
+    forgiven_at: float = 0.0
 
 
 class Registry:
-    """All nodes known. `changed` is told of a node that came, went or changed; `heard` of each beat of an approved one."""
+    """All nodes known. `changed` is told of a node that came, went or changed, `moves` of one whose work may have to leave
+    it; `heard` of each beat of an approved one."""
 
     def __init__(
         self,
@@ -47,6 +53,7 @@ class Registry:
         fleet: Fleet,
         presence: Presence,
         changed: Callable[[], None],
+        moves: Callable[[NodeId], None],
         heard: Callable[[Beat], None],
     ) -> None:
         self._bus = bus
@@ -55,9 +62,12 @@ class Registry:
         self._fleet = fleet
         self._presence = presence
         self._changed = changed
+        self._moves = moves
         self._heard = heard
         self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
         self._to_save: dict[NodeId, None] = {}
+        self._drained: dict[NodeId, float] = {}
+        """Nodes whose time to drain was seen to be over, with that time."""
 
     async def listen(self) -> None:
         """Take beats until cancelled."""
@@ -91,6 +101,7 @@ class Registry:
                 now,
                 incarnation=beat.incarnation,
                 held=beat.held or {},
+                cordon=cell.cordon if cell is not None else None,
             )
         else:
             same = known.info == beat.node
@@ -141,6 +152,35 @@ class Registry:
         if gone or forgone:
             self._changed()
 
+    def look_at_people(self) -> None:
+        """What a person's word or a node's troubles come to with time: drains that are over, nodes set aside and back."""
+        now = self._clock.now()
+        self._fleet.health.fade(now)
+        asides = self._fleet.health.asides(now, self._able)
+        kept = [*self._fleet.kept_away, *(id_ for id_ in asides if id_ not in self._fleet.kept_away)]
+        changed = False
+        for id_ in kept:
+            node = self._fleet.nodes[id_]
+            aside = asides.get(id_)
+            if aside != node.aside:
+                _log.warning("a node", node=id_, aside=aside.reason if aside is not None else "is back")
+                self._fleet.put(replace(node, aside=aside))
+                changed = True
+            drain_by = node.drain_by
+            if drain_by is not None and now >= drain_by and self._drained.get(id_) != drain_by:
+                self._drained[id_] = drain_by
+                self._moves(id_)
+        if changed:
+            self._changed()
+
+    def _able(self) -> list[NodeId]:
+        """The nodes that could take work, as far as people and the network are concerned."""
+        return [
+            id_
+            for id_, node in self._fleet.nodes.items()
+            if node.connected and node.membership == APPROVED and node.cordon is None
+        ]
+
     def gone(self) -> Mapping[NodeId, float]:
         """The nodes that hold work and have been silent for too long, with the seconds of their silence."""
         now = self._clock.now()
@@ -186,39 +226,73 @@ class Registry:
             if known is not None and known.incarnation <= cell.deleted:
                 self._fleet.drop(id_)
                 self._changed()
-        elif known is None:
-            self._fleet.put(NodeRecord(cell.info, cell.membership, connected=False))
-        elif known.membership != cell.membership:
-            self._fleet.put(replace(known, membership=cell.membership))
+            return
+        if known is None:
+            self._fleet.put(NodeRecord(cell.info, cell.membership, connected=False, cordon=cell.cordon))
+            return
+        if cell.forgiven_at:
+            self._fleet.health.forgive(id_, cell.forgiven_at)
+        if self._fleet.put(replace(known, membership=cell.membership, cordon=cell.cordon)):
             self._changed()
+            self._moves(id_)
 
     async def _save(self, id_: NodeId) -> None:
         node = self._fleet.nodes.get(id_)
         if node is None or not is_token(id_):
             return
         cell, revision = self._cells.get(id_, (None, 0))
-        message = cell.message if cell is not None else ""
-        new = NodeCell(node.info, node.membership, message)
+        new = NodeCell(node.info, node.membership, cordon=node.cordon)
+        if cell is not None:
+            new = replace(new, message=cell.message, forgiven_at=cell.forgiven_at)
         saved = await self._bus.put_cell(id_, encode(new), revision=revision)
         if saved is not None:
             self._cells[id_] = (new, saved)
 
     async def set_membership(self, id_: NodeId, membership: str, message: str) -> NodeRecord:
         """Write a person's decision about a node. Raises `NotFound`, `Conflict`, `Unavailable`."""
+
+        def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
+            if node.membership == membership:
+                raise Conflict(f"node {id_} is already {membership.lower()}")
+            deleted = max(node.incarnation, 1) if membership == DELETED else 0
+            return replace(kept, membership=membership, message=message, deleted=deleted)
+
+        node, _ = await self._write(id_, decided)
+        _log.info("membership", node=id_, membership=membership, message=message)
+        return self._decided(node, membership)
+
+    async def set_cordon(self, id_: NodeId, cordon: Cordon | None) -> NodeRecord:
+        """Keep new work from a node, or let it come again and forgive the node's troubles. Raises as above."""
+        forgiven_at = self._clock.now() if cordon is None else 0.0
+
+        def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
+            return replace(kept, cordon=cordon, forgiven_at=forgiven_at or kept.forgiven_at)
+
+        node, _ = await self._write(id_, decided)
+        _log.info("cordon", node=id_, cordon=cordon)
+        if forgiven_at:
+            self._fleet.health.forgive(id_, forgiven_at)
+        after = replace(node, cordon=cordon, aside=None if forgiven_at else node.aside)
+        self._fleet.put(after)
+        self._changed()
+        self._moves(id_)
+        return after
+
+    async def _write(
+        self, id_: NodeId, change: Callable[[NodeRecord, NodeCell], NodeCell]
+    ) -> tuple[NodeRecord, NodeCell]:
+        """Change what is kept of a node, whoever else does so at the same time."""
         for _ in range(5):
             node = self._fleet.nodes.get(id_)
             if node is None:
                 raise NotFound(f"node {id_} is not known")
-            if node.membership == membership:
-                raise Conflict(f"node {id_} is already {membership.lower()}")
             cell = await self._bus.get_cell(id_)
-            deleted = max(node.incarnation, 1) if membership == DELETED else 0
-            new = NodeCell(node.info, membership, message, deleted)
+            kept = decode(cell.data, NodeCell) if cell is not None else NodeCell(node.info, node.membership)
+            new = change(node, replace(kept, info=node.info))
             saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
             if saved is not None:
                 self._cells[id_] = (new, saved)
-                _log.info("membership", node=id_, membership=membership, message=message)
-                return self._decided(node, membership)
+                return node, new
         raise Conflict(f"node {id_} is being changed by others", hint="try again")
 
     def _decided(self, node: NodeRecord, membership: str) -> NodeRecord:

@@ -93,6 +93,7 @@ async def running(
         fleet=fleet,
         presence=presence,
         changed=orchestrator.nodes_changed,
+        moves=orchestrator.attend_node,
         heard=repair.heard,
     )
     duties = Duties(

@@ -20,13 +20,14 @@ from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, na
 from protocol.jobs import Job
 from protocol.messages import decode
 from protocol.spec.blobs import large_inline, with_blob
+from protocol.spec.bounds import SECONDS_MAX
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import JobState
 from requester.core.explanation import standings
 from requester.core.history import of_log
 from requester.core.membership import APPROVED, DELETED, REJECTED
-from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.duties import Duties
 from requester.follower import Follower
 from requester.live import Input, Jobs, Live, Settled, Watcher
@@ -391,11 +392,20 @@ class Service:
             raise Invalid(f"membership {membership!r} is not one of {APPROVED}, {REJECTED}, {DELETED}")
         node = await self.node(ref)
         after = await self._registry.set_membership(node.info.id, membership, message)
-        for execution in self._jobs.fleet.held(node.info.id):
-            key = self._jobs.key_of_execution.get(execution)
-            if key is not None:
-                self._orchestrator.attend(key)
+        self._orchestrator.attend_node(node.info.id)
         return self._told(after)
+
+    async def cordon(self, ref: str, *, reason: str, drain_s: float | None = None) -> NodeRecord:
+        if drain_s is not None and not 0 <= drain_s <= SECONDS_MAX:
+            raise Invalid(f"a deadline is between 0 and {SECONDS_MAX:,} seconds, and this is {drain_s:g}")
+        node = await self.node(ref)
+        now = self._clock.now()
+        cordon = Cordon(now, reason, now + drain_s if drain_s is not None else None)
+        return self._told(await self._registry.set_cordon(node.info.id, cordon))
+
+    async def uncordon(self, ref: str) -> NodeRecord:
+        node = await self.node(ref)
+        return self._told(await self._registry.set_cordon(node.info.id, None))
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -146,5 +146,12 @@ class Verbs(Protocol):
     async def set_membership(self, ref: str, membership: str, message: str) -> NodeRecord:
         """Approve or reject a node, or delete what is known of it (``APPROVED REJECTED DELETED``)."""
 
+    async def cordon(self, ref: str, *, reason: str, drain_s: float | None = None) -> NodeRecord:
+        """Give a node no new work. With `drain_s` what it has leaves it: services at once and a few at a time, everything
+        else when it ends, or in so many seconds at the latest."""
+
+    async def uncordon(self, ref: str) -> NodeRecord:
+        """Give a node work again; also one that was set aside for its failures."""
+
     def facts(self) -> dict[str, Any]:
         """About this requester: id, version, how far it has folded, whether the log can be reached, open jobs."""

@@ -13,7 +13,7 @@ from protocol.spec import bounds
 from protocol.spec.blobs import inline_url
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, near, path_text, quoted
-from protocol.spec.policy_rules import read_placement, read_retry
+from protocol.spec.policy_rules import read_disconnect, read_placement, read_retry, read_update
 from protocol.spec.selectors import OPERATORS, fault_in
 from protocol.spec.shape import Rules
 from protocol.spec.task_rules import check_list, check_name, check_texts, read_task
@@ -45,6 +45,8 @@ def read_job(job: Job, rules: Rules) -> Job:
         count=_read_count(job, findings),
         constraints=_read_constraints(job.constraints, ("Constraints",), findings),
         meta=_own_meta(job.meta, findings),
+        disconnect=read_disconnect(job.disconnect, ("Disconnect",), findings),
+        update=read_update(job.update, ("Update",), findings),
         placement=read_placement(job.placement, ("Placement",), findings),
         retry=read_retry(job.retry, ("Retry",), findings),
         tasks=[read_task(task, ("Tasks", index), rules) for index, task in enumerate(job.tasks)],

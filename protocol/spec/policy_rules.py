@@ -1,4 +1,5 @@
-"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again and where it is put.
+"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again, where it is put, how it
+is updated, and how long it waits for a silent node.
 
 Knows: the rules of these fields. Must not know: what the requester makes of them.
 """
@@ -9,7 +10,7 @@ from typing import Final
 from msgspec import UnsetType
 from msgspec.structs import replace
 
-from protocol.jobs import Placement, Retry
+from protocol.jobs import Disconnect, Placement, Retry, Update
 from protocol.spec import bounds
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, near, path_text, quoted
@@ -64,6 +65,26 @@ def read_placement(placement: Placement | UnsetType, path: Path, findings: Findi
         message = f"{path_text(here)} {quoted(placement.policy)} is not one of {', '.join(POLICIES)}"
         findings.fault(here, message, near=near(policy, POLICIES))
     return replace(placement, policy=policy)
+
+
+def read_update(update: Update | UnsetType, path: Path, findings: Findings) -> Update | UnsetType:
+    """An update policy that can be followed."""
+    if isinstance(update, UnsetType):
+        return update
+    if not 1 <= update.max_parallel <= bounds.COUNT_MAX:
+        here = (*path, "MaxParallel")
+        findings.fault(here, f"{path_text(here)} is not between 1 and {bounds.COUNT_MAX:,}")
+    check_seconds(update.min_healthy, (*path, "MinHealthy"), findings)
+    return update
+
+
+def read_disconnect(
+    disconnect: Disconnect | UnsetType, path: Path, findings: Findings
+) -> Disconnect | UnsetType:
+    """A time to wait for a silent node."""
+    if not isinstance(disconnect, UnsetType):
+        check_seconds(disconnect.lost_after, (*path, "LostAfter"), findings)
+    return disconnect
 
 
 def check_seconds(value: float, path: Path, findings: Findings) -> None:

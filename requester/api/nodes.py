@@ -1,4 +1,4 @@
-"""The routes about nodes: list, describe, approve, reject, delete.
+"""The routes about nodes: list, describe, approve, reject, delete, cordon, drain, uncordon.
 
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how membership is kept.
 """
@@ -19,6 +19,9 @@ routes = web.RouteTableDef()
 BASE = "/api/v1/orchestrator/nodes"
 
 _MEMBERSHIPS = {"approve": "APPROVED", "reject": "REJECTED", "delete": "DELETED"}
+_ACTIONS = (*_MEMBERSHIPS, "cordon", "drain", "uncordon")
+DRAIN_S = 3600.0
+"""How long work may stay on a node that is drained, if nobody says otherwise."""
 _ORDERS = {
     "id": lambda node: node.info.id,
     "type": lambda node: "Compute",
@@ -71,11 +74,30 @@ async def update_by_body(request: web.Request) -> web.Response:
 
 async def _update(request: web.Request, ref: str, body: dict[str, Any]) -> web.Response:
     action = str(member(body, "action") or "")
-    membership = _MEMBERSHIPS.get(action.lower())
-    if membership is None:
-        raise Invalid(f"action {action!r} is not one of {', '.join(_MEMBERSHIPS)}")
-    await request.app[VERBS].set_membership(ref, membership, str(member(body, "message") or ""))
+    message = str(member(body, "message") or "")
+    verbs = request.app[VERBS]
+    match action.lower():
+        case "approve" | "reject" | "delete" as decision:
+            await verbs.set_membership(ref, _MEMBERSHIPS[decision], message)
+        case "cordon":
+            await verbs.cordon(ref, reason=message)
+        case "drain":
+            await verbs.cordon(ref, reason=message, drain_s=_deadline(body))
+        case "uncordon":
+            await verbs.uncordon(ref)
+        case _:
+            raise Invalid(f"action {action!r} is not one of {', '.join(_ACTIONS)}")
     return answer({"Success": True, "success": True})
+
+
+def _deadline(body: dict[str, Any]) -> float:
+    """The member ``Deadline``, in seconds."""
+    deadline = member(body, "deadline")
+    if deadline is None:
+        return DRAIN_S
+    if not isinstance(deadline, int | float) or isinstance(deadline, bool):
+        raise Invalid(f"Deadline {deadline!r} is not a number of seconds")
+    return float(deadline)
 
 
 def _chosen(nodes: list[NodeRecord], request: web.Request) -> list[NodeRecord]:

@@ -273,7 +273,7 @@ def node_info(info: NodeInfo, free: Amounts, running: int, waiting: int, build: 
 def node(record: NodeRecord, build: Json) -> Json:
     """A node as the requester sees it."""
     status = "CONNECTED" if record.connected else "DISCONNECTED"
-    return {
+    view: Json = {
         "Info": node_info(record.info, record.free, record.running, record.waiting, build),
         "Membership": record.membership,
         "Connection": status,
@@ -284,6 +284,22 @@ def node(record: NodeRecord, build: Json) -> Json:
             "DisconnectedSince": timestamp(record.disconnected_since),
         },
     }
+    if record.cordon is not None or record.aside is not None:
+        view["Scheduling"] = _kept_away(record)
+    return view
+
+
+def _kept_away(record: NodeRecord) -> Json:
+    """Why a node gets no new work: ``cordoned``, ``draining`` (``drained`` when nothing is left on it) or ``set aside``."""
+    cordon, aside = record.cordon, record.aside
+    if cordon is None:
+        assert aside is not None
+        return {"State": "set aside", "Reason": aside.reason, "Until": timestamp(aside.until)}
+    view: Json = {"State": "cordoned", "Reason": cordon.reason, "Since": timestamp(cordon.since)}
+    if cordon.drain_by is not None:
+        left = record.running + record.waiting
+        view |= {"State": "draining" if left else "drained", "Until": timestamp(cordon.drain_by)}
+    return view
 
 
 def progress(value: Progress) -> Json:

@@ -57,6 +57,9 @@ _ABOUT_NODES = (
     ("approve", "Let a node take work."),
     ("reject", "Give a node no more work."),
     ("delete", "Forget a node; it may register again."),
+    ("cordon", "Give a node no new work."),
+    ("drain", "Take the work from a node: services at once, the rest when it ends or at a deadline."),
+    ("uncordon", "Give a node work again."),
 )
 _ABOUT_KEYS = {
     "cluster": (

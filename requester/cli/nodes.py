@@ -1,16 +1,19 @@
-"""``shoal node …``: list, describe, approve, reject, delete."""
+"""``shoal node …``: list, describe, approve, reject, delete, cordon, drain, uncordon."""
 
+import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from protocol.ids import short
+from protocol.spec.quantities import parse_duration_s
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit
+from requester.cli.exits import Exit, tell
 from requester.cli.output import Column, ListFormat, ObjectFormat, Paging, print_list, print_object, size
 from requester.client import NODES, node_path
 
 Json = dict[str, Any]
+DRAIN_POLL_S = 1.0
 Message = Annotated[str, Parameter(alias="-m", help="Why.")]
 Ref = Annotated[str, Parameter(name="NODE", help="The node's id or the beginning of it.")]
 
@@ -42,7 +45,7 @@ def list_nodes(
         ("ID", lambda node: node["Info"]["NodeID"] if how.wide else short(node["Info"]["NodeID"])),
         ("TYPE", lambda node: node["Info"]["NodeType"]),
         ("APPROVAL", lambda node: node["Membership"]),
-        ("STATUS", lambda node: node["Connection"]),
+        ("STATUS", _status),
     ]
     for group in show.split(","):
         columns += _GROUPS.get(group.strip().lower(), [])
@@ -73,11 +76,55 @@ def delete(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
     return _update(node, "delete", message, api)
 
 
-def _update(node: str, action: str, message: str, api: Api) -> int:
+def cordon(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
+    """Give a node no new work; what runs there goes on."""
+    return _update(node, "cordon", message, api)
+
+
+def uncordon(node: Ref, /, *, api: Api = Api()) -> int:
+    """Give a node work again, also one that was set aside because its work kept failing."""
+    return _update(node, "uncordon", "", api)
+
+
+def drain(
+    node: Ref,
+    /,
+    *,
+    deadline: Annotated[
+        str, Parameter(help="What has not ended by then is moved: 90, 5m, 1h30m; 0 moves all at once.")
+    ] = "1h",
+    wait: Annotated[bool, Parameter(help="Wait until nothing is left on the node.")] = False,
+    message: Message = "",
+    api: Api = Api(),
+) -> int:
+    """Give a node no new work, and take from it what it has: services at once, the rest when it ends or at the deadline."""
+    more = {"Deadline": parse_duration_s(deadline)}
+    code = _update(node, "drain", message, api, more)
+    if wait:
+        with api.client() as client:
+            while left := _left_on(client.call("GET", node_path(node))["Node"]):
+                tell(f"{left} executions left")
+                time.sleep(DRAIN_POLL_S)
+    return code
+
+
+def _left_on(node: Json) -> int:
+    found = _compute(node)
+    return int(found["RunningExecutions"] + found["EnqueuedExecutions"])
+
+
+def _update(node: str, action: str, message: str, api: Api, more: Json | None = None) -> int:
+    body = {"Action": action, "Message": message, "NodeID": node, **(more or {})}
     with api.client() as client:
-        client.call("PUT", node_path(node), body={"Action": action, "Message": message, "NodeID": node})
+        client.call("PUT", node_path(node), body=body)
     print("Ok")
     return Exit.OK
+
+
+def _status(node: Json) -> str:
+    """The connection, and why a node that is there gets no new work."""
+    kept = node.get("Scheduling")
+    return str(node["Connection"]) + (f" ({kept['State']})" if kept else "")
 
 
 def _compute(node: Json) -> Json:

@@ -4,8 +4,10 @@ Knows: which attempts are due and how a decision shares out the room it sees. Mu
 find no room (`step`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from protocol.entries import Assigned
 from protocol.held import input_token
@@ -14,11 +16,26 @@ from protocol.jobs import Amounts
 from protocol.ranking import Ranking
 from requester.core.attempts import by_node, by_partition, failures_by_node, refusals
 from requester.core.fleet import Fleet
-from requester.core.model import JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.policy import Policy, rule_of
 from requester.core.standing import Demand, Standing
 from requester.core.view import View
+
+
+class Case(Struct, frozen=True):
+    """A job that may need places, and all that is looked at to find them. `now` is in unix seconds.
+
+    `left` are executions that this same decision takes away: their room may be taken by what follows them.
+    """
+
+    record: JobRecord
+    demand: Demand
+    standing: Standing
+    view: View
+    now: float
+    policy: Policy
+    left: Sequence[ExecutionRecord] = ()
 
 
 class Assignment(NamedTuple):
@@ -29,60 +46,61 @@ class Assignment(NamedTuple):
     room: "Remaining"
 
 
-def partitions(
-    record: JobRecord, standing: Standing, demand: Demand, view: View, now: float, policy: Policy
-) -> Assignment:
+def partitions(case: Case) -> Assignment:
     """The next attempt for each partition that has none, and how many of them find no node.
 
     A partition goes to the node that has failed this job least, so a second attempt is on another node if there is one.
     """
-    rule = rule_of(record.spec, policy)
+    record, demand, now = case.record, case.demand, case.now
+    rule = rule_of(record.spec, case.policy)
     attempts = by_partition(record, rule)
+    serving = {each.partition for each in record.older()}
     current = record.current() if attempts else []
     failures = failures_by_node(current)
     excluded = frozenset(refusals(current))
-    room = Remaining(view.fleet)
+    room = _room(case)
     assigned: list[Assigned] = []
     short_of = 0
     for partition in range(record.spec.count):
         tried = attempts.get(partition)
         if tried is not None and (tried.open or tried.over(rule) or now < tried.ready_at(rule)):
             continue
+        if partition in serving:
+            continue
         if short_of:
             short_of += 1
             continue
         number = tried.number + 1 if tried else 1
-        execution = execution_id(record.id, record.version, partition, number)
+        id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
-        attempt = Attempt(demand, inputs, failures, excluded, seed=int(execution[2:10], 16))
-        choice = rank(standing, attempt, room)
+        attempt = Attempt(demand, inputs, failures, excluded, seed=int(id_[2:10], 16))
+        choice = rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1
             continue
         room.take(choice.node, demand)
-        assigned.append(
-            Assigned(execution, partition, number, choice.node, demand.amounts, choice.why, choice.ranking)
-        )
-        if len(assigned) >= policy.events_max:
+        event = Assigned(id_, partition, number, choice.node, demand.amounts, choice.why, choice.ranking)
+        assigned.append(event)
+        if len(assigned) >= case.policy.events_max:
             break
     return Assignment(assigned, short_of, room)
 
 
-def everywhere(
-    record: JobRecord, standing: Standing, demand: Demand, view: View, now: float, policy: Policy
-) -> Assignment:
+def everywhere(case: Case) -> Assignment:
     """One execution on each node that fits and has none, and how many such nodes have no room (or: that there is none)."""
-    rule = rule_of(record.spec, policy)
+    record, demand, standing, now = case.record, case.demand, case.standing, case.now
+    rule = rule_of(record.spec, case.policy)
     attempts = by_node(record, rule)
+    serving = {each.node for each in record.older()}
     excluded = refusals(record.current())
-    room = Remaining(view.fleet)
+    room = _room(case)
     assigned: list[Assigned] = []
     short_of = 0
     number = max((tried.number for tried in attempts.values()), default=0)
     why = f"it runs on every node that fits: {len(standing.order)} of {standing.known}"
     ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
     for node in standing.order:
-        if node in excluded:
+        if node in excluded or node in serving:
             continue
         tried = attempts.get(node)
         if tried is not None and (tried.open or tried.over(rule) or now < tried.ready_at(rule)):
@@ -92,11 +110,11 @@ def everywhere(
             continue
         number += 1
         room.take(node, demand)
-        execution = execution_id(record.id, record.version, 0, number)
-        assigned.append(Assigned(execution, 0, number, node, demand.amounts, why, ranking))
-        if len(assigned) >= policy.events_max:
+        id_ = execution_id(record.id, record.version, 0, number)
+        assigned.append(Assigned(id_, 0, number, node, demand.amounts, why, ranking))
+        if len(assigned) >= case.policy.events_max:
             break
-    return Assignment(assigned, short_of or int(not attempts and not assigned), room)
+    return Assignment(assigned, short_of or int(not attempts and not serving and not assigned), room)
 
 
 def inputs_of(record: JobRecord, partition: int) -> list[str]:
@@ -105,8 +123,15 @@ def inputs_of(record: JobRecord, partition: int) -> list[str]:
     return [input_token(each.source, partition, max(record.spec.count, 1)) for each in sources]
 
 
+def _room(case: Case) -> "Remaining":
+    room = Remaining(case.view.fleet)
+    for execution in case.left:
+        room.give_back(execution, case.demand)
+    return room
+
+
 class Remaining:
-    """The fleet, less what this decision has already taken."""
+    """The fleet as a decision leaves it: less what it has already taken, with what it takes away from others."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -119,12 +144,31 @@ class Remaining:
         self.troubles = fleet.troubles
 
     def take(self, node: NodeId, demand: Demand) -> None:
-        self._taken[node] = self._taken.get(node, Amounts()) + demand.amounts
-        self._ports.setdefault(node, set()).update(demand.ports)
-        self.free = self._left
+        """Promise what a task demands."""
+        self._change(node, demand.amounts)
+        if demand.ports:
+            self._ports[node] = self.ports(node) | set(demand.ports)
+
+    def give_back(self, execution: ExecutionRecord, demand: Demand) -> None:
+        """Count on what an execution leaves, which had the same ports; its node waits until that is so."""
+        self._change(execution.node, Amounts() - execution.amounts)
+        if demand.ports:
+            self._ports[execution.node] = self.ports(execution.node) - set(demand.ports)
+
+    def take_again(self, execution: ExecutionRecord, demand: Demand) -> None:
+        """Undo `give_back`."""
+        self._change(execution.node, execution.amounts)
+        if demand.ports:
+            self._ports[execution.node] = self.ports(execution.node) | set(demand.ports)
 
     def ports(self, node: NodeId) -> set[int]:
-        return self._fleet.ports(node) | self._ports.get(node, set())
+        """The ports of the host that are promised to someone."""
+        changed = self._ports.get(node)
+        return self._fleet.ports(node) if changed is None else changed
+
+    def _change(self, node: NodeId, amounts: Amounts) -> None:
+        self._taken[node] = self._taken.get(node, Amounts()) + amounts
+        self.free = self._left
 
     def _left(self, node: NodeId) -> Amounts:
         free = self._fleet.free(node)

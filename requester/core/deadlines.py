@@ -7,9 +7,10 @@ by `step` when the moment has come.
 from collections.abc import Mapping
 
 from protocol.ids import ExecutionId
+from protocol.states import ExecutionState
 from requester.core.attempts import by_node, by_partition
 from requester.core.model import EVERYWHERE, LONG_RUNNING, JobRecord
-from requester.core.policy import Policy, rule_of
+from requester.core.policy import Policy, healthy_after_s, rule_of
 
 
 def next_deadline(
@@ -35,9 +36,22 @@ def next_deadline(
             moments.append(record.queued_at + timeouts.queue_timeout)
         elif not record.queued.retryable:
             moments.append(record.queued_at + policy.join_grace_s)
+    if record.spec.type in LONG_RUNNING:
+        moments += _healthy(record, now, policy)
     if record.executions:
         moments += _rests(record, now, policy)
     return min(moments, default=None)
+
+
+def _healthy(record: JobRecord, now: float, policy: Policy) -> list[float]:
+    """When those that have begun to run count as healthy, and the next may be replaced."""
+    after_s = healthy_after_s(record.spec, policy)
+    moments = (
+        each.modified_at + after_s
+        for each in record.executions.values()
+        if each.state is ExecutionState.RUNNING and each.version == record.version
+    )
+    return [moment for moment in moments if moment > now]
 
 
 def _rests(record: JobRecord, now: float, policy: Policy) -> list[float]:

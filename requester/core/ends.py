@@ -26,6 +26,9 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     current = record.current()
     if spec.type == "batch" and _all_completed(record, current):
         return Closed(JobState.COMPLETED)
+    if record.older():
+        # A version that does not come up must not take down the one that runs; the update stands still.
+        return None
     rule = rule_of(spec, policy)
     for execution in current:
         if _invalid(execution) or (spec.type != "ops" and not mendable(execution, rule)):

@@ -37,18 +37,24 @@ class Fleet:
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
         self.health = Health()
+        self.kept_away: dict[NodeId, None] = {}
+        """Nodes that are cordoned or set aside."""
 
     def put(self, node: NodeRecord) -> bool:
         """Take a node's newest record. True if that changes how it stands towards any demand."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
+        if node.cordon is not None or node.aside is not None:
+            self.kept_away[node.info.id] = None
+        else:
+            self.kept_away.pop(node.info.id, None)
         if known is None or known.held is not node.held:
             self._note_inputs(node.info.id, known.held if known is not None else {}, node.held)
         if (
             known is not None
             and (known.info is node.info or known.info == node.info)
-            and (known.connected, known.expected, known.membership)
-            == (node.connected, node.expected, node.membership)
+            and (known.connected, known.expected, known.membership, known.cordon, known.aside)
+            == (node.connected, node.expected, node.membership, node.cordon, node.aside)
         ):
             return False
         self._standings.clear()
@@ -58,6 +64,7 @@ class Fleet:
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""
         known = self.nodes.pop(node, None)
+        self.kept_away.pop(node, None)
         if known is not None:
             self._note_inputs(node, known.held, {})
             self._standings.clear()
@@ -137,6 +144,11 @@ class Fleet:
         """Whether a person has sent the node away."""
         known = self.nodes.get(node)
         return known is not None and known.membership in (REJECTED, DELETED)
+
+    def drain_by(self, node: NodeId) -> float | None:
+        """When the last work has to be off a node that is drained, in unix seconds."""
+        known = self.nodes.get(node)
+        return known.drain_by if known is not None else None
 
     def told(self, node: NodeRecord) -> NodeRecord:
         """The node's record with what is free on it, for people."""

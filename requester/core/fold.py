@@ -205,7 +205,7 @@ def _settled(record: JobRecord, at: float) -> JobRecord:
         queued = None
     state = JobState.PENDING
     for execution in record.executions.values():
-        if execution.version == record.version:
+        if execution.version == record.version or execution.open:
             state = JobState.RUNNING
             if execution.open:
                 break
@@ -226,7 +226,7 @@ def waiting(record: JobRecord) -> bool:
     held = {
         execution.partition
         for execution in record.executions.values()
-        if execution.version == record.version
-        and (execution.open or execution.state is ExecutionState.COMPLETED)
+        if execution.open
+        or (execution.version == record.version and execution.state is ExecutionState.COMPLETED)
     }
     return len(held) < record.spec.count

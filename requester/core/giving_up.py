@@ -1,36 +1,62 @@
 """Which open executions must not go on, and why.
 
-Knows: older versions, lost and rejected nodes, and the time one execution may take. Must not know: what comes after.
+Knows: older versions, lost, rejected and drained nodes, and the time one execution may take. Must not know: what comes
+after; what is replaced a few at a time is the business of `rolling`.
 """
+
+from msgspec import UnsetType
 
 from protocol.entries import Cancelled, Event, Lost
 from protocol.errors import Failure
 from protocol.ids import NodeId, short
-from requester.core.model import LONG_RUNNING, JobRecord
-from requester.core.policy import NODE_REJECTED, OVER_TIME, Policy
+from protocol.jobs import Job
+from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.policy import NODE_DRAINED, NODE_REJECTED, OVER_TIME, Policy
 from requester.core.view import View
+
+SUPERSEDED = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
+REJECTED = Failure(
+    code=NODE_REJECTED,
+    message="Execution stop requested because node has been rejected",
+    retryable=True,
+)
+DRAINED = Failure(
+    code=NODE_DRAINED,
+    message="Execution stop requested because node is being drained",
+    retryable=True,
+)
 
 
 def given_up(record: JobRecord, view: View, now: float, policy: Policy) -> list[Event]:
-    """Open executions that must not go on: of an older version, on a lost or rejected node, or over their time."""
+    """Open executions that must not go on, whatever comes after."""
     events: list[Event] = []
     limit = _execution_limit_s(record)
+    lost_after_s = lost_after(record.spec)
     for execution in record.open():
-        if execution.version != record.version:
-            failure = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
-            events.append(Cancelled(execution.id, failure))
-        elif execution.node in view.gone:
-            events.append(
-                Lost(execution.id, execution.node, _lost(execution.node, view.gone[execution.node]))
-            )
+        silent_s = view.gone.get(execution.node)
+        drain_by = view.fleet.drain_by(execution.node)
+        if execution.version != record.version and not _rolls(record, execution):
+            events.append(Cancelled(execution.id, SUPERSEDED))
+        elif silent_s is not None and silent_s >= lost_after_s:
+            events.append(Lost(execution.id, execution.node, _lost(execution.node, silent_s)))
         elif view.fleet.rejected(execution.node):
-            message = "Execution stop requested because node has been rejected"
-            events.append(
-                Cancelled(execution.id, Failure(code=NODE_REJECTED, message=message, retryable=True))
-            )
+            events.append(Cancelled(execution.id, REJECTED))
+        elif drain_by is not None and now >= drain_by:
+            events.append(Cancelled(execution.id, DRAINED))
         elif limit and now >= view.running_since.get(execution.id, now) + limit + policy.execution_grace_s:
             events.append(Cancelled(execution.id, too_long("Execution", limit, OVER_TIME)))
     return events
+
+
+def lost_after(spec: Job) -> float:
+    """The silence in seconds that a job bears beyond the requester's own limit, or 0."""
+    return 0.0 if isinstance(spec.disconnect, UnsetType) else spec.disconnect.lost_after
+
+
+def _rolls(record: JobRecord, execution: ExecutionRecord) -> bool:
+    """Whether an execution of an older version goes on until it is replaced."""
+    spec = record.spec
+    return spec.type == "daemon" or (spec.type == "service" and execution.partition < spec.count)
 
 
 def _execution_limit_s(record: JobRecord) -> int:

@@ -5,23 +5,34 @@ any clock; the time of each end is told. Every requester follows the whole log, 
 forgotten by a restart costs a worse choice or two.
 """
 
+from collections.abc import Callable, Collection
 from typing import Final
 
 from msgspec import Struct
 
-from protocol.ids import NodeId
+from protocol.ids import JobId, NodeId
 from protocol.states import ExecutionState
-from requester.core.model import ExecutionRecord
+from requester.core.model import Aside, ExecutionRecord
 from requester.core.policy import cause_of
 
-FADE_S: Final = 600.0
+FADE_S: Final = 1_800.0
 """Trouble that long ago says nothing any more."""
 
 
+ASIDE_AFTER: Final = 5
+"""Failures in a row after which a node is set aside, if they were"""
+ASIDE_JOBS: Final = 3
+"""of so many jobs: one alone may fail everywhere by its own fault."""
+ASIDE_S: Final = 60.0
+ASIDE_MAX_S: Final = 900.0
+"""How long: doubled with each failure after that, up to a limit."""
+
+
 class Trouble(Struct):
-    """The failures of a node in a row, the last of them, and when it was (unix seconds)."""
+    """The failures of a node in a row, the jobs they were of (a few), the last of them, and when it was (unix seconds)."""
 
     streak: int
+    jobs: frozenset[JobId]
     last_at: float
     message: str
 
@@ -38,8 +49,10 @@ class Health:
         if cause == "system":
             message = execution.failure.message if execution.failure is not None else "failed"
             known = self._troubles.get(execution.node)
-            streak = known.streak + 1 if known is not None else 1
-            self._troubles[execution.node] = Trouble(streak, execution.modified_at, message)
+            streak, jobs = (known.streak, known.jobs) if known is not None else (0, frozenset[JobId]())
+            if len(jobs) < ASIDE_JOBS:
+                jobs |= {execution.job}
+            self._troubles[execution.node] = Trouble(streak + 1, jobs, execution.modified_at, message)
         elif cause == "program" or execution.state is ExecutionState.COMPLETED:
             self._troubles.pop(execution.node, None)
 
@@ -47,6 +60,34 @@ class Health:
         """How many failures in a row the node has had."""
         known = self._troubles.get(node)
         return known.streak if known is not None else 0
+
+    def asides(self, now: float, able: Callable[[], Collection[NodeId]]) -> dict[NodeId, Aside]:
+        """Which of the nodes that are able to take work are set aside, until when and why: at most half of them.
+
+        If most nodes fail, it is not they who are ill. A node that is back from its pause needs one failure to go again.
+        """
+        found: list[tuple[int, NodeId, Aside]] = []
+        for node, each in self._troubles.items():
+            if each.streak < ASIDE_AFTER or len(each.jobs) < ASIDE_JOBS:
+                continue
+            pause_s = min(ASIDE_MAX_S, ASIDE_S * 2 ** min(each.streak - ASIDE_AFTER, 10))
+            if now < each.last_at + pause_s:
+                reason = (
+                    f"is set aside for {pause_s:.0f} s: {each.streak} executions in a row failed there, "
+                    f"the last one: {each.message}"
+                )
+                found.append((-each.streak, node, Aside(each.last_at + pause_s, reason)))
+        if not found:
+            return {}
+        nodes = set(able())
+        worst = [(node, aside) for _, node, aside in sorted(found, key=lambda one: one[:2]) if node in nodes]
+        return dict(worst[: len(nodes) // 2])
+
+    def forgive(self, node: NodeId, at: float) -> None:
+        """Forget what a node had by then: a person says that it is over."""
+        known = self._troubles.get(node)
+        if known is not None and known.last_at <= at:
+            del self._troubles[node]
 
     def fade(self, now: float) -> None:
         """Forget what was long ago."""

@@ -90,6 +90,11 @@ class JobRecord(Struct, frozen=True, omit_defaults=True):
         """The executions that have not ended, of whatever version."""
         return [execution for execution in self.executions.values() if execution.open]
 
+    def older(self) -> list[ExecutionRecord]:
+        """The executions of earlier versions that go on, until they are replaced or have been ended."""
+        version = self.version
+        return [each for each in self.executions.values() if each.version != version and each.open]
+
     def published(self) -> list[ExecutionRecord]:
         """The execution whose result counts, for each partition of the present version that has one, in order.
 
@@ -122,11 +127,26 @@ class HistoryItem(Struct, frozen=True, omit_defaults=True):
     details: dict[str, str] = field(default_factory=dict)
 
 
+class Cordon(Struct, frozen=True, omit_defaults=True):
+    """A person's word that a node gets no new work. With `drain_by` (unix seconds) what is there leaves it by then."""
+
+    since: float
+    reason: str = ""
+    drain_by: float | None = None
+
+
+class Aside(Struct, frozen=True):
+    """A node gets no new work until then (unix seconds), because what it got kept failing."""
+
+    until: float
+    reason: str
+
+
 class NodeRecord(Struct, frozen=True, omit_defaults=True):
     """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word.
 
     `expected` is False once it has been away for so long that no job should wait for it. `held` are the inputs whose bytes
-    it says it has, by `protocol.held.input_token`, with their sizes in bytes.
+    it says it has, by `protocol.held.input_token`, with their sizes in bytes. `cordon` and `aside` keep new work away.
     """
 
     info: NodeInfo
@@ -141,3 +161,10 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True):
     waiting: int = 0
     expected: bool = True
     held: dict[str, int] = field(default_factory=dict)
+    cordon: Cordon | None = None
+    aside: Aside | None = None
+
+    @property
+    def drain_by(self) -> float | None:
+        """When the last work has to be off it, in unix seconds; None if it is not drained."""
+        return self.cordon.drain_by if self.cordon is not None else None

@@ -25,7 +25,9 @@ KILLED: Final = 137
 """The code of a program that was killed, for its memory for instance."""
 
 NODE_REJECTED: Final = "Unavailable.NodeRejected"
-"""Cancelled because a person sent the node away: no failure of the job."""
+NODE_DRAINED: Final = "Unavailable.NodeDrained"
+SENT_AWAY: Final = frozenset({NODE_REJECTED, NODE_DRAINED})
+"""Cancelled because of a person's word about the node: no failure of the job."""
 
 _FAILURES: Final = frozenset({ExecutionState.FAILED, ExecutionState.CANCELLED})
 
@@ -37,7 +39,7 @@ class Policy(Struct, frozen=True):
     of them nobody believes any more that the job has no part in it. `join_grace_s` is how long a job waits for a node that
     could run it before it is told that there is none. `execution_grace_s` is added to the node's own limit before the
     requester ends an execution itself. One entry assigns at most `events_max` executions and ends at most as many, so that
-    it never outgrows the log's limit.
+    it never outgrows the log's limit. An execution of a service or daemon is healthy once it has run for `healthy_s`.
     """
 
     attempts_max: int = 3
@@ -48,6 +50,7 @@ class Policy(Struct, frozen=True):
     jitter: float = 0.2
     join_grace_s: float = 5.0
     execution_grace_s: float = 15.0
+    healthy_s: float = 3.0
     events_max: int = 100
 
 
@@ -107,6 +110,12 @@ def _own(retry: Retry, usual: Rule, always: frozenset[str]) -> Rule:
     )
 
 
+def healthy_after_s(job: Job, policy: Policy) -> float:
+    """How long an execution of a service or daemon has to run to count as healthy."""
+    own = 0.0 if isinstance(job.update, UnsetType) else job.update.min_healthy
+    return own or policy.healthy_s
+
+
 def cause_of(execution: ExecutionRecord) -> str:
     """What an execution's end is put down to: ``program``, ``timeout``, ``system``, ``node``; ``lasting`` if nothing can
     mend it; empty for an end that is no failure of the work."""
@@ -140,7 +149,7 @@ def lasting(failure: Failure | None) -> bool:
 
 def sent_away(failure: Failure | None) -> bool:
     """Whether an execution was ended for the node's sake, by a person's word about the node."""
-    return failure is not None and failure.code == NODE_REJECTED
+    return failure is not None and failure.code in SENT_AWAY
 
 
 def rest_s(rule: Rule, failures: int, last: ExecutionId) -> float:

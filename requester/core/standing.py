@@ -138,10 +138,23 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
             )
         elif not node.connected:
             away.append(Unfit(node.info.id, "is not connected", "start it again, or wait for it"))
+        elif node.cordon is not None or node.aside is not None:
+            away.append(_kept_away(node))
         else:
             fitting[node.info.id] = sum(matches(favour, node.info.labels) for favour in favours)
     reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
     return Standing(fitting, tuple(away), tuple(unfit), tuple(fitting), dict(reasons))
+
+
+def _kept_away(node: NodeRecord) -> Unfit:
+    id_, cordon = node.info.id, node.cordon
+    if cordon is not None:
+        what = "is cordoned" if cordon.drain_by is None else "is being drained"
+        return Unfit(
+            id_, what + (f": {cordon.reason}" if cordon.reason else ""), "let it back: node uncordon"
+        )
+    assert node.aside is not None
+    return Unfit(id_, node.aside.reason, "mend it; or let it back now: node uncordon")
 
 
 def no_room(demand: Demand, free: Amounts, ports: set[int]) -> str:

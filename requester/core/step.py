@@ -12,18 +12,20 @@ then is cancelled in the same entry.
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopRequested
 from protocol.errors import Failure
 from protocol.ids import JobId
 from protocol.states import ExecutionState
-from requester.core.assigning import Assignment, everywhere, partitions
+from requester.core.assigning import Assignment, Case, everywhere, partitions
 from requester.core.attempts import refusals
 from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
 from requester.core.fold import accepts, fold_events
 from requester.core.giving_up import given_up
-from requester.core.model import EVERYWHERE, JobRecord
+from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
 from requester.core.policy import Policy
+from requester.core.rolling import replaced
 from requester.core.standing import NO_SUITABLE_NODE, Demand, Standing, demand_of, explain, no_room
 from requester.core.view import View
 
@@ -56,6 +58,11 @@ class _Draft:
             self.events += events
             seq = self.record.revision if self.record is not None else 0
             self.record = fold_events(self.record, events, job=self.job, at=self.now, seq=seq)
+
+    def left(self) -> list[ExecutionRecord]:
+        """The executions that this decision takes away from their nodes."""
+        executions = self.record.executions if self.record is not None else {}
+        return [executions[event.execution] for event in self.events if isinstance(event, Cancelled)]
 
 
 def step(
@@ -117,10 +124,10 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     assert record is not None
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
-    if record.spec.type in EVERYWHERE:
-        placed = everywhere(record, standing, demand, view, draft.now, policy)
-    else:
-        placed = partitions(record, standing, demand, view, draft.now, policy)
+    case = Case(record, demand, standing, view, draft.now, policy)
+    draft.write(replaced(case))
+    case = replace(case, record=draft.record, left=draft.left())
+    placed = everywhere(case) if record.spec.type in EVERYWHERE else partitions(case)
     draft.more = len(placed.events) >= policy.events_max
     draft.write(placed.events)
     if draft.more:
@@ -155,6 +162,9 @@ def _queue(
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
+    if record.older():
+        # What runs of an earlier version is not ended because its successor finds no place.
+        limit, reason = 0, replace(reason, retryable=True)
     if limit and now >= since + limit:
         return failed(_waited(reason, limit))
     if not limit and record.spec.type != "daemon" and not reason.retryable and view.settled:

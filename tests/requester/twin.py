@@ -34,7 +34,7 @@ from requester.core.explanation import standings
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.history import of_log
-from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.verbs import (
     Explanation,
     HistoryPage,
@@ -337,6 +337,18 @@ class Twin:
             raise Invalid(membership)
         node = await self.node(ref)
         self.known[node.info.id] = replace(node, membership=membership)
+        return self.known[node.info.id]
+
+    async def cordon(self, ref: str, *, reason: str, drain_s: float | None = None) -> NodeRecord:
+        await self._called("cordon", (ref, reason, drain_s))
+        node = await self.node(ref)
+        cordon = Cordon(self._now, reason, self._now + drain_s if drain_s is not None else None)
+        self.known[node.info.id] = replace(node, cordon=cordon)
+        return self.known[node.info.id]
+
+    async def uncordon(self, ref: str) -> NodeRecord:
+        node = await self.node(ref)
+        self.known[node.info.id] = replace(node, cordon=None)
         return self.known[node.info.id]
 
     def facts(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from msgspec import UNSET
 
 from protocol.jobs import (
     Constraint,
+    Disconnect,
     Input,
     Job,
     Network,
@@ -16,6 +17,7 @@ from protocol.jobs import (
     Spec,
     Task,
     Timeouts,
+    Update,
 )
 from protocol.spec.engines import DockerParams, NoopParams, WasmParams, engine_spec
 from protocol.spec.job_rules import EVERYWHERE, SYSTEM_META, TYPES
@@ -183,5 +185,7 @@ def jobs(draw: st.DrawFn) -> Job:
         labels=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
         tasks=[draw(tasks())],
         retry=draw(st.just(UNSET) | RETRIES),
+        update=draw(st.just(UNSET) | st.builds(Update, st.integers(1, 9), st.floats(0, 60))),
+        disconnect=draw(st.just(UNSET) | st.builds(Disconnect, st.floats(0, 3_600))),
         placement=draw(st.just(UNSET) | st.sampled_from([Placement(), Placement("pack")])),
     )

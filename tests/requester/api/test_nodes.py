@@ -79,6 +79,26 @@ async def test_membership_is_changed(api: Api, twin: Twin, action: str, membersh
     assert twin.calls == [("set_membership", (NODE, membership, "why"))] * 2
 
 
+async def test_cordon_drain_and_uncordon(api: Api, twin: Twin) -> None:
+    """A node is cordoned, drained within a deadline in seconds, and let back; it shows which of these it is."""
+    for body, wanted, state in (
+        ({"Action": "cordon", "Message": "disk"}, ("disk", None), "cordoned"),
+        ({"Action": "drain"}, ("", 3600.0), "draining"),
+        ({"Action": "drain", "Deadline": 90}, ("", 90.0), "draining"),
+    ):
+        async with api.put(f"{NODES}/{NODE}", json=body) as answer:
+            assert await answer.json() == {"Success": True, "success": True}
+        assert twin.calls[-1] == ("cordon", (NODE, *wanted))
+        async with api.get(f"{NODES}/{NODE}") as answer:
+            assert (await answer.json())["Node"]["Scheduling"]["State"] == state
+    async with api.put(f"{NODES}/{NODE}", json={"Action": "drain", "Deadline": "soon"}) as answer:
+        assert answer.status == 400
+    async with api.put(f"{NODES}/{NODE}", json={"Action": "uncordon"}) as answer:
+        assert answer.status == 200
+    async with api.get(f"{NODES}/{NODE}") as answer:
+        assert "Scheduling" not in (await answer.json())["Node"]
+
+
 async def test_unknown_nodes_and_actions_are_told(api: Api) -> None:
     """404 for a node that is not there, 400 for an action that is none."""
     async with api.get(f"{NODES}/n-nope") as answer:

@@ -221,6 +221,17 @@ def test_nodes(shoal: Shoal, twin: Twin) -> None:
     assert twin.known[NODE].membership == "REJECTED"
 
 
+def test_drain(shoal: Shoal, twin: Twin) -> None:
+    """``node drain`` takes a deadline as people write it, and the list says that the node is drained."""
+    assert shoal("node", "drain", NODE, "--deadline", "1m30s", "-m", "new disk").out == "Ok\n"
+    assert twin.calls[-1] == ("cordon", (NODE, "new disk", 90.0))
+    assert "CONNECTED (draining)" in shoal("node", "list").out
+    assert shoal("node", "uncordon", NODE).out == "Ok\n"
+    assert "(" not in shoal("node", "list").out
+    assert shoal("node", "cordon", NODE).code == 0
+    assert "(cordoned)" in shoal("node", "list").out
+
+
 def test_versions(shoal: Shoal, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """``version`` names both sides; without a server it still names its own, and fails."""
     assert shoal("version").out.split()[:2] == ["CLIENT", "SERVER"]

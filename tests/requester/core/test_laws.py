@@ -163,7 +163,13 @@ class AnyLife(RuleBasedStateMachine):
         else:
             held = [each.node for each in open_now]  # type: ignore[misc]
         assert max(Counter(held).values(), default=0) <= 1
-        assert all(each.version == record.version for each in self.world.open())
+        if record.spec.type in ("service", "daemon"):
+            places = [
+                each.node if record.spec.type == "daemon" else each.partition for each in self.world.open()
+            ]
+            assert max(Counter(places).values(), default=0) <= 1
+        else:
+            assert not record.older()
 
     @invariant()
     def ends_are_final(self) -> None:

@@ -1,0 +1,127 @@
+"""Nodes that a person takes out of service, that fail too often, or that fall silent for a while."""
+
+import asyncio
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from protocol.errors import Failure
+from protocol.jobs import Constraint, Disconnect, Retry
+from protocol.states import ExecutionState as S
+from protocol.states import JobState
+from requester.core.policy import Policy
+from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+
+PATIENT = replace(QUICK, policy=Policy(backoff_s=0.02, backoff_max_s=0.1, join_grace_s=0.2, healthy_s=0.05))
+
+
+async def test_cordon_and_drain(tmp_path: Path) -> None:
+    """A cordoned node gets nothing new from any requester; drained, its service moves at once and its batch work at the
+    deadline; uncordoned, it is as before."""
+    async with a_cluster(tmp_path, settings=PATIENT) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        first = await cluster.node("n1", script=hold)
+        service = await submit(one, a_job("s", type="service"))
+        batch = await submit(one, a_job("b"))
+        await first.until(lambda node: len(node.runs) == 2)
+
+        await two.cordon("n1", reason="new disk")
+        second = await cluster.node("n2", script=hold)
+        waiting = await submit(two, a_job("w"))
+        await second.until(lambda node: [run.job for run in node.runs] == [waiting])
+
+        await one.cordon("n1", reason="new disk", drain_s=1.0)
+        moved = await until(one, service, lambda record: record.open()[0].node == "n2")
+        assert [each.node for each in moved.executions.values()] == ["n1", "n2"]
+        await until(one, batch, lambda record: record.open()[0].node == "n2")
+        assert (await one.node("n1")).drain_by is not None
+        await first.until(lambda node: len(node.cancelled) >= 2)
+
+        await one.uncordon("n1")
+        await happens(lambda: len(two._jobs.fleet.kept_away) == 0)
+        await submit(one, a_job("again", cpu="4"))
+        await first.until(lambda node: len(node.runs) == 3)
+
+
+async def test_a_failing_node_is_set_aside(tmp_path: Path) -> None:
+    """A node where one job after the other fails gets no more of them, says why, and is let back by a person's word."""
+    ill = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node("n1", cores=1)
+        bad = await cluster.node("n2", cores=8, script=lambda _: ill, labels={"name": "n2"})
+        await happens(lambda: service.facts()["nodes"] == 2)
+        often = Retry(attempts=50)
+        jobs = [await submit(service, a_job(f"j{number}", retry=often)) for number in range(6)]
+        await asyncio.gather(*(closed(service, job) for job in jobs))
+
+        node = await service.node("n2")
+        assert node.aside is not None
+        assert node.aside.reason.endswith("the last one: the engine is ill")
+        there = await submit(service, a_job("there", constraints=[Constraint("name", "=", ["n2"])]))
+        record = await until(service, there, lambda record: record.queued is not None)
+        assert record.queued is not None
+        assert record.queued.details["n2"].startswith("is set aside for ")
+        runs = len(bad.runs)
+        await service.uncordon("n2")
+        await bad.until(lambda node: len(node.runs) > runs)
+
+
+async def test_a_job_that_bears_a_longer_silence(tmp_path: Path) -> None:
+    """A job with LostAfter keeps its work on a node that is cut off for a while; another one's work goes elsewhere; when
+    the node is back its late report of that is dropped and the execution ended."""
+    settings = replace(QUICK, silence_s=0.5)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", script=hold)
+        patient = await submit(service, a_job("patient", disconnect=Disconnect(60)))
+        other = await submit(service, a_job("other"))
+        await first.until(lambda node: len(node.runs) == 2)
+        second = await cluster.node("n2", script=hold)
+
+        await cluster.lose(first)
+        await second.until(lambda node: [run.job for run in node.runs] == [other])
+        await cluster.find(first)
+        lost = next(run.execution for run in first.runs if run.job == other)
+        await first.until(lambda node: lost in node.cancelled)
+        kept = next(run.execution for run in first.runs if run.job == patient)
+        first.finish(kept)
+
+        record = await closed(service, patient)
+        assert [(each.node, each.state) for each in record.executions.values()] == [("n1", S.COMPLETED)]
+
+
+async def test_a_job_that_bore_the_silence_to_its_end(tmp_path: Path) -> None:
+    """When the time that a job bears is over, its work goes elsewhere without delay."""
+    settings = replace(QUICK, silence_s=0.3, sweep_s=60.0)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job(disconnect=Disconnect(1.0)))
+        await first.until(lambda node: bool(node.runs))
+        await cluster.node("n2")
+        await cluster.lose(first)
+
+        record = await closed(service, job)
+        assert [(each.node, each.state) for each in record.executions.values()] == [
+            ("n1", S.LOST),
+            ("n2", S.COMPLETED),
+        ]
+
+
+async def test_a_rolling_update(tmp_path: Path) -> None:
+    """A service is updated one partition after the other, on a full cluster, and in the end all run the new version."""
+    async with a_cluster(tmp_path, settings=PATIENT) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", cores=3, script=hold)
+        job = await submit(service, a_job("s", type="service", count=3))
+        await node.until(lambda node: len(node.runs) == 3)
+        await until(
+            service, job, lambda record: all(each.state is S.RUNNING for each in record.executions.values())
+        )
+        await submit(service, a_job("s", type="service", count=3, labels={"v": "2"}))
+
+        record = await until(service, job, lambda record: [each.version for each in record.open()] == [2] * 3)
+        assert record.state is JobState.RUNNING
+        assert sorted(each.partition for each in record.open()) == [0, 1, 2]
+        assert len(record.executions) == 6
