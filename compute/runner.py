@@ -170,8 +170,9 @@ class Runner:
             self._working = None
         if self._interrupted:
             self._interrupted = False
-            if self._task is not None:
-                self._task.uncancel()
+            if self._task is not None and self._task.uncancel():
+                # Cancelled twice at once: the node ends too.
+                raise asyncio.CancelledError
             return None
         return event
 

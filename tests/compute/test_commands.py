@@ -1,5 +1,6 @@
 """What a node does with orders: again, out of order, too late, for others, or not to be read."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from compute.admission import Policy
+from compute.execution import CancelOrdered
 from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.ids import ExecutionId, JobId, NodeId
@@ -14,7 +16,7 @@ from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
 from protocol.messages import CommandAnswer
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
-from tests.compute.twins import NODE, FakeRequester, NodeOnTest, noop, order
+from tests.compute.twins import NODE, WITHIN_S, FakeRequester, NodeOnTest, noop, order
 
 S = ExecutionState
 Nodes = Callable[..., NodeOnTest]
@@ -283,3 +285,15 @@ async def test_beats_tell_what_is_here(nodes: Nodes, requester: FakeRequester) -
     offer = beat.node.offers("engines", "NOOP")
     assert offer is not None
     assert offer.available
+
+
+async def test_a_cancel_at_the_moment_of_ending(nodes: Nodes, requester: FakeRequester) -> None:
+    """A node that is ended while it takes an order to cancel ends, as it would without one."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    node.here.runners[run.execution].tell(CancelOrdered("not wanted"))
+    async with asyncio.timeout(WITHIN_S):
+        await node.stop()
