@@ -48,6 +48,8 @@ _LOOKS: Final = 100
 """Jobs looked at before others get their turn on the loop."""
 _AGAIN_S: Final = 0.01
 """The rest before asking the log again while another's append is in flight."""
+_PASSED_S: Final = 0.5
+"""The rest before looking again at a job whose deadline has passed without anything following from it."""
 
 
 class Orchestrator:
@@ -373,7 +375,11 @@ class Orchestrator:
         record = live.record
         if record is None or record.closed:
             return
-        due = next_deadline(record, self._jobs.running_since, self._clock.now(), self._settings.policy)
+        now = self._clock.now()
+        due = next_deadline(record, self._jobs.running_since, now, self._settings.policy)
+        if due is not None and due <= now:
+            # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).
+            due = now + _PASSED_S
         if due is not None and (live.due is None or due < live.due):
             live.due = due
             self.remind(due + self._presence.rank(live.key) * self._settings.takeover_s, live.key)

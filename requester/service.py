@@ -100,13 +100,19 @@ class Service:
         fresh = job_id(key, self._randbits(RANDOM_BITS))
         live = await self._live(key) if named else self._jobs.make(key)
 
+        made: Submitted | None = None
+
         def submitted(record: JobRecord | None) -> Event:
-            return _submitted(record, job, warnings, client, force)
+            nonlocal made
+            made = _submitted(record, job, warnings, client, force)
+            return made
 
         await self._written(live, submitted, fresh)
         record = live.record
         assert record is not None
-        return Submission(record.id, record.version, warnings)
+        assert made is not None
+        # Not the record's version: another's submission may have been folded meanwhile.
+        return Submission(record.id, made.version, warnings)
 
     async def _without_large_data(self, job: Job) -> Job:
         """Move what is too large for the log into blobs."""

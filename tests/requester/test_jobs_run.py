@@ -571,3 +571,27 @@ async def test_manual_approval(tmp_path: Path) -> None:
         assert record.state is JobState.QUEUED
         assert (await closed(service, job)).state is JobState.COMPLETED
         assert len(node.runs) == 1
+
+
+async def test_a_deadline_that_nothing_follows_from(tmp_path: Path) -> None:
+    """A requester that is started beside a job no node fits waits until it has heard enough, and serves meanwhile."""
+    settings = replace(QUICK, policy=replace(QUICK.policy, join_grace_s=1.0))
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        job = await submit(service, a_job(engine="nowhere"))
+        await until(service, job, lambda record: record.state is JobState.QUEUED)
+        await cluster.kill("r1")
+        await asyncio.sleep(1.0)  # The job's own grace passes while nobody is there.
+
+        service = await cluster.requester()
+        assert (await service.job(job)).state is JobState.QUEUED
+        assert (await closed(service, job)).state is JobState.FAILED
+
+
+async def test_whose_version(tmp_path: Path) -> None:
+    """Who submits is told the version of their own submission, also when another's was written right behind it."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        first = asyncio.create_task(service.submit(a_job("shared"), warnings=[], client="one"))
+        second = asyncio.create_task(service.submit(a_job("shared", count=2), warnings=[], client="two"))
+        assert [(await first).version, (await second).version] == [1, 2]
