@@ -21,7 +21,7 @@ from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
 from requester.core.attempts import refusals
 from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
-from requester.core.fold import accepts, fold_events
+from requester.core.fold import accepts, fold_events, waiting
 from requester.core.giving_up import given_up
 from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
 from requester.core.policy import Policy
@@ -76,7 +76,10 @@ def step(
 ) -> Decision:
     """Decide about one job. `inputs` are submissions, stops and reports that wait to become facts."""
     draft = _Draft(record, job, now)
-    draft.write([event for event in inputs if counts(record, event)])
+    for event in inputs:
+        # Each against what the ones before it left: the same report twice is one.
+        if counts(draft.record, event):
+            draft.write([event])
     if draft.record is None or draft.record.closed:
         return Decision(draft.events, draft.record)
     ending = given_up(draft.record, view, now, policy)
@@ -171,7 +174,7 @@ def _queue(
         hasty = reason.code == NO_SUITABLE_NODE and (refused or not record.current())
         if hasty or now >= since + policy.join_grace_s:
             return failed(_last_refusal(record) or reason)
-    if record.queued is None or record.queued.code != reason.code:
+    if waiting(record) and (record.queued is None or record.queued.code != reason.code):
         draft.write([Queued(reason)])
     return None
 

@@ -4,8 +4,8 @@ import pytest
 
 from protocol.entries import Assigned, Cancelled, Closed, Lost, Queued, Reported, Submitted
 from protocol.errors import Failure
-from protocol.ids import NodeId
-from protocol.jobs import Timeouts
+from protocol.ids import ExecutionId, NodeId
+from protocol.jobs import Amounts, Timeouts
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.deadlines import next_deadline
@@ -283,3 +283,30 @@ def test_a_service_rests_longer_each_time() -> None:
     assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
     assert rests[-1] == POLICY.restart_backoff_max_s
     assert world.job.state is JobState.RUNNING
+
+
+def test_the_same_report_twice_is_one() -> None:
+    """A report that came twice before it was written becomes one fact, and one that contradicts it none."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    execution = world.open()[0]
+    completed = Reported(world.report_of(execution, S.COMPLETED))
+    failed = Reported(world.report_of(execution, S.FAILED, ILL))
+
+    events = world.look(completed, completed, failed)
+
+    assert events == [completed, Closed(JobState.COMPLETED)]
+
+
+def test_a_daemon_that_lacks_room_somewhere_writes_nothing() -> None:
+    """A daemon that runs somewhere does not write that it waits for another node, however often it is looked at."""
+    world = World(a_node("n1"), a_node("n2", cores=1))
+    world.fleet.hold(NodeId("n2"), ExecutionId("other"), Amounts(cpu=1))
+    world.submit(a_job(type_="daemon", count=0))
+    written = len(world.entries)
+
+    for _ in range(3):
+        world.look()
+
+    assert [execution.node for execution in world.open()] == ["n1"]
+    assert len(world.entries) == written
