@@ -6,7 +6,8 @@ Knows: how to tell the time and to wait. Must not know: what anyone waits for.
 import asyncio
 import heapq
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -22,14 +23,31 @@ class Clock(Protocol):
         """Return after that many seconds."""
 
 
+CATCHING_UP: Final = 0.9
+"""How fast `SystemClock.now` goes on while the machine's clock is behind it, as a share of real time."""
+
+
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. `now` never goes back: when the machine's clock is set back, it goes on, a little slower, until
+    that has caught up. A deadline that was written a moment ago is then not an hour away.
+    """
+
+    def __init__(
+        self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._now = wall()
+        self._at = steady()
 
     def now(self) -> float:
-        return time.time()
+        at = self._steady()
+        self._now = max(self._wall(), self._now + CATCHING_UP * (at - self._at))
+        self._at = at
+        return self._now
 
     def elapsed(self) -> float:
-        return time.monotonic()
+        return self._steady()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

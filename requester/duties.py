@@ -57,14 +57,15 @@ class Duties:
 
     async def tick(self) -> None:
         """The fast round, until cancelled."""
-        last = self._clock.elapsed()
+        last, last_told = self._clock.elapsed(), self._clock.now()
         while True:
             await self._clock.sleep(self._settings.tick_s)
-            now = self._clock.elapsed()
-            stood_still = now - last > self._settings.tick_s + _STALL_S
+            now, told = self._clock.elapsed(), self._clock.now()
+            # The clock that silence is measured by jumps when the machine's is set forward: nobody was silent so long.
+            stood_still = max(now - last, told - last_told) > self._settings.tick_s + _STALL_S
             if stood_still or not self._bus.connected or self._presence.deaf:
-                self._fleet.hearing_since = self._clock.now()
-            last = now
+                self._fleet.hearing_since = told
+            last, last_told = now, told
             self._watch_log()
             self._reports.tick()
             if self._orchestrator.acting:

@@ -102,3 +102,21 @@ def test_the_order_of_waking_is_the_order_of_times(delays: list[float]) -> None:
 
     expected = sorted(range(len(delays)), key=lambda index: (delays[index], index))
     assert [int(name) for name, _ in asyncio.run(run())] == expected
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(-5_000, 5_000)), max_size=30))
+def test_time_never_goes_back(steps: list[tuple[float, float]]) -> None:
+    """However the machine's clock is set, ours goes on; it is never behind that one, and catches up with it."""
+    wall, steady = 1_000_000.0, 0.0
+    clock = SystemClock(lambda: wall, lambda: steady)
+    before = clock.now()
+    for passed, jump in steps:
+        wall, steady = wall + passed + jump, steady + passed
+        now = clock.now()
+        assert now >= before
+        assert now >= wall
+        before = now
+
+    ahead = before - wall
+    wall, steady = wall + 20 * ahead, steady + 20 * ahead
+    assert clock.now() == wall
