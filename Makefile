@@ -52,6 +52,14 @@ faults:
 	@deploy/setup python s3 docker images
 	@$(BIN)/python -m tests.faults $(ARGS)
 
+# Whole clusters in virtual time: SEEDS=N runs that many seeds, SEED=S tells one of them in full.
+SEEDS ?= 2000
+SEED ?=
+.PHONY: simulate
+simulate:
+	@deploy/setup python
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
 # After a change of the dependencies in pyproject.toml. No address of an index is written into a lock.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --extra devstack

@@ -1,0 +1,255 @@
+"""What may be written, checked entry by entry as the log takes them: invariants I2 to I5, I8 and I9.
+
+Knows: the meaning of the log's events, said a second time and more simply than `requester.core` says it, so that a fault
+there shows here. Must not know: processes, or how anything was decided.
+
+The entries of a sound system contain nothing that changes nothing: each append is guarded, so whoever wrote it knew all that
+came before. That makes the rules strict.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from protocol.bus import Append
+from protocol.entries import (
+    Assigned,
+    Cancelled,
+    Closed,
+    Entry,
+    Event,
+    Lost,
+    Queued,
+    Reported,
+    StopRequested,
+    Submitted,
+)
+from protocol.ids import ExecutionId, JobId, JobKey, NodeId, execution_id, key_of
+from protocol.jobs import Job
+from protocol.messages import Report, decode
+from protocol.states import ARROWS, ENDS, ExecutionState, JobState
+
+S = ExecutionState
+LONG_RUNNING = ("service", "daemon")
+EVERYWHERE = ("ops", "daemon")
+
+
+class Attempt(Struct):
+    """One execution as the log has it."""
+
+    id: ExecutionId
+    version: int
+    partition: int
+    number: int
+    node: NodeId
+    state: ExecutionState = S.ASSIGNED
+    excused: bool = False
+    """It ended through no fault of the work."""
+
+
+class History(Struct):
+    """One job as the log has it."""
+
+    id: JobId
+    spec: Job
+    version: int
+    state: JobState | None = None
+    stopping: bool = False
+    attempts: dict[ExecutionId, Attempt] = field(default_factory=dict)
+    closings: list[tuple[int, JobState]] = field(default_factory=list)
+    """Every final state that was ever written, with its version."""
+
+    def of(self, partition: int) -> list[Attempt]:
+        """The attempts of the present version at a partition."""
+        return [
+            each
+            for each in self.attempts.values()
+            if each.version == self.version and each.partition == partition
+        ]
+
+
+class Checker:
+    """Follows the log and says what is `wrong`. `expected` gives the output that an execution's result must have."""
+
+    def __init__(
+        self,
+        wrong: Callable[[str], None],
+        note: Callable[[str, str], None],
+        attempts_max: int,
+        right: Callable[[Job, Report], str],
+    ) -> None:
+        self.jobs: dict[JobKey, History] = {}
+        self.entries = 0
+        self._wrong = wrong
+        self._note = note
+        self._attempts_max = attempts_max
+        self._right = right
+
+    def jobs_by_id(self, id_: JobId) -> History:
+        """The job of an id. Raises ``KeyError``."""
+        key = key_of(id_)
+        assert key is not None
+        return self.jobs[key]
+
+    def stored(self, who: str, append: Append, seq: int) -> None:
+        """An entry is in the log from now on."""
+        self.entries += 1
+        entry = decode(append.data, Entry)
+        self._note(who, f"entry {seq} of {entry.job}: {', '.join(map(_words, entry.events))}")
+        if key_of(entry.job) != append.key:
+            self._wrong(f"entry {seq} is on another job's subject")
+        if not entry.events:
+            self._wrong(f"entry {seq} is empty")
+        for event in entry.events:
+            fault = self._take(append.key, entry.job, event)
+            if fault:
+                self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
+
+    def _take(self, key: JobKey, id_: JobId, event: Event) -> str:
+        """Follow one event; the answer says what is wrong with it."""
+        job = self.jobs.get(key)
+        if isinstance(event, Submitted):
+            return self._submitted(key, id_, job, event)
+        if job is None:
+            return "I2: the first event is not the submission"
+        if job.id != id_:
+            return f"another job's id: {id_} for {job.id}"
+        if job.state is not None:
+            return f"I4: {type(event).__name__} after the job was closed as {job.state}"
+        match event:
+            case StopRequested():
+                if job.stopping:
+                    return "stopped twice"
+                job.stopping = True
+            case Assigned():
+                return self._assigned(job, event)
+            case Reported(report):
+                return self._reported(job, report)
+            case Cancelled() | Lost():
+                return self._given_up(job, event)
+            case Closed():
+                return self._closed(job, event)
+            case Queued():
+                return ""
+        return ""
+
+    def _submitted(self, key: JobKey, id_: JobId, job: History | None, event: Submitted) -> str:
+        if job is None:
+            self.jobs[key] = History(id_, event.spec, event.version)
+            return "" if event.version == 1 else f"the first version is {event.version}"
+        if job.id != id_:
+            return f"I2: {id_} takes the place of {job.id}"
+        if event.version != job.version + 1:
+            return f"version {event.version} after {job.version}"
+        job.version, job.spec, job.state, job.stopping = event.version, event.spec, None, False
+        return ""
+
+    def _assigned(self, job: History, event: Assigned) -> str:
+        spec = job.spec
+        if event.execution in job.attempts:
+            return f"{event.execution} is assigned twice"
+        if job.stopping:
+            return "assigned though it was stopped"
+        made = execution_id(job.id, job.version, event.partition, event.attempt)
+        if event.execution != made:
+            return f"{event.execution} is not the id of attempt {event.attempt}"
+        fault = self._everywhere(job, event) if spec.type in EVERYWHERE else self._partition(job, event)
+        job.attempts[event.execution] = Attempt(
+            event.execution, job.version, event.partition, event.attempt, event.node
+        )
+        return fault
+
+    def _everywhere(self, job: History, event: Assigned) -> str:
+        here = [
+            each for each in job.attempts.values() if each.version == job.version and each.node == event.node
+        ]
+        if any(each.state not in ENDS for each in here):
+            return f"two open executions on {event.node}"
+        if here and job.spec.type == "ops":
+            return f"an ops job comes to {event.node} again"
+        return ""
+
+    def _partition(self, job: History, event: Assigned) -> str:
+        earlier = job.of(event.partition)
+        if not 0 <= event.partition < job.spec.count:
+            return f"there is no partition {event.partition}"
+        if any(each.state not in ENDS for each in earlier):
+            return f"I3: partition {event.partition} has two open executions"
+        if job.spec.type not in LONG_RUNNING:
+            if any(each.state is S.COMPLETED for each in earlier):
+                return f"I3: partition {event.partition} is completed and assigned again"
+            failures = [
+                each for each in earlier if each.state in (S.FAILED, S.CANCELLED) and not each.excused
+            ]
+            if len(failures) >= self._attempts_max:
+                return f"I8: attempt after {len(failures)} failures"
+        if event.attempt != len(earlier) + 1:
+            return f"I8: attempt {event.attempt} after {len(earlier)} others"
+        return ""
+
+    def _reported(self, job: History, report: Report) -> str:
+        attempt = job.attempts.get(report.execution)
+        if attempt is None:
+            return f"a report of the unknown {report.execution}"
+        if attempt.node != report.node:
+            return f"I3: a report from {report.node} about an execution of {attempt.node}"
+        if attempt.state in ENDS:
+            return f"I3, I4: a report of {report.state} for an execution that is {attempt.state}"
+        if report.state is not attempt.state and report.state not in ARROWS[attempt.state]:
+            return f"I9: {attempt.state} → {report.state}"
+        fault = ""
+        if report.state is S.COMPLETED:
+            if job.spec.type == "batch" and any(
+                each.state is S.COMPLETED for each in job.of(attempt.partition)
+            ):
+                fault = f"I3: a second result for partition {attempt.partition}"
+            fault = fault or (attempt.version == job.version and self._right(job.spec, report)) or ""
+        attempt.state = report.state
+        return fault
+
+    def _given_up(self, job: History, event: Cancelled | Lost) -> str:
+        attempt = job.attempts.get(event.execution)
+        if attempt is None:
+            return f"{event.execution} is given up and unknown"
+        if attempt.state in ENDS:
+            return f"I4: {event.execution} is given up and was {attempt.state}"
+        attempt.state = S.LOST if isinstance(event, Lost) else S.CANCELLED
+        attempt.excused = event.failure.code.startswith("Unavailable.Node")
+        return ""
+
+    def _closed(self, job: History, event: Closed) -> str:
+        job.state = event.state
+        job.closings.append((job.version, event.state))
+        still_open = [each.id for each in job.attempts.values() if each.state not in ENDS]
+        if still_open:
+            return f"closed with {still_open} open"
+        if event.state is JobState.STOPPED and not job.stopping:
+            return "stopped and nobody asked for it"
+        if event.state is JobState.FAILED and event.failure is None:
+            return "failed without a reason"
+        if event.state is JobState.COMPLETED and job.spec.type == "batch":
+            for partition in range(job.spec.count):
+                if not any(each.state is S.COMPLETED for each in job.of(partition)):
+                    return f"I2: completed without a result of partition {partition}"
+        if job.stopping and event.state is not JobState.STOPPED:
+            return f"stopped, and closed as {event.state}"
+        return ""
+
+
+def _words(event: Event) -> str:
+    match event:
+        case Submitted():
+            return f"submitted version {event.version}"
+        case Assigned():
+            return f"assigned {event.execution} (partition {event.partition}, attempt {event.attempt}) to {event.node}"
+        case Reported(report):
+            why = f" {report.failure.code}" if report.failure else ""
+            return f"reported {report.execution} {report.state}{why}"
+        case Cancelled() | Lost():
+            return f"{type(event).__name__.lower()} {event.execution} {event.failure.code}"
+        case Closed():
+            return f"closed {event.state} {event.failure.code if event.failure else ''}".rstrip()
+        case Queued():
+            return f"queued {event.reason.code}"
+        case StopRequested():
+            return "stop"

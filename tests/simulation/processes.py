@@ -1,0 +1,338 @@
+"""The simulated processes: real requesters and real nodes, each on a loop, a clock, a link and a disk of its own.
+
+Knows: how a process is put together, killed and started again, and what it keeps. Must not know: when any of that happens.
+
+A process that is killed leaves its files as its last commits left them. A node's programs live on its machine: they go on
+when its process is killed, and end when the machine loses power.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from compute.agent import Agent, AgentSettings
+from compute.engines.contract import Run
+from compute.engines.noop import NoopEngine, NoopWorld, Program
+from compute.facts import Facts
+from compute.journal import Journal
+from compute.shop import Limits
+from protocol.clock import SystemClock
+from protocol.errors import Fault
+from protocol.ids import NodeId, RequesterId
+from protocol.jobs import Amounts
+from protocol.nodes import NodeInfo
+from protocol.spec.engines import NoopParams
+from requester.core.policy import Policy
+from requester.serve import running
+from requester.service import Service
+from requester.settings import Settings
+from tests.simulation.drivers import Disk, Shelf, simulated_drivers
+from tests.simulation.loop import Loop, Scheduler
+from tests.simulation.network import Link, SimulatedBus, SimulatedHub
+
+if TYPE_CHECKING:
+    from storage.contract import Drivers
+
+EPOCH = 1_800_000_000.0
+PATIENCE = Settings(
+    beat_s=1.0,
+    silence_s=4.0,
+    takeover_s=1.0,
+    tick_s=0.25,
+    sweep_s=5.0,
+    cells_s=3.0,
+    repair_after_s=0.5,
+    report_wait_s=1.0,
+    command_timeout_s=2.0,
+    submit_timeout_s=6.0,
+    flush_s=0.3,
+    away_s=60.0,
+    keep_closed=4,
+    policy=Policy(
+        backoff_s=0.5, backoff_max_s=4.0, restart_backoff_max_s=6.0, join_grace_s=3.0, execution_grace_s=4.0
+    ),
+)
+"""A requester's settings: shorter than in earnest, so that a minute of virtual time holds a long story."""
+NODE_BEAT_S = 1.0
+CAPACITY = Amounts(cpu=4, memory_bytes=4_000_000_000, disk_bytes=10_000_000_000, gpu=0)
+
+
+class Machines:
+    """What the simulated processes share: time, the server, chance, and whoever is told of what happens."""
+
+    def __init__(self, scheduler: Scheduler, hub: SimulatedHub, seed: str, folder: Path) -> None:
+        self.scheduler = scheduler
+        self.hub = hub
+        self.seed = seed
+        self.folder = folder
+        self.shelf = Shelf()
+        self.note: Callable[[str, str], None] = lambda who, what: None
+        self.wrong: Callable[[str], None] = lambda what: None
+
+
+class Process:
+    """One process, which may live several times. `name` is also that of its folder."""
+
+    def __init__(self, machines: Machines, name: str, link: Link) -> None:
+        self.name = name
+        self.machines = machines
+        self.link = link
+        self.random = Random(f"{machines.seed} {name}")
+        self.skew_s = 0.0
+        self.clock = self._new_clock()
+        self.folder = machines.folder / name
+        self.loop = Loop(machines.scheduler, name)  # type: ignore[abstract]
+        self.loop.dead = True
+        self.bus: SimulatedBus | None = None
+        self.lives = 0
+        self.failpoint: tuple[str, int] | None = None
+        """A failpoint at which this process is killed, and at which visit."""
+        self.killed: Callable[[], None] = lambda: None
+        self._leaving: asyncio.Event | None = None
+        self._kept: list[Any] = []
+
+    @property
+    def alive(self) -> bool:
+        return not self.loop.dead
+
+    def start(self) -> None:
+        """Begin a life. Harmless if it lives."""
+        if self.alive:
+            return
+        self.lives += 1
+        self._kept += [self.loop, self.bus]
+        self.loop = Loop(self.machines.scheduler, self.name)  # type: ignore[abstract]
+        self.bus = SimulatedBus(self.machines.hub, self.name, self.link)
+        # A machine that comes up asks for the time before it starts anything.
+        self.skew_s = max(self.skew_s, 0.0)
+        self.clock = self._new_clock()
+        self.machines.note(self.name, f"starts, life {self.lives}")
+        self._leaving = asyncio.Event()
+        task = self.loop.create_task(self._main(self.bus, self._leaving))
+        task.add_done_callback(self._ended)
+
+    def _new_clock(self) -> SystemClock:
+        """The real clock, on a machine whose own may be wrong and may jump."""
+        scheduler = self.machines.scheduler
+        return SystemClock(lambda: EPOCH + scheduler.now + self.skew_s, lambda: scheduler.now)
+
+    def kill(self) -> None:
+        """Die as by ``kill -9``."""
+        if not self.alive:
+            return
+        self.machines.note(self.name, "is killed")
+        self._die()
+
+    def kill_after(self, steps: int) -> None:
+        """Die after so many more callbacks."""
+        if self.alive and self.loop.fuse is None:
+            self.loop.fuse, self.loop.blown = steps, self._blown
+
+    def _blown(self) -> None:
+        self.kill()
+        self.killed()
+
+    def leave(self) -> None:
+        """Be asked to end in order."""
+        if self.alive and self._leaving is not None:
+            self.machines.note(self.name, "is asked to end")
+            leaving = self._leaving
+            self.loop.call_soon(leaving.set)
+
+    def _die(self) -> None:
+        self.loop.kill()
+        self.failpoint = None
+        if self.bus is not None:
+            self.bus.die()
+        self._let_go()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self.alive:
+            return
+        if task.cancelled() or task.exception() is not None:
+            self.machines.wrong(f"{self.name} ended by itself: {_root(task)!r}")
+        self.machines.note(self.name, "has ended")
+        self._die()
+
+    def _let_go(self) -> None:
+        """What the system takes back from a process that is gone."""
+
+    async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
+        raise NotImplementedError
+
+
+def _root(task: asyncio.Task[None]) -> BaseException:
+    error: BaseException | None = None if task.cancelled() else task.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error or asyncio.CancelledError()
+
+
+class RequesterProcess(Process):
+    """A requester. `service` is there while it has read the log to its end and serves."""
+
+    service: Service | None = None
+
+    def __init__(self, machines: Machines, name: str, link: Link) -> None:
+        super().__init__(machines, name, link)
+        self._calls: list[asyncio.Task[None]] = []
+
+    async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
+        from msgspec.structs import replace
+
+        settings = replace(PATIENCE, id=RequesterId(self.name), data_dir=self.folder)
+        async with running(bus, settings, clock=self.clock, randbits=self.random.getrandbits) as service:
+            self.service = service
+            self.machines.note(self.name, "is ready")
+            await leaving.wait()
+            self.service = None
+
+    def _let_go(self) -> None:
+        self._kept.append(self.service)
+        self.service = None
+
+    def call(self, work: Callable[[Service], Coroutine[Any, Any, None]]) -> bool:
+        """Have it serve a call; False if it does not serve just now."""
+        if self.service is None or not self.alive:
+            return False
+        self._calls.append(self.loop.create_task(work(self.service)))
+        return True
+
+    def fill_disk(self, full: bool) -> None:
+        """The disk takes no more of the read model, or does again."""
+        service = self.service
+        if service is not None and service._recorder._store is not None:
+            _fill(service._recorder._store._db, full)
+
+    def forget_disk(self) -> None:
+        """The read model is lost."""
+        if not self.alive:
+            self._kept.append(self.folder)
+            self.folder = self.folder.with_name(f"{self.name}-{self.lives}")
+
+
+class SimulatedWorld(NoopWorld):
+    """A node's machine: its programs, and what may not happen to them."""
+
+    def __init__(self, node: "NodeProcess") -> None:
+        super().__init__(node.clock)
+        self._node = node
+        self.may_start_again: set[str] = set()
+        """Executions whose program, or the memory of its end, was lost with the machine's power."""
+
+    def start(self, run: Run[NoopParams]) -> Program:
+        wrong, name = self._node.machines.wrong, self._node.name
+        if self.starts.get(run.execution, 0) and run.execution not in self.may_start_again:
+            wrong(f"I3: {name} starts the program of {run.execution} a second time")
+        self.may_start_again.discard(run.execution)
+        used = run.amounts
+        for program in self.programs.values():
+            if not program.ended:
+                used = used + program.run.amounts
+        if not used.fits(self._node.capacity):
+            wrong(f"I7: {name} starts more than it has room for: {used}")
+        self._node.machines.note(name, f"program {run.execution} starts")
+        return super().start(run)
+
+    def process_gone(self) -> None:
+        """The engine's process is another one from now on: nobody waits for these programs any more."""
+        for program in self.programs.values():
+            program._changed = asyncio.Event()
+
+    def power_cut(self) -> None:
+        self.may_start_again |= set(self.starts)
+        self.programs.clear()
+
+
+class NodeProcess(Process):
+    """A compute node with the noop engine, and its machine."""
+
+    agent: Agent | None = None
+    journal: Journal | None = None
+
+    def __init__(self, machines: Machines, name: str, link: Link) -> None:
+        super().__init__(machines, name, link)
+        self.capacity = CAPACITY
+        self.world = SimulatedWorld(self)
+        self.disk = Disk()
+
+    async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
+        node = NodeId(self.name)
+        drivers: Drivers = simulated_drivers(self.machines.shelf, self.disk, self.clock)
+        engines = {"noop": NoopEngine(node, self.world)}
+        info = NodeInfo(
+            node, "simulated", labels={"name": self.name}, capacity=self.capacity, largest=self.capacity
+        )
+        facts = Facts(info, engines, drivers, self.clock)
+        await facts.first_probe()
+        self.journal = journal = Journal(self.folder)
+        if self.disk.full:
+            _fill(journal._db, True)
+        settings = AgentSettings(
+            node,
+            self.folder,
+            beat_s=NODE_BEAT_S,
+            limits=Limits(staging_s=30.0, publishing_s=30.0, stop_grace_s=2.0),
+        )
+        self.agent = agent = Agent(
+            settings, bus, engines, drivers, facts, journal, clock=self.clock, random=self.random
+        )
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(agent.run())
+            await leaving.wait()
+            await agent.leave()
+            life.cancel()
+        with contextlib.suppress(Fault):
+            await journal.close()
+        self.journal = None
+
+    def _let_go(self) -> None:
+        if self.journal is not None:
+            self.journal.abandon()
+        self._kept += [self.agent, self.journal]
+        self.agent = self.journal = None
+        self.world.process_gone()
+
+    def fill_disk(self, full: bool) -> None:
+        """The disk takes no more, or does again."""
+        self.disk.full = full
+        if self.journal is not None:
+            _fill(self.journal._db, full)
+
+    def lose_power(self) -> None:
+        """The machine stops: programs are gone, and the journal's last commits may be."""
+        self.machines.note(self.name, "loses power")
+        self._keep_part_of_the_journal()
+        self.kill()
+        self.world.power_cut()
+
+    def _keep_part_of_the_journal(self) -> None:
+        """The disk has some prefix of what was written: the file of writes, cut off at a random place."""
+        if self.journal is None:
+            return
+        after = self.folder.with_name(f"{self.name}-{self.lives}")
+        shutil.copytree(self.folder, after)
+        writes = after / "journal.db-wal"
+        if writes.exists():
+            size = writes.stat().st_size
+            with writes.open("r+b") as file:
+                file.truncate(int(size * min(1.0, 1.3 * self.random.random())))
+        self.folder = after
+
+    def lose_machine(self) -> None:
+        """Another machine takes its name, with an empty disk."""
+        self.machines.note(self.name, "loses its machine")
+        self.kill()
+        self.world.power_cut()
+        self.folder = self.folder.with_name(f"{self.name}-new-{self.lives}")
+
+
+def _fill(database: Any, full: bool) -> None:
+    """Let SQLite find the disk full, truly: its file may not grow."""
+    with contextlib.suppress(Exception):
+        pages = database.execute("PRAGMA page_count").fetchone()[0] if full else 1_000_000
+        database.execute(f"PRAGMA max_page_count = {pages}")

@@ -1,0 +1,186 @@
+"""What must hold when all is over: invariants I1 to I3, I6, I7, I10 and I12.
+
+Knows: what every part of a requester and a node may still hold then: nothing. Must not know: what happened before.
+"""
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from protocol.entries import Entry
+from protocol.messages import decode, encode
+from protocol.states import ENDS
+from requester.core.fold import fold
+from requester.core.model import JobRecord
+from requester.read_model import load
+from tests.simulation.processes import NodeProcess, RequesterProcess
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+
+TASKS_MAX = {"requester": 26, "node": 16}
+"""So many tasks a process has that has nothing to do; one more for each job would show."""
+
+
+def going_on(cluster: "Cluster") -> list[str]:
+    """What has not come to its end yet; nothing of it is wrong as long as it ends."""
+    found: list[str] = []
+    for key, history in cluster.checker.jobs.items():
+        if history.state is None:
+            found.append(f"job {history.id} ({key}) is open: {history.attempts}")
+    found += [
+        f"nobody has answered {call.action.what} {call.action.text}"
+        for call in cluster.calls
+        if not call.answer
+    ]
+    for process in cluster.processes.values():
+        if not process.alive:
+            found.append(f"{process.name} is not there")
+        elif process.loop.paused:
+            found.append(f"{process.name} stands still")
+        elif isinstance(process, NodeProcess):
+            found += [f"{process.name}: {each}" for each in _node(process)]
+        elif isinstance(process, RequesterProcess):
+            found += [f"{process.name}: {each}" for each in _requester(process, cluster)]
+    return found
+
+
+def _node(node: NodeProcess) -> list[str]:
+    agent = node.agent
+    if agent is None or not agent.ready.is_set():
+        return ["the node is not ready"]
+    found = [f"runner {runner.execution}" for runner in agent.runners.values()]
+    found += [f"program {name}" for name in node.world.programs]
+    folder = node.folder / "executions"
+    found += [f"folder {path.name}" for path in folder.iterdir()]
+    ledger = agent._room.ledger
+    if ledger.held or ledger.waiting:
+        found.append(f"held {dict(ledger.held)}, waiting {ledger.waiting}")
+    assert node.journal is not None
+    rows = [row[0] for row in node.journal._db.execute("SELECT id FROM executions")]
+    found += [f"journal row {row}" for row in rows]
+    if node.journal._dirty or node.journal._waiting:
+        found.append("the journal has something to write")
+    return found
+
+
+def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
+    service = requester.service
+    if service is None:
+        return ["it does not serve"]
+    jobs, orchestrator = service._jobs, service._orchestrator
+    found = [f"open job {key}: {live.record}" for key, live in jobs.open.items()]
+    if service._follower.position != len(cluster.hub.entries):
+        found.append(f"folded {service._follower.position} of {len(cluster.hub.entries)}")
+    held = {node: dict(each) for node, each in jobs.fleet._held.items() if each}
+    for what, there in {
+        "queue": list(jobs.queue.keys()),
+        "executions known": jobs.key_of_execution,
+        "told": jobs.told_at,
+        "running": jobs.running_since,
+        "everywhere": jobs.everywhere,
+        "held (I7)": held,
+        "waiting appends": list(service._orchestrator._committer._waiting),
+        "early reports": service._duties._reports._early,
+        "commands on their way": orchestrator.dispatch._on_their_way,
+        "looks": list(orchestrator._looks),
+        "inputs": [live.key for live in jobs.closed.values() if live.busy],
+        "waiters for the log": service._follower._waiting,
+    }.items():
+        if there:
+            found.append(f"{what}: {there}")
+    if service._recorder.written != service._follower.position:
+        found.append(f"read model at {service._recorder.written}")
+    return found
+
+
+def wrong_at_the_end(cluster: "Cluster") -> list[str]:
+    """What may not be once all is quiet."""
+    found = _lost_calls(cluster)
+    folded = _folded(cluster)
+    found += _against_history(cluster, folded)
+    wanted = {key: _digest(record) for key, record in folded.items()}
+    for requester in cluster.requesters:
+        service = requester.service
+        assert service is not None
+        for key, record in folded.items():
+            live = service._jobs.get(key)
+            if live is not None and (live.record is None or _digest(live.record) != wanted[key]):
+                found.append(f"I10: {requester.name} sees {live.record}, the log says {record}")
+            assert service._recorder._reader is not None
+            kept = load(service._recorder._reader, key)
+            if kept is None or _digest(kept) != wanted[key]:
+                found.append(f"I10: the read model of {requester.name} has {kept}, the log says {record}")
+        found += _free(requester, cluster)
+    for process in cluster.processes.values():
+        kind = "node" if isinstance(process, NodeProcess) else "requester"
+        tasks = process.loop.tasks()
+        if len(tasks) > TASKS_MAX[kind]:
+            found.append(f"I12: {process.name} has {len(tasks)} tasks: {tasks}")
+    return found
+
+
+def _lost_calls(cluster: "Cluster") -> list[str]:
+    """I1, I2: whatever was accepted is in the log, with its end."""
+    found = []
+    for call in cluster.calls:
+        if not call.job:
+            continue
+        history = next((each for each in cluster.checker.jobs.values() if each.id == call.job), None)
+        if history is None or history.version < call.version:
+            found.append(f"I2: {call.job} version {call.version} was accepted and is lost")
+    for history in cluster.checker.jobs.values():
+        versions = [version for version, _ in history.closings]
+        if len(versions) != len(set(versions)):
+            found.append(f"I4: {history.id} was closed twice: {history.closings}")
+        if history.version not in versions:
+            found.append(f"I1: {history.id} version {history.version} has no final state")
+    return found
+
+
+def _folded(cluster: "Cluster") -> dict[Any, JobRecord]:
+    """The whole log, folded by a reader who begins at its beginning."""
+    records: dict[Any, JobRecord | None] = {}
+    for entry in cluster.hub.entries:
+        if entry is not None:
+            record = entry.record
+            records[record.key] = fold(records.get(record.key), decode(record.data, Entry), record.seq)
+    return {key: record for key, record in records.items() if record is not None}
+
+
+def _against_history(cluster: "Cluster", folded: dict[Any, JobRecord]) -> list[str]:
+    """The fold says what the checker says, in its own words."""
+    found = []
+    for key, history in cluster.checker.jobs.items():
+        record = folded.get(key)
+        if record is None or (record.id, record.version, record.state) != (
+            history.id,
+            history.version,
+            history.state,
+        ):
+            found.append(f"the fold has {record}, the log says {history}")
+            continue
+        for attempt in history.attempts.values():
+            execution = record.executions.get(attempt.id)
+            if execution is None or execution.state is not attempt.state or execution.node != attempt.node:
+                found.append(f"the fold has {execution}, the log says {attempt}")
+            elif attempt.state not in ENDS:
+                found.append(f"I1: {attempt} is open in a closed job")
+    return found
+
+
+def _free(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
+    """I7: all of every node is free again."""
+    assert requester.service is not None
+    fleet = requester.service._jobs.fleet
+    found = []
+    for node in cluster.nodes:
+        known = [each for id_, each in fleet.nodes.items() if id_ == node.name]
+        if not known or not known[0].connected:
+            found.append(f"{requester.name} does not see {node.name}")
+        elif fleet.free(known[0].info.id) != node.capacity:
+            found.append(f"I7: {requester.name} sees {fleet.free(known[0].info.id)} free on {node.name}")
+    return found
+
+
+def _digest(record: JobRecord) -> str:
+    return sha256(encode(record)).hexdigest()

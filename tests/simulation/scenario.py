@@ -1,0 +1,329 @@
+"""What happens in one simulation, drawn from its seed before it begins: who is there, what people ask, what goes wrong.
+
+Knows: plain data. Must not know: how anything is carried out. Every seed draws its own mix: many have few faults of one kind
+(nearly all known faults of real systems need no more), some have everything at once.
+"""
+
+from random import Random
+from typing import Any
+
+from msgspec import Struct, field
+
+from protocol import failpoints
+from protocol.jobs import Constraint, Input, Job, Resources, ResultPath, Spec, Task, Timeouts
+from protocol.spec.engines import NoopParams
+
+CALM_S = 4.0
+"""How long after the last fault at most something is still begun."""
+
+
+class Action(Struct, frozen=True):
+    """Something that a person does or that goes wrong, at `at` seconds. `who` is a process where that matters."""
+
+    at: float
+    what: str
+    who: str = ""
+    seconds: float = 0.0
+    number: float = 0.0
+    text: str = ""
+    job: Job | None = None
+
+
+class Scenario(Struct):
+    """Everything that one seed decides beforehand."""
+
+    seed: int
+    requesters: int
+    nodes: int
+    latency_s: tuple[float, float]
+    chaos_s: float
+    actions: list[Action] = field(default_factory=list)
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    random = Random(f"scenario {seed}")
+    latency = random.choice([(0.0002, 0.002), (0.0002, 0.002), (0.001, 0.05), (0.02, 0.4)])
+    scenario = Scenario(
+        seed=seed,
+        requesters=random.choice([1, 1, 2, 2, 2, 2, 3, 3, 5]),
+        nodes=random.choice([1, 2, 2, 3, 3]),
+        latency_s=latency,
+        chaos_s=random.uniform(6.0, 14.0),
+    )
+    scenario.actions = sorted(
+        [*_people(random, scenario), *_faults(random, scenario)], key=lambda action: action.at
+    )
+    return scenario
+
+
+# People
+
+
+def _people(random: Random, scenario: Scenario) -> list[Action]:
+    actions: list[Action] = []
+    for number in range(random.randint(3, 9)):
+        begin = random.uniform(0.5, scenario.chaos_s)
+        if random.random() < 0.25:
+            begin = 1.0
+        job = a_job(random, f"job-{number}", scenario)
+        actions.append(Action(begin, "submit", job=job))
+        draw = random.random()
+        if draw < 0.2:
+            actions.append(Action(begin + random.uniform(0.0, 5.0), "stop", text=job.name))
+        elif draw < 0.35:
+            again = a_job(random, job.name, scenario)
+            actions.append(Action(begin + random.uniform(0.0, 6.0), "submit", job=again))
+        elif draw < 0.45:
+            actions.append(Action(begin + random.uniform(0.0, 0.05), "submit", job=job))
+        if random.random() < 0.3:
+            actions.append(Action(begin + random.uniform(0.0, 2.0), "watch", text=job.name))
+        if random.random() < 0.15:
+            actions.append(Action(begin + random.uniform(0.0, 6.0), "look", text=job.name))
+    return actions
+
+
+def a_job(random: Random, name: str, scenario: Scenario) -> Job:
+    """Some job. Its program says which version of the spec it came from, and where it ran."""
+    kind = random.choices(list(_KINDS), [weight for weight, _ in _KINDS.values()])[0]
+    params: dict[str, Any] = {
+        "stdout": f"mark {random.getrandbits(24)}\n",
+        "prints_env": ["BACALHAU_JOB_ID", "BACALHAU_PARTITION_INDEX", "BACALHAU_EXECUTION_ID"],
+        "seconds": random.choice([0.0, 0.0, 0.1, 0.5, 2.0]),
+    }
+    task: dict[str, Any] = {"resources": Resources(cpu=random.choice(["1", "1", "2", "3"]), memory="1Mb")}
+    rest: dict[str, Any] = {}
+    _KINDS[kind][1](random, params, task, rest)
+    if random.random() < 0.2 and "publisher" not in task:
+        task["publisher"] = Spec("sim", {"Seconds": random.choice([0.0, 0.3, 1.5])})
+        if random.random() < 0.5:
+            task["result_paths"] = [ResultPath("out", "/out")]
+            params["writes"] = {"/out/file": params["stdout"]}
+    if random.random() < 0.2 and "input_sources" not in task:
+        source = Spec("sim", {"Seconds": random.choice([0.0, 0.3, 1.5]), "Text": "input"})
+        task["input_sources"] = [Input(source, "/in")]
+    engine = Spec(rest.pop("engine", "noop"), _spelled(params))
+    return Job(
+        name=name,
+        priority=random.choice([0, 0, 0, 5]),
+        labels={"kind": kind},
+        tasks=[Task(engine=engine, **task)],
+        **rest,
+    )
+
+
+def _spelled(params: dict[str, Any]) -> dict[str, Any]:
+    names = dict(zip(NoopParams.__struct_fields__, NoopParams.__struct_encode_fields__, strict=True))
+    return {names[name]: value for name, value in params.items()}
+
+
+Parts = dict[str, Any]
+
+
+def _small(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """One partition."""
+
+
+def _several(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    rest["count"] = random.randint(2, 5)
+
+
+def _long(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    params["seconds"] = random.uniform(3.0, 9.0)
+    rest["count"] = random.randint(1, 2)
+
+
+def _failing(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    params["exit_code"] = 3
+
+
+def _ill(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """It fails for a reason that may pass, and does not."""
+    where = random.choice(["fails", "start_fails", "prepare_fails"])
+    params[where] = "Unavailable.Engine"
+
+
+def _lacking(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """Something that it names is not there."""
+    task["input_sources"] = [Input(Spec("sim", {"Seconds": 0.1, "Fails": "NotFound.Key"}), "/in")]
+
+
+def _unpublished(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    task["publisher"] = Spec("sim", {"Seconds": 0.1, "Fails": "Unavailable.Store"})
+
+
+def _slow(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """It takes longer than it may."""
+    params["seconds"] = 30.0
+    params["stubborn"] = random.random() < 0.3
+    which = random.choice(["execution_timeout", "total_timeout"])
+    task["timeouts"] = Timeouts(**{which: random.randint(2, 5)})
+
+
+def _impatient(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """It does not wait long for a place."""
+    task["timeouts"] = Timeouts(queue_timeout=random.randint(2, 6))
+    rest["count"] = random.randint(2, 6)
+    params["seconds"] = 2.0
+
+
+def _wide(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """It takes a whole node."""
+    task["resources"] = Resources(cpu="4", memory="1Mb")
+
+
+def _impossible(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    if random.random() < 0.5:
+        task["resources"] = Resources(cpu="99", memory="1Mb")
+    else:
+        rest["constraints"] = [Constraint("name", "=", ["nowhere"])]
+
+
+def _service(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    rest["type"] = "service"
+    rest["count"] = random.randint(1, 2)
+    params["seconds"] = random.choice([0.5, 3.0, 100.0])
+    params["exit_code"] = random.choice([0, 0, 1])
+
+
+def _daemon(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    rest["type"] = "daemon"
+    rest["count"] = 0
+    params["seconds"] = random.choice([1.0, 100.0])
+
+
+def _ops(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    rest["type"] = "ops"
+    rest["count"] = 0
+
+
+_KINDS = {
+    "small": (10, _small),
+    "several": (6, _several),
+    "long": (4, _long),
+    "failing": (2, _failing),
+    "ill": (2, _ill),
+    "lacking": (1, _lacking),
+    "unpublished": (1, _unpublished),
+    "slow": (2, _slow),
+    "impatient": (2, _impatient),
+    "wide": (2, _wide),
+    "impossible": (1, _impossible),
+    "service": (2, _service),
+    "daemon": (1, _daemon),
+    "ops": (2, _ops),
+}
+
+
+# What goes wrong
+
+
+def _faults(random: Random, scenario: Scenario) -> list[Action]:
+    kinds = list(_FAULTS)
+    chosen = random.sample(kinds, random.choice([0, 1, 1, 2, 2, 3, len(kinds)]))
+    if not chosen:
+        return []
+    requesters = [f"r{number}" for number in range(1, scenario.requesters + 1)]
+    nodes = [f"n{number}" for number in range(1, scenario.nodes + 1)]
+    actions: list[Action] = []
+    for _ in range(random.randint(1, 8)):
+        who = random.choice([random.choice(requesters), random.choice(nodes)])
+        at = random.uniform(0.2, scenario.chaos_s)
+        actions += _FAULTS[random.choice(chosen)](random, at, who, requesters, nodes)
+    return actions
+
+
+def _down_s(random: Random) -> float:
+    return random.choice([0.05, 0.5, 2.0, 6.0, 9.0]) * random.uniform(0.5, 1.5)
+
+
+def _kill(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    steps = int(random.expovariate(1 / 30))
+    return [Action(at, "kill", who, seconds=_down_s(random), number=steps)]
+
+
+def _kill_at_point(
+    random: Random, at: float, who: str, requesters: list[str], nodes: list[str]
+) -> list[Action]:
+    point = random.choice(failpoints.REQUESTER if who in requesters else failpoints.NODE)
+    return [Action(at, "kill at", who, seconds=_down_s(random), number=random.randint(1, 4), text=point)]
+
+
+def _power(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    what = "lose machine" if random.random() < 0.2 else "lose power"
+    return [Action(at, what, random.choice(nodes), seconds=_down_s(random))]
+
+
+def _pause(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "pause", who, seconds=random.choice([0.3, 1.5, 5.0, 8.0]))]
+
+
+def _slow_down(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "slow", who, seconds=random.uniform(1.0, 6.0), number=random.choice([0.01, 0.05]))]
+
+
+def _cut(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    which = random.choice(["both", "both", "up", "down"])
+    noticed = random.random() < 0.5
+    return [Action(at, "cut", who, seconds=_down_s(random), number=float(noticed), text=which)]
+
+
+def _server(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "server away", seconds=random.choice([0.3, 2.0, 5.0]))]
+
+
+def _answers(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [
+        Action(at, "lose answers", seconds=random.uniform(1.0, 6.0), number=random.choice([0.1, 0.5, 0.9]))
+    ]
+
+
+def _messages(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    what = random.choice(["drop", "repeat", "overtake", "stray"])
+    return [Action(at, what, seconds=random.uniform(1.0, 8.0), number=random.choice([0.05, 0.2, 0.5]))]
+
+
+def _clock(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    # An hour ahead is more than requesters among themselves are asked to bear: what one writes binds the others.
+    jump = random.choice([-3600.0, -30.0, -3.0, 3.0, 30.0, 3600.0 if who in nodes else 30.0])
+    return [Action(at, "clock", who, number=jump)]
+
+
+def _disk(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "disk full", who, seconds=random.uniform(1.0, 6.0))]
+
+
+def _log(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "log full", seconds=random.uniform(0.5, 3.0))]
+
+
+def _lag(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    lag = random.choice([0.3, 1.0, 3.0])
+    return [Action(at, "lag", random.choice(requesters), seconds=random.uniform(2.0, 8.0), number=lag)]
+
+
+def _leave(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "leave", who, seconds=_down_s(random))]
+
+
+def _forget(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    return [Action(at, "forget", random.choice(requesters), seconds=_down_s(random))]
+
+
+_FAULTS = {
+    "kill": _kill,
+    "kill at a point": _kill_at_point,
+    "power": _power,
+    "pause": _pause,
+    "slow": _slow_down,
+    "cut": _cut,
+    "server": _server,
+    "answers": _answers,
+    "messages": _messages,
+    "clock": _clock,
+    "disk": _disk,
+    "log": _log,
+    "lag": _lag,
+    "leave": _leave,
+    "forget": _forget,
+}
