@@ -19,6 +19,8 @@ from protocol.errors import Fault
 from protocol.process import run_loop, stop_signal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from compute.settings import Settings
 
 EXIT_FAULT = 1
@@ -30,6 +32,9 @@ app = App(
     default_parameter=Parameter(show_default=False),
     result_action="return_value",
 )
+
+cache = App(name="cache", help="Look at the inputs that a node keeps.", result_action="return_value")
+app.command(cache)
 
 
 @app.default
@@ -104,20 +109,57 @@ def compute(
     return _run(given, config or [])
 
 
-def _run(given: dict[str, Any], config: list[str]) -> int:
+DataDir = Annotated[str, Parameter(help="The node's own folder; default as for the node.")]
+
+
+@cache.command(name="list")
+def list_(*, data_dir: DataDir = "", config: flags.Settings = None) -> int:
+    """List the inputs that the node keeps, the one used longest ago first."""
+    from compute.cache_command import list_entries
+
+    return _look(list_entries, data_dir, config)
+
+
+@cache.command
+def verify(*, data_dir: DataDir = "", config: flags.Settings = None) -> int:
+    """Compare each input with the digests that were taken when it came; exit code 1 if one is wrong.
+
+    The node may run meanwhile. It serves no input that was found to be wrong: it fetches it anew.
+    """
+    from compute.cache_command import verify_entries
+
+    return _look(verify_entries, data_dir, config)
+
+
+def _look(command: "Callable[[Path], int]", data_dir: str, config: list[str] | None) -> int:
+    try:
+        settings = _settings({"DataDir": data_dir}, config or [])
+    except Fault as fault:
+        return _complain(fault, EXIT_USAGE)
+    return command(settings.data_dir / "cache")
+
+
+def _settings(given: dict[str, Any], config: list[str]) -> "Settings":
+    """Read all settings, and print warnings. Raises as `read_settings`."""
     from platformdirs import user_data_path
 
     from compute.settings import read_settings
+
+    settings, warnings = read_settings(
+        given, config, environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal")
+    )
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    return settings
+
+
+def _run(given: dict[str, Any], config: list[str]) -> int:
     from protocol.log_output import set_up
 
     try:
-        settings, warnings = read_settings(
-            given, config, environ=os.environ, folder=Path.cwd(), data=user_data_path("shoal")
-        )
+        settings = _settings(given, config)
     except Fault as fault:
         return _complain(fault, EXIT_USAGE)
-    for warning in warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
     set_up(settings.log_format, settings.log_level)
     try:
         return run_loop(_serve(settings))

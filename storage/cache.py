@@ -39,8 +39,8 @@ from storage.cache_entries import (
     Entry,
     boot_id,
     checked,
+    fit_entry,
     key_of,
-    read_entry,
     replace_file,
 )
 from storage.contract import Fetched, Progress, Resolved
@@ -329,7 +329,7 @@ class Cache:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = []
         for path in self._folder.iterdir():
-            entry = read_entry(path, self._boot)
+            entry = fit_entry(path, self._boot)
             if entry is None:
                 if not path.name.startswith("."):
                     _log.info("removing what is no input of the cache", path=str(path))

@@ -8,6 +8,7 @@ folder's name follows from type and identity. All functions that take a folder b
 
 import hashlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,8 +42,8 @@ def key_of(type: str, identity: str) -> Key:
     return hashlib.sha256(f"{type.lower()}\0{identity}".encode()).hexdigest()[:32]
 
 
-def read_entry(folder: Path, boot: str) -> Entry | None:
-    """What an entry's folder holds, if it can ever be served under that boot."""
+def read_entry(folder: Path) -> Entry | None:
+    """What an entry's folder holds, if it is one."""
     if folder.name.startswith("."):
         return None
     try:
@@ -50,18 +51,28 @@ def read_entry(folder: Path, boot: str) -> Entry | None:
     except (OSError, msgspec.DecodeError):
         return None
     right = key_of(entry.type, entry.identity) == folder.name and (folder / DATA).exists()
-    if not right or (folder / SPOILED).exists():
+    return entry if right else None
+
+
+def fit_entry(folder: Path, boot: str) -> Entry | None:
+    """What an entry's folder holds, if it can ever be served under that boot."""
+    entry = read_entry(folder)
+    if entry is None or (folder / SPOILED).exists():
         return None
     return entry if entry.boot == boot or (folder / MANIFEST).exists() else None
 
 
+def entries_in(folder: Path) -> Iterator[tuple[Path, Entry]]:
+    """The entries in a cache's folder, each with its own; none if it is not there."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        entry = read_entry(path)
+        if entry is not None:
+            yield path, entry
+
+
 def cached_bytes(folder: Path) -> int:
     """How much the entries in a cache's folder take, as they say."""
-    if not folder.is_dir():
-        return 0
-    boot = boot_id()
-    entries = (read_entry(path, boot) for path in folder.iterdir())
-    return sum(entry.size_bytes for entry in entries if entry is not None)
+    return sum(entry.size_bytes for _, entry in entries_in(folder))
 
 
 def boot_id() -> str:

@@ -20,6 +20,8 @@ LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""
 PROGRAM_FAILED: Final = "ProgramFailed"
 OUT_OF_MEMORY: Final = "Exhausted.Memory"
+OVER_DISK: Final = "Exhausted.DiskLimit"
+"""Its inputs and what it wrote were more than the Disk that the job asked for."""
 OVER_TIME: Final = "TimedOut.Execution"
 KILLED: Final = 137
 """The code of a program that was killed, for its memory for instance."""
@@ -125,7 +127,7 @@ def cause_of(execution: ExecutionRecord) -> str:
     if state not in _FAILURES or sent_away(failure):
         return ""
     code = failure.code if failure is not None else ""
-    if code.startswith(PROGRAM_FAILED) or code == OUT_OF_MEMORY:
+    if code.startswith(PROGRAM_FAILED) or code in (OUT_OF_MEMORY, OVER_DISK):
         return "program"
     if code == OVER_TIME:
         return "timeout"

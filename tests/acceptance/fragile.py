@@ -179,13 +179,14 @@ class Fragile(Deployment):
 class Valve:
     """A relay before a server on loopback: it passes bytes until `up` or `down` of them went that way, then holds all.
 
-    `held` is set then; `open` lets everything pass; `cut` breaks all connections.
+    `held` is set then; `open` lets everything pass; `cut` breaks all connections; `passed` counts the bytes that came down.
     """
 
     def __init__(
         self, background: Background, port: int, *, up: int | None = None, down: int | None = None
     ) -> None:
         self.held = Event()
+        self.passed = 0
         self._background = background
         self._upstream = port
         self._left = {"up": up, "down": down}
@@ -259,6 +260,7 @@ class Valve:
                     if left < 0:
                         self.held.set()
                         await self._flowing.wait()
+                self.passed += len(data) if way == "down" else 0
                 writer.write(data)
                 await writer.drain()
 

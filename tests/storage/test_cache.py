@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compute.__main__ import app
 from protocol.errors import Exhausted, Unavailable
 from storage.cache import Cache
 from storage.cache_entries import DATA, ENTRY, MANIFEST, cached_bytes, key_of
@@ -290,6 +291,30 @@ async def test_entries_are_verified_on_demand(
         assert not cached
         assert snapshot(path) == with_folders(CONTENT)
         assert set((await cache.verify()).values()) == {""}
+
+
+async def test_verified_from_outside_while_it_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command finds what is wrong beside a node that runs, which serves it no more; right ones are left alone."""
+    origin = Origin()
+    folder = tmp_path / "cache"
+    arguments = ["--data-dir", str(tmp_path)]
+    async with opened(folder) as cache:
+        for name in ("one", "two"):
+            await bring(cache, origin, name, holder=name)
+        await cache.verify()
+        assert app(["cache", "verify", *arguments]) == 0
+        assert "2 inputs are as they came" in capsys.readouterr().out
+        flip(folder / key_of("test", "one") / DATA / "a")
+        assert app(["cache", "verify", *arguments]) == 1
+        assert "WRONG  test one: 'a' has other bytes" in capsys.readouterr().out
+        assert app(["cache", "list", *arguments]) == 0
+        assert "test one  SPOILED" in capsys.readouterr().out
+        path, cached = await bring(cache, origin, "one")
+        assert not cached
+        assert snapshot(path) == with_folders(CONTENT)
+        assert (await bring(cache, origin, "two"))[1]
 
 
 async def test_leftovers_are_swept(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""``python -m compute cache list`` and ``verify``: a look at a node's inputs from beside it.
+
+Knows: how entries lie on the disk, and how they are shown. Must not know: the node, which may be running or not. What is
+found to be wrong is marked: the node serves it no more, and removes it at its next start or use.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from protocol.spec.quantities import format_bytes
+from storage.cache_entries import DATA, ENTRY, MANIFEST, SPOILED, Entry, entries_in
+from storage.manifest import difference
+
+
+def list_entries(folder: Path) -> int:
+    """Print each entry: when it was last used, its size and what it is. Returns the exit code."""
+    now = time.time()
+    found = sorted(_used(folder))
+    for used_at, path, entry in found:
+        spoiled = "  SPOILED" if (path / SPOILED).exists() else ""
+        print(f"{_ago(now - used_at):>12}  {format_bytes(entry.size_bytes):>10}  {_shown(entry)}{spoiled}")
+    total = sum(entry.size_bytes for _, _, entry in found)
+    print(f"{len(found)} inputs, {format_bytes(total)}, in {folder}")
+    return 0
+
+
+def verify_entries(folder: Path) -> int:
+    """Compare each entry with what was written down when it came, and print what is wrong. 1 if anything is."""
+    right = wrong = unwritten = 0
+    for path, entry in entries_in(folder):
+        if not (path / MANIFEST).exists():
+            unwritten += 1
+            continue
+        found = difference(path / DATA, path / MANIFEST, lambda: None)
+        if found and not path.exists():
+            # The node has let it go meanwhile.
+            continue
+        if found:
+            wrong += 1
+            print(f"WRONG  {_shown(entry)}: {found}")
+            with contextlib.suppress(OSError):
+                (path / SPOILED).touch()
+        else:
+            right += 1
+    later = f", {unwritten} not written down yet" if unwritten else ""
+    print(f"{right} inputs are as they came, {wrong} are not{later}; in {folder}")
+    return 1 if wrong else 0
+
+
+def _used(folder: Path) -> Iterator[tuple[float, Path, Entry]]:
+    for path, entry in entries_in(folder):
+        with contextlib.suppress(OSError):
+            yield (path / ENTRY).stat().st_mtime, path, entry
+
+
+def _shown(entry: Entry) -> str:
+    text = f"{entry.type} {entry.identity}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
