@@ -34,6 +34,7 @@ from compute.pressure import Program, keep_reserve
 from compute.progress import ProgressBoard
 from compute.provenance import Manifests
 from compute.reports import Reporter
+from compute.result_answers import ResultAnswers
 from compute.room import Room
 from compute.runner import Runner
 from compute.shop import Limits, Shop
@@ -57,6 +58,7 @@ from protocol.messages import (
 from protocol.states import ENDS
 from storage.arrival import remove_tree
 from storage.contract import Drivers
+from storage.local_publisher import LocalPublisher
 from storage.threads import in_thread
 
 EXECUTIONS_MAX: Final = 10_000
@@ -145,6 +147,7 @@ class Agent:
             async with (
                 self._bus.subscribe(subjects.commands(self._node)) as commands,
                 self._bus.subscribe(subjects.logs(self._node)) as asked,
+                self._bus.subscribe(subjects.results(self._node)) as results_asked,
             ):
                 await self._take_up(shop)
                 tasks.create_task(shop.progress.tell())
@@ -153,6 +156,7 @@ class Agent:
                 tasks.create_task(self._keep_house())
                 tasks.create_task(keep_reserve(shop.disk, shop.inputs.cache, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
+                tasks.create_task(ResultAnswers(self._kept_results()).serve(results_asked, tasks))
                 async for message in commands:
                     await self._obey(message, shop)
 
@@ -166,6 +170,10 @@ class Agent:
             await self._beat()
         if self._settings.end_work:
             await self._end_all()
+
+    def _kept_results(self) -> LocalPublisher | None:
+        publisher = self._drivers.publishers.get(LocalPublisher.type)
+        return publisher if isinstance(publisher, LocalPublisher) else None
 
     async def _end_all(self) -> None:
         """End everything as if it counted no more: there is no time to wait until each end is stored."""

@@ -19,8 +19,11 @@ import msgspec
 
 from protocol.subjects import (
     ALL_BEATS,
+    ALL_COMMANDS,
+    ALL_LOGS,
     ALL_PROGRESS,
     ALL_REPORTS,
+    ALL_RESULTS,
     BLOB_READ,
     BLOB_STREAM,
     BLOB_SUBJECTS,
@@ -44,8 +47,6 @@ ACCOUNT_OF: Final[Mapping[str, str]] = {NODE: NODES, REQUESTER: HUB, PERSON: HUB
 """The roles, and the account in which each is."""
 
 SECOND_NS: Final = 10**9
-_ALL_COMMANDS: Final = "node.*.do"
-_ALL_LOGS: Final = "node.*.logs"
 _SELF: Final = "{{name()}}"
 _NO_LIMIT: Final = -1
 
@@ -72,7 +73,12 @@ RIGHTS: Final[Mapping[str, Claims]] = {
         "pub": {
             "allow": [f"report.{_SELF}.*", BLOB_READ, f"node.{_SELF}.beat", f"node.{_SELF}.progress"],
         },
-        "sub": {"allow": [f"node.{_SELF}.do", f"node.{_SELF}.logs", f"_INBOX_{_SELF}.>"]},
+        "sub": {
+            "allow": [
+                *(f"node.{_SELF}.do", f"node.{_SELF}.logs", f"node.{_SELF}.results"),
+                f"_INBOX_{_SELF}.>",
+            ]
+        },
         # A request for logs is answered in many pieces.
         "resp": {"max": 100_000, "ttl": 3_600 * SECOND_NS},
         **_OPEN,
@@ -86,7 +92,7 @@ RIGHTS: Final[Mapping[str, Claims]] = {
                 *_stream_api(BLOB_STREAM, *_MAKE_AND_READ, "STREAM.PURGE.{}"),
                 *_stream_api(_CELL_STREAM, *_MAKE_AND_READ),
                 # What requesters say to nodes and to each other.
-                *(_ALL_COMMANDS, _ALL_LOGS, "req.>"),
+                *(ALL_COMMANDS, ALL_LOGS, ALL_RESULTS, "req.>"),
             ],
         },
         "sub": {
@@ -149,15 +155,17 @@ def account(
         body["imports"] = [
             _from(keys[NODES], ALL_BEATS, "stream"),
             _from(keys[NODES], ALL_PROGRESS, "stream"),
-            _from(keys[NODES], _ALL_COMMANDS, "service"),
-            _from(keys[NODES], _ALL_LOGS, "service"),
+            _from(keys[NODES], ALL_COMMANDS, "service"),
+            _from(keys[NODES], ALL_LOGS, "service"),
+            _from(keys[NODES], ALL_RESULTS, "service"),
         ]
     elif name == NODES:
         body["exports"] = [
             {"name": ALL_BEATS, "subject": ALL_BEATS, "type": "stream"},
             {"name": ALL_PROGRESS, "subject": ALL_PROGRESS, "type": "stream"},
-            _service(_ALL_COMMANDS),
-            _service(_ALL_LOGS, "Stream"),
+            _service(ALL_COMMANDS),
+            _service(ALL_LOGS, "Stream"),
+            _service(ALL_RESULTS),
         ]
         body["imports"] = [_from(keys[HUB], ALL_REPORTS, "service"), _from(keys[HUB], BLOB_READ, "service")]
     if revoked:

@@ -239,6 +239,27 @@ class LogsAnswer(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
+class ResultRequest(Struct, frozen=True, omit_defaults=True):
+    """A piece of a result that its node keeps: the archive's bytes from `offset` on. `limit_bytes` 0 asks for no bytes."""
+
+    execution: ExecutionId
+    offset: int = 0
+    limit_bytes: int = 0
+
+
+class ResultAnswer(Struct, frozen=True, omit_defaults=True):
+    """A piece of an archive, the whole's size in bytes, and a link to it for a while; or why not. Base64 on the wire.
+
+    `version` changes with the archive: pieces of two versions do not belong together.
+    """
+
+    size_bytes: int = 0
+    version: str = ""
+    data: bytes = b""
+    link: str = ""
+    failure: Failure | None = None
+
+
 class BlobRequest(Struct, frozen=True):
     """Bytes of a blob that travelled beside its job: see `protocol.bus`. `digest` is SHA-256 in hexadecimal."""
 

@@ -17,6 +17,9 @@ REPORT_PARTS: Final = 16
 
 ALL_BEATS: Final = "node.*.beat"
 ALL_PROGRESS: Final = "node.*.progress"
+ALL_COMMANDS: Final = "node.*.do"
+ALL_LOGS: Final = "node.*.logs"
+ALL_RESULTS: Final = "node.*.results"
 ALL_REPORTS: Final = "report.*.*"
 ALL_REQUESTER_BEATS: Final = "req.*.beat"
 BLOB_READ: Final = "blob.read"
@@ -46,6 +49,11 @@ def progress(node: NodeId) -> str:
 def logs(node: NodeId) -> str:
     """Where a node answers for the output of its executions."""
     return f"node.{node}.logs"
+
+
+def results(node: NodeId) -> str:
+    """Where a node answers for the results that it keeps."""
+    return f"node.{node}.results"
 
 
 def reports(node: NodeId, job: JobId) -> str:

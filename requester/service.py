@@ -38,8 +38,10 @@ from requester.presence import Presence
 from requester.read_model import ORDERS, page
 from requester.recorder import Recorder
 from requester.registry import Registry
+from requester.results import KeptResults
 from requester.settings import Settings
 from requester.verbs import (
+    Archive,
     Explanation,
     HistoryPage,
     HistoryQuery,
@@ -84,6 +86,7 @@ class Service:
         self._randbits = randbits
         self._lookup = Lookup(jobs, recorder, self._settle)
         self._logs = Logs(bus, self)
+        self._kept = KeptResults(bus)
 
     # Changing jobs
 
@@ -313,7 +316,10 @@ class Service:
         return HistoryPage(lines[:limit], ended=over and len(lines) <= limit)
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
-        return (await self.job(ref, namespace=namespace)).published()
+        return await self._kept.linked((await self.job(ref, namespace=namespace)).published())
+
+    async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
+        return await self._kept.archive(_execution_named(await self.job(ref, namespace=namespace), execution))
 
     async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         record = await self.job(ref, namespace=namespace)

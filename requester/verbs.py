@@ -6,7 +6,7 @@ A job is named by `ref`: its name, its whole id, or any unique prefix of its id.
 unknown ref and `Conflict` with kind ``MultipleJobsFound`` (the candidates in its details) for an ambiguous one.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -74,6 +74,14 @@ class LogLine(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
+class Archive(Struct, frozen=True):
+    """A result that its node keeps: `read` brings a piece from an offset on (never empty, `Broken` if it was replaced)."""
+
+    size_bytes: int
+    version: str
+    read: Callable[[int], Awaitable[bytes]]
+
+
 class Explanation(Struct, frozen=True):
     """A job, whose executions carry why they are where they are, and how all nodes stand towards its next one now."""
 
@@ -127,7 +135,10 @@ class Verbs(Protocol):
         """A job's history."""
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
-        """The executions whose published result counts: see `JobRecord.published`."""
+        """The executions whose published result counts: see `JobRecord.published`. Links to nodes are new ones."""
+
+    async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
+        """A result that its node keeps. Raises `NotFound`, and `Unavailable` if the node cannot be asked."""
 
     def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         """The record now, and after each change, with progress in between; ends after the record that is closed."""

@@ -2,16 +2,16 @@
 
 Knows: where archives lie and which address others are told. Must not know: who fetches them.
 
-The answer is a `urlDownload` of ``http://ADDRESS:PORT/<token>/<execution>.tar.gz``. The token follows from the execution
-and a key that lies in the results folder: publishing again replaces the archive, and on the same port links outlive a
-restart.
+The answer is a `urlDownload` of ``http://ADDRESS:PORT/<token>/<execution>.tar.gz``, a link that ends after a while: what is
+kept of a job opens nothing for ever. `link` makes a new one whenever a requester asks for the results. The key behind
+links lies in the results folder: publishing again replaces the archive, and on the same port links outlive a restart.
 """
 
 import contextlib
-import hmac
 import ipaddress
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import psutil
 from msgspec import Struct
 
-from protocol.errors import Invalid, Unavailable
+from protocol.errors import Invalid, NotFound, Unavailable
+from protocol.ids import ExecutionId
 from protocol.jobs import Spec
 from protocol.nodes import Offer
 from storage.archive import SUFFIX, pack
 from storage.arrival import disk_faults, remove_tree
 from storage.contract import Drivers, Form, Label, Progress
+from storage.result_links import token
 from storage.results_server import serving
 from storage.settings import StorageSettings
 from storage.threads import in_thread
+from storage.tree import open_inside
 
 if TYPE_CHECKING:
     from storage.contract import Publisher
@@ -39,17 +42,28 @@ class LocalPublisherParams(Struct, frozen=True):
     """It takes none."""
 
 
+class Piece(Struct, frozen=True):
+    """Some bytes of an archive of `size_bytes`; `version` changes when it is replaced."""
+
+    size_bytes: int
+    version: str
+    data: bytes
+
+
 class LocalPublisher:
     """Keeps archives in `folder`; `root_url` is where the server answers, empty if it could not start (`trouble`)."""
 
     type: ClassVar[str] = "local"
     params: ClassVar[Form] = LocalPublisherParams
 
-    def __init__(self, folder: Path, key: bytes, root_url: str, trouble: str = "") -> None:
+    def __init__(
+        self, folder: Path, key: bytes, root_url: str, trouble: str = "", *, link_s: float = 3600.0
+    ) -> None:
         self._folder = folder
         self._key = key
         self._root_url = root_url
         self._trouble = trouble
+        self._link_s = link_s
 
     async def probe(self) -> Offer:
         if self._trouble:
@@ -62,18 +76,36 @@ class LocalPublisher:
     ) -> Spec:
         if self._trouble:
             raise Unavailable(f"the local publisher does not serve: {self._trouble}")
-        token = hmac.digest(self._key, label.execution.encode(), "sha256").hex()[:32]
-        place = self._folder / token
         packed = self._folder / f".packing-{secrets.token_hex(8)}"
         try:
             await pack(folder, packed, progress)
-            with disk_faults(place):
-                place.mkdir(exist_ok=True)
-                os.replace(packed, place / f"{label.execution}{SUFFIX}")
+            with disk_faults(self._folder):
+                os.replace(packed, self._folder / f"{label.execution}{SUFFIX}")
         except BaseException:
             await in_thread(lambda _: remove_tree(packed))
             raise
-        return Spec("urlDownload", {"URL": f"{self._root_url}/{token}/{label.execution}{SUFFIX}"})
+        return Spec("urlDownload", {"URL": self.link(label.execution)})
+
+    def link(self, execution: ExecutionId) -> str:
+        """A link to an execution's archive, good from now on for a while; empty if no server of ours runs."""
+        if self._trouble:
+            return ""
+        name = f"{execution}{SUFFIX}"
+        return f"{self._root_url}/{token(self._key, name, time.time() + self._link_s)}/{name}"
+
+    def read(self, execution: ExecutionId, offset: int, limit_bytes: int) -> Piece:
+        """A piece of an execution's archive; blocking. Raises `NotFound`, `Unavailable`."""
+        try:
+            with open(open_inside(self._folder, f"{execution}{SUFFIX}"), "rb", buffering=0) as file:
+                seen = os.fstat(file.fileno())
+                version = f"{seen.st_mtime_ns:x}-{seen.st_size:x}"
+                return Piece(seen.st_size, version, os.pread(file.fileno(), limit_bytes, offset))
+        except FileNotFoundError as error:
+            raise NotFound(f"the result of execution {execution} is not kept on this node") from error
+        except OSError as error:
+            raise Unavailable(
+                f"the result of execution {execution} cannot be read: {error.strerror}"
+            ) from error
 
 
 @contextlib.asynccontextmanager
@@ -91,11 +123,15 @@ async def open_local_publisher(settings: StorageSettings) -> AsyncIterator[Drive
     async with contextlib.AsyncExitStack() as stack:
         root_url = trouble = ""
         try:
-            port = await stack.enter_async_context(serving(local.folder, _listens_on(address), local.port))
+            port = await stack.enter_async_context(
+                serving(local.folder, key, _listens_on(address), local.port)
+            )
             root_url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         except OSError as error:
             trouble = f"no server on {address}:{local.port}: {error.strerror or error}"
-        yield Drivers(publishers={"local": LocalPublisher(local.folder, key, root_url, trouble)})
+        yield Drivers(
+            publishers={"local": LocalPublisher(local.folder, key, root_url, trouble, link_s=local.link_s)}
+        )
 
 
 def choose_address(wanted: str, own: Sequence[str]) -> str:

@@ -15,12 +15,14 @@ class LocalPublishing(Struct, frozen=True):
     """The `local` publisher: archives in `folder`, served by this process.
 
     `address` is what others are told: an address or a host name, or ``local`` (127.0.0.1), ``private`` or ``public`` for the
-    machine's own. On a loopback address the server listens there alone, else on all. `port` 0 takes any free one.
+    machine's own. On a loopback address the server listens there alone, else on all. `port` 0 takes any free one. A link is
+    good for `link_s` seconds.
     """
 
     folder: Path
     address: str = "127.0.0.1"
     port: int = 6001
+    link_s: float = 3600.0
 
 
 class StorageSettings(Struct, frozen=True):

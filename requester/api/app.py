@@ -17,7 +17,7 @@ from aiohttp import web
 from protocol.errors import Fault
 from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
-from requester.api import agent, jobs, nodes, streams
+from requester.api import agent, jobs, nodes, results, streams
 from requester.api.envelope import answer, of_fault, refusal
 from requester.api.keys import BUILD, CLIENT, DEFAULTS, REQUEST_ID, VERBS
 from requester.verbs import Verbs
@@ -44,7 +44,7 @@ def application(verbs: Verbs, version: str, defaults: Defaults | None = None) ->
     app[VERBS] = verbs
     app[BUILD] = agent.build_info(version)
     app[DEFAULTS] = defaults or Defaults()
-    for module in (streams, jobs, nodes, agent):
+    for module in (streams, jobs, results, nodes, agent):
         app.add_routes(module.routes)
     app.on_response_prepare.append(_add_headers)
     return app
@@ -136,7 +136,7 @@ async def _client(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def _deadline(request: web.Request, handler: Handler) -> web.StreamResponse:
     """No answer takes for ever; streams have their own rhythm."""
-    if request.match_info.handler in streams.ENDLESS:
+    if request.match_info.handler in (*streams.ENDLESS, results.archive):
         return await handler(request)
     try:
         async with asyncio.timeout(ANSWER_S):

@@ -1,5 +1,5 @@
 """The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions,
-results, explain.
+explain.
 
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is carried out. A handler decodes, calls one
 verb (two for ``include``), and encodes.
@@ -258,14 +258,6 @@ async def explain(request: web.Request) -> web.Response:
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
     return answer(views.explanation(found.job, found.nodes))
-
-
-@routes.get(BASE + "/{ref}/results")
-async def results(request: web.Request) -> web.Response:
-    found = await request.app[VERBS].results(
-        request.match_info["ref"], namespace=queries.text(request.query, "namespace")
-    )
-    return answer({"NextToken": "", "Items": [views.result(each) for each in found]})
 
 
 async def job_of(request: web.Request) -> JobRecord:

@@ -15,7 +15,7 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 
-from protocol.errors import Conflict, Exhausted, Fault, Invalid, TimedOut, fault_of
+from protocol.errors import Conflict, Denied, Exhausted, Fault, Invalid, TimedOut, Unavailable, fault_of
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
@@ -24,7 +24,7 @@ from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
 from requester.cli.swarm import KUBO_DEFAULT, Swarm, Way, reached, read_swarm
-from requester.client import JOBS
+from requester.client import JOBS, Client, Endpoint
 from storage.contract import Drivers, Share, silent
 
 Json = dict[str, Any]
@@ -33,10 +33,24 @@ ARCHIVE_END: Final = ".tar.gz"
 
 
 class Result(Struct, frozen=True):
-    """What one execution published."""
+    """What one execution published. `relay`: where a requester brings it from its node; empty for what lies elsewhere."""
 
     execution: str
     spec: Spec
+    relay: str = ""
+
+
+def published(client: Client, record: Json) -> list[Result]:
+    """What a job's executions published."""
+    answer = client.call("GET", f"{JOBS}/{record['ID']}/results")
+    return [_result(client.endpoint, record["ID"], each) for each in answer["Items"] or []]
+
+
+def _result(endpoint: Endpoint, job: str, item: Json) -> Result:
+    spec = Spec(item["Type"], item.get("Params") or {})
+    kept = spec.type.lower() == "urldownload"
+    relay = f"{endpoint}{JOBS}/{job}/results/{item['ExecutionID']}{ARCHIVE_END}" if kept else ""
+    return Result(item["ExecutionID"], spec, relay)
 
 
 def get(
@@ -65,11 +79,7 @@ def get(
     try:
         with api.client() as client:
             record = client.job(job, namespace=namespace)["Job"]
-            answer = client.call("GET", f"{JOBS}/{record['ID']}/results")
-        results = [
-            Result(each["ExecutionID"], Spec(each["Type"], each.get("Params") or {}))
-            for each in answer["Items"] or []
-        ]
+            results = published(client, record)
         if not results:
             return _nothing(record)
         folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
@@ -131,6 +141,8 @@ async def _fetch_all(
                     Path(scratch) / "drivers",
                     ipfs_connect=way.kubo,
                     ipfs_gateways=way.gateways,
+                    connect_s=5.0,
+                    attempts=3,
                     addresses=read_policy(OWN_NETWORKS),
                 )
                 drivers = await stack.enter_async_context(open_drivers(settings))
@@ -147,7 +159,15 @@ async def _fetch_all(
 async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
     """One execution's result, unpacked: a folder. Raises a driver's faults, with the execution named."""
     try:
-        return await _fetched(drivers, result.spec, scratch / result.execution)
+        try:
+            return await _fetched(drivers, result.spec, scratch / result.execution)
+        except (Unavailable, TimedOut, Denied):
+            if not result.relay:
+                raise
+            # The node cannot be reached from here, or its link has expired meanwhile: the requester can reach it.
+            return await _fetched(
+                drivers, Spec(result.spec.type, {"URL": result.relay}), scratch / result.execution
+            )
     except Fault as fault:
         failure = fault.failure()
         message = f"the result of execution {short(result.execution)}: {fault.message}"

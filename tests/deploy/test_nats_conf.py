@@ -204,7 +204,9 @@ async def test_reports_commands_and_logs_are_answered_across_the_accounts(
         answering(requester, "blob.read", b"bytes", queue="requesters"),
         answering(node, "node.n1.do", b"taken"),
         answering(node, "node.n1.logs", b"one", b"two", b"three"),
+        answering(node, "node.n1.results", b"piece"),
     ):
+        assert (await requester.client.request("node.n1.results", b"", timeout=ANSWER_S)).data == b"piece"
         assert (await node.client.request("report.n1.0", b"done", timeout=ANSWER_S)).data == b"stored"
         assert (await reports.get()).subject == "report.n1.0"
         assert (await node.client.request("blob.read", b"abc", timeout=ANSWER_S)).data == b"bytes"
@@ -256,7 +258,15 @@ async def test_nobody_there_is_known_at_once(connect: Connect) -> None:
 
 FORGED = (
     # What is another's.
-    *("report.n2.0", "node.n2.beat", "node.n2.progress", "node.n2.do", "node.n2.logs", "_INBOX_n2.x"),
+    *(
+        "report.n2.0",
+        "node.n2.beat",
+        "node.n2.progress",
+        "node.n2.do",
+        "node.n2.logs",
+        "node.n2.results",
+        "_INBOX_n2.x",
+    ),
     *("_INBOX.somebody", "req.r1.beat"),
     # The log, cells and blobs, with and without the API.
     *("job.a", "$KV.NODES.n1", "blobs.abc.0", "$JS.API.INFO", "$JS.API.STREAM.NAMES"),
@@ -293,6 +303,7 @@ async def test_a_node_hears_only_what_is_said_to_it(connect: Connect) -> None:
     others = (
         "node.n2.do",
         "node.n2.logs",
+        "node.n2.results",
         "node.*.do",
         "_INBOX.>",
         "_INBOX_n2.>",

@@ -36,6 +36,7 @@ from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.verbs import (
+    Archive,
     Explanation,
     HistoryPage,
     HistoryQuery,
@@ -59,6 +60,8 @@ class Twin:
         self.records: dict[JobId, JobRecord] = {}
         self.known: dict[NodeId, NodeRecord] = {NODE: a_node(NODE)}
         self.output: dict[ExecutionId, list[LogLine]] = {}
+        self.archives: dict[str, bytes] = {}
+        """What nodes keep of executions."""
         self.faults: dict[str, Fault] = {}
         self.calls: list[tuple[str, Any]] = []
         self.blocked = asyncio.Event()
@@ -267,6 +270,18 @@ class Twin:
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         return (await self.job(ref, namespace=namespace)).published()
+
+    async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
+        record = await self.job(ref, namespace=namespace)
+        await self._called("archive", execution)
+        data = self.archives.get(execution)
+        if data is None:
+            raise NotFound(f"job {record.id} has no result of {execution}")
+
+        async def read(offset: int) -> bytes:
+            return data[offset : offset + 1000]
+
+        return Archive(len(data), "v1", read)
 
     async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         record = await self.job(ref, namespace=namespace)

@@ -10,9 +10,10 @@ import pytest
 
 from protocol.errors import Invalid, Unavailable
 from protocol.ids import ExecutionId, NodeId
+from storage.addresses import read_policy
 from storage.contract import Drivers, Label, Publisher, Source, silent
 from storage.drivers import open_drivers
-from storage.local_publisher import LocalPublisherParams, choose_address, own_addresses
+from storage.local_publisher import LocalPublisher, LocalPublisherParams, choose_address, own_addresses
 from storage.settings import LocalPublishing, StorageSettings
 from tests.contracts.publisher import EXECUTION, JOB, PublisherContract
 from tests.contracts.trees import plant
@@ -24,7 +25,8 @@ NONE = LocalPublisherParams()
 @pytest.fixture
 def node(tmp_path: Path) -> StorageSettings:
     """A node that publishes on a free port of loopback."""
-    return StorageSettings(tmp_path / "own", local_publishing=LocalPublishing(tmp_path / "results", port=0))
+    local = LocalPublishing(tmp_path / "results", port=0)
+    return StorageSettings(tmp_path / "own", local_publishing=local, addresses=read_policy(["loopback"]))
 
 
 @pytest.fixture
@@ -63,6 +65,12 @@ async def publish(drivers: Drivers, tmp_path: Path, label: Label = LABEL) -> str
     return url
 
 
+async def status_of(url: str) -> int:
+    """What a GET is answered with."""
+    async with aiohttp.ClientSession() as client, client.get(url) as answer:
+        return answer.status
+
+
 class TestLinks:
     """What is told to others."""
 
@@ -74,33 +82,50 @@ class TestLinks:
         assert url.endswith(f"/{EXECUTION}.tar.gz")
 
     async def test_links_cannot_be_guessed_from_each_other(self, drivers: Drivers, tmp_path: Path) -> None:
-        """Each execution has a token of 128 bits of its own, and another node's differ."""
-        urls = {await publish(drivers, tmp_path)}
-        urls.add(
-            await publish(drivers, tmp_path, msgspec.structs.replace(LABEL, execution=ExecutionId("e-2")))
-        )
-        other = StorageSettings(tmp_path / "o", local_publishing=LocalPublishing(tmp_path / "other", port=0))
-        async with open_drivers(other) as more:
-            urls.add(await publish(more, tmp_path))
+        """A link is signed for one execution and one time, by a key that each node has for itself."""
+        url = await publish(drivers, tmp_path)
+        second = msgspec.structs.replace(LABEL, execution=ExecutionId("e-2"))
+        other = await publish(drivers, tmp_path, second)
+        token, end = url.split("/")[3], url.split("/")[3].partition("-")[0]
+        later = f"{int(end, 16) + 9999:08x}-{token.partition('-')[2]}"
+        foreign = f"{end}-{'0' * 32}"
+        forged = [
+            url.replace(token, each) for each in (other.split("/")[3], later, foreign, f"{end}-", "-" * 41)
+        ]
 
-        assert len({url.split("/")[3] for url in urls}) == 3
-        assert all(len(url.split("/")[3]) == 32 for url in urls)
+        assert [await status_of(each) for each in (url, other)] == [200, 200]
+        assert [await status_of(each) for each in forged] == [404] * len(forged)
 
-    async def test_publishing_again_keeps_the_link_and_one_archive(
-        self, drivers: Drivers, tmp_path: Path
-    ) -> None:
-        """Repeating takes no more room, over a restart of the node too."""
-        first = await publish(drivers, tmp_path)
-        again = await publish(drivers, tmp_path)
-        settings = StorageSettings(
-            tmp_path / "own", local_publishing=LocalPublishing(tmp_path / "results", port=0)
-        )
-        async with open_drivers(settings) as restarted:
-            later = await publish(restarted, tmp_path)
+    async def test_links_end(self, tmp_path: Path) -> None:
+        """A link that is over says so; the publisher makes new ones whenever it is asked."""
+        local = LocalPublishing(tmp_path / "results", port=0, link_s=-1.0)
+        async with open_drivers(StorageSettings(tmp_path / "own", local_publishing=local)) as drivers:
+            url = await publish(drivers, tmp_path)
+            assert await status_of(url) == 403
+        async with open_drivers(
+            StorageSettings(tmp_path / "own", local_publishing=msgspec.structs.replace(local, link_s=60.0))
+        ) as drivers:
+            publisher = drivers.publishers["local"]
+            assert isinstance(publisher, LocalPublisher)
+            assert await status_of(publisher.link(EXECUTION)) == 200
 
-        assert first == again
-        assert first.split("/")[3:] == later.split("/")[3:]
-        assert len([path for path in (tmp_path / "results").rglob("*") if path.suffix == ".gz"]) == 1
+    async def test_publishing_again_keeps_one_archive(self, drivers: Drivers, tmp_path: Path) -> None:
+        """Repeating takes no more room."""
+        await publish(drivers, tmp_path)
+        await publish(drivers, tmp_path)
+
+        assert [path.name for path in (tmp_path / "results").iterdir() if path.suffix == ".gz"] == [
+            f"{EXECUTION}.tar.gz"
+        ]
+
+    async def test_links_outlive_a_restart(self, tmp_path: Path) -> None:
+        """On the same port: the key is kept, so a link of yesterday's process is one of today's."""
+        local = LocalPublishing(tmp_path / "results", port=0)
+        async with open_drivers(StorageSettings(tmp_path / "own", local_publishing=local)) as drivers:
+            before = await publish(drivers, tmp_path)
+        async with open_drivers(StorageSettings(tmp_path / "own", local_publishing=local)) as drivers:
+            after = await publish(drivers, tmp_path)
+            assert await status_of("/".join(after.split("/")[:3] + before.split("/")[3:])) == 200
 
 
 class TestServer:
@@ -130,6 +155,7 @@ class TestServer:
             f"/{token}/..%2f..%2faround%2fa.tar.gz",
             "/../around/a.tar.gz",
             f"/{'0' * 32}/{EXECUTION}.tar.gz",
+            f"/{EXECUTION}.tar.gz",
         ]
 
         async with aiohttp.ClientSession() as client:

@@ -49,9 +49,12 @@ class Shelf:
     def __init__(self) -> None:
         self.archives: dict[str, bytes] = {}
         self.url = ""
+        self.expired = False
 
     async def answer(self, request: web.Request) -> web.Response:
         data = self.archives.get(request.path)
+        if self.expired:
+            return web.Response(status=403)
         return web.Response(body=data) if data is not None else web.Response(status=404)
 
 
@@ -131,6 +134,24 @@ def test_results_are_merged(shoal: Shoal, finished: Finished, folder: Path) -> N
         "outputs/a": "A",
         "outputs/b/c": "C",
     }
+
+
+@pytest.mark.parametrize("why", ["expired", "away"])
+def test_a_node_that_cannot_be_reached_is_read_through_the_requester(
+    shoal: Shoal, finished: Finished, twin: Twin, shelf: Shelf, folder: Path, why: str
+) -> None:
+    """Where the link to the node leads nowhere (any more), the requester brings the same bytes."""
+    if why == "away":
+        shelf.url = "http://127.0.0.1:1"
+    execution = finished.publish(0, None)
+    shelf.expired = why == "expired"
+    twin.archives[execution] = _archive(stdout="relayed\n" * 1000)
+    finished.close()
+
+    ran = shoal("get", "words")
+
+    assert ran.code == 0, ran.err
+    assert _tree(folder / "job-words") == {"stdout": "relayed\n" * 1000}
 
 
 def test_raw_keeps_executions_apart(shoal: Shoal, finished: Finished, folder: Path) -> None:

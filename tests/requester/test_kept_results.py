@@ -1,0 +1,119 @@
+"""Results that nodes keep, asked for over the bus: a node's answers and a requester's questions together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from compute.result_answers import ResultAnswers
+from protocol import subjects
+from protocol.errors import Broken, NotFound, Unavailable
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Amounts, Spec
+from protocol.memory_bus import MemoryBus, MemoryHub
+from protocol.states import ExecutionState
+from requester.core.model import ExecutionRecord
+from requester.results import PIECE_BYTES, KeptResults
+from storage.contract import Label, silent
+from storage.local_publisher import LocalPublisher, LocalPublisherParams, open_local_publisher
+from storage.settings import LocalPublishing, StorageSettings
+
+NODE = NodeId("n-1")
+E = ExecutionId("e-1")
+LABEL = Label(JobId("j-1"), E, NODE, 0.0)
+
+
+def record(id_: str = "e-1", node: str = "n-1", type: str = "urlDownload") -> ExecutionRecord:
+    """An execution with a result; its link has expired."""
+    done = ExecutionState.COMPLETED
+    result = Spec(type, {"URL": "http://old"})
+    return ExecutionRecord(
+        ExecutionId(id_), JobId("j-1"), 1, 0, 1, NodeId(node), Amounts(), done, 0, 0, 1, 1, result=result
+    )
+
+
+@pytest.fixture
+async def publisher(tmp_path: Path) -> AsyncIterator[LocalPublisher]:
+    """A node's publisher that keeps two megabytes of noise."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "noise").write_bytes(Random(1).randbytes(2_000_000))
+    settings = StorageSettings(tmp_path / "own", local_publishing=LocalPublishing(tmp_path / "kept", port=0))
+    async with open_local_publisher(settings) as drivers:
+        made = drivers.publishers["local"]
+        assert isinstance(made, LocalPublisher)
+        await made.publish(tmp_path / "r", LocalPublisherParams(), LABEL, silent)
+        yield made
+
+
+@pytest.fixture
+async def kept(publisher: LocalPublisher) -> AsyncIterator[KeptResults]:
+    """A requester's side of a bus with that node on it."""
+    hub = MemoryHub()
+    bus = MemoryBus(hub)
+    async with bus.subscribe(subjects.results(NODE)) as asked, asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(ResultAnswers(publisher).serve(asked, tasks))
+        yield KeptResults(MemoryBus(hub))
+        serving.cancel()
+
+
+async def test_an_archive_comes_in_pieces(
+    kept: KeptResults, publisher: LocalPublisher, tmp_path: Path
+) -> None:
+    """All pieces together are the archive, and none is larger than a message takes."""
+    archive = await kept.archive(record())
+    pieces, at = [], 0
+    while at < archive.size_bytes:
+        pieces.append(await archive.read(at))
+        at += len(pieces[-1])
+
+    assert b"".join(pieces) == (tmp_path / "kept" / f"{E}.tar.gz").read_bytes()
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    assert len(pieces) > 2
+
+
+async def test_pieces_of_two_versions_are_not_mixed(
+    kept: KeptResults, publisher: LocalPublisher, tmp_path: Path
+) -> None:
+    """A result that is replaced while it is read is an error."""
+    archive = await kept.archive(record())
+    await archive.read(0)
+    (tmp_path / "r" / "noise").write_bytes(b"other")
+    await publisher.publish(tmp_path / "r", LocalPublisherParams(), LABEL, silent)
+
+    with pytest.raises(Broken, match="was replaced"):
+        await archive.read(0)
+
+
+async def test_links_are_new_where_the_node_answers(kept: KeptResults) -> None:
+    """A node's own results get a link that is good from now on; what lies elsewhere or cannot be asked keeps its own."""
+    asked = [record(), record("e-2"), record("e-3", node="n-away"), record("e-4", type="s3")]
+
+    made = await kept.linked(asked)
+
+    urls = [each.result.params["URL"] for each in made if each.result]
+    assert urls[0].startswith("http://127.0.0.1:")
+    assert urls[0].endswith("/e-1.tar.gz")
+    assert urls[1:] == ["http://old"] * 3
+    assert [msgspec.structs.replace(each, result=None) for each in made] == [
+        msgspec.structs.replace(each, result=None) for each in asked
+    ]
+
+
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [
+        (record("e-2"), NotFound),
+        (record("../e-1"), Exception),
+        (record(node="n-away"), Unavailable),
+        (record(type="s3"), NotFound),
+    ],
+)
+async def test_what_is_not_kept_is_told(
+    kept: KeptResults, which: ExecutionRecord, kind: type[Exception]
+) -> None:
+    """No such archive, no such node, a result elsewhere: each is told for what it is, and nothing else is read."""
+    with pytest.raises(kind):
+        await kept.archive(which)
