@@ -227,7 +227,7 @@ class Jobs:
         self.key_of_execution.clear()
         self.told_at.clear()
         self.running_since.clear()
-        self.queue = Queue()
+        self.queue.clear()
 
     def note(self, live: Live, report: Report) -> None:
         """Keep in memory what a node says of an execution that goes on."""
@@ -261,8 +261,9 @@ class Jobs:
         live.noted.pop(execution.id, None)
 
     def _began(self, execution: ExecutionRecord, live: Live) -> None:
-        ports = static_ports(live.record.spec) if live.record is not None else ()
-        self.fleet.hold(execution.node, execution.id, execution.amounts, ports)
+        assert live.record is not None
+        spec = live.record.spec
+        self.fleet.hold(execution.node, execution.id, execution.amounts, static_ports(spec), spec.namespace)
         if execution.id not in self.key_of_execution:
             self.key_of_execution[execution.id] = live.key
             self.told_at[execution.id] = self._clock.elapsed()
@@ -291,8 +292,14 @@ class Jobs:
         """Let a job wait in the queue if its record says so."""
         record = live.record
         if record is not None and record.queued is not None and not record.closed:
-            since = record.queued_at if record.queued_at is not None else record.submitted_at
-            self.queue.put(live.key, demand_of(record.spec), record.spec.priority, since)
+            self.queue.put(
+                live.key,
+                demand_of(record.spec),
+                priority=record.spec.priority,
+                namespace=record.spec.namespace,
+                age=record.submitted_at,
+                since=record.queued_at if record.queued_at is not None else record.submitted_at,
+            )
         else:
             self.queue.remove(live.key)
 

@@ -31,9 +31,9 @@ from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
 from requester.core.giving_up import lost_after
-from requester.core.placement import Attempt, choose
-from requester.core.standing import Demand, static_ports
+from requester.core.standing import static_ports
 from requester.core.step import counts, step
+from requester.core.turns import Turns
 from requester.core.view import View
 from requester.dispatch import Dispatch
 from requester.live import Input, Jobs, Live
@@ -46,6 +46,8 @@ _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
 _LOOKS: Final = 100
 """Jobs looked at before others get their turn on the loop."""
+_QUEUE_S: Final = 1.0
+"""Between two looks at the queue that nothing called for: waiting alone may get a job a node of its own."""
 _AGAIN_S: Final = 0.01
 """The rest before asking the log again while another's append is in flight."""
 _PASSED_S: Final = 0.5
@@ -84,6 +86,8 @@ class Orchestrator:
         self._news = asyncio.Event()
         self._due: list[tuple[float, int, JobKey]] = []
         self._queue_wanted = False
+        self._queue_seen = 0.0
+        self.turns = Turns(jobs.queue, jobs.fleet, settings.policy)
         self._tasks: asyncio.TaskGroup | None = None
         self.dispatch = Dispatch(
             the_bus,
@@ -161,8 +165,10 @@ class Orchestrator:
         heappush(self._due, (at, next(self._ops), key))
 
     def tick(self) -> None:
-        """Look at the jobs whose time has come."""
+        """Look at the jobs whose time has come, and now and then at what is kept for those that wait."""
         now = self._clock.now()
+        if now - self._queue_seen >= _QUEUE_S:
+            self._want_queue()
         while self._due and self._due[0][0] <= now:
             key = heappop(self._due)[2]
             live = self._jobs.get(key)
@@ -181,6 +187,7 @@ class Orchestrator:
 
     def nodes_changed(self) -> None:
         """A node came, went or changed: look at the queue and at the jobs that run on every node."""
+        self.turns.everything()
         self._want_queue()
         for key in tuple(self._jobs.everywhere):
             self.attend(key)
@@ -197,7 +204,7 @@ class Orchestrator:
             self._jobs.forget(live)
             return
         now = self._clock.now()
-        view = View(self._fleet, self.gone, self._jobs.running_since, self.settled)
+        view = View(self._fleet, self.gone, self._jobs.running_since, self.settled, self.turns)
         try:
             decision = step(live.record, events, view, now, job=job, policy=self._settings.policy)
         except Fault as fault:
@@ -214,10 +221,12 @@ class Orchestrator:
         if len(data) > ENTRY_MAX_BYTES:
             self._too_large(live, taken, len(data))
             return
-        ports = static_ports(decision.after.spec) if decision.after is not None else ()
-        for event in decision.events:
-            if isinstance(event, Assigned):
-                self._fleet.hold(event.node, event.execution, event.amounts, ports)
+        if decision.after is not None:
+            spec = decision.after.spec
+            ports = static_ports(spec)
+            for event in decision.events:
+                if isinstance(event, Assigned):
+                    self._fleet.hold(event.node, event.execution, event.amounts, ports, spec.namespace)
         done = partial(self._done, live, entry, taken, decision.more)
         try:
             self._committer.put(
@@ -319,6 +328,8 @@ class Orchestrator:
                 if execution is None or execution.node != event.node or not execution.open:
                     self._fleet.release(event.node, event.execution)
         self._jobs.requeue(live)
+        self.turns.everything()
+        self._want_queue()
 
     def _settle(self, taken: list[Input], fault: Fault) -> None:
         for item in taken:
@@ -368,7 +379,12 @@ class Orchestrator:
     def after(self, live: Live, freed: set[NodeId]) -> None:
         """What a folded entry leads to: the next deadline, and a look at the queue if room was freed."""
         self._await_deadline(live)
-        if freed or live.key in self._jobs.queue:
+        if freed:
+            self.turns.freed(freed)
+            self._want_queue()
+        waiting = self._jobs.queue.get(live.key)
+        if waiting is not None:
+            self.turns.joined(waiting.demand)
             self._want_queue()
 
     def _await_deadline(self, live: Live) -> None:
@@ -424,27 +440,20 @@ class Orchestrator:
     def _serve_queue(self) -> None:
         """Give room to waiting jobs in their order. Another's job gets its share of the room, and its owner acts."""
         self._queue_wanted = False
-        queue = self._jobs.queue
-        blocked: set[Demand] = set()
+        self._queue_seen = self._clock.now()
         seen: list[Live] = []
         lent: list[tuple[NodeId, ExecutionId]] = []
-        while (head := queue.heads(blocked)) is not None:
-            key, demand = head
-            live = self._jobs.open.get(key)
-            standing = self._fleet.standing(demand)
-            node = choose(standing, Attempt(demand, seed=int(key[:8], 16)), self._fleet)
-            if node is None:
-                blocked.add(demand)
-                continue
-            queue.remove(key)
+        for turn in self.turns.due(self._queue_seen):
+            live = self._jobs.open.get(turn.key)
             if live is None or live.inflight:
                 continue
             seen.append(live)
-            if self._presence.rank(key):
-                self.attend(key)
-                promise = ExecutionId(f"lent-{key}")
-                self._fleet.hold(node, promise, demand.amounts)
-                lent.append((node, promise))
+            if self._presence.rank(turn.key):
+                self.attend(turn.key)
+                promise = ExecutionId(f"lent-{turn.key}")
+                waiting = turn.waiting
+                self._fleet.hold(turn.node, promise, waiting.demand.amounts, (), waiting.namespace)
+                lent.append((turn.node, promise))
             else:
                 self.decide(live)
         for node, promise in lent:

@@ -48,6 +48,7 @@ from requester.verbs import (
     JobQuery,
     JobUpdate,
     LogLine,
+    QueuePlace,
     Submission,
     Verbs,
 )
@@ -256,7 +257,18 @@ class Service:
 
     async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
         record = await self.job(ref, namespace=namespace)
-        return Explanation(record, standings(record, self._jobs.fleet))
+        nodes = standings(record, self._jobs.fleet)
+        return Explanation(record, nodes, self.queue_place(record))
+
+    def queue_place(self, record: JobRecord) -> QueuePlace | None:
+        queue = self._jobs.queue
+        waiting = queue.get(record.key)
+        if waiting is None:
+            return None
+        reserved = self._orchestrator.turns.reserved.values()
+        kept = next((each.node for each in reserved if each.key == record.key), None)
+        ahead = queue.place(record.key, self._jobs.fleet.share)
+        return QueuePlace(ahead, len(queue), waiting.since, kept)
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         order_by = query.order_by or "created_at"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec import Struct, field
 
 from protocol.errors import Failure
-from protocol.ids import JobId
+from protocol.ids import JobId, NodeId
 from protocol.jobs import Job
 from protocol.messages import LogChunk, Progress
 from requester.core.explanation import NodeStanding
@@ -82,11 +82,22 @@ class Archive(Struct, frozen=True):
     read: Callable[[int], Awaitable[bytes]]
 
 
+class QueuePlace(Struct, frozen=True):
+    """Where a job stands in the queue: how many come before it as things are (None: too many wait to count), of how many
+    that wait, since when (unix seconds), and the node that is kept for it, if one is."""
+
+    ahead: int | None
+    waiting: int
+    since: float
+    kept: NodeId | None = None
+
+
 class Explanation(Struct, frozen=True):
     """A job, whose executions carry why they are where they are, and how all nodes stand towards its next one now."""
 
     job: JobRecord
     nodes: list[NodeStanding]
+    place: QueuePlace | None = None
 
 
 class Verbs(Protocol):
@@ -119,6 +130,9 @@ class Verbs(Protocol):
 
     async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
         """One job's present state, read-your-writes for what this requester committed."""
+
+    def queue_place(self, record: JobRecord) -> QueuePlace | None:
+        """Where a job stands in the queue, None if it does not wait."""
 
     async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
         """Why a job's executions went where they are, and where the next one could go."""

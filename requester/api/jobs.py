@@ -161,6 +161,9 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def describe(request: web.Request) -> web.Response:
     record = await job_of(request)
     view: dict[str, Any] = {"Job": views.job(record)}
+    place = request.app[VERBS].queue_place(record)
+    if place is not None:
+        view["Queue"] = views.queue_place(place)
     include = {
         part.strip().lower() for value in request.query.getall("include", []) for part in value.split(",")
     }
@@ -257,7 +260,7 @@ async def explain(request: web.Request) -> web.Response:
     found = await request.app[VERBS].explain(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    return answer(views.explanation(found.job, found.nodes))
+    return answer(views.explanation(found))
 
 
 async def job_of(request: web.Request) -> JobRecord:

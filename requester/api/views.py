@@ -22,8 +22,8 @@ from protocol.messages import Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
-from requester.core.explanation import NodeStanding
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.verbs import Explanation, QueuePlace
 
 Json = dict[str, Any]
 
@@ -112,6 +112,14 @@ def job(record: JobRecord) -> Json:
     return view
 
 
+def queue_place(place: QueuePlace) -> Json:
+    """Where a job stands in the queue."""
+    view: Json = {"Ahead": place.ahead, "Waiting": place.waiting, "Since": timestamp(place.since)}
+    if place.kept is not None:
+        view["KeptNode"] = place.kept
+    return view
+
+
 def execution(record: ExecutionRecord, namespace: str) -> Json:
     """One execution, with the numbers of Bacalhau's states and our own name in ``State``."""
     message = (
@@ -175,8 +183,9 @@ def executions(records: Iterable[ExecutionRecord], namespace: str) -> list[Json]
     return [execution(record, namespace) for record in records]
 
 
-def explanation(record: JobRecord, nodes: Iterable[NodeStanding]) -> Json:
+def explanation(explained: Explanation) -> Json:
     """Why a job's executions are where they are, and how nodes stand towards its next one."""
+    record = explained.job
     view: Json = {
         "JobID": record.id,
         "Name": record.spec.name,
@@ -185,9 +194,11 @@ def explanation(record: JobRecord, nodes: Iterable[NodeStanding]) -> Json:
         "Decisions": [_decision(each) for each in record.current()],
         "Nodes": [
             {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
-            for each in nodes
+            for each in explained.nodes
         ],
     }
+    if explained.place is not None:
+        view["Queue"] = queue_place(explained.place)
     if record.queued is not None:
         view["Waiting"] = {**failure(record.queued), "Since": timestamp(record.queued_at or 0)}
     return view

@@ -44,6 +44,11 @@ def _print_waiting(view: Json) -> None:
         print(f"Waiting since {waiting['Since']}: {waiting['Message']}")
         if waiting["Hint"]:
             print(f"Hint: {waiting['Hint']}")
+    queue = view.get("Queue")
+    if queue and queue["Ahead"] is not None:
+        print(f"{queue['Ahead']} of {queue['Waiting']} waiting jobs go first")
+    if queue and "KeptNode" in queue:
+        print(f"{short(queue['KeptNode'])} is kept for it: the next room there is this job's")
 
 
 def _print_decision(decision: Json) -> None:

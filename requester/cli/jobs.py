@@ -250,7 +250,7 @@ def _as_spec(job: Json) -> Json:
 def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
-    _print_pairs(_head(job))
+    _print_pairs(_head(job) + _queue(view))
     if executions:
         counts: dict[str, int] = {}
         for each in executions:
@@ -288,6 +288,25 @@ def _head(job: Json) -> list[tuple[str, str]]:
         ("Version", str(job["Version"])),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def _queue(view: Json) -> list[tuple[str, str]]:
+    """Where the job stands in the queue, and why it waits."""
+    queue = view.get("Queue")
+    if not queue:
+        return []
+    ahead, waiting = queue["Ahead"], queue["Waiting"]
+    place = f"{ahead} of {waiting} waiting jobs go first" if ahead is not None else f"one of {waiting} jobs"
+    pairs = [("Queue", f"{place}, since {queue['Since'].replace('T', ' ')[:19]}")]
+    if "KeptNode" in queue:
+        pairs.append(("Kept Node", f"{queue['KeptNode']}: the next room there is this job's"))
+    details = (view["Job"].get("Failure") or {}).get("Details") or {}
+    pairs += (
+        [("Why", "\n".join(f"{short(node)}  {reason}" for node, reason in details.items()))]
+        if details
+        else []
+    )
+    return pairs
 
 
 def _print_facts(each: Json) -> None:

@@ -4,7 +4,7 @@ Knows: which attempts are due and how a decision shares out the room it sees. Mu
 find no room (`step`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -15,10 +15,10 @@ from protocol.ids import NodeId, execution_id
 from protocol.jobs import Amounts
 from protocol.ranking import Ranking
 from requester.core.attempts import by_node, by_partition, failures_by_node, refusals
-from requester.core.fleet import Fleet
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.policy import Policy, rule_of
+from requester.core.room import Remaining
 from requester.core.standing import Demand, Standing
 from requester.core.view import View
 
@@ -26,7 +26,8 @@ from requester.core.view import View
 class Case(Struct, frozen=True):
     """A job that may need places, and all that is looked at to find them. `now` is in unix seconds.
 
-    `left` are executions that this same decision takes away: their room may be taken by what follows them.
+    `left` are executions that this same decision takes away: their room may be taken by what follows them. `limits` is the
+    most that may be used of nodes that are kept for others; `behind`: others like it wait before it, and go first.
     """
 
     record: JobRecord
@@ -36,6 +37,8 @@ class Case(Struct, frozen=True):
     now: float
     policy: Policy
     left: Sequence[ExecutionRecord] = ()
+    limits: Mapping[NodeId, Amounts] = {}
+    behind: bool = False
 
 
 class Assignment(NamedTuple):
@@ -43,7 +46,7 @@ class Assignment(NamedTuple):
 
     events: list[Assigned]
     short_of: int
-    room: "Remaining"
+    room: Remaining
 
 
 def partitions(case: Case) -> Assignment:
@@ -74,7 +77,7 @@ def partitions(case: Case) -> Assignment:
         id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
         attempt = Attempt(demand, inputs, failures, excluded, seed=int(id_[2:10], 16))
-        choice = rank(case.standing, attempt, room)
+        choice = None if case.behind else rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1
             continue
@@ -123,54 +126,8 @@ def inputs_of(record: JobRecord, partition: int) -> list[str]:
     return [input_token(each.source, partition, max(record.spec.count, 1)) for each in sources]
 
 
-def _room(case: Case) -> "Remaining":
-    room = Remaining(case.view.fleet)
+def _room(case: Case) -> Remaining:
+    room = Remaining(case.view.fleet, case.limits)
     for execution in case.left:
         room.give_back(execution, case.demand)
     return room
-
-
-class Remaining:
-    """The fleet as a decision leaves it: less what it has already taken, with what it takes away from others."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-        self._taken: dict[NodeId, Amounts] = {}
-        self._ports: dict[NodeId, set[int]] = {}
-        self.free: Callable[[NodeId], Amounts] = fleet.free
-        self.capacity = fleet.capacity
-        self.inputs = fleet.inputs
-        self.having = fleet.having
-        self.troubles = fleet.troubles
-
-    def take(self, node: NodeId, demand: Demand) -> None:
-        """Promise what a task demands."""
-        self._change(node, demand.amounts)
-        if demand.ports:
-            self._ports[node] = self.ports(node) | set(demand.ports)
-
-    def give_back(self, execution: ExecutionRecord, demand: Demand) -> None:
-        """Count on what an execution leaves, which had the same ports; its node waits until that is so."""
-        self._change(execution.node, Amounts() - execution.amounts)
-        if demand.ports:
-            self._ports[execution.node] = self.ports(execution.node) - set(demand.ports)
-
-    def take_again(self, execution: ExecutionRecord, demand: Demand) -> None:
-        """Undo `give_back`."""
-        self._change(execution.node, execution.amounts)
-        if demand.ports:
-            self._ports[execution.node] = self.ports(execution.node) | set(demand.ports)
-
-    def ports(self, node: NodeId) -> set[int]:
-        """The ports of the host that are promised to someone."""
-        changed = self._ports.get(node)
-        return self._fleet.ports(node) if changed is None else changed
-
-    def _change(self, node: NodeId, amounts: Amounts) -> None:
-        self._taken[node] = self._taken.get(node, Amounts()) + amounts
-        self.free = self._left
-
-    def _left(self, node: NodeId) -> Amounts:
-        free = self._fleet.free(node)
-        taken = self._taken.get(node)
-        return free if taken is None else free - taken

@@ -36,6 +36,10 @@ class Fleet:
         self._ports: dict[NodeId, dict[ExecutionId, tuple[int, ...]]] = {}
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
+        self._namespaces: dict[tuple[NodeId, ExecutionId], str] = {}
+        self._used: dict[str, tuple[int, Amounts]] = {}
+        """What each namespace's work holds, and how many executions that are."""
+        self._whole = _NOTHING
         self.health = Health()
         self.kept_away: dict[NodeId, None] = {}
         """Nodes that are cordoned or set aside."""
@@ -58,6 +62,8 @@ class Fleet:
         ):
             return False
         self._standings.clear()
+        if known is None or known.info is not node.info:
+            self._whole = self._whole + node.info.capacity - (known.info.capacity if known else _NOTHING)
         self._count(node.info.id)
         return True
 
@@ -67,16 +73,25 @@ class Fleet:
         self.kept_away.pop(node, None)
         if known is not None:
             self._note_inputs(node, known.held, {})
+            self._whole = self._whole - known.info.capacity
             self._standings.clear()
             self._free.pop(node, None)
 
     def hold(
-        self, node: NodeId, execution: ExecutionId, amounts: Amounts, ports: tuple[int, ...] = ()
+        self,
+        node: NodeId,
+        execution: ExecutionId,
+        amounts: Amounts,
+        ports: tuple[int, ...] = (),
+        namespace: str = "",
     ) -> None:
-        """Promise amounts and ports on a node; the same execution again changes nothing."""
+        """Promise amounts and ports on a node to a namespace's work; the same execution again changes nothing."""
         held = self._held.setdefault(node, {})
         if execution not in held:
             held[execution] = amounts
+            self._namespaces[node, execution] = namespace
+            count, used = self._used.get(namespace, (0, _NOTHING))
+            self._used[namespace] = (count + 1, used + amounts)
             if ports:
                 self._ports.setdefault(node, {})[execution] = ports
             room = self._free.get(node)
@@ -89,6 +104,12 @@ class Fleet:
         amounts = held.pop(execution, None) if held else None
         if amounts is None:
             return False
+        namespace = self._namespaces.pop((node, execution))
+        count, used = self._used[namespace]
+        if count > 1:
+            self._used[namespace] = (count - 1, used - amounts)
+        else:
+            del self._used[namespace]
         if node in self._ports:
             self._ports[node].pop(execution, None)
         if not held:
@@ -105,6 +126,16 @@ class Fleet:
         """What a node gives to jobs in all."""
         known = self.nodes.get(node)
         return known.info.capacity if known is not None else _NOTHING
+
+    def share(self, namespace: str) -> float:
+        """The share of all nodes that a namespace's work holds: of what it holds most of."""
+        _, used = self._used.get(namespace, (0, _NOTHING))
+        whole = self._whole
+        return max(
+            used.cpu / whole.cpu if whole.cpu > 0 else 0.0,
+            used.memory_bytes / whole.memory_bytes if whole.memory_bytes > 0 else 0.0,
+            used.gpu / whole.gpu if whole.gpu > 0 else 0.0,
+        )
 
     def ports(self, node: NodeId) -> set[int]:
         """The ports of the host that are promised on a node."""

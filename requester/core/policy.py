@@ -38,7 +38,8 @@ class Policy(Struct, frozen=True):
     """How patient the system is with one job that does not say so itself. All times in seconds.
 
     `attempts_max` bounds the failed attempts of a partition; a lost node is no failure of the job, but after `losses_max`
-    of them nobody believes any more that the job has no part in it. `join_grace_s` is how long a job waits for a node that
+    of them nobody believes any more that the job has no part in it. A job that has waited for `reserve_after_s` gets a
+    node kept for it. `join_grace_s` is how long a job waits for a node that
     could run it before it is told that there is none. `execution_grace_s` is added to the node's own limit before the
     requester ends an execution itself. One entry assigns at most `events_max` executions and ends at most as many, so that
     it never outgrows the log's limit. An execution of a service or daemon is healthy once it has run for `healthy_s`.
@@ -50,6 +51,7 @@ class Policy(Struct, frozen=True):
     backoff_max_s: float = 30.0
     restart_backoff_max_s: float = 300.0
     jitter: float = 0.2
+    reserve_after_s: float = 10.0
     join_grace_s: float = 5.0
     execution_grace_s: float = 15.0
     healthy_s: float = 3.0

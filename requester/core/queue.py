@@ -1,68 +1,145 @@
-"""The queue: jobs that wait for a node, by priority, then by age.
+"""The queue: jobs that wait for a node, by priority, then by what their namespaces have, then by age.
 
 Knows: the order in which waiting jobs are looked at when room appears. Must not know: nodes, or whether a job fits one.
 
-Jobs with equal demands stand in one line behind each other: if the first of a line finds no room, none behind it will. So
-a look at the queue costs as many attempts as there are different demands, not as there are jobs.
+Jobs with equal demands and one namespace stand in one line behind each other: if the first of a line finds no room, none
+behind it will. So a look at the queue costs as many attempts as there are different demands, not as there are jobs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from heapq import heapify, heappop, heappush
+from typing import Final
+
+from msgspec import Struct
 
 from protocol.ids import JobKey
 from requester.core.standing import Demand
 
 Place = tuple[int, float, JobKey]
-"""Minus the priority, when the wait began (unix seconds), and the job's key: the smallest goes first."""
+"""Minus the priority, when the job's version was submitted (unix seconds), and the job's key: the smallest goes first."""
+Share = Callable[[str], float]
+"""How much of the cluster a namespace has, as a share of 1: of two jobs of one priority the poorer one's goes first."""
+
+PLACES_MAX: Final = 20_000
+"""With more jobs than this nobody's exact place is counted: it would hold up the others."""
+
+
+class Waiting(Struct, frozen=True):
+    """A job that waits, since when (unix seconds), and where it stands."""
+
+    demand: Demand
+    namespace: str
+    place: Place
+    since: float
 
 
 class Queue:
     """All waiting jobs. A job stands in it once; putting it again moves it."""
 
     def __init__(self) -> None:
-        self._places: dict[JobKey, tuple[Demand, Place]] = {}
-        self._lines: dict[Demand, list[Place]] = {}
+        self._jobs: dict[JobKey, Waiting] = {}
+        self._lines: dict[Demand, dict[str, list[Place]]] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._jobs)
 
     def __contains__(self, key: JobKey) -> bool:
-        return key in self._places
+        return key in self._jobs
 
-    def put(self, key: JobKey, demand: Demand, priority: int, since: float) -> None:
-        """Let a job wait."""
-        place = (-priority, since, key)
-        if self._places.get(key) == (demand, place):
+    def put(
+        self, key: JobKey, demand: Demand, *, priority: int = 0, namespace: str = "", age: float, since: float
+    ) -> None:
+        """Let a job wait: of a version that was submitted at `age`, for as long as it has waited `since`."""
+        waiting = Waiting(demand, namespace, (-priority, age, key), since)
+        if self._jobs.get(key) == waiting:
             return
         self.remove(key)
-        self._places[key] = (demand, place)
-        heappush(self._lines.setdefault(demand, []), place)
+        self._jobs[key] = waiting
+        heappush(self._lines.setdefault(demand, {}).setdefault(namespace, []), waiting.place)
 
     def remove(self, key: JobKey) -> None:
         """Let a job wait no longer; harmless if it does not."""
-        found = self._places.pop(key, None)
+        found = self._jobs.pop(key, None)
         if found is not None:
-            self._trim(found[0])
+            self._trim(found)
 
-    def heads(self, without: set[Demand]) -> tuple[JobKey, Demand] | None:
-        """The first job of all lines but those of the demands in `without`, and its demand."""
-        best: tuple[Place, Demand] | None = None
-        for demand, line in self._lines.items():
-            if demand not in without and (best is None or line[0] < best[0]):
-                best = (line[0], demand)
-        return (best[0][2], best[1]) if best is not None else None
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        self._jobs.clear()
+        self._lines.clear()
+
+    def get(self, key: JobKey) -> Waiting | None:
+        """How a job waits, or None."""
+        return self._jobs.get(key)
+
+    def head(self, share: Share, without: Collection[Demand] = ()) -> tuple[JobKey, Waiting] | None:
+        """The first job of all lines but those of the demands in `without`."""
+        shares: dict[str, float] = {}
+        best: tuple[int, float, float, JobKey] | None = None
+        for demand, lines in self._lines.items():
+            if demand in without:
+                continue
+            for namespace, line in lines.items():
+                negative, age, key = line[0]
+                if best is not None and negative > best[0]:
+                    continue
+                held = shares.get(namespace)
+                if held is None:
+                    held = shares[namespace] = share(namespace)
+                order = (negative, held, age, key)
+                if best is None or order < best:
+                    best = order
+        return (best[3], self._jobs[best[3]]) if best is not None else None
+
+    def ahead(
+        self, key: JobKey, demand: Demand, *, priority: int, namespace: str, age: float, share: Share
+    ) -> bool:
+        """Whether another job with the same demand comes before one that may not stand in the queue yet."""
+        lines = self._lines.get(demand)
+        if not lines:
+            return False
+        mine = (-priority, share(namespace), age, key)
+        return any(
+            line[0][2] != key and (line[0][0], share(each), line[0][1], line[0][2]) < mine
+            for each, line in lines.items()
+        )
+
+    def place(self, key: JobKey, share: Share) -> int | None:
+        """How many jobs come before this one as things stand; None if it does not wait, or too many do."""
+        found = self._jobs.get(key)
+        if found is None or len(self._jobs) > PLACES_MAX:
+            return None
+        shares = {each: share(each) for lines in self._lines.values() for each in lines}
+
+        def order(waiting: Waiting) -> tuple[int, float, float, JobKey]:
+            return (waiting.place[0], shares[waiting.namespace], *waiting.place[1:])
+
+        mine = order(found)
+        return sum(order(each) < mine for each in self._jobs.values())
 
     def keys(self) -> Iterator[JobKey]:
         """All waiting jobs, in no order."""
-        return iter(self._places)
+        return iter(self._jobs)
 
-    def _trim(self, demand: Demand) -> None:
+    def _trim(self, gone: Waiting) -> None:
         """Take from the front what no longer waits, so that a line's head is always true."""
-        line = self._lines[demand]
-        while line and self._places.get(line[0][2]) != (demand, line[0]):
+        lines = self._lines[gone.demand]
+        line = lines[gone.namespace]
+        while line and not self._stands(line[0], gone):
             heappop(line)
         if not line:
-            del self._lines[demand]
-        elif len(line) > 64 and len(line) > 2 * len(self._places):
-            self._lines[demand] = [place for place in line if self._places.get(place[2]) == (demand, place)]
-            heapify(self._lines[demand])
+            del lines[gone.namespace]
+            if not lines:
+                del self._lines[gone.demand]
+        elif len(line) > 64 and len(line) > 2 * len(self._jobs):
+            lines[gone.namespace] = [place for place in line if self._stands(place, gone)]
+            heapify(lines[gone.namespace])
+
+    def _stands(self, place: Place, line: Waiting) -> bool:
+        """Whether a place in a line is where its job stands now."""
+        now = self._jobs.get(place[2])
+        return now is not None and (now.place, now.demand, now.namespace) == (
+            place,
+            line.demand,
+            line.namespace,
+        )

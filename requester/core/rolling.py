@@ -11,11 +11,12 @@ from protocol.entries import Cancelled
 from protocol.errors import Failure
 from protocol.ids import NodeId
 from protocol.states import ExecutionState
-from requester.core.assigning import Case, Remaining
+from requester.core.assigning import Case
 from requester.core.giving_up import DRAINED, SUPERSEDED
 from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, choose
 from requester.core.policy import healthy_after_s
+from requester.core.room import Remaining
 from requester.core.view import View
 
 
@@ -32,7 +33,7 @@ def replaced(case: Case) -> list[Cancelled]:
     daemon = record.spec.type == "daemon"
     unfit = {each.node for each in standing.unfit}
     slots = _max_parallel(record) - _unhealthy(case)
-    room = Remaining(case.view.fleet)
+    room = Remaining(case.view.fleet, case.limits)
     gone: list[Cancelled] = []
     for execution, why in outdated:
         if daemon and execution.node in unfit:

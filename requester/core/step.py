@@ -128,6 +128,9 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
     case = Case(record, demand, standing, view, draft.now, policy)
+    if view.turns is not None:
+        limits = view.turns.limits(record.key, -record.spec.priority)
+        case = replace(case, limits=limits, behind=view.turns.ahead(record, demand))
     draft.write(replaced(case))
     case = replace(case, record=draft.record, left=draft.left())
     placed = everywhere(case) if record.spec.type in EVERYWHERE else partitions(case)
@@ -161,7 +164,7 @@ def _queue(
         standing,
         refused,
         needed=placed.short_of,
-        lack=lambda node: no_room(demand, placed.room.free(node), placed.room.ports(node)),
+        lack=lambda node: no_room(demand, placed.room.unlimited(node), placed.room.ports(node)),
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from protocol.ids import ExecutionId, NodeId
 from requester.core.fleet import Fleet
+from requester.core.turns import Turns
 
 
 class View(Struct, frozen=True):
@@ -16,10 +17,11 @@ class View(Struct, frozen=True):
 
     `gone` are the nodes given up for their silence, each with the seconds it has been silent. `running_since` says when
     executions were first seen running, in unix seconds. `settled` is False right after a start or a cut, when a node that
-    was not heard of yet may still be there.
+    was not heard of yet may still be there. `turns` is the queue, and what is kept for its jobs; None for no queue at all.
     """
 
     fleet: Fleet
     gone: Mapping[NodeId, float] = field(default_factory=dict)
     running_since: Mapping[ExecutionId, float] = field(default_factory=dict)
     settled: bool = True
+    turns: Turns | None = None

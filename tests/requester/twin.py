@@ -43,6 +43,7 @@ from requester.verbs import (
     JobQuery,
     JobUpdate,
     LogLine,
+    QueuePlace,
     Submission,
     Verbs,
 )
@@ -228,7 +229,13 @@ class Twin:
         for node in self.known.values():
             fleet.put(node)
         record = await self.job(ref, namespace=namespace)
-        return Explanation(record, standings(record, fleet))
+        return Explanation(record, standings(record, fleet), self.queue_place(record))
+
+    def queue_place(self, record: JobRecord) -> QueuePlace | None:
+        if record.queued is None:
+            return None
+        waiting = sum(each.queued is not None for each in self.records.values())
+        return QueuePlace(waiting - 1, waiting, record.queued_at or 0.0, NODE)
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         await self._called("jobs", query)

@@ -257,11 +257,14 @@ def test_every_state_has_a_translation() -> None:
 
 
 async def test_a_queued_job_says_why(api: Api, twin: Twin) -> None:
-    """The reason for waiting is the state's message."""
+    """The reason for waiting is the state's message; its place in the queue stands beside the job."""
     id_ = await twin.submitted(a_job())
     await twin.write(id_, queued("all nodes are full"))
-    state = (await _get(api, f"{JOBS}/{id_}"))["Job"]["State"]
+    view = await _get(api, f"{JOBS}/{id_}")
+    state = view["Job"]["State"]
     assert (state["StateType"], state["Message"]) == ("Queued", "all nodes are full")
+    since = views.timestamp(BEGIN + 2)
+    assert view["Queue"] == {"Ahead": 0, "Waiting": 1, "Since": since, "KeptNode": NODE}
 
 
 async def test_a_job_is_stopped_with_a_reason(api: Api, twin: Twin) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from protocol.entries import Queued
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import Job, ResultPath, Spec, Task
@@ -191,6 +192,18 @@ def test_rerun_versions_and_diff(shoal: Shoal, twin: Twin, background: Backgroun
     assert [row[-2:] for row in rows] == [["1", "Completed"], ["2", "Completed"], ["3", "Completed"]]
     same = shoal("diff", "job.yaml")
     assert (same.out, same.err) == ("", "No changes: the job of that name has this spec.\n")
+
+
+def test_a_waiting_job_tells_its_place(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """A description says how many jobs go first, and what each node lacks."""
+    job = background.run(twin.submitted(a_job()))
+    full = Failure(
+        "Exhausted.NoRoom", "waiting for room", details={NODE: "fits, but has 0 of the 1 cores free now"}
+    )
+    background.run(twin.write(job, Queued(full)))
+    out = shoal("describe", job).out
+    assert "0 of 1 waiting jobs go first, since 2025-06-15" in out
+    assert f"{NODE[:10]}  fits, but has 0 of the 1 cores free now" in out
 
 
 def test_explain(shoal: Shoal, twin: Twin, background: Background) -> None:

@@ -13,44 +13,60 @@ from tests.requester.core.world import a_job
 DEMANDS = [demand_of(a_job(cpu=str(cores))) for cores in (1, 2, 3)]
 
 
+NAMESPACES = {"": 0.0, "poor": 0.1, "rich": 0.9}
+
+
 @given(
     st.lists(
-        st.tuples(st.integers(0, 20), st.sampled_from(DEMANDS), st.integers(-2, 2), st.integers(0, 5)),
+        st.tuples(
+            st.integers(0, 20),
+            st.sampled_from(DEMANDS),
+            st.integers(-2, 2),
+            st.sampled_from(sorted(NAMESPACES)),
+            st.integers(0, 5),
+        ),
         max_size=60,
     ),
     st.sets(st.integers(0, 20)),
 )
-def test_the_queue_gives_jobs_by_priority_then_age(
-    puts: list[tuple[int, Demand, int, int]], removed: set[int]
+def test_the_queue_gives_jobs_by_priority_then_fairness_then_age(
+    puts: list[tuple[int, Demand, int, str, int]], removed: set[int]
 ) -> None:
-    """Whatever is put, moved and removed, jobs come out by priority, then by age, each once."""
+    """Whatever is put, moved and removed, jobs come out by priority, then by what their namespaces have, then by age, each
+    once; and each job's place says how many come before it."""
     queue = Queue()
-    there: dict[JobKey, tuple[int, float, JobKey]] = {}
-    for number, demand, priority, since in puts:
+    there: dict[JobKey, tuple[int, float, float, JobKey]] = {}
+    for number, demand, priority, namespace, age in puts:
         key = JobKey(f"{number:015x}")
-        queue.put(key, demand, priority, since)
-        there[key] = (-priority, since, key)
+        queue.put(key, demand, priority=priority, namespace=namespace, age=age, since=age)
+        there[key] = (-priority, NAMESPACES[namespace], age, key)
     for number in removed:
         queue.remove(JobKey(f"{number:015x}"))
         there.pop(JobKey(f"{number:015x}"), None)
 
     assert len(queue) == len(there)
+    wanted = [order[3] for order in sorted(there.values())]
+    assert [queue.place(key, NAMESPACES.__getitem__) for key in wanted] == list(range(len(wanted)))
     given_out = []
-    while (head := queue.heads(set())) is not None:
+    while (head := queue.head(NAMESPACES.__getitem__)) is not None:
         given_out.append(head[0])
         queue.remove(head[0])
-    assert given_out == [place[2] for place in sorted(there.values())]
+    assert given_out == wanted
 
 
 def test_a_line_without_room_holds_up_no_other() -> None:
     """A demand that finds no room is passed over; the next in order of another demand is given."""
     queue = Queue()
-    queue.put(JobKey("a"), DEMANDS[2], 5, 1.0)
-    queue.put(JobKey("b"), DEMANDS[0], 0, 2.0)
+    queue.put(JobKey("a"), DEMANDS[2], priority=5, age=1.0, since=1.0)
+    queue.put(JobKey("b"), DEMANDS[0], age=2.0, since=2.0)
 
-    assert queue.heads(set()) == ("a", DEMANDS[2])
-    assert queue.heads({DEMANDS[2]}) == ("b", DEMANDS[0])
-    assert queue.heads(set(DEMANDS)) is None
+    def head(without: set[Demand]) -> str | None:
+        found = queue.head(lambda _: 0.0, without)
+        return found[0] if found is not None else None
+
+    assert head(set()) == "a"
+    assert head({DEMANDS[2]}) == "b"
+    assert head(set(DEMANDS)) is None
 
 
 @given(st.integers(1, 6), st.text("0123456789abcdef", min_size=15, max_size=15))

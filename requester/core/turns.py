@@ -1,0 +1,162 @@
+"""Whose turn it is when room appears, and the room that is kept for large work that waits.
+
+Knows: the queue's order, which waiting jobs news concern, and reservations. Must not know: how a job is decided (`step`) or
+when anyone looks. Every requester works out the same from the same log, as nearly as it matters.
+
+A job that has waited for a while at the head of its line gets a node **reserved**: the one that is nearest to having room
+for it. Others that come after it may still use that node, but only as far as all that came since leave it room beside them:
+once those who were there before are gone, it fits. So small work fills what a large job cannot use yet, and cannot starve
+it.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from protocol.ids import ExecutionId, JobKey, NodeId
+from protocol.jobs import Amounts
+from requester.core.fleet import Fleet
+from requester.core.model import JobRecord
+from requester.core.placement import Attempt, choose
+from requester.core.policy import Policy
+from requester.core.queue import Queue, Waiting
+from requester.core.room import Remaining
+from requester.core.standing import Demand, Standing
+
+
+class Reservation(Struct, frozen=True):
+    """A node that is kept for a job: what it wants, its rank (minus the priority), and who was there before."""
+
+    key: JobKey
+    node: NodeId
+    rank: int
+    amounts: Amounts
+    before: frozenset[ExecutionId]
+
+
+class Turn(Struct, frozen=True):
+    """A waiting job that has a place on this node now. It no longer stands in the queue."""
+
+    key: JobKey
+    waiting: Waiting
+    node: NodeId
+
+
+class Turns:
+    """The queue and what is kept for its jobs. News say for whom another look is worth it."""
+
+    def __init__(self, queue: Queue, fleet: Fleet, policy: Policy) -> None:
+        self.queue = queue
+        self.reserved: dict[NodeId, Reservation] = {}
+        self._fleet = fleet
+        self._policy = policy
+        self._freed: dict[NodeId, None] = {}
+        self._new: dict[Demand, None] = {}
+        self._all = False
+
+    def freed(self, nodes: Iterable[NodeId]) -> None:
+        """These nodes have more room than before."""
+        self._freed.update(dict.fromkeys(nodes))
+
+    def joined(self, demand: Demand) -> None:
+        """A job with this demand has come to the queue."""
+        self._new[demand] = None
+
+    def everything(self) -> None:
+        """Nodes came, went or changed: every waiting job may have a place."""
+        self._all = True
+
+    def due(self, now: float) -> Iterator[Turn]:
+        """The jobs that have a place, in their order. Whoever takes one holds its room before asking for the next."""
+        known, self.reserved = self.reserved, {}
+        blocked: set[Demand] = set()
+        while (head := self.queue.head(self._fleet.share, blocked)) is not None:
+            key, waiting = head
+            demand = waiting.demand
+            standing = self._fleet.standing(demand)
+            node = None
+            if self._concerns(demand, standing) or any(kept.key == key for kept in known.values()):
+                attempt = Attempt(demand, seed=int(key[:8], 16))
+                node = choose(standing, attempt, Remaining(self._fleet, self.limits(key, waiting.place[0])))
+            if node is None:
+                blocked.add(demand)
+                if now - waiting.since >= self._policy.reserve_after_s:
+                    self._reserve(key, waiting, standing, known)
+                continue
+            self.queue.remove(key)
+            yield Turn(key, waiting, node)
+        self._freed, self._new = {}, {}
+        self._all = any(node not in self.reserved for node in known)
+
+    def limits(self, key: JobKey, rank: int) -> Mapping[NodeId, Amounts]:
+        """The most that a job may use of each node that is kept for another one, unless its own priority is higher."""
+        if not self.reserved:
+            return {}
+        return {
+            node: self._beside(kept)
+            for node, kept in self.reserved.items()
+            if kept.key != key and kept.rank <= rank
+        }
+
+    def ahead(self, record: JobRecord, demand: Demand) -> bool:
+        """Whether a job with the same demand waits that comes before this one."""
+        spec = record.spec
+        return self.queue.ahead(
+            record.key,
+            demand,
+            priority=spec.priority,
+            namespace=spec.namespace,
+            age=record.submitted_at,
+            share=self._fleet.share,
+        )
+
+    def _concerns(self, demand: Demand, standing: Standing) -> bool:
+        """Whether the news could have made room for a demand."""
+        if self._all or demand in self._new:
+            return True
+        return any(
+            node in standing.fitting and demand.amounts.fits(self._fleet.free(node)) for node in self._freed
+        )
+
+    def _reserve(
+        self, key: JobKey, waiting: Waiting, standing: Standing, known: Mapping[NodeId, Reservation]
+    ) -> None:
+        """Keep a node for a job, the one it had if that will do; no more than half of the nodes are kept."""
+        for kept in known.values():
+            if kept.key == key and kept.node in standing.fitting and kept.node not in self.reserved:
+                self.reserved[kept.node] = kept
+                return
+        if len(self.reserved) >= max(1, len(self._fleet.nodes) // 2):
+            return
+        node = self._nearest(waiting.demand, standing.order)
+        if node is not None:
+            before = frozenset(self._fleet.held(node))
+            self.reserved[node] = Reservation(key, node, waiting.place[0], waiting.demand.amounts, before)
+
+    def _nearest(self, demand: Demand, nodes: Collection[NodeId]) -> NodeId | None:
+        """The node that lacks least of what is demanded, as a share of what it has in all."""
+        best: tuple[float, NodeId] | None = None
+        for node in nodes:
+            if node in self.reserved or not demand.amounts.fits(self._fleet.capacity(node)):
+                continue
+            lacks = (_lack(demand.amounts, self._fleet.free(node), self._fleet.capacity(node)), node)
+            if best is None or lacks < best:
+                best = lacks
+        return best[1] if best is not None else None
+
+    def _beside(self, kept: Reservation) -> Amounts:
+        """What is left beside a job on the node that is kept for it, once those who were there before are gone."""
+        left = self._fleet.capacity(kept.node) - kept.amounts
+        for execution, amounts in self._fleet.held(kept.node).items():
+            if execution not in kept.before:
+                left = left - amounts
+        return left
+
+
+def _lack(wanted: Amounts, free: Amounts, whole: Amounts) -> float:
+    return max(
+        (wanted.cpu - free.cpu) / whole.cpu if whole.cpu else 0.0,
+        (wanted.memory_bytes - free.memory_bytes) / whole.memory_bytes if whole.memory_bytes else 0.0,
+        (wanted.disk_bytes - free.disk_bytes) / whole.disk_bytes if whole.disk_bytes else 0.0,
+        (wanted.gpu - free.gpu) / whole.gpu if whole.gpu else 0.0,
+    )
