@@ -72,8 +72,21 @@ class Attempts:
         return bool(too_often or (rule.losses_max and self.losses > rule.losses_max))
 
 
+_newest: list[tuple[JobRecord, Rule, dict[int, Attempts]]] = []
+
+
 def by_partition(record: JobRecord, rule: Rule) -> dict[int, Attempts]:
-    """The attempts of the present version by partition; partitions without any are absent."""
+    """The attempts of the present version by partition; partitions without any are absent.
+
+    One decision asks several times about the same record, which may have ten thousand of them: the newest answer is kept.
+    Nobody may change it.
+    """
+    if not _newest or _newest[0][0] is not record or _newest[0][1] is not rule:
+        _newest[:] = [(record, rule, _by_partition(record, rule))]
+    return _newest[0][2]
+
+
+def _by_partition(record: JobRecord, rule: Rule) -> dict[int, Attempts]:
     found: dict[int, Attempts] = {}
     for execution in record.executions.values():
         if execution.version == record.version:

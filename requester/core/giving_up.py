@@ -4,6 +4,8 @@ Knows: older versions, lost, rejected and drained nodes, and the time one execut
 after; what is replaced a few at a time is the business of `rolling`.
 """
 
+from typing import Final
+
 from msgspec import UnsetType
 
 from protocol.entries import Cancelled, Event, Lost
@@ -14,6 +16,7 @@ from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.policy import NODE_DRAINED, NODE_REJECTED, OVER_TIME, Policy
 from requester.core.view import View
 
+NODE_LOST: Final = "Unavailable.NodeLost"
 SUPERSEDED = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
 REJECTED = Failure(
     code=NODE_REJECTED,
@@ -32,20 +35,31 @@ def given_up(record: JobRecord, view: View, now: float, policy: Policy) -> list[
     events: list[Event] = []
     limit = _execution_limit_s(record)
     lost_after_s = lost_after(record.spec)
+    nodes: dict[NodeId, Failure | None] = {}
     for execution in record.open():
-        silent_s = view.gone.get(execution.node)
-        drain_by = view.fleet.drain_by(execution.node)
+        node = execution.node
+        if node not in nodes:
+            nodes[node] = _left(node, view, now, lost_after_s)
+        failure = nodes[node]
         if execution.version != record.version and not _rolls(record, execution):
             events.append(Cancelled(execution.id, SUPERSEDED))
-        elif silent_s is not None and silent_s >= lost_after_s:
-            events.append(Lost(execution.id, execution.node, _lost(execution.node, silent_s)))
-        elif view.fleet.rejected(execution.node):
-            events.append(Cancelled(execution.id, REJECTED))
-        elif drain_by is not None and now >= drain_by:
-            events.append(Cancelled(execution.id, DRAINED))
+        elif failure is not None:
+            lost = failure.code == NODE_LOST
+            events.append(Lost(execution.id, node, failure) if lost else Cancelled(execution.id, failure))
         elif limit and now >= view.running_since.get(execution.id, now) + limit + policy.execution_grace_s:
             events.append(Cancelled(execution.id, too_long("Execution", limit, OVER_TIME)))
     return events
+
+
+def _left(node: NodeId, view: View, now: float, lost_after_s: float) -> Failure | None:
+    """Why nothing may stay on a node, or None."""
+    silent_s = view.gone.get(node)
+    if silent_s is not None and silent_s >= lost_after_s:
+        return _lost(node, silent_s)
+    if view.fleet.rejected(node):
+        return REJECTED
+    drain_by = view.fleet.drain_by(node)
+    return DRAINED if drain_by is not None and now >= drain_by else None
 
 
 def lost_after(spec: Job) -> float:
@@ -67,7 +81,7 @@ def _execution_limit_s(record: JobRecord) -> int:
 
 def _lost(node: NodeId, silent_s: float) -> Failure:
     return Failure(
-        code="Unavailable.NodeLost",
+        code=NODE_LOST,
         message=f"Execution stop requested because node has disappeared: {short(node)} silent for {silent_s:.0f} s",
         retryable=True,
     )
