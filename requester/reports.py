@@ -158,7 +158,11 @@ class Reports:
     def _settled(self, message: Message, live: Live, report: Report, outcome: Settled) -> None:
         failpoints.reached("requester.report.settled")
         if isinstance(outcome, Stored):
-            self._answer(message, Verdict("stored", outcome.seq))
+            # Of two ends that were written together the first counts: the other is answered by the record.
+            known = (
+                verdict_on(live.record, report) if live.record is not None and report.state in ENDS else None
+            )
+            self._answer(message, known or Verdict("stored", outcome.seq))
         elif outcome is None and live.record is not None:
             self._answer(message, verdict_on(live.record, report) or LATER)
         else:

@@ -30,6 +30,19 @@ def test_submitted_and_assigned_are_one_entry() -> None:
     assert len(world.entries) == 2
 
 
+def test_an_end_reported_twice_is_one_fact() -> None:
+    """A report that came again before it was written stands in the log once; of two different ends the first counts."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    done = world.report_of(world.open()[0], S.COMPLETED)
+    failed = world.report_of(world.open()[0], S.FAILED, ILL)
+
+    end = world.look(Reported(done), Reported(done), Reported(failed))
+
+    assert [type(event) for event in end] == [Reported, Closed]
+    assert world.job.state is JobState.COMPLETED
+
+
 @pytest.mark.parametrize(
     "failure",
     [
