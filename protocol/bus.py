@@ -145,8 +145,8 @@ class Bus(Messages, Protocol):
     async def log_state(self) -> LogState:
         """The log as a whole. Raises `Unavailable`."""
 
-    async def purge(self, key: JobKey) -> None:
-        """Remove all entries of one job."""
+    async def purge(self, key: JobKey, upto: int) -> None:
+        """Remove a job's entries up to and including sequence `upto`; one that came after stays. Raises `Unavailable`."""
 
     async def get_cell(self, name: str) -> Cell | None:
         """A cell, or None if there is none of that name (a token)."""

@@ -82,7 +82,14 @@ class Closed(Struct, frozen=True, tag="closed", omit_defaults=True):
     failure: Failure | None = None
 
 
-Event = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed
+class Deleted(Struct, frozen=True, tag="deleted", omit_defaults=True):
+    """A person wants a closed job forgotten: what was known of it goes, and its name is free. (Since version 0.2.)"""
+
+    reason: str = ""
+    client: str = ""
+
+
+Event = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed | Deleted
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):

@@ -189,10 +189,14 @@ class MemoryHub:
     def records(self, after: int) -> Iterator[Record]:
         return (entry.record for entry in self.entries[after : after + READ_MAX] if entry is not None)
 
-    def purge(self, key: JobKey) -> None:
-        for seq in self.by_key.pop(key, []):
-            self._size_bytes -= len(self.at(seq).record.data)
-            self.entries[seq - 1] = None
+    def purge(self, key: JobKey, upto: int) -> None:
+        sequences = self.by_key.pop(key, [])
+        for seq in sequences:
+            if seq <= upto:
+                self._size_bytes -= len(self.at(seq).record.data)
+                self.entries[seq - 1] = None
+        if left := [seq for seq in sequences if seq > upto]:
+            self.by_key[key] = left
 
     def state(self) -> LogState:
         last = len(self.entries)
@@ -329,9 +333,9 @@ class MemoryBus:
         await asyncio.sleep(0)
         return self._reach().state()
 
-    async def purge(self, key: JobKey) -> None:
+    async def purge(self, key: JobKey, upto: int) -> None:
         await asyncio.sleep(0)
-        self._reach().purge(key)
+        self._reach().purge(key, upto)
 
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)

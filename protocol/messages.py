@@ -184,7 +184,7 @@ class Beat(Struct, frozen=True, omit_defaults=True):
 
 
 class RequesterBeat(Struct, frozen=True, omit_defaults=True):
-    """A requester is alive and has folded the log up to `folded`."""
+    """A requester is alive, has folded the log up to `folded`, and has it in its read model up to `recorded`."""
 
     requester: RequesterId
     at: float
@@ -192,6 +192,7 @@ class RequesterBeat(Struct, frozen=True, omit_defaults=True):
     version: str
     address: str = ""
     leaving: bool = False
+    recorded: int = 0
 
 
 class Progress(Struct, frozen=True, omit_defaults=True):

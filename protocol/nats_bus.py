@@ -136,8 +136,8 @@ class NatsBus(NatsMessages):
     async def log_state(self) -> LogState:
         return await self._log.state()
 
-    async def purge(self, key: JobKey) -> None:
-        await self._log.purge(key)
+    async def purge(self, key: JobKey, upto: int) -> None:
+        await self._log.purge(key, upto)
 
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)

@@ -75,11 +75,13 @@ class Live:
     """One job in memory.
 
     `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on its
-    way to the log, as written and as meant: when the log's reader brings it first, it need not be read again.
+    way to the log, as written and as meant: when the log's reader brings it first, it need not be read again. `deleted` are
+    sequence and time of the entry that deleted it.
     """
 
     __slots__ = (
         "behind",
+        "deleted",
         "due",
         "flying",
         "guard",
@@ -97,6 +99,7 @@ class Live:
         self.guard = record.revision if record is not None else 0
         self.written = self.guard
         self.behind = 0
+        self.deleted: tuple[int, float] | None = None
         self.flying: tuple[bytes, Entry] | None = None
         self.due: float | None = None
         self.inputs: list[Input] = []
@@ -112,6 +115,12 @@ class Live:
     def busy(self) -> bool:
         """Whether something still hangs on it, so that it must stay in memory."""
         return bool(self.inflight or self.inputs or self.watchers or self.behind)
+
+    def has_folded(self, seq: int) -> bool:
+        """Whether the entry at this sequence is in the record, or deleted it."""
+        if self.record is None:
+            return self.deleted is not None and self.deleted[0] >= seq
+        return self.record.revision >= seq
 
     def present(self) -> JobRecord | None:
         """The record with what nodes have said since its last entry."""
@@ -197,8 +206,11 @@ class Jobs:
         live.guard = max(live.guard, seq)
         before = live.record
         record = live.record = fold(before, entry, seq)
+        if record is None and before is not None:
+            self._deleted(live, seq, entry.at)
         if record is None or record is before:
             return freed
+        live.deleted = None
         for event in entry.events:
             if isinstance(event, Assigned | Cancelled | Lost):
                 self._moved(live, record.executions.get(event.execution), freed)
@@ -207,6 +219,12 @@ class Jobs:
         self._place(live)
         live.tell()
         return freed
+
+    def _deleted(self, live: Live, seq: int, at: float) -> None:
+        """A closed job is no more; its name stays in memory until the log's reader has brought the entry that says so."""
+        live.deleted, live.written = (seq, at), seq
+        self.closed.pop(live.key, None)
+        self.open[live.key] = live
 
     def forget(self, live: Live) -> None:
         """Let a job go that was never stored, or that is closed."""

@@ -340,9 +340,11 @@ class Orchestrator:
     async def take(self, record: bus.Record) -> None:
         """Fold an entry that the log's reader brings; one that this requester wrote is folded already."""
         live = self._jobs.get(record.key)
-        if live is None or live.record is None or live.record.revision < record.seq:
+        if live is None or not live.has_folded(record.seq):
             live = await self._fold(live, record)
         self._recorder.note(live, record.seq, record.key, record.data)
+        if live is not None and live.record is None:
+            self._jobs.forget(live)
 
     async def _fold(self, live: Live | None, record: bus.Record) -> Live | None:
         try:

@@ -46,6 +46,8 @@ class Presence:
         self.changed: Callable[[], None] = _nobody
         """Told when requesters come or go."""
         self._echo_at = clock.elapsed()
+        self.recorded: Callable[[], int] = _nothing
+        """Up to where the read model is written."""
         self.me = me
         self.there: tuple[RequesterId, ...] = (me,)
         self.address = ""
@@ -107,7 +109,9 @@ class Presence:
             self.changed()
 
     async def _say(self, folded: int, *, leaving: bool) -> None:
-        beat = RequesterBeat(self.me, self._clock.now(), folded, self._version, self.address, leaving)
+        beat = RequesterBeat(
+            self.me, self._clock.now(), folded, self._version, self.address, leaving, self.recorded()
+        )
         try:
             await self._bus.publish(subjects.requester_beats(self.me), encode(beat))
         except Fault as fault:
@@ -116,3 +120,8 @@ class Presence:
 
 def _nobody() -> None:
     """Nobody wants to be told yet."""
+
+
+def _nothing() -> int:
+    """Nothing is written yet."""
+    return 0

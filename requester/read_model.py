@@ -8,7 +8,7 @@ costs nothing but the reading of a few entries once more.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from protocol.ids import JobKey
+from protocol.ids import ExecutionId, JobKey
 from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.retention import Candidate, Purge
 
 SCHEMA: Final = 1
 """Raised when the tables or the records in them change: an older file is filled again."""
@@ -33,6 +34,8 @@ CREATE INDEX IF NOT EXISTS jobs_name ON jobs (name);
 CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at, key);
 CREATE INDEX IF NOT EXISTS jobs_modified ON jobs (modified_at, key);
 CREATE INDEX IF NOT EXISTS jobs_open ON jobs (key) WHERE closed = 0;
+CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (modified_at) WHERE closed = 1;
+CREATE TABLE IF NOT EXISTS deleted (key TEXT PRIMARY KEY, seq INTEGER, at REAL, cut INTEGER);
 CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, key TEXT, record BLOB);
 CREATE INDEX IF NOT EXISTS executions_key ON executions (key);
 CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB);
@@ -57,6 +60,8 @@ class Group(Struct):
     position: int
     records: list[tuple[JobRecord, int]] = field(default_factory=list)
     entries: list[tuple[int, JobKey, bytes]] = field(default_factory=list)
+    deleted: list[tuple[JobKey, int, float]] = field(default_factory=list)
+    """Jobs that were deleted: the sequence of the entry that says so, and its time."""
 
 
 class Store:
@@ -107,7 +112,7 @@ class Store:
 
     def clear(self) -> None:
         """Forget everything."""
-        for table in ("position", "jobs", "executions", "entries"):
+        for table in ("position", "jobs", "executions", "entries", "deleted"):
             self._db.execute(f"DELETE FROM {table}")
 
     def write(self, group: Group) -> None:
@@ -127,11 +132,63 @@ class Store:
             database.executemany(_PUT_ENTRY, group.entries)
             database.executemany(_PUT_JOB, jobs)
             database.executemany(_PUT_EXECUTION, executions)
+            for key, seq, at in group.deleted:
+                for table in ("jobs", "executions", "entries"):
+                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+                database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
+            database.executemany("DELETE FROM deleted WHERE key = ?", [(row[0],) for row in jobs])
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
             raise
+
+    def purged(self, gone: Sequence[Purge]) -> None:
+        """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
+        database = self._db
+        for purge in gone:
+            database.execute(
+                "UPDATE jobs SET closed = 2 WHERE key = ? AND closed = 1"
+                " AND NOT EXISTS (SELECT 1 FROM entries WHERE key = jobs.key AND seq > ?)",
+                (purge.key, purge.upto),
+            )
+            if purge.whole:
+                database.execute("DELETE FROM deleted WHERE key = ? AND seq <= ?", (purge.key, purge.upto))
+            else:
+                database.execute(
+                    "UPDATE deleted SET cut = 1 WHERE key = ? AND seq > ?", (purge.key, purge.upto)
+                )
+
+
+def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
+    """Jobs that are still in the log and may leave it: deleted ones, and those closed before that time; the oldest first."""
+    deleted = database.execute(
+        "SELECT key, seq, at, cut FROM deleted WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?", (before, limit)
+    ).fetchall()
+    closed = database.execute(
+        "SELECT key, (SELECT MAX(seq) FROM entries WHERE entries.key = jobs.key), modified_at FROM jobs"
+        " WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
+        (before, limit - len(deleted)),
+    ).fetchall()
+    return [Candidate(key, seq, at, deleted=True, cut=bool(cut)) for key, seq, at, cut in deleted] + [
+        Candidate(key, seq or 0, at) for key, seq, at in closed
+    ]
+
+
+def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -> set[JobKey]:
+    """The jobs of some executions."""
+    found: set[JobKey] = set()
+    for execution in executions:
+        row = database.execute("SELECT key FROM executions WHERE id = ?", (execution,)).fetchone()
+        if row:
+            found.add(row[0])
+    return found
+
+
+def deleted_at(database: sqlite3.Connection, key: JobKey) -> int:
+    """The sequence of the entry that deleted a job of this key and is still in the log, else 0."""
+    row = database.execute("SELECT seq FROM deleted WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else 0
 
 
 def holds(database: sqlite3.Connection, key: JobKey) -> bool:

@@ -6,7 +6,7 @@ what entries mean. Nothing waits for a write but who asks to see everything.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ import structlog
 from protocol import failpoints
 from protocol.ids import JobKey
 from requester.core.model import JobRecord
+from requester.core.retention import Purge
 from requester.live import Live
-from requester.read_model import Group, Store, entries, holds, load
+from requester.read_model import Group, Store, deleted_at, entries, holds, load
 
 T = TypeVar("T")
 
@@ -97,6 +98,11 @@ class Recorder:
                 position=self._position,
                 records=[(record, since) for _, record, since in changed if record is not None],
                 entries=self._entries,
+                deleted=[
+                    (live.key, *live.deleted)
+                    for live in self._changed.values()
+                    if live.record is None and live.deleted is not None
+                ],
             )
             taken, self._changed, self._entries = self._changed, {}, []
             try:
@@ -138,6 +144,16 @@ class Recorder:
         if not holds(self._index, key):
             return None
         return await self.read(lambda database: load(database, key))
+
+    async def deleted_at(self, key: JobKey) -> int:
+        """The sequence of the entry that deleted a job of this key, 0 for none: the guard of what comes after it."""
+        assert self._index is not None
+        return deleted_at(self._index, key)
+
+    async def purged(self, gone: Sequence[Purge]) -> None:
+        """Note what was taken out of the log."""
+        if gone:
+            await self._in(self._writing, partial(self._opened().purged, gone))
 
     async def entries(self, key: JobKey) -> list[tuple[int, bytes]]:
         """The entries of one job, all that were noted."""

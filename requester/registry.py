@@ -4,7 +4,7 @@ Knows: beats, cells of membership, and when a node counts as gone. Must not know
 orchestrator, what a beat says of executions to the repair.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 from msgspec import Struct
@@ -14,7 +14,7 @@ from protocol import subjects
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Broken, Conflict, Fault, NotFound
-from protocol.ids import NodeId, is_token
+from protocol.ids import ExecutionId, NodeId, is_token
 from protocol.messages import Beat, decode, encode
 from protocol.nodes import NodeInfo
 from requester.core.fleet import Fleet
@@ -64,6 +64,7 @@ class Registry:
         self._changed = changed
         self._moves = moves
         self._heard = heard
+        self._spoken_of: dict[NodeId, Collection[ExecutionId]] = {}
         self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
         self._to_save: dict[NodeId, None] = {}
         self._drained: dict[NodeId, float] = {}
@@ -90,6 +91,7 @@ class Registry:
         cell = self._cells[id_][0] if id_ in self._cells else None
         if cell is not None and cell.membership == DELETED and beat.incarnation <= cell.deleted:
             return
+        self._spoken_of[id_] = beat.executions.keys()
         known = self._fleet.nodes.get(id_)
         connected = not beat.leaving
         if known is None:
@@ -180,6 +182,15 @@ class Registry:
             for id_, node in self._fleet.nodes.items()
             if node.connected and node.membership == APPROVED and node.cordon is None
         ]
+
+    def spoken_of(self) -> set[ExecutionId]:
+        """The executions that connected nodes still speak of."""
+        return {
+            execution
+            for id_, executions in self._spoken_of.items()
+            if (node := self._fleet.nodes.get(id_)) is not None and node.connected
+            for execution in executions
+        }
 
     def gone(self) -> Mapping[NodeId, float]:
         """The nodes that hold work and have been silent for too long, with the seconds of their silence."""

@@ -29,6 +29,7 @@ from requester.recorder import Recorder
 from requester.registry import Registry
 from requester.repair import Repair
 from requester.reports import Reports
+from requester.retention import Retention
 from requester.service import Service
 from requester.settings import Settings
 from requester.verbs import Verbs
@@ -108,6 +109,16 @@ async def running(
         committer=committer,
         presence=presence,
     )
+    presence.recorded = lambda: recorder.written
+    retention = Retention(
+        bus,
+        clock,
+        settings,
+        recorder=recorder,
+        presence=presence,
+        spoken_of=registry.spoken_of,
+        ready=lambda: orchestrator.acting,
+    )
     service = Service(
         bus,
         clock,
@@ -136,6 +147,7 @@ async def running(
         duties.tick(),
         duties.sweep(),
         duties.refresh(),
+        retention.run(),
         serve_blobs(bus),
     ]
     try:

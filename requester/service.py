@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from protocol import failpoints
 from protocol.bus import Bus, Stored
 from protocol.clock import Clock
-from protocol.entries import Entry, Event, StopRequested, Submitted
+from protocol.entries import Deleted, Entry, Event, StopRequested, Submitted
 from protocol.errors import Conflict, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, nameless_key
 from protocol.jobs import Job
@@ -131,6 +131,8 @@ class Service:
         if live is None:
             record = await self._recorder.load(key)
             live = self._jobs.adopt(record) if record is not None else self._jobs.make(key)
+            if record is None:
+                live.guard = max(live.guard, await self._recorder.deleted_at(key))
         return live
 
     async def _written(
@@ -176,6 +178,17 @@ class Service:
                 kind="JobState",
                 details={"JobID": record.id, "State": record.state},
             )
+        return record
+
+    async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
+        record = await self.job(ref, namespace=namespace)
+
+        def deleted(now: JobRecord | None) -> Event:
+            return _deleted(now or record, record.id, reason, client)
+
+        live = await self._live(record.key)
+        while live.record is not None and live.record.id == record.id:
+            await self._written(live, deleted)
         return record
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
@@ -241,7 +254,9 @@ class Service:
 
     async def _entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
         await self._read_up_to(record.revision)
-        return [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
+        every = [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
+        # A name that was used again after its first job was purged or deleted has the entries of both.
+        return [(seq, entry) for seq, entry in every if entry.job == record.id]
 
     async def _settle(self) -> None:
         """Have everything in the read model that anyone was told here."""
@@ -470,6 +485,18 @@ def _submitted(
             details={"JobID": record.id, "Version": str(record.version)},
         )
     return Submitted(job, record.version + 1, warnings, client)
+
+
+def _deleted(record: JobRecord, job: JobId, reason: str, client: str) -> Deleted:
+    """Raises `Conflict` for a job that has not ended."""
+    if record.id == job and not record.closed:
+        raise Conflict(
+            f"cannot delete job in state {record.state.capitalize()}",
+            kind="JobState",
+            hint="stop it first: job stop",
+            details={"JobID": record.id, "State": record.state},
+        )
+    return Deleted(reason, client)
 
 
 def _rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str) -> Submitted:

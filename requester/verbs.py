@@ -128,6 +128,9 @@ class Verbs(Protocol):
     async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
         """End a job; harmless when it is stopped already. Raises `Conflict` when it has ended otherwise."""
 
+    async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
+        """Forget a closed job: it is gone from all lists, and its name is free. Raises `Conflict` while it is open."""
+
     async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
         """One job's present state, read-your-writes for what this requester committed."""
 

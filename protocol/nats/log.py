@@ -44,12 +44,18 @@ class Log:
         (newest,) = await self._stream.newest([entries(key)])
         return Record(key, newest.seq, newest.data) if newest else None
 
-    async def purge(self, key: JobKey) -> None:
-        """See `protocol.bus.Bus.purge`."""
+    async def purge(self, key: JobKey, upto: int) -> None:
+        """See `protocol.bus.Bus.purge`. The literal subject matters: a wildcard costs the server a hundred times as much."""
         if not is_token(key):
             raise Invalid(f"{key!r} is not a job key")
         try:
-            await call(self._wire, f"STREAM.PURGE.{LOG_STREAM}", Done, {"filter": entries(key)})
+            # The server purges what stands before the sequence that it is told; 0 would be everything.
+            await call(
+                self._wire,
+                f"STREAM.PURGE.{LOG_STREAM}",
+                Done,
+                {"filter": entries(key), "seq": max(upto, 0) + 1},
+            )
         except ApiError as error:
             raise unavailable(error) from error
 

@@ -192,6 +192,18 @@ async def stop(request: web.Request) -> web.Response:
     return answer({"EvaluationID": views.evaluation_id(record.id, record.version, record.revision)})
 
 
+@routes.put(BASE + "/{ref}/delete")
+async def delete(request: web.Request) -> web.Response:
+    body = await body_of(request)
+    record = await request.app[VERBS].delete(
+        request.match_info["ref"],
+        namespace=queries.text(request.query, "namespace", str(member(body, "namespace") or "")),
+        reason=str(member(body, "reason") or ""),
+        client=request.get(CLIENT, ""),
+    )
+    return answer({"JobID": record.id})
+
+
 @routes.get(BASE + "/{ref}/history")
 async def history(request: web.Request) -> web.Response:
     query = request.query

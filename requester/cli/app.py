@@ -47,6 +47,7 @@ _ABOUT_JOBS = (
     ("jobs:history", "history", "Tell what happened to a job."),
     ("jobs:versions", "versions", "List a job's versions."),
     ("jobs:stop", "stop", "Stop a job."),
+    ("jobs:delete", "delete", "Forget a job that has ended."),
     ("jobs:rerun", "rerun", "Run a job once more, as it is or as it was in an earlier version."),
     ("submit:diff", "diff", "Tell what submitting a spec would change in the job of its name."),
     ("logs:logs", "logs", "Print what a program wrote, or follow it."),

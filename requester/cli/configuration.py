@@ -24,6 +24,7 @@ PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.Aut
 HOST: Final = ("API.Host", "Node.ServerAPI.Host")
 PORT: Final = ("API.Port", "Node.ServerAPI.Port")
 SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
+KEEP: Final = "Orchestrator.KeepFor"
 NATS_HOST: Final = ("Orchestrator.Host", "Node.Network.Host")
 NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
@@ -38,6 +39,7 @@ OWN: Final = (
     *NATS_HOST,
     *NATS_PORT,
     SILENCE,
+    KEEP,
     "NATS.Replicas",
     "NATS.LogMaxBytes",
     "Name",
@@ -169,6 +171,7 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
         api_port=config.number(*PORT, default=default.api_port, most=65_535),
         manual_approval=config.flag(*APPROVAL),
         silence_s=config.seconds(SILENCE, default=default.silence_s),
+        keep_s=config.seconds(KEEP, default=default.keep_s),
     )
 
 

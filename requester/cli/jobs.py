@@ -178,6 +178,23 @@ def stop(
     return Exit.OK
 
 
+def delete(
+    job: JobRef,
+    /,
+    *,
+    namespace: Namespace = "",
+    reason: Annotated[str, Parameter(help="Why, for the log.")] = "",
+    quiet: Annotated[bool, Parameter(help="Print nothing.")] = False,
+    api: Api = Api(),
+) -> int:
+    """Forget a job that has ended, with all its versions; published results stay where they are."""
+    with api.client() as client:
+        answer = client.call("PUT", job_path(job, "delete"), body={"reason": reason}, namespace=namespace)
+    if not quiet:
+        print(f"Deleted {answer['JobID']}")
+    return Exit.OK
+
+
 def rerun(
     job: JobRef,
     /,

@@ -8,6 +8,7 @@ The rules that everything else leans on:
 - An execution ends once. A report, a loss or a cancellation of one that has ended, is unknown, or runs on another node
   changes nothing, so whatever comes late is harmless.
 - A version closes once. Only a new version opens the job again.
+- A job that was deleted has no record; what comes under its name afterwards begins anew.
 - An entry is folded once: what stands at or before `revision` is skipped, so reading the log twice is harmless.
 """
 
@@ -19,6 +20,7 @@ from protocol.entries import (
     Assigned,
     Cancelled,
     Closed,
+    Deleted,
     Entry,
     Event,
     Lost,
@@ -38,8 +40,8 @@ Executions = dict[ExecutionId, ExecutionRecord]
 def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
     """The record after the entry at sequence `seq` of this job's subject.
 
-    None as long as the job was never submitted. An entry that names another job than the record changes nothing, unless
-    it begins a new life of the name after the old log was purged.
+    None as long as the job was never submitted, and again once it was deleted. An entry that names another job than the
+    record changes nothing, unless it begins a new life of the name after the old log was purged.
     """
     if record is not None:
         if seq <= record.revision:
@@ -61,6 +63,9 @@ def fold_events(
     for event in events:
         if isinstance(event, Submitted):
             record = _submitted(record, event, job, at)
+        elif isinstance(event, Deleted):
+            if record is not None and record.closed:
+                record = executions = None
         elif record is None or record.closed:
             if record is None or isinstance(event, Closed | StopRequested | Queued | Assigned):
                 continue

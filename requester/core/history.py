@@ -14,8 +14,8 @@ from protocol.entries import (
     Assigned,
     Cancelled,
     Closed,
+    Deleted,
     Entry,
-    Event,
     Lost,
     Queued,
     Reported,
@@ -65,6 +65,7 @@ _STATE_NAMES: Final = {
     JobState.STOPPED: "Stopped",
 }
 
+_Told = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed
 Line = tuple[str, str, str, float, dict[str, str]]
 """Execution id (empty: the job), topic, message, time, details."""
 
@@ -77,6 +78,8 @@ def items(before: JobRecord | None, entry: Entry, seq: int) -> list[HistoryItem]
     record = before if before is not None and before.id == entry.job else None
     found: list[HistoryItem] = []
     for event in entry.events:
+        if isinstance(event, Deleted):
+            continue
         changed = fold_events(record, [event], job=entry.job, at=entry.at, seq=seq)
         if changed is None:
             continue
@@ -98,7 +101,7 @@ def of_log(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[JobRecord | N
         yield record, lines
 
 
-def _lines(before: JobRecord | None, after: JobRecord, event: Event, at: float) -> Iterator[Line]:
+def _lines(before: JobRecord | None, after: JobRecord, event: _Told, at: float) -> Iterator[Line]:
     if isinstance(event, Submitted):
         yield "", SUBMISSION, _submission(event, first=before is None), at, {}
     elif isinstance(event, StopRequested):

@@ -269,7 +269,7 @@ class LogContract:
         await stored(one, gone, first)
         after = await stored(one, kept, before)
 
-        await other.purge(gone)
+        await other.purge(gone, after)
 
         assert await one.last(gone) is None
         assert await one.last(kept) == Record(kept, after, b"{}")
@@ -277,7 +277,35 @@ class LogContract:
 
     async def test_purging_what_is_not_there_is_harmless(self, buses: Buses) -> None:
         """A purge may be repeated."""
-        await buses[0].purge(fresh_key())
+        await buses[0].purge(fresh_key(), 1)
+
+    async def test_a_purge_leaves_what_came_after_the_position_it_names(self, buses: Buses) -> None:
+        """What was appended meanwhile stays, and its guard still holds; what was purged frees its room."""
+        one, other = buses
+        start = (await one.log_state()).last
+        key = fresh_key()
+        first = await stored(one, key, data=b"x" * 10_000)
+        second = await stored(one, key, first)
+        full = (await one.log_state()).size_bytes
+        meanwhile = await stored(one, key, second)
+
+        await other.purge(key, second)
+
+        assert [record.seq for record in await collect(one, start, 1)] == [meanwhile]
+        assert (await one.log_state()).size_bytes < full
+        assert await append_one(one, entry(key, second)) == Stale(meanwhile)
+        last = await stored(one, key, meanwhile)
+        await other.purge(key, 0)
+        assert [record.seq for record in await collect(one, start, 2)] == [meanwhile, last]
+
+    async def test_a_key_whose_entries_were_purged_begins_at_guard_0(self, buses: Buses) -> None:
+        """After a whole purge an old guard is stale, and 0 begins anew."""
+        one, other = buses
+        key = fresh_key()
+        seq = await stored(one, key)
+        await other.purge(key, seq)
+        assert isinstance(await append_one(one, entry(key, seq)), Stale)
+        assert await stored(one, key) > seq
 
     async def test_a_reader_passes_over_what_is_purged_while_it_reads(self, buses: Buses) -> None:
         """A standing reader goes on behind purged entries."""
@@ -287,7 +315,7 @@ class LogContract:
             key = fresh_key()
             seq = await stored(one, key)
             assert [record.seq for record in await anext(batches)] == [seq]
-            await one.purge(key)
+            await one.purge(key, seq)
             later = await stored(one, fresh_key())
             assert [record.seq for record in await anext(batches)] == [later]
 

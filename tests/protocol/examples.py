@@ -132,7 +132,7 @@ EXAMPLES: list[Struct] = [
     REPORT,
     messages.Verdict("stored", 9),
     messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}),
-    messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True),
+    messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True, 8),
     messages.Progress(JOB, EXECUTION, NODE, ExecutionState.STAGING, "image", 5, 10),
     messages.LogsRequest(EXECUTION, 5, 1000, 2.5),
     CHUNK,
@@ -149,6 +149,7 @@ EXAMPLES: list[Struct] = [
     entries.Cancelled(EXECUTION, FAILURE),
     entries.Lost(EXECUTION, NODE, FAILURE),
     CLOSED,
+    entries.Deleted("no longer wanted", "cli"),
     entries.Entry(JOB, "op-1", "r-1", AT, [entries.Queued(FAILURE), CLOSED]),
 ]
 

@@ -1,5 +1,6 @@
 """Messages and entries on the wire: one golden file each, read by every later version."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -101,3 +102,38 @@ def test_a_message_that_cannot_be_read_is_broken(data: bytes, says: str) -> None
         decode(data, Command)  # type: ignore[arg-type]
 
     assert says in caught.value.message
+
+
+FROZEN = sorted((GOLDEN.parent / "frozen").glob("*/*.json"))
+"""What each version sent and stored, kept as it was when that version was current. A folder here is never changed: the log
+of a cluster holds such entries for as long as their jobs are kept, and a node or requester of that version may still run."""
+
+
+@pytest.mark.parametrize("path", FROZEN, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_an_earlier_version_wrote_is_understood(path: Path) -> None:
+    """Every message and entry of every earlier version is read by this one, and nothing that it said is lost."""
+    form = next(type(each) for each in EXAMPLES if type(each).__name__ == path.stem)
+    written = msgspec.json.decode(path.read_bytes())
+
+    understood = msgspec.json.decode(encode(decode(path.read_bytes(), form)))
+
+    assert lost(written, understood) == []
+
+
+def lost(written: Any, understood: Any, place: str = "$") -> list[str]:
+    """Where something that was written is no longer said."""
+    if isinstance(written, dict) and isinstance(understood, dict):
+        return [
+            fault
+            for key, value in written.items()
+            for fault in (
+                lost(value, understood[key], f"{place}.{key}") if key in understood else [f"{place}.{key}"]
+            )
+        ]
+    if isinstance(written, list) and isinstance(understood, list) and len(written) == len(understood):
+        return [
+            fault
+            for number, value in enumerate(written)
+            for fault in lost(value, understood[number], f"{place}[{number}]")
+        ]
+    return [] if written == understood else [place]

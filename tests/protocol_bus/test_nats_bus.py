@@ -318,7 +318,7 @@ class TestStreams:
         assert isinstance(large, Refused)
         assert large.full
         assert before.limit_bytes == 1_000_000
-        await bus.purge(first)
+        await bus.purge(first, seq)
         assert await stored(bus, fresh_key(), data=b"x" * 400_000) > seq
         await bus.close()
 

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from deploy.servers import NatsServer
 from protocol.clock import SystemClock
+from protocol.errors import Exhausted
 from protocol.ids import RequesterId
-from protocol.nats_bus import connect
+from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from requester.serve import running
 from requester.service import Service
@@ -84,3 +86,47 @@ async def test_the_server_is_killed(own_nats_server: NatsServer, tmp_path: Path)
         records = [await closed(service, job) for job in jobs]
         assert {record.state for record in records} == {JobState.COMPLETED}
         assert all(len(record.executions) == 1 for record in records)
+
+
+async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(
+    own_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Where the server gives the log little room, submissions are refused from 80 % on; every job that was taken still comes
+    to its end; and what leaves the log after its keep time makes room for new ones."""
+    small = StreamSettings(log_bytes=400_000)
+    bus = await connect(
+        own_nats_server.url,
+        name="r1",
+        role="requester",
+        credentials=own_nats_server.requester("r1"),
+        streams=small,
+    )
+    settings = replace(PATIENT, id=RequesterId("r1"), data_dir=tmp_path / "r1", keep_s=2.0, retention_s=0.1)
+    try:
+        async with running(bus, settings) as service, a_node(own_nats_server, "n1") as node:
+            node.script = hold
+            large = a_job(meta={"padding": "x" * 10_000}, cpu="0.1")
+            jobs: list[str] = []
+
+            async def fill() -> None:
+                while len(jobs) < 40:
+                    jobs.append(await submit(service, large))
+                    await asyncio.sleep(settings.cells_s / 10)
+
+            with pytest.raises(Exhausted, match="takes no new jobs"):
+                await fill()
+
+            await node.until(lambda node: len(node.runs) == len(jobs))
+            for run in node.runs:
+                node.finish(run.execution)
+            for job in jobs:
+                assert (await closed(service, job)).state is JobState.COMPLETED
+            node.states.clear()
+
+            async with asyncio.timeout(30):
+                while (await bus.log_state()).first <= len(jobs):  # noqa: ASYNC110  no event tells
+                    await asyncio.sleep(0.05)
+            assert (await bus.log_state()).size_bytes < 100_000
+            assert (await service.job(jobs[0])).closed
+    finally:
+        await bus.close()

@@ -183,6 +183,13 @@ class Twin:
     async def put_blob(self, data: bytes) -> str:
         raise NotImplementedError
 
+    async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
+        await self._called("delete", (ref, reason))
+        record = await self.job(ref, namespace=namespace)
+        if not record.closed:
+            raise Conflict(f"cannot delete job in state {record.state.capitalize()}", kind="JobState")
+        return self.records.pop(record.id)
+
     async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
         await self._called("stop", (ref, reason))
         record = await self.job(ref, namespace=namespace)

@@ -16,6 +16,7 @@ from protocol.entries import (
     Assigned,
     Cancelled,
     Closed,
+    Deleted,
     Entry,
     Event,
     Lost,
@@ -253,3 +254,5 @@ def _words(event: Event) -> str:
             return f"queued {event.reason.code}"
         case StopRequested():
             return "stop"
+        case Deleted():
+            return "deleted"

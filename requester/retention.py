@@ -1,0 +1,94 @@
+"""Takes old and deleted jobs out of the log.
+
+Knows: the rhythm, who else is there and how far each has written its read model. Must not know: what may go
+(`requester.core.retention` decides that). What goes stays readable in the read models; a read model that is filled again
+from the log lacks it.
+"""
+
+from collections.abc import Callable, Collection
+
+import structlog
+
+from protocol.bus import Bus
+from protocol.clock import Clock
+from protocol.errors import Fault
+from protocol.ids import ExecutionId
+from requester.core.retention import RATE_MAX, Purge, purge_of, safe_position
+from requester.presence import Presence
+from requester.read_model import keys_of, over
+from requester.recorder import Recorder
+from requester.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_AT_ONCE = 500
+"""Candidates looked at in one round."""
+
+
+class Retention:
+    """One requester's share of the work. `spoken_of` gives the executions in the newest beats of all nodes."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        settings: Settings,
+        *,
+        recorder: Recorder,
+        presence: Presence,
+        spoken_of: Callable[[], Collection[ExecutionId]],
+        ready: Callable[[], bool],
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._recorder = recorder
+        self._presence = presence
+        self._spoken_of = spoken_of
+        self._ready = ready
+        self.purged = 0
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await self._clock.sleep(self._settings.retention_s)
+            if not self._ready():
+                continue
+            try:
+                while await self.round() == _AT_ONCE:
+                    pass
+            except Fault as fault:
+                _log.debug("the log cannot be cleared just now", reason=fault.message)
+
+    async def round(self) -> int:
+        """Take out what may go now, at most `_AT_ONCE` jobs; how many went."""
+        now, keep_s = self._clock.now(), self._settings.keep_s
+        executions = self._spoken_of()
+        spoken_of = await self._recorder.read(lambda database: keys_of(database, executions))
+        before = now - keep_s if keep_s else 0.0
+        found = await self._recorder.read(lambda database: over(database, before, _AT_ONCE))
+        safe = safe_position(self._recorder.written, [beat.recorded for beat in self._presence.others()])
+        first = (await self._bus.log_state()).first
+        gone: list[Purge] = []
+        try:
+            for job in found:
+                purge = purge_of(
+                    job,
+                    now=now,
+                    keep_s=keep_s,
+                    safe=safe,
+                    spoken_of=spoken_of,
+                    rank=self._presence.rank(job.key),
+                )
+                if purge is None:
+                    continue
+                # What stands before the log's first entry has been taken out by another.
+                if purge.upto >= first:
+                    await self._bus.purge(purge.key, purge.upto)
+                    await self._clock.sleep(len(self._presence.there) / RATE_MAX)
+                gone.append(purge)
+        finally:
+            await self._recorder.purged(gone)
+        self.purged += len(gone)
+        if gone:
+            _log.info("jobs were taken out of the log", jobs=len(gone), safe=safe)
+        return len(gone)

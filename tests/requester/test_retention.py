@@ -1,0 +1,259 @@
+"""Old and deleted jobs leave the log, and nothing that anyone still needs does."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from protocol.bus import Bus
+from protocol.errors import Conflict, Exhausted, NotFound
+from protocol.ids import JobId, JobKey, job_key, key_of
+from protocol.memory_bus import MemoryBus
+from protocol.states import ExecutionState as S
+from requester.core.retention import Candidate, Purge, purge_of, safe_position
+from requester.service import Service
+from requester.verbs import HistoryQuery, JobQuery
+from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit
+
+KEEP_S = 3_600.0
+KEEPING = replace(QUICK, keep_s=KEEP_S, retention_s=0.02)
+KEY = JobKey("0123456789abcde")
+
+
+class Later:
+    """A clock that runs as the hub's does, a while ahead once it is told to."""
+
+    def __init__(self, clock: object) -> None:
+        self._clock = clock
+        self.ahead_s = 0.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._clock, name)
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._clock.now() + self.ahead_s  # type: ignore[attr-defined, no-any-return]
+
+
+def later(cluster: Cluster, seconds: float) -> None:
+    """Let so much time have passed for the requesters started from now on."""
+    clock = Later(cluster.hub.clock)
+    clock.ahead_s = seconds
+    cluster.clock = clock  # type: ignore[assignment]
+
+
+async def pass_by(cluster: Cluster, seconds: float) -> list[Service]:
+    """Two requesters with the jobs in their read models, that much later."""
+    await (await cluster.requester("r2")).jobs(JobQuery())
+    for name in ("r1", "r2"):
+        await cluster.kill(name)
+    later(cluster, seconds)
+    return [await cluster.requester(name) for name in ("r1", "r2")]
+
+
+def in_log(bus: Bus, job: str) -> bool:
+    """Whether the hub's log has entries of a job."""
+    assert isinstance(bus, MemoryBus)
+    key = key_of(JobId(job))
+    return key in bus._hub.by_key
+
+
+@pytest.mark.parametrize(
+    ("job", "purge"),
+    [
+        (Candidate(KEY, 9, at=0), Purge(KEY, 9, whole=True)),
+        (Candidate(KEY, 9, at=900), None),
+        (Candidate(KEY, 11, at=0), None),
+        (Candidate(KEY, 9, at=900, deleted=True), Purge(KEY, 8, whole=False)),
+        (Candidate(KEY, 9, at=900, deleted=True, cut=True), None),
+        (Candidate(KEY, 9, at=0, deleted=True, cut=True), Purge(KEY, 9, whole=True)),
+    ],
+)
+def test_what_may_go(job: Candidate, purge: Purge | None) -> None:
+    """Closed for the keep time and in every read model: whole. Deleted: at once, but for the entry that says so."""
+    rules = {"now": 1_000.0, "keep_s": 500.0, "safe": 10}
+    assert purge_of(job, spoken_of=(), rank=0, **rules) == purge  # type: ignore[arg-type]
+    assert purge_of(job, spoken_of={KEY}, rank=0, **rules) is None  # type: ignore[arg-type]
+    assert purge_of(job, spoken_of=(), rank=20, **rules) is None  # type: ignore[arg-type]
+
+
+def test_kept_for_ever() -> None:
+    """A keep time of 0 keeps old jobs; and a requester that does not say how far it is holds everything."""
+    assert purge_of(Candidate(KEY, 9, at=0), now=1e9, keep_s=0, safe=10, spoken_of=(), rank=0) is None
+    assert safe_position(10, []) == 10
+    assert safe_position(10, [7, 12]) == 7
+    assert safe_position(10, [0]) == 0
+
+
+async def test_an_old_job_leaves_the_log_and_stays_readable(tmp_path: Path) -> None:
+    """Past its keep time a closed job is purged by its owner among two requesters; both still describe and list it with its
+    history. An open job of the same age stays."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        old = await submit(one, a_job("old"))
+        await closed(one, old)
+        node.script = hold
+        still_open = await submit(one, a_job("open"))
+        history = await one.history(old, HistoryQuery())
+        node.states = {id_: state for id_, state in node.states.items() if state is S.RUNNING}
+        await node.beat()
+
+        services = await pass_by(cluster, KEEP_S + 120)
+        await happens(lambda: not in_log(cluster.buses["r1"], old))
+
+        assert in_log(cluster.buses["r1"], still_open)
+        for service in services:
+            assert (await service.job("old")).id == old
+            assert {record.id for record in (await service.jobs(JobQuery()))[0]} == {old, still_open}
+            assert await service.history(old, HistoryQuery()) == history
+
+
+async def test_a_job_that_a_node_speaks_of_stays(tmp_path: Path) -> None:
+    """As long as an execution of it is in a beat, a job stays in the log, however old."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        spoken, silent = await submit(one, a_job("a")), await submit(one, a_job("b"))
+        await closed(one, spoken)
+        await closed(one, silent)
+        (execution,) = (await one.job(spoken)).executions
+        node.states = {execution: S.COMPLETED}
+        await cluster.kill("r1")
+        later(cluster, KEEP_S + 1)
+        await cluster.requester("r1")
+        await node.beat()
+        await happens(lambda: not in_log(cluster.buses["r1"], silent))
+        assert in_log(cluster.buses["r1"], spoken)
+
+        node.states = {}
+        await happens(lambda: not in_log(cluster.buses["r1"], spoken))
+
+
+async def test_a_name_is_used_again_after_its_job_left_the_log(tmp_path: Path) -> None:
+    """Submitting a purged job's name begins a new job with another id and a history of its own, also at a requester that
+    still has the old one in its read model."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        old = await submit(one, a_job("again"))
+        await closed(one, old)
+        node.states = {}
+        one, two = await pass_by(cluster, KEEP_S + 120)
+        await happens(lambda: not in_log(cluster.buses["r1"], old))
+
+        new = await submit(one, a_job("again", cpu="2"))
+
+        assert new != old
+        for service in (one, two):
+            record = await closed(service, new)
+            assert record.version == 1
+            assert (await service.job("again")).id == new
+            lines = (await service.history(new, HistoryQuery())).items
+            assert {line.job for line in lines} == {new}
+
+
+async def deleted(service: Service, job: str) -> None:
+    """Wait until a requester knows nothing of a job."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await service.job(job)
+            except NotFound:
+                return
+            await asyncio.sleep(0)
+
+
+async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
+    """Deleting a closed job takes it out of every requester's lists and out of the log, now and after a restart; its name is
+    free at once. An open job cannot be deleted."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        node = await cluster.node()
+        job = await submit(one, a_job("gone"))
+        await closed(one, job)
+        node.states = {}
+        await node.beat()
+        node.script = hold
+        still_open = await submit(one, a_job("open"))
+        with pytest.raises(Conflict, match="cannot delete"):
+            await one.delete("open", namespace="", reason="", client="test")
+
+        assert (await two.delete("gone", namespace="", reason="", client="test")).id == job
+
+        for service in (one, two):
+            await deleted(service, job)
+            assert [record.id for record in (await service.jobs(JobQuery()))[0]] == [still_open]
+        bus = cluster.buses["r1"]
+        hub = bus._hub
+        # Only the entry that says so stays, for those who are away.
+        await happens(lambda: len(hub.by_key[job_key("default", "gone")]) == 1)
+        await cluster.kill("r2")
+        two = await cluster.requester("r2")
+        await deleted(two, job)
+        node.script = lambda _: S.COMPLETED
+        again = await submit(two, a_job("gone"))
+        assert again != job
+        for service in (one, two):
+            assert (await closed(service, again)).version == 1
+
+
+async def test_a_read_model_filled_again_is_equal(tmp_path: Path) -> None:
+    """Whatever a job went through (versions, retries, a stop, a deletion), a read model made from nothing says the same of
+    it as the one that was written on the way."""
+    async with a_cluster(tmp_path) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node(cores=64)
+        for number in range(60):
+            await closed(one, await submit(one, a_job(f"job-{number}", count=1 + number % 3)))
+            if number % 4 == 0:
+                await closed(one, await submit(one, a_job(f"job-{number}", count=2, cpu="2")))
+            if number % 10 == 3:
+                await one.delete(f"job-{number}", namespace="", reason="", client="test")
+        node.script = hold
+        stopped = await submit(one, a_job("stopped"))
+        await submit(one, a_job("open"))
+        await one.stop(stopped, namespace="", reason="enough", client="test")
+        last = (await cluster.buses["r1"].log_state()).last
+
+        two = await cluster.requester("r2")
+        await two._follower.reached(last)
+
+        assert await everything(two) == await everything(one)
+
+
+async def everything(service: Service) -> dict[str, object]:
+    """All rows of a requester's read model."""
+    jobs, _ = await service.jobs(JobQuery(limit=0))
+    assert len(jobs) == 56
+    tables = {"jobs": "key", "executions": "id", "entries": "seq", "deleted": "key", "position": "seq"}
+    return {
+        table: await service._recorder.read(
+            lambda database, table=table, order=order: database.execute(  # type: ignore[misc]
+                f"SELECT * FROM {table} ORDER BY {order}"
+            ).fetchall()
+        )
+        for table, order in tables.items()
+    }
+
+
+async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(tmp_path: Path) -> None:
+    """From 80 % on submissions are refused with the share and what to do; jobs that are open go on to their end."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node(script=hold)
+        jobs = [await submit(one, a_job()) for _ in range(4)]
+        size = (await cluster.buses["r1"].log_state()).size_bytes
+        cluster.hub.limit_bytes = int(size / 0.85)
+        await happens(lambda: one.facts()["log_share"] >= 0.8)
+
+        with pytest.raises(Exhausted, match=r"log is 8\d% full") as caught:
+            await submit(one, a_job())
+
+        assert "keep time" in caught.value.hint
+        cluster.hub.limit_bytes = size * 10
+        for run in list(node.runs):
+            node.finish(run.execution)
+        for job in jobs:
+            await closed(one, job)
