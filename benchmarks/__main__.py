@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import orchestration, record, storage
+from benchmarks import ipfs, orchestration, record, storage
 
 PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "orchestration": orchestration.measure,
     "storage": storage.measure,
+    "ipfs": ipfs.measure,
 }
 
 

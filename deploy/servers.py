@@ -169,7 +169,6 @@ class Kubo(Server):
         *,
         api_port: int,
         gateway_port: int,
-        swarm_port: int,
         folder: Path,
         peer_id: str,
     ) -> None:
@@ -178,9 +177,18 @@ class Kubo(Server):
         self.multiaddr_with_peer = f"{self.multiaddr}/p2p/{peer_id}"
         self.api_url = f"http://{LOOPBACK}:{api_port}"
         self.gateway_url = f"http://{LOOPBACK}:{gateway_port}"
-        self.swarm_multiaddr = f"/ip4/{LOOPBACK}/tcp/{swarm_port}/p2p/{peer_id}"
         self.peer_id = peer_id
         self.ipfs_path = folder
+
+    async def swarm_multiaddr(self) -> str:
+        """Where other nodes reach this one, until it is restarted."""
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(f"{self.api_url}/api/v0/id") as response,
+        ):
+            addresses: list[str] = (await response.json())["Addresses"]
+            return addresses[0]
 
 
 class Registry(Server):
@@ -324,8 +332,8 @@ async def kubo(folder: Path, *, offline: bool = False, swarm_key: str = "") -> A
             )
 
     def make() -> Kubo:
-        api_port, gateway_port, swarm_port = free_ports(3)
-        peer_id = _seclude(repository / "config", api_port, gateway_port, swarm_port)
+        api_port, gateway_port = free_ports(2)
+        peer_id = _seclude(repository / "config", api_port, gateway_port)
         return Kubo(
             _starter(
                 [program, "daemon", "--migrate=false", *(["--offline"] if offline else [])],
@@ -336,7 +344,6 @@ async def kubo(folder: Path, *, offline: bool = False, swarm_key: str = "") -> A
             ),
             api_port=api_port,
             gateway_port=gateway_port,
-            swarm_port=swarm_port,
             folder=repository,
             peer_id=peer_id,
         )
@@ -466,13 +473,13 @@ def _keeps_attributes(folder: Path) -> bool:
     return True
 
 
-def _seclude(config: Path, api_port: int, gateway_port: int, swarm_port: int) -> str:
+def _seclude(config: Path, api_port: int, gateway_port: int) -> str:
     """Confine a Kubo configuration to loopback and these ports, and away from all others; returns the node's peer id."""
     settings: dict[str, Any] = json.loads(config.read_text())
     settings["Addresses"] |= {
         "API": f"/ip4/{LOOPBACK}/tcp/{api_port}",
         "Gateway": f"/ip4/{LOOPBACK}/tcp/{gateway_port}",
-        "Swarm": [f"/ip4/{LOOPBACK}/tcp/{swarm_port}"],
+        "Swarm": [f"/ip4/{LOOPBACK}/tcp/0"],
     }
     settings["Bootstrap"] = []
     settings["Routing"] = {"Type": "none"}

@@ -224,27 +224,44 @@ def _checked(folder: Path) -> list[Entry]:
 async def _body(
     folder: Path, entries: list[Entry], boundary: str, progress: Progress
 ) -> AsyncIterator[bytes]:
-    """The multipart body: a part for each folder, link and file, each folder before what is in it."""
+    """The multipart body, made in a thread, a mebibyte or more at a time."""
     total = sum(entry.size_bytes for entry in entries)
     done = 0
-    small: list[bytes] = [_head(boundary, ROOT, Kind.FOLDER), b"\r\n"]
+    pieces = _pieces(folder, entries, boundary)
+    while batch := await in_thread(lambda _: _batch(pieces)):
+        piece, size = batch
+        yield piece
+        done += size
+        if size:
+            progress(done, total)
+
+
+def _batch(pieces: Iterator[tuple[bytes, int]]) -> tuple[bytes, int] | None:
+    """The next pieces as one, of about a mebibyte, and how much of it is content; None at the end."""
+    joined: list[bytes] = []
+    length = content = 0
+    for piece, size in pieces:
+        joined.append(piece)
+        length += len(piece)
+        content += size
+        if length >= CHUNK_BYTES:
+            break
+    return (b"".join(joined), content) if joined else None
+
+
+def _pieces(folder: Path, entries: list[Entry], boundary: str) -> Iterator[tuple[bytes, int]]:
+    """The multipart body: a part for each folder, link and file, each folder before what is in it. With every piece comes
+    how much of it is content of files; blocking."""
+    yield _head(boundary, ROOT, Kind.FOLDER) + b"\r\n", 0
     for entry in entries:
-        small.append(_head(boundary, f"{ROOT}/{entry.path}", entry.kind, entry.executable))
+        yield _head(boundary, f"{ROOT}/{entry.path}", entry.kind, entry.executable), 0
         if entry.kind is Kind.LINK:
-            small.append(entry.target.encode())
+            yield entry.target.encode(), 0
         elif entry.kind is Kind.FILE:
-            pieces = _pieces(folder, entry)
-            while piece := await in_thread(lambda _, pieces=pieces: next(pieces, b"")):  # type: ignore[misc]
-                yield b"".join(small)
-                small = []
-                yield piece
-                done += len(piece)
-                progress(done, total)
-        small.append(b"\r\n")
-        if len(small) > 256:
-            yield b"".join(small)
-            small = []
-    yield b"".join([*small, f"--{boundary}--\r\n".encode()])
+            for piece in _content(folder, entry):
+                yield piece, len(piece)
+        yield b"\r\n", 0
+    yield f"--{boundary}--\r\n".encode(), 0
 
 
 def _head(boundary: str, path: str, kind: Kind, executable: bool = False) -> bytes:
@@ -256,7 +273,7 @@ def _head(boundary: str, path: str, kind: Kind, executable: bool = False) -> byt
     ).encode()
 
 
-def _pieces(folder: Path, entry: Entry) -> Iterator[bytes]:
+def _content(folder: Path, entry: Entry) -> Iterator[bytes]:
     """A file's bytes, exactly as many as the listing says; blocking."""
     left = entry.size_bytes
     with open(open_inside(folder, entry.path), "rb", buffering=0) as file:

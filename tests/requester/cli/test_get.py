@@ -300,7 +300,8 @@ def test_ipfs_results_come_from_a_private_swarm(
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
 
-    addresses = ("--ipfs-swarm-addrs", other.swarm_multiaddr, "--ipfs-swarm-addrs", holder.swarm_multiaddr)
+    at = [background.run(node.swarm_multiaddr()) for node in (other, holder)]
+    addresses = ("--ipfs-swarm-addrs", at[0], "--ipfs-swarm-addrs", at[1])
     ran = shoal("get", "words", *addresses, "--ipfs-swarm-key", "swarm.key")
     assert ran.code == 0, ran.err
     assert _tree(folder / "job-words") == {"stdout": "hello\n"}

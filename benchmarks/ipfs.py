@@ -1,0 +1,178 @@
+"""How fast bytes move to and from IPFS: a large file and a folder of small ones beside ``ipfs get``, results beside
+``ipfs add``, and the same without a node of our own, through a gateway that is not believed.
+
+Knows: the drivers as a node uses them. What arrived is compared by SHA-256, what was published by its CID, each time.
+Nothing that was added stays for the next round: Kubo would be faster with what it has.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psutil
+
+from benchmarks.record import Figure, figure
+from benchmarks.transfers import ROUNDS, SMALL_FILES, fetcher, made_small, run, scratch_with_data, turns
+from deploy.programs import Missing, need
+from deploy.servers import Kubo, kubo
+from protocol.ids import ExecutionId, JobId, NodeId
+from storage.contract import Label, silent
+from storage.drivers import open_drivers
+from storage.params import read_params
+from storage.settings import StorageSettings
+
+T = TypeVar("T")
+
+MARK_GET: Final = "at most 0.8 times"
+MARK_ADD: Final = "at most 1.1 times"
+STEP_S: Final = 0.001
+LARGE: Final = "1 GiB file"
+SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
+
+
+async def measure() -> list[Figure]:
+    """All figures of this part."""
+    try:
+        tool = str(need("ipfs"))
+    except Missing as missing:
+        print(f"left out IPFS: {missing}", flush=True)
+        return []
+    async with scratch_with_data() as (folder, data, digest):
+        small = await asyncio.to_thread(made_small, folder / "small")
+        async with kubo(folder / "kubo", offline=True) as node, watched() as watch:
+            ipfs = [tool, "--api", node.multiaddr]
+            figures = []
+            for name, path, wanted in ((SMALL, folder / "small", small), (LARGE, data, digest)):
+                figures += await _gets(folder, node, ipfs, name, path, wanted, watch)
+            for name, path in ((SMALL, folder / "small"), (LARGE, data)):
+                figures.append(await _adds(folder, node, ipfs, name, path, watch))
+            return [*figures, *watch.figures()]
+
+
+async def _gets(
+    folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path, digest: str, watch: "Watch"
+) -> list[Figure]:
+    cid = (await run([*ipfs, "add", "-rQ", "--cid-version=1", str(path)])).strip()
+
+    async def peer(into: Path) -> Path:
+        await run([*ipfs, "get", "-o", str(into), cid])
+        return into
+
+    figures = []
+    for what, connect, gateways in (
+        (f"{name} from IPFS to disk", node.multiaddr, ()),
+        (f"{name} from IPFS to disk, through a gateway", "", (node.gateway_url,)),
+    ):
+        async with fetcher(
+            folder, "ipfs", {"CID": cid}, "", ipfs_connect=connect, ipfs_gateways=gateways
+        ) as fetch:
+            ours, beside = await turns(folder, digest, watch.over(fetch), peer)
+        mark = "" if gateways else MARK_GET
+        figures.append(figure(what, ours, "s", peer="ipfs get", peer_values=beside, mark=mark))
+    return figures
+
+
+async def _adds(folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path, watch: "Watch") -> Figure:
+    result = folder / f"result-{path.name}"
+    result.mkdir()
+    os.rename(path, result / path.name)
+    settings = StorageSettings(folder=folder / "drivers", ipfs_connect=node.multiaddr)
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    async with open_drivers(settings) as drivers:
+        driver = drivers.publishers["ipfs"]
+        params = read_params({}, driver.params, "ipfs")
+        label = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), time.time())
+
+        async def publish(folder: Path) -> str:
+            return str((await driver.publish(folder, params, label, silent)).params["CID"])
+
+        for number in range(ROUNDS + 1):
+            cids = set()
+            for way in sorted(times, reverse=bool(number % 2)):
+                began = time.perf_counter()
+                if way == "ours":
+                    cid = await watch.over(publish)(result)
+                else:
+                    cid = (await run([*ipfs, "add", "-rQ", str(result)])).strip()
+                took = time.perf_counter() - began
+                cids.add(cid)
+                await run([*ipfs, "pin", "rm", cid])
+                await run([*ipfs, "repo", "gc", "--silent"])
+                if number:
+                    times[way].append(took)
+            if len(cids) != 1:
+                raise RuntimeError(f"other bytes were published than were given: {cids}")
+    return figure(
+        f"{name} published to IPFS",
+        times["ours"],
+        "s",
+        peer="ipfs add",
+        peer_values=times["peer"],
+        mark=MARK_ADD if name == LARGE else "",
+    )
+
+
+class Watch:
+    """What our transfers do to the process that they run in: how long its loop stood still, how much memory it took."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._begun_bytes = self._process.memory_info().rss
+        self._active = 0
+        self.pauses_s = [0.0]
+        self.memory_bytes = [self._begun_bytes]
+
+    def over(self, work: Callable[[Path], Awaitable[T]]) -> Callable[[Path], Awaitable[T]]:
+        """`work`, watched."""
+
+        async def watched(path: Path) -> T:
+            self._active += 1
+            try:
+                return await work(path)
+            finally:
+                self._active -= 1
+
+        return watched
+
+    async def look(self) -> None:
+        """Look all the time, for ever."""
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(STEP_S)
+            if self._active:
+                self.pauses_s.append(time.perf_counter() - began - STEP_S)
+                self.memory_bytes.append(self._process.memory_info().rss)
+
+    def figures(self) -> list[Figure]:
+        """The longest pause and the most memory, of all transfers together."""
+        pauses = sorted(self.pauses_s)
+        return [
+            figure(
+                "event loop stood still during IPFS transfers, longest",
+                [pauses[-1] * 1e3],
+                "ms",
+                mark="at most 20 ms",
+            ),
+            figure("the same, 99.9 % of all times", [pauses[int(len(pauses) * 0.999)] * 1e3], "ms"),
+            figure(
+                "memory of the process in IPFS transfers",
+                [max(self.memory_bytes) / 1e6],
+                "MB",
+                mark="at most 200 MB",
+            ),
+        ]
+
+
+@asynccontextmanager
+async def watched() -> AsyncIterator[Watch]:
+    """A watch that looks as long as the context lasts."""
+    watch = Watch()
+    looking = asyncio.create_task(watch.look())
+    try:
+        yield watch
+    finally:
+        looking.cancel()
