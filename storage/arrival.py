@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
-from storage.threads import in_thread
+from storage.threads import Stop, in_thread
 from storage.tree import FOLDER_FLAGS, new_file, write_all
 
 
@@ -27,14 +27,25 @@ async def arriving(into: Path) -> AsyncIterator[Path]:
     if os.path.lexists(into):
         raise Conflict(f"{into} is already there")
     beside = into.with_name(f".arriving-{secrets.token_hex(8)}")
+    made = [beside]
+
+    def arrive(stop: Stop) -> None:
+        os.rename(beside, into)
+        made.append(into)
+
+    def remove(stop: Stop) -> None:
+        for path in made:
+            remove_tree(path)
+
     try:
         with disk_faults(into):
             yield beside
-            # A cancellation that is under way would otherwise only be seen after the rename, when nobody cleans up.
+            # A cancellation that is under way would otherwise only be seen after the rename.
             await asyncio.sleep(0)
-            os.rename(beside, into)
+            # A busy disk lets even this wait, and the loop must not.
+            await in_thread(arrive)
     except BaseException:
-        await in_thread(lambda _: remove_tree(beside))
+        await in_thread(remove)
         raise
 
 

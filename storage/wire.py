@@ -29,7 +29,7 @@ CRAWL_BYTES: Final = 1024
 """So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
 
 Address = tuple[int, str]
-"""Its family, and its text."""
+"""Its family, and its text: of a Unix socket its path."""
 
 
 class LineFault(Exception):
@@ -130,7 +130,8 @@ class Line:
             self._connect_to_any()
             connected = self._socket
             assert connected is not None
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if connected.family != socket.AF_UNIX:
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.route.tls is not None:
                 self._secure(connected, self.route.tls)
             assert self._socket is not None
@@ -255,7 +256,8 @@ class Line:
             connected.settimeout(self.route.connect_s)
             try:
                 if not self._cut:
-                    connected.connect((address, self.route.address_port))
+                    unix = family == socket.AF_UNIX
+                    connected.connect(address if unix else (address, self.route.address_port))
                 if not self._cut:
                     return
                 failure = ConnectionAbortedError("given up")

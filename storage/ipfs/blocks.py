@@ -23,11 +23,11 @@ from yarl import URL
 from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
 from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
 from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of, read_cid
-from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Holder
+from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Ask, Holder
 from storage.ipfs.sink import Sink
 from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want
-from storage.ranged import ERROR_MAX_BYTES, PAUSE_MAX_S, Ask, together
+from storage.ranged import ERROR_MAX_BYTES, PAUSE_MAX_S, together
 from storage.threads import Stop, in_thread
 
 BATCH_BYTES: Final = 1 << 20

@@ -88,6 +88,7 @@ class GatewaySource:
             identity=f"ipfs://{cid_text(want.cid)}",
             size_bytes=size_bytes,
             pinned=Want(want.cid, total_bytes=weight),
+            cacheable=True,
         )
 
     async def fetch(

@@ -4,12 +4,14 @@ Knows: how each is asked for a CAR or a block (https://specs.ipfs.tech/http-gate
 refusals mean. Must not know: what the blocks are for. Neither is believed: who asks checks every block against its CID.
 """
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from msgspec import Struct
+
 from protocol.errors import Denied, Fault, NotFound, Unavailable
 from storage.ipfs.kubo import Kubo
-from storage.ranged import Ask
 
 CAR_TYPE: Final = "application/vnd.ipld.car"
 BLOCK_TYPE: Final = "application/vnd.ipld.raw"
@@ -17,6 +19,14 @@ BLOCK_TYPE: Final = "application/vnd.ipld.raw"
 _CAR_WANTED: Final = {"Accept": f"{CAR_TYPE}; version=1; order=dfs; dups=y"}
 _BLOCK_WANTED: Final = {"Accept": BLOCK_TYPE}
 _CAR_IS_STRANGE: Final = frozenset({400, 405, 406, 415, 501})
+
+
+class Ask(Struct, frozen=True):
+    """A request: a URL as it stands (already quoted)."""
+
+    url: str
+    headers: Mapping[str, str]
+    method: str = "GET"
 
 
 class Holder(Protocol):
@@ -49,11 +59,11 @@ class Gateway:
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """See `Holder`."""
         scope = "all" if whole else "block"
-        return Ask(f"{self._base}/{quote(path)}?format=car&dag-scope={scope}", _CAR_WANTED, partial=False)
+        return Ask(f"{self._base}/{quote(path)}?format=car&dag-scope={scope}", _CAR_WANTED)
 
     def block(self, cid: str) -> Ask:
         """See `Holder`."""
-        return Ask(f"{self._base}/{cid}?format=raw", _BLOCK_WANTED, partial=False)
+        return Ask(f"{self._base}/{cid}?format=raw", _BLOCK_WANTED)
 
     def refusal(self, what: str, status: int, body: bytes) -> Fault:
         """See `Holder`."""
@@ -82,11 +92,11 @@ class KuboBlocks:
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """See `Holder`; Kubo cannot stop short of the whole."""
         url = f"{self._kubo.url('dag/export')}?progress=false&arg={quote(path, safe='')}"
-        return Ask(url, {}, partial=False, method="POST")
+        return Ask(url, {}, method="POST")
 
     def block(self, cid: str) -> Ask:
         """See `Holder`."""
-        return Ask(f"{self._kubo.url('block/get')}?arg={cid}", {}, partial=False, method="POST")
+        return Ask(f"{self._kubo.url('block/get')}?arg={cid}", {}, method="POST")
 
     def refusal(self, what: str, status: int, body: bytes) -> Fault:
         """See `Holder`."""

@@ -9,7 +9,8 @@ asked for in one piece, whose JSON is whole or not at all.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -21,8 +22,11 @@ from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound,
 from storage.ipfs.cid import EMPTY_CID
 from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
-from storage.multiaddr import is_loopback, parse_endpoint
-from storage.ranged import Limits, Reader, open_session
+from storage.lanes import Lanes, Task
+from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
+from storage.ranged import Limits, open_session
+from storage.threads import in_thread
+from storage.wire import Address, Route
 
 T = TypeVar("T")
 Options = Mapping[str, str | Sequence[str]]
@@ -121,6 +125,7 @@ class Kubo:
         self._named = self.endpoint = parse_endpoint(endpoint)
         self.settings = settings or IpfsSettings()
         self._session: aiohttp.ClientSession | None = None
+        self._lanes: Lanes | None = None
         self._known = False
         self._gateway: str | None = None
 
@@ -135,6 +140,9 @@ class Kubo:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            lanes.close()
 
     async def probe(self) -> str:
         """The node's version, now. Raises `Unavailable`, or `Denied` if its id is not the one the endpoint names."""
@@ -221,9 +229,38 @@ class Kubo:
         """The URL of a command."""
         return f"{self.endpoint.url}/api/v0/{command}"
 
-    def reader(self) -> Reader:
-        """For bulk reading from this node."""
-        return Reader(self._opened(), self._limits())
+    async def move(
+        self, gateway: str, tasks: Iterator[Task], count: int, moved: Callable[[int], None]
+    ) -> None:
+        """Move bulk data in threads, `count` tasks at once, to or from the gateway if it is named, else the RPC API."""
+        if self._lanes is None:
+            self._lanes = Lanes(self._limits())
+        endpoint = parse_endpoint(gateway) if gateway else self.endpoint
+        await self._lanes.move(tasks, await self._route(endpoint), count, moved)
+
+    async def _route(self, endpoint: Endpoint) -> Route:
+        """How an endpoint is reached just now. No proxy: Kubo is never beyond one. Raises `Unavailable`."""
+        addresses: tuple[Address, ...] = ((socket.AF_UNIX, endpoint.socket),)
+        if not endpoint.socket:
+            family = FAMILIES[endpoint.family]
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM
+                )
+            except OSError as error:
+                raise self.away(endpoint.host) from error
+            addresses = tuple((each[0], str(each[4][0])) for each in found)
+        return Route(
+            host=endpoint.host,
+            port=endpoint.port,
+            addresses=addresses,
+            address_port=endpoint.port,
+            tls=await in_thread(lambda _: ssl.create_default_context())
+            if endpoint.scheme == "https"
+            else None,
+            connect_s=self.settings.connect_s,
+            silence_s=self.settings.silence_s,
+        )
 
     @property
     def session(self) -> aiohttp.ClientSession:

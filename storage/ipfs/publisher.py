@@ -95,8 +95,8 @@ class IpfsPublisher(IpfsDriver):
             data=_body(folder, entries, boundary, progress),
             headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
         ) as response:
-            lines = (await read_bounded(response, what, 1 << 30)).splitlines()
-        return self._root(lines, len(entries))
+            body = await read_bounded(response, what, 1 << 30)
+        return await in_thread(lambda _: self._root(body.splitlines(), len(entries)))
 
     def _root(self, lines: list[bytes], entries: int) -> str:
         """The root's CID, told last. An error in the middle has a line of its own; a missing line is one that was lost."""

@@ -1,34 +1,36 @@
 """Inputs from IPFS: a file or a folder by its CID, or what lies at a path below one.
 
-Knows: UnixFS as Kubo tells it, and how to bring it. Must not know: HTTP beyond what `kubo` and `ranged` hide.
+Knows: UnixFS as Kubo tells it, and how to bring it. Must not know: HTTP beyond what `kubo` and `files` hide.
 
 Resolving follows the path to the CID of what is there and walks its folders, so it knows every file's own CID and size;
-fetching brings those files, and what comes is exactly as long as was said. Files come through the node's own gateway where
-it has one (two and a half times as fast as ``cat``, four times as fast as ``get``, when this was written), else by ``cat``;
-either way Kubo has checked each block against its CID.
+fetching brings those files, and what comes is exactly as long as was said. Large files come in ranges, through the node's
+own gateway where it has one, else by ``cat``; either way Kubo has checked each block against its CID. A tree of many small
+files comes as one stream of blocks. Why: docs/adr.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
-from urllib.parse import quote
 
 from msgspec import Struct
 
 from protocol.errors import Broken, Exhausted, Invalid, Unavailable
-from storage.arrival import arriving
+from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import read_cid
 from storage.ipfs.driver import IpfsDriver
+from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
 from storage.ipfs.holders import Gateway, Holder, KuboBlocks
 from storage.ipfs.kubo import Kubo, Link, Listing, Resolution, Stat
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
-from storage.ranged import Ask, Item, Refusal, check_size, ranged_get, together
+from storage.parts import Files, Item
+from storage.ranged import check_size, together
+from storage.threads import Stop, in_thread
 from storage.tree import Kind, Limits, TreeWriter, check_link, safe_parts
 
 if TYPE_CHECKING:
@@ -79,51 +81,90 @@ class IpfsSource(IpfsDriver):
     ) -> Fetched:
         """Bring what was resolved to `into`: a file for a file, a folder for a folder. Raises as `Source`."""
         root, *below = resolved.pinned
+        told = 0
+
+        def moved(done: int) -> None:
+            nonlocal told
+            # A second way begins anew; progress does not.
+            if done > told:
+                told = done
+                progress(done, resolved.size_bytes)
+
         async with arriving(into) as beside:
-            if root.kind is Kind.FILE:
-                await self._bring([(root, partial(_new_file, beside, root.executable))], params, progress)
-            elif _is_many_small(below):
-                await self._bring_blocks(root, resolved, beside, params, progress)
-            else:
-                with TreeWriter(beside, Limits(entries=self._kubo.settings.entries)) as tree:
-                    files = []
-                    for node in below:
-                        if node.kind is Kind.FOLDER:
-                            tree.folder(node.path)
-                        elif node.kind is Kind.LINK:
-                            tree.link(node.path, node.target)
-                        else:
-                            files.append((node, partial(tree.open, node.path, executable=node.executable)))
-                    await self._bring(files, params, progress)
+            if root.kind is Kind.FOLDER and _is_many_small(below):
+                await self._bring_blocks(root, beside, params, moved)
+                return Fetched(into)
+            gateway = await self._kubo.gateway()
+            try:
+                await self._bring_files(root, below, beside, gateway, params, moved)
+            except Unavailable as fault:
+                if fault.kind != REFUSED:
+                    raise
+                await in_thread(lambda _: remove_tree(beside))
+                await self._bring_files(root, below, beside, "", params, moved)
         return Fetched(into)
 
-    async def _bring(
-        self, files: list[tuple[Node, "partial[int]"]], params: SourceParams, progress: Progress
+    async def _bring_files(
+        self,
+        root: Node,
+        below: list[Node],
+        beside: Path,
+        gateway: str,
+        params: SourceParams,
+        moved: Callable[[int], None],
     ) -> None:
-        total = sum(node.size_bytes for node, _ in files)
+        """Bring the files one by one, in ranges, through the gateway if it is named, else by ``cat``."""
+        if root.kind is Kind.FILE:
+            await self._move([(root, partial(_new_file, beside, root.executable))], gateway, params, moved)
+            return
+        with TreeWriter(beside, Limits(entries=self._kubo.settings.entries)) as tree:
+
+            def furnish(stop: Stop) -> None:
+                for node in below:
+                    stop()
+                    if node.kind is Kind.FOLDER:
+                        tree.folder(node.path)
+                    elif node.kind is Kind.LINK:
+                        tree.link(node.path, node.target)
+
+            await in_thread(furnish)
+            files = [
+                (node, partial(tree.open, node.path, executable=node.executable))
+                for node in below
+                if node.kind is Kind.FILE
+            ]
+            await self._move(files, gateway, params, moved)
+
+    async def _move(
+        self,
+        files: list[tuple[Node, "partial[int]"]],
+        gateway: str,
+        params: SourceParams,
+        moved: Callable[[int], None],
+    ) -> None:
         done = 0
 
-        def moved(size: int) -> None:
+        def more(size: int) -> None:
             nonlocal done
             done += size
-            progress(done, total)
+            moved(done)
 
-        gateway = await self._kubo.gateway()
-
-        def items() -> Iterator[Item]:
-            for node, open_file in files:
-                yield Item(
-                    RemoteFile(self._kubo, gateway, node, f"{params.cid} {node.path}".rstrip()), open_file
-                )
+        def far(node: Node) -> GatewayFile | KuboFile:
+            name = f"{params.cid} {node.path}".rstrip()
+            if gateway:
+                return GatewayFile(gateway, node.cid, node.size_bytes, name)
+            return KuboFile(self._kubo, node.cid, node.size_bytes, name)
 
         settings = self._kubo.settings
-        small = total < SMALL_FILE_BYTES * len(files)
-        await self._kubo.reader().bring(
-            items(), moved, settings.small_requests if small else settings.requests
-        )
+        parts = Files((Item(far(node), open_file) for node, open_file in files), settings.part_bytes)
+        count = sum(-(-node.size_bytes // settings.part_bytes) for node, _ in files)
+        try:
+            await self._kubo.move(gateway, parts.parts(), min(settings.requests, max(count, 1)), more)
+        finally:
+            parts.close()
 
     async def _bring_blocks(
-        self, root: Node, resolved: Resolved, beside: Path, params: SourceParams, progress: Progress
+        self, root: Node, beside: Path, params: SourceParams, moved: Callable[[int], None]
     ) -> None:
         """A tree of many small files as one stream of blocks, checked here once more: a request a file costs far more."""
         settings = self._kubo.settings
@@ -134,14 +175,14 @@ class IpfsSource(IpfsDriver):
         limits = BlockLimits(connect_s=settings.connect_s, silence_s=settings.silence_s)
         done = 0
 
-        def moved(size: int) -> None:
+        def more(size: int) -> None:
             nonlocal done
             done += size
-            progress(done, resolved.size_bytes)
+            moved(done)
 
         with Sink(beside, params.cid, Limits(entries=settings.entries)) as sink:
             blocks = Blocks(self._kubo.session, holders, limits)
-            await blocks.bring(Want(read_cid(root.cid)), sink, moved, params.cid)
+            await blocks.bring(Want(read_cid(root.cid)), sink, more, params.cid)
 
     async def _named(self, params: SourceParams) -> SourceParams:
         """What an IPNS name means now."""
@@ -193,38 +234,6 @@ class IpfsSource(IpfsDriver):
         what = f"{params.cid} {folder.path}".rstrip()
         listing = await _asked(self._kubo, "ls", Listing, f"/ipfs/{folder.cid}", what)
         return [_node(folder, link, what) for link in listing.links]
-
-
-class RemoteFile:
-    """A file's bytes for `storage.ranged`: through the gateway, or by ``cat`` where the gateway will not."""
-
-    def __init__(self, kubo: Kubo, gateway: str, node: Node, name: str) -> None:
-        self._kubo = kubo
-        self._gateway = gateway
-        self._cid = node.cid
-        self.name = name
-        self.size_bytes = node.size_bytes
-
-    async def ask(self, start: int, end: int) -> Ask:
-        """A range of the file."""
-        if self._gateway:
-            return ranged_get(f"{self._gateway}/ipfs/{self._cid}", {}, start, end, self.size_bytes)
-        path = quote(f"/ipfs/{self._cid}", safe="")
-        options = f"arg={path}&offset={start}&length={end - start}"
-        return Ask(f"{self._kubo.url('cat')}?{options}", {}, partial=False, method="POST")
-
-    def check(self, ask: Ask, headers: Mapping[str, str]) -> None:
-        """A gateway says what it serves; anything else than the file asked for is not taken."""
-        roots = headers.get("X-Ipfs-Roots", "")
-        if ask.method == "GET" and self._cid not in roots.split(","):
-            raise Broken(f"{self.name}: the gateway answered with another CID ({roots[:200]!r})")
-
-    def refusal(self, ask: Ask, status: int, body: bytes) -> Refusal:
-        """What the gateway refuses is asked of Kubo itself, whose word counts."""
-        if ask.method == "GET":
-            self._gateway = ""
-            return Refusal(Unavailable(f"{self.name}: the gateway refuses (status {status})"), again=True)
-        return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
 
 
 async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -> T:
