@@ -38,6 +38,7 @@ class Label(Struct, frozen=True):
     at: float
     partition: int = 0
     attempt: int = 1
+    version: int = 1
 
 
 class Resolved(Struct, frozen=True):

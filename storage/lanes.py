@@ -106,11 +106,11 @@ class Lane:
             self._buffer = memoryview(bytearray(BUFFER_BYTES))
         return self._buffer
 
-    def stop(self) -> None:
-        """Break off what it does; from any thread."""
+    def stop(self, *, cut: bool = True) -> None:
+        """Begin nothing more, and break off what is under way if it shall be `cut`; from any thread."""
         self._stop.set()
         line = self._line
-        if line is not None:
+        if line is not None and cut:
             line.cut()
 
     def check(self) -> None:
@@ -220,12 +220,18 @@ class Lanes:
         self._lines = Lines()
 
     async def move(
-        self, tasks: Iterator[Task], route: Route, count: int, moved: Callable[[int], None]
+        self,
+        tasks: Iterator[Task],
+        route: Route,
+        count: int,
+        moved: Callable[[int], None],
+        finish_s: float = 0.0,
     ) -> None:
         """Do all tasks in order, `count` at once; `moved` is told on the loop of bytes that were moved.
 
         `tasks` is gone through by one thread at a time. Raises the first fault; then, as when cancelled, no lane does
-        anything any more.
+        anything any more. Requests that are under way have `finish_s` to come to an end before they are broken off: what a
+        server has been sent it may carry out after we have hung up.
         """
         lanes = [Lane(route, self._lines, self._limits) for _ in range(count)]
         lock = threading.Lock()
@@ -247,25 +253,33 @@ class Lanes:
                 told, more = now, now - told
                 moved(more)
 
-        await _crew(lanes, work, tell)
+        await _crew(lanes, work, tell, finish_s)
 
     def close(self) -> None:
         """Let go of the connections that were kept."""
         self._lines.close()
 
 
-async def _crew(lanes: list[Lane], work: Callable[[Lane], None], tell: Callable[[], None]) -> None:
+async def _crew(
+    lanes: list[Lane], work: Callable[[Lane], None], tell: Callable[[], None], finish_s: float
+) -> None:
     """Run each lane in a thread of its own until all have ended; the first fault stops the others."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     left = len(lanes)
     faults: list[BaseException] = []
 
+    def stop(*, cut: bool) -> None:
+        for each in lanes:
+            each.stop(cut=cut)
+
     def one_less() -> None:
         nonlocal left
         left -= 1
         if not left:
             ended.set()
+        elif faults and finish_s:
+            loop.call_later(finish_s, lambda: stop(cut=True))
 
     def run(lane: Lane) -> None:
         try:
@@ -274,8 +288,7 @@ async def _crew(lanes: list[Lane], work: Callable[[Lane], None], tell: Callable[
             pass
         except BaseException as fault:  # noqa: BLE001 - it is raised where the lanes are awaited
             faults.append(fault)
-            for each in lanes:
-                each.stop()
+            stop(cut=not finish_s)
         finally:
             loop.call_soon_threadsafe(one_less)
 
@@ -288,11 +301,12 @@ async def _crew(lanes: list[Lane], work: Callable[[Lane], None], tell: Callable[
                     await ended.wait()
             tell()
     except BaseException:
-        for lane in lanes:
-            lane.stop()
+        stop(cut=not finish_s)
+        cutting = loop.call_later(finish_s, lambda: stop(cut=True))
         while left:
             with contextlib.suppress(asyncio.CancelledError):
                 await ended.wait()
+        cutting.cancel()
         raise
     if faults:
         raise faults[0]

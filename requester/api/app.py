@@ -19,8 +19,9 @@ from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
 from requester.api import agent, jobs, nodes, results, streams
 from requester.api.envelope import answer, of_fault, refusal
-from requester.api.keys import BUILD, CLIENT, DEFAULTS, REQUEST_ID, VERBS
+from requester.api.keys import BUILD, CLIENT, DEFAULTS, REQUEST_ID, SIGNER, VERBS
 from requester.verbs import Verbs
+from storage.s3.results import ResultSigner, Signing
 
 BODY_MAX_BYTES: Final = TEXT_MAX_BYTES
 """Bacalhau's own limit on a request."""
@@ -38,12 +39,16 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def application(verbs: Verbs, version: str, defaults: Defaults | None = None) -> web.Application:
-    """All routes over `verbs`. `defaults` are filled in where a submitted job says nothing."""
+def application(
+    verbs: Verbs, version: str, defaults: Defaults | None = None, signer: ResultSigner | None = None
+) -> web.Application:
+    """All routes over `verbs`. `defaults` are filled in where a submitted job says nothing; `signer` makes links to results
+    (None: nobody does)."""
     app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors, _client, _deadline])
     app[VERBS] = verbs
     app[BUILD] = agent.build_info(version)
     app[DEFAULTS] = defaults or Defaults()
+    app[SIGNER] = signer or ResultSigner(Signing(disabled=True))
     for module in (streams, jobs, results, nodes, agent):
         app.add_routes(module.routes)
     app.on_response_prepare.append(_add_headers)

@@ -6,10 +6,13 @@ from aiohttp import web
 
 from protocol.spec import Defaults
 from requester.verbs import Verbs
+from storage.s3.results import ResultSigner
 
 VERBS: Final = web.AppKey("verbs", Verbs)
 BUILD: Final = web.AppKey("build", dict[str, Any])
 DEFAULTS: Final = web.AppKey("defaults", Defaults)
+SIGNER: Final = web.AppKey("signer", ResultSigner)
+"""Makes links to results in S3."""
 CLIENT: Final = web.RequestKey("client", str)
 """Who asks, as far as known."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)

@@ -2,7 +2,8 @@
 
 Knows: Bacalhau's path of results, and HTTP's ranges. Must not know: how a node is asked. Bacalhau's clients download the URL
 that they are told: a link to the node itself, or one to this requester where the node's own leads no further than its
-machine and whoever asks is on another.
+machine and whoever asks is on another. A result in S3 they read by a link that this requester signs; with ``links=true`` a
+tree of objects too, one link an object.
 """
 
 import ipaddress
@@ -18,7 +19,7 @@ from protocol.jobs import Spec
 from requester.api import queries, views
 from requester.api.envelope import answer
 from requester.api.jobs import BASE
-from requester.api.keys import VERBS
+from requester.api.keys import SIGNER, VERBS
 from requester.core.model import ExecutionRecord
 from requester.verbs import Archive
 
@@ -34,7 +35,11 @@ async def results(request: web.Request) -> web.Response:
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
     root = f"{request.scheme}://{request.host}"
-    items = [views.result(within_reach(each, request.remote, root)) for each in found]
+    signer, links = request.app[SIGNER], queries.flag(request.query, "links")
+    items = [
+        views.result(each, await signer.shown(each.result or Spec(), objects=links))
+        for each in (within_reach(record, request.remote, root) for record in found)
+    ]
     return answer({"NextToken": "", "Items": items})
 
 

@@ -76,9 +76,9 @@ def spec(value: Spec) -> Json:
     return {"Type": value.type, "Params": value.params} if value.params else {"Type": value.type}
 
 
-def result(record: ExecutionRecord) -> Json:
-    """A published result; which execution it is of stands beside what Bacalhau's clients read."""
-    return {**spec(record.result or Spec()), "ExecutionID": record.id}
+def result(record: ExecutionRecord, shown: Spec) -> Json:
+    """A published result as it is shown; which execution it is of stands beside what Bacalhau's clients read."""
+    return {**spec(shown), "ExecutionID": record.id}
 
 
 def failure(value: Failure) -> Json:

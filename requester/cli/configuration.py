@@ -16,8 +16,10 @@ from protocol.ids import RequesterId, is_token
 from protocol.jobs import Spec, Timeouts
 from protocol.nats.credentials import name_of
 from protocol.spec import Defaults, TypeDefaults
+from protocol.spec.quantities import parse_duration_s
 from requester.settings import Settings
 from storage.multiaddr import parse_endpoint
+from storage.s3.results import ManagedBucket, Signing
 
 CREDENTIALS: Final = "Orchestrator.Credentials"
 PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.AuthSecret")
@@ -28,6 +30,7 @@ KEEP: Final = "Orchestrator.KeepFor"
 NATS_HOST: Final = ("Orchestrator.Host", "Node.Network.Host")
 NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
+LINK_MAX_S: Final = 7 * 86_400
 OWN: Final = (
     *shared.NATS,
     CREDENTIALS,
@@ -67,6 +70,21 @@ COMPUTE_NODES: Final = (
     "Publishers",
 )
 """Where the settings of compute nodes are: passed over here, and given to one that is started beside."""
+S3: Final = "Publishers.Types.S3"
+MANAGED: Final = "Publishers.Types.S3Managed"
+SIGNING: Final = (
+    f"{S3}.PreSignedURLExpiration",
+    f"{S3}.PreSignedURLDisabled",
+    f"{S3}.Endpoint",
+    f"{S3}.Region",
+    f"{S3}.Profile",
+    f"{MANAGED}.Bucket",
+    f"{MANAGED}.Key",
+    f"{MANAGED}.Region",
+    f"{MANAGED}.Endpoint",
+    f"{MANAGED}.PreSignedURLExpiration",
+)
+"""What concerns links to results; some of it is the nodes' too."""
 CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS")
 
 
@@ -81,6 +99,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     own_nats: tuple[str, int] | None = None
     node: list[str] = field(default_factory=list)
     defaults: Defaults = field(default_factory=Defaults)
+    signing: Signing = field(default_factory=Signing)
     log_format: str = "auto"
     log_level: str = "info"
     warnings: list[str] = field(default_factory=list)
@@ -98,7 +117,7 @@ def plan(
         given=given,
         environ=environ,
         files=config_files(environ, folder),
-        keys=(*OWN, *shared.IPFS),
+        keys=(*OWN, *SIGNING, *shared.IPFS),
         variables=shared.VARIABLES,
     )
     orchestrator, compute = roles(config)
@@ -118,6 +137,7 @@ def plan(
         own_nats=own_nats,
         node=node,
         defaults=_defaults(config),
+        signing=_signing(config),
         log_format=log_format,
         log_level=log_level,
         warnings=config.unknown(OWN, others=(*COMPUTE_NODES, *CLIENTS)),
@@ -173,6 +193,34 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
         silence_s=config.seconds(SILENCE, default=default.silence_s),
         keep_s=config.seconds(KEEP, default=default.keep_s),
     )
+
+
+def _signing(config: Config) -> Signing:
+    default = Signing()
+    bucket = config.text(f"{MANAGED}.Bucket")
+    managed = ManagedBucket(
+        bucket,
+        config.text(f"{MANAGED}.Key"),
+        config.text(f"{MANAGED}.Region"),
+        config.text(f"{MANAGED}.Endpoint"),
+    )
+    lasts = f"{S3}.PreSignedURLExpiration", f"{MANAGED}.PreSignedURLExpiration"
+    return Signing(
+        expires_s=config.parsed(_link_s, lasts[0], default=default.expires_s),
+        disabled=config.flag(f"{S3}.PreSignedURLDisabled"),
+        managed=managed if bucket else None,
+        managed_expires_s=config.parsed(_link_s, lasts[1], default=default.managed_expires_s),
+        endpoint=config.text(f"{S3}.Endpoint"),
+        region=config.text(f"{S3}.Region"),
+        profile=config.text(f"{S3}.Profile"),
+    )
+
+
+def _link_s(text: str) -> int:
+    seconds = int(parse_duration_s(text))
+    if not 0 < seconds <= LINK_MAX_S:
+        raise Invalid(f"{text} is not between 1 second and 7 days, which S3 takes")
+    return seconds
 
 
 def _node_arguments(config: Config, settings: Settings, given: Sequence[str]) -> list[str]:

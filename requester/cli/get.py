@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -15,7 +15,17 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 
-from protocol.errors import Conflict, Denied, Exhausted, Fault, Invalid, TimedOut, Unavailable, fault_of
+from protocol.errors import (
+    Conflict,
+    Denied,
+    Exhausted,
+    Fault,
+    Invalid,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    fault_of,
+)
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
@@ -30,6 +40,8 @@ from storage.contract import Drivers, Share, silent
 Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
+LINKED: Final = "s3presigned"
+_OF_S3: Final = ("Bucket", "Key", "Region", "Endpoint", "VersionID", "ChecksumSHA256")
 
 
 class Result(Struct, frozen=True):
@@ -40,9 +52,9 @@ class Result(Struct, frozen=True):
     relay: str = ""
 
 
-def published(client: Client, record: Json) -> list[Result]:
-    """What a job's executions published."""
-    answer = client.call("GET", f"{JOBS}/{record['ID']}/results")
+def published(client: Client, record: Json, *, links: bool = False) -> list[Result]:
+    """What a job's executions published; with `links`, trees of objects in S3 come with a link for each, if they can."""
+    answer = client.call("GET", f"{JOBS}/{record['ID']}/results", links="true" if links else "")
     return [_result(client.endpoint, record["ID"], each) for each in answer["Items"] or []]
 
 
@@ -79,7 +91,7 @@ def get(
     try:
         with api.client() as client:
             record = client.job(job, namespace=namespace)["Job"]
-            results = published(client, record)
+            results = published(client, record, links=True)
         if not results:
             return _nothing(record)
         folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
@@ -128,6 +140,8 @@ async def _fetch_all(
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.drivers import open_drivers
+    from storage.s3 import S3Settings
+    from storage.s3.presigned import PreSignedSource
     from storage.settings import StorageSettings
 
     try:
@@ -146,6 +160,8 @@ async def _fetch_all(
                     addresses=read_policy(OWN_NETWORKS),
                 )
                 drivers = await stack.enter_async_context(open_drivers(settings))
+                links = PreSignedSource(S3Settings(addresses=settings.addresses))
+                drivers.sources[LINKED] = await stack.enter_async_context(aclosing(links))
                 trees = [(each.execution, await _fetch(drivers, each, Path(scratch))) for each in results]
             await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)
     except TimeoutError as error:
@@ -161,13 +177,11 @@ async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
     try:
         try:
             return await _fetched(drivers, result.spec, scratch / result.execution)
-        except (Unavailable, TimedOut, Denied):
-            if not result.relay:
+        except (Unavailable, TimedOut, Denied, NotFound):
+            other = _other_way(result)
+            if other is None:
                 raise
-            # The node cannot be reached from here, or its link has expired meanwhile: the requester can reach it.
-            return await _fetched(
-                drivers, Spec(result.spec.type, {"URL": result.relay}), scratch / result.execution
-            )
+            return await _fetched(drivers, other, scratch / result.execution)
     except Fault as fault:
         failure = fault.failure()
         message = f"the result of execution {short(result.execution)}: {fault.message}"
@@ -195,9 +209,23 @@ async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     return tree
 
 
+def _other_way(result: Result) -> Spec | None:
+    """What is tried where a link does not work.
+
+    A node that cannot be reached from here, or whose link has expired, the requester can reach. What is in a bucket may be
+    read with the person's own account.
+    """
+    if result.relay:
+        return Spec(result.spec.type, {"URL": result.relay})
+    place = {name: value for name, value in result.spec.params.items() if name in _OF_S3}
+    return Spec("s3", place) if result.spec.type.lower() == LINKED and place.get("Bucket") else None
+
+
 def _is_archive(spec: Spec) -> bool:
     """What the local publisher serves is always one; on S3 it is so if the key says so, else it is a prefix."""
     keys = [str(value) for name, value in spec.params.items() if name.lower() == "key"]
+    if spec.type.lower() == LINKED:
+        return not spec.params.get("Objects")
     return spec.type.lower() == "urldownload" or any(key.endswith(ARCHIVE_END) for key in keys)
 
 

@@ -30,6 +30,7 @@ from requester.version import installed_version
 
 if TYPE_CHECKING:
     from deploy.servers import NatsServer
+    from storage.s3.results import ResultSigner
 
 CONNECT_S = 2.0
 LOG_WAIT_S = 60.0
@@ -98,6 +99,7 @@ async def _serve(wanted: Plan) -> int:
     from protocol.log_output import set_up
     from protocol.nats_bus import StreamSettings, connect
     from requester.serve import serve as serve_requester
+    from storage.s3.results import ResultSigner
 
     set_up(wanted.log_format, wanted.log_level)
     settings = wanted.settings
@@ -114,12 +116,15 @@ async def _serve(wanted: Plan) -> int:
                 log_wait_s=LOG_WAIT_S,
                 streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
             )
+            signer = ResultSigner(wanted.signing)
             try:
-                work = [serve_requester(bus, settings, _api(wanted, listener), version=installed_version())]
+                api = _api(wanted, listener, signer)
+                work = [serve_requester(bus, settings, api, version=installed_version())]
                 if wanted.node:
                     work.append(_beside(["compute", *wanted.node]))
                 await _until(stopped, work)
             finally:
+                await signer.close()
                 await bus.close()
     return Exit.OK
 
@@ -172,7 +177,7 @@ async def _listens(host: str, port: int) -> bool:
     return True
 
 
-def _api(wanted: Plan, listener: socket.socket) -> Any:
+def _api(wanted: Plan, listener: socket.socket, signer: "ResultSigner") -> Any:
     """The API on a port that is ours already."""
     from protocol import heap
     from requester.api.app import application, listening
@@ -180,7 +185,7 @@ def _api(wanted: Plan, listener: socket.socket) -> Any:
 
     @asynccontextmanager
     async def api(verbs: Verbs, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
-        app = application(verbs, installed_version(), wanted.defaults)
+        app = application(verbs, installed_version(), wanted.defaults, signer)
         async with listening(app, listener) as bound:
             heap.settle()
             yield host, bound

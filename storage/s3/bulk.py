@@ -5,7 +5,7 @@ bytes. botocore says once for each bucket where its objects are and in which sco
 (`storage.s3.client`); from then on requests are made here, in threads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 from xml.etree import ElementTree as ET
@@ -52,14 +52,20 @@ class Bulk:
         headers: Mapping[str, str],
         query: Mapping[str, str] | None = None,
         *,
-        body: memoryview | None = None,
+        body: Sequence[memoryview] = (),
         statuses: tuple[int, ...] = (200,),
     ) -> Request:
         """A request about an object (or the bucket itself, if `key` is empty), signed as of now."""
         target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
         if self.signer is not None:
             headers = self.signer.signed(method, self.authority, target, headers)
-        return Request(method, target, headers, (body,) if body is not None else (), statuses)
+        return Request(method, target, headers, body, statuses)
+
+    def link(self, method: str, key: str, query: Mapping[str, str], expires_s: int) -> str:
+        """A URL that anybody can use for one such request. There must be an account."""
+        assert self.signer is not None
+        target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
+        return self.origin + self.signer.link(method, self.authority, target, expires_s)
 
     def refusal(self, what: str, status: int, body: bytes) -> Refusal:
         """What an answer about `what` that is none of success means."""

@@ -41,6 +41,13 @@ class Place(Struct, frozen=True):
     signed: bool
 
 
+class Found(Struct, frozen=True):
+    """What is at a key: its ETag, and what was kept with it."""
+
+    etag: str
+    meta: dict[str, str]
+
+
 class Roads(Struct, frozen=True):
     """What all connections of a client go over where they carry bulk data."""
 
@@ -87,11 +94,18 @@ class Connection:
             renewing.cancel()
             await asyncio.wait([renewing])
 
-    async def move(self, bulk: Bulk, tasks: Iterator[Task], count: int, moved: Callable[[int], None]) -> None:
-        """Do tasks of a bucket, `count` at once. Raises the first one's fault."""
+    async def move(
+        self,
+        bulk: Bulk,
+        tasks: Iterator[Task],
+        count: int,
+        moved: Callable[[int], None],
+        finish_s: float = 0.0,
+    ) -> None:
+        """Do tasks of a bucket, `count` at once; see `Lanes.move`. Raises the first one's fault."""
         roads = self._roads
-        route = await find_route(bulk.origin, roads.limits, roads.resolver, lambda: _trust(roads.ca_bundle))
-        await roads.lanes.move(tasks, route, count, moved)
+        route = await find_route(bulk.origin, roads.limits, roads.resolver, lambda: trust(roads.ca_bundle))
+        await roads.lanes.move(tasks, route, count, moved, finish_s)
 
     async def _signing_account(self) -> signing.Account | None:
         if self._account is None:
@@ -126,6 +140,18 @@ class Connection:
             raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
         told = Object(key, found["ContentLength"], found.get("ETag", ""), found.get("VersionId", ""))
         return told, found.get("ContentType", "")
+
+    async def look(self, bucket: str, key: str) -> Found | None:
+        """What is at a key just now, or None. Raises `Denied`, `Unavailable` and others."""
+        with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
+            try:
+                found = await self.raw.head_object(Bucket=bucket, Key=key)
+            except self.raw.exceptions.ClientError as error:
+                await self._ask_why(bucket, status_of(error))
+                if status_of(error) == 404:
+                    return None
+                raise
+        return Found(found.get("ETag", ""), found.get("Metadata") or {})
 
     async def _ask_why(self, bucket: str, status: int) -> None:
         """A look at an object that is refused has no body and no code: raise what a request with a body is told."""
@@ -318,7 +344,7 @@ def _new_session(profile: str) -> Any:
 
 
 @cache
-def _trust(ca_bundle: str) -> ssl.SSLContext:
+def trust(ca_bundle: str) -> ssl.SSLContext:
     """The certificates that are trusted; reads a file or two."""
     return ssl.create_default_context(cafile=ca_bundle or None)
 

@@ -53,7 +53,9 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
         hint = "Let the account read and write there." if signed else ACCOUNT_HINT
         return Denied(f"{what}: {endpoint} denies access ({code}{'' if signed else ', unsigned'})", hint=hint)
     if code in ("PreconditionFailed", "412"):
-        return Broken(f"{what} was changed while it was being read", kind="Changed")
+        return Broken(f"{what} was changed meanwhile", kind="Changed")
+    if code == "NotImplemented" or status == 501:
+        return Invalid(said, kind="NotImplemented")
     if code in REDIRECTS or status in (301, 307):
         return Invalid(said, hint="The bucket is in another region: name it as Region.", kind="Region")
     if code in _BUSY or status >= 500 or status == 429:

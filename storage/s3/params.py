@@ -80,13 +80,15 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
 
 
 class PublisherParams(Struct, frozen=True, rename="pascal"):
-    """Where a result goes. `encoding` is ``gzip`` (one archive, the default) or ``plain`` (one object a file)."""
+    """Where a result goes. `encoding` is ``gzip`` (one archive, the default) or ``plain`` (one object a file). With
+    `overwrite` it takes the place of whatever has its key; see `storage.s3.claims`."""
 
     bucket: str
     key: str
     region: str = ""
     endpoint: str = ""
     encoding: str = ""
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         _check_publisher(self)

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from protocol.errors import Broken, Fault, Invalid
+from msgspec import structs
+
+from protocol.errors import Broken, Conflict, Fault, Invalid
 from protocol.jobs import Spec
 from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
-from storage.ranged import together
+from storage.s3.bulk import Bulk
+from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_ours
 from storage.s3.client import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import faults
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
-from storage.s3.upload import PARTS_MAX, Sent, Stream, Target, upload
+from storage.s3.pieces import PARTS_MAX, Piece, Stream
+from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, open_inside, walk
 
@@ -44,12 +48,17 @@ class S3Publisher(S3Driver):
         connection = await self._client.connect(params.endpoint, params.region)
         unique = str(uuid4())
         key = published_key(params, label, unique)
-        own = bool(label.execution) and (label.execution in key or unique in key)
-        publishing = _Publishing(connection, self._client.settings, folder, entries, progress, own=own)
-        if params.plain:
-            await publishing.objects(params.bucket, key)
-            return _spec(params, key, connection, None)
-        sent = await publishing.archive(Target(params.bucket, key, own))
+        own = label.execution in key or unique in key
+        async with connection.bulk(params.bucket) as bulk:
+            claimed = None if own or params.overwrite else label
+            settings = self._client.settings
+            publishing = _Publishing(
+                connection, bulk, settings, folder, entries, progress, meta_of(label), claimed
+            )
+            if params.plain:
+                await publishing.objects(key)
+                return _spec(params, key, connection, None)
+            sent = await publishing.archive(key, own=own)
         return _spec(params, key, connection, sent)
 
 
@@ -77,59 +86,125 @@ def published_key(params: PublisherParams, label: Label, unique: str = "") -> st
 
 
 class _Publishing:
-    """One result on its way."""
+    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take."""
 
     def __init__(
         self,
         connection: Connection,
+        bulk: Bulk,
         settings: S3Settings,
         folder: Path,
         entries: list[Entry],
         progress: Progress,
-        *,
-        own: bool,
+        meta: dict[str, str],
+        claimed: Label | None,
     ) -> None:
         self._connection = connection
+        self._bulk = bulk
         self._settings = settings
         self._folder = folder
         self._entries = entries
         self._progress = progress
-        self._own = own
+        self._meta = meta
+        self._claimed = claimed
+        self._lost: list[str] = []
         self._done = 0
         self._size_bytes = sum(entry.size_bytes for entry in entries)
 
-    async def archive(self, target: Target) -> Sent:
+    async def archive(self, key: str, *, own: bool) -> Sent:
         """Pack and send at once: what is packed is sent while the next is packed."""
+        condition: dict[str, str] = {}
+        for last in (False, False, True):
+            if self._claimed is not None:
+                condition = await claim(self._connection, self._bulk.bucket, key, self._claimed)
+            target = Target(self._bulk.bucket, key, own, condition, self._meta)
+            try:
+                return await self._pack(target)
+            except (Broken, Invalid) as fault:
+                if fault.kind not in ("Changed", "NotImplemented") or not condition or last:
+                    raise
+                if fault.kind == "NotImplemented":
+                    # A server without conditions: that nothing is there was seen just before.
+                    return await self._pack(structs.replace(target, condition={}))
+        raise AssertionError("unreachable")
+
+    async def _pack(self, target: Target) -> Sent:
         pieces = archive.pieces(self._folder)
         # Packing makes some bytes more at the worst: headers, and what cannot be compressed.
-        stream = Stream(pieces, self._part_bytes(self._size_bytes + 2048 * len(self._entries)))
-        return await upload(self._connection, target, stream, self._settings.requests, self._moved(None))
+        part_bytes = self._part_bytes(self._size_bytes + 2048 * len(self._entries))
+        stream = Stream(pieces, part_bytes, digest=True)
+        self._done = 0
+        return await upload(
+            self._connection, self._bulk, target, stream, self._settings.requests, self._moved(None)
+        )
 
-    async def objects(self, bucket: str, prefix: str) -> None:
+    async def objects(self, prefix: str) -> None:
         """One object a file. On a fault those that were sent are removed again."""
         files, markers = _objects(self._entries, prefix)
-        moved = self._moved(self._size_bytes)
-        small = iter([each for each in files if each[1].size_bytes < SMALL_FILE_BYTES])
-        sent: list[str] = []
-
-        async def send(key: str, pieces: Iterator[bytes], size_bytes: int, requests: int) -> None:
-            sent.append(key)
-            stream = Stream(pieces, self._part_bytes(size_bytes))
-            await upload(self._connection, Target(bucket, key, self._own), stream, requests, moved)
-
-        async def send_small() -> None:
-            for key, entry in small:
-                await send(key, self._read(entry), entry.size_bytes, 1)
-
+        condition: dict[str, str] = {}
+        if self._claimed is not None:
+            limit = self._settings.objects
+            await self._remove(
+                await claim_prefix(self._connection, self._bulk.bucket, prefix, self._claimed, limit)
+            )
+            condition = dict(NOT_THERE)
         try:
-            await together(send_small() for _ in range(self._settings.small_requests))
+            await self._send(files, markers, condition)
+        except Invalid as fault:
+            if fault.kind != "NotImplemented" or not condition:
+                raise
+            await self._send(files, markers, {})
+        except Broken as fault:
+            if fault.kind != "Changed" or not condition:
+                raise
+            if not self._lost:
+                raise Conflict(fault.message, hint=HINT, kind="Key") from fault
+            await self._send(files, markers, condition)
+
+    async def _send(
+        self, files: list[tuple[str, Entry]], markers: list[str], condition: dict[str, str]
+    ) -> None:
+        sent: list[Piece] = []
+        self._done = 0
+        moved = self._moved(self._size_bytes)
+
+        def target(key: str) -> Target:
+            return Target(self._bulk.bucket, key, own=False, condition=condition, meta=self._meta)
+
+        def small() -> Iterator[Piece]:
+            for key, entry in files:
+                if entry.size_bytes < SMALL_FILE_BYTES:
+                    yield begun(key, [memoryview(piece) for piece in self._read(entry)])
+            for key in markers:
+                yield begun(key, [])
+
+        def begun(key: str, body: list[memoryview]) -> Piece:
+            sent.append(piece := put(self._bulk, target(key), body))
+            keys.append(key)
+            return piece
+
+        keys: list[str] = []
+        count = sum(entry.size_bytes < SMALL_FILE_BYTES for _, entry in files) + len(markers)
+        requests = min(self._settings.small_requests, max(count, 1))
+        large: list[str] = []
+        try:
+            await self._connection.move(self._bulk, small(), requests, moved, finish_s=ABORT_S)
             for key, entry in files:
                 if entry.size_bytes >= SMALL_FILE_BYTES:
-                    await send(key, self._read(entry), entry.size_bytes, self._settings.requests)
-            for key in markers:
-                await send(key, iter(()), 0, 1)
+                    stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
+                    await upload(
+                        self._connection, self._bulk, target(key), stream, self._settings.requests, moved
+                    )
+                    large.append(key)
         except BaseException:
-            await self._remove(bucket, sent)
+            done = [key for key, piece in zip(keys, sent, strict=True) if piece.etag]
+            rest = [key for key, piece in zip(keys, sent, strict=True) if piece.asked and not piece.etag]
+            if condition:
+                # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
+                with suppress(Fault):
+                    rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
+            self._lost = rest
+            await self._remove([*done, *rest, *large])
             raise
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
@@ -154,8 +229,9 @@ class _Publishing:
         """Parts large enough that there are not more of them than S3 takes."""
         return max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
 
-    async def _remove(self, bucket: str, keys: list[str]) -> None:
+    async def _remove(self, keys: list[str]) -> None:
         """Remove objects, as well as may be."""
+        bucket = self._bulk.bucket
         for start in range(0, len(keys), DELETE_MAX):
             listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
             with suppress(Fault), faults(f"s3://{bucket}", self._connection.endpoint, signed=True):

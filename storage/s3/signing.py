@@ -60,12 +60,33 @@ class Signer:
         lines = "".join(f"{name}:{' '.join(value.split())}\n" for name, value in named)
         request = f"{method}\n{path}\n{_in_order(query)}\n{lines}\n{names}\n{UNSIGNED}"
         scope = f"{day}/{self._scope.region}/{self._scope.service}/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{clock}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.new(self._key_of(day, account), text.encode(), hashlib.sha256).hexdigest()
+        signature = self._signature(request, clock, scope, account)
         found["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={account.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
         return found
+
+    def link(self, method: str, host: str, target: str, expires_s: int, at: float | None = None) -> str:
+        """The target of a request that anybody can make for so long: path and query with a signature in it."""
+        account = self.account
+        clock = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+        scope = f"{clock[:8]}/{self._scope.region}/{self._scope.service}/aws4_request"
+        path, _, query = target.partition("?")
+        own = {
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"{account.access_key}/{scope}",
+            "X-Amz-Date": clock,
+            "X-Amz-Expires": str(expires_s),
+            "X-Amz-SignedHeaders": "host",
+            **({"X-Amz-Security-Token": account.token} if account.token else {}),
+        }
+        query = _in_order("&".join(filter(None, (query, query_of(own)))))
+        request = f"{method}\n{path}\n{query}\nhost:{host}\n\nhost\n{UNSIGNED}"
+        return f"{path}?{query}&X-Amz-Signature={self._signature(request, clock, scope, account)}"
+
+    def _signature(self, request: str, clock: str, scope: str, account: Account) -> str:
+        text = f"AWS4-HMAC-SHA256\n{clock}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        return hmac.new(self._key_of(clock[:8], account), text.encode(), hashlib.sha256).hexdigest()
 
     def _key_of(self, day: str, account: Account) -> bytes:
         kept = self._key

@@ -8,9 +8,7 @@ so what changes half-way is an error and never a mixture. Where the node has an 
 once more unsigned: it may be public.
 """
 
-import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,15 +25,16 @@ from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Refusal, check_size
 from storage.s3.bulk import Bulk
 from storage.s3.client import Connection
+from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
 from storage.s3.globs import pattern_of
 from storage.s3.keys import Landing, Object, landing
 from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
 from storage.s3.patterns import search
-from storage.threads import Stop, in_thread
-from storage.tree import CHUNK_BYTES, TreeWriter
+from storage.threads import in_thread
 from storage.tree import Limits as TreeLimits
+from storage.tree import TreeWriter
 
 FOLDER_TYPE = "application/x-directory"
 SMALL_OBJECT_BYTES = 1 << 20
@@ -94,7 +93,7 @@ class S3Source(S3Driver):
                     tree.folder(folder)
                 await self._bring(connection, params, pinned.landing, tree, progress)
             if params.checksum_sha256 and pinned.landing.files:
-                await _check_sha256(params, beside / pinned.landing.files[0][0])
+                await check_sha256(params.url, params.checksum_sha256, beside / pinned.landing.files[0][0])
         return Fetched(into)
 
     async def _bring(
@@ -280,23 +279,6 @@ def _nothing(params: SourceParams, endpoint: str) -> NotFound:
         hint="Check Key and Filter, or write AllowEmpty: true if there may be none.",
         kind="Prefix",
     )
-
-
-async def _check_sha256(params: SourceParams, path: Path) -> None:
-    def digest(stop: Stop) -> str:
-        whole = hashlib.sha256()
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
-            while piece := file.read(CHUNK_BYTES):
-                whole.update(piece)
-                stop()
-        return base64.b64encode(whole.digest()).decode()
-
-    found = await in_thread(digest)
-    if found != params.checksum_sha256:
-        raise Broken(
-            f"{params.url} has the SHA-256 {found}, and ChecksumSHA256 says {params.checksum_sha256}",
-            kind="Checksum",
-        )
 
 
 if TYPE_CHECKING:

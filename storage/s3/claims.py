@@ -1,0 +1,79 @@
+"""Whether a result may take a key: no two executions overwrite each other in silence.
+
+Knows: what stands in an object's metadata about whose result it is. Must not know: what is published.
+
+A key that holds the execution's id (or a UUID) is nobody else's. Any other key may hold a result already: it is replaced if
+it is of the same execution, or of an earlier attempt at the same partition, which counts no more; else publishing is a
+`Conflict` that says whose it is. Objects are made under a condition, so that of two who come at once one is told. Servers
+that know no conditions have been asked for the object just before.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from protocol.errors import Conflict
+from protocol.ids import short
+from storage.contract import Label
+from storage.s3.client import Connection
+from storage.s3.upload import NOT_THERE
+
+EXECUTION: Final = "shoal-execution"
+WORK: Final = "shoal-work"
+ATTEMPT: Final = "shoal-attempt"
+HINT: Final = "Put {executionID} or {partition} into Key, or write Overwrite: true."
+
+
+def meta_of(label: Label) -> dict[str, str]:
+    """What is kept with a result's objects."""
+    return {
+        EXECUTION: label.execution,
+        WORK: f"{label.job}/{label.version}/{label.partition}",
+        ATTEMPT: str(label.attempt),
+    }
+
+
+def may_replace(meta: Mapping[str, str], label: Label) -> bool:
+    """Whether a result with that metadata gives way to this execution's."""
+    if meta.get(EXECUTION) == label.execution:
+        return True
+    attempt = meta.get(ATTEMPT, "")
+    return meta.get(WORK) == meta_of(label)[WORK] and attempt.isdecimal() and int(attempt) < label.attempt
+
+
+async def claim(connection: Connection, bucket: str, key: str, label: Label) -> dict[str, str]:
+    """The condition under which the object may be made. Raises `Conflict` if it is somebody else's, and what S3 says."""
+    found = await connection.look(bucket, key)
+    if found is None:
+        return dict(NOT_THERE)
+    if not may_replace(found.meta, label):
+        raise taken(bucket, key, found.meta)
+    return {"If-Match": found.etag}
+
+
+async def claim_prefix(
+    connection: Connection, bucket: str, prefix: str, label: Label, limit: int
+) -> list[str]:
+    """The keys below a prefix that give way to this execution's. Raises `Conflict` if any is somebody else's."""
+    listed = await connection.objects(bucket, prefix, limit)
+    for each in listed[:1]:
+        found = await connection.look(bucket, each.key)
+        if found is not None and not may_replace(found.meta, label):
+            raise taken(bucket, each.key, found.meta)
+    return [each.key for each in listed]
+
+
+async def of_ours(connection: Connection, bucket: str, keys: list[str], execution: str) -> list[str]:
+    """Those of the keys that have something of this execution: put there by a request whose answer was lost."""
+    ours = []
+    for key in keys:
+        found = await connection.look(bucket, key)
+        if found is not None and found.meta.get(EXECUTION) == execution:
+            ours.append(key)
+    return ours
+
+
+def taken(bucket: str, key: str, meta: Mapping[str, str]) -> Conflict:
+    """That a key has something already, and whose it is."""
+    whose = meta.get(EXECUTION, "")
+    said = f"the result of execution {short(whose)}" if whose else "not a result of shoal"
+    return Conflict(f"s3://{bucket}/{key} is there already: {said}", hint=HINT, kind="Key")

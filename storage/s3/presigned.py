@@ -1,0 +1,228 @@
+"""Objects by links that were signed by somebody else: how results come to people who have no account.
+
+Knows: what a requester's `/results` says of them, and how such a link is read in ranges. Must not know: who signed it.
+
+Bacalhau's `s3PreSigned` has the link beside what it is of, in `SourceSpec`. A tree of objects is shoal's own addition:
+`Objects` has a link, a size and an ETag for each, and `Key` their prefix.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+
+from protocol.errors import Broken, Denied, Invalid, Unavailable
+from protocol.nodes import Offer
+from storage.addresses import AddressPolicy
+from storage.arrival import arriving
+from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
+from storage.lanes import Again, Lane, Lanes, Request, Task, find_route
+from storage.parts import PARTIAL, Files, Item
+from storage.ranged import Limits, Refusal, check_size
+from storage.resolver import CheckedResolver
+from storage.s3.bulk import error_in
+from storage.s3.client import trust
+from storage.s3.digests import check_sha256
+from storage.s3.faults import fault_of
+from storage.s3.keys import Object, landing
+from storage.s3.params import S3Settings
+from storage.tree import Limits as TreeLimits
+from storage.tree import TreeWriter
+from storage.wire import Head, Line, origin_of
+
+
+class SignedObject(Struct, frozen=True, rename="pascal"):
+    """One object and its link."""
+
+    key: str
+    size: int
+    pre_signed_url: str = field(name="PreSignedURL")
+    e_tag: str = field(default="", name="ETag")
+
+
+class PreSignedParams(Struct, frozen=True, rename="pascal"):
+    """One object by its link, or a tree of them. What names the object may stand in `source_spec` or beside it."""
+
+    pre_signed_url: str = field(default="", name="PreSignedURL")
+    managed: bool = False
+    source_spec: dict[str, Any] = field(default_factory=dict)
+    bucket: str = ""
+    key: str = ""
+    region: str = ""
+    endpoint: str = ""
+    version_id: str = field(default="", name="VersionID")
+    checksum_sha256: str = field(default="", name="ChecksumSHA256")
+    objects: list[SignedObject] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.pre_signed_url and not self.objects:
+            raise Invalid("s3PreSigned: PreSignedURL is missing")
+
+    @property
+    def name(self) -> str:
+        """The object's key, or one for messages."""
+        return self.key or str(self.source_spec.get("Key") or "") or "result.tar.gz"
+
+    @property
+    def sha256(self) -> str:
+        """The checksum that was told of the object, if any."""
+        return self.checksum_sha256 or str(self.source_spec.get("ChecksumSHA256") or "")
+
+
+class Link:
+    """An object's bytes by its link: a `storage.parts.Far`."""
+
+    def __init__(self, found: Object, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = f"{parts.path}?{parts.query}"
+        self._where = parts.netloc
+        self._etag = found.etag
+        self.name = found.key
+        self.size_bytes = found.size_bytes
+
+    def request(self, start: int, end: int) -> Request:
+        """A part of it."""
+        headers = {"If-Match": self._etag} if self._etag else {}
+        if start == 0 and end == self.size_bytes:
+            return Request("GET", self._target, headers)
+        return Request("GET", self._target, {**headers, "Range": f"bytes={start}-{end - 1}"}, (), (PARTIAL,))
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """What is answered is what was looked at."""
+        etag = headers.get("etag", "")
+        if etag and self._etag and etag.strip('"') != self._etag.strip('"'):
+            raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """S3's error; a link that is refused has most often expired."""
+        code, message = error_in(body)
+        fault = fault_of(code or str(status), message, status, self.name, self._where, signed=True)
+        if isinstance(fault, Denied):
+            fault.hint = "The link may have expired: ask for the results again."
+        return Refusal(fault, again=isinstance(fault, Unavailable))
+
+
+class _Look:
+    """Asks for an object's first byte, which tells its size and ETag: a link for reading it is none for a look."""
+
+    size_bytes = 0
+    moved_bytes = 0
+
+    def __init__(self, name: str, url: str) -> None:
+        self._link = Link(Object(name, -1), url)
+        self.name = name
+        self.found = Object(name, 0)
+
+    def request(self) -> Request:
+        """The first byte; of an empty object there is none (416)."""
+        asked = self._link.request(0, 1)
+        return Request(asked.method, asked.target, asked.headers, (), (200, PARTIAL, 416))
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """As the link says."""
+        return self._link.refused(status, body)
+
+    def answered(self, head: Head, line: Line, lane: Lane) -> None:
+        """Take the size from wherever it stands."""
+        total = head.headers.get("content-range", "").rpartition("/")[2]
+        if head.status == 200:
+            total = head.headers.get("content-length", "")
+        elif head.status == 416:
+            total = "0"
+        if not total.isdecimal():
+            raise Again(Broken(f"{self.name}: the server does not say how large it is"))
+        if head.status != 200:
+            line.rest(1 << 16)
+        self.found = Object(self.name, int(total), head.headers.get("etag", ""))
+
+
+class PreSignedSource:
+    """Objects by links."""
+
+    type: ClassVar[str] = "s3PreSigned"
+    params: ClassVar[Form] = PreSignedParams
+
+    def __init__(self, settings: S3Settings | None = None) -> None:
+        self._settings = settings or S3Settings()
+        given = self._settings
+        self._limits = Limits(
+            given.connect_s, given.silence_s, given.retry_s, given.tries, part_bytes=given.part_bytes
+        )
+        self._lanes = Lanes(self._limits)
+
+    async def aclose(self) -> None:
+        """Let go of all connections."""
+        self._lanes.close()
+
+    async def probe(self) -> Offer:
+        """Always there."""
+        return Offer(self.type)
+
+    async def resolve(self, params: PreSignedParams, share: Share) -> Resolved:
+        """Look at the object behind the link; of a tree all is told already. Raises as `Source`."""
+        if params.objects:
+            found = [
+                (Object(each.key, each.size, each.e_tag), each.pre_signed_url) for each in params.objects
+            ]
+        else:
+            look = _Look(params.name, params.pre_signed_url)
+            await self._move(params.pre_signed_url, iter([look]), 1)
+            found = [(look.found, params.pre_signed_url)]
+        size_bytes = sum(each.size_bytes for each, _ in found)
+        check_size(params.name, size_bytes, self._settings.max_bytes)
+        pins = " ".join(f"{each.key}?etag={each.etag}" for each, _ in found)
+        return Resolved(f"s3PreSigned {pins}", size_bytes, pinned=found)
+
+    async def fetch(
+        self, params: PreSignedParams, resolved: Resolved, into: Path, progress: Progress
+    ) -> Fetched:
+        """Bring it into the folder `into`. Raises as `Source`."""
+        found: list[tuple[Object, str]] = resolved.pinned
+        urls = {each.key: url for each, url in found}
+        placed = landing([each for each, _ in found], params.name)
+        done = 0
+
+        def moved(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(done, resolved.size_bytes)
+
+        async with arriving(into) as beside:
+            with TreeWriter(beside, TreeLimits(entries=self._settings.objects * 2)) as tree:
+                for folder in placed.folders:
+                    tree.folder(folder)
+                items = (
+                    Item(Link(each, urls[each.key]), partial(tree.open, name)) for name, each in placed.files
+                )
+                files = Files(items, self._settings.part_bytes)
+                try:
+                    if placed.files:
+                        requests = min(
+                            self._settings.small_requests, _parts_in(found, self._settings.part_bytes)
+                        )
+                        await self._move(found[0][1], files.parts(), requests, moved)
+                finally:
+                    files.close()
+            if params.sha256 and placed.files:
+                await check_sha256(params.name, params.sha256, beside / placed.files[0][0])
+        return Fetched(into)
+
+    async def _move(self, url: str, tasks: Any, count: int, moved: Any = lambda _: None) -> None:
+        host, port, _ = origin_of(url)
+        policy: AddressPolicy = self._settings.addresses
+        policy.check_host(host, port)
+        route = await find_route(url, self._limits, CheckedResolver(policy), lambda: trust(""))
+        await self._lanes.move(tasks, route, count, moved)
+
+
+def _parts_in(found: list[tuple[Object, str]], part_bytes: int) -> int:
+    return max(sum(-(-each.size_bytes // part_bytes) for each, _ in found), 1)
+
+
+if TYPE_CHECKING:
+
+    def _fits(driver: PreSignedSource, task: _Look) -> tuple[Source[PreSignedParams], Task]:
+        return driver, task

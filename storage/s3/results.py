@@ -1,0 +1,207 @@
+"""Results in S3 for people and nodes who have no account: links, signed by whoever has one.
+
+Knows: Bacalhau's form of a signed result, and the bucket that is managed for all. Must not know: HTTP, the bus, or which
+execution may ask for what.
+
+A result of one archive becomes `s3PreSigned` as in Bacalhau (`SourceSpec` and `PreSignedURL`), with the fields of the
+result beside them. A tree of objects stays `s3`, as there, unless its links are asked for. Where there is no account, a
+result stays as it is, and is read with the reader's own.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Struct, structs, to_builtins
+
+from protocol.errors import Denied, Exhausted, Fault, Invalid
+from protocol.jobs import Spec
+from storage import archive
+from storage.addresses import OWN_NETWORKS, read_policy
+from storage.params import read_params
+from storage.s3.bulk import Bulk
+from storage.s3.client import S3Client
+from storage.s3.faults import faults
+from storage.s3.params import S3Settings, SourceParams
+from storage.s3.presigned import SignedObject
+from storage.s3.upload import completed
+
+OBJECTS_MAX: Final = 10_000
+"""A result of more objects is not signed; its reader needs an account."""
+LINKS_MAX: Final = 64
+UPLOAD_S: Final = 3600
+"""How long a node may use a link to upload with."""
+
+
+class ManagedBucket(Struct, frozen=True):
+    """Where the results of the publisher `s3managed` lie: below `key`, if any."""
+
+    bucket: str
+    key: str = ""
+    region: str = ""
+    endpoint: str = ""
+
+
+class Signing(Struct, frozen=True):
+    """What a requester's owner decides. `expires_s` is how long a link to a result is good, in seconds."""
+
+    expires_s: int = 1800
+    disabled: bool = False
+    managed: ManagedBucket | None = None
+    managed_expires_s: int = 3600
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+
+
+class ResultSigner:
+    """Signs as the account of this process."""
+
+    def __init__(self, signing: Signing) -> None:
+        self.signing = signing
+        settings = S3Settings(signing.endpoint, signing.region, signing.profile)
+        # To sign for a place nobody goes there, so it may be anywhere; to list what is there, the policy counts.
+        anywhere = read_policy(OWN_NETWORKS)
+        self._signer = S3Client(structs.replace(settings, addresses=anywhere))
+        self._lister = S3Client(settings)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._signer.close()
+        await self._lister.close()
+
+    async def shown(self, result: Spec, *, objects: bool = False) -> Spec:
+        """How a result is told: signed if that can be done, else as it is. `objects` asks for links to a tree's, too."""
+        try:
+            match result.type.lower():
+                case "s3" if not self.signing.disabled:
+                    return await self._shown_s3(result, objects)
+                case "s3managed":
+                    return await self._shown_managed(result)
+        except Fault:
+            # Then it is read with the reader's own account, and the fault is told there if it is one.
+            return result
+        return result
+
+    async def _shown_s3(self, result: Spec, objects: bool) -> Spec:
+        params = read_params(result.params, SourceParams, "result s3")
+        whole = params.key.endswith(archive.SUFFIX)
+        if not whole and not (objects and params.is_prefix):
+            return result
+        client = self._signer if whole else self._lister
+        connection = await client.connect(params.endpoint, params.region)
+        if not connection.signed:
+            return result
+        async with connection.bulk(params.bucket) as bulk:
+            if whole:
+                version = {"versionId": params.version_id} if params.version_id else {}
+                url = bulk.link("GET", params.key, version, self.signing.expires_s)
+                return Spec("s3PreSigned", {**result.params, **_signed(params, url, managed=False)})
+            found = await connection.objects(params.bucket, params.prefix, OBJECTS_MAX)
+            links = [
+                SignedObject(
+                    each.key,
+                    each.size_bytes,
+                    bulk.link("GET", each.key, {}, self.signing.expires_s),
+                    each.etag,
+                )
+                for each in found
+            ]
+            return Spec("s3PreSigned", {**result.params, "Objects": to_builtins(links)})
+
+    async def _shown_managed(self, result: Spec) -> Spec:
+        given = {name.lower(): str(value) for name, value in result.params.items()}
+        place, bulk, _ = await self._managed()
+        url = bulk.link(
+            "GET",
+            managed_key(place, given["jobid"], given["executionid"]),
+            {},
+            self.signing.managed_expires_s,
+        )
+        signed = _signed(SourceParams(place.bucket), url, managed=True)
+        signed["SourceSpec"]["Bucket"] = ""
+        return Spec("s3PreSigned", {**result.params, **signed})
+
+    async def _managed(self) -> tuple[ManagedBucket, Bulk, Any]:
+        place = self.signing.managed
+        if place is None:
+            raise Invalid(
+                "this requester has no bucket for the publisher s3managed",
+                hint="Its owner names one: Publishers.Types.S3Managed.Bucket.",
+            )
+        connection = await self._signer.connect(place.endpoint, place.region)
+        if not connection.signed:
+            raise Denied(
+                "the requester has no account for the managed bucket", hint="Give it one, as AWS has it."
+            )
+        async with connection.bulk(place.bucket) as bulk:
+            return place, bulk, connection
+
+    # What a node asks for when it publishes.
+
+    async def put(self, job: str, execution: str) -> str:
+        """A link to upload an execution's archive with, in one request."""
+        place, bulk, _ = await self._managed()
+        return bulk.link("PUT", managed_key(place, job, execution), {}, UPLOAD_S)
+
+    async def begin(self, job: str, execution: str) -> str:
+        """Begin an upload in parts: its id. What an earlier process of that execution had begun is taken back."""
+        place, _, connection = await self._managed()
+        key = managed_key(place, job, execution)
+        with faults("the managed bucket", connection.endpoint, signed=True):
+            listed = await connection.raw.list_multipart_uploads(Bucket=place.bucket, Prefix=key)
+            for each in listed.get("Uploads") or []:
+                await connection.raw.abort_multipart_upload(
+                    Bucket=place.bucket, Key=each["Key"], UploadId=each["UploadId"]
+                )
+            answer = await connection.raw.create_multipart_upload(Bucket=place.bucket, Key=key)
+        return str(answer["UploadId"])
+
+    async def parts(self, job: str, execution: str, upload: str, first: int, count: int) -> list[str]:
+        """Links to upload the parts from number `first` with."""
+        if not 0 < count <= LINKS_MAX:
+            raise Exhausted(f"{count} links were asked for and the limit is {LINKS_MAX}")
+        place, bulk, _ = await self._managed()
+        key = managed_key(place, job, execution)
+        numbers = range(first, first + count)
+        return [
+            bulk.link("PUT", key, {"partNumber": str(number), "uploadId": upload}, UPLOAD_S)
+            for number in numbers
+        ]
+
+    async def complete(self, job: str, execution: str, upload: str, etags: Sequence[str]) -> None:
+        """Put the parts together."""
+        place, _, connection = await self._managed()
+        key = managed_key(place, job, execution)
+        listed = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, start=1)]
+        await completed(connection, place.bucket, key, upload, listed)
+
+    async def abort(self, job: str, execution: str, upload: str) -> None:
+        """Take an upload in parts back; without an id the object itself."""
+        place, _, connection = await self._managed()
+        key = managed_key(place, job, execution)
+        with faults("the managed bucket", connection.endpoint, signed=True):
+            if upload:
+                await connection.raw.abort_multipart_upload(Bucket=place.bucket, Key=key, UploadId=upload)
+            else:
+                await connection.raw.delete_object(Bucket=place.bucket, Key=key)
+
+
+def managed_key(place: ManagedBucket, job: str, execution: str) -> str:
+    """Where an execution's archive lies in the managed bucket: as Bacalhau has it."""
+    above = f"{place.key.rstrip('/')}/" if place.key else ""
+    return f"{above}{job}/{execution}{archive.SUFFIX}"
+
+
+def _signed(params: SourceParams, url: str, *, managed: bool) -> dict[str, Any]:
+    """What Bacalhau's clients read: their struct of a source, embedded, and the link."""
+    source = {
+        "Bucket": params.bucket,
+        "Key": params.key,
+        "Filter": params.filter,
+        "Region": params.region,
+        "Endpoint": params.endpoint,
+        "VersionID": params.version_id,
+        "ChecksumSHA256": params.checksum_sha256,
+        "Partition": {"Type": "", "Pattern": "", "StartIndex": 0, "EndIndex": 0, "DateFormat": ""},
+    }
+    return {"SourceSpec": source, "PreSignedURL": url, "Managed": managed}

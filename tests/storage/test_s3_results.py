@@ -1,0 +1,217 @@
+"""Results in S3: links for people without an account, and keys that more than one execution wants."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from deploy.servers import S3Server
+from protocol.errors import Conflict, Denied
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Spec
+from storage.addresses import OWN_NETWORKS, read_policy
+from storage.archive import unpack
+from storage.contract import Label, Share, silent
+from storage.params import read_params
+from storage.s3 import PublisherParams, S3Publisher, S3Settings
+from storage.s3.presigned import PreSignedSource
+from storage.s3.results import ManagedBucket, ResultSigner, Signing, managed_key
+from tests.contracts.trees import Tree, plant, snapshot
+from tests.storage.s3_world import Bucket, new_bucket, settings_of
+
+LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
+OTHER = replace(LABEL, execution=ExecutionId("e-2"), partition=1)
+TREE: Tree = {"stdout": b"hello\n", "outputs/a b+é": b"x" * 70_000, "outputs/empty": b""}
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(params=["s3", "seaweedfs"])
+def server(request: pytest.FixtureRequest) -> S3Server:
+    """Two servers of different make."""
+    found: S3Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def bucket(server: S3Server) -> AsyncIterator[Bucket]:
+    async with new_bucket(server, f"results-{next(NUMBERS)}") as bucket:
+        yield bucket
+
+
+@pytest.fixture
+async def publisher(server: S3Server) -> AsyncIterator[S3Publisher]:
+    publisher = S3Publisher(settings_of(server))
+    yield publisher
+    await publisher.close()
+
+
+@pytest.fixture
+async def signer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ResultSigner]:
+    """A requester's signer, with the account in its environment."""
+    for name, value in bucket.server.environment.items():
+        monkeypatch.setenv(name, value)
+    managed = ManagedBucket(bucket.name, "managed", endpoint=bucket.endpoint)
+    signer = ResultSigner(Signing(managed=managed, endpoint=bucket.endpoint))
+    yield signer
+    await signer.close()
+
+
+@pytest.fixture
+async def anybody() -> AsyncIterator[PreSignedSource]:
+    """Somebody who has links and no account."""
+    source = PreSignedSource(S3Settings(addresses=read_policy(OWN_NETWORKS), retry_s=0.01))
+    yield source
+    await source.aclose()
+
+
+def to(bucket: Bucket, key: str, encoding: str, **more: Any) -> PublisherParams:
+    """A place in the bucket."""
+    return PublisherParams(bucket.name, key, endpoint=bucket.endpoint, encoding=encoding, **more)
+
+
+async def brought(anybody: PreSignedSource, spec: Spec, into: Path) -> Tree:
+    """What comes by the links of a result."""
+    params = read_params(spec.params, anybody.params, "result")
+    fetched = await anybody.fetch(params, await anybody.resolve(params, Share()), into, silent)
+    if spec.params.get("Objects"):
+        return snapshot(fetched.path)
+    (archive,) = fetched.path.iterdir()
+    await unpack(archive, into.with_suffix(".tree"), silent)
+    return snapshot(into.with_suffix(".tree"))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_result_is_read_by_its_links_alone(
+    encoding: str,
+    bucket: Bucket,
+    publisher: S3Publisher,
+    signer: ResultSigner,
+    anybody: PreSignedSource,
+    tmp_path: Path,
+) -> None:
+    """Who has no account reads an archive by the link that Bacalhau's clients read, and a tree by a link for each object."""
+    folder = plant(TREE, tmp_path / "result")
+    spec = await publisher.publish(folder, to(bucket, "out/{executionID}", encoding), LABEL, silent)
+
+    shown = await signer.shown(spec, objects=True)
+
+    assert shown.type == "s3PreSigned"
+    assert {**shown.params, **spec.params} == shown.params
+    if encoding == "gzip":
+        source = shown.params["SourceSpec"]
+        assert {name: source[name] for name in ("Bucket", "Key", "ChecksumSHA256")} == {
+            name: spec.params[name] for name in ("Bucket", "Key", "ChecksumSHA256")
+        }
+        assert shown.params["PreSignedURL"].startswith(bucket.endpoint)
+        assert not shown.params["Managed"]
+    else:
+        assert await signer.shown(spec) == spec
+    found = await brought(anybody, shown, tmp_path / "in")
+    assert {path: data for path, data in found.items() if data is not None} == TREE
+    assert bucket.server.secret_key not in repr(shown)
+
+
+async def test_without_an_account_a_result_stays_as_it_is(
+    bucket: Bucket, publisher: S3Publisher, tmp_path: Path
+) -> None:
+    """A requester that cannot sign, or shall not, tells the result as it was published."""
+    folder = plant(TREE, tmp_path / "result")
+    spec = await publisher.publish(folder, to(bucket, "out", "gzip"), LABEL, silent)
+    for signing in (Signing(), Signing(disabled=True)):
+        signer = ResultSigner(signing)
+        assert await signer.shown(spec, objects=True) == spec
+        await signer.close()
+
+
+async def test_a_link_that_is_refused_says_what_to_do(
+    bucket: Bucket, publisher: S3Publisher, signer: ResultSigner, anybody: PreSignedSource, tmp_path: Path
+) -> None:
+    """A link that has expired, or was changed, is `Denied`; asking again gives another."""
+    folder = plant(TREE, tmp_path / "result")
+    spec = await publisher.publish(folder, to(bucket, "out", "gzip"), LABEL, silent)
+    shown = await signer.shown(spec)
+    broken = shown.params["PreSignedURL"].replace("X-Amz-Expires=1800", "X-Amz-Expires=604800")
+
+    with pytest.raises(Denied) as caught:
+        await brought(anybody, Spec(shown.type, {**shown.params, "PreSignedURL": broken}), tmp_path / "in")
+
+    assert "ask for the results again" in caught.value.hint
+    assert "X-Amz" not in caught.value.message
+
+
+async def test_a_managed_result_is_told_by_its_link(bucket: Bucket, signer: ResultSigner) -> None:
+    """What the managed publisher stored is read by a link to the requester's own bucket."""
+    assert signer.signing.managed is not None
+    key = managed_key(signer.signing.managed, "j-1", "e-1")
+    assert key == "managed/j-1/e-1.tar.gz"
+    spec = Spec("s3managed", {"JobID": "j-1", "ExecutionID": "e-1"})
+
+    shown = await signer.shown(spec)
+
+    assert shown.type == "s3PreSigned"
+    assert shown.params["Managed"]
+    assert f"/{bucket.name}/{key}?" in shown.params["PreSignedURL"]
+
+
+# Keys that more than one execution wants.
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_no_execution_overwrites_another_in_silence(
+    encoding: str, bucket: Bucket, publisher: S3Publisher, tmp_path: Path
+) -> None:
+    """A key that holds another execution's result, or anything else, is a `Conflict` that says whose it is and what to do;
+    what is there stays. ``Overwrite`` takes its place, and so does a later attempt at the same partition."""
+    folder = plant({"stdout": b"first"}, tmp_path / "result")
+    await publisher.publish(folder, to(bucket, "out", encoding), LABEL, silent)
+    before = {
+        key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ETag"]
+        for key in await bucket.keys()
+    }
+
+    with pytest.raises(Conflict, match="e-1") as caught:
+        await publisher.publish(folder, to(bucket, "out", encoding), OTHER, silent)
+
+    assert "{executionID}" in caught.value.hint
+    assert before == {
+        key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ETag"]
+        for key in await bucket.keys()
+    }
+    later = replace(LABEL, execution=ExecutionId("e-3"), attempt=2)
+    await publisher.publish(folder, to(bucket, "out", encoding), later, silent)
+    with pytest.raises(Conflict, match="e-3"):
+        await publisher.publish(folder, to(bucket, "out", encoding), LABEL, silent)
+    await publisher.publish(folder, to(bucket, "out", encoding, overwrite=True), OTHER, silent)
+    await bucket.put("foreign.tar.gz", b"x")
+    await bucket.put("foreign/x", b"x")
+    with pytest.raises(Conflict, match="not a result of shoal"):
+        await publisher.publish(folder, to(bucket, "foreign", encoding), LABEL, silent)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_of_two_who_come_at_once_one_is_told(
+    encoding: str, bucket: Bucket, publisher: S3Publisher, tmp_path: Path
+) -> None:
+    """Two executions that publish to one key at the same moment: at most one succeeds, and only its bytes are there."""
+    one = plant({"stdout": b"one" * 9, "one": b"1"}, tmp_path / "one")
+    two = plant({"stdout": b"two", "two": b"2"}, tmp_path / "two")
+    params = to(bucket, "out", encoding)
+
+    told = await asyncio.gather(
+        publisher.publish(one, params, LABEL, silent),
+        publisher.publish(two, params, OTHER, silent),
+        return_exceptions=True,
+    )
+
+    won = [number for number, each in enumerate(told) if isinstance(each, Spec)]
+    assert all(isinstance(each, Conflict) for number, each in enumerate(told) if number not in won)
+    assert len(won) <= 1
+    if encoding == "gzip":
+        assert len(won) == 1
+    for key in await bucket.keys():
+        found = await bucket.raw.head_object(Bucket=bucket.name, Key=key)
+        assert found["Metadata"]["shoal-execution"] == ("e-1", "e-2")[won[0]]
