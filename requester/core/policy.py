@@ -129,6 +129,8 @@ def cause_of(execution: ExecutionRecord) -> str:
     if state not in _FAILURES or sent_away(failure):
         return ""
     code = failure.code if failure is not None else ""
+    if state is ExecutionState.CANCELLED and code.startswith("Conflict."):
+        return ""
     if code.startswith(PROGRAM_FAILED) or code in (OUT_OF_MEMORY, OVER_DISK):
         return "program"
     if code == OVER_TIME:

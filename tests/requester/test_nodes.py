@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from protocol.errors import Failure
-from protocol.jobs import Constraint, Disconnect, Retry
+from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.policy import Policy
@@ -125,3 +125,20 @@ async def test_a_rolling_update(tmp_path: Path) -> None:
         assert record.state is JobState.RUNNING
         assert sorted(each.partition for each in record.open()) == [0, 1, 2]
         assert len(record.executions) == 6
+
+
+async def test_a_changed_label_and_a_new_node_wake_those_who_wait(tmp_path: Path) -> None:
+    """Jobs that wait for a label begin when a node gets it, and a daemon reaches a node that joins later, without delay."""
+    settings = replace(QUICK, sweep_s=60.0)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", script=hold)
+        await submit(service, a_job("d", type="daemon", count=0))
+        wanted = [Constraint("disk", "=", ["ssd"])]
+        waits = await submit(service, a_job("w", constraints=wanted, timeouts=Timeouts(queue_timeout=60)))
+        await until(service, waits, lambda record: record.state is JobState.QUEUED)
+        first.info = replace(first.info, labels={"disk": "ssd"})
+        await first.until(lambda node: {run.job_name for run in node.runs} == {"d", "w"})
+
+        second = await cluster.node("n2", script=hold)
+        await second.until(lambda node: [run.job_name for run in node.runs] == ["d"])

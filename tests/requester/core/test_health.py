@@ -64,6 +64,19 @@ def test_what_clears_a_node(clear: Callable[[Health], None]) -> None:
     assert health.asides(6.0, lambda: [N1, N2]) == {}
 
 
+def test_what_is_ended_for_the_jobs_sake_is_no_trouble() -> None:
+    """Executions that are ended because their job was stopped or updated say nothing about the node."""
+    world = World(a_node("n1"))
+    health = Health()
+    for _ in range(3):
+        world.submit(a_job())
+    world.stop()
+    for execution in world.executions():
+        assert execution.state is S.CANCELLED
+        health.ended(execution)
+    assert health.troubles(N1) == 0
+
+
 def test_one_job_alone_sets_no_node_aside() -> None:
     """A job that fails everywhere by its own fault costs no node its place."""
     health = Health()

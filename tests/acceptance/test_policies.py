@@ -1,0 +1,96 @@
+"""Versions, nodes that are taken out of service, and why work is where it is: on the real deployment."""
+
+import time
+from typing import Any
+
+from tests.acceptance.data import Bucket
+from tests.acceptance.deployment import LOOK_S, Api, Deployment
+from tests.acceptance.jobs import job, shell
+
+Json = dict[str, Any]
+
+FOR_EVER = "while true; do sleep 0.05; done"
+SOON = {"MaxParallel": 1, "MinHealthy": 0.2}
+
+
+def a_service(image: str, word: str, namespace: str, **more: Any) -> Json:
+    return job(
+        shell(image, f"echo {word}; {FOR_EVER}"),
+        Type="service",
+        Name="served",
+        Namespace=namespace,
+        Update=SOON,
+        **more,
+    )
+
+
+def serves(view: Json, version: int, count: int) -> bool:
+    """Whether all partitions run this version."""
+    running = [
+        each for each in view["Executions"] if each["State"] == "running" and each["JobVersion"] == version
+    ]
+    return len(running) == count
+
+
+def test_update_and_rerun(deployment: Deployment, api: Api, image: str, namespace: str) -> None:
+    """A service goes to its next version one partition after the other, and back by running the first one again."""
+    identifier = api.submit(a_service(image, "one", namespace, Count=2))
+    api.running(identifier, 2)
+    api.submit(a_service(image, "two", namespace, Count=2))
+    api.until(identifier, lambda view: serves(view, 2, 2))
+
+    said = deployment.shoal("job", "rerun", identifier, "--version", "1", "--reason", "back", "--no-wait")
+    assert said.code == 0, said.err
+    view = api.until(identifier, lambda view: serves(view, 3, 2))
+
+    assert view["Job"]["State"]["StateType"] == "Running"
+    versions = deployment.shoal("job", "versions", identifier, "--hide-header").out.splitlines()
+    assert [line.split()[2] for line in versions] == ["1", "2", "3"]
+    assert "Job rerun requested (version 1): back" in api.history(identifier)
+    logs = deployment.shoal("logs", identifier)
+    assert logs.out == "one\n"
+
+
+def test_drain(deployment: Deployment, api: Api, image: str, namespace: str) -> None:
+    """A drained node loses its service at once and gets nothing new; what waits for it says why; let back, it works."""
+    identifier = api.submit(a_service(image, "here", namespace))
+    node = api.running(identifier)[0]["NodeID"]
+    there = [{"Key": "name", "Operator": "=", "Values": [node]}]
+    try:
+        assert deployment.shoal("node", "drain", node, "--wait", "-m", "new disk").code == 0
+        moved = api.running(identifier)[0]["NodeID"]
+        waiting = api.submit(job(shell(image, "true"), Constraints=there))
+        api.until(waiting, lambda view: view["Job"]["State"]["StateType"] == "Queued")
+        told = deployment.shoal("job", "describe", waiting).out
+        listed = deployment.shoal("node", "list").out
+    finally:
+        assert deployment.shoal("node", "uncordon", node).code == 0
+
+    assert moved != node
+    assert "is being drained: new disk (fix: let it back: node uncordon)" in told
+    assert "CONNECTED (drained)" in listed
+    assert api.ended(waiting)["Job"]["State"]["StateType"] == "Completed"
+
+
+def test_work_goes_to_its_data(deployment: Deployment, api: Api, image: str, bucket: Bucket) -> None:
+    """A job goes where its input lies since the last one read it, and its explanation says so."""
+    bucket.put_tree("", {"large": bytes(8 << 20)})
+    wanted = job(shell(image, "ls /in", InputSources=[bucket.source("large", "/in")]))
+    first = api.completed(wanted)[0]["NodeID"]
+    until = time.monotonic() + 20
+    while first not in _holders(api):
+        assert time.monotonic() < until, "no node says that it holds the input"
+        time.sleep(LOOK_S)
+    # The nodes take their turns: three jobs in a row would not all go there by chance.
+    for _ in range(3):
+        identifier = api.submit(wanted)
+        view = api.ended(identifier)
+        assert view["Executions"][0]["NodeID"] == first
+        explained = deployment.shoal("job", "explain", identifier).out
+        assert f"completed on {first} because most of its inputs are there already" in explained
+        assert "8.0 MiB" in explained
+
+
+def _holders(api: Api) -> list[str]:
+    nodes = api.call("GET", "/api/v1/orchestrator/nodes")["Nodes"]
+    return [node["Info"]["NodeID"] for node in nodes if node.get("Held", {}).get("Bytes", 0) >= 8 << 20]
