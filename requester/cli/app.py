@@ -67,6 +67,8 @@ _ABOUT_KEYS = {
         ("init", "init", "Make the keys of a new cluster, and the file that its NATS servers start with."),
         ("list_enrolled", "list", "List who has credentials."),
         ("push", "push", "Tell the NATS servers of the accounts and rights as they are."),
+        ("backup", "backup", "Copy the log and what belongs to it from the NATS servers into a folder."),
+        ("restore", "restore", "Make the streams of a backup on NATS servers that have none."),
         ("admin", "admin", "Give a person credentials for NATS's own tools."),
         ("revoke_admin", "revoke-admin", "Take a person's credentials back."),
     ),

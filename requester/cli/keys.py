@@ -19,7 +19,7 @@ from protocol import server_settings as shared
 from protocol.config import config_files, read_config
 from protocol.errors import Conflict, Fault
 from requester.cli.exits import Exit, tell
-from requester.cli.output import Column, ListFormat, print_list
+from requester.cli.output import Column, ListFormat, print_list, size
 
 if TYPE_CHECKING:
     from deploy.keyring import Enrolled, Keyring
@@ -80,6 +80,40 @@ def push(*, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings =
     with _changing(keys) as keyring:
         accounts, messenger = keyring.renewed(), keyring.messenger()
     _tell_servers(nats, config, messenger, accounts)
+    return Exit.OK
+
+
+def backup(
+    folder: Annotated[Path, Parameter(name="FOLDER", help="A new folder for it.")],
+    /,
+    *,
+    keys: Keys = None,
+    nats: flags.Nats = None,
+    config: flags.Settings = None,
+) -> int:
+    """Copy the log, inline data and what is known of nodes from the NATS servers into a folder, while work goes on."""
+    from deploy.backup import backup as take
+
+    contents = asyncio.run(take(_servers(nats, config), _as_person(keys), folder))
+    for part in contents.streams:
+        tell(f"{part.stream}: {part.state.get('messages', 0)} messages, {size(part.size_bytes)}")
+    return Exit.OK
+
+
+def restore(
+    folder: Annotated[Path, Parameter(name="FOLDER", help="The folder of a backup.")],
+    /,
+    *,
+    replicas: Annotated[int, Parameter(help="Copies among the NATS servers; default as they were.")] = 0,
+    keys: Keys = None,
+    nats: flags.Nats = None,
+    config: flags.Settings = None,
+) -> int:
+    """Make the streams of a backup on NATS servers that have none."""
+    from deploy.backup import restore as put_back
+
+    contents = asyncio.run(put_back(_servers(nats, config), _as_person(keys), folder, replicas))
+    tell(f"Restored: {', '.join(part.stream for part in contents.streams)}. Now start the requesters.")
     return Exit.OK
 
 
@@ -218,6 +252,17 @@ def _tell_servers(
 ) -> None:
     from deploy.accounts import push as push_accounts
 
+    try:
+        took = asyncio.run(push_accounts(_servers(nats, config), messenger, accounts))
+    except Fault as fault:
+        fault.hint = (
+            f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
+        ).strip()
+        raise
+    tell(f"{len(took)} NATS server(s) took it: {', '.join(took)}")
+
+
+def _servers(nats: list[str] | None, config: list[str] | None) -> str:
     settings = read_config(
         flags={"NATS.URL": nats},
         given=config or [],
@@ -226,15 +271,12 @@ def _tell_servers(
         keys=shared.NATS,
         variables=shared.VARIABLES,
     )
-    servers = ",".join(shared.nats_servers(settings, os.environ))
-    try:
-        took = asyncio.run(push_accounts(servers, messenger, accounts))
-    except Fault as fault:
-        fault.hint = (
-            f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
-        ).strip()
-        raise
-    tell(f"{len(took)} NATS server(s) took it: {', '.join(took)}")
+    return ",".join(shared.nats_servers(settings, os.environ))
+
+
+def _as_person(keys: Path | None) -> str:
+    with _changing(keys) as keyring:
+        return keyring.passing(_PERSON, "backup")
 
 
 def _write(path: Path, made: "Enrolled") -> None:
