@@ -150,6 +150,12 @@ def kubo(background: Background, folders: Path) -> servers.Kubo:
 
 
 @pytest.fixture(scope="session")
+def offline_kubo(background: Background, folders: Path) -> servers.Kubo:
+    """The session's Kubo node that knows at once what it lacks."""
+    return background.enter(servers.kubo(folders / "kubo-offline", offline=True))
+
+
+@pytest.fixture(scope="session")
 def docker_host(background: Background) -> str:
     """The address of a Docker daemon, as in ``DOCKER_HOST``: the one that answers, else one started for the session."""
     return background.enter(servers.docker_daemon()).host

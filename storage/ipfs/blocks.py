@@ -11,27 +11,25 @@ through several streams at once.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import aiohttp
 from msgspec import Struct
-from yarl import URL
 
 from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
 from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
 from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of, read_cid
+from storage.ipfs.exchange import Exchanges, Failed, Take
 from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Ask, Holder
 from storage.ipfs.sink import Sink
 from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want
-from storage.ranged import ERROR_MAX_BYTES, PAUSE_MAX_S, together
+from storage.lanes import Lane
+from storage.ranged import PAUSE_MAX_S, together
 from storage.threads import Stop, in_thread
+from storage.wire import Line
 
-BATCH_BYTES: Final = 1 << 20
-"""So much is read before a thread is given work."""
 SPLIT_BYTES: Final = 32 << 20
 """A file, or part of one, that weighs more comes through several streams, if its own parts are worth one each."""
 SPLIT_PART_BYTES: Final = 4 << 20
@@ -41,20 +39,9 @@ PATH_MAX_BYTES: Final = 64 << 20
 class BlockLimits(Struct, frozen=True):
     """How a transfer behaves; times in seconds. A holder is given up after `tries` for one block that brought nothing."""
 
-    connect_s: float = 10.0
-    silence_s: float = 60.0
     retry_s: float = 0.2
     tries: int = 3
     requests: int = 4
-
-
-class _Failed(Exception):
-    """One request failed: `fault` says how; `lasting` if the same holder would answer the same."""
-
-    def __init__(self, fault: Fault, *, lasting: bool = False) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
-        self.lasting = lasting
 
 
 class _Unit:
@@ -81,10 +68,8 @@ class _Unit:
 class Blocks:
     """Reads from `holders`, the first first. What is learnt of them is kept."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, holders: Sequence[Holder], limits: BlockLimits
-    ) -> None:
-        self._session = session
+    def __init__(self, exchanges: Exchanges, holders: Sequence[Holder], limits: BlockLimits) -> None:
+        self._exchanges = exchanges
         self._holders = list(holders)
         self.limits = limits
         self._faults: dict[str, int] = {}
@@ -101,10 +86,10 @@ class Blocks:
             try:
                 block = await self.read_block(holder, cid, what)
                 check_block(cid, block, holder.name)
-            except _Failed as failed:
+            except Failed as failed:
                 await self.note(unit, holder, failed)
             except Broken as fault:
-                await self.note(unit, holder, _Failed(fault, lasting=True))
+                await self.note(unit, holder, Failed(fault, lasting=True))
             else:
                 return block
 
@@ -113,7 +98,7 @@ class Blocks:
         holder = self._holders[0]
         try:
             await self.read_block(holder, read_cid(EMPTY_CID), "probe")
-        except _Failed as failed:
+        except Failed as failed:
             raise failed.fault from failed
 
     async def path(self, cid: bytes, names: Sequence[str], what: str) -> dict[bytes, bytes]:
@@ -123,13 +108,12 @@ class Blocks:
         while True:
             holder = self.choose(unit)
             try:
-                async with self.answered(holder, holder.car(path, whole=False), CAR_TYPE, what) as answer:
-                    car = await _read(answer, PATH_MAX_BYTES, what)
-                return _few_blocks(car, holder.name)
-            except _Failed as failed:
+                car = await self._whole(holder, holder.car(path, whole=False), CAR_TYPE, PATH_MAX_BYTES, what)
+                return await in_thread(partial(_few_blocks, car, holder.name))
+            except Failed as failed:
                 await self.note(unit, holder, failed)
             except Broken as fault:
-                await self.note(unit, holder, _Failed(fault, lasting=fault.kind == "Block"))
+                await self.note(unit, holder, Failed(fault, lasting=fault.kind == "Block"))
 
     async def bring(self, root: Want, sink: Sink, moved: Callable[[int], None], what: str) -> None:
         """Put all that is below `root` into `sink`; `moved` is told of bytes as they are written.
@@ -149,7 +133,7 @@ class Blocks:
             raise unit.last or Unavailable("no gateway is named")
         return min(able, key=lambda each: (unit.tries.get(each.name, 0), self._faults.get(each.name, 0)))
 
-    async def note(self, unit: _Unit, holder: Holder, failed: _Failed) -> None:
+    async def note(self, unit: _Unit, holder: Holder, failed: Failed) -> None:
         """Remember that a holder failed, and wait a little before whoever is asked next, if that may be the same."""
         tries = self.limits.tries if failed.lasting else unit.tries.get(holder.name, 0) + 1
         unit.tries[holder.name] = tries
@@ -166,42 +150,43 @@ class Blocks:
         return holder.name in self._single
 
     async def read_block(self, holder: Holder, cid: bytes, what: str) -> bytes:
-        """One block as a holder answers it, not verified."""
-        async with self.answered(holder, holder.block(cid_text(cid)), BLOCK_TYPE, what) as answer:
-            return bytes(await _read(answer, BLOCK_MAX_BYTES, what))
+        """One block as a holder answers it, not verified. Raises `Failed`."""
+        return await self._whole(holder, holder.block(cid_text(cid)), BLOCK_TYPE, BLOCK_MAX_BYTES, what)
 
-    @asynccontextmanager
-    async def answered(
-        self, holder: Holder, ask: Ask, media_type: str, what: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer; the body is the caller's to read inside the context. Raises `_Failed`."""
-        try:
-            async with self._session.request(
-                ask.method, URL(ask.url, encoded=True), headers=ask.headers, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    await self._refused(holder, media_type, response, what)
-                if ask.method == "GET" and not response.content_type.startswith(media_type):
-                    said = f"{what}: {holder.name} answered with {response.content_type}, not {media_type}"
-                    hint = "Is this the address of a trustless gateway?"
-                    raise _Failed(Unavailable(said, hint=hint), lasting=True)
-                yield response
-        except TimeoutError as error:
-            silence = f"{what}: nothing came for {self.limits.silence_s:g} s ({holder.name})"
-            hint = "Perhaps no node that can be reached has it: pin it somewhere, or name another gateway."
-            raise _Failed(TimedOut(silence, hint=hint), lasting=True) from error
-        except aiohttp.ClientConnectorError as error:
-            raise _Failed(Unavailable(f"{what}: {holder.name} cannot be reached")) from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise _Failed(Broken(f"{what}: the connection to {holder.name} broke", kind="Cut")) from error
-
-    async def _refused(
-        self, holder: Holder, media_type: str, response: aiohttp.ClientResponse, what: str
+    async def read_car(
+        self, holder: Holder, cid: bytes, take: Take, moved: Callable[[int], None], what: str
     ) -> None:
-        if media_type == CAR_TYPE and holder.knows_no_car(response.status):
-            self._single.add(holder.name)
-        fault = holder.refusal(what, response.status, await response.content.read(ERROR_MAX_BYTES))
-        raise _Failed(fault, lasting=not fault.retryable and holder.name not in self._single)
+        """Have the CAR of all below `cid` taken. Raises `Failed`, and as `take`."""
+        await self._asked(holder, holder.car(cid_text(cid)), CAR_TYPE, what, take, moved)
+
+    async def _whole(self, holder: Holder, ask: Ask, media_type: str, limit_bytes: int, what: str) -> bytes:
+        """A whole body. Raises `Failed`, also beyond `limit_bytes`."""
+        body = b""
+
+        def take(line: Line, lane: Lane) -> None:
+            nonlocal body
+            body = line.rest(limit_bytes + 1)
+
+        await self._asked(holder, ask, media_type, what, take)
+        if len(body) > limit_bytes:
+            raise Failed(Broken(f"{what}: more than {limit_bytes} bytes were answered"), lasting=True)
+        return body
+
+    async def _asked(
+        self,
+        holder: Holder,
+        ask: Ask,
+        media_type: str,
+        what: str,
+        take: Take,
+        moved: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        try:
+            await self._exchanges.ask(holder, ask, media_type, what, take, moved)
+        except Failed as failed:
+            if failed.no_car:
+                self._single.add(holder.name)
+            raise
 
 
 class _Bringing:
@@ -247,7 +232,7 @@ class _Bringing:
         single = unit.single or splits or unit.is_one_block or self._blocks.has_single_blocks_only(holder)
         try:
             await (self._one if single else self._car)(unit, taking, holder)
-        except _Failed as failed:
+        except Failed as failed:
             return await self._failed(unit, taking, holder, failed)
         left = taking.left()
         if splits and left and sum(want.total_bytes for want in left) < SPLIT_PART_BYTES * len(left):
@@ -255,11 +240,11 @@ class _Bringing:
             return [_Unit(unit.asked, left)]
         return [_Unit(want.cid, [want]) for want in left]
 
-    async def _failed(self, unit: _Unit, taking: Taking, holder: Holder, failed: _Failed) -> list[_Unit]:
+    async def _failed(self, unit: _Unit, taking: Taking, holder: Holder, failed: Failed) -> list[_Unit]:
         fault = failed.fault
         if isinstance(fault, TimedOut) and self._done_bytes:
             fault = TimedOut(f"{fault.message}, after {self._done_bytes} bytes", hint=fault.hint)
-            failed = _Failed(fault, lasting=failed.lasting)
+            failed = Failed(fault, lasting=failed.lasting)
         await self._blocks.note(unit, holder, failed)
         if not taking.taken:
             # What ended a CAR is often told only to who asks for the very block that should have come.
@@ -275,34 +260,31 @@ class _Bringing:
 
     async def _one(self, unit: _Unit, taking: Taking, holder: Holder) -> None:
         block = await self._blocks.read_block(holder, unit.wants[0].cid, self._what)
-        await self._thread(partial(_ignoring_stop, taking.only, block))
+        self._wrote(await in_thread(lambda _: self._told(lambda: taking.only(block))))
 
     async def _car(self, unit: _Unit, taking: Taking, holder: Holder) -> None:
-        """Read a CAR to its end; it is an error if anything is then still wanted that it should have held."""
-        ask = holder.car(cid_text(unit.asked))
-        async with self._blocks.answered(holder, ask, CAR_TYPE, self._what) as answer:
-            batch = bytearray()
-            async for piece in answer.content.iter_any():
-                batch += piece
-                if len(batch) >= BATCH_BYTES:
-                    await self._thread(partial(taking.feed, batch))
-                    batch = bytearray()
-            await self._thread(partial(taking.feed, batch))
-        if taking.left():
-            await self._thread(lambda _: taking.end())
-            if not taking.taken:
-                missing = cid_text(taking.left()[0].cid)
-                raise _Failed(
-                    Broken(f"{self._what}: the CAR of {holder.name} lacks the block {missing}", kind="Cut")
-                )
+        """Read a CAR to its end; it is an error if then nothing was in it that was wanted."""
 
-    async def _thread(self, work: Callable[..., int]) -> None:
+        def take(line: Line, lane: Lane) -> None:
+            room = lane.buffer
+            while size := _filled(line, room):
+                lane.moved += self._told(partial(taking.feed, room[:size], lane.check))
+            self._told(taking.end)
+
+        await self._blocks.read_car(holder, unit.asked, take, self._wrote, self._what)
+        if taking.left() and not taking.taken:
+            missing = cid_text(taking.left()[0].cid)
+            lacks = f"{self._what}: the CAR of {holder.name} lacks the block {missing}"
+            raise Failed(Broken(lacks, kind="Cut"))
+
+    def _told(self, work: Callable[[], int]) -> int:
+        """Do some of a thread's work; what the sender is to blame for becomes `Failed`."""
         try:
-            self._wrote(await in_thread(work))
+            return work()
         except Untrue as untrue:
             fault = untrue.fault
             told = type(fault)(f"{self._what}: {fault.message}", hint=fault.hint, kind=fault.kind)
-            raise _Failed(told, lasting=untrue.lies) from untrue
+            raise Failed(told, lasting=untrue.lies) from untrue
 
     def _wrote(self, size: int) -> None:
         if size:
@@ -310,26 +292,21 @@ class _Bringing:
             self._moved(size)
 
 
-async def _read(answer: aiohttp.ClientResponse, limit_bytes: int, what: str) -> bytearray:
-    """A whole body. Raises `_Failed` beyond `limit_bytes`."""
-    body = bytearray()
-    async for piece in answer.content.iter_any():
-        body += piece
-        if len(body) > limit_bytes:
-            raise _Failed(Broken(f"{what}: more than {limit_bytes} bytes were answered"), lasting=True)
-    return body
+def _filled(line: Line, room: memoryview) -> int:
+    """Fill the room with what comes of a body, as far as it goes: how many bytes."""
+    size = 0
+    while size < len(room) and (count := line.read_into(room[size:])):
+        size += count
+    return size
 
 
-def _few_blocks(car: bytearray, whence: str) -> dict[bytes, bytes]:
+def _few_blocks(car: bytes, whence: str, stop: Stop) -> dict[bytes, bytes]:
     """All blocks of a small CAR. Raises `Broken`, of kind ``Block`` for one with other bytes than its CID names."""
     reader = CarReader()
     blocks = {}
     for cid, block in reader.feed(car):
+        stop()
         check_block(cid, block, whence)
         blocks[cid] = block
     reader.close()
     return blocks
-
-
-def _ignoring_stop(work: Callable[[bytes], int], block: bytes, stop: Stop) -> int:
-    return work(block)

@@ -27,7 +27,7 @@ class CarReader:
         self._waiting = bytearray()
         self._begun = False
 
-    def feed(self, data: bytes | bytearray) -> Iterator[tuple[bytes, bytes]]:
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
         """Take more bytes; all blocks that are whole now, as CID and bytes. The iterator is to be used up."""
         waiting = self._waiting
         waiting += data

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import aiohttp
-
 from protocol.errors import Fault, NotFound
 from protocol.nodes import Offer
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import cid_text, read_cid
+from storage.ipfs.exchange import Exchanges
 from storage.ipfs.holders import Gateway
 from storage.ipfs.kubo import PROBE_S
 from storage.ipfs.params import IpfsSettings, SourceParams, split_path
@@ -26,7 +25,7 @@ from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Found, Want, expand, follow
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits as RangeLimits
-from storage.ranged import check_size, open_session, together
+from storage.ranged import check_size, together
 from storage.tree import Kind, Limits
 
 if TYPE_CHECKING:
@@ -46,18 +45,14 @@ class GatewaySource:
         """Raises `Invalid` if an address is neither a multiaddress nor an http URL."""
         self._settings = settings or IpfsSettings()
         self._gateways = [Gateway(parse_endpoint(each).url) for each in gateways]
-        self._limits = BlockLimits(
-            connect_s=self._settings.connect_s,
-            silence_s=self._settings.silence_s,
-            requests=self._settings.requests + 2,
-        )
-        self._session: aiohttp.ClientSession | None = None
+        self._limits = BlockLimits(self._settings.retry_s, requests=self._settings.requests + 2)
+        self._exchanges: Exchanges | None = None
 
     async def close(self) -> None:
         """Let go of all connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        exchanges, self._exchanges = self._exchanges, None
+        if exchanges is not None:
+            exchanges.close()
 
     async def probe(self) -> Offer:
         """Available if one of the gateways answers as a trustless gateway does."""
@@ -143,10 +138,9 @@ class GatewaySource:
         return total
 
     def _blocks(self, gateways: Sequence[Gateway]) -> Blocks:
-        if self._session is None:
-            ranged = RangeLimits(connect_s=self._settings.connect_s, silence_s=self._settings.silence_s)
-            self._session = open_session(ranged)
-        return Blocks(self._session, gateways, self._limits)
+        if self._exchanges is None:
+            self._exchanges = Exchanges(RangeLimits(self._settings.connect_s, self._settings.silence_s))
+        return Blocks(self._exchanges, gateways, self._limits)
 
 
 if TYPE_CHECKING:

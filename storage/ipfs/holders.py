@@ -4,14 +4,19 @@ Knows: how each is asked for a CAR or a block (https://specs.ipfs.tech/http-gate
 refusals mean. Must not know: what the blocks are for. Neither is believed: who asks checks every block against its CID.
 """
 
+import ssl
 from collections.abc import Mapping
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
 from protocol.errors import Denied, Fault, NotFound, Unavailable
 from storage.ipfs.kubo import Kubo
+from storage.lanes import find_route
+from storage.ranged import Limits
+from storage.wire import Route
 
 CAR_TYPE: Final = "application/vnd.ipld.car"
 BLOCK_TYPE: Final = "application/vnd.ipld.raw"
@@ -36,6 +41,9 @@ class Holder(Protocol):
     def name(self) -> str:
         """How messages call it."""
 
+    async def route(self, limits: Limits) -> Route:
+        """How it is reached just now. Raises `Unavailable`."""
+
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """Ask for all blocks below ``CID[/path]``, or only for those that lead to it and its own."""
 
@@ -54,7 +62,12 @@ class Gateway:
 
     def __init__(self, url: str) -> None:
         self.name = url
+        self._url = url
         self._base = f"{url}/ipfs"
+
+    async def route(self, limits: Limits) -> Route:
+        """As the environment has it, by a proxy if it names one."""
+        return await find_route(self._url, limits, ThreadedResolver(), ssl.create_default_context)
 
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """See `Holder`."""
@@ -82,12 +95,28 @@ class Gateway:
         return status in _CAR_IS_STRANGE
 
 
+class KuboGateway(Gateway):
+    """The gateway of a Kubo node that we know."""
+
+    def __init__(self, kubo: Kubo, url: str) -> None:
+        super().__init__(url)
+        self._kubo = kubo
+
+    async def route(self, limits: Limits) -> Route:
+        """As the node itself."""
+        return await self._kubo.route(self._url)
+
+
 class KuboBlocks:
     """A Kubo node, by its RPC API."""
 
     def __init__(self, kubo: Kubo) -> None:
         self._kubo = kubo
         self.name = f"Kubo at {kubo.endpoint.url}"
+
+    async def route(self, limits: Limits) -> Route:
+        """As Kubo says."""
+        return await self._kubo.route()
 
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """See `Holder`; Kubo cannot stop short of the whole."""

@@ -23,7 +23,7 @@ from storage.ipfs.cid import EMPTY_CID
 from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
-from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
+from storage.multiaddr import is_loopback, parse_endpoint
 from storage.ranged import Limits, open_session
 from storage.threads import in_thread
 from storage.wire import Address, Route
@@ -235,11 +235,14 @@ class Kubo:
         """Move bulk data in threads, `count` tasks at once, to or from the gateway if it is named, else the RPC API."""
         if self._lanes is None:
             self._lanes = Lanes(self._limits())
-        endpoint = parse_endpoint(gateway) if gateway else self.endpoint
-        await self._lanes.move(tasks, await self._route(endpoint), count, moved)
+        await self._lanes.move(tasks, await self.route(gateway), count, moved)
 
-    async def _route(self, endpoint: Endpoint) -> Route:
-        """How an endpoint is reached just now. No proxy: Kubo is never beyond one. Raises `Unavailable`."""
+    async def route(self, gateway: str = "") -> Route:
+        """How the RPC API, or the gateway that is named, is reached just now. No proxy: Kubo is never beyond one.
+
+        Raises `Unavailable`.
+        """
+        endpoint = parse_endpoint(gateway) if gateway else self.endpoint
         addresses: tuple[Address, ...] = ((socket.AF_UNIX, endpoint.socket),)
         if not endpoint.socket:
             family = FAMILIES[endpoint.family]
@@ -261,11 +264,6 @@ class Kubo:
             connect_s=self.settings.connect_s,
             silence_s=self.settings.silence_s,
         )
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The connections to this node, for who speaks to it in other words."""
-        return self._opened()
 
     def away(self, what: str) -> Unavailable:
         """The fault of a node that does not listen."""
@@ -354,6 +352,7 @@ class Kubo:
         return Limits(
             connect_s=self.settings.connect_s,
             silence_s=self.settings.silence_s,
+            retry_s=self.settings.retry_s,
             silent_tries=1,
             part_bytes=self.settings.part_bytes,
         )

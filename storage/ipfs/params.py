@@ -69,8 +69,9 @@ class IpfsSettings(Struct, frozen=True):
     """What a node says to the IPFS drivers. Times in seconds.
 
     `silence_s` is how long the network may bring nothing of what was asked for: a CID that nobody has ends there.
-    `answer_s` is for questions that the Kubo node answers by itself. `requests` run at once in a fetch, each for a part of
-    `part_bytes`. `gateway` lets files be read through the node's own gateway where there is one, which is faster.
+    `retry_s` is the pause before a second try, and doubles. `answer_s` is for questions that the Kubo node answers by
+    itself. `requests` run at once in a fetch, each for a part of `part_bytes`. `gateway` lets files be read through the
+    node's own gateway where there is one, which is faster.
     `remote_s` is how long a pinning service may take until it has a whole result. An input has at most `entries` files and
     folders and `max_bytes`.
     """
@@ -78,6 +79,7 @@ class IpfsSettings(Struct, frozen=True):
     connect_s: float = 5.0
     answer_s: float = 20.0
     silence_s: float = 60.0
+    retry_s: float = 0.2
     remote_s: float = 3600.0
     requests: int = 2
     small_requests: int = 8

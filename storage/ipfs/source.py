@@ -22,13 +22,15 @@ from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import read_cid
 from storage.ipfs.driver import IpfsDriver
+from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
-from storage.ipfs.holders import Gateway, Holder, KuboBlocks
+from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
 from storage.ipfs.kubo import Kubo, Link, Listing, Resolution, Stat
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
 from storage.parts import Files, Item
+from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size, together
 from storage.threads import Stop, in_thread
 from storage.tree import Kind, Limits, TreeWriter, check_link, safe_parts
@@ -171,8 +173,8 @@ class IpfsSource(IpfsDriver):
         gateway = await self._kubo.gateway()
         holders: list[Holder] = [KuboBlocks(self._kubo)]
         if gateway:
-            holders.insert(0, Gateway(gateway))
-        limits = BlockLimits(connect_s=settings.connect_s, silence_s=settings.silence_s)
+            holders.insert(0, KuboGateway(self._kubo, gateway))
+        limits = BlockLimits(retry_s=settings.retry_s)
         done = 0
 
         def more(size: int) -> None:
@@ -180,8 +182,12 @@ class IpfsSource(IpfsDriver):
             done += size
             moved(done)
 
-        with Sink(beside, params.cid, Limits(entries=settings.entries)) as sink:
-            blocks = Blocks(self._kubo.session, holders, limits)
+        lines = RangeLimits(settings.connect_s, settings.silence_s)
+        with (
+            Sink(beside, params.cid, Limits(entries=settings.entries)) as sink,
+            Exchanges(lines) as exchanges,
+        ):
+            blocks = Blocks(exchanges, holders, limits)
             await blocks.bring(Want(read_cid(root.cid)), sink, more, params.cid)
 
     async def _named(self, params: SourceParams) -> SourceParams:

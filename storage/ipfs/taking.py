@@ -48,7 +48,7 @@ class Taking:
             written += self._put(self._stack.pop(), block)
         return written
 
-    def feed(self, data: bytes | bytearray, stop: Stop) -> int:
+    def feed(self, data: bytes | memoryview, stop: Stop) -> int:
         """Take more bytes of a CAR."""
         written = 0
         for cid, block in self._frames(data):
@@ -91,7 +91,7 @@ class Taking:
         self._stack.extend(reversed(found.wants))
         return written
 
-    def _frames(self, data: bytes | bytearray) -> Iterable[tuple[bytes, bytes]]:
+    def _frames(self, data: bytes | memoryview) -> Iterable[tuple[bytes, bytes]]:
         try:
             yield from self._reader.feed(data)
         except Broken as fault:

@@ -21,12 +21,12 @@ _HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "content-leng
 class FaultProxy:
     """Passes everything on to `upstream`, except what `plan` names a fault for.
 
-    Faults: ``cut``, ``stall`` (half of the body, and then that), ``short`` (half of it, announced as such), ``long`` (more
-    than the range has), ``range`` (another range than asked), ``etag`` (another version), ``500``, ``503``, ``403`` (that
-    status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on,
-    and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip`` (one bit of the body is another, at
-    `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does when it tells an error in a trailer),
-    ``trickle`` (a byte now and then, for ever), ``204`` (that status).
+    Faults: ``cut``, ``stall``, ``trickle`` (half of the body, and then that: a byte at a time), ``short`` (half of it,
+    announced as such), ``long`` (more than the range has), ``range`` (another range than asked), ``etag`` (another version),
+    ``500``, ``503``, ``403`` (that status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as
+    status 200), ``lost`` (passed on, and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip``
+    (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does
+    when it tells an error in a trailer).
     """
 
     def __init__(self, upstream: str) -> None:
@@ -106,8 +106,13 @@ class FaultProxy:
         if request.method == "HEAD":
             response.content_length = int(found.headers.get("Content-Length", 0))
         await response.prepare(request)
-        if fault in ("cut", "stall", "short"):
+        if fault in ("cut", "stall", "short", "trickle"):
             await response.write(half)
+            if fault == "trickle":
+                self.stalled.set()
+                for at in range(len(half), len(data)):
+                    await response.write(data[at : at + 1])
+                    await asyncio.sleep(0.02)
             if fault == "stall":
                 await self._silence()
             if fault == "cut":

@@ -22,7 +22,6 @@ from storage.contract import Label, Share, Source, silent
 from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams, SourceParams
 from storage.ipfs.params import split_path
 from storage.params import read_params
-from tests.conftest import Background
 from tests.contracts.publisher import ServedPublisherContract
 from tests.contracts.source import ServedSourceContract
 from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
@@ -38,10 +37,10 @@ FOLDER_DATA = "CAE"
 """UnixFS for "a folder", in Base64."""
 
 
-@pytest.fixture(scope="module")
-def node(background: Background, folders: Path) -> servers.Kubo:
+@pytest.fixture
+def node(offline_kubo: servers.Kubo) -> servers.Kubo:
     """A node that knows at once what it lacks."""
-    return background.enter(servers.kubo(folders / "kubo-offline", offline=True))
+    return offline_kubo
 
 
 @pytest.fixture(params=["gateway", "cat"])
@@ -462,7 +461,7 @@ async def proxy(node: servers.Kubo) -> AsyncIterator[FaultProxy]:
 @pytest.fixture
 async def behind(proxy: FaultProxy) -> AsyncIterator[Kubo]:
     """The node through the proxy, by ``cat``."""
-    settings = IpfsSettings(gateway=False, part_bytes=MIB, silence_s=0.5, answer_s=2)
+    settings = IpfsSettings(gateway=False, part_bytes=MIB, silence_s=0.5, answer_s=2, retry_s=0.01)
     async with Kubo(proxy.endpoint, settings) as kubo:
         yield kubo
 
@@ -498,6 +497,7 @@ async def test_a_transfer_that_breaks_is_gone_on_with(
         ("cut", Broken, "broke after"),
         ("ended", Broken, "ended after"),
         ("stall", TimedOut, "no byte for"),
+        ("trickle", TimedOut, "no byte for"),
         ("mute", TimedOut, "no byte for"),
         ("500", Unavailable, "InternalError"),
         ("403", Denied, "denies access"),
