@@ -10,6 +10,7 @@ import msgspec
 from protocol.errors import Broken, Exhausted, Failure, Fault, Unavailable
 from protocol.ids import NodeId
 from protocol.jobs import Input, Spec
+from storage.locality import KIND as LOCALITY
 
 NODES_OWN = frozenset({"local", "localdirectory"})
 """Sources whose data is this node's own: another node may well have it."""
@@ -62,6 +63,7 @@ def input_failure(error: Exception, index: int, wanted: Input, node: NodeId) -> 
     )
     kind = failure.code.partition(".")[0]
     here_only = source.lower() in NODES_OWN and kind in ("Denied", "NotFound")
+    here_only |= failure.code == f"Denied.{LOCALITY}"
     return StepFailed(told, refused=kind == "Invalid" or here_only)
 
 

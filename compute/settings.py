@@ -52,6 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     publishers_disabled: tuple[str, ...] = ()
     ipfs_connect: str = ""
     ipfs_gateways: tuple[str, ...] = ()
+    local_only: bool = False
     s3_endpoint: str = ""
     s3_region: str = ""
     s3_profile: str = ""
@@ -96,6 +97,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             s3_profile=self.s3_profile,
             ipfs_connect=self.ipfs_connect,
             ipfs_gateways=self.ipfs_gateways,
+            local_only=self.local_only,
             allowed_paths=self.allowed_paths,
             local_publishing=LocalPublishing(
                 self.data_dir / "published", address=self.publish_address, port=self.publish_port
@@ -146,6 +148,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
     "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
     "env_allowed": ("Compute.Env.AllowList",),
+    "local_only": ("JobAdmissionControl.Locality", "Node.Compute.JobSelection.Locality"),
     "reject_stateless": (
         "JobAdmissionControl.RejectStatelessJobs",
         "Node.Compute.JobSelection.RejectStatelessJobs",
@@ -238,6 +241,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         sources_disabled=_types(config, "sources_disabled"),
         publishers_disabled=_types(config, "publishers_disabled"),
         ipfs_connect=config.parsed(_endpoint, *KEYS["ipfs_connect"], default=""),
+        local_only=config.parsed(_local_only, *KEYS["local_only"], default=False),
         ipfs_gateways=config.lines(*KEYS["ipfs_gateways"], check=_endpoints),
         s3_endpoint=config.parsed(_url, *KEYS["s3_endpoint"], default=""),
         s3_region=config.text(*KEYS["s3_region"]),
@@ -332,6 +336,12 @@ def _time(text: str) -> float:
 def _endpoint(text: str) -> str:
     parse_endpoint(text)
     return text
+
+
+def _local_only(text: str) -> bool:
+    if text.lower() not in ("anywhere", "local"):
+        raise Invalid(f"Locality {text!r} is neither anywhere nor local")
+    return text.lower() == "local"
 
 
 def _endpoints(texts: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from storage.inline import BlobReader, open_inline
 from storage.ipfs import GatewaySource, IpfsPublisher, IpfsSettings, IpfsSource, Kubo
 from storage.local import open_local
 from storage.local_publisher import open_local_publisher
+from storage.locality import here_only
 from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
 from storage.settings import StorageSettings
 from storage.url import open_url
@@ -99,4 +100,4 @@ async def open_drivers(
             opened = await stack.enter_async_context(opener(settings))
             drivers.sources.update({source.type.lower(): source for source in opened.sources.values()})
             drivers.publishers.update({each.type.lower(): each for each in opened.publishers.values()})
-        yield drivers
+        yield here_only(drivers) if settings.local_only else drivers

@@ -75,6 +75,10 @@ class InlineSource:
     async def probe(self) -> Offer:
         return Offer(self.type)
 
+    async def is_here(self, params: InlineParams) -> bool:
+        """It came with the job."""
+        return True
+
     async def resolve(self, params: InlineParams, share: Share) -> Resolved:
         content = read_url(params.url)
         limit = self._limits.size_bytes

@@ -75,6 +75,10 @@ class LocalSource:
             hint="Start the node with allowed paths, such as /data/**:ro.",
         )
 
+    async def is_here(self, params: LocalParams) -> bool:
+        """Nothing else is; what is missing is told by `resolve`."""
+        return True
+
     async def resolve(self, params: LocalParams, share: Share) -> Resolved:
         path = self._permitted(params)
         return await in_thread(lambda stop: _listed(path, params, stop))

@@ -32,6 +32,7 @@ class StorageSettings(Struct, frozen=True):
     - `s3_endpoint`, `s3_region`, `s3_profile`: for S3 params that name none; credentials come from the AWS chain;
     - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
     - `ipfs_gateways`: trustless gateways that CIDs are read through where there is no Kubo, each block verified;
+    - `local_only`: inputs that are not on this machine already are refused;
     - `allowed_paths`: what the `local` source may mount: globs with ``:ro`` (the default) or ``:rw``;
     - `local_publishing`: None if this process does not publish on its own;
     - `connect_s`, `silence_s`: how long a server may take to accept, and to say anything more, in seconds;
@@ -47,6 +48,7 @@ class StorageSettings(Struct, frozen=True):
     s3_profile: str = ""
     ipfs_connect: str = ""
     ipfs_gateways: tuple[str, ...] = ()
+    local_only: bool = False
     allowed_paths: tuple[str, ...] = ()
     local_publishing: LocalPublishing | None = None
     connect_s: float = 10.0

@@ -75,12 +75,13 @@ class Resolution(Struct, frozen=True, rename="pascal"):
 
 
 class Stat(Struct, frozen=True, rename="pascal"):
-    """Answer of ``files/stat``; `mode` is octal, with Go's bits for links and others in front."""
+    """Answer of ``files/stat``; `mode` is octal, with Go's bits for links and others in front. `local` only if asked for."""
 
     hash: str
     type: str
     size: int = 0
     mode: str = "0"
+    local: bool = False
 
 
 class Link(Struct, frozen=True, rename="pascal"):

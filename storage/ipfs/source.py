@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from msgspec import Struct
 
-from protocol.errors import Broken, Exhausted, Invalid, Unavailable
+from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut, Unavailable
 from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
@@ -77,6 +77,17 @@ class IpfsSource(IpfsDriver):
         size_bytes = sum(node.size_bytes for node in nodes)
         check_size(params.cid, size_bytes, self._kubo.settings.max_bytes)
         return Resolved(f"ipfs://{root.cid}", size_bytes, nodes, cacheable=True)
+
+    async def is_here(self, params: SourceParams) -> bool:
+        """Whether the node has every block of it; no other node is asked. See `storage.locality`."""
+        await self._kubo.ready()
+        options = {"arg": params.path, "with-local": "true", "offline": "true"}
+        silence_s = self._kubo.settings.silence_s
+        try:
+            found = await self._kubo.ask("files/stat", Stat, options, what=params.cid, silence_s=silence_s)
+        except (NotFound, TimedOut):
+            return False
+        return found.local
 
     async def fetch(
         self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress

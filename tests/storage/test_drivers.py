@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 import tests.storage
-from protocol.errors import Invalid
+from protocol.errors import Denied, Invalid
 from storage.addresses import read_policy
+from storage.contract import Share
 from storage.drivers import open_drivers
 from storage.ipfs import GatewaySource, IpfsSource
+from storage.params import read_params
 from storage.s3 import S3Source
 from storage.settings import LocalPublishing, StorageSettings
 from tests.contracts.publisher import PublisherContract
@@ -110,3 +112,24 @@ async def test_gateways_are_a_source_where_no_kubo_is_named(tmp_path: Path) -> N
         async with open_drivers(settings) as drivers:
             assert isinstance(drivers.sources["ipfs"], source)
             assert ("ipfs" in drivers.publishers) == publishes
+
+
+async def test_a_node_may_take_only_what_is_there(tmp_path: Path) -> None:
+    """With Locality local, data of the job and of the node's disk comes; what would have to be fetched is refused."""
+    (tmp_path / "data").write_bytes(b"x")
+    settings = StorageSettings(tmp_path / "own", allowed_paths=(f"{tmp_path}/**",), local_only=True)
+    async with open_drivers(settings) as drivers:
+        for name, params, here in (
+            ("local", {"SourcePath": f"{tmp_path}/data"}, True),
+            ("inline", {"URL": "data:,x"}, True),
+            ("urldownload", {"URL": "http://192.0.2.1/x"}, False),
+            ("s3", {"Bucket": "b", "Key": "k"}, False),
+        ):
+            source = drivers.sources[name]
+            read = read_params(params, source.params, name)
+            if here:
+                assert (await source.resolve(read, Share())).identity
+            else:
+                with pytest.raises(Denied, match="already") as caught:
+                    await source.resolve(read, Share())
+                assert caught.value.kind == "Locality"

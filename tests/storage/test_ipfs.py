@@ -318,6 +318,40 @@ async def test_a_link_by_itself_is_refused(node: servers.Kubo, source: IpfsSourc
         await source.resolve(SourceParams(f"{cid}/l"), ALL)
 
 
+async def test_a_node_knows_whether_it_has_all_of_it(
+    node: servers.Kubo, kubo: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """Every block counts, and no other node is asked: one that would wait without end answers at once."""
+    cid = await added(node, {"d/large": only_here(tmp_path)}, tmp_path / "added", "--cid-version=1")
+    assert await source.is_here(SourceParams(f"{cid}/d"))
+    leaf = (await ipfs(node, "refs", "-r", cid)).split()[-1]
+    await ipfs(node, "pin", "rm", cid)
+    await ipfs(node, "block", "rm", leaf)
+    assert not await source.is_here(SourceParams(cid))
+
+    async with Kubo(kubo.multiaddr) as lonely:
+        assert not await IpfsSource(lonely).is_here(SourceParams(NOBODY_HAS))
+
+
+async def test_what_kubo_tells_in_the_middle_of_a_file_is_told(
+    node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """An error behind the first bytes, which Kubo can only tell in a trailer, becomes the fault that it means; nothing is
+    left."""
+    cid = await added(node, {"": only_here(tmp_path)}, tmp_path / "added", "--cid-version=1")
+    resolved = await source.resolve(SourceParams(cid), ALL)
+    leaf = (await ipfs(node, "refs", cid)).split()[-2]
+    await ipfs(node, "pin", "rm", cid)
+    await ipfs(node, "block", "rm", leaf)
+    (tmp_path / "room").mkdir()
+
+    with pytest.raises(NotFound, match=cid) as caught:
+        await source.fetch(SourceParams(cid), resolved, tmp_path / "room" / "in", silent)
+
+    assert leaf in caught.value.message
+    assert list((tmp_path / "room").iterdir()) == []
+
+
 async def test_a_cid_that_is_no_file_is_refused(node: servers.Kubo, source: IpfsSource) -> None:
     """Data of another kind than files and folders is told as such."""
     cid = await ipfs(node, "dag", "put", stdin=b'{"a": 1}')
