@@ -15,11 +15,14 @@ unixfs     from blocks to a tree (pure)
 car        many blocks as one stream (pure)
 kubo       calls to a node, and its errors as ours
 holders    gateways and nodes, as those who may have blocks
+exchange   one request to a holder
 blocks     a tree brought block by block, each verified
 taking     what a thread does with the blocks
 sink       what blocks hold, put on the disk
+files      a node's files in ranges
 source     resolve and fetch through Kubo
 gateways   resolve and fetch through gateways
+ipns, dns  what names mean: by their owner's signature, by DNS
 publisher  a result as a tree of its own, pinned
 =========  ======================================================================
 """

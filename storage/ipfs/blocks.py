@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
 from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
-from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of, read_cid
+from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of
 from storage.ipfs.exchange import Exchanges, Failed, Take
 from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Ask, Holder
 from storage.ipfs.sink import Sink
@@ -93,13 +93,17 @@ class Blocks:
             else:
                 return block
 
+    async def whole(self, holder: Holder, ask: Ask, media_type: str, limit_bytes: int, what: str) -> bytes:
+        """Something small of one holder. Raises its fault."""
+        try:
+            return await self._whole(holder, ask, media_type, limit_bytes, what)
+        except Failed as failed:
+            raise failed.fault from failed
+
     async def probe(self) -> None:
         """Ask the first holder for something that each has. Raises the fault that this meets."""
         holder = self._holders[0]
-        try:
-            await self.read_block(holder, read_cid(EMPTY_CID), "probe")
-        except Failed as failed:
-            raise failed.fault from failed
+        await self.whole(holder, holder.block(EMPTY_CID), BLOCK_TYPE, BLOCK_MAX_BYTES, "probe")
 
     async def path(self, cid: bytes, names: Sequence[str], what: str) -> dict[bytes, bytes]:
         """The blocks that lead from `cid` along `names`, verified, as far as one holder has them. Raises as `bring`."""

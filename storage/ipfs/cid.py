@@ -150,3 +150,26 @@ def check_block(cid: bytes, block: bytes, whence: str) -> None:
         raise Broken(
             f"the block {cid_text(cid)} from {whence} holds other bytes than its CID names", kind="Block"
         )
+
+
+def same_peer(one: str, other: str) -> bool:
+    """Whether two spellings of a peer id (base 58, or a CID) mean one peer."""
+    return one == other or peer_bytes(one) == peer_bytes(other) != b""
+
+
+def peer_bytes(text: str) -> bytes:
+    """The multihash that a peer id (base 58, or a CID) or an IPNS name is; empty for what is neither."""
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    if text.startswith(("Qm", "1")):
+        number = 0
+        for letter in text:
+            number = number * 58 + alphabet.find(letter)
+        size = (number.bit_length() + 7) // 8
+        zeros = len(text) - len(text.lstrip("1"))
+        return bytes(zeros) + number.to_bytes(size)
+    try:
+        found = libipld.decode_cid(text)
+    except ValueError:
+        return b""
+    digest = found["hash"]
+    return bytes((digest["code"], digest["size"], *digest["digest"]))

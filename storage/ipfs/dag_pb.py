@@ -62,7 +62,7 @@ def read_node(block: bytes) -> Node:
     """Read a dag-pb block that holds UnixFS. Raises `Broken` for anything else."""
     links = []
     data = None
-    for number, value in _fields(block):
+    for number, value in fields(block):
         if number == _LINKS and isinstance(value, bytes):
             links.append(_link(value))
         elif number == _DATA and isinstance(value, bytes) and data is None:
@@ -77,7 +77,7 @@ def read_node(block: bytes) -> Node:
 def _link(block: bytes) -> Link:
     cid = name = b""
     total = 0
-    for number, value in _fields(block):
+    for number, value in fields(block):
         if number == _HASH and isinstance(value, bytes):
             cid = value
         elif number == _NAME and isinstance(value, bytes):
@@ -96,7 +96,7 @@ def _unixfs(block: bytes) -> UnixFs:
     found: dict[int, int] = {}
     data = b""
     sizes: list[int] = []
-    for number, value in _fields(block):
+    for number, value in fields(block):
         if number == 2 and isinstance(value, bytes):
             data = value
         elif number == 4:
@@ -126,8 +126,8 @@ def _packed(data: bytes) -> list[int]:
     return numbers
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: a number, or bytes."""
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message: a number, or bytes. Raises `Broken`."""
     at = 0
     end = len(data)
     while at < end:

@@ -1,7 +1,7 @@
 """Files of a Kubo node in ranges: through its gateway, or by ``cat``.
 
 Knows: how a range is asked for in both ways, and what a refusal means. Must not know: threads, or where the bytes go.
-Kubo has checked each block against its CID; its gateway is twice as fast as ``cat`` (docs/adr).
+Kubo has checked each block against its CID; its gateway is twice as fast as ``cat`` (docs/adr/0011).
 """
 
 from collections.abc import Mapping

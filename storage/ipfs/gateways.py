@@ -8,17 +8,20 @@ is only met when it comes (`blocks`).
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from protocol.errors import Fault, NotFound
+from protocol.errors import Broken, Fault, Invalid, NotFound
 from protocol.nodes import Offer
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import cid_text, read_cid
+from storage.ipfs.dns import lookup_txt
 from storage.ipfs.exchange import Exchanges
-from storage.ipfs.holders import Gateway
+from storage.ipfs.holders import RECORD_TYPE, Gateway
+from storage.ipfs.ipns import RECORD_MAX_BYTES, canonical, key_of, meaning_of
 from storage.ipfs.kubo import PROBE_S
 from storage.ipfs.params import IpfsSettings, SourceParams, split_path
 from storage.ipfs.sink import Sink
@@ -31,6 +34,7 @@ from storage.tree import Kind, Limits
 if TYPE_CHECKING:
     from storage.contract import Source
 
+NAMES_MAX: Final = 8
 SIZING_BLOCKS: Final = 64
 """So many blocks are asked for to tell a folder's size before it is fetched; one that takes more is told none."""
 
@@ -71,6 +75,12 @@ class GatewaySource:
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Follow the path to a CID, and tell its size where few blocks do. Raises as `Source`."""
         blocks = self._blocks(self._gateways)
+        for _ in range(NAMES_MAX):
+            if not params.is_name:
+                break
+            params = await self._named(blocks, params)
+        else:
+            raise Invalid(f"{params.cid} is more than {NAMES_MAX} names away from a CID")
         want = await self._found(blocks, params)
         root = expand(want, await blocks.block(want.cid, params.cid))
         size_bytes: int | None = root.size_bytes
@@ -103,6 +113,36 @@ class GatewaySource:
             with Sink(beside, params.cid, limits) as sink:
                 await blocks.bring(resolved.pinned, sink, moved, params.cid)
         return Fetched(into)
+
+    async def _named(self, blocks: Blocks, params: SourceParams) -> SourceParams:
+        """What an IPNS name means now: by a record that its owner signed, or, for a domain, by DNS."""
+        name, *names = split_path(params.cid)
+        key = key_of(name)
+        meaning = await self._by_dns(name) if key is None else await self._by_record(blocks, name, key)
+        try:
+            return SourceParams("/".join((meaning.rstrip("/"), *names)))
+        except Invalid as fault:
+            raise Broken(f"{params.cid} means {meaning[:200]!r}, which is no CID") from fault
+
+    async def _by_record(self, blocks: Blocks, name: str, key: bytes) -> str:
+        """By the first gateway that has a good record."""
+        faults: list[Fault] = []
+        for gateway in self._gateways:
+            try:
+                ask = gateway.record(canonical(name))
+                record = await blocks.whole(gateway, ask, RECORD_TYPE, RECORD_MAX_BYTES, f"/ipns/{name}")
+                return meaning_of(record, name, key, datetime.now(UTC))
+            except Fault as fault:
+                faults.append(fault)
+        raise faults[0]
+
+    async def _by_dns(self, name: str) -> str:
+        for domain in (f"_dnslink.{name}", name):
+            for text in await lookup_txt(domain):
+                key, _, path = text.partition("=")
+                if key == "dnslink" and path:
+                    return path
+        raise NotFound(f"/ipns/{name}: there is no TXT record _dnslink.{name} that says what it means")
 
     async def _found(self, blocks: Blocks, params: SourceParams) -> Want:
         cid, *names = split_path(params.cid)

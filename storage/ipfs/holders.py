@@ -19,6 +19,7 @@ from storage.ranged import Limits
 from storage.wire import Route
 
 CAR_TYPE: Final = "application/vnd.ipld.car"
+RECORD_TYPE: Final = "application/vnd.ipfs.ipns-record"
 BLOCK_TYPE: Final = "application/vnd.ipld.raw"
 # Blocks in the order of the tree, each as often as it occurs there: then each can be used at once and forgotten.
 _CAR_WANTED: Final = {"Accept": f"{CAR_TYPE}; version=1; order=dfs; dups=y"}
@@ -77,6 +78,10 @@ class Gateway:
     def block(self, cid: str) -> Ask:
         """See `Holder`."""
         return Ask(f"{self._base}/{cid}?format=raw", _BLOCK_WANTED)
+
+    def record(self, name: str) -> Ask:
+        """Ask for the record of an IPNS name."""
+        return Ask(f"{self._url}/ipns/{quote(name)}?format=ipns-record", {"Accept": RECORD_TYPE})
 
     def refusal(self, what: str, status: int, body: bytes) -> Fault:
         """See `Holder`."""

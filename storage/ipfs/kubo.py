@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct, field
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
-from storage.ipfs.cid import EMPTY_CID
+from storage.ipfs.cid import EMPTY_CID, same_peer
 from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
@@ -365,30 +365,6 @@ def silent(what: str, silence_s: float, where: str) -> TimedOut:
         f"{what}: nothing came for {silence_s:g} s (Kubo at {where})",
         hint="Perhaps no node that can be reached has it: pin it somewhere, or connect to a node that holds it.",
     )
-
-
-def same_peer(one: str, other: str) -> bool:
-    """Whether two spellings of a peer id (base 58, or a CID) mean one peer."""
-    return one == other or _peer_bytes(one) == _peer_bytes(other) != b""
-
-
-def _peer_bytes(text: str) -> bytes:
-    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-    if text.startswith(("Qm", "1")):
-        number = 0
-        for letter in text:
-            number = number * 58 + alphabet.find(letter)
-        size = (number.bit_length() + 7) // 8
-        zeros = len(text) - len(text.lstrip("1"))
-        return bytes(zeros) + number.to_bytes(size)
-    try:
-        import libipld
-
-        found = libipld.decode_cid(text)
-    except ValueError:
-        return b""
-    digest = found["hash"]
-    return bytes((digest["code"], digest["size"], *digest["digest"]))
 
 
 async def read_bounded(response: aiohttp.ClientResponse, what: str, limit: int = ANSWER_MAX_BYTES) -> bytes:

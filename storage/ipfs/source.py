@@ -5,7 +5,7 @@ Knows: UnixFS as Kubo tells it, and how to bring it. Must not know: HTTP beyond 
 Resolving follows the path to the CID of what is there and walks its folders, so it knows every file's own CID and size;
 fetching brings those files, and what comes is exactly as long as was said. Large files come in ranges, through the node's
 own gateway where it has one, else by ``cat``; either way Kubo has checked each block against its CID. A tree of many small
-files comes as one stream of blocks. Why: docs/adr.
+files comes as one stream of blocks (docs/adr/0011).
 """
 
 import os

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+import storage.ipfs.gateways
 from deploy import servers
 from deploy.processes import free_ports
 from protocol.errors import Broken, Denied, Exhausted, Fault, NotFound, TimedOut, Unavailable
@@ -17,7 +18,7 @@ from tests.contracts.trees import Link, Run, Tree, snapshot, with_folders
 from tests.storage import test_ipfs
 from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
 from tests.storage.s3_world import serving
-from tests.storage.test_ipfs import ALL, LARGE, NOBODY_HAS, added, brought, node
+from tests.storage.test_ipfs import ALL, LARGE, NOBODY_HAS, added, brought, ipfs, node
 
 __all__ = ["node"]
 
@@ -280,3 +281,37 @@ async def test_a_probe_tells_a_gateway_from_another_server(node: servers.Kubo) -
             await source.close()
             assert offer.available == works
             assert (node.gateway_url in offer.version) if works else (url in offer.reason)
+
+
+async def test_a_name_is_turned_into_a_cid_by_its_owners_word(
+    node: servers.Kubo, proxies: list[FaultProxy], tmp_path: Path
+) -> None:
+    """A gateway brings the record of an IPNS name; only one that the name's owner signed counts, whoever brings it."""
+    cid = await added(node, {"in/a": b"named"}, tmp_path / "added")
+    await ipfs(node, "name", "publish", "--allow-offline", "-Q", f"/ipfs/{cid}")
+    params = SourceParams(f"ipns://{node.peer_id}/in")
+    source = GatewaySource([proxy.endpoint for proxy in proxies], QUICK)
+
+    for at in (0.1, 0.5, 0.9):
+        proxies[0].plan, proxies[0].flip_at = (lambda request, number: "flip"), at
+        assert await brought(source, params.cid, tmp_path / f"in-{at}") == {"a": b"named"}
+    proxies[1].plan, proxies[1].flip_at = (lambda request, number: "flip"), 0.5
+    with pytest.raises(Broken, match=node.peer_id):
+        await source.resolve(params, ALL)
+    await source.close()
+
+
+async def test_a_domain_is_turned_into_a_cid_by_dns(
+    node: servers.Kubo, source: GatewaySource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What no key can vouch for is asked of DNS, not of a gateway."""
+    cid = await added(node, {"in/a": b"named"}, tmp_path / "added")
+
+    async def lookup(name: str) -> list[str]:
+        return [f"dnslink=/ipfs/{cid}"] if name == "_dnslink.example.com" else []
+
+    monkeypatch.setattr(storage.ipfs.gateways, "lookup_txt", lookup)
+
+    assert await brought(source, "/ipns/example.com/in", tmp_path / "in") == {"a": b"named"}
+    with pytest.raises(NotFound, match=r"nobody\.example"):
+        await source.resolve(SourceParams("/ipns/nobody.example"), ALL)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import storage.ipfs.dns
 from protocol.errors import Invalid, NotFound, Unavailable
+from storage.ipfs.cid import same_peer
 from storage.ipfs.dns import located, lookup_txt
-from storage.ipfs.kubo import same_peer
 from storage.multiaddr import Endpoint, is_loopback, parse_endpoint
 
 PEER = "QmVcSqVEsvm5RR9mBLjwpb2XjFVn5bPdPL69mL8PH45pPC"
