@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import ipfs, orchestration, record, storage
+from benchmarks import ipfs, node_storage, orchestration, record, storage
 
 PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "orchestration": orchestration.measure,
     "storage": storage.measure,
     "ipfs": ipfs.measure,
+    "node_storage": node_storage.measure,
 }
 
 

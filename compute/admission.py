@@ -19,8 +19,6 @@ from protocol.spec.quantities import format_bytes
 from storage.contract import Drivers
 from storage.params import read_params
 
-IN_PLACE: Final = frozenset({"local", "localdirectory"})
-"""Sources whose data is mounted where it lies: it takes none of the room for executions."""
 RESERVED: Final = frozenset({"stdout", "stderr", "exitCode"})
 """What is in every published result, beside the folders of the result paths."""
 HOST_VALUE: Final = "env:"

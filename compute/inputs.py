@@ -10,6 +10,7 @@ goes when the room is needed.
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,28 +26,40 @@ from protocol.ids import ExecutionId
 from protocol.jobs import Amounts
 from protocol.messages import InputRead
 from protocol.spec.quantities import format_bytes
+from storage.arrival import disk_faults
 from storage.cache import Cache
 from storage.cache_entries import key_of
 from storage.contract import Fetched, Progress, Resolved
+from storage.copying import copy, make_writable
 from storage.shelf import Key
+from storage.threads import Stop, in_thread
 
 FETCHES_MAX: Final = 16
 """Inputs on their way at once, of all executions together; each driver has its own parallel connections beyond that."""
 
 
 class Wanted(Struct, frozen=True):
-    """One input of one execution: its driver with its params, what it resolved to, and the token that requesters know."""
+    """One input of one execution: its driver with its params, what it resolved to, and the token that requesters know.
+
+    `writes`: the program may change what it is given.
+    """
 
     type: str
     source: Any
     params: Any
     resolved: Resolved
     token: str = ""
+    writes: bool = False
 
     @property
     def key(self) -> Key:
         """The name it has in the cache."""
         return key_of(self.type, self.resolved.identity)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether what the program finds is in its own folder."""
+        return self.writes or not self.resolved.cacheable
 
     @property
     def size_bytes(self) -> int:
@@ -136,9 +149,15 @@ class Inputs:
                 return fetched
 
         if not wanted.resolved.cacheable:
-            return await fetch(into, progress), False
-        path, cached = await self.cache.bring(wanted.type, wanted.resolved, fetch, progress, wanted.token)
-        return Fetched(path, owned=False), cached
+            fetched, cached = await fetch(into, progress), False
+        else:
+            path, cached = await self.cache.bring(wanted.type, wanted.resolved, fetch, progress, wanted.token)
+            fetched = Fetched(path, owned=False)
+        if wanted.writes:
+            await self._make_room(0 if fetched.owned else wanted.size_bytes)
+            await in_thread(partial(_make_own, fetched.path, into))
+            fetched = Fetched(into, read_only=False)
+        return fetched, cached
 
     async def _make_room(self, size_bytes: int) -> None:
         """Let the cache give up what nobody holds, if the disk is short of so much. Raises `Exhausted`."""
@@ -154,6 +173,14 @@ class Inputs:
         self._ledger.aside_bytes = held
         if held < before:
             self._room.admit()
+
+
+def _make_own(path: Path, into: Path, stop: Stop) -> None:
+    """Have at `into` what is at `path`, for anyone to change."""
+    with disk_faults(into):
+        if path != into:
+            copy(path, into, stop)
+        make_writable(into, stop)
 
 
 def _full(size_bytes: int) -> Exhausted:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from compute import admission
-from compute.admission import IN_PLACE, Plan
+from compute.admission import Plan
 from compute.capacity import Ports
 from compute.engines.contract import Mount
 from compute.faults import StepFailed, input_failure, place_of
@@ -26,6 +26,7 @@ from protocol.errors import Fault, TimedOut
 from protocol.held import input_token
 from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
+from protocol.spec.drivers import IN_PLACE
 from storage.contract import Progress, Share
 
 RESOLVING_MAX: Final = 32
@@ -106,12 +107,13 @@ class Staging:
             wanted = await self._resolve()
             taking = [each for each in wanted if each.type.lower() not in IN_PLACE]
             shared = {each.key: each.size_bytes for each in taking if each.resolved.cacheable}
-            own_bytes = sum(each.size_bytes for each in taking if not each.resolved.cacheable)
+            own_bytes = sum(each.size_bytes for each in taking if each.is_own)
             fault = admission.over_disk(
                 asked.disk_bytes, sum(each.size_bytes for each in taking), "its inputs have"
             )
             if fault is not None:
                 raise StepFailed(fault.failure())
+            # A copy of its own is beside the one that others read.
             alone = admission.with_disk(asked, own_bytes + sum(shared.values()))
             fault = admission.too_large(alone, self._room.ledger.capacity)
             if fault is not None:
@@ -145,7 +147,9 @@ class Staging:
             except TimeoutError as error:
                 message = f"what it is was not to be learned within {RESOLVE_S:g} s"
                 raise TimedOut(message, kind="Resolving") from error
-        return Wanted(spec.type, source, params, resolved, input_token(spec, share.index, share.count))
+        token = input_token(spec, share.index, share.count)
+        writes = self._inputs[index].read_write is True and spec.type.lower() not in IN_PLACE
+        return Wanted(spec.type, source, params, resolved, token, writes=writes)
 
     async def _fetch(self, index: int, wanted: Wanted, brought: list[Brought | None], told: Told) -> None:
         target = self._inputs[index].target
@@ -155,7 +159,9 @@ class Staging:
             fetched, cached = await self._shared.bring(wanted, into, progress)
             resolved = wanted.resolved
             read = InputRead(target, wanted.type, resolved.identity, resolved.size_bytes, cached)
-            brought[index] = Brought(read, Mount(fetched.path, target, fetched.read_only))
+            brought[index] = Brought(
+                read, Mount(fetched.path, target, fetched.read_only and not wanted.writes)
+            )
 
     def _bounded(self, index: int, wanted: Wanted, progress: Progress) -> Progress:
         """`progress` that raises `Exhausted` when more has come than the task's Disk allows, or than the node has."""

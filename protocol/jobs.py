@@ -31,11 +31,16 @@ class Constraint(Struct, frozen=True, rename="pascal"):
 
 
 class Input(Struct, frozen=True, rename="pascal"):
-    """One input: where it comes from and where the program finds it (absolute path)."""
+    """One input: where it comes from and where the program finds it (absolute path).
+
+    With `read_write` the program has a copy of its own, which it may change and which goes with it. A `local` source has
+    a parameter of that name instead, which means the path itself.
+    """
 
     source: Spec
     target: str
     alias: str = ""
+    read_write: bool | UnsetType = UNSET
 
 
 class ResultPath(Struct, frozen=True, rename="pascal"):

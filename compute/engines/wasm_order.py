@@ -106,9 +106,16 @@ def _folders(
         target = PurePosixPath(mount.target)
         parent = str(target.parent)
         shown = run.folder / "files" / parent.strip("/").replace("/", "%")
-        if folders.setdefault(parent, (str(shown), not mount.read_only))[0] != str(shown):
+        there = folders.setdefault(parent, (str(shown), not mount.read_only))
+        if there[0] != str(shown):
             raise Invalid(
                 f"input {number} is a file at {mount.target}, where {parent} is an input or result folder too"
+            )
+        if there[1] == mount.read_only:
+            # What is shown is the file itself, which others may be reading.
+            raise Invalid(
+                f"input {number} is a file at {mount.target}, and only some files in {parent} may be written",
+                hint="Give the inputs that the module may write to a folder of their own.",
             )
         files.append((mount.source, shown / target.name))
     return [(host, inside, writable) for inside, (host, writable) in folders.items()], files

@@ -14,6 +14,9 @@ from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 
+IN_PLACE: Final = frozenset({"local", "localdirectory"})
+"""Sources whose data is mounted where it lies: nothing is copied, and it takes none of the room for executions."""
+
 Check = Callable[[str], str]
 """Why a parameter's text cannot be right, or an empty text."""
 

@@ -15,7 +15,7 @@ from protocol.errors import Invalid
 from protocol.jobs import Input, Resources, ResultPath, Spec, Task, Timeouts
 from protocol.spec import bounds
 from protocol.spec.bounds import Path
-from protocol.spec.drivers import read_publisher, read_source
+from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
 from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 from protocol.spec.network import read_network
@@ -212,6 +212,12 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, findings: Findin
             )
         aliases.add(each.alias)
         source = read_source(each.source, (*here, "Source"), findings)
+        if each.read_write is True and source.type.lower() in IN_PLACE:
+            place = path_text((*here, "ReadWrite"))
+            findings.fault(
+                (*here, "ReadWrite"),
+                f"{place} is for copies, and a {source.type} source is mounted itself: write it into the source's Params",
+            )
         read.append(msgspec.structs.replace(each, source=source))
     return read
 

@@ -55,6 +55,7 @@ async def test_executions_that_start_together_fetch_once(nodes: Nodes, requester
     last = order(22, READING)
     await requester.run(last)
     all_read([await requester.ended(last)], cached=True)
+    await requester.quiet(node)
     assert source.fetches == 1
     assert node.leftovers() == []
 
@@ -130,6 +131,32 @@ async def test_beats_say_which_inputs_are_here(nodes: Nodes, requester: FakeRequ
     await requester.until(lambda: any(beat.held == held for beat in requester.beats))
     told = [beat.held for beat in requester.beats if beat.held is not None]
     assert told == [{}, held]
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_who_writes_has_a_copy_of_its_own(
+    nodes: Nodes, requester: FakeRequester, cacheable: bool
+) -> None:
+    """A program that wants to change an input changes its own copy; the next one finds the input as it came."""
+    source = StagedSource(cacheable=cacheable, size_bytes=4)
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    mine = Input(Spec("test"), "/in", read_write=True)
+    writing = order(1, noop({"Writes": {"/in": "changed"}, "Seconds": 3600}, input_sources=[mine]))
+    await requester.run(writing)
+    await requester.reached(writing, S.RUNNING)
+    own = node.folder / "executions" / writing.execution / "input-0"
+    assert own.read_text() == "changed"
+    assert own.stat().st_mode & 0o666 == 0o666
+    for number, wanted in ((2, INPUT), (3, mine)):
+        reading = order(number, noop({"Reads": ["/in"]}, input_sources=[wanted]))
+        await requester.run(reading)
+        all_read([await requester.ended(reading)])
+    node.world.end(writing.execution)
+    await requester.ended(writing)
+    await requester.quiet(node)
+    assert source.fetches == (1 if cacheable else 3)
+    assert node.leftovers() == []
 
 
 @pytest.mark.parametrize("cacheable", [True, False])

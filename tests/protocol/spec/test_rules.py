@@ -172,6 +172,19 @@ WRONG_TASKS = [
     ({"InputSources": {}}, "InputSources", "must be a list"),
     ({"InputSources": [{"Target": "/in"}]}, "InputSources[0].Source", "is missing"),
     ({"InputSources": [{"Source": S3}]}, "InputSources[0].Target", "is missing"),
+    (
+        {
+            "InputSources": [
+                {
+                    "Source": {"Type": "local", "Params": {"SourcePath": "/a"}},
+                    "Target": "/a",
+                    "ReadWrite": True,
+                }
+            ]
+        },
+        "InputSources[0].ReadWrite",
+        "the source's Params",
+    ),
     ({"InputSources": [{"Source": S3, "Target": ""}]}, "InputSources[0].Target", "is missing"),
     ({"InputSources": [{"Source": S3, "Target": "in"}]}, "InputSources[0].Target", "absolute"),
     ({"InputSources": [{"Source": S3, "Target": "/"}]}, "InputSources[0].Target", "below /"),
