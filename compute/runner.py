@@ -204,7 +204,14 @@ class Runner:
     async def _stage(self) -> Event:
         shop = self._shop
         staging = Staging(
-            self._run, self._planned(), self._folder, shop.node, shop.room, shop.ports, shop.inputs
+            self._run,
+            self._planned(),
+            self._folder,
+            shop.node,
+            shop.room,
+            shop.ports,
+            shop.inputs,
+            shop.limits.resolving_s,
         )
         if self._restored:
             await self._wipe()

@@ -161,6 +161,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "cache": ("Compute.Cache.Size",),
     "disk_reserve": ("Compute.DiskReserve",),
     "staging_s": ("Compute.StagingTimeout",),
+    "resolving_s": ("Compute.ResolvingTimeout",),
     "publishing_s": ("Compute.PublishingTimeout",),
     "stop_grace_s": ("Compute.StopGrace",),
     "log_file_bytes": ("Compute.Logs.MaxBytes",),
@@ -283,6 +284,7 @@ def _share(config: Config, default: Share) -> Share:
 def _limits(config: Config, default: Limits) -> Limits:
     return Limits(
         staging_s=config.seconds(*KEYS["staging_s"], default=default.staging_s),
+        resolving_s=config.seconds(*KEYS["resolving_s"], default=default.resolving_s),
         publishing_s=config.seconds(*KEYS["publishing_s"], default=default.publishing_s),
         stop_grace_s=config.seconds(*KEYS["stop_grace_s"], default=default.stop_grace_s),
     )

@@ -28,9 +28,12 @@ from storage.contract import Drivers
 
 
 class Limits(Struct, frozen=True):
-    """How long things may take on this node, in seconds: staging unless the order says, asking a program to end."""
+    """How long things may take on this node, in seconds: staging unless the order says, within it finding out what one
+    input is (to list a million objects takes half of that), asking a program to end.
+    """
 
     staging_s: float = 3600.0
+    resolving_s: float = 300.0
     publishing_s: float = 3600.0
     stop_grace_s: float = 10.0
 

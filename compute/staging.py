@@ -31,8 +31,6 @@ from storage.contract import Progress, Share
 
 RESOLVING_MAX: Final = 32
 """Inputs of one execution that are looked at side by side."""
-RESOLVE_S: Final = 300.0
-"""To list a million objects takes half of it; what takes longer hangs."""
 
 Told = Callable[[str], Progress]
 """Gives the progress for one part: ``image``, ``input /in``."""
@@ -65,6 +63,7 @@ class Staging:
         room: Room,
         ports: Ports,
         inputs: Inputs,
+        resolving_s: float,
     ) -> None:
         self._run = run
         self._plan = plan
@@ -73,6 +72,7 @@ class Staging:
         self._room = room
         self._ports = ports
         self._shared = inputs
+        self._resolving_s = resolving_s
         self._inputs = run.task.input_sources
         self._came: dict[int, int] = {}
         self._awaited: list[str] = []
@@ -142,11 +142,12 @@ class Staging:
         share = Share(self._run.partition, self._run.partitions)
         with self._faults_of_input(index):
             try:
-                async with asyncio.timeout(RESOLVE_S):
+                async with asyncio.timeout(self._resolving_s or None):
                     resolved = await source.resolve(params, share)
             except TimeoutError as error:
-                message = f"what it is was not to be learned within {RESOLVE_S:g} s"
-                raise TimedOut(message, kind="Resolving") from error
+                message = f"what it is was not to be learned within {self._resolving_s:g} s"
+                hint = "See that its server answers; a node's owner can raise Compute.ResolvingTimeout."
+                raise TimedOut(message, hint=hint, kind="Resolving") from error
         token = input_token(spec, share.index, share.count)
         writes = self._inputs[index].read_write is True and spec.type.lower() not in IN_PLACE
         return Wanted(spec.type, source, params, resolved, token, writes=writes)

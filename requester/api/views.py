@@ -299,6 +299,8 @@ def node(record: NodeRecord, build: Json) -> Json:
         view["Held"] = {"Inputs": len(record.held), "Bytes": sum(record.held.values())}
     if record.cordon is not None or record.aside is not None:
         view["Scheduling"] = _kept_away(record)
+    if record.held:
+        view["HeldInputs"] = {"Count": len(record.held), "Size": sum(record.held.values())}
     return view
 
 

@@ -39,6 +39,8 @@ class StagedSource:
         self.identity = "test:1"
         self.moves: list[int] = []
         self.fetches = 0
+        self.resolving = asyncio.Event()
+        self.resolving.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.fetching = asyncio.Event()
@@ -47,6 +49,7 @@ class StagedSource:
         return Offer(self.type)
 
     async def resolve(self, params: Nothing, share: Share) -> Resolved:
+        await self.resolving.wait()
         return Resolved(self.identity, self.size_bytes, cacheable=self.cacheable)
 
     async def fetch(self, params: Nothing, resolved: Resolved, into: Path, progress: Progress) -> Fetched:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from compute.shop import Limits
 from compute.turns import Turns
 from protocol.held import input_token
 from protocol.jobs import Amounts, Input, Spec
@@ -205,6 +206,22 @@ async def test_the_node_has_its_limit_too(nodes: Nodes, requester: FakeRequester
     await node.start()
     failure = await failed(requester, order(1, READING))
     assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+
+
+async def test_a_source_that_never_answers_has_an_end(nodes: Nodes, requester: FakeRequester) -> None:
+    """Finding out what an input is has a limit of its own; the fault names the input, and others have not waited."""
+    source = StagedSource()
+    source.resolving.clear()
+    node = nodes(drivers=drivers(source), limits=Limits(resolving_s=0.2))
+    await node.start()
+    stuck = order(1, READING)
+    await requester.run(stuck)
+    plain = order(2)
+    await requester.run(plain)
+    await requester.ended(plain)
+    failure = await failed(requester, stuck)
+    assert (failure.code, failure.retryable) == ("TimedOut.Resolving", True)
+    assert "input /in" in failure.message
 
 
 async def failed(requester: FakeRequester, run: Run):  # type: ignore[no-untyped-def]

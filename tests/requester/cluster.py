@@ -108,6 +108,7 @@ class PretendNode:
             capacity=Amounts(cores, 1 << 34, 1 << 40, 0),
         )
         self.beat_s = beat_s
+        self.held: dict[str, int] | None = None
         self.incarnation = 1
         self.upto = 0
         self.deaf = False
@@ -137,7 +138,14 @@ class PretendNode:
 
     async def beat(self) -> None:
         """Say once that the node is alive."""
-        beat = Beat(self.info, self.incarnation, self.clock.now(), self.upto, executions=dict(self.states))
+        beat = Beat(
+            self.info,
+            self.incarnation,
+            self.clock.now(),
+            self.upto,
+            executions=dict(self.states),
+            held=self.held,
+        )
         await self.bus.publish(subjects.beats(self.id), encode(beat))
 
     async def _take(self, command: Run | Cancel | FullList) -> None:

@@ -284,6 +284,21 @@ async def test_total_timeout(tmp_path: Path) -> None:
         await node.until(lambda node: bool(node.cancelled))
 
 
+async def test_what_a_node_holds_is_known_until_it_says_otherwise(tmp_path: Path) -> None:
+    """A beat that says nothing of inputs leaves what was said before; one that says there are none is believed."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1")
+
+        def held() -> dict[str, int]:
+            return service._jobs.fleet.nodes[node.id].held
+
+        for said, known in (({"a": 1}, {"a": 1}), (None, {"a": 1}), ({"b": 2}, {"b": 2}), ({}, {})):
+            node.held = said
+            await node.beat()
+            await happens(lambda known=known: held() == known)  # type: ignore[misc]
+
+
 async def test_lost_command(tmp_path: Path) -> None:
     """A command that never reached its node is sent again after a beat that shows it missing."""
     async with a_cluster(tmp_path) as cluster:
