@@ -110,9 +110,13 @@ class Inputs:
         elif self._ledger.free.disk_bytes < 0:
             raise _full(done_bytes)
 
-    def adopt(self, execution: ExecutionId, read: list[InputRead]) -> None:
-        """After a restart: what the program of a former process reads stays where it is."""
+    def adopt(self, execution: ExecutionId, amounts: Amounts, gpus: list[int], read: list[InputRead]) -> None:
+        """After a restart: a program that a former process started has its room, whether there is any or not, and what it
+        reads stays where it is.
+        """
         self.cache.hold(execution, [key_of(each.type, each.identity) for each in read])
+        shared_bytes, _ = self.shared(read)
+        self._ledger.hold(execution, with_disk(amounts, 0, shared_bytes), gpus)
 
     def release(self, execution: ExecutionId) -> None:
         """Nothing of the execution reads anything any more. Harmless when repeated."""

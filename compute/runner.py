@@ -88,9 +88,8 @@ class Runner:
         anyone else is let in.
         """
         if self.execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
-            ledger = self._shop.room.ledger
-            ledger.hold(self.execution.id, self._run.amounts, self.execution.gpus)
-            self._shop.inputs.adopt(self.execution.id, self.execution.inputs)
+            execution = self.execution
+            self._shop.inputs.adopt(execution.id, self._run.amounts, execution.gpus, execution.inputs)
 
     def begin(self) -> None:
         """Go on from where the execution stands: a new one, or one that a former process began."""

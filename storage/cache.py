@@ -322,7 +322,7 @@ class Cache:
                     _log.warning("no manifest could be written", path=str(folder), fault=str(error))
             finally:
                 self.shelf.release(_WRITING)
-                self._settle()
+            self._settle()
 
     def _found(self) -> list[tuple[float, Key, Entry, bool]]:
         """The entries that are there, with the time of their last use and whether they have a manifest; others go."""

@@ -133,3 +133,18 @@ def test_ports_are_given_to_one_at_a_time() -> None:
     assert ports.take(name(3), 100, unused) is None
     ports.release(name(1))
     assert ports.take(name(3), 100, unused) == 100
+
+
+def test_what_several_share_is_nobodys_but_taken() -> None:
+    """Disk that is set aside is not given out again, holds nobody up who wants none, and comes back as it is let go."""
+    ledger = Ledger(CAPACITY)
+    ledger.aside_bytes = 60
+    ledger.ask(name(1), Amounts(cpu=1, disk_bytes=50))
+    ledger.ask(name(2), Amounts(cpu=1, disk_bytes=40))
+    ledger.ask(name(3), Amounts(cpu=1))
+    assert [execution for execution, _ in ledger.admit()] == [name(3)]
+    ledger.aside_bytes = 120
+    assert ledger.grow(name(3), Amounts(cpu=2))
+    assert not ledger.grow(name(3), Amounts(cpu=2, disk_bytes=1))
+    ledger.aside_bytes = 0
+    assert [execution for execution, _ in ledger.admit()] == [name(1), name(2)]

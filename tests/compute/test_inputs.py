@@ -101,7 +101,8 @@ async def test_running_programs_keep_what_they_read(nodes: Nodes, requester: Fak
     source = StagedSource(cacheable=True)
     node = nodes(drivers=drivers(source))
     await node.start()
-    run = order(1, noop({"Seconds": 3600}, input_sources=[INPUT]))
+    asked = Amounts(cpu=0.1, disk_bytes=1000)
+    run = order(1, noop({"Seconds": 3600}, input_sources=[INPUT]), amounts=asked)
     await requester.run(run)
     await requester.reached(run, S.RUNNING)
     await node.kept(run.execution, lambda execution: execution.state is S.RUNNING)
@@ -111,6 +112,8 @@ async def test_running_programs_keep_what_they_read(nodes: Nodes, requester: Fak
     await node.start()
     assert node.here.inputs is not None
     cache = node.here.inputs.cache
+    assert node.here._room.ledger.aside_bytes == len("data")
+    assert node.here._room.ledger.used.disk_bytes == 1000 - len("data")
     await cache.make_room(1 << 40)
     assert (node.folder / "cache" / KEY / DATA).read_text() == "data"
     node.world.end(run.execution)
