@@ -1,8 +1,8 @@
 """A process that fetches into a cache, killed at random moments, again and again.
 
-``python -m tests.storage.cache_kills --kills 100`` does it as often as wanted and prints what it found. The fetches are slow
-enough to be hit half-way, the budget so small that entries go all the time. After each kill the cache is opened as a
-new process does, and every byte that it would serve is compared with what was to be fetched.
+``python -m tests.storage.cache_kills --kills 100`` does it as often as wanted and prints what it found; with ``--s3`` what
+is fetched comes from a real S3 server by the driver. The budget is so small that entries go all the time. After each kill
+the cache is opened as a new process does, and every byte that it would serve is compared with what was to be fetched.
 """
 
 import argparse
@@ -10,24 +10,36 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
-from storage.cache import Cache
-from storage.cache_entries import DATA, ENTRY, key_of
-from storage.contract import Fetched, Progress, Resolved, silent
+from deploy.servers import s3_server
+from storage.cache import Cache, Fetch
+from storage.cache_entries import DATA, ENTRY, entries_in, key_of
+from storage.contract import Fetched, Progress, Resolved, Share, silent
+from storage.params import read_params
+from storage.s3 import S3Client, S3Settings, S3Source
 from tests.contracts.trees import Tree, snapshot, with_folders
+from tests.storage.s3_world import LOOPBACK, new_bucket
 
 STRANGERS = [".arriving-00", ".leaving-00", "no-key", "0" * 32]
 NAMES = [f"in-{number}" for number in range(12)]
 FILES = 6
 BUDGET_BYTES = 3_000_000
+BUCKET = "kills"
+ENDPOINT = "CACHE_KILLS_S3"
+"""The variable that says where the inputs are; without it they are made up."""
 
 
 class Served(Struct):
@@ -48,12 +60,17 @@ def content_of(name: str) -> Tree:
     }
 
 
-def killed(folder: Path, *, kills: int, seed: int, most_s: float = 0.15) -> Served:
+def killed(
+    folder: Path, *, kills: int, seed: int, most_s: float = 0.15, env: Mapping[str, str] | None = None
+) -> Served:
     """Let a process fetch into the cache in `folder`, and kill it, so many times."""
     chance = random.Random(seed)
     served = Served(0, 0, [])
     command = [sys.executable, "-m", "tests.storage.cache_kills", "--work", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    variables = {**os.environ, **(env or {})}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+    ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
         for _ in range(kills):
@@ -74,17 +91,20 @@ async def _look(folder: Path, served: Served) -> None:
     async with asyncio.TaskGroup() as tasks:
         cache = Cache(folder, BUDGET_BYTES, tasks)
         await cache.open()
-        there = {key_of("test", name): name for name in NAMES}
+        names = {path.name: _name_in(entry.identity) for path, entry in entries_in(folder)}
         for key in cache.shelf.here():
             served.entries += 1
-            if snapshot(folder / key / DATA) != with_folders(content_of(there[key])):
-                served.wrong.append(there[key])
+            if snapshot(folder / key / DATA) != with_folders(content_of(names[key])):
+                served.wrong.append(names[key])
         served.wrong += [why for why in (await cache.verify()).values() if why]
     served.wrong += [path.name for path in folder.iterdir() if not (path / ENTRY).exists()]
 
 
 def _serve(folder: Path) -> None:
-    """For each line read, start a worker, say its number, and with which signal it ended. Forking spares the imports."""
+    """For each line read, start a worker, say its number, and with which signal it ended. Forking spares the imports, those
+    that a driver's first use leads to as well.
+    """
+    asyncio.run(_find_one())
     for _ in sys.stdin:
         ready, told = os.pipe()
         worker = os.fork()
@@ -97,26 +117,49 @@ def _serve(folder: Path) -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) * -1, flush=True)
 
 
+async def _find_one() -> None:
+    async with _origin() as origin:
+        await origin.find(NAMES[0])
+
+
 async def _work(folder: Path, told: int) -> None:
-    """Fetch for ever, three at a time, slowly; let go of most."""
-    async with asyncio.TaskGroup() as tasks:
+    """Fetch for ever, three at a time; let go of most."""
+    async with _origin() as origin, asyncio.TaskGroup() as tasks:
         cache = Cache(folder, BUDGET_BYTES, tasks)
         await cache.open()
         os.write(told, b"!")
         for number in range(3):
-            tasks.create_task(_fetch_on(cache, str(number)))
+            tasks.create_task(_fetch_on(cache, origin, str(number)))
 
 
-async def _fetch_on(cache: Cache, holder: str) -> None:
+async def _fetch_on(cache: Cache, origin: "_MadeUp | _FromS3", holder: str) -> None:
     while True:
-        name = random.choice(NAMES)
-        cache.claim(holder, {key_of("test", name): 0})
-        await cache.bring("test", Resolved(name, cacheable=True), _slow(name), silent)
+        kind, resolved, fetch = await origin.find(random.choice(NAMES))
+        cache.claim(holder, {key_of(kind, resolved.identity): resolved.size_bytes or 0})
+        await cache.bring(kind, resolved, fetch, silent)
         cache.release(holder)
 
 
-def _slow(name: str):  # type: ignore[no-untyped-def]
-    async def fetch(into: Path, progress: Progress) -> Fetched:
+@asynccontextmanager
+async def _origin() -> AsyncIterator["_MadeUp | _FromS3"]:
+    endpoint = os.environ.get(ENDPOINT, "")
+    if not endpoint:
+        yield _MadeUp()
+        return
+    client = S3Client(S3Settings(endpoint=endpoint, addresses=LOOPBACK))
+    try:
+        yield _FromS3(S3Source(client=client))
+    finally:
+        await client.close()
+
+
+class _MadeUp:
+    """Inputs that are written piece by piece."""
+
+    async def find(self, name: str) -> tuple[str, Resolved, Fetch]:
+        return "test", Resolved(name, cacheable=True), partial(self._write, name)
+
+    async def _write(self, name: str, into: Path, progress: Progress) -> Fetched:
         for path, data in content_of(name).items():
             assert isinstance(data, bytes)
             file = into / path
@@ -127,7 +170,36 @@ def _slow(name: str):  # type: ignore[no-untyped-def]
                     await asyncio.sleep(0)
         return Fetched(into)
 
-    return fetch
+
+class _FromS3:
+    """Inputs that are prefixes in a bucket."""
+
+    def __init__(self, source: S3Source) -> None:
+        self._source = source
+
+    async def find(self, name: str) -> tuple[str, Resolved, Fetch]:
+        params: Any = read_params({"Bucket": BUCKET, "Key": f"{name}/"}, self._source.params, "s3")
+        resolved = await self._source.resolve(params, Share())
+        return "s3", resolved, partial(self._source.fetch, params, resolved)
+
+
+def _name_in(identity: str) -> str:
+    """The input that an identity is of."""
+    found = re.search(r"in-\d+", identity)
+    assert found is not None, identity
+    return found[0]
+
+
+async def _killed_over_s3(folder: Path, kills: int, seed: int) -> Served:
+    """As `killed`, with what is fetched on a server that goes on meanwhile."""
+    async with s3_server(folder / "s3") as server, new_bucket(server, BUCKET) as bucket:
+        for name in NAMES:
+            for path, data in content_of(name).items():
+                assert isinstance(data, bytes)
+                await bucket.put(f"{name}/{path}", data)
+        env = {**server.environment, ENDPOINT: server.endpoint}
+        work = partial(killed, folder / "cache", kills=kills, seed=seed, most_s=1.5, env=env)
+        return await asyncio.to_thread(work)
 
 
 def main() -> None:
@@ -135,13 +207,17 @@ def main() -> None:
     flags = argparse.ArgumentParser()
     flags.add_argument("--kills", type=int, default=100)
     flags.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    flags.add_argument("--s3", action="store_true")
     flags.add_argument("--work", type=Path)
     given = flags.parse_args()
     if given.work:
         _serve(given.work)
         return
     with tempfile.TemporaryDirectory() as folder:
-        served = killed(Path(folder) / "cache", kills=given.kills, seed=given.seed)
+        if given.s3:
+            served = asyncio.run(_killed_over_s3(Path(folder), given.kills, given.seed))
+        else:
+            served = killed(Path(folder) / "cache", kills=given.kills, seed=given.seed)
     print(f"seed {given.seed}: {given.kills} kills, {served.half_way} of them in the middle of a fetch;")
     print(
         f"{served.entries} entries were found and compared, {len(served.wrong)} were wrong {served.wrong[:5]}"
