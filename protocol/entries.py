@@ -35,7 +35,10 @@ class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):
 
 
 class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
-    """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words, `ranking` the whole of it."""
+    """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words, `ranking` the whole of it.
+
+    `partitions` is among how many the inputs are shared out, 0 for as many as the job's count says.
+    """
 
     execution: ExecutionId
     partition: int
@@ -44,6 +47,7 @@ class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
     amounts: Amounts
     why: str = ""
     ranking: Ranking | None = None
+    partitions: int = 0
 
 
 class StopRequested(Struct, frozen=True, tag="stop", omit_defaults=True):

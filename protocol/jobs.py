@@ -211,6 +211,16 @@ class Job(Struct, frozen=True, rename="pascal"):
     update: Update | UnsetType = UNSET
     disconnect: Disconnect | UnsetType = UNSET
 
+    def shares_out(self) -> bool:
+        """Whether an input is to be shared out among the executions (``Partition``), instead of each reading it all."""
+        for each in self.task.input_sources:
+            for name, value in each.source.params.items():
+                if name.lower() == "partition" and isinstance(value, dict):
+                    kind = next((kind for key, kind in value.items() if key.lower() == "type"), "")
+                    if str(kind).lower() not in ("", "none"):
+                        return True
+        return False
+
     @property
     def task(self) -> Task:
         """The job's task; reading a spec guarantees that there is exactly one."""

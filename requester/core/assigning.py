@@ -90,13 +90,20 @@ def partitions(case: Case) -> Assignment:
 
 
 def everywhere(case: Case) -> Assignment:
-    """One execution on each node that fits and has none, and how many such nodes have no room (or: that there is none)."""
+    """One execution on each node that fits and has none, and how many such nodes have no room (or: that there is none).
+
+    An ops job that shares out its inputs does so among the nodes that fit when it begins: each has a part of its own, and
+    one that joins later has none. It begins when all nodes have had the time to be heard.
+    """
     record, demand, standing, now = case.record, case.demand, case.standing, case.now
     rule = rule_of(record.spec, case.policy)
     attempts = by_node(record, rule)
     serving = {each.node for each in record.older()}
     excluded = refusals(record.current())
     room = _room(case)
+    parts = _Parts(case) if record.spec.type == "ops" and record.spec.shares_out() else None
+    if parts is not None and not case.view.settled:
+        return Assignment([], 0, room)
     assigned: list[Assigned] = []
     short_of = 0
     number = max((tried.number for tried in attempts.values()), default=0)
@@ -108,16 +115,34 @@ def everywhere(case: Case) -> Assignment:
         tried = attempts.get(node)
         if tried is not None and (tried.open or tried.over(rule) or now < tried.ready_at(rule)):
             continue
+        part = parts.of(tried.last if tried is not None else None) if parts is not None else 0
+        if part is None:
+            continue
         if not demand.amounts.fits(room.free(node)) or not room.ports(node).isdisjoint(demand.ports):
             short_of += 1
             continue
         number += 1
         room.take(node, demand)
         id_ = execution_id(record.id, record.version, 0, number)
-        assigned.append(Assigned(id_, 0, number, node, demand.amounts, why, ranking))
+        count = parts.count if parts is not None else 0
+        assigned.append(Assigned(id_, part, number, node, demand.amounts, why, ranking, count))
         if len(assigned) >= case.policy.events_max:
             break
     return Assignment(assigned, short_of or int(not attempts and not serving and not assigned), room)
+
+
+class _Parts:
+    """The parts of an ops job's inputs: as many as nodes fitted when it began, each given to one node."""
+
+    def __init__(self, case: Case) -> None:
+        known = case.record.current()
+        self.count = max((each.partitions for each in known), default=len(case.standing.order))
+        given = {each.partition for each in known}
+        self._left = iter([part for part in range(self.count) if part not in given])
+
+    def of(self, earlier: ExecutionRecord | None) -> int | None:
+        """The part of a node: what its earlier attempt had, else the next one, None if all are given."""
+        return earlier.partition if earlier is not None else next(self._left, None)
 
 
 def inputs_of(record: JobRecord, partition: int) -> list[str]:

@@ -28,7 +28,7 @@ def run(record: JobRecord, execution: ExecutionRecord) -> Run:
         version=execution.version,
         execution=execution.id,
         partition=execution.partition,
-        partitions=max(spec.count, 1),
+        partitions=execution.partitions or max(spec.count, 1),
         attempt=execution.attempt,
         task=spec.task,
         amounts=execution.amounts,

@@ -150,6 +150,7 @@ def _assigned(
         revision=seq,
         why=event.why,
         ranking=event.ranking,
+        partitions=event.partitions,
     )
     return executions
 

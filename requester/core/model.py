@@ -23,7 +23,10 @@ EVERYWHERE: Final = frozenset({"ops", "daemon"})
 
 
 class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
-    """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest."""
+    """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest.
+
+    `partitions` is among how many the inputs are shared out where the job's count does not say it.
+    """
 
     id: ExecutionId
     job: JobId
@@ -39,6 +42,7 @@ class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
     revision: int
     why: str = ""
     ranking: Ranking | None = None
+    partitions: int = 0
     stages: list[Stage] = field(default_factory=list)
     failure: Failure | None = None
     output: RunOutput | None = None

@@ -143,7 +143,7 @@ EXAMPLES: list[Struct] = [
     messages.BlobAnswer(9, b"\x00\xff", FAILURE),
     entries.Submitted(SPEC, 2, ["a warning"], "cli", 1, "once more"),
     entries.Queued(FAILURE),
-    entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room", RANKING),
+    entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room", RANKING, 4),
     entries.StopRequested("enough", "cli"),
     entries.Reported(REPORT),
     entries.Cancelled(EXECUTION, FAILURE),

@@ -1,13 +1,16 @@
 """Single decisions: what a job does next, and when."""
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.entries import Assigned, Cancelled, Closed, Lost, Queued, Reported, Submitted
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, NodeId
-from protocol.jobs import Amounts, Timeouts
+from protocol.jobs import Amounts, Input, Spec, Timeouts
+from protocol.nodes import Offer
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core.commands import run
 from requester.core.deadlines import next_deadline
 from tests.requester.core.world import POLICY, World, a_job, a_node, assigned
 
@@ -264,6 +267,40 @@ def test_ops_waits_until_all_nodes_could_be_heard() -> None:
 
     assert world.job.state is JobState.COMPLETED
     assert {execution.node for execution in world.executions()} == {"n1", "n2"}
+
+
+def test_ops_shares_out_its_inputs() -> None:
+    """An ops job with an input to be shared out gives each node a part of its own, of as many as nodes fit when it begins:
+    one without room has its part later, one that joins has none."""
+    world = World(a_node("n1"), a_node("n2", cores=1), a_node("n3"))
+    world.fleet.hold(NodeId("n2"), "e-other", world.fleet.capacity(NodeId("n2")))  # type: ignore[arg-type]
+    job = a_job(type_="ops", count=0)
+    source = Input(Spec("s3", {"Bucket": "b", "Partition": {"Type": "object"}}), "/in")
+    for node in ("n1", "n2", "n3", "n4"):
+        record = world.fleet.nodes.get(NodeId(node)) or a_node(node)
+        if node != "n4":
+            world.fleet.put(replace(record, info=replace(record.info, sources=[Offer("s3")])))
+    world.settled = False
+    world.submit(replace(job, tasks=[replace(job.task, input_sources=[source])]))
+    assert not world.open()
+    world.settled = True
+    world.look()
+    joined = a_node("n4")
+    world.fleet.put(replace(joined, info=replace(joined.info, sources=[Offer("s3")])))
+    world.look()
+    world.fleet.release(NodeId("n2"), "e-other")  # type: ignore[arg-type]
+    world.look()
+
+    assert {each.node: (each.partition, each.partitions) for each in world.open()} == {
+        "n1": (0, 3),
+        "n3": (2, 3),
+        "n2": (1, 3),
+    }
+    orders = [run(world.job, each) for each in world.open()]
+    assert [(order.partition, order.partitions) for order in orders] == [(0, 3), (2, 3), (1, 3)]
+    for execution in world.open():
+        world.report(execution, S.COMPLETED)
+    assert world.job.state is JobState.COMPLETED
 
 
 def test_ops_fails_if_one_failed() -> None:
