@@ -45,6 +45,9 @@ _PUT_JOB: Final = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?
 _PUT_EXECUTION: Final = (
     "INSERT INTO executions VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 )
+_FORGET_EXECUTIONS: Final = (
+    "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
+)
 _PUT_ENTRY: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)"
 _PUT_POSITION: Final = "INSERT OR REPLACE INTO position VALUES (1, ?, ?)"
 
@@ -120,8 +123,11 @@ class Store:
         database = self._db
         jobs = []
         executions = []
+        forgotten = []
         for record, since in group.records:
             jobs.append(_row(record))
+            if record.forgotten:
+                forgotten.append((record.key, _encode(list(record.executions)).decode()))
             executions += [
                 (each.id, record.key, _encode(each))
                 for each in record.executions.values()
@@ -132,6 +138,7 @@ class Store:
             database.executemany(_PUT_ENTRY, group.entries)
             database.executemany(_PUT_JOB, jobs)
             database.executemany(_PUT_EXECUTION, executions)
+            database.executemany(_FORGET_EXECUTIONS, forgotten)
             for key, seq, at in group.deleted:
                 for table in ("jobs", "executions", "entries"):
                     database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))

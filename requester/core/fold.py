@@ -9,11 +9,14 @@ The rules that everything else leans on:
   changes nothing, so whatever comes late is harmless.
 - A version closes once. Only a new version opens the job again.
 - A job that was deleted has no record; what comes under its name afterwards begins anew.
+- Of work that is started again and again only the newest attempts at each place are kept; the log has them all.
 - An entry is folded once: what stands at or before `revision` is skipped, so reading the log twice is harmless.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from protocol.entries import (
@@ -32,9 +35,11 @@ from protocol.entries import (
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, key_of
 from protocol.states import ExecutionState, JobState, may_follow
-from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 
 Executions = dict[ExecutionId, ExecutionRecord]
+KEPT: Final = 50
+"""Ended attempts at one partition (or on one node) of a service or daemon, beside the newest one."""
 
 
 def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
@@ -71,7 +76,10 @@ def fold_events(
                 continue
             executions = _ended(record, executions, event, at, seq)
         elif isinstance(event, Assigned):
-            executions = _assigned(record, executions, event, at, seq)
+            known = executions if executions is not None else record.executions
+            if event.execution not in known:
+                executions = _assigned(record, executions, event, at, seq)
+                record = _forget_old(record, executions, event.execution)
         elif isinstance(event, Reported | Cancelled | Lost):
             executions = _ended(record, executions, event, at, seq)
         elif isinstance(event, Closed):
@@ -131,9 +139,7 @@ def _submitted(record: JobRecord | None, event: Submitted, job: JobId, at: float
 
 def _assigned(
     record: JobRecord, executions: Executions | None, event: Assigned, at: float, seq: int
-) -> Executions | None:
-    if event.execution in record.executions:
-        return executions
+) -> Executions:
     executions = dict(record.executions) if executions is None else executions
     executions[event.execution] = ExecutionRecord(
         id=event.execution,
@@ -153,6 +159,25 @@ def _assigned(
         partitions=event.partitions,
     )
     return executions
+
+
+def _forget_old(record: JobRecord, executions: Executions, id_: ExecutionId) -> JobRecord:
+    """The record without the oldest attempts at the place of a new one, if the job is long-running and they are too many."""
+    if record.spec.type not in LONG_RUNNING:
+        return record
+    retry = record.spec.retry
+    kept = KEPT if isinstance(retry, UnsetType) else max(KEPT, retry.attempts)
+    new = executions[id_]
+    daemon = record.spec.type == "daemon"
+    there = [
+        each
+        for each in executions.values()
+        if (each.node == new.node if daemon else each.partition == new.partition)
+    ]
+    old = [each for each in there[: -kept - 1] if not each.open]
+    for each in old:
+        del executions[each.id]
+    return replace(record, forgotten=record.forgotten + len(old)) if old else record
 
 
 def _ended(

@@ -61,7 +61,8 @@ class JobRecord(Struct, frozen=True, omit_defaults=True):
     """A job as the log has it: the fold of its entries up to `revision`, the last one's sequence.
 
     `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
-    `executions` holds all attempts, of earlier versions too, in the order of their assignment.
+    `executions` holds all attempts, of earlier versions too, in the order of their assignment; but for `forgotten` old ones
+    of a service or daemon.
     """
 
     id: JobId
@@ -79,6 +80,7 @@ class JobRecord(Struct, frozen=True, omit_defaults=True):
     queued: Failure | None = None
     queued_at: float | None = None
     warnings: list[str] = field(default_factory=list)
+    forgotten: int = 0
     executions: dict[ExecutionId, ExecutionRecord] = field(default_factory=dict)
 
     @property

@@ -28,8 +28,8 @@ from requester.core.model import NodeRecord
 NODES_TOLD: Final = 32
 """Nodes named one by one in an explanation; the rest is counted."""
 
-FULL_TOLD: Final = 8
-"""Of those, nodes that only lack room: there may be as many reasons as waiting jobs."""
+WAITING_TOLD: Final = 4
+"""Nodes named where a job only has to wait: there may be a million such reasons. `job explain` works out the rest."""
 GIB: Final = 1024**3
 
 NO_SUITABLE_NODE: Final = "NoSuitableNode"
@@ -189,13 +189,13 @@ def explain(
     could = [node for node in standing.order if node not in excluded]
     known = standing.known
     if could:
-        full = [Unfit(node, lack(node)) for node in could[:FULL_TOLD]]
+        full = [Unfit(node, lack(node)) for node in could[:WAITING_TOLD]]
         return Failure(
             code=NO_ROOM,
             message=f"waiting for room: {len(could)} of {_nodes(known)} could run this job, and none has room now",
             hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
             retryable=True,
-            details=_details([*full, *standing.away, *refused, *standing.unfit], more=len(could) - len(full)),
+            details=_details(full, more=known - len(full)),
         )
     if standing.away:
         return Failure(

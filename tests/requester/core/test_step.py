@@ -1,5 +1,7 @@
 """Single decisions: what a job does next, and when."""
 
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 
@@ -12,7 +14,9 @@ from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.commands import run
 from requester.core.deadlines import next_deadline
-from tests.requester.core.world import POLICY, World, a_job, a_node, assigned
+from requester.core.fold import KEPT
+from requester.read_model import Group, Store, load
+from tests.requester.core.world import POLICY, World, a_job, a_node, assigned, refold
 
 ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
 
@@ -315,6 +319,29 @@ def test_ops_fails_if_one_failed() -> None:
     world.report(second, S.COMPLETED)
 
     assert (world.job.state, world.job.failure) == (JobState.FAILED, failure)
+
+
+def test_a_service_that_keeps_failing_does_not_grow(tmp_path: Path) -> None:
+    """Of work that is started for weeks only the newest attempts are kept, the same in memory, from the log and in the read
+    model; their numbers go on."""
+    store = Store(tmp_path / "model.sqlite")
+    world = World(a_node("n1"))
+    world.submit(a_job(type_="service", count=2))
+    written = 0
+    while len(world.entries) < 400:
+        for execution in world.open():
+            world.report(execution, S.FAILED, Failure("ProgramFailed", "exit code 1"))
+        world.now += POLICY.restart_backoff_max_s
+        world.look()
+        store.write(Group("log", len(world.entries), [(world.job, written)]))
+        written = world.job.revision
+
+    numbers = sorted(each.attempt for each in world.executions() if each.partition == 1)
+    assert len(numbers) == KEPT + 1
+    assert numbers[-1] > 2 * KEPT
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert refold(world.entries) == world.job
+    assert load(store.reader(), world.job.key) == world.job
 
 
 def test_a_service_rests_longer_each_time() -> None:
