@@ -14,6 +14,7 @@ from requester.core.attempts import Attempts, by_node, by_partition
 from requester.core.giving_up import too_long
 from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.policy import Policy, mendable, rule_of
+from requester.core.standing import NO_SUITABLE_NODE
 
 S = ExecutionState
 
@@ -40,7 +41,25 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     total = spec.task.timeouts.total_timeout
     if total and spec.type not in LONG_RUNNING and now >= record.submitted_at + total:
         return failed(too_long("Job", total, "TimedOut.Total"))
+    limit = spec.task.timeouts.queue_timeout
+    if (
+        limit
+        and record.queued is not None
+        and record.queued_at is not None
+        and now >= record.queued_at + limit
+    ):
+        return failed(_waited(record.queued, limit))
     return None
+
+
+def _waited(reason: Failure, limit_s: int) -> Failure:
+    code = reason.code if reason.code.startswith(NO_SUITABLE_NODE) else "TimedOut.Queue"
+    return Failure(
+        code=code,
+        message=f"Job timed out. Job was queued for longer than {limit_s}s: {reason.message}",
+        hint=reason.hint,
+        details=reason.details,
+    )
 
 
 def _all_completed(record: JobRecord, current: Sequence[ExecutionRecord]) -> bool:

@@ -152,7 +152,7 @@ def _ops_end(draft: _Draft, standing: Standing, policy: Policy) -> Closed | None
 def _queue(
     draft: _Draft, demand: Demand, standing: Standing, placed: Assignment, view: View, policy: Policy
 ) -> Closed | None:
-    """Let the job wait with its reason, or end it: its time in the queue is over, or no node could ever run it.
+    """Let the job wait with its reason, or end it because no node could ever run it.
 
     Lack of room, and nodes that are away, only ever queue. That no node fits ends the job at once, unless it has a
     QueueTimeout; or after a grace, if nodes may still be about to come.
@@ -170,9 +170,7 @@ def _queue(
     limit = record.spec.task.timeouts.queue_timeout
     if record.older():
         # What runs of an earlier version is not ended because its successor finds no place.
-        limit, reason = 0, replace(reason, retryable=True)
-    if limit and now >= since + limit:
-        return failed(_waited(reason, limit))
+        reason = replace(reason, retryable=True)
     if not limit and record.spec.type != "daemon" and not reason.retryable and view.settled:
         hasty = reason.code == NO_SUITABLE_NODE and (refused or not record.current())
         if hasty or now >= since + policy.join_grace_s:
@@ -180,16 +178,6 @@ def _queue(
     if waiting(record) and (record.queued is None or record.queued.code != reason.code):
         draft.write([Queued(reason)])
     return None
-
-
-def _waited(reason: Failure, limit_s: int) -> Failure:
-    code = reason.code if reason.code.startswith(NO_SUITABLE_NODE) else "TimedOut.Queue"
-    return Failure(
-        code=code,
-        message=f"Job timed out. Job was queued for longer than {limit_s}s: {reason.message}",
-        hint=reason.hint,
-        details=reason.details,
-    )
 
 
 def _last_refusal(record: JobRecord) -> Failure | None:
