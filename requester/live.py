@@ -16,11 +16,12 @@ from protocol.clock import Clock
 from protocol.entries import Assigned, Cancelled, Entry, Event, Lost, Reported
 from protocol.errors import Fault
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId
+from protocol.jobs import Amounts, Job
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState, may_follow
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
-from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
+from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.queue import Queue
 from requester.core.standing import demand_of, static_ports
 
@@ -280,11 +281,15 @@ class Jobs:
 
     def _began(self, execution: ExecutionRecord, live: Live) -> None:
         assert live.record is not None
-        spec = live.record.spec
-        self.fleet.hold(execution.node, execution.id, execution.amounts, static_ports(spec), spec.namespace)
+        self.promise(live.record.spec, execution.node, execution.id, execution.amounts)
         if execution.id not in self.key_of_execution:
             self.key_of_execution[execution.id] = live.key
             self.told_at[execution.id] = self._clock.elapsed()
+
+    def promise(self, spec: Job, node: NodeId, execution: ExecutionId, amounts: Amounts) -> None:
+        """Hold a job's room on a node; the same execution again changes nothing."""
+        stays = spec.type in LONG_RUNNING
+        self.fleet.hold(node, execution, amounts, static_ports(spec), spec.namespace, stays=stays)
 
     def _place(self, live: Live) -> None:
         """Put a job where it belongs: open or closed, waiting or not."""

@@ -31,7 +31,6 @@ from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
 from requester.core.giving_up import lost_after
-from requester.core.standing import static_ports
 from requester.core.step import counts, step
 from requester.core.turns import Turns
 from requester.core.view import View
@@ -223,10 +222,9 @@ class Orchestrator:
             return
         if decision.after is not None:
             spec = decision.after.spec
-            ports = static_ports(spec)
             for event in decision.events:
                 if isinstance(event, Assigned):
-                    self._fleet.hold(event.node, event.execution, event.amounts, ports, spec.namespace)
+                    self._jobs.promise(spec, event.node, event.execution, event.amounts)
         done = partial(self._done, live, entry, taken, decision.more)
         try:
             self._committer.put(

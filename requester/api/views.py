@@ -197,6 +197,8 @@ def explanation(explained: Explanation) -> Json:
             for each in explained.nodes
         ],
     }
+    if record.failure is not None:
+        view["Failure"] = failure(record.failure)
     if explained.place is not None:
         view["Queue"] = queue_place(explained.place)
     if record.queued is not None:

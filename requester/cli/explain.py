@@ -27,7 +27,7 @@ def explain(
     _print_waiting(view)
     for decision in view["Decisions"]:
         _print_decision(decision)
-    if view["State"] in ("Pending", "Queued", "Running"):
+    if view["State"] in ("Pending", "Queued", "Running") or not view["Decisions"]:
         print("\nNodes now, for its next execution")
         rows = [
             [short(each["NodeID"]), each["Standing"], each["Reason"], each["Hint"]] for each in view["Nodes"]
@@ -39,6 +39,9 @@ def explain(
 def _print_waiting(view: Json) -> None:
     name = f" {view['Name']}" if view["Name"] != view["JobID"] else ""
     print(f"Job {short(view['JobID'])}{name}, version {view['JobVersion']}: {view['State']}")
+    ended = view.get("Failure")
+    if ended:
+        print(ended["Message"].partition("\n")[0])
     waiting = view.get("Waiting")
     if waiting:
         print(f"Waiting since {waiting['Since']}: {waiting['Message']}")

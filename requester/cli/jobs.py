@@ -225,12 +225,19 @@ def versions(
     columns: list[Column] = [
         ("CREATED-AT", lambda each: moment(each["SubmitTime"])),
         ("JOB-VERSION", lambda each: str(each["Version"])),
-        ("STATE", lambda each: each["State"]["StateType"]),
+        ("STATE", lambda each: _state_of_version(each, items)),
     ]
     with api.client() as client:
-        page = client.call("GET", job_path(job, "versions"), namespace=namespace)
-    print_list(page["Items"] or [], columns, how)
+        items = client.call("GET", job_path(job, "versions"), namespace=namespace)["Items"] or []
+    print_list(items, columns, how)
     return Exit.OK
+
+
+def _state_of_version(version: Json, all_versions: list[Json]) -> str:
+    """The end of a version; one that was open when the next came has been replaced."""
+    state = str(version["State"]["StateType"])
+    ended = state in ("Completed", "Failed", "Stopped")
+    return state if ended or version is all_versions[-1] else "Replaced"
 
 
 def describe(
@@ -318,12 +325,10 @@ def _queue(view: Json) -> list[tuple[str, str]]:
     if "KeptNode" in queue:
         pairs.append(("Kept Node", f"{queue['KeptNode']}: the next room there is this job's"))
     details = (view["Job"].get("Failure") or {}).get("Details") or {}
-    pairs += (
-        [("Why", "\n".join(f"{short(node)}  {reason}" for node, reason in details.items()))]
-        if details
-        else []
-    )
-    return pairs
+    lines = [f"{short(node)}  {reason}" for node, reason in details.items() if node != "others"]
+    if "others" in details:
+        lines.append(f"and {details['others']} more: shoal job explain {short(view['Job']['ID'])}")
+    return [*pairs, ("Why", "\n".join(lines))]
 
 
 def _print_facts(each: Json) -> None:

@@ -37,6 +37,7 @@ class Fleet:
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
         self._namespaces: dict[tuple[NodeId, ExecutionId], str] = {}
+        self._staying: dict[NodeId, dict[ExecutionId, Amounts]] = {}
         self._used: dict[str, tuple[int, Amounts]] = {}
         """What each namespace's work holds, and how many executions that are."""
         self._whole = _NOTHING
@@ -84,11 +85,18 @@ class Fleet:
         amounts: Amounts,
         ports: tuple[int, ...] = (),
         namespace: str = "",
+        *,
+        stays: bool = False,
     ) -> None:
-        """Promise amounts and ports on a node to a namespace's work; the same execution again changes nothing."""
+        """Promise amounts and ports on a node to a namespace's work; the same execution again changes nothing.
+
+        `stays`: it is a service's or daemon's, which is not meant to end.
+        """
         held = self._held.setdefault(node, {})
         if execution not in held:
             held[execution] = amounts
+            if stays:
+                self._staying.setdefault(node, {})[execution] = amounts
             self._namespaces[node, execution] = namespace
             count, used = self._used.get(namespace, (0, _NOTHING))
             self._used[namespace] = (count + 1, used + amounts)
@@ -104,6 +112,8 @@ class Fleet:
         amounts = held.pop(execution, None) if held else None
         if amounts is None:
             return False
+        if node in self._staying:
+            self._staying[node].pop(execution, None)
         namespace = self._namespaces.pop((node, execution))
         count, used = self._used[namespace]
         if count > 1:
@@ -126,6 +136,13 @@ class Fleet:
         """What a node gives to jobs in all."""
         known = self.nodes.get(node)
         return known.info.capacity if known is not None else _NOTHING
+
+    def passing(self, node: NodeId) -> Amounts:
+        """What a node has for work that ends: all but what services and daemons hold."""
+        room = self.capacity(node)
+        for amounts in self._staying.get(node, {}).values():
+            room = room - amounts
+        return room
 
     def share(self, namespace: str) -> float:
         """The share of all nodes that a namespace's work holds: of what it holds most of."""

@@ -170,7 +170,7 @@ def _why(best: Score, next_: Score, demand: Demand) -> str:
     for place, (mine, others) in enumerate(zip(best, next_, strict=True)):
         if mine != others:
             return _WHY_PACK if place == len(_WHY) - 1 and demand.pack else _WHY[place]
-    return "as good as the next, its turn"
+    return "it is as good as the next, and has its turn"
 
 
 def input_bytes(inputs: Iterable[str], held: Mapping[str, int]) -> int:

@@ -122,8 +122,10 @@ class Turns:
         self, key: JobKey, waiting: Waiting, standing: Standing, known: Mapping[NodeId, Reservation]
     ) -> None:
         """Keep a node for a job, the one it had if that will do; no more than half of the nodes are kept."""
+        wanted = waiting.demand.amounts
         for kept in known.values():
-            if kept.key == key and kept.node in standing.fitting and kept.node not in self.reserved:
+            free = kept.node in standing.fitting and kept.node not in self.reserved
+            if kept.key == key and free and wanted.fits(self._fleet.passing(kept.node)):
                 self.reserved[kept.node] = kept
                 return
         if len(self.reserved) >= max(1, len(self._fleet.nodes) // 2):
@@ -131,13 +133,14 @@ class Turns:
         node = self._nearest(waiting.demand, standing.order)
         if node is not None:
             before = frozenset(self._fleet.held(node))
-            self.reserved[node] = Reservation(key, node, waiting.place[0], waiting.demand.amounts, before)
+            self.reserved[node] = Reservation(key, node, waiting.place[0], wanted, before)
 
     def _nearest(self, demand: Demand, nodes: Collection[NodeId]) -> NodeId | None:
         """The node that lacks least of what is demanded, as a share of what it has in all."""
         best: tuple[float, NodeId] | None = None
         for node in nodes:
-            if node in self.reserved or not demand.amounts.fits(self._fleet.capacity(node)):
+            # What a service holds is not given back: a node with too much of it would be kept for nothing.
+            if node in self.reserved or not demand.amounts.fits(self._fleet.passing(node)):
                 continue
             lacks = (_lack(demand.amounts, self._fleet.free(node), self._fleet.capacity(node)), node)
             if best is None or lacks < best:

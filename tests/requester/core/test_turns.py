@@ -80,8 +80,11 @@ class Crowd:
         freed = []
         for execution in record.executions.values():
             if execution.open:
-                namespace = record.spec.namespace
-                self.fleet.hold(execution.node, execution.id, execution.amounts, (), namespace)
+                spec = record.spec
+                stays = spec.type == "service"
+                self.fleet.hold(
+                    execution.node, execution.id, execution.amounts, (), spec.namespace, stays=stays
+                )
             elif self.fleet.release(execution.node, execution.id):
                 freed.append(execution.node)
         self.turns.freed(freed)
@@ -179,6 +182,20 @@ def test_namespaces_share_what_there_is() -> None:
         if turn > 10:
             has = Counter(each.spec.namespace for each in crowd.records.values() for _ in each.open())
             assert has == {"flood": 4, "b": 4}
+
+
+def test_no_node_is_kept_for_nothing() -> None:
+    """A node on which services hold too much for a large job is not kept for it: another one is, or none."""
+    crowd = Crowd(a_node("n1", cores=4))
+    crowd.submit(a_job(type_="service"))
+    large = crowd.submit(a_job(cpu="4"))
+    crowd.later(10 * POLICY.reserve_after_s)
+    assert crowd.turns.reserved == {}
+    assert not crowd.waits(crowd.submit(a_job(cpu="3")))
+    crowd.fleet.put(a_node("n2", cores=4))
+    crowd.turns.everything()
+    crowd.later(1.0)
+    assert not crowd.waits(large)
 
 
 def test_higher_priority_does_not_wait_for_what_is_kept() -> None:
