@@ -10,6 +10,7 @@ it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -22,6 +23,9 @@ from requester.core.policy import Policy
 from requester.core.queue import Queue, Waiting
 from requester.core.room import Remaining
 from requester.core.standing import Demand, Standing
+
+RESERVE_EVERY_S: Final = 1.0
+"""How often a node to keep is looked for: that goes through all of them."""
 
 
 class Reservation(Struct, frozen=True):
@@ -53,6 +57,7 @@ class Turns:
         self._freed: dict[NodeId, None] = {}
         self._new: dict[Demand, None] = {}
         self._all = False
+        self._reserve_at = 0.0
 
     def freed(self, nodes: Iterable[NodeId]) -> None:
         """These nodes have more room than before."""
@@ -69,6 +74,9 @@ class Turns:
     def due(self, now: float) -> Iterator[Turn]:
         """The jobs that have a place, in their order. Whoever takes one holds its room before asking for the next."""
         known, self.reserved = self.reserved, {}
+        look_for_nodes = now >= self._reserve_at
+        if look_for_nodes:
+            self._reserve_at = now + RESERVE_EVERY_S
         blocked: set[Demand] = set()
         while (head := self.queue.head(self._fleet.share, blocked)) is not None:
             key, waiting = head
@@ -81,7 +89,7 @@ class Turns:
             if node is None:
                 blocked.add(demand)
                 if now - waiting.since >= self._policy.reserve_after_s:
-                    self._reserve(key, waiting, standing, known)
+                    self._reserve(key, waiting, standing, known, anew=look_for_nodes)
                 continue
             self.queue.remove(key)
             yield Turn(key, waiting, node)
@@ -119,16 +127,22 @@ class Turns:
         )
 
     def _reserve(
-        self, key: JobKey, waiting: Waiting, standing: Standing, known: Mapping[NodeId, Reservation]
+        self,
+        key: JobKey,
+        waiting: Waiting,
+        standing: Standing,
+        known: Mapping[NodeId, Reservation],
+        *,
+        anew: bool,
     ) -> None:
-        """Keep a node for a job, the one it had if that will do; no more than half of the nodes are kept."""
+        """Keep a node for a job, the one it had if that will do, or `anew`; no more than half of the nodes are kept."""
         wanted = waiting.demand.amounts
         for kept in known.values():
             free = kept.node in standing.fitting and kept.node not in self.reserved
             if kept.key == key and free and wanted.fits(self._fleet.passing(kept.node)):
                 self.reserved[kept.node] = kept
                 return
-        if len(self.reserved) >= max(1, len(self._fleet.nodes) // 2):
+        if not anew or len(self.reserved) >= max(1, len(self._fleet.nodes) // 2):
             return
         node = self._nearest(waiting.demand, standing.order)
         if node is not None:

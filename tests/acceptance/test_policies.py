@@ -51,6 +51,17 @@ def test_update_and_rerun(deployment: Deployment, api: Api, image: str, namespac
     assert logs.out == "one\n"
 
 
+def test_exit_codes_that_are_tried_again(api: Api, image: str) -> None:
+    """A program's exit codes that a job names are tried again as often as it says; others are not."""
+    retry = {"Attempts": 3, "Backoff": 0.1, "ExitCodes": [75]}
+
+    views = [api.run(job(shell(image, f"exit {code}"), Retry=retry)) for code in (75, 1)]
+
+    assert [len(view["Executions"]) for view in views] == [3, 1]
+    assert [view["Job"]["Failure"]["Code"] for view in views] == ["ProgramFailed"] * 2
+    assert views[0]["Job"]["State"]["Message"].endswith("(tried 3 times)")
+
+
 def test_drain(deployment: Deployment, api: Api, image: str, namespace: str) -> None:
     """A drained node loses its service at once and gets nothing new; what waits for it says why; let back, it works."""
     identifier = api.submit(a_service(image, "here", namespace))
