@@ -18,7 +18,10 @@ from requester.core.model import NodeRecord
 from requester.core.standing import Demand, Standing, standing
 
 _NOTHING: Final = Amounts()
-_STANDINGS_MAX: Final = 512
+_STANDINGS_MAX: Final = 1_000_000
+"""Nodes in all standings that are kept,"""
+_DEMANDS_MIN: Final = 64
+"""and how many are kept however many nodes there are."""
 _HOLDERS_MAX: Final = 32
 """Nodes remembered for one input: a sample of them is enough."""
 _INPUTS_MAX: Final = 100_000
@@ -183,7 +186,7 @@ class Fleet:
         """How all nodes stand towards a demand; worked out once until a node changes."""
         found = self._standings.get(demand)
         if found is None:
-            if len(self._standings) >= _STANDINGS_MAX:
+            if len(self._standings) >= max(_DEMANDS_MIN, _STANDINGS_MAX // max(1, len(self.nodes))):
                 self._standings.clear()
             found = self._standings[demand] = standing(demand, self.nodes.values())
         return found

@@ -72,24 +72,9 @@ class Queue:
         """How a job waits, or None."""
         return self._jobs.get(key)
 
-    def head(self, share: Share, without: Collection[Demand] = ()) -> tuple[JobKey, Waiting] | None:
-        """The first job of all lines but those of the demands in `without`."""
-        shares: dict[str, float] = {}
-        best: tuple[int, float, float, JobKey] | None = None
-        for demand, lines in self._lines.items():
-            if demand in without:
-                continue
-            for namespace, line in lines.items():
-                negative, age, key = line[0]
-                if best is not None and negative > best[0]:
-                    continue
-                held = shares.get(namespace)
-                if held is None:
-                    held = shares[namespace] = share(namespace)
-                order = (negative, held, age, key)
-                if best is None or order < best:
-                    best = order
-        return (best[3], self._jobs[best[3]]) if best is not None else None
+    def round(self, share: Share) -> "Round":
+        """One look at all that wait, in order."""
+        return Round(self._jobs, self._lines, share)
 
     def ahead(
         self, key: JobKey, demand: Demand, *, priority: int, namespace: str, age: float, share: Share
@@ -143,3 +128,53 @@ class Queue:
             line.demand,
             line.namespace,
         )
+
+
+class Round:
+    """One look at the queue: the heads of its lines in their order, with what becomes of it meanwhile taken into account.
+
+    Whoever takes a job removes it from the queue and holds its room before asking for the next; a namespace's share only
+    grows by that, so an order that was worked out earlier is put right when its turn comes.
+    """
+
+    def __init__(
+        self, jobs: dict[JobKey, Waiting], lines: dict[Demand, dict[str, list[Place]]], share: Share
+    ) -> None:
+        self._jobs = jobs
+        self._lines = lines
+        self._share = share
+        shares: dict[str, float] = {}
+        self._heads: list[tuple[int, float, float, JobKey]] = []
+        for by_namespace in lines.values():
+            for namespace, line in by_namespace.items():
+                if namespace not in shares:
+                    shares[namespace] = share(namespace)
+                negative, age, key = line[0]
+                self._heads.append((negative, shares[namespace], age, key))
+        heapify(self._heads)
+        self._given: Waiting | None = None
+
+    def next(self, without: Collection[Demand] = ()) -> tuple[JobKey, Waiting] | None:
+        """The first job of all lines but those of the demands in `without`, or None."""
+        if self._given is not None:
+            self._put(self._given)
+            self._given = None
+        while self._heads:
+            negative, held, age, key = heappop(self._heads)
+            waiting = self._jobs.get(key)
+            if waiting is None or waiting.place != (negative, age, key) or waiting.demand in without:
+                continue
+            now = self._share(waiting.namespace)
+            if now > held:
+                heappush(self._heads, (negative, now, age, key))
+                continue
+            self._given = waiting
+            return key, waiting
+        return None
+
+    def _put(self, given: Waiting) -> None:
+        """What stands first in a line whose head was given out, if that has left it."""
+        line = self._lines.get(given.demand, {}).get(given.namespace)
+        if line and line[0] != given.place:
+            negative, age, key = line[0]
+            heappush(self._heads, (negative, self._share(given.namespace), age, key))

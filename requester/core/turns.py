@@ -22,7 +22,7 @@ from requester.core.placement import Attempt, choose
 from requester.core.policy import Policy
 from requester.core.queue import Queue, Waiting
 from requester.core.room import Remaining
-from requester.core.standing import Demand, Standing
+from requester.core.standing import Demand
 
 RESERVE_EVERY_S: Final = 1.0
 """How often a node to keep is looked for: that goes through all of them."""
@@ -77,22 +77,25 @@ class Turns:
         look_for_nodes = now >= self._reserve_at
         if look_for_nodes:
             self._reserve_at = now + RESERVE_EVERY_S
+        keepers = {kept.key for kept in known.values()}
         blocked: set[Demand] = set()
-        while (head := self.queue.head(self._fleet.share, blocked)) is not None:
+        round_ = self.queue.round(self._fleet.share)
+        while (head := round_.next(blocked)) is not None:
             key, waiting = head
             demand = waiting.demand
-            standing = self._fleet.standing(demand)
             node = None
-            if self._concerns(demand, standing) or any(kept.key == key for kept in known.values()):
+            if self._concerns(demand) or key in keepers:
                 attempt = Attempt(demand, seed=int(key[:8], 16))
-                node = choose(standing, attempt, Remaining(self._fleet, self.limits(key, waiting.place[0])))
-            if node is None:
-                blocked.add(demand)
-                if now - waiting.since >= self._policy.reserve_after_s:
-                    self._reserve(key, waiting, standing, known, anew=look_for_nodes)
+                room = Remaining(self._fleet, self.limits(key, waiting.place[0]))
+                node = choose(self._fleet.standing(demand), attempt, room)
+            if node is not None:
+                self.queue.remove(key)
+                yield Turn(key, waiting, node)
                 continue
-            self.queue.remove(key)
-            yield Turn(key, waiting, node)
+            blocked.add(demand)
+            patient = now - waiting.since < self._policy.reserve_after_s
+            if not patient and (look_for_nodes or key in keepers):
+                self._reserve(key, waiting, known, anew=look_for_nodes)
         self._freed, self._new = {}, {}
         self._all = any(node not in self.reserved for node in known)
 
@@ -118,25 +121,26 @@ class Turns:
             share=self._fleet.share,
         )
 
-    def _concerns(self, demand: Demand, standing: Standing) -> bool:
+    def _concerns(self, demand: Demand) -> bool:
         """Whether the news could have made room for a demand."""
         if self._all or demand in self._new:
             return True
         return any(
-            node in standing.fitting and demand.amounts.fits(self._fleet.free(node)) for node in self._freed
+            demand.amounts.fits(self._fleet.free(node)) and node in self._fleet.standing(demand).fitting
+            for node in self._freed
         )
 
     def _reserve(
         self,
         key: JobKey,
         waiting: Waiting,
-        standing: Standing,
         known: Mapping[NodeId, Reservation],
         *,
         anew: bool,
     ) -> None:
         """Keep a node for a job, the one it had if that will do, or `anew`; no more than half of the nodes are kept."""
         wanted = waiting.demand.amounts
+        standing = self._fleet.standing(waiting.demand)
         for kept in known.values():
             free = kept.node in standing.fitting and kept.node not in self.reserved
             if kept.key == key and free and wanted.fits(self._fleet.passing(kept.node)):

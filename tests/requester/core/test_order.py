@@ -48,7 +48,8 @@ def test_the_queue_gives_jobs_by_priority_then_fairness_then_age(
     wanted = [order[3] for order in sorted(there.values())]
     assert [queue.place(key, NAMESPACES.__getitem__) for key in wanted] == list(range(len(wanted)))
     given_out = []
-    while (head := queue.head(NAMESPACES.__getitem__)) is not None:
+    round_ = queue.round(NAMESPACES.__getitem__)
+    while (head := round_.next()) is not None:
         given_out.append(head[0])
         queue.remove(head[0])
     assert given_out == wanted
@@ -61,7 +62,7 @@ def test_a_line_without_room_holds_up_no_other() -> None:
     queue.put(JobKey("b"), DEMANDS[0], age=2.0, since=2.0)
 
     def head(without: set[Demand]) -> str | None:
-        found = queue.head(lambda _: 0.0, without)
+        found = queue.round(lambda _: 0.0).next(without)
         return found[0] if found is not None else None
 
     assert head(set()) == "a"
