@@ -12,7 +12,7 @@ it.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from protocol.ids import ExecutionId, JobKey, NodeId
 from protocol.jobs import Amounts
@@ -46,6 +46,14 @@ class Turn(Struct, frozen=True):
     node: NodeId
 
 
+class News(Struct):
+    """What has happened since the last look: nodes with more room, demands of jobs that came, or anything at all."""
+
+    freed: dict[NodeId, None] = field(default_factory=dict)
+    joined: dict[Demand, None] = field(default_factory=dict)
+    everything: bool = False
+
+
 class Turns:
     """The queue and what is kept for its jobs. News say for whom another look is worth it."""
 
@@ -54,26 +62,25 @@ class Turns:
         self.reserved: dict[NodeId, Reservation] = {}
         self._fleet = fleet
         self._policy = policy
-        self._freed: dict[NodeId, None] = {}
-        self._new: dict[Demand, None] = {}
-        self._all = False
+        self._news = News()
         self._reserve_at = 0.0
 
     def freed(self, nodes: Iterable[NodeId]) -> None:
         """These nodes have more room than before."""
-        self._freed.update(dict.fromkeys(nodes))
+        self._news.freed.update(dict.fromkeys(nodes))
 
     def joined(self, demand: Demand) -> None:
         """A job with this demand has come to the queue."""
-        self._new[demand] = None
+        self._news.joined[demand] = None
 
     def everything(self) -> None:
         """Nodes came, went or changed: every waiting job may have a place."""
-        self._all = True
+        self._news.everything = True
 
     def due(self, now: float) -> Iterator[Turn]:
         """The jobs that have a place, in their order. Whoever takes one holds its room before asking for the next."""
         known, self.reserved = self.reserved, {}
+        news, self._news = self._news, News()
         look_for_nodes = now >= self._reserve_at
         if look_for_nodes:
             self._reserve_at = now + RESERVE_EVERY_S
@@ -84,7 +91,7 @@ class Turns:
             key, waiting = head
             demand = waiting.demand
             node = None
-            if self._concerns(demand) or key in keepers:
+            if key in keepers or self._concerns(news, demand):
                 attempt = Attempt(demand, seed=int(key[:8], 16))
                 room = Remaining(self._fleet, self.limits(key, waiting.place[0]))
                 node = choose(self._fleet.standing(demand), attempt, room)
@@ -93,11 +100,12 @@ class Turns:
                 yield Turn(key, waiting, node)
                 continue
             blocked.add(demand)
-            patient = now - waiting.since < self._policy.reserve_after_s
-            if not patient and (look_for_nodes or key in keepers):
+            long_enough = now - waiting.since >= self._policy.reserve_after_s
+            if long_enough and (look_for_nodes or key in keepers):
                 self._reserve(key, waiting, known, anew=look_for_nodes)
-        self._freed, self._new = {}, {}
-        self._all = any(node not in self.reserved for node in known)
+        if any(node not in self.reserved for node in known):
+            # What was kept is free again: the next look is at all.
+            self.everything()
 
     def limits(self, key: JobKey, rank: int) -> Mapping[NodeId, Amounts]:
         """The most that a job may use of each node that is kept for another one, unless its own priority is higher."""
@@ -121,13 +129,13 @@ class Turns:
             share=self._fleet.share,
         )
 
-    def _concerns(self, demand: Demand) -> bool:
+    def _concerns(self, news: News, demand: Demand) -> bool:
         """Whether the news could have made room for a demand."""
-        if self._all or demand in self._new:
+        if news.everything or demand in news.joined:
             return True
         return any(
             demand.amounts.fits(self._fleet.free(node)) and node in self._fleet.standing(demand).fitting
-            for node in self._freed
+            for node in news.freed
         )
 
     def _reserve(
