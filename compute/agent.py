@@ -20,6 +20,7 @@ from msgspec import Struct, field
 
 from compute import admission
 from compute.admission import Plan, Policy
+from compute.alarms import Alarms
 from compute.capacity import Ledger, Ports
 from compute.disk import Disk
 from compute.engines.contract import Engine
@@ -125,6 +126,8 @@ class Agent:
         self._upto = self._remembered.upto
         self._log_created = self._remembered.log_created
         self._gone = dict(self._remembered.gone)
+        self._unanswered: list[Message] = []
+        self._answering: asyncio.Task[None] | None = None
         self._leaving = False
         self._beat_now = asyncio.Event()
         self._forgot = asyncio.Event()
@@ -207,6 +210,7 @@ class Agent:
             reporter=reporter,
             progress=ProgressBoard(self._node, self._bus, self._clock),
             clock=self._clock,
+            alarms=Alarms(self._clock, tasks),
             tasks=tasks,
             inputs=self.inputs,
             disk=disk,
@@ -269,16 +273,23 @@ class Agent:
             await _respond(message, CommandAnswer(False, failure_of(error, self._node, "taking an order")))
         else:
             # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
-            shop.tasks.create_task(self._answer_when_kept(message))
+            self._unanswered.append(message)
+            if self._answering is None:
+                self._answering = shop.tasks.create_task(self._answer_when_kept())
 
-    async def _answer_when_kept(self, message: Message) -> None:
-        answer = CommandAnswer(True)
-        try:
-            await self._journal.commit()
-        except Fault as fault:
-            answer = CommandAnswer(False, fault.failure())
-        failpoints.reached("node.command.kept")
-        await _respond(message, answer)
+    async def _answer_when_kept(self) -> None:
+        """Answer commands once they are in the journal, all that came before a commit together."""
+        while self._unanswered:
+            group, self._unanswered = self._unanswered, []
+            answer = CommandAnswer(True)
+            try:
+                await self._journal.commit()
+            except Fault as fault:
+                answer = CommandAnswer(False, fault.failure())
+            for message in group:
+                failpoints.reached("node.command.kept")
+                await _respond(message, answer)
+        self._answering = None
 
     def _carry_out(self, command: Command, shop: Shop) -> None:
         """Do it, or raise the fault that the answer tells."""

@@ -10,6 +10,9 @@ the event loop if somebody waits (`commit`), under load a moment later, together
 50 µs), not a wait for the disk: cheaper than a hop to a thread. What waits for the disk, moving the log of writes into the
 file, is done by a thread of its own.
 
+**Why numbers.** Rows have growing numbers and no other key: those of one time share pages, and a commit in a burst writes a
+few pages instead of one for each execution.
+
 **Why NORMAL is enough.** ``kill -9`` loses nothing that was committed. A power cut may lose the last commits, but then all
 programs are gone too, and requesters, who have the truth, order again what the node's beats do not show.
 """
@@ -41,10 +44,24 @@ GONE_MAX: Final = 50_000
 CHECKPOINT_COMMITS: Final = 500
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ended (number INTEGER PRIMARY KEY, id TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_FROM_FIRST_FORM: Final = """
+BEGIN;
+INSERT INTO work (body) SELECT body FROM executions;
+INSERT INTO ended (id, seq, at) SELECT id, seq, at FROM gone ORDER BY at;
+DROP TABLE executions;
+DROP TABLE gone;
+COMMIT;
+"""
+"""Takes over what a journal of the first form holds, whose rows had the executions' ids as their keys."""
+_FADE: Final = """
+DELETE FROM ended WHERE number < coalesce(
+  (SELECT number FROM ended WHERE at >= ? ORDER BY number LIMIT 1), (SELECT max(number) + 1 FROM ended))
+"""
+_BOUND: Final = "DELETE FROM ended WHERE number <= (SELECT max(number) FROM ended) - ?"
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Execution)
@@ -72,9 +89,13 @@ class Journal:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint=0")
             self._db.executescript(_SCHEMA)
+            if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'gone'").fetchone():
+                self._db.executescript(_FROM_FIRST_FORM)
         except sqlite3.Error as error:
             os.close(self._lock)
             raise _sqlite_fault(self._path, error) from error
+        self._numbers: dict[ExecutionId, int] = {}
+        self._next = 1
         self._dirty: dict[ExecutionId, Execution] = {}
         self._gone: dict[ExecutionId, tuple[int, float]] = {}
         self._facts: dict[str, str] = {}
@@ -141,7 +162,8 @@ class Journal:
     def prune(self, now: float) -> None:
         """Forget the names of what is long gone."""
         with contextlib.suppress(sqlite3.Error):
-            self._db.execute("DELETE FROM gone WHERE at < ?", (now - GONE_KEPT_S,))
+            self._db.execute(_BOUND, (GONE_MAX,))
+            self._db.execute(_FADE, (now - GONE_KEPT_S,))
 
     async def close(self) -> None:
         """Write what is marked and let go of the file."""
@@ -161,23 +183,29 @@ class Journal:
         facts = dict(self._db.execute("SELECT name, value FROM facts"))
         incarnation = int(facts.get("incarnation", "0")) + 1
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('incarnation', ?)", (str(incarnation),))
-        self._db.execute("DELETE FROM gone WHERE at < ?", (now - GONE_KEPT_S,))
-        gone = self._db.execute("SELECT id, seq FROM gone ORDER BY at DESC LIMIT ?", (GONE_MAX,)).fetchall()
+        self._db.execute(_FADE, (now - GONE_KEPT_S,))
+        rows = self._db.execute(
+            "SELECT id, seq FROM ended ORDER BY number DESC LIMIT ?", (GONE_MAX,)
+        ).fetchall()
         executions = []
-        for name, body in self._db.execute("SELECT id, body FROM executions"):
+        for number, body in self._db.execute("SELECT number, body FROM work ORDER BY number"):
             try:
-                executions.append(_decoder.decode(body))
+                execution = _decoder.decode(body)
             except msgspec.DecodeError as error:
                 raise Broken(
-                    f"{self._path}: execution {name} cannot be read: {error}",
+                    f"{self._path}: execution {number} cannot be read: {error}",
                     hint="Was it written by a newer version? Start that one, or move the data folder away.",
                 ) from error
+            executions.append(execution)
+            self._numbers[execution.id] = number
+            self._next = number + 1
         return Remembered(
             incarnation=incarnation,
             upto=int(facts.get("upto", "0")),
             log_created=facts.get("log_created", ""),
             executions=executions,
-            gone={ExecutionId(name): seq for name, seq in gone},
+            # The newest word about each, in the order in which they went.
+            gone={ExecutionId(name): seq for name, seq in reversed(rows)},
         )
 
     def _plan(self, *, now: bool) -> None:
@@ -199,18 +227,29 @@ class Journal:
             return
         with self._transaction():
             if self._dirty:
-                rows = [(name, _encoder.encode(execution)) for name, execution in self._dirty.items()]
-                self._db.executemany("INSERT OR REPLACE INTO executions VALUES (?, ?)", rows)
+                rows = [(self._number(name), _encoder.encode(each)) for name, each in self._dirty.items()]
+                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?)", rows)
             if self._gone:
-                self._db.executemany("DELETE FROM executions WHERE id = ?", [(name,) for name in self._gone])
+                numbers = [(self._numbers[name],) for name in self._gone if name in self._numbers]
+                self._db.executemany("DELETE FROM work WHERE number = ?", numbers)
                 self._db.executemany(
-                    "INSERT OR REPLACE INTO gone VALUES (?, ?, ?)",
+                    "INSERT INTO ended (id, seq, at) VALUES (?, ?, ?)",
                     [(name, seq, at) for name, (seq, at) in self._gone.items()],
                 )
             if self._facts:
                 self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._facts.items()))
+        for name in self._gone:
+            self._numbers.pop(name, None)
         self._dirty, self._gone, self._facts = {}, {}, {}
         self.commits += 1
+
+    def _number(self, execution: ExecutionId) -> int:
+        """Its row."""
+        number = self._numbers.get(execution)
+        if number is None:
+            number = self._numbers[execution] = self._next
+            self._next += 1
+        return number
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -54,6 +55,8 @@ START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
 DRAIN_S: Final = 10.0
 """How long the rest of the output may take to arrive once the program has ended."""
+FOLLOW_AFTER_S: Final = 0.02
+"""A program that has ended by then is read at once; only others are followed while they run."""
 RECOVER_TRIES: Final = 20
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
@@ -260,7 +263,10 @@ class Runner:
         self._head = Head()
         shop = self._shop
         log = shop.logs.open(self.execution.id)
-        self._following = shop.tasks.create_task(self._keep_output(running, log))
+        follow = partial(self._follow_output, running, log)
+        later = shop.alarms.set(FOLLOW_AFTER_S, follow)
+        if self._restored:
+            follow()
         limit_s = self._run.execution_timeout_s
         self.guard = guard = DiskGuard(
             self._folder, self._run.amounts.disk_bytes, self.execution.inputs, shop.inputs, running, log
@@ -269,9 +275,15 @@ class Runner:
             self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)),
             self._guarded(guard),
         ):
-            ending = await running.wait()
+            try:
+                ending = await running.wait()
+            except asyncio.CancelledError:
+                follow()
+                raise
+            finally:
+                later.cancel()
         self.guard = None
-        await self._drain(DRAIN_S)
+        await self._drain(DRAIN_S, running, log)
         log.flush()
         if ending.failure is None and (excess := await guard.excess(layer=False)) is not None:
             ending = Exit(ending.code, excess.failure())
@@ -356,12 +368,22 @@ class Runner:
         except Exception:  # noqa: BLE001 (an engine's bug costs its program's output, never the node)
             _log.exception("output was lost in a way it should not", execution=self.execution.id)
 
-    async def _drain(self, limit_s: float) -> None:
-        """Wait for the rest of the output, then stop following."""
+    def _follow_output(self, running: Running, log: OutputLog) -> None:
+        if self._following is None:
+            self._following = self._shop.tasks.create_task(self._keep_output(running, log))
+
+    async def _drain(
+        self, limit_s: float, running: Running | None = None, log: OutputLog | None = None
+    ) -> None:
+        """Wait for the rest of the output, then stop following; that of a short program is read only now."""
         following, self._following = self._following, None
         if following is not None and not following.done():
             await asyncio.wait([following], timeout=limit_s)
             following.cancel()
+        elif following is None and running is not None and log is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._keep_output(running, log)
 
     async def _remove_program(self) -> None:
         if self._running is None and self.execution.starts:
@@ -404,15 +426,11 @@ class Runner:
         if not seconds:
             yield
             return
-        alarm = self._shop.tasks.create_task(self._ring(seconds, passed))
+        alarm = self._shop.alarms.set(seconds, lambda: self.tell(passed()))
         try:
             yield
         finally:
             alarm.cancel()
-
-    async def _ring(self, seconds: float, passed: Callable[[], DeadlinePassed]) -> None:
-        await self._shop.clock.sleep(seconds)
-        self.tell(passed())
 
     def _progress(self, what: str) -> Telling:
         def tell(done_bytes: int, total_bytes: int | None) -> None:

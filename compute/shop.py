@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from compute.admission import Policy
+from compute.alarms import Alarms
 from compute.capacity import Ports
 from compute.disk import Disk
 from compute.engines.contract import Engine
@@ -56,6 +57,7 @@ class Shop(Struct, frozen=True):
     reporter: Reporter
     progress: ProgressBoard
     clock: Clock
+    alarms: Alarms
     tasks: asyncio.TaskGroup
     inputs: Inputs
     disk: Disk

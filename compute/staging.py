@@ -85,11 +85,12 @@ class Staging:
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
         wanted = await self._claim()
-        if wanted:
+        if not all(each.resolved.cacheable for each in wanted):
             self._folder.mkdir()
         brought: list[Brought | None] = [None] * len(wanted)
-        works: list[Coroutine[Any, Any, None]] = [self._prepare(told)]
-        works += [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
+        works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
+        if not self._plan.engine.prepared(self._plan.engine_params):
+            works.append(self._prepare(told))
         await _together(works)
         there = [each for each in brought if each is not None]
         mounts = [each.mount for each in there] + self._result_folders()
@@ -126,6 +127,8 @@ class Staging:
 
     async def _resolve(self) -> list[Wanted]:
         """All inputs, some at a time, each within its limit."""
+        if len(self._inputs) == 1:
+            return [await self._resolve_one(0)]
         found: list[Wanted | None] = [None] * len(self._inputs)
         turns = asyncio.Semaphore(RESOLVING_MAX)
 

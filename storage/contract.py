@@ -49,9 +49,9 @@ class Resolved(Struct, frozen=True):
     `size_bytes` None means that the source does not say. `pinned` is the driver's own: what `fetch` needs in order to
     bring exactly this.
 
-    `cacheable`: the identity names these bytes for ever, and bringing them costs more than a look-up. Only then is what one
-    execution fetched given to the next; each has to `resolve` by itself all the same, so nobody reads what the other
-    side would not show them.
+    `cacheable`: the identity names these bytes for ever, and bringing them costs more than a look-up; a source may learn
+    that only when the same is wanted again. Only then is what one execution fetched given to the next; each has to
+    `resolve` by itself all the same, so nobody reads what the other side would not show them.
     """
 
     identity: str

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import tempfile
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 """Given a digest, an offset and a limit in bytes: the whole's size and a piece. Raises `NotFound`, `Unavailable`."""
 
 PIECE_BYTES = 262_144
+SEEN_KEPT = 4_096
+"""Digests of inline data that are remembered."""
 
 
 class InlineParams(Struct, frozen=True):
@@ -71,6 +74,7 @@ class InlineSource:
         self._read_blob = read_blob
         self._limits = limits
         self._silence_s = silence_s
+        self._seen: OrderedDict[str, None] = OrderedDict()
 
     async def probe(self) -> Offer:
         return Offer(self.type)
@@ -92,9 +96,20 @@ class InlineSource:
             f"inline:{form}:sha256:{content.digest}",
             None if content.archive else content.size_bytes,
             content,
-            # What is at hand and small is written sooner than looked up.
-            cacheable=content.archive or content.data is None or content.size_bytes > PIECE_BYTES,
+            cacheable=content.archive
+            or content.data is None
+            or content.size_bytes > PIECE_BYTES
+            or self._again(content.digest),
         )
+
+    def _again(self, digest: str) -> bool:
+        """Whether the same data came of late: what is at hand, small and new is written sooner than kept."""
+        again = digest in self._seen
+        self._seen[digest] = None
+        self._seen.move_to_end(digest)
+        if len(self._seen) > SEEN_KEPT:
+            self._seen.popitem(last=False)
+        return again
 
     async def fetch(
         self, params: InlineParams, resolved: Resolved, into: Path, progress: Progress

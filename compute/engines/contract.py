@@ -101,6 +101,9 @@ class Engine(Protocol[P]):
     async def probe(self) -> Offer:
         """Whether this engine works just now: version, or why not and what to do. Never raises."""
 
+    def prepared(self, params: P) -> bool:
+        """Whether `prepare` would find everything there just now, so that it need not be asked. False is always right."""
+
     async def prepare(self, params: P, preparing: Preparing) -> None:
         """Bring what the program needs and can be shared between runs (pull the image, compile the module).
 

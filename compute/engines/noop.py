@@ -157,6 +157,9 @@ class NoopEngine:
         """It is always there."""
         return Offer(self.type, version=VERSION)
 
+    def prepared(self, params: NoopParams) -> bool:
+        return not params.prepare_seconds and not params.prepare_fails
+
     async def prepare(self, params: NoopParams, preparing: Preparing) -> None:
         """Take the time and raise the fault that the params ask for."""
         _check(params)

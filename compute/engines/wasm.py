@@ -106,6 +106,9 @@ class WasmEngine:
 
         return Offer(type=self.type, version=f"wasmtime {version('wasmtime')}")
 
+    def prepared(self, params: WasmParams) -> bool:
+        return self.pool.started
+
     async def prepare(self, params: WasmParams, preparing: Preparing) -> None:
         """The module arrives as an input; only a worker can be made ready before that."""
         await self.pool.ready()

@@ -192,6 +192,11 @@ class Pool:
         """How many workers have nothing to do."""
         return sum(not worker.has for worker in self._workers)
 
+    @property
+    def started(self) -> bool:
+        """Whether there is a worker at all."""
+        return bool(self._workers)
+
     async def ready(self) -> None:
         """Return when there is a worker at all. Raises `Unavailable`."""
         async with self._starting:

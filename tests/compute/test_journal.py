@@ -1,7 +1,10 @@
 """What survives the node's process."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from compute.execution import ordered
@@ -30,6 +33,28 @@ async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
     assert found.executions == [kept]
     assert found.gone == {gone.id: 2}
     assert found.upto == 7
+    again.abandon()
+
+
+async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None:
+    """A node goes on with what the version before it wrote, once."""
+    kept = ordered(order(1), 1.0)[0]
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as first:
+        first.execute("CREATE TABLE executions (id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID")
+        first.execute("CREATE TABLE gone (id TEXT PRIMARY KEY, seq INTEGER, at REAL) WITHOUT ROWID")
+        first.execute("INSERT INTO executions VALUES (?, ?)", (kept.id, msgspec.json.encode(kept)))
+        first.execute("INSERT INTO gone VALUES ('e-old', 5, 10.0)")
+
+    for incarnation in (1, 2):
+        journal = Journal(tmp_path)
+        found = journal.open(20.0)
+        assert found.incarnation == incarnation
+        assert found.executions == [kept]
+        assert found.gone == {"e-old": 5}
+        journal.forget(kept.id, 6, 21.0) if incarnation == 2 else journal.save(kept)
+        await journal.close()
+    again = Journal(tmp_path)
+    assert again.open(22.0).gone == {"e-old": 5, kept.id: 6}
     again.abandon()
 
 

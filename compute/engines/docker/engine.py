@@ -71,6 +71,9 @@ class DockerEngine:
             )
         return Offer(self.type, version=version)
 
+    def prepared(self, params: DockerParams) -> bool:
+        return False
+
     async def prepare(self, params: DockerParams, preparing: Preparing) -> None:
         """Check the params, and pull the image unless it is here; tells ``image`` with bytes done and in all."""
         check(params)
