@@ -11,14 +11,28 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import ipfs, node_storage, orchestration, record, storage
+from benchmarks import (
+    ipfs,
+    million,
+    node_storage,
+    orchestration,
+    record,
+    scale,
+    storage,
+    survival,
+)
 
 PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "orchestration": orchestration.measure,
+    "scale": scale.measure,
+    "survival": survival.measure,
     "storage": storage.measure,
     "ipfs": ipfs.measure,
     "node_storage": node_storage.measure,
+    "million": million.measure,
 }
+LONG: Final = ("million",)
+"""Parts that are measured only when they are asked for."""
 
 
 def main() -> int:
@@ -38,7 +52,7 @@ def _measure() -> int:
         print(f"ONLY={only} is not one of {', '.join(PARTS)}", file=sys.stderr)
         return 2
     for name, measure in PARTS.items():
-        if only in ("", name):
+        if only == name or (not only and name not in LONG):
             print(f"=== {name} (load average {os.getloadavg()[0]:.2f})", flush=True)
             figures = asyncio.run(_all(measure))
             for each in figures:

@@ -13,6 +13,7 @@ import msgspec
 from deploy.devstack import Requester
 
 JOBS: Final = "/api/v1/orchestrator/jobs"
+NODES: Final = "/api/v1/orchestrator/nodes"
 ASK_AGAIN_S: Final = 0.02
 """Seldom enough that asking takes nothing from what is measured."""
 
@@ -39,6 +40,23 @@ class Connection:
     async def open_jobs(self) -> int:
         """How many jobs are open."""
         return int((await self._json("GET", "/readyz"))["open_jobs"])
+
+    async def executions(self, job: str) -> list[dict[str, Any]]:
+        """The executions of a job."""
+        return list((await self._json("GET", f"{JOBS}/{job}/executions"))["Items"])
+
+    async def stop(self, job: str) -> None:
+        """Stop a job."""
+        await self._ask("DELETE", f"{JOBS}/{job}")
+
+    async def nodes_connected(self) -> int:
+        """How many nodes are connected."""
+        return len((await self._json("GET", f"{NODES}?filter-status=CONNECTED"))["Nodes"])
+
+    async def capacity_cpu(self) -> float:
+        """The cores of the first node."""
+        (node, *_) = (await self._json("GET", NODES))["Nodes"]
+        return float(node["Info"]["ComputeNodeInfo"]["MaxCapacity"]["CPU"])
 
     async def all_closed(self) -> None:
         """Wait until no job is open."""

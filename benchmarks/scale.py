@@ -1,0 +1,193 @@
+"""How far one requester carries: ten thousand nodes, placement among them, and a second requester beside it.
+
+Knows: the real programs on a real NATS server, except for placement, which is a function. A fleet is played by this process:
+it says the beats of all its nodes over one connection.
+"""
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.client import body_of, connections, submit_all
+from benchmarks.processes import Usage, of_cluster
+from benchmarks.record import Figure, figure
+from deploy.devstack import cluster
+from protocol import subjects
+from protocol.ids import NodeId
+from protocol.jobs import Amounts, Input, Job, Resources, Spec, Task
+from protocol.messages import Beat, encode
+from protocol.nats_bus import connect
+from protocol.nodes import NodeInfo, Offer
+from requester.core.fleet import Fleet
+from requester.core.model import NodeRecord
+from requester.core.placement import Attempt, choose
+from requester.core.standing import demand_of
+
+NODES: Final = 10_000
+BEAT_S: Final = 2.0
+"""Within the default silence of 5 s, so that one lost beat harms nobody."""
+ROUNDS: Final = 5
+DECISIONS: Final = 200_000
+JOBS: Final = 1_000
+JOB_ROUNDS: Final = 3
+CLIENTS: Final = 32
+LIMIT_S: Final = 120.0
+GIB: Final = 1 << 30
+
+
+async def measure() -> list[Figure]:
+    """All figures of this part."""
+    return [_placement(), await _beats(), *await _requesters()]
+
+
+def _info(number: int) -> NodeInfo:
+    """A node as nodes are: a dozen labels, both engines, all drivers."""
+    return NodeInfo(
+        id=NodeId(f"node-{number:05d}"),
+        version="0.1.0",
+        labels={f"label-{each}": str(number % (each + 2)) for each in range(12)},
+        engines=[Offer("docker", "27.0.1"), Offer("wasm", "wasmtime 50")],
+        sources=[Offer(each) for each in ("inline", "ipfs", "local", "s3", "urldownload")],
+        publishers=[Offer(each) for each in ("ipfs", "local", "s3")],
+        capacity=Amounts(64.0, 256 * GIB, 1_000 * GIB, 0),
+        largest=Amounts(64.0, 256 * GIB, 1_000 * GIB, 0),
+    )
+
+
+def _placement() -> Figure:
+    """Decisions a second of one core: choose a node among ten thousand, promise its room, give another's back."""
+    fleet = Fleet()
+    for number in range(NODES):
+        fleet.put(NodeRecord(_info(number)))
+    task = Task(
+        engine=Spec("wasm", {}),
+        input_sources=[Input(Spec("s3", {}), "/in")],
+        resources=Resources(cpu="1", memory="1Gb"),
+    )
+    demand = demand_of(Job(tasks=[task]))
+    rates = []
+    for _ in range(3):
+        running: list[tuple[NodeId, Any]] = []
+        began = time.process_time()
+        for number in range(DECISIONS):
+            node = choose(fleet.standing(demand), Attempt(demand, seed=number * 2_654_435_761 % 2**32), fleet)
+            assert node is not None
+            execution: Any = f"e-{number}"
+            fleet.hold(node, execution, demand.amounts)
+            running.append((node, execution))
+            if len(running) > NODES:
+                fleet.release(*running[number % NODES])
+                running[number % NODES] = running.pop()
+        rates.append(DECISIONS / (time.process_time() - began))
+        for node, execution in running:
+            fleet.release(node, execution)
+    return figure(f"placement among {NODES} nodes", rates, "1/s", better="more", mark="at least 100,000 1/s")
+
+
+async def _beats() -> Figure:
+    """The share of a core that a requester spends on the beats of a large fleet that is idle."""
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
+        async with cluster(Path(scratch), requesters=1, computes=0) as ours:
+            fleet = await connect(ours.nats.url, name="fleet", role="node", credentials=ours.nats.admin())
+            try:
+                nodes = [_info(number) for number in range(NODES)]
+                await _beat(fleet, nodes)
+                await _beat(fleet, nodes)
+                shares = []
+                for _ in range(ROUNDS):
+                    usage = Usage(of_cluster(ours))
+                    began = time.perf_counter()
+                    await _beat(fleet, nodes)
+                    shares.append(usage.seconds()["requester"] / (time.perf_counter() - began) * 100)
+                async with connections(ours.api) as (client,):
+                    known = await client.nodes_connected()
+            finally:
+                await fleet.close()
+    if known != NODES:
+        raise RuntimeError(f"the requester knows {known} of {NODES} nodes")
+    name = f"{NODES} nodes that beat every {BEAT_S:g} s, share of a core"
+    return figure(name, shares, "%", mark="at most 15 %")
+
+
+async def _beat(fleet: Any, nodes: list[NodeInfo]) -> None:
+    """One beat of each, spread over the time between two."""
+    began = time.perf_counter()
+    for number, node in enumerate(nodes):
+        beat = Beat(node, incarnation=1, at=time.time(), upto=0)
+        await fleet.publish(subjects.beats(node.id), encode(beat))
+        if number % 50 == 0:
+            ahead = began + BEAT_S * number / len(nodes) - time.perf_counter()
+            await asyncio.sleep(max(ahead, 0))
+    await asyncio.sleep(max(began + BEAT_S - time.perf_counter(), 0))
+
+
+def _noop(name: str) -> bytes:
+    """A job that is only played."""
+    task = {
+        "Name": "main",
+        "Engine": {"Type": "noop", "Params": {}},
+        "Resources": {"CPU": "1m", "Memory": "1Mb"},
+    }
+    return body_of({"Name": name, "Type": "batch", "Tasks": [task]})
+
+
+async def _requesters() -> list[Figure]:
+    """What two requesters can do beside one, by the processor time that a job costs all of them together.
+
+    Where requesters are the limit, one does 1 / (its time a job) jobs a second, two 2 / (the time of both a job): each
+    has a core, and what it costs to follow what the other decides is in it. This machine has too few cores to show it
+    by the clock with everything else beside.
+    """
+    costs: dict[int, list[float]] = {1: [], 2: []}
+    for count, found in costs.items():
+        with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
+            async with cluster(
+                Path(scratch),
+                requesters=count,
+                computes=1,
+                compute_flags=["--engines", "noop"],
+            ) as ours:
+                for number in range(JOB_ROUNDS + 1):
+                    usage = Usage(of_cluster(ours))
+                    rate = await _spread(ours, number)
+                    if number:
+                        found.append(usage.seconds()["requester"] / JOBS * 1e3)
+                        print(
+                            f"  {count} requesters: {rate:.0f} jobs/s, {found[-1]:.3f} ms a job in all",
+                            flush=True,
+                        )
+    single = [1e3 / cost for cost in costs[1]]
+    return [
+        figure(
+            "two requesters beside one, jobs/s by processor time",
+            [2e3 / cost for cost in costs[2]],
+            "jobs/s",
+            peer="one requester",
+            peer_values=single,
+            better="more",
+            mark="at least 1.5 times",
+        )
+    ]
+
+
+async def _spread(ours: Any, number: int) -> float:
+    """Submit jobs at all requesters, and wait until they have ended; jobs a second."""
+    bodies = [_noop(f"spread-{number}-{each}") for each in range(JOBS)]
+    began = time.perf_counter()
+    share = -(-JOBS // len(ours.requesters))
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(
+            *(
+                _submit(each, bodies[index * share : (index + 1) * share])
+                for index, each in enumerate(ours.requesters)
+            )
+        )
+    return JOBS / (time.perf_counter() - began)
+
+
+async def _submit(requester: Any, bodies: list[bytes]) -> None:
+    async with connections(requester, CLIENTS) as clients:
+        await submit_all(clients, bodies)
+        await clients[0].all_closed()
