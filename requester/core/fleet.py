@@ -34,6 +34,7 @@ class Fleet:
     def __init__(self, hearing_since: float = 0.0) -> None:
         self.hearing_since = hearing_since
         self.nodes: dict[NodeId, NodeRecord] = {}
+        self._capacity: dict[NodeId, Amounts] = {}
         self._free: dict[NodeId, Amounts] = {}
         self._held: dict[NodeId, dict[ExecutionId, Amounts]] = {}
         self._ports: dict[NodeId, dict[ExecutionId, tuple[int, ...]]] = {}
@@ -68,6 +69,7 @@ class Fleet:
         self._standings.clear()
         if known is None or known.info is not node.info:
             self._whole = self._whole + node.info.capacity - (known.info.capacity if known else _NOTHING)
+        self._capacity[node.info.id] = node.info.capacity
         self._count(node.info.id)
         return True
 
@@ -79,6 +81,7 @@ class Fleet:
             self._note_inputs(node, known.held, {})
             self._whole = self._whole - known.info.capacity
             self._standings.clear()
+            self._capacity.pop(node, None)
             self._free.pop(node, None)
 
     def hold(
@@ -137,8 +140,7 @@ class Fleet:
 
     def capacity(self, node: NodeId) -> Amounts:
         """What a node gives to jobs in all."""
-        known = self.nodes.get(node)
-        return known.info.capacity if known is not None else _NOTHING
+        return self._capacity.get(node, _NOTHING)
 
     def passing(self, node: NodeId) -> Amounts:
         """What a node has for work that ends: all but what services and daemons hold."""
