@@ -48,7 +48,7 @@ def _info(number: int) -> NodeInfo:
         id=NodeId(f"node-{number:05d}"),
         version="0.1.0",
         labels={f"label-{each}": str(number % (each + 2)) for each in range(12)},
-        engines=[Offer("docker", "27.0.1"), Offer("wasm", "wasmtime 50")],
+        engines=[Offer("docker", version="27.0.1"), Offer("wasm", version="wasmtime 50")],
         sources=[Offer(each) for each in ("inline", "ipfs", "local", "s3", "urldownload")],
         publishers=[Offer(each) for each in ("ipfs", "local", "s3")],
         capacity=Amounts(64.0, 256 * GIB, 1_000 * GIB, 0),
