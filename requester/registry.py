@@ -17,6 +17,7 @@ from protocol.errors import Broken, Conflict, Fault, NotFound
 from protocol.ids import ExecutionId, NodeId, is_token
 from protocol.messages import Beat, decode, encode
 from protocol.nodes import NodeInfo
+from requester.beats import Beats
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent
 from requester.core.model import Cordon, NodeRecord
@@ -65,6 +66,9 @@ class Registry:
         self._moves = moves
         self._heard = heard
         self._spoken_of: dict[NodeId, Collection[ExecutionId]] = {}
+        self._beats = Beats()
+        self._agreed: dict[NodeId, tuple[NodeInfo, NodeInfo]] = {}
+        """What a node's cell and its beats say of it, when they were last found to be equal."""
         self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
         self._to_save: dict[NodeId, None] = {}
         self._drained: dict[NodeId, float] = {}
@@ -75,7 +79,7 @@ class Registry:
         async with self._bus.subscribe(subjects.ALL_BEATS) as messages:
             async for message in messages:
                 try:
-                    beat = decode(message.data, Beat)
+                    beat = self._beats.read(message.subject, message.data)
                 except Broken as fault:
                     _log.warning("a beat cannot be read", subject=message.subject, reason=fault.message)
                     continue
@@ -106,7 +110,7 @@ class Registry:
                 cordon=cell.cordon if cell is not None else None,
             )
         else:
-            same = known.info == beat.node
+            same = known.info is beat.node or known.info == beat.node
             node = replace(
                 known,
                 info=known.info if same else beat.node,
@@ -117,13 +121,23 @@ class Registry:
                 incarnation=beat.incarnation,
                 held=known.held if beat.held is None else beat.held,
             )
-        if cell is None or cell.info != beat.node or cell.membership == DELETED:
+        if cell is None or cell.membership == DELETED or not self._agree(cell.info, beat.node):
             self._to_save[id_] = None
         if self._fleet.put(node):
             _log.info("node", node=id_, connected=connected, membership=node.membership)
             self._changed()
         if node.membership == APPROVED:
             self._heard(beat)
+
+    def _agree(self, cell: NodeInfo, beat: NodeInfo) -> bool:
+        """Whether a node's cell says what its beat says; each pair is compared once."""
+        agreed = self._agreed.get(beat.id)
+        if agreed is not None and agreed[0] is cell and agreed[1] is beat:
+            return True
+        if cell != beat:
+            return False
+        self._agreed[beat.id] = cell, beat
+        return True
 
     def _membership(self, cell: NodeCell | None) -> str:
         if cell is not None and cell.membership != DELETED:
