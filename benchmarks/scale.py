@@ -17,7 +17,7 @@ from deploy.devstack import cluster
 from protocol import subjects
 from protocol.ids import NodeId
 from protocol.jobs import Amounts, Input, Job, Resources, Spec, Task
-from protocol.messages import Beat, encode
+from protocol.messages import Beat, CommandAnswer, encode
 from protocol.nats_bus import connect
 from protocol.nodes import NodeInfo, Offer
 from requester.core.fleet import Fleet
@@ -91,6 +91,7 @@ async def _beats() -> Figure:
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
         async with cluster(Path(scratch), requesters=1, computes=0) as ours:
             fleet = await connect(ours.nats.url, name="fleet", role="node", credentials=ours.nats.admin())
+            obeying = asyncio.create_task(_obey(fleet))
             try:
                 nodes = [_info(number) for number in range(NODES)]
                 await _beat(fleet, nodes)
@@ -105,10 +106,19 @@ async def _beats() -> Figure:
                     known = await client.nodes_connected()
             finally:
                 await fleet.close()
+                await obeying
     if known != NODES:
         raise RuntimeError(f"the requester knows {known} of {NODES} nodes")
     name = f"{NODES} nodes that beat every {BEAT_S:g} s, share of a core"
     return figure(name, shares, "%", mark="at most 15 %")
+
+
+async def _obey(fleet: Any) -> None:
+    """Take every command that any of the nodes is given."""
+    async with fleet.subscribe(subjects.commands(NodeId("*"))) as commands:
+        async for command in commands:
+            if command.respond is not None:
+                await command.respond(encode(CommandAnswer(True)))
 
 
 async def _beat(fleet: Any, nodes: list[NodeInfo]) -> None:
