@@ -44,19 +44,21 @@ GONE_MAX: Final = 50_000
 CHECKPOINT_COMMITS: Final = 500
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY, id TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ended (number INTEGER PRIMARY KEY, id TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _FROM_FIRST_FORM: Final = """
 BEGIN;
-INSERT INTO work (body) SELECT body FROM executions;
+INSERT INTO work (id, body) SELECT id, body FROM executions;
 INSERT INTO ended (id, seq, at) SELECT id, seq, at FROM gone ORDER BY at;
 DROP TABLE executions;
 DROP TABLE gone;
 COMMIT;
 """
 """Takes over what a journal of the first form holds, whose rows had the executions' ids as their keys."""
+_TO_LOOK_AT: Final = "CREATE VIEW IF NOT EXISTS executions AS SELECT id, body FROM work"
+"""For people and tests that look into a journal from outside."""
 _FADE: Final = """
 DELETE FROM ended WHERE number < coalesce(
   (SELECT number FROM ended WHERE at >= ? ORDER BY number LIMIT 1), (SELECT max(number) + 1 FROM ended))
@@ -91,6 +93,7 @@ class Journal:
             self._db.executescript(_SCHEMA)
             if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'gone'").fetchone():
                 self._db.executescript(_FROM_FIRST_FORM)
+            self._db.execute(_TO_LOOK_AT)
         except sqlite3.Error as error:
             os.close(self._lock)
             raise _sqlite_fault(self._path, error) from error
@@ -227,8 +230,10 @@ class Journal:
             return
         with self._transaction():
             if self._dirty:
-                rows = [(self._number(name), _encoder.encode(each)) for name, each in self._dirty.items()]
-                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?)", rows)
+                rows = [
+                    (self._number(name), name, _encoder.encode(each)) for name, each in self._dirty.items()
+                ]
+                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?, ?)", rows)
             if self._gone:
                 numbers = [(self._numbers[name],) for name in self._gone if name in self._numbers]
                 self._db.executemany("DELETE FROM work WHERE number = ?", numbers)
