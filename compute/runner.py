@@ -278,7 +278,8 @@ class Runner:
             try:
                 ending = await running.wait()
             except asyncio.CancelledError:
-                follow()
+                if self._interrupted:
+                    follow()
                 raise
             finally:
                 later.cancel()
