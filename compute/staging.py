@@ -85,7 +85,7 @@ class Staging:
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
         wanted = await self._claim()
-        if not all(each.resolved.cacheable for each in wanted):
+        if any(each.is_own for each in wanted):
             self._folder.mkdir()
         brought: list[Brought | None] = [None] * len(wanted)
         works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
