@@ -17,6 +17,7 @@ from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
 from compute.journal import Journal
 from compute.settings import Settings
+from compute.uploads import BusGrants
 from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Invalid
@@ -66,7 +67,9 @@ async def running(
         stack.push_async_callback(journal.close)
         if engines is None:
             engines = await stack.enter_async_context(open_engines(settings.engine_settings(node)))
-        drivers = await stack.enter_async_context(open_drivers(settings.storage(), blob_reader(bus)))
+        drivers = await stack.enter_async_context(
+            open_drivers(settings.storage(), blob_reader(bus), BusGrants(bus, node))
+        )
         drivers = Drivers(
             {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
             {

@@ -24,6 +24,7 @@ from protocol.subjects import (
     ALL_PROGRESS,
     ALL_REPORTS,
     ALL_RESULTS,
+    ALL_UPLOADS,
     BLOB_READ,
     BLOB_STREAM,
     BLOB_SUBJECTS,
@@ -65,13 +66,17 @@ _CONSUME: Final = (
     "CONSUMER.MSG.NEXT.{}.*",
     "CONSUMER.DELETE.{}.*",
 )
+_ASKED_BY_NODES: Final = (ALL_REPORTS, BLOB_READ, ALL_UPLOADS)
 _CELL_STREAM: Final = f"KV_{CELL_BUCKET}"
 
 RIGHTS: Final[Mapping[str, Claims]] = {
     NODE: {
         # It speaks as itself, of itself, and hears what is said to it; of the log it knows nothing.
         "pub": {
-            "allow": [f"report.{_SELF}.*", BLOB_READ, f"node.{_SELF}.beat", f"node.{_SELF}.progress"],
+            "allow": [
+                *(f"report.{_SELF}.*", BLOB_READ, f"upload.{_SELF}"),
+                *(f"node.{_SELF}.beat", f"node.{_SELF}.progress"),
+            ],
         },
         "sub": {
             "allow": [
@@ -96,7 +101,10 @@ RIGHTS: Final[Mapping[str, Claims]] = {
             ],
         },
         "sub": {
-            "allow": [ALL_REPORTS, BLOB_READ, ALL_BEATS, ALL_PROGRESS, "req.>", f"_INBOX_{_SELF}.>"],
+            "allow": [
+                *(ALL_REPORTS, BLOB_READ, ALL_UPLOADS, ALL_BEATS, ALL_PROGRESS),
+                *("req.>", f"_INBOX_{_SELF}.>"),
+            ],
         },
         # A node's report waits for the commit that contains it.
         "resp": {"max": 1, "ttl": 60 * SECOND_NS},
@@ -151,7 +159,7 @@ def account(
     # account whoever may send a request could aim its answer at any subject, the log included. Across the border the
     # reply becomes one that the server made.
     if name == HUB:
-        body["exports"] = [_service(ALL_REPORTS), _service(BLOB_READ)]
+        body["exports"] = [_service(each) for each in _ASKED_BY_NODES]
         body["imports"] = [
             _from(keys[NODES], ALL_BEATS, "stream"),
             _from(keys[NODES], ALL_PROGRESS, "stream"),
@@ -167,7 +175,7 @@ def account(
             _service(ALL_LOGS, "Stream"),
             _service(ALL_RESULTS),
         ]
-        body["imports"] = [_from(keys[HUB], ALL_REPORTS, "service"), _from(keys[HUB], BLOB_READ, "service")]
+        body["imports"] = [_from(keys[HUB], each, "service") for each in _ASKED_BY_NODES]
     if revoked:
         body["revocations"] = dict(revoked)
     return _claims(keys[name], operator_key, name, iat, body)

@@ -277,6 +277,30 @@ class BlobAnswer(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
+class UploadRequest(Struct, frozen=True, omit_defaults=True):
+    """Leave to upload an execution's archive to the managed bucket. `what` is one of these:
+
+    ``put`` (a link for all of it), ``begin`` (an upload in parts: its id), ``parts`` (`count` links from number `first`
+    on), ``complete`` (of the parts with these `etags`), ``abort`` (of `upload`; without one, of the object).
+    """
+
+    job: JobId
+    execution: ExecutionId
+    what: str
+    upload: str = ""
+    first: int = 1
+    count: int = 0
+    etags: list[str] = field(default_factory=list)
+
+
+class UploadAnswer(Struct, frozen=True, omit_defaults=True):
+    """Links, or an upload's id; or why not. A link is as good as a password, for one object and a short time."""
+
+    links: list[str] = field(default_factory=list)
+    upload: str = ""
+    failure: Failure | None = None
+
+
 T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()

@@ -23,6 +23,7 @@ ALL_RESULTS: Final = "node.*.results"
 ALL_REPORTS: Final = "report.*.*"
 ALL_REQUESTER_BEATS: Final = "req.*.beat"
 BLOB_READ: Final = "blob.read"
+ALL_UPLOADS: Final = "upload.*"
 REQUESTER_GROUP: Final = "requesters"
 
 
@@ -64,8 +65,13 @@ def reports(node: NodeId, job: JobId) -> str:
     return f"report.{node}.{int(key, 16) % REPORT_PARTS}"
 
 
+def uploads(node: NodeId) -> str:
+    """Where a node asks for leave to upload a result to the requesters' bucket."""
+    return f"upload.{node}"
+
+
 def node_in(subject: str) -> NodeId:
-    """The node that a ``node.*.…`` or ``report.*.…`` subject names: the server vouches for it, the body does not."""
+    """The node in a ``node.*.…``, ``report.*.…`` or ``upload.*`` subject: the server vouches for it, the body does not."""
     return NodeId(subject.split(".")[1])
 
 

@@ -32,6 +32,7 @@ from requester.reports import Reports
 from requester.retention import Retention
 from requester.service import Service
 from requester.settings import Settings
+from requester.uploads import Bucket, serve_uploads
 from requester.verbs import Verbs
 
 _log = structlog.get_logger(__name__)
@@ -48,10 +49,11 @@ async def running(
     clock: Clock | None = None,
     version: str = "0",
     randbits: Callable[[int], int] = secrets.randbits,
+    bucket: Bucket | None = None,
 ) -> AsyncIterator[Service]:
     """A requester at work on a bus, from the moment it has read the log to its end until the context closes.
 
-    `randbits` gives that many bits of chance: ids of jobs are made of it.
+    `randbits` gives that many bits of chance: ids of jobs are made of it. `bucket` is where nodes may be let publish.
     """
     clock = clock or SystemClock()
     if not settings.id:
@@ -150,6 +152,8 @@ async def running(
         retention.run(),
         serve_blobs(bus),
     ]
+    if bucket is not None:
+        work.append(serve_uploads(bus, jobs, bucket))
     try:
         last = await follower.begin()
         for record in await recorder.read(load_open):
@@ -172,9 +176,11 @@ async def running(
         await recorder.close()
 
 
-async def serve(bus: Bus, settings: Settings, api: Api | None = None, *, version: str = "0") -> None:
-    """Run a requester, and its API if there is one, until cancelled."""
-    async with running(bus, settings, version=version) as service:
+async def serve(
+    bus: Bus, settings: Settings, api: Api | None = None, *, version: str = "0", bucket: Bucket | None = None
+) -> None:
+    """Run a requester, and its API if there is one, until cancelled. `bucket` is the one that it manages for nodes."""
+    async with running(bus, settings, version=version, bucket=bucket) as service:
         if api is None:
             await asyncio.Event().wait()
             return

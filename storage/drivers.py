@@ -16,6 +16,7 @@ from storage.local import open_local
 from storage.local_publisher import open_local_publisher
 from storage.locality import here_only
 from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
+from storage.s3.managed import Grants, ManagedPublisher
 from storage.settings import StorageSettings
 from storage.url import open_url
 
@@ -42,6 +43,21 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
         yield Drivers({"s3": S3Source(client=client)}, {"s3": S3Publisher(client=client)})
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def open_managed(settings: StorageSettings, grants: Grants | None) -> AsyncIterator[Drivers]:
+    """The publisher to a requester's own bucket, if leave can be asked for."""
+    if grants is None:
+        yield Drivers()
+        return
+    publisher = ManagedPublisher(
+        grants, S3Settings(connect_s=settings.connect_s, silence_s=settings.silence_s)
+    )
+    try:
+        yield Drivers(publishers={"s3managed": publisher})
+    finally:
+        await publisher.close()
 
 
 @asynccontextmanager
@@ -85,15 +101,20 @@ TABLE: Final[tuple[Opener, ...]] = (open_local, open_url, open_local_publisher, 
 
 @asynccontextmanager
 async def open_drivers(
-    settings: StorageSettings, read_blob: BlobReader | None = None
+    settings: StorageSettings, read_blob: BlobReader | None = None, grants: Grants | None = None
 ) -> AsyncIterator[Drivers]:
     """All drivers that `settings` allow, under their types in lower case; closed in the opposite order.
 
-    `read_blob` brings inline data that travelled beside its job; without it such data is `Unavailable`. A driver whose
+    `read_blob` brings inline data that travelled beside its job; without it such data is `Unavailable`. `grants` gives leave
+    to upload to a requester's bucket; without it there is no `s3managed`. A driver whose
     server is not there is present all the same: its probe says why it does not work just now.
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
-    openers: tuple[Opener, ...] = (*TABLE, partial(open_inline, read_blob=read_blob))
+    openers: tuple[Opener, ...] = (
+        *TABLE,
+        partial(open_inline, read_blob=read_blob),
+        partial(open_managed, grants=grants),
+    )
     drivers = Drivers()
     async with AsyncExitStack() as stack:
         for opener in openers:

@@ -14,7 +14,7 @@ from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
 from requester.api import queries, views
 from requester.api.envelope import answer
-from requester.api.keys import CLIENT, DEFAULTS, VERBS
+from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
 from requester.verbs import HistoryQuery, JobQuery
 
@@ -63,6 +63,8 @@ def member(body: dict[str, Any], name: str) -> Any:
 async def submit(request: web.Request) -> web.Response:
     body = await body_of(request)
     reading = _reading(body, request)
+    if any(task.publisher.type.lower() == "s3managed" for task in reading.job.tasks):
+        request.app[SIGNER].check_managed()
     submission = await request.app[VERBS].submit(
         reading.job,
         warnings=reading.warnings,

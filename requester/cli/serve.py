@@ -119,7 +119,7 @@ async def _serve(wanted: Plan) -> int:
             signer = ResultSigner(wanted.signing)
             try:
                 api = _api(wanted, listener, signer)
-                work = [serve_requester(bus, settings, api, version=installed_version())]
+                work = [serve_requester(bus, settings, api, version=installed_version(), bucket=signer)]
                 if wanted.node:
                     work.append(_beside(["compute", *wanted.node]))
                 await _until(stopped, work)

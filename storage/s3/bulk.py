@@ -69,9 +69,7 @@ class Bulk:
 
     def refusal(self, what: str, status: int, body: bytes) -> Refusal:
         """What an answer about `what` that is none of success means."""
-        code, message = error_in(body)
-        fault = fault_of(code or str(status), message, status, what, self.endpoint, signed=self.signed)
-        return Refusal(fault, again=isinstance(fault, Unavailable))
+        return refusal_of(what, status, body, self.endpoint, signed=self.signed)
 
 
 class Page:
@@ -142,6 +140,13 @@ def read_page(body: bytes) -> tuple[list[Object], str]:
     if truncated == "true" and not following:
         raise ValueError("a listing is cut off and does not say how it goes on")
     return [Object(*each) for each in objects], following if truncated == "true" else ""
+
+
+def refusal_of(what: str, status: int, body: bytes, endpoint: str, *, signed: bool) -> Refusal:
+    """What an answer about `what` that is none of success means."""
+    code, message = error_in(body)
+    fault = fault_of(code or str(status), message, status, what, endpoint, signed=signed)
+    return Refusal(fault, again=isinstance(fault, Unavailable))
 
 
 def error_in(body: bytes) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
-from protocol.errors import Broken, Denied, Invalid, Unavailable
+from protocol.errors import Broken, Denied, Invalid
 from protocol.nodes import Offer
 from storage.addresses import AddressPolicy
 from storage.arrival import arriving
@@ -23,10 +23,9 @@ from storage.lanes import Again, Lane, Lanes, Request, Task, find_route
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
-from storage.s3.bulk import error_in
+from storage.s3.bulk import refusal_of
 from storage.s3.client import trust
 from storage.s3.digests import check_sha256
-from storage.s3.faults import fault_of
 from storage.s3.keys import Object, landing
 from storage.s3.params import S3Settings
 from storage.tree import Limits as TreeLimits
@@ -56,6 +55,8 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
     version_id: str = field(default="", name="VersionID")
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     objects: list[SignedObject] = field(default_factory=list)
+    job_id: str = field(default="", name="JobID")
+    execution_id: str = field(default="", name="ExecutionID")
 
     def __post_init__(self) -> None:
         if not self.pre_signed_url and not self.objects:
@@ -98,11 +99,10 @@ class Link:
 
     def refused(self, status: int, body: bytes) -> Refusal:
         """S3's error; a link that is refused has most often expired."""
-        code, message = error_in(body)
-        fault = fault_of(code or str(status), message, status, self.name, self._where, signed=True)
-        if isinstance(fault, Denied):
-            fault.hint = "The link may have expired: ask for the results again."
-        return Refusal(fault, again=isinstance(fault, Unavailable))
+        refusal = refusal_of(self.name, status, body, self._where, signed=True)
+        if isinstance(refusal.fault, Denied):
+            refusal.fault.hint = "The link may have expired: ask for the results again."
+        return refusal
 
 
 class _Look:

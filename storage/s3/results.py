@@ -121,13 +121,17 @@ class ResultSigner:
         signed["SourceSpec"]["Bucket"] = ""
         return Spec("s3PreSigned", {**result.params, **signed})
 
-    async def _managed(self) -> tuple[ManagedBucket, Bulk, Any]:
-        place = self.signing.managed
-        if place is None:
+    def check_managed(self) -> ManagedBucket:
+        """The managed bucket. Raises `Invalid` if there is none."""
+        if self.signing.managed is None:
             raise Invalid(
                 "this requester has no bucket for the publisher s3managed",
                 hint="Its owner names one: Publishers.Types.S3Managed.Bucket.",
             )
+        return self.signing.managed
+
+    async def _managed(self) -> tuple[ManagedBucket, Bulk, Any]:
+        place = self.check_managed()
         connection = await self._signer.connect(place.endpoint, place.region)
         if not connection.signed:
             raise Denied(

@@ -152,7 +152,7 @@ def test_docker_run_with_an_s3_publisher(
     assert got.code == 0, got.err
     assert (tmp_path / "home" / "stdout").read_text() == "to the bucket\n"
     results = api.call("GET", f"{api.jobs}/{identifier}/results")["Items"]
-    assert [each["Type"] for each in results] == ["s3"]
+    assert [(each["Type"], each["Params"]["Key"]) for each in results] == [("s3PreSigned", "key.tar.gz")]
 
 
 def test_get_from_ipfs(deployment: Deployment, api: Api, ipfs: Ipfs, tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ EXAMPLES: list[Struct] = [
     messages.ResultAnswer(9, "v1", b"\x00\xff", "http://10.0.0.2:6001/x", FAILURE),
     messages.BlobRequest("ab" * 32, 5, 1000),
     messages.BlobAnswer(9, b"\x00\xff", FAILURE),
+    messages.UploadRequest(JOB, EXECUTION, "parts", "upload-1", 17, 16, ['"e1"']),
+    messages.UploadAnswer(["http://10.0.0.3/b/k?signed"], "upload-1", FAILURE),
     entries.Submitted(SPEC, 2, ["a warning"], "cli", 1, "once more"),
     entries.Queued(FAILURE),
     entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room", RANKING, 4),

@@ -1,6 +1,7 @@
 """Results in S3: links for people without an account, and keys that more than one execution wants."""
 
 import asyncio
+import hashlib
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.servers import S3Server
-from protocol.errors import Conflict, Denied
+from protocol.errors import Conflict, Denied, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Spec
 from storage.addresses import OWN_NETWORKS, read_policy
@@ -18,15 +19,18 @@ from storage.archive import unpack
 from storage.contract import Label, Share, silent
 from storage.params import read_params
 from storage.s3 import PublisherParams, S3Publisher, S3Settings
+from storage.s3.managed import ManagedParams, ManagedPublisher
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ManagedBucket, ResultSigner, Signing, managed_key
 from tests.contracts.trees import Tree, plant, snapshot
+from tests.storage.fault_proxy import fault_proxy
 from tests.storage.s3_world import Bucket, new_bucket, settings_of
 
 LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
 OTHER = replace(LABEL, execution=ExecutionId("e-2"), partition=1)
 TREE: Tree = {"stdout": b"hello\n", "outputs/a b+é": b"x" * 70_000, "outputs/empty": b""}
 NUMBERS = itertools.count(1)
+MIB = 1 << 20
 
 
 @pytest.fixture(params=["s3", "seaweedfs"])
@@ -155,6 +159,61 @@ async def test_a_managed_result_is_told_by_its_link(bucket: Bucket, signer: Resu
     assert shown.type == "s3PreSigned"
     assert shown.params["Managed"]
     assert f"/{bucket.name}/{key}?" in shown.params["PreSignedURL"]
+
+
+@pytest.mark.parametrize("size", [10, 23 * MIB])
+async def test_a_node_without_an_account_publishes_by_leave(
+    size: int, bucket: Bucket, signer: ResultSigner, anybody: PreSignedSource, tmp_path: Path
+) -> None:
+    """The managed publisher stores an archive by links alone, in one request or in parts; the result names job and
+    execution, is read by a link, and nothing unfinished stays."""
+    data = hashlib.shake_256(b"managed").digest(size)
+    folder = plant({"stdout": b"hello\n", "data": data}, tmp_path / "result")
+    publisher = ManagedPublisher(signer, S3Settings(upload_part_bytes=5 * MIB))
+
+    spec = await publisher.publish(folder, ManagedParams(), LABEL, silent)
+    again = await publisher.publish(folder, ManagedParams(), LABEL, silent)
+    await publisher.close()
+
+    assert spec == again
+    assert spec.type == "s3managed"
+    assert (spec.params["JobID"], spec.params["ExecutionID"]) == ("j-1", "e-1")
+    assert bucket.name not in repr(spec)
+    assert await bucket.keys() == ["managed/j-1/e-1.tar.gz"]
+    assert await bucket.unfinished() == []
+    found = await brought(anybody, await signer.shown(spec), tmp_path / "in")
+    assert found == {"stdout": b"hello\n", "data": data}
+
+
+@pytest.mark.parametrize("fault", ["503", "mute"])
+async def test_a_managed_upload_that_fails_is_taken_back(
+    fault: str, bucket: Bucket, signer: ResultSigner, tmp_path: Path
+) -> None:
+    """A store that stays ill or silent in the middle ends the publishing with a clear fault, and nothing of it stays."""
+    folder = plant({"data": hashlib.shake_256(b"managed").digest(11 * MIB)}, tmp_path / "result")
+    async with fault_proxy(bucket.endpoint) as proxy:
+        proxy.plan = lambda request, number: fault if request.query.get("partNumber") == "2" else ""
+
+        managed = ManagedBucket(bucket.name, "managed", endpoint=proxy.endpoint)
+        grants = ResultSigner(Signing(managed=managed, endpoint=proxy.endpoint))
+        settings = S3Settings(upload_part_bytes=5 * MIB, silence_s=0.5, retry_s=0.01, tries=2)
+        publisher = ManagedPublisher(grants, settings)
+        with pytest.raises((Unavailable, TimedOut)):
+            await publisher.publish(folder, ManagedParams(), LABEL, silent)
+        await publisher.close()
+        await grants.close()
+
+    assert await bucket.keys() == []
+    assert await bucket.unfinished() == []
+
+
+async def test_without_a_bucket_there_is_no_leave() -> None:
+    """A requester without a managed bucket says so, and which setting names one."""
+    signer = ResultSigner(Signing())
+    with pytest.raises(Invalid, match="s3managed") as caught:
+        await signer.put("j-1", "e-1")
+    assert "Publishers.Types.S3Managed.Bucket" in caught.value.hint
+    await signer.close()
 
 
 # Keys that more than one execution wants.
