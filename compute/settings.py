@@ -187,6 +187,9 @@ OTHERS: Final = (
     "Node.ServerAPI",
     "Node.Type",
     "Orchestrator",
+    "Publishers.Types.S3.PreSignedURLDisabled",
+    "Publishers.Types.S3.PreSignedURLExpiration",
+    "Publishers.Types.S3Managed",
     "ResultDownloaders",
     "WebUI",
     # The peer's nodes know these; they are too like some above to be told from slips.
