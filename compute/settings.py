@@ -56,6 +56,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_endpoint: str = ""
     s3_region: str = ""
     s3_profile: str = ""
+    s3_profiles: tuple[str, ...] = ()
+    s3_addressing: str = ""
     allowed_paths: tuple[str, ...] = ()
     allowed_addresses: tuple[str, ...] = ()
     denied_addresses: tuple[str, ...] = ()
@@ -95,6 +97,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             s3_endpoint=self.s3_endpoint,
             s3_region=self.s3_region,
             s3_profile=self.s3_profile,
+            s3_profiles=self.s3_profiles,
+            s3_addressing=self.s3_addressing,
             ipfs_connect=self.ipfs_connect,
             ipfs_gateways=self.ipfs_gateways,
             local_only=self.local_only,
@@ -141,6 +145,8 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3_endpoint": ("InputSources.Types.S3.Endpoint", "Publishers.Types.S3.Endpoint"),
     "s3_region": ("InputSources.Types.S3.Region", "Publishers.Types.S3.Region"),
     "s3_profile": ("InputSources.Types.S3.Profile", "Publishers.Types.S3.Profile"),
+    "s3_profiles": ("InputSources.Types.S3.AllowedProfiles", "Publishers.Types.S3.AllowedProfiles"),
+    "s3_addressing": ("InputSources.Types.S3.AddressingStyle", "Publishers.Types.S3.AddressingStyle"),
     "allowed_paths": ("Compute.AllowListedLocalPaths", "Node.AllowListedLocalPaths"),
     "allowed_addresses": (ALLOW_KEY,),
     "denied_addresses": ("Compute.Addresses.Deny",),
@@ -250,6 +256,8 @@ def _settings(config: Config, default: Settings) -> Settings:
         s3_endpoint=config.parsed(_url, *KEYS["s3_endpoint"], default=""),
         s3_region=config.text(*KEYS["s3_region"]),
         s3_profile=config.text(*KEYS["s3_profile"]),
+        s3_profiles=config.texts(*KEYS["s3_profiles"]),
+        s3_addressing=config.text(*KEYS["s3_addressing"]),
         allowed_paths=config.lines(*KEYS["allowed_paths"], check=read_allow_list),
         allowed_addresses=config.lines(*KEYS["allowed_addresses"], check=read_rules),
         denied_addresses=config.lines(*KEYS["denied_addresses"], check=read_rules),

@@ -263,10 +263,13 @@ async def nats_server(
 
 
 @asynccontextmanager
-async def s3_server(folder: Path, *, program: str = "", host: str = LOOPBACK) -> AsyncIterator[S3Server]:
+async def s3_server(
+    folder: Path, *, program: str = "", host: str = LOOPBACK, virtual_domain: str = ""
+) -> AsyncIterator[S3Server]:
     """An S3 server, its objects below `folder`: versitygw where it was built, else SeaweedFS from its wheel.
 
-    `program` (``versitygw`` or ``weed``) asks for one of them. Raises `Missing` and `Failed`.
+    `program` (``versitygw`` or ``weed``) asks for one of them. With a `virtual_domain` (versitygw alone) a bucket's name may
+    stand before it in the host's name. Raises `Missing` and `Failed`.
     """
     name = program or ("versitygw" if find("versitygw") else "weed")
     path = need(name)
@@ -278,6 +281,8 @@ async def s3_server(folder: Path, *, program: str = "", host: str = LOOPBACK) ->
         command_of = _versitygw if name == "versitygw" else _weed
         ports = free_ports(1 if name == "versitygw" else 13, host=host)
         command, env = command_of(path, folder, host, ports, access_key, secret_key)
+        if virtual_domain:
+            command[1:1] = ["--virtual-domain", f"{virtual_domain}:{ports[0]}"]
         return S3Server(
             _starter(
                 command,

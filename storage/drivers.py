@@ -32,6 +32,8 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
             endpoint=settings.s3_endpoint,
             region=settings.s3_region,
             profile=settings.s3_profile,
+            profiles=settings.s3_profiles,
+            addressing=settings.s3_addressing,
             connect_s=settings.connect_s,
             silence_s=settings.silence_s,
             objects=settings.max_entries,

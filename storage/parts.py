@@ -39,11 +39,33 @@ class Far(Protocol):
         """What an answer of that status means."""
 
 
+class Sum(Protocol):
+    """A checksum of a file that ranges of it can be summed up for, each by itself."""
+
+    def more(self, value: int, data: memoryview) -> int:
+        """The sum of what was summed and of these bytes behind it; the sum of nothing is 0."""
+
+    def join(self, one: int, other: int, other_bytes: int) -> int:
+        """The sum of two ranges, the second of so many bytes."""
+
+    def check(self, value: int) -> None:
+        """Raise `Broken` unless this is the sum of the right bytes."""
+
+
+def unknown() -> Sum | None:
+    """Of most files nobody tells a sum."""
+    return None
+
+
 class Item(Struct, frozen=True):
-    """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there."""
+    """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there.
+
+    `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known.
+    """
 
     far: Far
     open: Callable[[], int]
+    summed: Callable[[], Sum | None] = unknown
 
 
 class Files:
@@ -78,7 +100,9 @@ class _File:
     def __init__(self, item: Item, parts: int, opened: "set[_File]") -> None:
         self.far = item.far
         self._make = item.open
+        self.summed = item.summed
         self._parts = parts
+        self._sums: dict[int, tuple[int, int]] = {}
         self._opened = opened
         self._lock = threading.Lock()
         self._fd = -1
@@ -92,13 +116,21 @@ class _File:
                     self._fd = self._make()
         return self._fd
 
-    def has_one_part_less(self) -> None:
-        """Say that a part is written; after the last one the file is closed."""
+    def has_one_part_less(self, start: int, size: int, value: int) -> None:
+        """Say that a part is written, and its sum; after the last one the file is closed, and the sum of all checked."""
         with self._lock:
+            self._sums[start] = size, value
             self._parts -= 1
             if self._parts:
                 return
         self.close()
+        summed = self.summed()
+        if summed is None:
+            return
+        whole = 0
+        for number, (_, (size, value)) in enumerate(sorted(self._sums.items())):
+            whole = summed.join(whole, value, size) if number else value
+        summed.check(whole)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -114,6 +146,7 @@ class Part:
         self._file = file
         self._start = self.at = start
         self._end = end
+        self._value = 0
         self.name = file.far.name
         self.size_bytes = file.far.size_bytes
 
@@ -141,15 +174,16 @@ class Part:
                 raise Again(fault) from fault
             raise
         fd = self._file.fd()
+        summed = self._file.summed()
         while self.at < self._end:
-            if not self._some(fd, line, lane):
+            if not self._some(fd, line, lane, summed):
                 cut = f"{self.name}: the body ended after {self.at} of {self._end} bytes"
                 raise Again(Broken(cut, kind="Cut"))
         if line.read_into(lane.buffer[:1]):
             raise Broken(f"{self.name}: more bytes came than were asked for")
-        self._file.has_one_part_less()
+        self._file.has_one_part_less(self._start, self._end - self._start, self._value)
 
-    def _some(self, fd: int, line: Line, lane: Lane) -> int:
+    def _some(self, fd: int, line: Line, lane: Lane, summed: Sum | None) -> int:
         """Fill the lane's buffer and write it: how many bytes it was."""
         room = lane.buffer[: self._end - self.at]
         size = 0
@@ -158,6 +192,8 @@ class Part:
                 size += count
         finally:
             write_all_at(fd, room[:size], self.at)
+            if summed is not None and size:
+                self._value = summed.more(self._value, room[:size])
             self.at += size
             lane.moved += size
         return size

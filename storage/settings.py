@@ -29,7 +29,8 @@ class StorageSettings(Struct, frozen=True):
     """Everything the drivers need to know of their process.
 
     - `folder`: the drivers' own, for what is on its way (archives being packed);
-    - `s3_endpoint`, `s3_region`, `s3_profile`: for S3 params that name none; credentials come from the AWS chain;
+    - `s3_endpoint`, `s3_region`, `s3_profile`, `s3_addressing`: for S3 params that name none; credentials come from the
+      AWS chain; `s3_profiles`: the profiles that jobs may name;
     - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
     - `ipfs_gateways`: trustless gateways that CIDs are read through where there is no Kubo, each block verified;
     - `local_only`: inputs that are not on this machine already are refused;
@@ -46,6 +47,8 @@ class StorageSettings(Struct, frozen=True):
     s3_endpoint: str = ""
     s3_region: str = ""
     s3_profile: str = ""
+    s3_profiles: tuple[str, ...] = ()
+    s3_addressing: str = ""
     ipfs_connect: str = ""
     ipfs_gateways: tuple[str, ...] = ()
     local_only: bool = False

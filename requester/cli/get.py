@@ -41,7 +41,7 @@ Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
 LINKED: Final = "s3presigned"
-_OF_S3: Final = ("Bucket", "Key", "Region", "Endpoint", "VersionID", "ChecksumSHA256")
+_OF_S3: Final = ("Bucket", "Key", "Region", "Endpoint", "VersionID", "ChecksumSHA256", "AddressingStyle")
 
 
 class Result(Struct, frozen=True):

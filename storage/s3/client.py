@@ -9,6 +9,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final, Self
 
@@ -24,9 +25,10 @@ from storage.resolver import CheckedResolver, environment_proxies
 from storage.s3 import signing
 from storage.s3.account import Account
 from storage.s3.bulk import PROBE, Bulk, pages
+from storage.s3.checksums import told
 from storage.s3.faults import ABOUT_ALL, ACCOUNT_HINT, code_of, faults, status_of
 from storage.s3.keys import Object
-from storage.s3.params import DEFAULT_REGION, S3Settings, SourceParams, check_endpoint
+from storage.s3.params import DEFAULT_REGION, Credentials, S3Settings, SourceParams, check_endpoint
 
 SIGNED_S: Final = 3600
 RENEW_S: Final = 30.0
@@ -39,6 +41,8 @@ class Place(Struct, frozen=True):
     endpoint: str
     region: str
     signed: bool
+    profile: str = ""
+    addressing: str = ""
 
 
 class Found(Struct, frozen=True):
@@ -126,7 +130,8 @@ class Connection:
 
     async def head(self, bucket: str, key: str, version: str = "") -> tuple[Object, str]:
         """An object as it is now, and its content type. Raises `NotFound`, `Denied`, `Unavailable` and others."""
-        wanted = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
+        wanted = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
+        wanted |= {"VersionId": version} if version else {}
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
             try:
                 found = await self.raw.head_object(**wanted)
@@ -138,8 +143,17 @@ class Connection:
                 found = await self.raw.head_object(**wanted)
         if "ContentLength" not in found:
             raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
-        told = Object(key, found["ContentLength"], found.get("ETag", ""), found.get("VersionId", ""))
-        return told, found.get("ContentType", "")
+        etag, told_version = found.get("ETag", ""), found.get("VersionId", "")
+        looked = Object(key, found["ContentLength"], etag, told_version, told(found))
+        return looked, found.get("ContentType", "")
+
+    async def part_bytes(self, bucket: str, found: Object, version: str = "") -> int:
+        """How large the first part is that an object was put together of; 0 if the store does not say."""
+        wanted = {"Bucket": bucket, "Key": found.key, "PartNumber": 1, "IfMatch": found.etag}
+        wanted |= {"VersionId": version} if version else {}
+        with faults(f"s3://{bucket}/{found.key}", self.endpoint, signed=self.signed):
+            told_part = await self.raw.head_object(**wanted)
+        return int(told_part.get("ContentLength", 0))
 
     async def look(self, bucket: str, key: str) -> Found | None:
         """What is at a key just now, or None. Raises `Denied`, `Unavailable` and others."""
@@ -210,32 +224,56 @@ class Connection:
 class S3Client:
     """The connections of one node or client, opened when needed and kept until `close`."""
 
-    def __init__(self, settings: S3Settings | None = None) -> None:
+    def __init__(self, settings: S3Settings | None = None, resolver: AbstractResolver | None = None) -> None:
+        """`resolver` says what the names of the node's own endpoints stand for; None leaves it to the system."""
         self.settings = settings or S3Settings()
+        self._names = resolver
         self._open = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._connections: dict[Place, Connection] = {}
-        self._session: Any = None
+        self._sessions: dict[str, Any] = {}
         self._lanes = Lanes(_limits(self.settings))
         self._account = Account(self._look)
 
-    async def connect(self, endpoint: str = "", region: str = "", *, signed: bool = True) -> Connection:
+    async def connect(
+        self,
+        endpoint: str = "",
+        region: str = "",
+        *,
+        signed: bool = True,
+        profile: str = "",
+        addressing: str = "",
+    ) -> Connection:
         """The connection for an endpoint and region (empty: the node's own). Without an account it is unsigned.
 
-        Raises `Invalid` for what is no endpoint or region, `Denied` if the AWS configuration is at odds with itself.
+        `profile` names an account of the node's AWS configuration that it lets jobs use. Raises `Invalid` for what is no
+        endpoint or region, `Denied` if the AWS configuration is at odds with itself, or the profile is not for jobs.
         """
+        self._check_profile(profile)
         with faults("the AWS configuration", endpoint or "AWS", signed=signed):
-            signed = signed and (self.settings.credentials is not None or await self._account.there())
+            if signed and not profile:
+                signed = self.settings.credentials is not None or await self._account.there()
             async with self._lock:
-                session = await self._opened()
+                session = await self._opened(profile)
                 place = Place(
                     endpoint or self.settings.endpoint,
                     region or self.settings.region or session.get_config_variable("region") or DEFAULT_REGION,
                     signed,
+                    profile,
+                    addressing or self.settings.addressing,
                 )
                 if place not in self._connections:
                     self._connections[place] = await self._connected(session, place)
         return self._connections[place]
+
+    def _check_profile(self, profile: str) -> None:
+        if profile and not any(fnmatchcase(profile, each) for each in self.settings.profiles):
+            hint = "Its owner allows it by name: InputSources.Types.S3.AllowedProfiles."
+            raise Denied(
+                f"the AWS profile {profile!r} is not one that this node lets jobs use",
+                hint=hint,
+                kind="Profile",
+            )
 
     def has_account(self) -> bool | None:
         """Whether the node has an account, at once; None while nobody knows yet. Raises as `connect`."""
@@ -255,14 +293,15 @@ class S3Client:
         await self._account.close()
         async with self._lock:
             self._connections.clear()
-            self._session = None
+            self._sessions.clear()
             self._lanes.close()
             await self._open.aclose()
 
-    async def _opened(self) -> Any:
-        if self._session is None:
-            self._session = await asyncio.to_thread(_new_session, self.settings.profile)
-        return self._session
+    async def _opened(self, profile: str = "") -> Any:
+        if profile not in self._sessions:
+            named = profile or self.settings.profile
+            self._sessions[profile] = await asyncio.to_thread(_new_session, named)
+        return self._sessions[profile]
 
     async def _look(self) -> bool:
         async with self._lock:
@@ -270,8 +309,8 @@ class S3Client:
         return await session.get_credentials() is not None
 
     async def _connected(self, session: Any, place: Place) -> Connection:
-        resolver = self._resolver(session, place.endpoint)
-        account = self.settings.credentials if place.signed else None
+        resolver = self._resolver(session, place.endpoint) or self._names
+        account = self.settings.credentials if place.signed and not place.profile else None
         raw = await self._open.enter_async_context(
             session.create_client(
                 "s3",
@@ -289,10 +328,12 @@ class S3Client:
             resolver=resolver or ThreadedResolver(),
             ca_bundle=session.get_config_variable("ca_bundle") or "",
         )
-        return Connection(raw, place, await self._credentials(session) if place.signed else None, roads)
+        signing = await self._credentials(session, account) if place.signed else None
+        if place.signed and signing is None:
+            raise Denied(f"the AWS profile {place.profile!r} of this node has no credentials", kind="Profile")
+        return Connection(raw, place, signing, roads)
 
-    async def _credentials(self, session: Any) -> Any:
-        account = self.settings.credentials
+    async def _credentials(self, session: Any, account: Credentials | None) -> Any:
         if account is None:
             return await session.get_credentials()
         from aiobotocore.credentials import AioCredentials
@@ -318,7 +359,9 @@ async def presign(client: S3Client, params: SourceParams, expires_s: int) -> str
     """
     if params.is_prefix:
         raise Invalid(f"{params.url} is a prefix: only one object can be signed")
-    connection = await client.connect(params.endpoint, params.region)
+    connection = await client.connect(
+        params.endpoint, params.region, profile=params.profile, addressing=params.addressing_style
+    )
     if not connection.signed:
         raise Denied(f"{params.url} cannot be signed: there is no account", hint=ACCOUNT_HINT)
     return await connection.signed_url(params.bucket, params.key, params.version_id, expires_s)
@@ -370,14 +413,14 @@ def _configured_endpoint(session: Any) -> str:
     return found or ""
 
 
-def _config(settings: S3Settings, place: Place, resolver: CheckedResolver | None) -> Any:
+def _config(settings: S3Settings, place: Place, resolver: AbstractResolver | None) -> Any:
     from aiobotocore.config import AioConfig
     from botocore import UNSIGNED
 
     return AioConfig(
         # Without a version, signed URLs come out in version 2, which few servers take.
         signature_version="s3v4" if place.signed else UNSIGNED,
-        s3={"addressing_style": "path" if place.endpoint else "auto"},
+        s3={"addressing_style": place.addressing.lower() or ("path" if place.endpoint else "auto")},
         connector_args={"resolver": resolver} if resolver else {},
         connect_timeout=settings.connect_s,
         read_timeout=settings.silence_s,

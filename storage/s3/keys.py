@@ -9,16 +9,19 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from protocol.errors import Invalid
+from storage.s3.checksums import Checksum
 from storage.tree import safe_parts
 
 
 class Object(Struct, frozen=True):
-    """An object as a listing or a look at it has it; `version` empty unless a version was asked for or told."""
+    """An object as a listing or a look at it has it; `version` empty unless a version was asked for or told, `checksum` the
+    one that S3 keeps (`storage.s3.checksums`), as far as a look told it."""
 
     key: str
     size_bytes: int
     etag: str = ""
     version: str = ""
+    checksum: Checksum | None = None
 
     @property
     def is_marker(self) -> bool:

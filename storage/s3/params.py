@@ -20,6 +20,7 @@ MEBIBYTE: Final = 1 << 20
 KEY_MAX_BYTES: Final = 1024
 PARTITION_TYPES: Final = ("none", "object", "regex", "substring", "date")
 ENCODINGS: Final = ("gzip", "plain")
+ADDRESSING_STYLES: Final = ("auto", "path", "virtual")
 
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
@@ -42,7 +43,8 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
 
     Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
     on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it. Where nothing is found, `allow_empty` makes
-    an empty folder of it instead of an error.
+    an empty folder of it instead of an error. `profile` names an account of the node, `addressing_style` where the bucket's
+    name stands in URLs: ``path`` (usual where an endpoint is named) or ``virtual``, the host's name.
     """
 
     bucket: str
@@ -54,6 +56,8 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     partition: Partition = field(default_factory=Partition)
     allow_empty: bool = False
+    profile: str = ""
+    addressing_style: str = ""
 
     def __post_init__(self) -> None:
         _check_source(self)
@@ -89,6 +93,8 @@ class PublisherParams(Struct, frozen=True, rename="pascal"):
     endpoint: str = ""
     encoding: str = ""
     overwrite: bool = False
+    profile: str = ""
+    addressing_style: str = ""
 
     def __post_init__(self) -> None:
         _check_publisher(self)
@@ -119,12 +125,15 @@ class S3Settings(Struct, frozen=True):
     At most `requests` requests run at once in a fetch or an upload (`small_requests` where objects are small), each for a
     part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
     `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
+    `profiles` are the names (or patterns) of profiles that jobs may use. `addressing` is for params that name none.
     `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere.
     """
 
     endpoint: str = ""
     region: str = ""
     profile: str = ""
+    profiles: tuple[str, ...] = ()
+    addressing: str = ""
     credentials: Credentials | None = None
     connect_s: float = 10.0
     silence_s: float = 30.0
@@ -143,6 +152,7 @@ def _check_source(params: SourceParams) -> None:
     """Raise `Invalid` naming the field for params that can never work."""
     what = "source s3"
     _check_place(what, params.bucket, params.key, params.region, params.endpoint)
+    _check_addressing(what, params.addressing_style)
     if params.checksum_sha256:
         _check_checksum(params)
     if params.version_id and params.is_prefix:
@@ -154,6 +164,7 @@ def _check_publisher(params: PublisherParams) -> None:
     """Raise `Invalid` naming the field for params that can never work."""
     what = "publisher s3"
     _check_place(what, params.bucket, params.key, params.region, params.endpoint)
+    _check_addressing(what, params.addressing_style)
     if not params.key:
         raise Invalid(f"{what}: Key is empty", hint="Write for example results/{jobID}/{executionID}.")
     if params.encoding and params.encoding.lower() not in ENCODINGS:
@@ -175,6 +186,12 @@ def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -
         raise Invalid(f"{what}: Key {key!r} is not Unicode text") from error
     if length > KEY_MAX_BYTES:
         raise Invalid(f"{what}: Key has {length} bytes and the limit is {KEY_MAX_BYTES}")
+
+
+def _check_addressing(what: str, style: str) -> None:
+    if style and style.lower() not in ADDRESSING_STYLES:
+        hint = f"It is one of {', '.join(ADDRESSING_STYLES)}."
+        raise Invalid(f"{what}: AddressingStyle {style!r} is unknown", hint=hint)
 
 
 def check_endpoint(endpoint: str) -> None:

@@ -55,6 +55,7 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
     version_id: str = field(default="", name="VersionID")
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     objects: list[SignedObject] = field(default_factory=list)
+    addressing_style: str = ""
     job_id: str = field(default="", name="JobID")
     execution_id: str = field(default="", name="ExecutionID")
 

@@ -45,7 +45,9 @@ class S3Publisher(S3Driver):
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
         entries = await in_thread(lambda _: list(walk(folder)))
-        connection = await self._client.connect(params.endpoint, params.region)
+        connection = await self._client.connect(
+            params.endpoint, params.region, profile=params.profile, addressing=params.addressing_style
+        )
         unique = str(uuid4())
         key = published_key(params, label, unique)
         own = label.execution in key or unique in key
@@ -285,6 +287,8 @@ def _spec(params: PublisherParams, key: str, connection: Connection, sent: Sent 
         "Endpoint": "" if of_aws and not params.endpoint else connection.endpoint,
         "Region": connection.region_of(params.bucket),
     }
+    if params.addressing_style:
+        found["AddressingStyle"] = params.addressing_style
     if sent is not None:
         found["ChecksumSHA256"] = sent.sha256
         if sent.version:

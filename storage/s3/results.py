@@ -88,7 +88,7 @@ class ResultSigner:
         if not whole and not (objects and params.is_prefix):
             return result
         client = self._signer if whole else self._lister
-        connection = await client.connect(params.endpoint, params.region)
+        connection = await client.connect(params.endpoint, params.region, addressing=params.addressing_style)
         if not connection.signed:
             return result
         async with connection.bulk(params.bucket) as bulk:

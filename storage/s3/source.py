@@ -8,6 +8,7 @@ so what changes half-way is an error and never a mixture. Where the node has an 
 once more unsigned: it may be public.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from functools import partial
@@ -22,8 +23,9 @@ from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Request
 from storage.multiaddr import parse_endpoint
 from storage.parts import PARTIAL, Files, Item
-from storage.ranged import Refusal, check_size
+from storage.ranged import Refusal, check_size, together
 from storage.s3.bulk import Bulk
+from storage.s3.checksums import CRCS, CrcSum, check_file, told
 from storage.s3.client import Connection
 from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
@@ -55,13 +57,13 @@ class S3Source(S3Driver):
 
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
-        connection = await self._client.connect(params.endpoint, params.region)
+        connection = await self._connect(params, params.region)
         try:
             connection, meant, objects = await self._seek(connection, params, share)
         except Denied as denied:
             if not connection.signed:
                 raise
-            connection = await self._client.connect(params.endpoint, params.region, signed=False)
+            connection = await self._connect(params, params.region, signed=False)
             try:
                 connection, meant, objects = await self._seek(connection, params, share)
             except Fault:
@@ -86,12 +88,14 @@ class S3Source(S3Driver):
         pinned = resolved.pinned
         if not isinstance(pinned, Pinned):
             raise TypeError("fetch takes what this source's resolve answered")
-        connection = await self._client.connect(params.endpoint, pinned.region, signed=pinned.signed)
+        connection = await self._connect(params, pinned.region, signed=pinned.signed)
         async with arriving(into) as beside:
+            placed = await self._with_checksums(connection, params, pinned.landing)
             with TreeWriter(beside, TreeLimits(entries=self._client.settings.objects * 2)) as tree:
-                for folder in pinned.landing.folders:
+                for folder in placed.folders:
                     tree.folder(folder)
-                await self._bring(connection, params, pinned.landing, tree, progress)
+                brought = await self._bring(connection, params, placed, tree, progress)
+            await self._check(connection, params, brought, beside)
             if params.checksum_sha256 and pinned.landing.files:
                 await check_sha256(params.url, params.checksum_sha256, beside / pinned.landing.files[0][0])
         return Fetched(into)
@@ -103,7 +107,7 @@ class S3Source(S3Driver):
         landing: Landing,
         tree: TreeWriter,
         progress: Progress,
-    ) -> None:
+    ) -> "list[tuple[str, RemoteObject]]":
         total = sum(each.size_bytes for _, each in landing.files)
         done = 0
 
@@ -117,15 +121,62 @@ class S3Source(S3Driver):
         requests = settings.small_requests if small else settings.requests
         count = sum(-(-each.size_bytes // settings.part_bytes) for _, each in landing.files)
         async with connection.bulk(params.bucket) as bulk:
-            items = (
-                Item(RemoteObject(bulk, params, each), partial(tree.open, name))
-                for name, each in landing.files
-            )
+            brought = [(name, RemoteObject(bulk, params, each)) for name, each in landing.files]
+            items = (Item(remote, partial(tree.open, name), remote.summed) for name, remote in brought)
             files = Files(items, settings.part_bytes)
             try:
                 await connection.move(bulk, files.parts(), min(requests, max(count, 1)), moved)
             finally:
                 files.close()
+        return brought
+
+    async def _with_checksums(self, connection: Connection, params: SourceParams, placed: Landing) -> Landing:
+        """The same, with the checksums of objects that come in several ranges, which no answer to a range tells."""
+        limit = asyncio.Semaphore(self._client.settings.requests)
+        files = list(placed.files)
+
+        async def look(number: int, name: str, each: Object) -> None:
+            async with limit:
+                found, _ = await connection.head(params.bucket, each.key, params.version_id)
+            if found.etag == each.etag:
+                files[number] = name, structs.replace(each, checksum=found.checksum)
+
+        part_bytes = self._client.settings.part_bytes
+        await together(
+            look(number, name, each)
+            for number, (name, each) in enumerate(placed.files)
+            if each.size_bytes > part_bytes and each.checksum is None
+        )
+        return structs.replace(placed, files=files)
+
+    async def _check(
+        self,
+        connection: Connection,
+        params: SourceParams,
+        brought: "list[tuple[str, RemoteObject]]",
+        folder: Path,
+    ) -> None:
+        """Check what can only be reckoned from the whole file. Raises `Broken`."""
+        for name, remote in brought:
+            wanted = remote.checksum
+            if wanted is None or (wanted.algorithm in CRCS and not wanted.parts):
+                continue
+            part_bytes = 0
+            if wanted.parts:
+                part_bytes = await connection.part_bytes(params.bucket, remote.found, params.version_id)
+                if not part_bytes or -(-remote.size_bytes // part_bytes) != wanted.parts:
+                    # Put together of parts of other sizes: nobody tells which bytes the checksum is of.
+                    continue
+            await in_thread(partial(check_file, remote.name, wanted, folder / name, part_bytes))
+
+    async def _connect(self, params: SourceParams, region: str, *, signed: bool = True) -> Connection:
+        return await self._client.connect(
+            params.endpoint,
+            region,
+            signed=signed,
+            profile=params.profile if signed else "",
+            addressing=params.addressing_style,
+        )
 
     async def _seek(
         self, connection: Connection, params: SourceParams, share: Share
@@ -139,7 +190,7 @@ class S3Source(S3Driver):
         # botocore goes there by itself, and learns which region it is.
         await connection.has_any(params.bucket, params.prefix)
         region = connection.region_of(params.bucket)
-        connection = await self._client.connect(params.endpoint, region, signed=connection.signed)
+        connection = await self._connect(params, region, signed=connection.signed)
         return connection, *await self._find(connection, params, share)
 
     async def _find(
@@ -185,24 +236,36 @@ class RemoteObject:
 
     def __init__(self, bulk: Bulk, params: SourceParams, found: Object) -> None:
         self._bulk = bulk
-        self._object = found
+        self.found = found
         self._query = {"versionId": params.version_id} if params.version_id else {}
         self._pin = {"If-Match": found.etag} if found.etag else {}
+        self.checksum = found.checksum
+        self._sum: CrcSum | None = None
         self.name = bulk.url(found.key)
         self.size_bytes = found.size_bytes
 
+    def summed(self) -> CrcSum | None:
+        """The sum that its bytes shall have, if S3 keeps one that can be reckoned as they come."""
+        wanted = self.checksum
+        if self._sum is None and wanted is not None and wanted.algorithm in CRCS and not wanted.parts:
+            self._sum = CrcSum(self.name, wanted)
+        return self._sum
+
     def request(self, start: int, end: int) -> Request:
-        """The whole object is asked for without a range, which every server understands."""
+        """The whole object is asked for without a range, which every server understands; then its checksum is told."""
         if start == 0 and end == self.size_bytes:
-            return self._bulk.request("GET", self._object.key, self._pin, self._query)
+            headers = {**self._pin, "x-amz-checksum-mode": "ENABLED"}
+            return self._bulk.request("GET", self.found.key, headers, self._query)
         headers = {**self._pin, "Range": f"bytes={start}-{end - 1}"}
-        return self._bulk.request("GET", self._object.key, headers, self._query, statuses=(PARTIAL,))
+        return self._bulk.request("GET", self.found.key, headers, self._query, statuses=(PARTIAL,))
 
     def check(self, headers: Mapping[str, str]) -> None:
         """The ETag that is answered is the pinned one, also where a server does not know If-Match."""
         etag = headers.get("etag", "")
-        if etag and self._object.etag and etag.strip('"') != self._object.etag.strip('"'):
+        if etag and self.found.etag and etag.strip('"') != self.found.etag.strip('"'):
             raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
+        if "content-range" not in headers:
+            self.checksum = self.checksum or told(headers)
 
     def refused(self, status: int, body: bytes) -> Refusal:
         """S3's own error."""

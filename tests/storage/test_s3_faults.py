@@ -109,6 +109,8 @@ async def test_only_what_is_missing_is_asked_for_again(
         ("xml", Broken, "status 200"),
         ("long", Broken, "asked for"),
         ("etag", Broken, "changed"),
+        ("flip", Broken, "other bytes came"),
+        ("trickle", TimedOut, "no byte for"),
     ],
 )
 async def test_a_transfer_that_stays_broken_ends_and_leaves_nothing(
@@ -149,6 +151,45 @@ async def test_an_object_that_changes_half_way_is_an_error(
         await task
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "parts"),
+    [("", 0), ("", 3), ("CRC32C", 0), ("CRC32", 3), ("SHA1", 0), ("SHA256", 3), ("SHA256", 1)],
+)
+async def test_a_flipped_bit_is_noticed(
+    algorithm: str, parts: int, client: S3Client, bucket: Bucket, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Whatever checksum S3 keeps (by itself it keeps a CRC64NVME), of the whole or of parts: right bytes pass, and one bit
+    that is another is an error that names the object."""
+    chosen = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+    if parts:
+        pieces = [hashlib.shake_256(bytes([number])).digest(5 * MIB) for number in range(parts)]
+        begun = await bucket.raw.create_multipart_upload(Bucket=bucket.name, Key="k", **chosen)
+        listed = []
+        for number, piece in enumerate(pieces, start=1):
+            place = {"Bucket": bucket.name, "Key": "k", "UploadId": begun["UploadId"], "PartNumber": number}
+            sent = await bucket.raw.upload_part(**place, Body=piece, **chosen)
+            kept = {name: value for name, value in sent.items() if name == f"Checksum{algorithm}"}
+            listed.append({"PartNumber": number, "ETag": sent["ETag"], **kept})
+        await bucket.raw.complete_multipart_upload(
+            Bucket=bucket.name, Key="k", UploadId=begun["UploadId"], MultipartUpload={"Parts": listed}
+        )
+        data = b"".join(pieces)
+    else:
+        data = DATA[:MIB]
+        await bucket.put("k", data, **chosen)
+    source = S3Source(client=client)
+    for number, key in enumerate(("k", "")):
+        params = SourceParams(bucket.name, key, endpoint=proxy.endpoint)
+        proxy.plan = lambda request, number: ""
+        resolved = await source.resolve(params, ALL)
+        await source.fetch(params, resolved, tmp_path / f"right{number}", silent)
+        assert snapshot(tmp_path / f"right{number}") == {"k": data}
+        proxy.plan = on_gets("flip", 0, 1)
+        with pytest.raises(Broken, match="other bytes came"):
+            await source.fetch(params, resolved, tmp_path / f"wrong{number}", silent)
+        assert not (tmp_path / f"wrong{number}").exists()
 
 
 async def test_a_cancelled_fetch_does_not_wait_for_the_silent(
