@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from deploy.servers import S3Server
+from deploy.servers import S3Server, s3_server
 from protocol.errors import Broken, Denied, Fault, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from storage.contract import Label, Share, silent
@@ -318,3 +318,37 @@ def test_the_etag_of_parts() -> None:
 
     assert whole_etag([f'"{one}"']) == hashlib.md5(bytes.fromhex(one)).hexdigest() + "-1"
     assert whole_etag(["not-md5"]) == ""
+
+
+@pytest.mark.parametrize("way", ["fetch", "publish"])
+async def test_a_transfer_outlives_a_restart_of_the_server(way: str, tmp_path: Path) -> None:
+    """A server that is killed in the middle of a transfer and comes back costs tries: what was moved is right."""
+    data = hashlib.shake_256(b"restart").digest(40 * MIB)
+    async with s3_server(tmp_path / "s3") as server, new_bucket(server, "restart") as bucket:
+        settings = settings_of(server, part_bytes=MIB, upload_part_bytes=5 * MIB, tries=8, retry_s=0.1)
+        restarting: list[asyncio.Task[None]] = []
+
+        async def restart() -> None:
+            await server.kill()
+            await asyncio.sleep(0.3)
+            await server.start()
+
+        def moved(done_bytes: int, total_bytes: int | None) -> None:
+            if not restarting:
+                restarting.append(asyncio.create_task(restart()))
+
+        folder = plant({"data": data}, tmp_path / "result")
+        async with S3Client(settings) as client:
+            source, publisher = S3Source(client=client), S3Publisher(client=client)
+            if way == "fetch":
+                await bucket.put("data", data)
+            else:
+                params = PublisherParams(bucket.name, "out", endpoint=bucket.endpoint, encoding="plain")
+                await publisher.publish(folder, params, LABEL, moved)
+            wanted = SourceParams(bucket.name, "data" if way == "fetch" else "out/", endpoint=bucket.endpoint)
+            resolved = await source.resolve(wanted, ALL)
+            await source.fetch(wanted, resolved, tmp_path / "in", moved if way == "fetch" else silent)
+
+        assert restarting
+        await restarting[0]
+        assert snapshot(tmp_path / "in") == {"data": data}
