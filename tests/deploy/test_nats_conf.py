@@ -202,6 +202,7 @@ async def test_reports_commands_and_logs_are_answered_across_the_accounts(
     async with (
         answering(requester, "report.*.*", b"stored", queue="requesters") as reports,
         answering(requester, "blob.read", b"bytes", queue="requesters"),
+        answering(requester, "upload.*", b"link", queue="requesters"),
         answering(node, "node.n1.do", b"taken"),
         answering(node, "node.n1.logs", b"one", b"two", b"three"),
         answering(node, "node.n1.results", b"piece"),
@@ -210,6 +211,7 @@ async def test_reports_commands_and_logs_are_answered_across_the_accounts(
         assert (await node.client.request("report.n1.0", b"done", timeout=ANSWER_S)).data == b"stored"
         assert (await reports.get()).subject == "report.n1.0"
         assert (await node.client.request("blob.read", b"abc", timeout=ANSWER_S)).data == b"bytes"
+        assert (await node.client.request("upload.n1", b"put", timeout=ANSWER_S)).data == b"link"
         assert (await requester.client.request("node.n1.do", b"run", timeout=ANSWER_S)).data == b"taken"
 
         inbox = requester.client.new_inbox()
