@@ -176,7 +176,8 @@ class Orchestrator:
                 if live.behind:
                     self._reread(live)
                 else:
-                    self.look(key)
+                    # Also one that another requester has closed meanwhile: what waits to be written is told so.
+                    self.decide(live)
 
     def look(self, key: JobKey) -> None:
         """Decide about a job, if it is open."""

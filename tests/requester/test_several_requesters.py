@@ -252,6 +252,26 @@ async def test_full_log(tmp_path: Path) -> None:
         assert (await closed(service, job)).state is JobState.COMPLETED
 
 
+async def test_who_waits_while_the_log_is_full(tmp_path: Path) -> None:
+    """Who asked behind an entry that a full log refused is answered, also if another requester closes the job first."""
+    async with a_cluster(tmp_path) as cluster:
+        one, other = await cluster.requester("r1"), await cluster.requester("r2")
+        await cluster.node(script=hold)
+        job = await submit(one, a_job())
+        await known(other, job)
+        cluster.hub.limit_bytes = 1
+
+        first, second = [
+            asyncio.create_task(one.stop(job, namespace="", reason="enough", client="test")) for _ in range(2)
+        ]
+        with pytest.raises(Exhausted):
+            await first
+        cluster.hub.limit_bytes = 1 << 30
+        await other.stop(job, namespace="", reason="enough", client="test")
+
+        assert (await second).state is JobState.STOPPED
+
+
 async def test_log_made_anew(tmp_path: Path) -> None:
     """When the log is made anew the requester starts over with it, and takes jobs again."""
     async with a_cluster(tmp_path) as cluster:
