@@ -9,7 +9,7 @@ came before. That makes the rules strict.
 
 from collections.abc import Callable
 
-from msgspec import Struct, field
+from msgspec import Struct, UnsetType, field
 
 from protocol.bus import Append
 from protocol.entries import (
@@ -166,9 +166,19 @@ class Checker:
         ]
         if any(each.state not in ENDS for each in here):
             return f"two open executions on {event.node}"
-        if here and job.spec.type == "ops":
-            return f"an ops job comes to {event.node} again"
+        if job.spec.type == "ops":
+            if any(each.state is S.COMPLETED for each in here):
+                return f"I3: an ops job comes to {event.node} again"
+            return self._too_often(job, here)
         return ""
+
+    def _too_often(self, job: History, earlier: list[Attempt]) -> str:
+        """I8: no attempt follows when the failures that count have used up what the job or the policy gives."""
+        retry = job.spec.retry
+        own = 0 if isinstance(retry, UnsetType) else retry.attempts
+        limit = own or (1 if job.spec.type == "ops" else self._attempts_max)
+        failures = [each for each in earlier if each.state in (S.FAILED, S.CANCELLED) and not each.excused]
+        return f"I8: attempt after {len(failures)} failures" if len(failures) >= limit else ""
 
     def _partition(self, job: History, event: Assigned) -> str:
         earlier = job.of(event.partition)
@@ -179,11 +189,8 @@ class Checker:
         if job.spec.type not in LONG_RUNNING:
             if any(each.state is S.COMPLETED for each in earlier):
                 return f"I3: partition {event.partition} is completed and assigned again"
-            failures = [
-                each for each in earlier if each.state in (S.FAILED, S.CANCELLED) and not each.excused
-            ]
-            if len(failures) >= self._attempts_max:
-                return f"I8: attempt after {len(failures)} failures"
+            if fault := self._too_often(job, earlier):
+                return fault
         if event.attempt != len(earlier) + 1:
             return f"I8: attempt {event.attempt} after {len(earlier)} others"
         return ""

@@ -37,6 +37,7 @@ QUIET_S = 150.0
 """How long after the last fault everything may take to come to its end."""
 ASK_AGAIN_S = 1.0
 WRONG_MAX = 20
+PEOPLE = ("submit", "stop", "watch", "look", "rerun", "cordon", "drain", "uncordon", "reject", "approve")
 
 
 class Line(tuple[float, str, str]):
@@ -139,8 +140,8 @@ class Cluster:
             process.loop.drag_s = 0.0
             process.link.mend()
             process.link.lag_s = 0.0
-            if isinstance(process, RequesterProcess | NodeProcess):
-                process.fill_disk(False)
+            assert isinstance(process, RequesterProcess | NodeProcess)
+            process.fill_disk(False)
             process.start()
         self.hub.tell_readers()
 
@@ -151,6 +152,7 @@ class Cluster:
         going_on = ["nothing was looked at"]
         while self.scheduler.now < end and not self.wrongs:
             self._stop_what_runs_for_ever()
+            self._take_nodes_back()
             self.scheduler.run(self.scheduler.now + 1.0)
             going_on = quiet(self)
             if not going_on:
@@ -166,6 +168,26 @@ class Cluster:
             if endless and history.spec.name not in self._being_stopped():
                 self._act(Action(self.scheduler.now, "stop", text=history.spec.name))
 
+    def _take_nodes_back(self) -> None:
+        """What people took out for a while is in again, whichever of their words came last."""
+        asked = {call.action.text for call in self.calls if call.action.what in ("uncordon", "approve")}
+        open_calls = {
+            call.action.text for call in self.calls if call.action.what in PEOPLE[5:] and not call.answer
+        }
+        for requester in self.requesters:
+            if requester.service is None:
+                continue
+            for id_, node in requester.service._jobs.fleet.nodes.items():
+                if id_ in open_calls or id_ not in asked:
+                    continue
+                if node.membership != "APPROVED":
+                    self._act(Action(self.scheduler.now, "approve", text=id_))
+                elif node.cordon is not None:
+                    self._act(Action(self.scheduler.now, "uncordon", text=id_))
+                else:
+                    continue
+                open_calls.add(id_)
+
     def _being_stopped(self) -> set[str]:
         return {call.action.text for call in self.calls if call.action.what == "stop" and not call.answer}
 
@@ -179,18 +201,17 @@ class Cluster:
     # What people do
 
     def _act(self, action: Action) -> None:
-        handler = getattr(self, "_do_" + action.what.replace(" ", "_"))
-        if action.what in ("submit", "stop", "watch", "look"):
+        if action.what in PEOPLE:
             call = Call(action)
             self.calls.append(call)
             self._ask(call)
             return
-        if self.settling:
+        if self.settling or (action.who and action.who not in self.processes):
             return
         self.note(
             action.who, f"FAULT {action.what} {action.text} {action.number:g} for {action.seconds:.2f} s"
         )
-        handler(action)
+        getattr(self, "_do_" + action.what.replace(" ", "_"))(action)
 
     def _ask(self, call: Call) -> None:
         """Ask any requester that serves; who gets no answer asks another one, later."""
@@ -204,7 +225,7 @@ class Cluster:
         action = call.action
         work: Callable[[Service, Call, str], Coroutine[Any, Any, str]] = getattr(self, f"_do_{action.what}")
         self.note("people", f"{action.what} {action.job.name if action.job else action.text} at {asked.name}")
-        life = asked.lives
+        loop, stops = asked.loop, asked.loop.stops
         call.asked += 1
         number = call.asked
 
@@ -223,15 +244,20 @@ class Cluster:
                 self.note("people", f"{asked.name} answers {action.what}: {answer}")
 
         asked.call(ask)
-        self.scheduler.after(PATIENCE.submit_timeout_s + 5.0, self._ask_elsewhere, call, number, asked, life)
+        self.scheduler.after(
+            PATIENCE.submit_timeout_s + 5.0, self._ask_elsewhere, call, number, asked, loop, stops
+        )
 
-    def _ask_elsewhere(self, call: Call, number: int, asked: RequesterProcess, life: int) -> None:
+    def _ask_elsewhere(
+        self, call: Call, number: int, asked: RequesterProcess, loop: Loop, stops: int
+    ) -> None:
         """The one who was asked has died meanwhile, or says nothing at all."""
         if call.answer or number != call.asked:
             return
-        if call.action.what == "watch" and asked.alive and asked.lives == life:
+        same = asked.alive and asked.loop is loop
+        if call.action.what == "watch" and same:
             return
-        if asked.alive and asked.lives == life and not asked.loop.paused:
+        if same and loop.stops == stops:
             self.wrong(f"I1: {asked.name} does not answer {call.action.what} at all")
         self._ask(call)
 
@@ -273,9 +299,40 @@ class Cluster:
         await service.history(record.id, HistoryQuery())
         await service.results(record.id)
         await service.nodes()
+        await service.explain(record.id)
         return f"{record.id} is {record.state}"
 
+    async def _do_rerun(self, service: Service, call: Call, who: str) -> str:
+        submission = await service.rerun(
+            call.action.text, namespace="default", version=0, reason="people", client="people"
+        )
+        call.job, call.version = submission.job, submission.version
+        return f"{submission.job} version {submission.version}"
+
+    async def _do_cordon(self, service: Service, call: Call, who: str) -> str:
+        node = await service.cordon(call.action.text, reason="people")
+        return f"{node.info.id} takes no new work"
+
+    async def _do_drain(self, service: Service, call: Call, who: str) -> str:
+        node = await service.cordon(call.action.text, reason="people", drain_s=call.action.number)
+        return f"{node.info.id} is drained"
+
+    async def _do_uncordon(self, service: Service, call: Call, who: str) -> str:
+        node = await service.uncordon(call.action.text)
+        return f"{node.info.id} takes work again"
+
+    async def _do_reject(self, service: Service, call: Call, who: str) -> str:
+        node = await service.set_membership(call.action.text, "REJECTED", "people")
+        return f"{node.info.id} is rejected"
+
+    async def _do_approve(self, service: Service, call: Call, who: str) -> str:
+        node = await service.set_membership(call.action.text, "APPROVED", "people")
+        return f"{node.info.id} is approved"
+
     # What goes wrong
+
+    def _of(self, action: Action) -> Process:
+        return self.processes[action.who]
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
         self.checker.stored(who, append, seq)
@@ -293,39 +350,39 @@ class Cluster:
             process.kill_after(0)
 
     def _do_kill(self, action: Action) -> None:
-        process = self.processes[action.who]
+        process = self._of(action)
         process.killed = partial(self.scheduler.after, action.seconds, process.start)
         process.kill_after(int(action.number))
 
     def _do_kill_at(self, action: Action) -> None:
-        process = self.processes[action.who]
+        process = self._of(action)
         process.killed = partial(self.scheduler.after, action.seconds, process.start)
         process.failpoint = (action.text, int(action.number))
 
     def _do_lose_power(self, action: Action) -> None:
-        node = self.processes[action.who]
+        node = self._of(action)
         assert isinstance(node, NodeProcess)
         node.lose_power()
         self.scheduler.after(action.seconds, node.start)
 
     def _do_lose_machine(self, action: Action) -> None:
-        node = self.processes[action.who]
+        node = self._of(action)
         assert isinstance(node, NodeProcess)
         node.lose_machine()
         self.scheduler.after(action.seconds, node.start)
 
     def _do_pause(self, action: Action) -> None:
-        process = self.processes[action.who]
+        process = self._of(action)
         if process.alive and not process.loop.paused:
             process.loop.pause(action.seconds)
 
     def _do_slow(self, action: Action) -> None:
-        loop = self.processes[action.who].loop
+        loop = self._of(action).loop
         loop.drag_s = action.number
         self.scheduler.after(action.seconds, setattr, loop, "drag_s", 0.0)
 
     def _do_cut(self, action: Action) -> None:
-        link = self.processes[action.who].link
+        link = self._of(action).link
         link.up = link.up and action.text == "down"
         link.down = link.down and action.text == "up"
         link.noticed = bool(action.number)
@@ -363,10 +420,10 @@ class Cluster:
         self._weather("stray", action)
 
     def _do_clock(self, action: Action) -> None:
-        self.processes[action.who].skew_s += action.number
+        self._of(action).skew_s += action.number
 
     def _do_disk_full(self, action: Action) -> None:
-        process = self.processes[action.who]
+        process = self._of(action)
         assert isinstance(process, RequesterProcess | NodeProcess)
         process.fill_disk(True)
         self.scheduler.after(action.seconds, process.fill_disk, False)
@@ -376,18 +433,28 @@ class Cluster:
         self.scheduler.after(action.seconds, setattr, self.hub, "limit_bytes", 1 << 40)
 
     def _do_lag(self, action: Action) -> None:
-        link = self.processes[action.who].link
+        link = self._of(action).link
         link.lag_s = action.number
         self.scheduler.after(action.seconds, setattr, link, "lag_s", 0.0)
 
+    def _do_die(self, action: Action) -> None:
+        """It never comes back; whatever it held is decided by others."""
+        process = self._of(action)
+        peers: Any = self.nodes if isinstance(process, NodeProcess) else self.requesters
+        if len(peers) > 1:
+            process.kill()
+            process.gone = True
+            peers.remove(process)
+            del self.processes[action.who]
+
     def _do_leave(self, action: Action) -> None:
-        process = self.processes[action.who]
+        process = self._of(action)
         process.leave()
         self.scheduler.after(action.seconds + 3.0, process.start)
 
     def _do_forget(self, action: Action) -> None:
         """A requester's disk is lost with it."""
-        process = self.processes[action.who]
+        process = self._of(action)
         assert isinstance(process, RequesterProcess)
         process.kill()
         process.forget_disk()

@@ -137,6 +137,8 @@ class Loop(asyncio.AbstractEventLoop):
         self.fuse: int | None = None
         self.blown: Callable[[], None] = lambda: None
         """Called when the fuse has counted down: so many callbacks run, and no more."""
+        self.stops = 0
+        """How often it has stood still."""
         self.drag_s = 0.0
         """How long it stands still after each turn: a slow machine."""
         self.kept: list[Any] = []
@@ -191,6 +193,7 @@ class Loop(asyncio.AbstractEventLoop):
     def pause(self, seconds: float) -> None:
         """Stand still, as a process that is stopped by a signal or waits for its disk."""
         self.paused = True
+        self.stops += 1
         self._scheduler.after(seconds, self._resume)
 
     def _resume(self) -> None:

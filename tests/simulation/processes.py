@@ -89,6 +89,7 @@ class Process:
         self.loop.dead = True
         self.bus: SimulatedBus | None = None
         self.lives = 0
+        self.gone = False
         self.failpoint: tuple[str, int] | None = None
         """A failpoint at which this process is killed, and at which visit."""
         self.killed: Callable[[], None] = lambda: None
@@ -100,8 +101,8 @@ class Process:
         return not self.loop.dead
 
     def start(self) -> None:
-        """Begin a life. Harmless if it lives."""
-        if self.alive:
+        """Begin a life. Harmless if it lives, or is gone for good."""
+        if self.alive or self.gone:
             return
         self.lives += 1
         self._kept += [self.loop, self.bus]

@@ -10,7 +10,18 @@ from typing import Any
 from msgspec import Struct, field
 
 from protocol import failpoints
-from protocol.jobs import Constraint, Input, Job, Resources, ResultPath, Spec, Task, Timeouts
+from protocol.jobs import (
+    Constraint,
+    Input,
+    Job,
+    Resources,
+    ResultPath,
+    Retry,
+    Spec,
+    Task,
+    Timeouts,
+    Update,
+)
 from protocol.spec.engines import NoopParams
 
 CALM_S = 4.0
@@ -80,7 +91,23 @@ def _people(random: Random, scenario: Scenario) -> list[Action]:
             actions.append(Action(begin + random.uniform(0.0, 2.0), "watch", text=job.name))
         if random.random() < 0.15:
             actions.append(Action(begin + random.uniform(0.0, 6.0), "look", text=job.name))
+        if random.random() < 0.08:
+            actions.append(Action(begin + random.uniform(1.0, 8.0), "rerun", text=job.name))
+    if random.random() < 0.2:
+        actions += _about_a_node(random, scenario)
     return actions
+
+
+def _about_a_node(random: Random, scenario: Scenario) -> list[Action]:
+    """Somebody takes a node out for a while."""
+    node = f"n{random.randint(1, scenario.nodes)}"
+    at = random.uniform(1.0, scenario.chaos_s)
+    what, undo = random.choice([("cordon", "uncordon"), ("drain", "uncordon"), ("reject", "approve")])
+    drain_s = random.choice([0.0, 1.0, 4.0])
+    return [
+        Action(at, what, text=node, number=drain_s),
+        Action(at + random.uniform(1.0, 6.0), undo, text=node),
+    ]
 
 
 def a_job(random: Random, name: str, scenario: Scenario) -> Job:
@@ -102,6 +129,14 @@ def a_job(random: Random, name: str, scenario: Scenario) -> Job:
     if random.random() < 0.2 and "input_sources" not in task:
         source = Spec("sim", {"Seconds": random.choice([0.0, 0.3, 1.5]), "Text": "input"})
         task["input_sources"] = [Input(source, "/in")]
+    if random.random() < 0.15:
+        rest["retry"] = Retry(
+            attempts=random.choice([0, 1, 2, 4]),
+            backoff=random.choice([0.0, 0.3]),
+            causes=random.choice([[], ["program", "system", "node"], ["system"]]),
+        )
+    if rest.get("type") in ("service", "daemon") and random.random() < 0.5:
+        rest["update"] = Update(max_parallel=random.choice([1, 2]), min_healthy=random.choice([0.0, 1.0]))
     engine = Spec(rest.pop("engine", "noop"), _spelled(params))
     return Job(
         name=name,
@@ -302,6 +337,11 @@ def _lag(random: Random, at: float, who: str, requesters: list[str], nodes: list
     return [Action(at, "lag", random.choice(requesters), seconds=random.uniform(2.0, 8.0), number=lag)]
 
 
+def _die(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    """It never comes back, if there is another one of its kind."""
+    return [Action(at, "die", who)]
+
+
 def _leave(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
     return [Action(at, "leave", who, seconds=_down_s(random))]
 
@@ -325,5 +365,6 @@ _FAULTS = {
     "log": _log,
     "lag": _lag,
     "leave": _leave,
+    "die": _die,
     "forget": _forget,
 }
