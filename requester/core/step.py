@@ -175,7 +175,9 @@ def _queue(
         hasty = reason.code == NO_SUITABLE_NODE and (refused or not record.current())
         if hasty or now >= since + policy.join_grace_s:
             return failed(_last_refusal(record) or reason)
-    if waiting(record) and (record.queued is None or record.queued.code != reason.code):
+    # A requester that has heard too little yet does not know better than what stands there.
+    another = record.queued is None or (record.queued.code != reason.code and view.settled)
+    if waiting(record) and another:
         draft.write([Queued(reason)])
     return None
 

@@ -387,3 +387,18 @@ def test_a_daemon_that_lacks_room_somewhere_writes_nothing() -> None:
 
     assert [execution.node for execution in world.open()] == ["n1"]
     assert len(world.entries) == written
+
+
+def test_who_has_heard_too_little_changes_no_reason() -> None:
+    """A requester that was just started does not write over why a job waits: it may only not have heard of the nodes."""
+    world = World(a_node("n1", cores=1))
+    world.fleet.hold(NodeId("n1"), ExecutionId("other"), Amounts(cpu=1))
+    world.submit(a_job())
+    reason = world.job.queued
+    world.fleet.drop(NodeId("n1"))
+
+    world.settled = False
+    assert world.look() == []
+    assert world.job.queued == reason
+    world.settled = True
+    assert [type(event) for event in world.look()] == [Queued]
