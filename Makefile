@@ -60,6 +60,13 @@ simulate:
 	@deploy/setup python
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
+# Plants each known bug into a copy of the sources and says how many seeds find it: BUGS="keep-the-room" for some.
+BUGS ?=
+.PHONY: planted
+planted:
+	@deploy/setup python
+	@$(BIN)/python -m tests.simulation.planted --seeds $(if $(filter command line,$(origin SEEDS)),$(SEEDS),200) $(BUGS)
+
 # After a change of the dependencies in pyproject.toml. No address of an index is written into a lock.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --extra devstack

@@ -33,6 +33,7 @@ from protocol.states import ARROWS, ENDS, ExecutionState, JobState
 S = ExecutionState
 LONG_RUNNING = ("service", "daemon")
 EVERYWHERE = ("ops", "daemon")
+LATE_S = 1.5
 
 
 class Attempt(Struct):
@@ -54,6 +55,7 @@ class History(Struct):
     id: JobId
     spec: Job
     version: int
+    submitted_at: float = 0.0
     state: JobState | None = None
     stopping: bool = False
     attempts: dict[ExecutionId, Attempt] = field(default_factory=dict)
@@ -70,7 +72,9 @@ class History(Struct):
 
 
 class Checker:
-    """Follows the log and says what is `wrong`. `expected` gives the output that an execution's result must have."""
+    """Follows the log and says what is `wrong`. `right` finds fault with an execution's result; where it is `calm`, nothing
+    goes wrong, and all is done in time.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,8 @@ class Checker:
         note: Callable[[str, str], None],
         attempts_max: int,
         right: Callable[[Job, Report], str],
+        *,
+        calm: bool,
     ) -> None:
         self.jobs: dict[JobKey, History] = {}
         self.entries = 0
@@ -85,6 +91,7 @@ class Checker:
         self._note = note
         self._attempts_max = attempts_max
         self._right = right
+        self._calm = calm
 
     def jobs_by_id(self, id_: JobId) -> History:
         """The job of an id. Raises ``KeyError``."""
@@ -102,15 +109,17 @@ class Checker:
         if not entry.events:
             self._wrong(f"entry {seq} is empty")
         for event in entry.events:
-            fault = self._take(append.key, entry.job, event)
+            fault = self._take(append.key, entry, event)
             if fault:
                 self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
 
-    def _take(self, key: JobKey, id_: JobId, event: Event) -> str:
+    def _take(self, key: JobKey, entry: Entry, event: Event) -> str:
         """Follow one event; the answer says what is wrong with it."""
-        job = self.jobs.get(key)
+        job, id_ = self.jobs.get(key), entry.job
         if isinstance(event, Submitted):
-            return self._submitted(key, id_, job, event)
+            fault = self._submitted(key, id_, job, event)
+            self.jobs[key].submitted_at = entry.at
+            return fault
         if job is None:
             return "I2: the first event is not the submission"
         if job.id != id_:
@@ -129,7 +138,7 @@ class Checker:
             case Cancelled() | Lost():
                 return self._given_up(job, event)
             case Closed():
-                return self._closed(job, event)
+                return self._closed(job, event) or self._late(job, event, entry.at)
             case Queued():
                 return ""
         return ""
@@ -241,6 +250,14 @@ class Checker:
                     return f"I2: completed without a result of partition {partition}"
         if job.stopping and event.state is not JobState.STOPPED:
             return f"stopped, and closed as {event.state}"
+        return ""
+
+    def _late(self, job: History, event: Closed, at: float) -> str:
+        """I1: where nothing goes wrong, a deadline is kept."""
+        total = job.spec.task.timeouts.total_timeout
+        timed_out = event.failure is not None and event.failure.code == "TimedOut.Total"
+        if self._calm and timed_out and at > job.submitted_at + total + LATE_S:
+            return f"I1: it was closed {at - job.submitted_at - total:.1f} s after its deadline"
         return ""
 
 

@@ -71,7 +71,8 @@ class Cluster:
         self.hub = SimulatedHub(self.scheduler, seed)
         self.machines = Machines(self.scheduler, self.hub, seed, folder)
         self.machines.note, self.machines.wrong = self.note, self.wrong
-        self.checker = Checker(self.wrong, self.note, PATIENCE.policy.attempts_max, self._right)
+        calm = all(action.what in PEOPLE for action in scenario.actions)
+        self.checker = Checker(self.wrong, self.note, PATIENCE.policy.attempts_max, self._right, calm=calm)
         self.hub.stored = self._stored
         self.story: list[Line] = []
         self.wrongs: list[str] = []
