@@ -234,7 +234,7 @@ class Orchestrator:
         except Exhausted as fault:
             self._give_back(live, entry)
             self._settle(taken, fault)
-            self._jobs.forget(live)
+            self._let_go(live)
             return
         live.flying = (data, entry)
 
@@ -275,13 +275,20 @@ class Orchestrator:
             hint="make the job smaller: put data into S3, IPFS or an inline input",
         )
         self._settle(taken, fault)
-        self._jobs.forget(live)
+        self._let_go(live)
 
     def _undecidable(self, live: Live, taken: list[Input], fault: Fault) -> None:
         """A job that no rule fits (its spec cannot be read as it stands) harms no other: it is told, and left alone."""
         _log.error("a job cannot be decided", key=live.key, reason=fault.message)
         self._settle(taken, fault)
-        self._jobs.forget(live)
+        self._let_go(live)
+
+    def _let_go(self, live: Live) -> None:
+        """Nothing came of what was taken. What waits behind it is looked at in a moment; a job without any is let go."""
+        if live.inputs:
+            self.remind(self._clock.now() + _PASSED_S, live.key)
+        else:
+            self._jobs.forget(live)
 
     def _done(self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome) -> None:
         """An entry's outcome: fold it and tell the nodes, or read on and decide again."""
@@ -314,7 +321,7 @@ class Orchestrator:
         for item in taken:
             item.done(outcome)
         if live.record is None:
-            self._jobs.forget(live)
+            self._let_go(live)
         else:
             self.remind(self._clock.now() + 1.0, live.key)
 

@@ -272,6 +272,19 @@ async def test_who_waits_while_the_log_is_full(tmp_path: Path) -> None:
         assert (await second).state is JobState.STOPPED
 
 
+async def test_two_of_one_name_while_the_log_is_full(tmp_path: Path) -> None:
+    """Of two submissions of a name that is new, each is told that the log is full: none waits until its caller gives up."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        cluster.hub.limit_bytes = 1
+
+        told = await asyncio.gather(
+            *(submit(service, a_job("same")) for _ in range(2)), return_exceptions=True
+        )
+
+        assert [type(each) for each in told] == [Exhausted, Exhausted]
+
+
 async def test_log_made_anew(tmp_path: Path) -> None:
     """When the log is made anew the requester starts over with it, and takes jobs again."""
     async with a_cluster(tmp_path) as cluster:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import failpoints
-from protocol.errors import Conflict, Fault
+from protocol.errors import Conflict, Fault, TimedOut, Unavailable
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import JobState
@@ -71,8 +71,10 @@ class Cluster:
         self.hub = SimulatedHub(self.scheduler, seed)
         self.machines = Machines(self.scheduler, self.hub, seed, folder)
         self.machines.note, self.machines.wrong = self.note, self.wrong
-        calm = all(action.what in PEOPLE for action in scenario.actions)
-        self.checker = Checker(self.wrong, self.note, PATIENCE.policy.attempts_max, self._right, calm=calm)
+        self._calm = all(action.what in PEOPLE for action in scenario.actions)
+        self.checker = Checker(
+            self.wrong, self.note, PATIENCE.policy.attempts_max, self._right, calm=self._calm
+        )
         self.hub.stored = self._stored
         self.story: list[Line] = []
         self.wrongs: list[str] = []
@@ -237,6 +239,8 @@ class Cluster:
                 answer = f"{fault.failure().code}: {fault.message}"
             except Fault as fault:
                 self.note("people", f"{asked.name} has no answer to {action.what}: {fault.message}")
+                if self._calm and isinstance(fault, Unavailable | TimedOut):
+                    self.wrong(f"I1: {asked.name} has no answer though nothing is wrong: {fault.message}")
                 if number == call.asked:
                     self.scheduler.after(ASK_AGAIN_S, self._ask, call)
                 return

@@ -217,14 +217,14 @@ def _impossible(random: Random, params: Parts, task: Parts, rest: Parts) -> None
 def _service(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
     rest["type"] = "service"
     rest["count"] = random.randint(1, 2)
-    params["seconds"] = random.choice([0.5, 3.0, 100.0])
+    params["seconds"] = random.choice([0.5, 3.0, 1000.0])
     params["exit_code"] = random.choice([0, 0, 1])
 
 
 def _daemon(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
     rest["type"] = "daemon"
     rest["count"] = 0
-    params["seconds"] = random.choice([1.0, 100.0])
+    params["seconds"] = random.choice([1.0, 1000.0])
 
 
 def _ops(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
