@@ -45,10 +45,11 @@ class Last(Struct, frozen=True):
 
 
 class Purge(Struct, frozen=True):
-    """Remove a job's entries."""
+    """Remove a job's entries, up to the one `back` before the newest."""
 
     bus: int
     job: int
+    back: int = 0
 
 
 class ReadAll(Struct, frozen=True):
@@ -97,7 +98,7 @@ steps: st.SearchStrategy[list[Step]] = st.lists(
         st.builds(AppendGroup, bus=_bus, entries=_group),
         st.builds(AppendGroup, bus=_bus, entries=_group),
         st.builds(Last, bus=_bus, job=st.integers(0, JOBS - 1)),
-        st.builds(Purge, bus=_bus, job=st.integers(0, JOBS - 1)),
+        st.builds(Purge, bus=_bus, job=st.integers(0, JOBS - 1), back=st.sampled_from([0, 0, 1])),
         st.builds(ReadAll, bus=_bus),
         st.builds(PutCell, bus=_bus, cell=st.integers(0, CELLS - 1), back=st.integers(0, 2)),
         st.builds(GetCell, bus=_bus, cell=st.integers(0, CELLS - 1)),
@@ -150,8 +151,10 @@ class Player:
                 record = await bus.last(self._keys[step.job])
                 return record and (self._order(record.seq), len(record.data))
             case Purge():
-                await bus.purge(self._keys[step.job])
-                self._of_job[step.job], self._made[step.job] = [], None
+                known = self._of_job[step.job]
+                upto = ([0, *known])[max(0, len(known) - step.back)]
+                await bus.purge(self._keys[step.job], upto)
+                self._of_job[step.job], self._made[step.job] = [seq for seq in known if seq > upto], None
                 return None
             case ReadAll():
                 return await self._read(bus)

@@ -305,6 +305,9 @@ class SimulatedBus(MemoryBus):
     async def log_state(self) -> LogState:
         return await self._ask(self._server.state)
 
+    async def purge(self, key: JobKey, upto: int) -> None:
+        await self._ask(partial(self._server.purge, key, upto))
+
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)
         return await self._ask(partial(self._server.cells.get, name))
