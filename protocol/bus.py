@@ -142,6 +142,12 @@ class Bus(Messages, Protocol):
     async def last(self, key: JobKey) -> Record | None:
         """The newest entry of a job, read from the leader. Raises `Unavailable`."""
 
+    async def newest(self) -> int:
+        """The sequence of the newest entry that is still in the log, 0 if there is none. Raises `Unavailable`.
+
+        Readers get no further than this: what was purged behind it never comes.
+        """
+
     async def log_state(self) -> LogState:
         """The log as a whole. Raises `Unavailable`."""
 

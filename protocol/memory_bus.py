@@ -198,6 +198,9 @@ class MemoryHub:
         if left := [seq for seq in sequences if seq > upto]:
             self.by_key[key] = left
 
+    def newest(self) -> int:
+        return next((seq for seq in range(len(self.entries), 0, -1) if self.entries[seq - 1] is not None), 0)
+
     def state(self) -> LogState:
         last = len(self.entries)
         first = next((seq for seq, entry in enumerate(self.entries, 1) if entry is not None), last + 1)
@@ -328,6 +331,10 @@ class MemoryBus:
         await asyncio.sleep(0)
         sequences = hub.by_key.get(key)
         return hub.at(sequences[-1]).record if sequences else None
+
+    async def newest(self) -> int:
+        await asyncio.sleep(0)
+        return self._reach().newest()
 
     async def log_state(self) -> LogState:
         await asyncio.sleep(0)

@@ -133,6 +133,9 @@ class NatsBus(NatsMessages):
     async def last(self, key: JobKey) -> Record | None:
         return await self._log.last(key)
 
+    async def newest(self) -> int:
+        return await self._log.newest()
+
     async def log_state(self) -> LogState:
         return await self._log.state()
 

@@ -7,13 +7,16 @@ the log up to some sequence waits here.
 import asyncio
 from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
+from typing import TypeVar
 
 import structlog
 
-from protocol.bus import Bus, LogState, Record
+from protocol.bus import Bus, Record
 from protocol.clock import Clock
 from protocol.errors import Broken, Unavailable
 from requester.recorder import Recorder
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 _BREATH = 200
@@ -50,10 +53,10 @@ class Follower:
     async def begin(self) -> int:
         """Find out where to go on: compare the read model with the log, and start over if they do not belong together.
 
-        Returns the log's last sequence, which has to be reached before this requester knows what the others know.
+        Returns the sequence of the newest entry, which has to be reached before this requester knows what others know.
         """
         created, position = await self._recorder.open()
-        state = await self._state()
+        state = await self._asked(self._bus.log_state)
         if created != state.created or position > state.last:
             if created:
                 _log.warning(
@@ -62,7 +65,8 @@ class Follower:
             await self._recorder.begin(state.created)
             position = 0
         self.created, self.position = state.created, position
-        return state.last
+        # Not the log's last sequence: that may have been purged, and then never comes.
+        return await self._asked(self._bus.newest)
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -74,7 +78,7 @@ class Follower:
             except Broken as fault:
                 _log.error("the log was made anew: all is folded again", reason=fault.message)
                 self._anew()
-                state = await self._state()
+                state = await self._asked(self._bus.log_state)
                 await self._recorder.begin(state.created)
                 self.created, self.position = state.created, 0
             except Unavailable as fault:
@@ -107,11 +111,12 @@ class Follower:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _state(self) -> LogState:
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The log's answer, however long it takes."""
         pause = 0.05
         while True:
             try:
-                return await self._bus.log_state()
+                return await ask()
             except Unavailable as fault:
                 _log.warning("waiting for the log", reason=fault.message)
                 await self._clock.sleep(pause)

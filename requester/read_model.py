@@ -150,6 +150,11 @@ class Store:
             database.execute("ROLLBACK")
             raise
 
+    def forget(self, key: JobKey) -> None:
+        """Remove a job."""
+        for table in ("jobs", "executions", "entries"):
+            self._db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+
     def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
         database = self._db

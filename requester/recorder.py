@@ -155,6 +155,10 @@ class Recorder:
         if gone:
             await self._in(self._writing, partial(self._opened().purged, gone))
 
+    async def forget(self, key: JobKey) -> None:
+        """Remove a job from the tables."""
+        await self._in(self._writing, partial(self._opened().forget, key))
+
     async def entries(self, key: JobKey) -> list[tuple[int, bytes]]:
         """The entries of one job, all that were noted."""
         await self.settle()

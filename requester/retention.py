@@ -11,8 +11,9 @@ import structlog
 
 from protocol.bus import Bus
 from protocol.clock import Clock
-from protocol.errors import Fault
+from protocol.errors import Fault, TimedOut, Unavailable
 from protocol.ids import ExecutionId
+from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, purge_of, safe_position
 from requester.presence import Presence
 from requester.read_model import keys_of, over
@@ -22,6 +23,8 @@ from requester.settings import Settings
 _log = structlog.get_logger(__name__)
 _AT_ONCE = 500
 """Candidates looked at in one round."""
+_AGAIN_S = 0.5
+"""The rest before the log is asked again."""
 
 
 class Retention:
@@ -58,6 +61,25 @@ class Retention:
                     pass
             except Fault as fault:
                 _log.debug("the log cannot be cleared just now", reason=fault.message)
+
+    async def missed(self, record: JobRecord) -> bool:
+        """Whether a job that the read model has as open ended and left the log while this requester was away.
+
+        That takes as long as a closed job is kept: only of a job that has not moved since is the log asked.
+        """
+        keep_s = self._settings.keep_s
+        if not keep_s or self._clock.now() - record.modified_at < keep_s:
+            return False
+        while True:
+            try:
+                found = await self._bus.last(record.key)
+            except (Unavailable, TimedOut) as fault:
+                _log.warning("waiting for the log", reason=fault.message)
+                await self._clock.sleep(_AGAIN_S)
+                continue
+            if found is None:
+                _log.warning("a job ended and left the log while this requester was away", job=record.id)
+            return found is None
 
     async def round(self) -> int:
         """Take out what may go now, at most `_AT_ONCE` jobs; how many went."""

@@ -157,7 +157,10 @@ async def running(
     try:
         last = await follower.begin()
         for record in await recorder.read(load_open):
-            jobs.adopt(record)
+            if await retention.missed(record):
+                await recorder.forget(record.key)
+            else:
+                jobs.adopt(record)
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(each) for each in work]
             try:

@@ -230,7 +230,7 @@ class Service:
         """A job that is not known yet may have been submitted elsewhere a moment ago: read the log to its end."""
         try:
             async with asyncio.timeout(self._settings.report_wait_s):
-                await self._follower.reached((await self._bus.log_state()).last)
+                await self._follower.reached(await self._bus.newest())
         except (TimeoutError, Unavailable, TimedOut):
             return
 

@@ -11,7 +11,7 @@ from protocol.ids import JobKey, is_token
 from protocol.nats.api import ApiError, Done, StreamInfo, call, unavailable
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.wire import Wire
-from protocol.subjects import LOG_STREAM, entries
+from protocol.subjects import LOG_STREAM, LOG_SUBJECTS, entries
 
 
 class Log:
@@ -43,6 +43,11 @@ class Log:
         """See `protocol.bus.Bus.last`."""
         (newest,) = await self._stream.newest([entries(key)])
         return Record(key, newest.seq, newest.data) if newest else None
+
+    async def newest(self) -> int:
+        """See `protocol.bus.Bus.newest`."""
+        (newest,) = await self._stream.newest([LOG_SUBJECTS])
+        return newest.seq if newest else 0
 
     async def purge(self, key: JobKey, upto: int) -> None:
         """See `protocol.bus.Bus.purge`. The literal subject matters: a wildcard costs the server a hundred times as much."""

@@ -275,6 +275,19 @@ class LogContract:
         assert await one.last(kept) == Record(kept, after, b"{}")
         assert [record.seq for record in await collect(one, start, 2)] == [before, after]
 
+    async def test_the_newest_entry_is_one_that_is_still_there(self, buses: Buses) -> None:
+        """What was purged at the log's end no longer counts as its newest entry, though its sequence is never used again."""
+        one, other = buses
+        kept = await stored(one, fresh_key())
+        key = fresh_key()
+        gone = await stored(one, key)
+        assert await other.newest() == gone
+
+        await one.purge(key, gone)
+
+        assert await other.newest() == kept
+        assert (await other.log_state()).last == gone
+
     async def test_purging_what_is_not_there_is_harmless(self, buses: Buses) -> None:
         """A purge may be repeated."""
         await buses[0].purge(fresh_key(), 1)

@@ -257,3 +257,28 @@ async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(tmp_path: Path) 
             node.finish(run.execution)
         for job in jobs:
             await closed(one, job)
+
+
+async def test_a_requester_that_was_away_longer_than_jobs_are_kept(tmp_path: Path) -> None:
+    """A job that it knew as open, and that ended and left the log while it was away, is not open for ever with its room."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one, two = await cluster.requester("r1"), await cluster.requester("r2")
+        node = await cluster.node(script=hold)
+        job = await submit(one, a_job("old"))
+        await node.until(lambda node: bool(node.runs))
+        assert not (await two.job(job)).closed
+        await two.jobs(JobQuery())
+        await cluster.kill("r2")
+        node.finish(node.runs[0].execution)
+        await closed(one, job)
+        await cluster.kill("r1")
+
+        later(cluster, KEEP_S + 120)
+        await cluster.requester("r1")
+        await happens(lambda: not in_log(cluster.buses["r1"], job))
+        two = await cluster.requester("r2")
+
+        assert two.facts()["open_jobs"] == 0
+        assert (await two.jobs(JobQuery()))[0] == []
+        (known,) = await two.nodes()
+        assert known.running == 0

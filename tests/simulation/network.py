@@ -80,6 +80,8 @@ class SimulatedHub(MemoryHub):
         self.there = True
         self.stored: Callable[[str, Append, int], None] = lambda who, entry, seq: None
         self.heard: Callable[[str, str, str, bytes], None] = lambda kind, source, target, data: None
+        self.cleared: Callable[[JobKey], None] = lambda key: None
+        """Told of each job of which the log has nothing any more."""
         self._last_arrival: dict[tuple[int, int], float] = {}
 
     # The way
@@ -137,6 +139,12 @@ class SimulatedHub(MemoryHub):
             answer.set_result(result)
 
     # The log
+
+    def purge(self, key: JobKey, upto: int) -> None:
+        there = key in self.by_key
+        super().purge(key, upto)
+        if there and key not in self.by_key:
+            self.cleared(key)
 
     def take(self, who: str, entries: Sequence[Append]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -301,6 +309,9 @@ class SimulatedBus(MemoryBus):
     def _last(self, key: JobKey) -> Record | None:
         sequences = self._server.by_key.get(key)
         return self._server.at(sequences[-1]).record if sequences else None
+
+    async def newest(self) -> int:
+        return await self._ask(self._server.newest)
 
     async def log_state(self) -> LogState:
         return await self._ask(self._server.state)

@@ -69,8 +69,8 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
         return ["it does not serve"]
     jobs, orchestrator = service._jobs, service._orchestrator
     found = [f"open job {key}: {live.record}" for key, live in jobs.open.items()]
-    if service._follower.position != len(cluster.hub.entries):
-        found.append(f"folded {service._follower.position} of {len(cluster.hub.entries)}")
+    if service._follower.position < cluster.hub.newest():
+        found.append(f"folded {service._follower.position} of {cluster.hub.newest()}")
     held = {node: dict(each) for node, each in jobs.fleet._held.items() if each}
     for what, there in {
         "queue": list(jobs.queue.keys()),
@@ -125,10 +125,10 @@ def _lost_calls(cluster: "Cluster") -> list[str]:
     for call in cluster.calls:
         if not call.job:
             continue
-        history = next((each for each in cluster.checker.jobs.values() if each.id == call.job), None)
+        history = next((each for each in cluster.checker.every() if each.id == call.job), None)
         if history is None or history.version < call.version:
             found.append(f"I2: {call.job} version {call.version} was accepted and is lost")
-    for history in cluster.checker.jobs.values():
+    for history in cluster.checker.every():
         versions = [version for version, _ in history.closings]
         if len(versions) != len(set(versions)):
             found.append(f"I4: {history.id} was closed twice: {history.closings}")
