@@ -86,12 +86,25 @@ class Checker:
         calm: bool,
     ) -> None:
         self.jobs: dict[JobKey, History] = {}
+        self.past: dict[JobKey, History] = {}
+        """Jobs that have left the log."""
         self.entries = 0
         self._wrong = wrong
         self._note = note
         self._attempts_max = attempts_max
         self._right = right
         self._calm = calm
+
+    def cleared(self, key: JobKey) -> None:
+        """A job has left the log: it must be over."""
+        history = self.past[key] = self.jobs.pop(key)
+        self._note("", f"{history.id} has left the log")
+        if history.state is None:
+            self._wrong(f"I2: {history.id} has left the log before its end")
+
+    def every(self) -> list[History]:
+        """All jobs there are and were."""
+        return [*self.jobs.values(), *self.past.values()]
 
     def jobs_by_id(self, id_: JobId) -> History:
         """The job of an id. Raises ``KeyError``."""
@@ -146,7 +159,9 @@ class Checker:
     def _submitted(self, key: JobKey, id_: JobId, job: History | None, event: Submitted) -> str:
         if job is None:
             self.jobs[key] = History(id_, event.spec, event.version)
-            return "" if event.version == 1 else f"the first version is {event.version}"
+            past = self.past.get(key)
+            again = past is not None and past.id == id_ and event.version == past.version + 1
+            return "" if event.version == 1 or again else f"the first version is {event.version}"
         if job.id != id_:
             return f"I2: {id_} takes the place of {job.id}"
         if event.version != job.version + 1:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import failpoints
-from protocol.errors import Conflict, Fault, TimedOut, Unavailable
+from protocol.errors import Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import JobState
@@ -71,11 +71,13 @@ class Cluster:
         self.hub = SimulatedHub(self.scheduler, seed)
         self.machines = Machines(self.scheduler, self.hub, seed, folder)
         self.machines.note, self.machines.wrong = self.note, self.wrong
+        self.machines.keep_s = scenario.keep_s
         self._calm = all(action.what in PEOPLE for action in scenario.actions)
         self.checker = Checker(
             self.wrong, self.note, PATIENCE.policy.attempts_max, self._right, calm=self._calm
         )
         self.hub.stored = self._stored
+        self.hub.cleared = self.checker.cleared
         self.story: list[Line] = []
         self.wrongs: list[str] = []
         self.calls: list[Call] = []
@@ -232,17 +234,25 @@ class Cluster:
         call.asked += 1
         number = call.asked
 
+        def again(fault: Fault) -> None:
+            self.note("people", f"{asked.name} has no answer to {action.what}: {fault.message}")
+            if self._calm and isinstance(fault, Unavailable | TimedOut):
+                self.wrong(f"I1: {asked.name} has no answer though nothing is wrong: {fault.message}")
+            if number == call.asked:
+                self.scheduler.after(ASK_AGAIN_S, self._ask, call)
+
         async def ask(service: Service) -> None:
             try:
                 answer = await work(service, call, asked.name)
             except Conflict as fault:
                 answer = f"{fault.failure().code}: {fault.message}"
+            except NotFound as fault:
+                if not self._is_past(action.text):
+                    again(fault)
+                    return
+                answer = f"{fault.failure().code}: {fault.message}"
             except Fault as fault:
-                self.note("people", f"{asked.name} has no answer to {action.what}: {fault.message}")
-                if self._calm and isinstance(fault, Unavailable | TimedOut):
-                    self.wrong(f"I1: {asked.name} has no answer though nothing is wrong: {fault.message}")
-                if number == call.asked:
-                    self.scheduler.after(ASK_AGAIN_S, self._ask, call)
+                again(fault)
                 return
             if not call.answer:
                 call.answer = answer
@@ -266,6 +276,10 @@ class Cluster:
             self.wrong(f"I1: {asked.name} does not answer {call.action.what} at all")
         self._ask(call)
 
+    def _is_past(self, name: str) -> bool:
+        """Whether a job of that name was there and has left the log: who has lost the read model knows nothing of it."""
+        return any(history.spec.name == name for history in self.checker.past.values())
+
     async def _do_submit(self, service: Service, call: Call, who: str) -> str:
         job = call.action.job
         assert isinstance(job, Job)
@@ -276,7 +290,7 @@ class Cluster:
 
     def _check_accepted(self, call: Call, job: Job) -> None:
         """I2: an answer with an id is given only when the log has the job, and this version of it."""
-        found = next((each for each in self.checker.jobs.values() if each.id == call.job), None)
+        found = next((each for each in self.checker.every() if each.id == call.job), None)
         if found is None or found.version < call.version:
             self.wrong(f"I2: {call.job} version {call.version} was accepted and is not in the log")
         elif found.version == call.version and found.spec != job:

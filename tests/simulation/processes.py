@@ -52,6 +52,7 @@ PATIENCE = Settings(
     flush_s=0.3,
     away_s=60.0,
     keep_closed=4,
+    retention_s=3.0,
     policy=Policy(
         backoff_s=0.5, backoff_max_s=4.0, restart_backoff_max_s=6.0, join_grace_s=3.0, execution_grace_s=4.0
     ),
@@ -70,6 +71,7 @@ class Machines:
         self.seed = seed
         self.folder = folder
         self.shelf = Shelf()
+        self.keep_s = 0.0
         self.note: Callable[[str, str], None] = lambda who, what: None
         self.wrong: Callable[[str], None] = lambda what: None
 
@@ -185,7 +187,8 @@ class RequesterProcess(Process):
     async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
         from msgspec.structs import replace
 
-        settings = replace(PATIENCE, id=RequesterId(self.name), data_dir=self.folder)
+        keep_s = self.machines.keep_s
+        settings = replace(PATIENCE, id=RequesterId(self.name), data_dir=self.folder, keep_s=keep_s)
         async with running(bus, settings, clock=self.clock, randbits=self.random.getrandbits) as service:
             self.service = service
             self.machines.note(self.name, "is ready")

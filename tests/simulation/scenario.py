@@ -48,6 +48,8 @@ class Scenario(Struct):
     nodes: int
     latency_s: tuple[float, float]
     chaos_s: float
+    keep_s: float = 0.0
+    """How long closed jobs stay in the log, 0 for ever. It has to be longer than anybody is away."""
     actions: list[Action] = field(default_factory=list)
 
 
