@@ -13,6 +13,7 @@ cid        CIDs as bytes, and blocks checked against them (pure)
 dag_pb     what stands in a block (pure)
 unixfs     from blocks to a tree (pure)
 car        many blocks as one stream (pure)
+answers    what a Kubo node answers (pure)
 kubo       calls to a node, and its errors as ours
 holders    gateways and nodes, as those who may have blocks
 exchange   one request to a holder

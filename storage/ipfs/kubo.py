@@ -16,9 +16,10 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.ipfs.answers import Identity, Version
 from storage.ipfs.cid import EMPTY_CID, same_peer
 from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
@@ -54,60 +55,6 @@ _MALFORMED: Final = (
     "expected protobuf",
 )
 _START_HINT: Final = "Start it with `ipfs daemon`, or name another node with --ipfs-connect."
-
-
-class Version(Struct, frozen=True, rename="pascal"):
-    """Answer of ``version``."""
-
-    version: str
-
-
-class Identity(Struct, frozen=True):
-    """Answer of ``id``."""
-
-    id: str = field(name="ID")
-
-
-class Resolution(Struct, frozen=True, rename="pascal"):
-    """Answer of ``resolve``: ``/ipfs/CID``, or with a path."""
-
-    path: str
-
-
-class Stat(Struct, frozen=True, rename="pascal"):
-    """Answer of ``files/stat``; `mode` is octal, with Go's bits for links and others in front. `local` only if asked for."""
-
-    hash: str
-    type: str
-    size: int = 0
-    mode: str = "0"
-    local: bool = False
-
-
-class Link(Struct, frozen=True, rename="pascal"):
-    """An entry of a folder as ``ls`` tells it; `type` by UnixFS: see `storage.ipfs.source`."""
-
-    name: str
-    hash: str
-    size: int
-    type: int
-    target: str = ""
-    mode: int = 0
-
-
-class _Listed(Struct, frozen=True, rename="pascal"):
-    links: list[Link] | None = None
-
-
-class Listing(Struct, frozen=True, rename="pascal"):
-    """Answer of ``ls`` about one folder."""
-
-    objects: list[_Listed]
-
-    @property
-    def links(self) -> list[Link]:
-        """The folder's entries."""
-        return [link for each in self.objects for link in each.links or ()]
 
 
 class _Config(Struct, frozen=True, rename="pascal"):

@@ -19,13 +19,14 @@ from msgspec import Struct
 from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut, Unavailable
 from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
+from storage.ipfs.answers import Link, Listing, Resolution, Stat
 from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import read_cid
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
-from storage.ipfs.kubo import Kubo, Link, Listing, Resolution, Stat
+from storage.ipfs.kubo import Kubo
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want

@@ -97,7 +97,23 @@ def test_a_password_is_not_repeated() -> None:
 
 
 PARTS = st.sampled_from(
-    ["ip4", "ip6", "dns", "tcp", "127.0.0.1", "::1", "5001", "p2p", PEER, "http", "", "é"]
+    [
+        "ip4",
+        "ip6",
+        "dns",
+        "dnsaddr",
+        "unix",
+        "tcp",
+        "127.0.0.1",
+        "::1",
+        "5001",
+        "p2p",
+        PEER,
+        "http",
+        "",
+        "é",
+        "%2F",
+    ]
 )
 
 
