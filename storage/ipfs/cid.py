@@ -130,6 +130,13 @@ def inlined(cid: bytes) -> bytes | None:
     return parts.digest if parts.hash == IDENTITY else None
 
 
+def is_empty(cid: bytes) -> bool:
+    """Whether a CID names no bytes at all, as a raw block."""
+    parts = parts_of(cid)
+    function = HASHES.get(parts.hash)
+    return parts.codec == RAW and parts.digest == (function(b"") if function else b"")
+
+
 def check_block(cid: bytes, block: bytes, whence: str) -> None:
     """Raise `Broken`, which names the block and `whence` it came, unless its bytes are those that the CID names.
 

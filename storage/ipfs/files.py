@@ -55,8 +55,12 @@ class KuboFile:
         self._target = f"{urlsplit(kubo.url('cat')).path}?arg={quote(f'/ipfs/{cid}', safe='')}"
 
     def request(self, start: int, end: int) -> Request:
-        """An error within the body ends it early; who asks again from there is told it as a status, with Kubo's words."""
-        return Request("POST", f"{self._target}&offset={start}&length={end - start}", {})
+        """An error within the body ends it early; who asks again from there is told it as a status, with Kubo's words.
+
+        A file is asked for to its end, whatever its size was said to be: more than that is found out.
+        """
+        length = "" if end == self.size_bytes else f"&length={end - start}"
+        return Request("POST", f"{self._target}&offset={start}{length}", {})
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Kubo says nothing of what it sends."""

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut, Unavailable
 from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.answers import Link, Listing, Resolution, Stat
 from storage.ipfs.blocks import BlockLimits, Blocks
-from storage.ipfs.cid import read_cid
+from storage.ipfs.cid import is_empty, read_cid
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
@@ -251,7 +251,14 @@ class IpfsSource(IpfsDriver):
     async def _entries(self, folder: Node, params: SourceParams) -> list[Node]:
         what = f"{params.cid} {folder.path}".rstrip()
         listing = await _asked(self._kubo, "ls", Listing, f"/ipfs/{folder.cid}", what)
-        return [_node(folder, link, what) for link in listing.links]
+        return [await self._sized(_node(folder, link, what), what) for link in listing.links]
+
+    async def _sized(self, node: Node, what: str) -> Node:
+        """Kubo tells of a raw block what its folder says; some tools write no size there."""
+        if node.kind is not Kind.FILE or node.size_bytes or is_empty(read_cid(node.cid)):
+            return node
+        found = await _asked(self._kubo, "files/stat", Stat, f"/ipfs/{node.cid}", what)
+        return structs.replace(node, size_bytes=found.size)
 
 
 async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -> T:

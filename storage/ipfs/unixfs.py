@@ -191,8 +191,8 @@ def _entry(want: Want, name: bytes, cid: bytes, total_bytes: int) -> Want:
     path = f"{want.path}/{text}" if want.path else text
     if path.count("/") >= DEPTH_MAX:
         raise Exhausted(f"it is more than {DEPTH_MAX} folders deep")
-    # A raw block is the file itself, and its weight is its size.
-    size = total_bytes if parts_of(cid).codec == RAW else None
+    # A raw block is the file itself, and its weight is its size; some tools write none.
+    size = (total_bytes or None) if parts_of(cid).codec == RAW else None
     return Want(cid, path, size_bytes=size, total_bytes=total_bytes)
 
 

@@ -19,7 +19,15 @@ from deploy.programs import need
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from storage.contract import Label, Share, Source, silent
-from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams, SourceParams
+from storage.ipfs import (
+    GatewaySource,
+    IpfsPublisher,
+    IpfsSettings,
+    IpfsSource,
+    Kubo,
+    PublisherParams,
+    SourceParams,
+)
 from storage.ipfs.params import split_path
 from storage.params import read_params
 from tests.contracts.publisher import ServedPublisherContract
@@ -87,9 +95,9 @@ async def added(node: servers.Kubo, tree: Tree, at: Path, *options: str) -> str:
     return await ipfs(node, "add", "-rQ", *options, plant(tree, at))
 
 
-async def folder_of(node: servers.Kubo, links: list[tuple[str, str]]) -> str:
-    """A folder with any names at all, which `ipfs add` would not make."""
-    listed = [{"Hash": {"/": cid}, "Name": name, "Tsize": 3} for name, cid in links]
+async def folder_of(node: servers.Kubo, links: list[tuple[str, str]], weight: int = 3) -> str:
+    """A folder with any names and weights at all, which `ipfs add` would not make."""
+    listed = [{"Hash": {"/": cid}, "Name": name, "Tsize": weight} for name, cid in links]
     data = json.dumps({"Data": {"/": {"bytes": FOLDER_DATA}}, "Links": listed}).encode()
     return await ipfs(node, "dag", "put", "--store-codec", "dag-pb", "--input-codec", "dag-json", stdin=data)
 
@@ -351,6 +359,24 @@ async def test_what_kubo_tells_in_the_middle_of_a_file_is_told(
 
     assert leaf in caught.value.message
     assert list((tmp_path / "room").iterdir()) == []
+
+
+async def test_weights_that_are_not_true_bring_no_other_bytes(
+    node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """A folder that says nothing of a file's size is read all the same; one that says another is an error, with both ways
+    of reading, and so with gateways."""
+    file = await added(node, {"": b"twelve bytes"}, tmp_path / "file", "--cid-version=1")
+    empty = await added(node, {"": b""}, tmp_path / "empty", "--cid-version=1")
+    gateway = GatewaySource([node.gateway_url])
+    for each in (source, gateway):
+        silent_on_it = await folder_of(node, [("a", file), ("b", empty)], weight=0)
+        at = tmp_path / f"in-{type(each).__name__}"
+        assert await brought(each, silent_on_it, at) == {"a": b"twelve bytes", "b": b""}
+        for weight in (5, 50):
+            with pytest.raises(Broken):
+                await brought(each, await folder_of(node, [("a", file)], weight=weight), tmp_path / "no")
+    await gateway.close()
 
 
 async def test_a_cid_that_is_no_file_is_refused(node: servers.Kubo, source: IpfsSource) -> None:
