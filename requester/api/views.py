@@ -297,8 +297,6 @@ def node(record: NodeRecord, build: Json) -> Json:
             "DisconnectedSince": timestamp(record.disconnected_since),
         },
     }
-    if record.held:
-        view["Held"] = {"Inputs": len(record.held), "Bytes": sum(record.held.values())}
     if record.cordon is not None or record.aside is not None:
         view["Scheduling"] = _kept_away(record)
     if record.held:

@@ -104,4 +104,4 @@ def test_work_goes_to_its_data(deployment: Deployment, api: Api, image: str, buc
 
 def _holders(api: Api) -> list[str]:
     nodes = api.call("GET", "/api/v1/orchestrator/nodes")["Nodes"]
-    return [node["Info"]["NodeID"] for node in nodes if node.get("Held", {}).get("Bytes", 0) >= 8 << 20]
+    return [node["Info"]["NodeID"] for node in nodes if node.get("HeldInputs", {}).get("Size", 0) >= 8 << 20]
