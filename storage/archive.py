@@ -38,7 +38,7 @@ MEDIA_TYPES: Final = frozenset({"application/gzip", "application/x-gzip"})
 
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS
-_DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
+DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 
 
 def pieces(folder: Path, stop: Stop = lambda: None) -> Iterator[bytes]:
@@ -122,7 +122,7 @@ def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> No
             # To the end, so that the checksum is compared; tar's last record is filled up with a few kilobytes.
             if len(stream.read(CHUNK_BYTES)) == CHUNK_BYTES:
                 raise Broken("the archive goes on behind its end")
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise Broken(f"the archive is damaged or cut short: {error}") from error
 
 

@@ -52,6 +52,8 @@ _ABOUT_JOBS = (
     ("submit:diff", "diff", "Tell what submitting a spec would change in the job of its name."),
     ("logs:logs", "logs", "Print what a program wrote, or follow it."),
     ("get:get", "get", "Download a job's published results."),
+    ("files:ls", "ls", "List the files of a job's results without downloading them."),
+    ("files:cat", "cat", "Print one file of a job's results without downloading the rest."),
 )
 _ABOUT_NODES = (
     ("describe", "Describe a node."),

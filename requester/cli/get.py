@@ -200,7 +200,7 @@ async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     resolved = await driver.resolve(params, Share())
     with _Bar(f"{short(into.name)} {spec.type}", resolved.size_bytes) as bar:
         fetched = await driver.fetch(params, resolved, into, bar)
-    if not _is_archive(spec):
+    if not is_archive(spec):
         return fetched.path
     archive = fetched.path if fetched.path.is_file() else next(fetched.path.iterdir())
     tree = into.with_suffix(".tree")
@@ -221,8 +221,8 @@ def _other_way(result: Result) -> Spec | None:
     return Spec("s3", place) if result.spec.type.lower() == LINKED and place.get("Bucket") else None
 
 
-def _is_archive(spec: Spec) -> bool:
-    """What the local publisher serves is always one; on S3 it is so if the key says so, else it is a prefix."""
+def is_archive(spec: Spec) -> bool:
+    """Whether a result is one: what nodes keep always is; on S3 it is if the key or the link says so, else a tree."""
     keys = [str(value) for name, value in spec.params.items() if name.lower() == "key"]
     if spec.type.lower() == LINKED:
         return not spec.params.get("Objects")

@@ -2,12 +2,20 @@
 
 import io
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from aiohttp import web
 
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobId
+from protocol.jobs import Job, Spec, Task
+from protocol.messages import Written
+from protocol.states import ExecutionState, JobState
 from requester.api.app import serve_api
 from requester.cli.app import main
 from tests.conftest import Background
@@ -70,3 +78,93 @@ def shoal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         return Ran(int(code), out, err)
 
     return run
+
+
+JOB = Job(name="words", count=2, tasks=[Task(engine=Spec("noop"), publisher=Spec("local"))])
+
+
+def archive_of(**files: str) -> bytes:
+    """A result as the local publisher packs it."""
+    data = BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name.replace("__", "/"))
+            member.size = len(text)
+            archive.addfile(member, BytesIO(text.encode()))
+    return data.getvalue()
+
+
+class Shelf:
+    """A web server with archives on it, as a node's local publisher serves them."""
+
+    def __init__(self) -> None:
+        self.archives: dict[str, bytes] = {}
+        self.url = ""
+        self.expired = False
+        self.asked = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        data = self.archives.get(request.path)
+        if self.expired:
+            return web.Response(status=403)
+        return web.Response(body=data) if data is not None else web.Response(status=404)
+
+
+@pytest.fixture
+def shelf(background: Background) -> Iterator[Shelf]:
+    """A shelf for the length of a test."""
+    shelf = Shelf()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/{name}", shelf.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    runner = background.run(start())
+    shelf.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield shelf
+    background.run(runner.cleanup())
+
+
+class Finished:
+    """A job of two partitions whose results lie on the shelf."""
+
+    def __init__(self, twin: Twin, shelf: Shelf, background: Background) -> None:
+        self._twin = twin
+        self._shelf = shelf
+        self._run = background.run
+        self.job: JobId = self._run(twin.submitted(JOB))
+
+    def publish(
+        self,
+        partition: int,
+        archive: bytes | None,
+        *,
+        attempt: int = 1,
+        failed: bool = False,
+        written: Written | None = None,
+    ) -> ExecutionId:
+        """One execution, with that archive as its result; None advertises one that is not there."""
+        execution: ExecutionId = self._run(self._twin.assign(self.job, partition=partition, attempt=attempt))
+        name = f"/{execution}.tar.gz"
+        if archive is not None:
+            self._shelf.archives[name] = archive
+        failure = Failure("ProgramFailed", "program exited with code 1") if failed else None
+        result = Spec("urlDownload", {"URL": self._shelf.url + name})
+        state = ExecutionState.FAILED if failed else ExecutionState.COMPLETED
+        self._run(self._twin.report(execution, state, failure=failure, result=result, written=written))
+        return execution
+
+    def close(self, state: JobState = JobState.COMPLETED) -> None:
+        """End the job."""
+        self._run(self._twin.close(self.job, state))
+
+
+@pytest.fixture
+def finished(twin: Twin, shelf: Shelf, background: Background) -> Finished:
+    """A job to publish results of."""
+    return Finished(twin, shelf, background)

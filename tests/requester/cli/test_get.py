@@ -1,18 +1,13 @@
 """``get``: results come home whole or not at all, merged or one folder an execution."""
 
 import secrets
-import tarfile
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiohttp import web
 
 from deploy import servers
 from deploy.servers import Kubo, S3Server
-from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
@@ -22,93 +17,11 @@ from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
 from tests.conftest import Background
-from tests.requester.cli.conftest import Shoal
+from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
 from tests.requester.twin import NODE, Twin
 
 S = ExecutionState
-JOB = Job(name="words", count=2, tasks=[Task(engine=Spec("noop"), publisher=Spec("local"))])
-
-
-def _archive(**files: str) -> bytes:
-    """A result as the local publisher packs it."""
-    data = BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as archive:
-        for name, text in files.items():
-            member = tarfile.TarInfo(name.replace("__", "/"))
-            member.size = len(text)
-            archive.addfile(member, BytesIO(text.encode()))
-    return data.getvalue()
-
-
-CUT = _archive(stdout="x" * 5_000)[:-30]
-
-
-class Shelf:
-    """A web server with archives on it, as a node's local publisher serves them."""
-
-    def __init__(self) -> None:
-        self.archives: dict[str, bytes] = {}
-        self.url = ""
-        self.expired = False
-
-    async def answer(self, request: web.Request) -> web.Response:
-        data = self.archives.get(request.path)
-        if self.expired:
-            return web.Response(status=403)
-        return web.Response(body=data) if data is not None else web.Response(status=404)
-
-
-@pytest.fixture
-def shelf(background: Background) -> Iterator[Shelf]:
-    """A shelf for the length of a test."""
-    shelf = Shelf()
-
-    async def start() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_get("/{name}", shelf.answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner
-
-    runner = background.run(start())
-    shelf.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield shelf
-    background.run(runner.cleanup())
-
-
-class Finished:
-    """A job of two partitions whose results lie on the shelf."""
-
-    def __init__(self, twin: Twin, shelf: Shelf, background: Background) -> None:
-        self._twin = twin
-        self._shelf = shelf
-        self._run = background.run
-        self.job: JobId = self._run(twin.submitted(JOB))
-
-    def publish(
-        self, partition: int, archive: bytes | None, *, attempt: int = 1, failed: bool = False
-    ) -> ExecutionId:
-        """One execution, with that archive as its result; None advertises one that is not there."""
-        execution: ExecutionId = self._run(self._twin.assign(self.job, partition=partition, attempt=attempt))
-        name = f"/{execution}.tar.gz"
-        if archive is not None:
-            self._shelf.archives[name] = archive
-        failure = Failure("ProgramFailed", "program exited with code 1") if failed else None
-        result = Spec("urlDownload", {"URL": self._shelf.url + name})
-        state = S.FAILED if failed else S.COMPLETED
-        self._run(self._twin.report(execution, state, failure=failure, result=result))
-        return execution
-
-    def close(self, state: JobState = JobState.COMPLETED) -> None:
-        """End the job."""
-        self._run(self._twin.close(self.job, state))
-
-
-@pytest.fixture
-def finished(twin: Twin, shelf: Shelf, background: Background) -> Finished:
-    """A job to publish results of."""
-    return Finished(twin, shelf, background)
+CUT = archive_of(stdout="x" * 5_000)[:-30]
 
 
 def _tree(folder: Path) -> dict[str, str]:
@@ -121,8 +34,8 @@ def _tree(folder: Path) -> dict[str, str]:
 
 def test_results_are_merged(shoal: Shoal, finished: Finished, folder: Path) -> None:
     """The texts of all executions are joined, other files keep their paths; where they are is on standard output."""
-    finished.publish(0, _archive(stdout="one\n", stderr="", exitCode="0", outputs__a="A"))
-    finished.publish(1, _archive(stdout="two\n", stderr="", exitCode="0", outputs__b__c="C"))
+    finished.publish(0, archive_of(stdout="one\n", stderr="", exitCode="0", outputs__a="A"))
+    finished.publish(1, archive_of(stdout="two\n", stderr="", exitCode="0", outputs__b__c="C"))
     finished.close()
     ran = shoal("get", "words")
     assert ran.code == 0
@@ -145,7 +58,7 @@ def test_a_node_that_cannot_be_reached_is_read_through_the_requester(
         shelf.url = "http://127.0.0.1:1"
     execution = finished.publish(0, None)
     shelf.expired = why == "expired"
-    twin.archives[execution] = _archive(stdout="relayed\n" * 1000)
+    twin.archives[execution] = archive_of(stdout="relayed\n" * 1000)
     finished.close()
 
     ran = shoal("get", "words")
@@ -156,8 +69,8 @@ def test_a_node_that_cannot_be_reached_is_read_through_the_requester(
 
 def test_raw_keeps_executions_apart(shoal: Shoal, finished: Finished, folder: Path) -> None:
     """``--raw`` makes a folder for each execution, under its id."""
-    first = finished.publish(0, _archive(stdout="one\n"))
-    second = finished.publish(1, _archive(stdout="two\n"))
+    first = finished.publish(0, archive_of(stdout="one\n"))
+    second = finished.publish(1, archive_of(stdout="two\n"))
     finished.close()
     assert shoal("job", "get", "words", "--raw", "--output-dir", "here/there").code == 0
     assert _tree(folder / "here/there") == {f"{first}/stdout": "one\n", f"{second}/stdout": "two\n"}
@@ -175,8 +88,8 @@ def test_a_clash_is_told_and_nothing_is_kept(
     shoal: Shoal, finished: Finished, folder: Path, first: dict[str, str], second: dict[str, str]
 ) -> None:
     """Two executions that wrote the same path cannot be merged: it is named, ``--raw`` is offered, nothing is there."""
-    finished.publish(0, _archive(**first))
-    finished.publish(1, _archive(**second))
+    finished.publish(0, archive_of(**first))
+    finished.publish(1, archive_of(**second))
     finished.close()
     ran = shoal("get", "words")
     assert ran.code == 1
@@ -190,7 +103,7 @@ def test_a_broken_download_leaves_nothing(
     shoal: Shoal, finished: Finished, folder: Path, damage: bytes | None
 ) -> None:
     """One result that is gone or damaged: the execution is named, and nothing of the others is left."""
-    finished.publish(0, _archive(stdout="one\n"))
+    finished.publish(0, archive_of(stdout="one\n"))
     second = finished.publish(1, damage)
     finished.close()
     ran = shoal("get", "words")
@@ -201,7 +114,7 @@ def test_a_broken_download_leaves_nothing(
 
 def test_an_archive_cannot_write_elsewhere(shoal: Shoal, finished: Finished, folder: Path) -> None:
     """A result with a path that leads outside is refused, and nothing is written."""
-    finished.publish(0, _archive(**{"../../evil": "x"}))
+    finished.publish(0, archive_of(**{"../../evil": "x"}))
     finished.close()
     assert shoal("get", "words").code == 2
     assert _leftovers(folder) == set()
@@ -209,7 +122,7 @@ def test_an_archive_cannot_write_elsewhere(shoal: Shoal, finished: Finished, fol
 
 def test_what_is_there_is_never_touched(shoal: Shoal, finished: Finished, folder: Path) -> None:
     """A folder that holds something is refused before anything is fetched; an empty one is used."""
-    finished.publish(0, _archive(stdout="one\n"))
+    finished.publish(0, archive_of(stdout="one\n"))
     finished.close()
     (folder / "full").mkdir()
     (folder / "full" / "mine").write_text("mine")
@@ -224,9 +137,9 @@ def test_what_is_there_is_never_touched(shoal: Shoal, finished: Finished, folder
 
 def test_a_failed_program_has_a_result_too(shoal: Shoal, finished: Finished, folder: Path) -> None:
     """What a program that failed wrote can be fetched; when a later attempt completed, only that one counts."""
-    finished.publish(0, _archive(stdout="bad\n"), failed=True)
-    finished.publish(1, _archive(stdout="bad\n"), failed=True)
-    finished.publish(1, _archive(stdout="good\n"), attempt=2)
+    finished.publish(0, archive_of(stdout="bad\n"), failed=True)
+    finished.publish(1, archive_of(stdout="bad\n"), failed=True)
+    finished.publish(1, archive_of(stdout="good\n"), attempt=2)
     finished.close(JobState.FAILED)
     assert shoal("get", "words").code == 0
     assert _tree(folder / "job-words") == {"stdout": "bad\ngood\n"}
@@ -260,7 +173,7 @@ def test_ipfs_results_come_from_the_kubo_one_names(
     """An IPFS result is read from the Kubo of ``--ipfs-connect`` or the configuration; the swarm flags are understood."""
     (folder / "result").mkdir()
     (folder / "result" / "stdout").write_text("hello\n")
-    spec = background.run(_published(folder / "result", "ipfs", {}, kubo.multiaddr))
+    spec = background.run(published(folder / "result", "ipfs", {}, kubo.multiaddr))
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
@@ -295,7 +208,7 @@ def test_ipfs_results_come_from_a_private_swarm(
     )
     (folder / "result").mkdir()
     (folder / "result" / "stdout").write_text("hello\n")
-    spec = background.run(_published(folder / "result", "ipfs", {}, holder.multiaddr))
+    spec = background.run(published(folder / "result", "ipfs", {}, holder.multiaddr))
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
@@ -322,7 +235,7 @@ def test_ipfs_results_come_through_gateways(
     """Where trustless gateways are named and no Kubo is, results come through them."""
     (folder / "result").mkdir()
     (folder / "result" / "stdout").write_text("hello\n")
-    spec = background.run(_published(folder / "result", "ipfs", {}, kubo.multiaddr))
+    spec = background.run(published(folder / "result", "ipfs", {}, kubo.multiaddr))
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
@@ -352,8 +265,8 @@ def test_s3_results_come_packed_or_plain(
     (folder / "result" / "stdout").write_text("hello\n")
     (folder / "result" / "outputs" / "f").write_text("kept\n")
     params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
-    background.run(_made(s3, bucket))
-    spec = background.run(_published(folder / "result", "s3", params))
+    background.run(made_bucket(s3, bucket))
+    spec = background.run(published(folder / "result", "s3", params))
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
@@ -362,14 +275,14 @@ def test_s3_results_come_packed_or_plain(
     assert _tree(folder / "job-words") == {"stdout": "hello\n", "outputs/f": "kept\n"}
 
 
-async def _made(s3: S3Server, bucket: str) -> None:
+async def made_bucket(s3: S3Server, bucket: str) -> None:
     from aiobotocore.session import get_session
 
     async with get_session().create_client("s3", endpoint_url=s3.endpoint, region_name=s3.region) as client:
         await client.create_bucket(Bucket=bucket)
 
 
-async def _published(path: Path, type: str, params: dict[str, str], ipfs_connect: str = "") -> Spec:
+async def published(path: Path, type: str, params: dict[str, str], ipfs_connect: str = "") -> Spec:
     """Publish as a node does; the result's spec."""
     settings = StorageSettings(
         path.parent / "drivers", ipfs_connect=ipfs_connect, addresses=read_policy(["loopback"])

@@ -1,0 +1,182 @@
+"""``ls`` and ``cat``: single files of results, without the rest of them."""
+
+import hashlib
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from deploy.servers import Kubo, S3Server
+from protocol.messages import FileWritten, Written
+from protocol.states import ExecutionState
+from tests.conftest import Background
+from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
+from tests.requester.cli.test_get import made_bucket, published
+from tests.requester.twin import Twin
+
+
+def written(**files: str) -> Written:
+    """What a node reports of such files."""
+    found = [
+        FileWritten(name.replace("__", "/"), len(text), hashlib.sha256(text.encode()).hexdigest())
+        for name, text in sorted(files.items())
+    ]
+    return Written(len(found), sum(each.size_bytes for each in found), "0" * 64, found)
+
+
+FILES = {"stdout": "hello\n", "outputs__a": "A" * 50_000, "outputs__b__c": "C"}
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_ls_lists_files(shoal: Shoal, finished: Finished, shelf: Shelf, told: bool) -> None:
+    """Sizes, digests and paths; where the record has them all, nothing is asked of the node."""
+    execution = finished.publish(0, archive_of(**FILES), written=written(**FILES) if told else None)
+    finished.close()
+
+    ran = shoal("ls", "words", "-o", "json")
+
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert [(each["Path"], each["Size"]) for each in found] == [
+        ("outputs/a", 50_000),
+        ("outputs/b/c", 1),
+        ("stdout", 6),
+    ] or not told
+    assert {each["Path"] for each in found} == {"stdout", "outputs/a", "outputs/b/c"}
+    assert {each["ExecutionID"] for each in found} == {execution}
+    assert shelf.asked == (0 if told else 1)
+
+
+def test_ls_of_a_folder(shoal: Shoal, finished: Finished) -> None:
+    """A path picks a folder or a file; one that is not there is told."""
+    finished.publish(0, archive_of(**FILES), written=written(**FILES))
+    finished.close()
+
+    ran = shoal("job", "ls", "words", "outputs/b", "--hide-header")
+
+    assert ran.out.split() == ["1", hashlib.sha256(b"C").hexdigest()[:12], "outputs/b/c"]
+    assert shoal("ls", "words", "nothing").code != 0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_cat_prints_one_file_of_each_execution(shoal: Shoal, finished: Finished, told: bool) -> None:
+    """In the order of executions, byte for byte; ``--execution-id`` picks one."""
+    last = ""
+    for partition, text in enumerate(("one\n", "two\n")):
+        files = {"stdout": text, "outputs__x": "x"}
+        last = finished.publish(partition, archive_of(**files), written=written(**files) if told else None)
+    finished.close()
+
+    assert shoal("cat", "words", "stdout").out == "one\ntwo\n"
+    assert shoal("job", "cat", "words", "/stdout", "-e", last).out == "two\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("outputs", "is a folder"),
+        ("stdou", "Did you mean stdout?"),
+        ("zzz", "shoal ls words"),
+        ("../x", "upwards"),
+    ],
+)
+def test_cat_of_what_is_not_a_file(shoal: Shoal, finished: Finished, path: str, word: str) -> None:
+    """A folder, a slip, something else: told with what to do, and nothing is printed."""
+    finished.publish(0, archive_of(**FILES), written=written(**FILES))
+    finished.close()
+
+    ran = shoal("cat", "words", path)
+
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert word in ran.err
+
+
+def test_cat_stops_where_the_file_ends(shoal: Shoal, finished: Finished) -> None:
+    """What lies behind the wanted file is not needed: an archive that is cut there is good enough."""
+    import random
+
+    noise = random.Random(1).randbytes(300_000).hex()
+    whole = archive_of(first="F" * 1000, second=noise)
+    finished.publish(0, whole[: len(whole) // 2])
+    finished.close()
+
+    assert shoal("cat", "words", "first").out == "F" * 1000
+    cut = shoal("cat", "words", "second")
+    assert cut.code != 0
+    assert "cut short" in cut.err
+
+
+def test_cat_tells_other_bytes_than_those_written(shoal: Shoal, finished: Finished) -> None:
+    """The digest in the record is compared, wherever the bytes come from."""
+    finished.publish(0, archive_of(stdout="forged\n"), written=written(stdout="hello\n"))
+    finished.close()
+
+    ran = shoal("cat", "words", "stdout")
+
+    assert ran.code != 0
+    assert "has the SHA-256" in ran.err
+
+
+def test_cat_goes_through_the_requester_where_the_node_is_away(
+    shoal: Shoal, finished: Finished, twin: Twin, shelf: Shelf
+) -> None:
+    """As `get` does."""
+    shelf.url = "http://127.0.0.1:1"
+    execution = finished.publish(0, None)
+    twin.archives[execution] = archive_of(**FILES)
+    finished.close()
+
+    assert shoal("cat", "words", "outputs/b/c").out == "C"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+def test_cat_of_a_bucket(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    folder: Path,
+    s3: S3Server,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+) -> None:
+    """One object of a plain result, or the one file out of the archive."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"cat-{uuid4().hex[:12]}"
+    (folder / "result" / "outputs").mkdir(parents=True)
+    (folder / "result" / "outputs" / "f").write_text("kept\n")
+    background.run(made_bucket(s3, bucket))
+    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
+    spec = background.run(published(folder / "result", "s3", params))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, ExecutionState.COMPLETED, result=spec))
+    finished.close()
+
+    ran = shoal("cat", "words", "outputs/f")
+
+    assert (ran.code, ran.out) == (0, "kept\n"), ran.err
+    assert shoal("cat", "words", "outputs/g").code != 0
+
+
+def test_cat_of_ipfs(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    folder: Path,
+    kubo: Kubo,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One file by its path below the CID."""
+    monkeypatch.setenv("BACALHAU_NODE_IPFS_CONNECT", kubo.multiaddr)
+    (folder / "result" / "outputs").mkdir(parents=True)
+    (folder / "result" / "outputs" / "f").write_text("kept\n")
+    spec = background.run(published(folder / "result", "ipfs", {}, kubo.multiaddr))
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, ExecutionState.COMPLETED, result=spec))
+    finished.close()
+
+    assert shoal("cat", "words", "outputs/f").out == "kept\n"
+    assert shoal("cat", "words", "outputs/g").code != 0
