@@ -3,6 +3,7 @@
 Knows: Bacalhau's grammars, and that a URL holds colons, equals signs and (in quotes) commas. Must not know: commands.
 
     -i ipfs://CID[/path][:/target]        -i https://host:8080/data.csv?v=2:/in        -i file:///data,opt=rw=true
+    -i ./my/folder:/in     -i src=./data.csv,dst=/in/data.csv,opt=to=ipfs
     -i src=s3://bucket/key,dst=/my/input/path,opt=endpoint=http://s3.example.com,opt=region=us-east-1
     -p ipfs     -p s3://bucket/key,opt=endpoint=http://s3.example.com,opt=region=us-east-1
     -o outputs:/outputs                   -l owner=me                                 -e MODE=fast
@@ -24,9 +25,11 @@ from protocol.jobs import Input, ResultPath, Spec
 from protocol.spec.faults import near, quoted, shown
 
 TARGET_DEFAULT: Final = "/inputs"
+OWN: Final = "own"
+"""Type of an input that is a person's own file or folder (``./data``): whoever reads flags puts it where nodes find it."""
 
 _INPUT_HINT: Final = (
-    "Inputs look like ipfs://CID:/in, https://host/file:/in, file:///path:/in or "
+    "Inputs look like ipfs://CID:/in, https://host/file:/in, ./my/folder:/in, file:///path/on/node:/in or "
     "src=s3://bucket/key,dst=/in,opt=region=us-east-1."
 )
 _PUBLISHER_HINT: Final = "Publishers are ipfs, local, s3managed or s3://bucket/key,opt=region=us-east-1."
@@ -90,7 +93,7 @@ def parse_input(text: str) -> Input:
             target = value
         elif equals and key in _OPTION_KEYS:
             _add_option("-i", options, value)
-        elif index == 0 and ("://" in each or not equals):
+        elif index == 0 and ("://" in each or not equals or _is_own(each)):
             source, target = _split_target(each)
         else:
             _refuse_field("-i", each, key, (*_SOURCE_KEYS, *_TARGET_KEYS, *_OPTION_KEYS), _INPUT_HINT)
@@ -203,7 +206,14 @@ def _add_option(flag: str, options: dict[str, str], text: str) -> None:
     options[name.strip()] = value
 
 
+def _is_own(text: str) -> bool:
+    """Whether this is a path on the person's own machine; one on a node is written as a ``file://`` URI."""
+    return text.startswith(("./", "../", "/", "~/")) or text in (".", "..", "~")
+
+
 def _source(uri: str, options: Mapping[str, str]) -> Spec:
+    if _is_own(uri):
+        return Spec(OWN, {"Path": uri, **_known("-i PATH", options, {"to": "To"})})
     scheme, separator, rest = uri.partition("://")
     match scheme.lower() if separator else "":
         case "ipfs":

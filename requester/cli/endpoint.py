@@ -25,7 +25,9 @@ IPFS: Final = (
     "Node.IPFS.Connect",
 )
 IPFS_GATEWAYS: Final = ("ResultDownloaders.Types.IPFS.Gateways", "InputSources.Types.IPFS.Gateways")
+UPLOADS: Final = ("Uploads.To",)
 KEYS: Final = (
+    *UPLOADS,
     *HOST,
     *PORT,
     *TLS,

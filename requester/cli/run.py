@@ -21,6 +21,7 @@ from protocol.spec import Reading, SpecFault, SpecFaults, flags, read_spec
 from protocol.spec.selectors import parse_selector
 from requester.cli.endpoint import Api
 from requester.cli.exits import tell
+from requester.cli.shipping import shipped
 from requester.cli.waiting import Waiting, submit_and_wait
 
 Json = dict[str, Any]
@@ -98,7 +99,7 @@ class TaskFlags:
         list[str] | None,
         Parameter(
             alias="-i",
-            help="An input: ipfs://CID:/in or src=s3://bucket/key,dst=/in,opt=region=…; repeatable.",
+            help="An input: ./my/folder:/in, ipfs://CID:/in or src=s3://bucket/key,dst=/in,opt=region=…; repeatable.",
         ),
     ] = None
     output: Annotated[
@@ -178,7 +179,8 @@ def wasm_run(
 def _run(
     engine: Json, modules: Sequence[Input], job: JobFlags, task: TaskFlags, how: Waiting, api: Api
 ) -> int:
-    reading = read_flags(engine, modules, job, task, os.environ)
+    inputs = [shipped(each, api.settings) for each in flags.inputs(task.input or [])]
+    reading = read_flags(engine, [*modules, *inputs], job, task, os.environ)
     written = reading.job.task
     if written.publisher.type and not written.result_paths and not how.id_only:
         tell(
@@ -190,10 +192,9 @@ def _run(
 
 
 def read_flags(
-    engine: Json, modules: Sequence[Input], job: JobFlags, task: TaskFlags, environ: Mapping[str, str]
+    engine: Json, inputs: Sequence[Input], job: JobFlags, task: TaskFlags, environ: Mapping[str, str]
 ) -> Reading:
-    """The job that the flags mean. Raises `Invalid`, with the flags at fault."""
-    inputs = [*modules, *flags.inputs(task.input or [])]
+    """The job that the flags mean, with its inputs. Raises `Invalid`, with the flags at fault."""
     written = {
         **_job(job),
         "Tasks": [

@@ -1,0 +1,199 @@
+"""A person's own files as inputs: ``-i ./folder:/in`` puts them where nodes find them, and names them there.
+
+Knows: which store takes them, and that the same bytes are put there once. Must not know: how a store works, or jobs.
+
+============  =====================================================================================================
+requester     inside the job: a ``.tar.gz`` or the file itself, which the requester keeps by its digest (ADR 0005)
+ipfs          added to the person's Kubo; the CID is the input
+s3            below the prefix that is named, in a folder called by the digest of the tree; what is there is not sent again
+============  =====================================================================================================
+
+Without a word the requester takes what is small, and the person's Kubo what is larger, if one is configured. Links are
+shipped as links or refused; pipes, sockets and devices are refused; what changes meanwhile is an error.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import msgspec
+
+from protocol.config import Config
+from protocol.errors import Broken, Exhausted, Invalid, NotFound
+from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.jobs import Input, Spec
+from protocol.spec.flags import OWN
+from requester.cli.endpoint import IPFS, UPLOADS
+from requester.cli.exits import tell
+from requester.cli.output import clean, size
+from storage.contract import Label, Publisher, Share, Source, silent
+
+SMALL_MAX_BYTES: Final = 7 * 1024 * 1024
+"""As base64 it still fits into a request."""
+
+Json = dict[str, Any]
+Stamp = list[tuple[str, int, float]]
+
+
+def shipped(wanted: Input, settings: Callable[[], Config]) -> Input:
+    """An input as it is, or where a person's own file or folder has been put. Raises `NotFound`, and what stores raise."""
+    if wanted.source.type != OWN:
+        return wanted
+    path = Path(str(wanted.source.params["Path"])).expanduser()
+    if not path.exists():
+        hint = "A path on a node is written file:///path."
+        raise NotFound(f"-i {clean(str(path))}: there is no such file or folder here", hint=hint)
+    config = settings()
+    to = str(wanted.source.params.get("To") or config.text(*UPLOADS))
+    before = _stamp(path)
+    total = sum(each[1] for each in before)
+    what = f"{clean(str(path))} ({size(total)})"
+    made = _put(path, wanted, to, config, what)
+    if _stamp(path) != before:
+        raise Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
+    return msgspec.structs.replace(made, alias="")
+
+
+def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input:
+    kubo = config.text(*IPFS)
+    if to in ("", "requester"):
+        data = _packed(path)
+        if data is not None:
+            media_type = "application/gzip" if path.is_dir() else "application/octet-stream"
+            url = f"data:{media_type};base64,{b64encode(data).decode()}"
+            return msgspec.structs.replace(wanted, source=Spec("inline", {"URL": url}))
+        if to or not kubo:
+            raise Exhausted(
+                f"{what} is more than the {size(SMALL_MAX_BYTES)} that travel with a job",
+                hint="Put it on S3 or IPFS: opt=to=s3://bucket/prefix or opt=to=ipfs, or the setting Uploads.To.",
+            )
+        to = "ipfs"
+    if to == "ipfs":
+        tell(f"Adding {what} to IPFS...")
+        return asyncio.run(_to_ipfs(path, wanted, kubo))
+    if to.startswith("s3://"):
+        tell(f"Putting {what} to {clean(to)}...")
+        return asyncio.run(_to_s3(path, wanted, to))
+    raise Invalid(
+        f"{to[:100]!r} takes no files",
+        hint="Files go to requester, ipfs or s3://bucket/prefix (opt=to=…, Uploads.To).",
+    )
+
+
+def _packed(path: Path) -> bytes | None:
+    """A folder's archive or a file's bytes; None if it is too much to travel with a job."""
+    from storage.archive import pieces
+
+    if not path.is_dir():
+        with path.open("rb") as file:
+            data = file.read(SMALL_MAX_BYTES + 1)
+        return data if len(data) <= SMALL_MAX_BYTES else None
+    made: list[bytes] = []
+    total = 0
+    for piece in pieces(path):
+        made.append(piece)
+        total += len(piece)
+        if total > SMALL_MAX_BYTES:
+            return None
+    return b"".join(made)
+
+
+def _stamp(path: Path) -> Stamp:
+    """What is there and how it looks; two that are equal hold the same bytes. Raises `Invalid` for what is not taken."""
+    from storage.tree import walk
+
+    if not path.is_dir():
+        seen = path.stat()
+        return [("", seen.st_size, seen.st_mtime)]
+    return [(each.path, each.size_bytes, each.mtime) for each in walk(path)]
+
+
+async def _to_ipfs(path: Path, wanted: Input, kubo: str) -> Input:
+    from storage.ipfs import IpfsPublisher
+
+    if not kubo:
+        hint = "Name one: -c Node.IPFS.Connect=/ip4/127.0.0.1/tcp/5001"
+        raise Invalid("no Kubo is configured to take files", hint=hint)
+    with _folder(path) as folder:
+        publisher = IpfsPublisher(kubo)
+        try:
+            spec = await _published(publisher, folder, {"Name": path.absolute().name})
+        finally:
+            await publisher.close()
+    name = "" if path.is_dir() else f"/{path.name}"
+    return msgspec.structs.replace(wanted, source=Spec("ipfs", {"CID": f"{spec.params['CID']}{name}"}))
+
+
+async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
+    """A file comes into the folder of its target, because that is where S3's objects land."""
+    from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
+    from storage.tree import digest_of
+
+    bucket, _, prefix = to.removeprefix("s3://").partition("/")
+    target = wanted.target if path.is_dir() else _folder_of(path, wanted.target)
+    digest = await asyncio.to_thread(digest_of, path)
+    key = "/".join(filter(None, (prefix.strip("/"), f"sha256-{digest}"))) + "/"
+    async with S3Client(S3Settings()) as client:
+        spec = await _there(
+            client, S3Source(client=client), bucket, key, sum(each[1] for each in _stamp(path))
+        )
+        if spec is None:
+            with _folder(path) as folder:
+                params = {"Bucket": bucket, "Key": key, "Encoding": "plain"}
+                spec = await _published(S3Publisher(client=client), folder, params)
+        else:
+            tell("It is there already.")
+    return msgspec.structs.replace(wanted, source=spec, target=target)
+
+
+async def _there(client: Any, source: Source[Any], bucket: str, key: str, size_bytes: int) -> Spec | None:
+    """The input if all of it is there. What was begun and not ended has fewer bytes under the same name."""
+    from storage.params import read_params
+
+    connection = await client.connect()
+    found = {"Bucket": bucket, "Key": key, "Region": connection.region_of(bucket)}
+    if not connection.endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        found["Endpoint"] = connection.endpoint
+    try:
+        resolved = await source.resolve(read_params(found, source.params, "upload to s3"), Share())
+    except NotFound:
+        return None
+    return Spec("s3", found) if resolved.size_bytes == size_bytes else None
+
+
+async def _published(publisher: Publisher[Any], folder: Path, params: Json) -> Spec:
+    from storage.params import read_params
+
+    form = read_params(params, publisher.params, f"upload to {publisher.type}")
+    label = Label(JobId("upload"), ExecutionId("upload"), NodeId("client"), 0.0)
+    return await publisher.publish(folder, form, label, silent)
+
+
+def _folder_of(path: Path, target: str) -> str:
+    above = str(PurePosixPath(target).parent)
+    if PurePosixPath(target).name != path.name or above == "/":
+        hint = f"Write the target as /folder/{path.name}."
+        raise Invalid(f"-i {clean(str(path))}: a file from S3 keeps its name", hint=hint)
+    return above
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A folder as it is; a file as the only one in a folder."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+        only = Path(scratch) / path.name
+        try:
+            os.link(path.resolve(), only)
+        except OSError:
+            # Another disk.
+            shutil.copyfile(path, only)
+        yield Path(scratch)

@@ -1,0 +1,136 @@
+"""``-i ./folder:/in``: a person's own files get to where nodes find them, once."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from deploy.servers import Kubo, S3Server
+from protocol.jobs import Spec
+from storage.addresses import read_policy
+from storage.contract import Share, silent
+from storage.drivers import open_drivers
+from storage.params import read_params
+from storage.settings import StorageSettings
+from tests.conftest import Background
+from tests.contracts.trees import Link, Tree, plant, snapshot, with_folders
+from tests.requester.cli.conftest import Shoal
+from tests.requester.cli.test_get import made_bucket
+
+FILES: Tree = {"a": b"one", "deep/b": b"two" * 1000, "link": Link("deep/b"), "empty": b""}
+PLAIN: Tree = {"a": b"one", "deep/b": b"two" * 1000, "empty": b""}
+
+
+def shipped(shoal: Shoal, *words: str) -> Any:
+    """The input that a command would submit."""
+    ran = shoal("docker", "run", "--dry-run", *words, "ubuntu", "true")
+    assert ran.code == 0, ran.err
+    (source,) = yaml.safe_load(ran.out)["Tasks"][0]["InputSources"]
+    return source
+
+
+async def arrives(source: Any, folder: Path, ipfs_connect: str = "") -> Any:
+    """What a node makes of an input."""
+    spec = Spec(source["Source"]["Type"], source["Source"]["Params"])
+    settings = StorageSettings(folder / "own", ipfs_connect=ipfs_connect, addresses=read_policy(["loopback"]))
+    async with open_drivers(settings) as drivers:
+        driver = drivers.sources[spec.type.lower()]
+        params = read_params(spec.params, driver.params, "source")
+        fetched = await driver.fetch(
+            params, await driver.resolve(params, Share()), folder / uuid4().hex, silent
+        )
+    return fetched.path.read_bytes() if fetched.path.is_file() else snapshot(fetched.path)
+
+
+def test_a_small_folder_travels_with_the_job(shoal: Shoal, folder: Path) -> None:
+    """Files, folders and links arrive as they are; the same folder is the same input."""
+    plant(FILES, folder / "mine")
+
+    one = shipped(shoal, "-i", "./mine:/in")
+
+    assert (one["Source"]["Type"], one["Target"]) == ("inline", "/in")
+    assert one == shipped(shoal, "-i", f"src={folder}/mine,dst=/in,opt=to=requester")
+    assert asyncio.run(arrives(one, folder)) == with_folders(FILES)
+
+
+def test_a_small_file_is_that_file(shoal: Shoal, folder: Path) -> None:
+    """It is mounted at the target itself."""
+    (folder / "a=b.csv").write_bytes(b"x,y\n")
+
+    one = shipped(shoal, "-i", "./a=b.csv:/in/data.csv")
+
+    assert one["Target"] == "/in/data.csv"
+    assert asyncio.run(arrives(one, folder)) == b"x,y\n"
+
+
+def test_a_folder_goes_to_ipfs(shoal: Shoal, folder: Path, kubo: Kubo) -> None:
+    """Its CID is the input; a file is one by its path."""
+    plant(FILES, folder / "mine")
+    connect = ("-c", f"Node.IPFS.Connect={kubo.multiaddr}")
+
+    tree = shipped(shoal, *connect, "-i", "src=./mine,dst=/in,opt=to=ipfs")
+    file = shipped(shoal, *connect, "-c", "Uploads.To=ipfs", "-i", "./mine/a:/in/a")
+
+    assert tree == shipped(shoal, *connect, "-i", "src=./mine,dst=/in,opt=to=ipfs")
+    assert asyncio.run(arrives(tree, folder, kubo.multiaddr)) == with_folders(FILES)
+    assert asyncio.run(arrives(file, folder, kubo.multiaddr)) == b"one"
+
+
+def test_a_folder_goes_to_s3_once(
+    shoal: Shoal, folder: Path, s3: S3Server, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies under its digest; the same bytes are not sent again, other ones lie elsewhere."""
+    for name, value in {**s3.environment, "AWS_ENDPOINT_URL_S3": s3.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"ship-{uuid4().hex[:12]}"
+    background.run(made_bucket(s3, bucket))
+    plant(PLAIN, folder / "mine")
+    words = ("-i", f"src=./mine,dst=/in,opt=to=s3://{bucket}/from/me")
+
+    one = shipped(shoal, *words)
+    again = shoal("docker", "run", "--dry-run", *words, "ubuntu", "true")
+    (folder / "mine" / "a").write_bytes(b"uno")
+    other = shipped(shoal, *words)
+
+    assert one["Source"]["Params"]["Key"].startswith("from/me/sha256-")
+    assert "there already" in again.err
+    assert yaml.safe_load(again.out)["Tasks"][0]["InputSources"] == [one]
+    assert other["Source"]["Params"]["Key"] != one["Source"]["Params"]["Key"]
+    assert asyncio.run(arrives(one, folder)) == with_folders(PLAIN)
+    file = shipped(shoal, "-i", f"src=./mine/a,dst=/in/a,opt=to=s3://{bucket}")
+    assert file["Target"] == "/in"
+    assert asyncio.run(arrives(file, folder)) == {"a": b"uno"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-i", "./nothing:/in"], "no such file or folder here"),
+        (["-i", "./out:/in"], "leads out of its folder"),
+        (["-i", "./pipe:/in"], "is a pipe"),
+        (["-i", "./large:/in"], "travel with a job"),
+        (["-i", "src=./mine,dst=/in,opt=to=ftp://x"], "takes no files"),
+        (["-i", "src=./mine,dst=/in,opt=to=ipfs"], "no Kubo is configured"),
+        (["-i", "src=./mine/a,dst=/in/b,opt=to=s3://b"], "keeps its name"),
+        (["-i", "src=./mine,dst=/in,opt=too=x"], "unknown option"),
+    ],
+)
+def test_what_cannot_be_shipped_is_told(shoal: Shoal, folder: Path, words: list[str], message: str) -> None:
+    """Nothing is left out in silence, and nothing is submitted."""
+    import os
+    import random
+
+    plant(PLAIN, folder / "mine")
+    for name in ("out", "pipe"):
+        (folder / name).mkdir()
+    (folder / "out" / "passwd").symlink_to("/etc/passwd")
+    os.mkfifo(folder / "pipe" / "p")
+    (folder / "large").write_bytes(random.Random(1).randbytes(8 << 20))
+
+    ran = shoal("docker", "run", "--dry-run", *words, "ubuntu", "true")
+
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert message in ran.err
