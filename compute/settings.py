@@ -197,6 +197,7 @@ OTHERS: Final = (
     "Publishers.Types.S3.PreSignedURLExpiration",
     "Publishers.Types.S3Managed",
     "ResultDownloaders",
+    "Uploads",
     "WebUI",
     # The peer's nodes know these; they are too like some above to be told from slips.
     "Compute.Heartbeat",

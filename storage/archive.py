@@ -9,7 +9,7 @@ writes through `tree.TreeWriter`, so no name and no link leads outside, and it c
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
@@ -22,6 +22,7 @@ from storage.contract import Progress
 from storage.threads import Stop, in_thread, relayed
 from storage.tree import (
     CHUNK_BYTES,
+    RATIO_FREE_BYTES,
     Entry,
     Kind,
     Limits,
@@ -117,8 +118,13 @@ def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> No
     """
     unzipped = cast(BinaryIO, igzip.IGzipFile(fileobj=archive, mode="rb"))  # type: ignore[no-untyped-call]
     with unzipped as stream, TreeWriter(folder, limits) as writer:
+
+        def written(done_bytes: int) -> None:
+            moved()
+            _check_ratio(limits, done_bytes, archive)
+
         try:
-            _extract(tar_format.members(stream.read), stream, writer, limits, moved)
+            _extract(tar_format.members(stream.read), stream, writer, limits, written)
             # To the end, so that the checksum is compared; tar's last record is filled up with a few kilobytes.
             if len(stream.read(CHUNK_BYTES)) == CHUNK_BYTES:
                 raise Broken("the archive goes on behind its end")
@@ -127,24 +133,38 @@ def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> No
 
 
 def _extract(
-    members: Iterator[Entry], stream: BinaryIO, writer: TreeWriter, limits: Limits, moved: Stop
+    members: Iterator[Entry],
+    stream: BinaryIO,
+    writer: TreeWriter,
+    limits: Limits,
+    written: Callable[[int], None],
 ) -> None:
     size_bytes = 0
     for member in members:
-        moved()
-        size_bytes += member.size_bytes
+        written(size_bytes)
+        before, size_bytes = size_bytes, size_bytes + member.size_bytes
         if limits.size_bytes is not None and size_bytes > limits.size_bytes:
             hint = "Take fewer files, or raise the node's limit."
             raise Exhausted(f"the archive unpacks to more than {limits.size_bytes} bytes", hint=hint)
         if member.kind is Kind.FILE:
-            _write(member, stream, writer, moved)
+            _write(member, stream, writer, lambda done, before=before: written(before + done))  # type: ignore[misc]
         elif member.kind is Kind.LINK:
             writer.link(member.path, member.target, replace=True)
         elif any(part not in ("", ".") for part in member.path.split("/")):
             writer.folder(member.path)
 
 
-def _write(member: Entry, stream: BinaryIO, writer: TreeWriter, moved: Stop) -> None:
+def _check_ratio(limits: Limits, done_bytes: int, archive: IO[bytes]) -> None:
+    """Raise `Exhausted` for what is small to send and large to keep. What has been read ahead counts as packed."""
+    if limits.ratio is None or done_bytes <= RATIO_FREE_BYTES:
+        return
+    packed_bytes = archive.tell()
+    if done_bytes > packed_bytes * limits.ratio:
+        message = f"the archive unpacks to more than {limits.ratio} times its size ({done_bytes} bytes of {packed_bytes})"
+        raise Exhausted(message, hint="Send it less packed, by another source.", kind="Ratio")
+
+
+def _write(member: Entry, stream: BinaryIO, writer: TreeWriter, written: Callable[[int], None]) -> None:
     """One file, exactly as long as its header says. A later member of the same name replaces an earlier one, as with tar."""
     file = writer.open(member.path, executable=member.executable, replace=True)
     try:
@@ -155,7 +175,7 @@ def _write(member: Entry, stream: BinaryIO, writer: TreeWriter, moved: Stop) -> 
                 raise Broken(f"the archive is cut short: {left} bytes of {member.path!r} are missing")
             write_all(file, piece)
             left -= len(piece)
-            moved()
+            written(member.size_bytes - left)
         os.utime(file, (member.mtime, member.mtime))
     finally:
         os.close(file)

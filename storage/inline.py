@@ -37,6 +37,8 @@ BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 PIECE_BYTES = 262_144
 SEEN_KEPT = 4_096
 """Digests of inline data that are remembered."""
+RATIO_MAX = 200
+"""What travels inside a job may unpack to so many times its size, as `storage.tree.Limits` counts it."""
 
 
 class InlineParams(Struct, frozen=True):
@@ -178,7 +180,7 @@ async def open_inline(
     settings: StorageSettings, *, read_blob: BlobReader | None = None
 ) -> AsyncIterator[Drivers]:
     """The source; it needs no client of its own."""
-    limits = Limits(entries=settings.max_entries, size_bytes=settings.max_bytes)
+    limits = Limits(entries=settings.max_entries, size_bytes=settings.max_bytes, ratio=RATIO_MAX)
     yield Drivers(sources={"inline": InlineSource(read_blob, limits, settings.silence_s)})
 
 

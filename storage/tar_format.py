@@ -21,6 +21,8 @@ from storage.tree import Entry, Kind
 BLOCK: Final = 512
 END: Final = b"\0" * (2 * BLOCK)
 _EXTENSION_MAX_BYTES: Final = 1 << 20
+_EXTENSIONS_MAX: Final = 16
+"""Headers that say something of the one member behind them; real archives have one to four."""
 _TIME_MAX_S: Final = 1 << 33
 
 _KINDS: Final = {b"0": Kind.FILE, b"\0": Kind.FILE, b"7": Kind.FILE, b"5": Kind.FOLDER, b"2": Kind.LINK}
@@ -75,6 +77,7 @@ def members(read: Read) -> Iterator[Entry]:
     hard links, devices, pipes, sparse files.
     """
     extra = _Extra()
+    extensions = 0
     while True:
         block = read(BLOCK)
         if block == END[:BLOCK]:
@@ -83,6 +86,10 @@ def members(read: Read) -> Iterator[Entry]:
             raise Broken("the archive is cut short: its end is missing")
         _check_sum(block)
         flag = block[156:157]
+        if flag in b"LKxgV":
+            extensions += 1
+            if extensions > _EXTENSIONS_MAX:
+                raise Broken(f"the archive has more than {_EXTENSIONS_MAX} extension headers in a row")
         if flag in b"LKxg":
             _extend(extra, flag, _extension(read, _number(block[124:136])))
             continue
@@ -90,6 +97,7 @@ def members(read: Read) -> Iterator[Entry]:
             continue
         yield _member(block, flag, extra)
         extra = _Extra()
+        extensions = 0
 
 
 def _member(block: bytes, flag: bytes, extra: _Extra) -> Entry:

@@ -28,6 +28,9 @@ CHUNK_BYTES: Final = 1 << 20
 NAME_MAX_BYTES: Final = 255
 """Longest component that Linux file systems take."""
 
+RATIO_FREE_BYTES: Final = 64 << 20
+"""So much no archive is blamed for: a few megabytes of text pack very well."""
+
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """To open a folder itself, never what a link of its name leads to."""
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,11 +39,15 @@ _READ_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Limits(Struct, frozen=True):
-    """How much a tree may hold. `size_bytes` None means as much as the disk."""
+    """How much a tree may hold. `size_bytes` None means as much as the disk.
+
+    `ratio` is how many times its packed size an archive may unpack to, beyond its first `RATIO_FREE_BYTES`; None for any.
+    """
 
     entries: int = 1_000_000
     depth: int = 128
     size_bytes: int | None = None
+    ratio: int | None = None
 
 
 class Kind(StrEnum):

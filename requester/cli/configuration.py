@@ -85,7 +85,7 @@ SIGNING: Final = (
     f"{MANAGED}.PreSignedURLExpiration",
 )
 """What concerns links to results; some of it is the nodes' too."""
-CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS")
+CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS", "Uploads")
 
 
 class Plan(Struct, frozen=True, kw_only=True):

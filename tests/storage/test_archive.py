@@ -345,3 +345,27 @@ class TestStrangers:
 
         with pytest.raises(Broken, match="extension header of 8589934592 bytes"):
             extract(archive_of(info.tobuf(tarfile.GNU_FORMAT)), tmp_path / "out", Limits(), nothing)
+
+    def test_extension_headers_have_a_number(self, tmp_path: Path) -> None:
+        """Headers without end, each about no member, are refused after a few."""
+        header = tarfile.TarInfo("x")
+        header.type, header.size = b"x", 0
+
+        with pytest.raises(Broken, match="more than 16 extension headers"):
+            extract(
+                archive_of(*[header.tobuf(tarfile.USTAR_FORMAT)] * 1000), tmp_path / "out", Limits(), nothing
+            )
+
+    @pytest.mark.parametrize(("ratio", "fits"), [(200, False), (None, True), (2000, True)])
+    def test_what_is_small_to_send_and_large_to_keep_is_refused(
+        self, tmp_path: Path, ratio: int | None, fits: bool
+    ) -> None:
+        """A bomb is refused on its way, however its content is shared out over files; what packs well is none."""
+        bomb = archive_of(*(member(f"z{number}", data=bytes(5 << 20)) for number in range(16)))
+
+        if fits:
+            extract(bomb, tmp_path / "out", Limits(ratio=ratio), nothing)
+        else:
+            with pytest.raises(Exhausted, match="more than 200 times its size"):
+                extract(bomb, tmp_path / "out", Limits(ratio=ratio), nothing)
+        assert (len(snapshot(tmp_path / "out")) == 16) is fits
