@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     url_credentials: dict[str, Credential] = field(default_factory=dict)
     publish_address: str = "127.0.0.1"
     publish_port: int = 6001
+    publish_link_s: float = 3600.0
     env_allowed: tuple[str, ...] = ()
     reject_stateless: bool = False
     reject_networked: bool = False
@@ -104,7 +105,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             local_only=self.local_only,
             allowed_paths=self.allowed_paths,
             local_publishing=LocalPublishing(
-                self.data_dir / "published", address=self.publish_address, port=self.publish_port
+                self.data_dir / "published",
+                address=self.publish_address,
+                port=self.publish_port,
+                link_s=self.publish_link_s,
             ),
             connect_s=self.connect_s,
             silence_s=self.silence_s,
@@ -153,6 +157,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "url_credentials": ("InputSources.Types.URL.Credentials",),
     "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
     "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
+    "publish_link_s": ("Publishers.Types.Local.LinkExpiration",),
     "env_allowed": ("Compute.Env.AllowList",),
     "local_only": ("JobAdmissionControl.Locality", "Node.Compute.JobSelection.Locality"),
     "reject_stateless": (
@@ -265,6 +270,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         url_credentials=read_credentials(config.pairs(*KEYS["url_credentials"])),
         publish_address=config.text(*KEYS["publish_address"], default=default.publish_address),
         publish_port=config.number(*KEYS["publish_port"], default=default.publish_port, most=PORT_MAX),
+        publish_link_s=_interval(config, "publish_link_s", default.publish_link_s),
         env_allowed=config.lines(*KEYS["env_allowed"]),
         reject_stateless=config.flag(*KEYS["reject_stateless"]),
         reject_networked=_reject_networked(config),

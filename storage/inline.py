@@ -26,7 +26,7 @@ from storage.arrival import arrive_at_once, arriving
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.settings import StorageSettings
 from storage.threads import Stop, in_thread
-from storage.tree import Limits, new_file, write_all
+from storage.tree import RATIO_MAX, Limits, new_file, write_all
 
 if TYPE_CHECKING:
     from storage.contract import Source
@@ -37,8 +37,6 @@ BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 PIECE_BYTES = 262_144
 SEEN_KEPT = 4_096
 """Digests of inline data that are remembered."""
-RATIO_MAX = 200
-"""What travels inside a job may unpack to so many times its size, as `storage.tree.Limits` counts it."""
 
 
 class InlineParams(Struct, frozen=True):

@@ -28,6 +28,8 @@ CHUNK_BYTES: Final = 1 << 20
 NAME_MAX_BYTES: Final = 255
 """Longest component that Linux file systems take."""
 
+RATIO_MAX: Final = 200
+"""What travels inside a job may unpack to so many times its size."""
 RATIO_FREE_BYTES: Final = 64 << 20
 """So much no archive is blamed for: a few megabytes of text pack very well."""
 
