@@ -56,7 +56,7 @@ def _node(node: NodeProcess) -> list[str]:
     if ledger.held or ledger.waiting:
         found.append(f"held {dict(ledger.held)}, waiting {ledger.waiting}")
     assert node.journal is not None
-    rows = [row[0] for row in node.journal._db.execute("SELECT id FROM executions")]
+    rows = [row[0] for row in node.journal._db.execute("SELECT id FROM work")]
     found += [f"journal row {row}" for row in rows]
     if node.journal._dirty or node.journal._waiting:
         found.append("the journal has something to write")
