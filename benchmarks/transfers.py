@@ -90,7 +90,7 @@ async def turns(
             took = time.perf_counter() - began
             if await asyncio.to_thread(digest_of, path) != digest:
                 raise RuntimeError("other bytes arrived than were sent")
-            if not into.is_dir():
+            if path.is_file():
                 await asyncio.to_thread(remove, into)
             if number:
                 kept.append(took)
