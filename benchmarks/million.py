@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from benchmarks.client import body_of, connections, submit_all
-from benchmarks.processes import Usage, of_cluster
+from benchmarks.processes import Usage
 from benchmarks.record import Figure, figure
 from deploy.devstack import cluster
 
@@ -45,7 +47,7 @@ async def measure() -> list[Figure]:
                 block["Tasks"][0]["Engine"]["Params"] = {"Seconds": 86_400}
                 block["Tasks"][0]["Resources"] = {"CPU": str(whole)}
                 await clients[0].submit(body_of(block))
-                usage = Usage(of_cluster(ours))
+                usage = Usage({"requester": [psutil.Process(ours.api.process.pid)]})
                 each = QUEUED // SLICES
                 for part in range(SLICES):
                     bodies = [body_of(_waiting(part * each + number)) for number in range(each)]

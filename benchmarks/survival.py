@@ -48,7 +48,7 @@ async def _requester() -> Figure:
         "ms",
         peer="nobody is killed",
         peer_values=calm,
-        mark="at most 2 times",
+        mark="at most 3,000 ms",
     )
 
 

@@ -24,8 +24,9 @@ from protocol.messages import Report, Verdict
 from protocol.states import ENDS
 
 QUIET_S: Final = 0.15
-ANSWER_S: Final = 10.0
-"""How long one answer may take: a commit is in it."""
+ANSWER_S: Final = 1.0
+ANSWER_MAX_S: Final = 10.0
+"""How long one answer may take, at first and later: a commit is in it, but whoever has the question may have been killed."""
 REPEAT_S: Final = 0.2
 REPEAT_MAX_S: Final = 5.0
 ASKED_MAX: Final = 128
@@ -92,7 +93,7 @@ class Reporter:
     async def _say(self, report: Report) -> None:
         subject = subjects.reports(report.node, report.job)
         data = messages.encode(report)
-        pause_s = REPEAT_S
+        pause_s, answer_s = REPEAT_S, ANSWER_S
         if report.state in ENDS:
             try:
                 await self._durable()
@@ -101,7 +102,8 @@ class Reporter:
                 _log.error("an end could not be kept", execution=report.execution, fault=fault.message)
         while self._newest.get(report.execution) is report:
             failpoints.reached("node.report.begun")
-            verdict = await self._ask(subject, data)
+            verdict = await self._ask(subject, data, answer_s)
+            answer_s = min(answer_s * 2, ANSWER_MAX_S)
             failpoints.reached("node.report.answered")
             if verdict is not None and self._is_answer(report, verdict):
                 if self._newest.get(report.execution) is report:
@@ -111,10 +113,10 @@ class Reporter:
             await self._clock.sleep(pause_s * (0.5 + self._random.random() / 2))
             pause_s = min(pause_s * 2, REPEAT_MAX_S)
 
-    async def _ask(self, subject: str, data: bytes) -> Verdict | None:
+    async def _ask(self, subject: str, data: bytes, timeout_s: float) -> Verdict | None:
         async with self._turn:
             try:
-                answer = await self._bus.request(subject, data, timeout_s=ANSWER_S)
+                answer = await self._bus.request(subject, data, timeout_s=timeout_s)
                 return messages.decode(answer, Verdict)
             except Broken as fault:
                 _log.warning("a report's answer cannot be read", subject=subject, fault=fault.message)
