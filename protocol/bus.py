@@ -21,6 +21,8 @@ from protocol.ids import JobKey, is_token
 MESSAGE_MAX_BYTES: Final = 1_000_000
 ENTRY_MAX_BYTES: Final = 524_288
 BATCH_MAX: Final = 256
+SHORT_S: Final = 30.0
+"""So long may the log seem to end before a position that was read: a server that stood still answers with what it knew."""
 
 _SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(?:(?:\*|[^\s.*>]+)\.)*(?:[*>]|[^\s.*>]+)")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from protocol.bus import Bus, Record
+from protocol.bus import SHORT_S, Bus, LogState, Record
 from protocol.clock import Clock
 from protocol.errors import Broken, Unavailable
 from requester.recorder import Recorder
@@ -19,6 +19,7 @@ from requester.recorder import Recorder
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
+_AGAIN_S = 0.5
 _BREATH = 200
 """Entries folded before others get their turn on the loop."""
 
@@ -56,7 +57,7 @@ class Follower:
         Returns the sequence of the newest entry, which has to be reached before this requester knows what others know.
         """
         created, position = await self._recorder.open()
-        state = await self._asked(self._bus.log_state)
+        state = await self._state_beyond(created, position)
         if created != state.created or position > state.last:
             if created:
                 _log.warning(
@@ -77,9 +78,10 @@ class Follower:
                 await self._clock.sleep(0.1)
             except Broken as fault:
                 _log.error("the log was made anew: all is folded again", reason=fault.message)
-                self._anew()
                 state = await self._asked(self._bus.log_state)
                 await self._recorder.begin(state.created)
+                # At once after it, or a job would come back to memory from tables that are emptied under it.
+                self._anew()
                 self.created, self.position = state.created, 0
             except Unavailable as fault:
                 _log.warning("the log cannot be read", reason=fault.message)
@@ -110,6 +112,15 @@ class Follower:
             waiter = heappop(self._waiting)[2]
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def _state_beyond(self, created: str, position: int) -> LogState:
+        """The log's state; one that says less than we have read already is asked for again, for `SHORT_S` at most."""
+        until = self._clock.elapsed() + SHORT_S
+        while True:
+            state = await self._asked(self._bus.log_state)
+            if state.created != created or state.last >= position or self._clock.elapsed() >= until:
+                return state
+            await self._clock.sleep(_AGAIN_S)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The log's answer, however long it takes."""

@@ -202,6 +202,10 @@ class Jobs:
 
     def fold(self, live: Live, entry: Entry, seq: int) -> set[NodeId]:
         """Fold an entry, and return the nodes on which it freed room."""
+        if self.get(live.key) is not live:
+            # All was forgotten while it was on its way: the log's reader brings it anew; here it only answers its caller.
+            live.record = fold(live.record, entry, seq)
+            return set()
         self.newest = max(self.newest, seq)
         freed: set[NodeId] = set()
         live.guard = max(live.guard, seq)
@@ -235,10 +239,13 @@ class Jobs:
                 self.closed.pop(live.key, None)
 
     def clear(self) -> None:
-        """Forget everything: the log was made anew."""
+        """Forget everything: the log is read anew. Who watches a job is told of it again from there."""
+        watched = []
         for live in [*self.open.values(), *self.closed.values()]:
             for execution in live.record.executions.values() if live.record is not None else ():
                 self.fleet.release(execution.node, execution.id)
+            if live.watchers:
+                watched.append(live)
         self.newest = 0
         self.open.clear()
         self.closed.clear()
@@ -247,6 +254,8 @@ class Jobs:
         self.told_at.clear()
         self.running_since.clear()
         self.queue.clear()
+        for live in watched:
+            self.make(live.key).watchers = live.watchers
 
     def note(self, live: Live, report: Report) -> None:
         """Keep in memory what a node says of an execution that goes on."""

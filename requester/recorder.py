@@ -49,6 +49,8 @@ class Recorder:
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._closing = False
+        self._begun = 0
+        """How often the tables were emptied: what was read before is of no use after."""
 
     async def open(self) -> tuple[str, int]:
         """Open the file; returns the log's identity and the sequence it stands at."""
@@ -65,6 +67,7 @@ class Recorder:
             self._changed, self._entries = {}, []
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
+            self._begun += 1
 
     def note(self, live: Live | None, seq: int, key: JobKey, data: bytes) -> None:
         """Take an entry that has been folded, in the order of the log."""
@@ -141,9 +144,12 @@ class Recorder:
         Whether there is one is asked right here: most names are new, and a hop to a thread takes ten times as long.
         """
         assert self._index is not None
-        if not holds(self._index, key):
-            return None
-        return await self.read(lambda database: load(database, key))
+        while holds(self._index, key):
+            begun = self._begun
+            record = await self.read(lambda database: load(database, key))
+            if begun == self._begun:
+                return record
+        return None
 
     async def deleted_at(self, key: JobKey) -> int:
         """The sequence of the entry that deleted a job of this key, 0 for none: the guard of what comes after it."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from protocol.bus import Record
+from protocol.bus import SHORT_S, Record
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
 from protocol.nats.api import API, ApiError, Done, call, unavailable
@@ -37,18 +37,17 @@ SILENCE_S: Final = 5.0
 """Without a message or a heartbeat for that long, the feed is over."""
 LINGER_S: Final = 30
 """How long the server keeps a consumer that nobody pulls from."""
-SHORT_TRIES: Final = 7
-"""How often a log may be found too short before that is believed, in some two seconds: a new leader may be behind."""
 RETRY_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _KEY_FROM: Final = len("job.")
 
 
-async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
-    """See `protocol.bus.Bus.read`."""
+async def read(wire: Wire, after: int, short_s: float = SHORT_S) -> AsyncGenerator[list[Record], None]:
+    """See `protocol.bus.Bus.read`. `short_s`: see `SHORT_S`."""
     created = ""
     position = after
-    failures = short = 0
+    failures = 0
+    short_since: float | None = None
     while await wire.until_connected():
         if failures:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1])
@@ -58,13 +57,15 @@ async def read(wire: Wire, after: int) -> AsyncGenerator[list[Record], None]:
             if created and state.created != created:
                 raise Broken(f"the log was made anew at {state.created}; what was read is of {created}")
             created = state.created
-            short = short + 1 if state.last < position else 0
-            if short > SHORT_TRIES:
-                raise Broken(
-                    f"the log ends at {state.last}, before the position {position}: it is another log"
-                )
-            if short:
+            now = asyncio.get_running_loop().time()
+            if state.last < position:
+                short_since = now if short_since is None else short_since
+                if now - short_since >= short_s:
+                    raise Broken(
+                        f"the log ends at {state.last}, before the position {position}: it is another log"
+                    )
                 continue
+            short_since = None
             feed = await _Feed.open(wire, position)
         except Unavailable as error:
             if wire.connected:

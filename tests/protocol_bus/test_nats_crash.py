@@ -270,7 +270,20 @@ async def test_a_log_made_anew_breaks_its_readers(own_nats_server: NatsServer) -
 
 
 async def test_a_reader_beyond_the_end_is_told(own_nats_server: NatsServer) -> None:
-    """A position that the log has not reached is `Broken`: it is another log than the one that was read."""
-    async with requester(own_nats_server) as bus:
+    """A position that the log has not reached for a while is `Broken`: it is another log than the one that was read."""
+    async with requester(own_nats_server) as bus, aclosing(reader.read(bus._wire, 5, short_s=0.3)) as batches:
         with pytest.raises(Broken, match="5"):
-            await collect(bus, 5, 1)
+            await anext(batches)
+
+
+async def test_a_log_that_seems_too_short_for_a_moment_is_the_same(own_nats_server: NatsServer) -> None:
+    """A server that stood still answers with what it knew then: a reader that knows more waits, and goes on."""
+    async with requester(own_nats_server) as bus:
+        key = fresh_key()
+        reached = await stored(bus, key)
+        async with aclosing(bus.read(reached + 1)) as batches:
+            first = asyncio.ensure_future(anext(batches))
+            await stored(bus, fresh_key())
+            after = await stored(bus, fresh_key())
+
+            assert [record.seq for record in await first] == [after]

@@ -240,9 +240,11 @@ class Cluster:
         self._requesters: dict[str, asyncio.Task[None]] = {}
         self._nodes: dict[str, asyncio.Task[None]] = {}
 
-    async def requester(self, name: str = "r1", settings: Settings | None = None) -> Service:
+    async def requester(
+        self, name: str = "r1", settings: Settings | None = None, bus: MemoryBus | None = None
+    ) -> Service:
         """Start a requester and wait until it is ready."""
-        bus = self.buses[name] = MemoryBus(self.hub)
+        bus = self.buses[name] = bus or MemoryBus(self.hub)
         ready: asyncio.Future[Service] = asyncio.get_running_loop().create_future()
         settings = replace(settings or self.settings, id=RequesterId(name), data_dir=self.tmp / name)
 

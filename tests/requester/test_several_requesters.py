@@ -1,18 +1,54 @@
 """Several requesters on one log, and one that comes back."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from protocol.errors import Exhausted
-from protocol.memory_bus import Mischief
+from protocol.bus import Append, Outcome, Record
+from protocol.errors import Broken, Exhausted
+from protocol.memory_bus import MemoryBus, MemoryHub, Mischief
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+
+
+class Doubting(MemoryBus):
+    """A bus on which the log is once taken for another one, while the answer to an append is still on its way."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.doubt = False
+        self.read_anew = 0
+        """The sequence up to which the log was given out again."""
+        self._again = False
+        self._answered = asyncio.Event()
+        self._answered.set()
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        if self.doubt:
+            self._answered.clear()
+        outcomes = await super().append(entries)
+        await self._answered.wait()
+        return outcomes
+
+    async def read(self, after: int) -> AsyncGenerator[list[Record], None]:
+        if self._again:
+            self._answered.set()
+            # Whoever waited for the answer has it before anything is read again.
+            for _ in range(10):
+                await asyncio.sleep(0)
+        async for batch in super().read(after):
+            if self.doubt:
+                self.doubt, self._again = False, True
+                raise Broken("the log is taken for another one")
+            if self._again:
+                self.read_anew = batch[-1].seq
+            yield batch
 
 
 async def known(service: Service, job: str) -> None:
@@ -283,6 +319,29 @@ async def test_two_of_one_name_while_the_log_is_full(tmp_path: Path) -> None:
         )
 
         assert [type(each) for each in told] == [Exhausted, Exhausted]
+
+
+async def test_a_log_that_is_read_anew_while_something_is_written(tmp_path: Path) -> None:
+    """A requester that fills its read model again loses nothing of a job about which it just wrote, nor its watchers."""
+    async with a_cluster(tmp_path) as cluster:
+        bus = Doubting(cluster.hub)
+        service = await cluster.requester("r1", bus=bus)
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job(count=2))
+        await node.until(lambda node: len(node.runs) == 2)
+        node.finish(node.runs[0].execution)
+        await until(service, job, lambda record: len(record.open()) == 1)
+        await service.jobs(JobQuery())
+
+        bus.doubt = True
+        node.finish(node.runs[1].execution)
+        seen = await closed(service, job)
+        await happens(lambda: bus.read_anew == cluster.hub.state().last)
+        await cluster.kill("r1")
+        after = await closed(await cluster.requester("r1"), job)
+
+        assert [each.state for each in seen.executions.values()] == [S.COMPLETED, S.COMPLETED]
+        assert after.executions == seen.executions
 
 
 async def test_log_made_anew(tmp_path: Path) -> None:
