@@ -18,6 +18,7 @@ from benchmarks import (
     orchestration,
     record,
     scale,
+    start,
     storage,
     survival,
 )
@@ -25,6 +26,7 @@ from benchmarks import (
 PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "orchestration": orchestration.measure,
     "scale": scale.measure,
+    "start": start.measure,
     "survival": survival.measure,
     "storage": storage.measure,
     "ipfs": ipfs.measure,

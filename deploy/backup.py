@@ -8,6 +8,7 @@ restored log has another `created`, by which requesters and nodes see that it is
 import asyncio
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,8 +69,12 @@ async def backup(url: str, credentials: str, folder: Path) -> Contents:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError as error:
         raise Conflict(f"{folder} is there already", hint="name a new folder") from error
-    async with _connected(url, credentials) as wire:
-        contents = Contents(1, [await _save(wire, stream, folder) for stream in STREAMS])
+    try:
+        async with _connected(url, credentials) as wire:
+            contents = Contents(1, [await _save(wire, stream, folder) for stream in STREAMS])
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     # Last: a folder without it is no backup.
     await asyncio.to_thread(_write, folder / CONTENTS, msgspec.json.format(msgspec.json.encode(contents)))
     return contents

@@ -119,7 +119,8 @@ async def running(
         recorder=recorder,
         presence=presence,
         spoken_of=registry.spoken_of,
-        ready=lambda: orchestrator.acting,
+        # Who has heard no node for a while knows nothing of what nodes speak of.
+        ready=lambda: orchestrator.acting and orchestrator.settled,
     )
     service = Service(
         bus,

@@ -451,6 +451,7 @@ class Service:
             "id": self._presence.me,
             "version": self._version,
             "folded": self._follower.position,
+            "recorded": self._recorder.written,
             "log": self._follower.created,
             "log_share": self._duties.log_share,
             "connected": self._bus.connected,

@@ -94,3 +94,4 @@ async def test_a_damaged_backup_is_not_restored(own_nats_server: NatsServer, tmp
         snapshot.unlink()
         assert await shoal("cluster", "restore", str(folder), *there) == 3
         assert await shoal("cluster", "backup", str(tmp_path / "empty"), *there) == 3
+        assert not (tmp_path / "empty").exists()
