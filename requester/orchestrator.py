@@ -453,9 +453,11 @@ class Orchestrator:
         lent: list[tuple[NodeId, ExecutionId]] = []
         for turn in self.turns.due(self._queue_seen):
             live = self._jobs.open.get(turn.key)
-            if live is None or live.inflight:
+            if live is None:
                 continue
             seen.append(live)
+            if live.inflight:
+                continue
             if self._presence.rank(turn.key):
                 self.attend(turn.key)
                 promise = ExecutionId(f"lent-{turn.key}")
@@ -467,8 +469,8 @@ class Orchestrator:
         for node, promise in lent:
             self._fleet.release(node, promise)
         for live in seen:
-            if not live.inflight:
-                self._jobs.requeue(live)
+            # Also one whose entry is on its way: that may say something else than where it runs.
+            self._jobs.requeue(live)
 
 
 def _read(live: Live | None, record: bus.Record) -> Entry:
