@@ -136,6 +136,8 @@ class Agent:
         self._held_at = 0.0
         self._logs = Logs(settings.folder / "logs", settings.logs)
         self._manifests = Manifests(settings.folder / "manifests", settings.logs.keep_s)
+        publisher = drivers.publishers.get(LocalPublisher.type)
+        self._results = publisher if isinstance(publisher, LocalPublisher) else None
         self._room = Room(Ledger(facts.info.capacity, [gpu.index for gpu in facts.info.gpus]))
 
     @property
@@ -157,9 +159,9 @@ class Agent:
                 tasks.create_task(self._beat_on())
                 tasks.create_task(self._facts.watch(self._beat_now.set))
                 tasks.create_task(self._keep_house())
-                tasks.create_task(keep_reserve(shop.disk, shop.inputs.cache, self._clock, self._programs))
+                tasks.create_task(keep_reserve(shop.disk, shop.inputs, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
-                tasks.create_task(ResultAnswers(self._kept_results()).serve(results_asked, tasks))
+                tasks.create_task(ResultAnswers(self._results).serve(results_asked, tasks))
                 async for message in commands:
                     await self._obey(message, shop)
 
@@ -174,10 +176,6 @@ class Agent:
         if self._settings.end_work:
             await self._end_all()
 
-    def _kept_results(self) -> LocalPublisher | None:
-        publisher = self._drivers.publishers.get(LocalPublisher.type)
-        return publisher if isinstance(publisher, LocalPublisher) else None
-
     async def _end_all(self) -> None:
         """End everything as if it counted no more: there is no time to wait until each end is stored."""
         for runner in list(self.runners.values()):
@@ -191,7 +189,12 @@ class Agent:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk = Disk(self._settings.folder, self._settings.reserve_bytes)
         self.inputs = Inputs(
-            self._settings.folder / "cache", self._settings.cache_bytes, self._room, disk, tasks
+            self._settings.folder / "cache",
+            self._settings.cache_bytes,
+            self._room,
+            disk,
+            tasks,
+            self._results,
         )
         reporter = Reporter(self._bus, self._clock, self._random, tasks, self._journal.commit, self._answered)
         return Shop(
@@ -444,6 +447,8 @@ class Agent:
             self._logs.prune(now)
             self._manifests.prune(now)
             self._journal.prune(now)
+            if self._results is not None:
+                await self._results.prune()
 
 
 async def _respond(message: Message, answer: CommandAnswer) -> None:

@@ -4,8 +4,8 @@ Knows: the cache, the room on the disk that its entries take while they are held
 know: what an execution is doing, or where data comes from.
 
 **Whose disk it is.** What an execution holds by itself (its ``Disk``, its own copies) is in the ledger under its name;
-what it reads from the cache is there once, however many read it. What the cache keeps for nobody is no part of it: it
-goes when the room is needed.
+what it reads from the cache is there once, however many read it. What the cache keeps for nobody is no part of it, nor
+are results that the node keeps: they go when the room is needed.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from storage.cache import Cache
 from storage.cache_entries import key_of
 from storage.contract import Fetched, Progress, Resolved
 from storage.copying import copy, make_writable
+from storage.local_publisher import LocalPublisher
 from storage.shelf import Key
 from storage.threads import Stop, in_thread
 
@@ -68,14 +69,23 @@ class Wanted(Struct, frozen=True):
 
 
 class Inputs:
-    """The inputs of all executions of one node; `open` comes first. `folder` and its budget are the cache's."""
+    """The inputs of all executions of one node; `open` comes first. `folder` and its budget are the cache's, `results` is
+    what keeps results on the same disk, if anything does.
+    """
 
     def __init__(
-        self, folder: Path, budget_bytes: int, room: Room, disk: Disk, tasks: asyncio.TaskGroup
+        self,
+        folder: Path,
+        budget_bytes: int,
+        room: Room,
+        disk: Disk,
+        tasks: asyncio.TaskGroup,
+        results: LocalPublisher | None = None,
     ) -> None:
         self.cache = Cache(folder, budget_bytes, tasks, changed=self._changed)
         self._room = room
         self._disk = disk
+        self._results = results
         self._turns = Turns(FETCHES_MAX)
 
     async def open(self) -> None:
@@ -148,7 +158,7 @@ class Inputs:
                         raise _full(done_bytes)
                     progress(done_bytes, total_bytes)
 
-                await self._make_room(wanted.size_bytes)
+                await self._have_room(wanted.size_bytes)
                 fetched: Fetched = await wanted.source.fetch(wanted.params, wanted.resolved, into, told)
                 return fetched
 
@@ -158,16 +168,23 @@ class Inputs:
             path, cached = await self.cache.bring(wanted.type, wanted.resolved, fetch, progress, wanted.token)
             fetched = Fetched(path, owned=False)
         if wanted.writes:
-            await self._make_room(0 if fetched.owned else wanted.size_bytes)
+            await self._have_room(0 if fetched.owned else wanted.size_bytes)
             await in_thread(partial(_make_own, fetched.path, into))
             fetched = Fetched(into, read_only=False)
         return fetched, cached
 
-    async def _make_room(self, size_bytes: int) -> None:
-        """Let the cache give up what nobody holds, if the disk is short of so much. Raises `Exhausted`."""
-        short_bytes = size_bytes - self._disk.spare_bytes()
-        if short_bytes > 0:
-            await self.cache.make_room(short_bytes)
+    async def make_room(self, size_bytes: int) -> None:
+        """Have so many bytes spare, as far as anything can go: inputs that nobody holds, because they can be had
+        again, then results from the oldest on.
+        """
+        await self.cache.make_room(size_bytes - self._disk.spare_bytes())
+        if self._results is not None and (short_bytes := size_bytes - self._disk.spare_bytes()) > 0:
+            await self._results.make_room(short_bytes)
+
+    async def _have_room(self, size_bytes: int) -> None:
+        """Make room if the disk is short of so much. Raises `Exhausted`."""
+        if size_bytes > self._disk.spare_bytes():
+            await self.make_room(size_bytes)
             if size_bytes > self._disk.spare_bytes():
                 raise _full(size_bytes)
 

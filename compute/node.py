@@ -27,6 +27,7 @@ from protocol.nodes import NodeInfo
 from storage.cache_entries import cached_bytes
 from storage.contract import Drivers
 from storage.drivers import open_drivers
+from storage.local_publisher import kept_bytes
 
 
 def node_id(settings: Settings) -> NodeId:
@@ -101,9 +102,15 @@ async def running(
 
 
 async def _info(settings: Settings, node: NodeId) -> NodeInfo:
-    kept_bytes = await asyncio.to_thread(cached_bytes, settings.data_dir / "cache")
+    inputs_bytes = await asyncio.to_thread(cached_bytes, settings.data_dir / "cache")
+    results_bytes = await asyncio.to_thread(kept_bytes, settings.data_dir / "published")
     reserve_bytes = disk_reserve(settings.data_dir, settings.disk_reserve)
-    here = machine(settings.data_dir, await find_gpus(), kept_bytes=kept_bytes, reserve_bytes=reserve_bytes)
+    here = machine(
+        settings.data_dir,
+        await find_gpus(),
+        kept_bytes=inputs_bytes + results_bytes,
+        reserve_bytes=reserve_bytes,
+    )
     given = capacity(settings.share, here)
     return NodeInfo(
         id=node,

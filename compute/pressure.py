@@ -2,7 +2,8 @@
 
 Knows: how much is spare, and who could give some. Must not know: how an execution is ended.
 
-Looked at every second. When the reserve is touched, inputs go that nobody reads; if that is not enough, the program that
+Looked at every second. When the reserve is touched, inputs go that nobody reads, then the oldest results that the node keeps
+(`compute.inputs`); if that is not enough, the program that
 takes most ends, one at a time, with time to clean up after each: its node has no room for it, another may. One that takes
 next to nothing is never blamed for what others have written there.
 """
@@ -15,10 +16,10 @@ import structlog
 from compute.disk import Disk
 from compute.disk_guard import DiskGuard
 from compute.execution import Event, Failed
+from compute.inputs import Inputs
 from protocol.clock import Clock
 from protocol.errors import Exhausted, Fault
 from protocol.spec.quantities import format_bytes
-from storage.cache import Cache
 
 LOOK_S: Final = 1.0
 SETTLE_S: Final = 5.0
@@ -29,14 +30,13 @@ _log = structlog.get_logger(__name__)
 
 
 async def keep_reserve(
-    disk: Disk, cache: Cache, clock: Clock, programs: Callable[[], Iterable[Program]]
+    disk: Disk, inputs: Inputs, clock: Clock, programs: Callable[[], Iterable[Program]]
 ) -> None:
     """Look for ever."""
     while True:
         await clock.sleep(LOOK_S)
-        short_bytes = -disk.spare_bytes()
-        if short_bytes > 0:
-            await cache.make_room(short_bytes)
+        if disk.spare_bytes() < 0:
+            await inputs.make_room(0)
             if disk.spare_bytes() < 0:
                 await _end_largest(programs())
                 await clock.sleep(SETTLE_S)

@@ -15,7 +15,6 @@ from protocol.bus import Message
 from protocol.errors import Fault, Unavailable
 from protocol.messages import ResultAnswer, ResultRequest
 from storage.local_publisher import LocalPublisher
-from storage.threads import in_thread
 
 PIECE_MAX_BYTES: Final = 524_288
 """Base64 makes four bytes of three, and a message has at most a megabyte."""
@@ -52,5 +51,5 @@ class ResultAnswers:
         if publisher is None:
             raise Unavailable("this node keeps no results")
         limit = min(max(wanted.limit_bytes, 0), PIECE_MAX_BYTES)
-        piece = await in_thread(lambda _: publisher.read(wanted.execution, max(wanted.offset, 0), limit))
+        piece = await publisher.read(wanted.execution, max(wanted.offset, 0), limit)
         return ResultAnswer(piece.size_bytes, piece.version, piece.data, publisher.link(wanted.execution))

@@ -65,6 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     publish_address: str = "127.0.0.1"
     publish_port: int = 6001
     publish_link_s: float = 3600.0
+    publish_keep_s: float = 30 * 86_400.0
     env_allowed: tuple[str, ...] = ()
     reject_stateless: bool = False
     reject_networked: bool = False
@@ -109,6 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 address=self.publish_address,
                 port=self.publish_port,
                 link_s=self.publish_link_s,
+                keep_s=self.publish_keep_s,
             ),
             connect_s=self.connect_s,
             silence_s=self.silence_s,
@@ -158,6 +160,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "publish_address": ("Publishers.Types.Local.Address", "Node.LocalPublisher.Address"),
     "publish_port": ("Publishers.Types.Local.Port", "Node.LocalPublisher.Port"),
     "publish_link_s": ("Publishers.Types.Local.LinkExpiration",),
+    "publish_keep_s": ("Publishers.Types.Local.KeepFor",),
     "env_allowed": ("Compute.Env.AllowList",),
     "local_only": ("JobAdmissionControl.Locality", "Node.Compute.JobSelection.Locality"),
     "reject_stateless": (
@@ -271,6 +274,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         publish_address=config.text(*KEYS["publish_address"], default=default.publish_address),
         publish_port=config.number(*KEYS["publish_port"], default=default.publish_port, most=PORT_MAX),
         publish_link_s=_interval(config, "publish_link_s", default.publish_link_s),
+        publish_keep_s=config.seconds(*KEYS["publish_keep_s"], default=default.publish_keep_s),
         env_allowed=config.lines(*KEYS["env_allowed"]),
         reject_stateless=config.flag(*KEYS["reject_stateless"]),
         reject_networked=_reject_networked(config),

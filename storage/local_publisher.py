@@ -5,20 +5,23 @@ Knows: where archives lie and which address others are told. Must not know: who 
 The answer is a `urlDownload` of ``http://ADDRESS:PORT/<token>/<execution>.tar.gz``, a link that ends after a while: what is
 kept of a job opens nothing for ever. `link` makes a new one whenever a requester asks for the results. The key behind
 links lies in the results folder: publishing again replaces the archive, and on the same port links outlive a restart.
+
+Archives do not stay for ever (`storage.kept` says which go): `prune` and `make_room` remove them when a node asks for it.
 """
 
 import contextlib
 import ipaddress
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import psutil
+import structlog
 from msgspec import Struct
 
+from protocol.clock import Clock, SystemClock
 from protocol.errors import Invalid, NotFound, Unavailable
 from protocol.ids import ExecutionId
 from protocol.jobs import Spec
@@ -26,16 +29,20 @@ from protocol.nodes import Offer
 from storage.archive import SUFFIX, pack
 from storage.arrival import disk_faults, remove_tree
 from storage.contract import Drivers, Form, Label, Progress
+from storage.kept import Kept
 from storage.result_links import token
-from storage.results_server import serving
-from storage.settings import StorageSettings
-from storage.threads import in_thread
+from storage.results_server import GONE_HINT, being_served, serving
+from storage.settings import LocalPublishing, StorageSettings
+from storage.threads import Stop, in_thread
 from storage.tree import open_inside
 
 if TYPE_CHECKING:
     from storage.contract import Publisher
 
 LOOPBACK: Final = "127.0.0.1"
+_PACKING: Final = ".packing-"
+_LEAVING: Final = ".leaving-"
+_log = structlog.get_logger(__name__)
 
 
 class LocalPublisherParams(Struct, frozen=True):
@@ -51,19 +58,24 @@ class Piece(Struct, frozen=True):
 
 
 class LocalPublisher:
-    """Keeps archives in `folder`; `root_url` is where the server answers, empty if it could not start (`trouble`)."""
+    """Keeps archives in `folder`; `root_url` is where the server answers, empty if it could not start (`trouble`).
+
+    `kept` knows of those that are there.
+    """
 
     type: ClassVar[str] = "local"
     params: ClassVar[Form] = LocalPublisherParams
 
     def __init__(
-        self, folder: Path, key: bytes, root_url: str, trouble: str = "", *, link_s: float = 3600.0
+        self, local: LocalPublishing, key: bytes, kept: Kept, clock: Clock, root_url: str, trouble: str = ""
     ) -> None:
-        self._folder = folder
+        self._folder = local.folder
+        self._link_s = local.link_s
         self._key = key
+        self._kept = kept
+        self._clock = clock
         self._root_url = root_url
         self._trouble = trouble
-        self._link_s = link_s
 
     async def probe(self) -> Offer:
         if self._trouble:
@@ -76,14 +88,17 @@ class LocalPublisher:
     ) -> Spec:
         if self._trouble:
             raise Unavailable(f"the local publisher does not serve: {self._trouble}")
-        packed = self._folder / f".packing-{secrets.token_hex(8)}"
+        packed = self._folder / f"{_PACKING}{secrets.token_hex(8)}"
+        name = f"{label.execution}{SUFFIX}"
         try:
             await pack(folder, packed, progress)
             with disk_faults(self._folder):
-                os.replace(packed, self._folder / f"{label.execution}{SUFFIX}")
+                size_bytes = packed.stat().st_size
+                os.replace(packed, self._folder / name)
         except BaseException:
             await in_thread(lambda _: remove_tree(packed))
             raise
+        self._kept.put(name, size_bytes, self._clock.now())
         return Spec("urlDownload", {"URL": self.link(label.execution)})
 
     def link(self, execution: ExecutionId) -> str:
@@ -91,25 +106,61 @@ class LocalPublisher:
         if self._trouble:
             return ""
         name = f"{execution}{SUFFIX}"
-        return f"{self._root_url}/{token(self._key, name, time.time() + self._link_s)}/{name}"
+        return f"{self._root_url}/{token(self._key, name, self._clock.now() + self._link_s)}/{name}"
 
-    def read(self, execution: ExecutionId, offset: int, limit_bytes: int) -> Piece:
-        """A piece of an execution's archive; blocking. Raises `NotFound`, `Unavailable`."""
-        try:
-            with open(open_inside(self._folder, f"{execution}{SUFFIX}"), "rb", buffering=0) as file:
+    async def read(self, execution: ExecutionId, offset: int, limit_bytes: int) -> Piece:
+        """A piece of an execution's archive, which then stays for a while. Raises `NotFound`, `Unavailable`."""
+        name = f"{execution}{SUFFIX}"
+
+        def piece(stop: Stop) -> Piece:
+            with open(open_inside(self._folder, name), "rb", buffering=0) as file:
                 seen = os.fstat(file.fileno())
                 version = f"{seen.st_mtime_ns:x}-{seen.st_size:x}"
                 return Piece(seen.st_size, version, os.pread(file.fileno(), limit_bytes, offset))
+
+        try:
+            with being_served(self._kept, name, self._clock):
+                return await in_thread(piece)
         except FileNotFoundError as error:
-            raise NotFound(f"the result of execution {execution} is not kept on this node") from error
+            gone = f"the result of execution {execution} is not kept on this node"
+            raise NotFound(gone, hint=GONE_HINT, kind="Results") from error
         except OSError as error:
             raise Unavailable(
                 f"the result of execution {execution} cannot be read: {error.strerror}"
             ) from error
 
+    async def prune(self) -> None:
+        """Remove the archives whose time is over."""
+        await self._remove(self._kept.over(self._clock.now()))
+
+    async def make_room(self, size_bytes: int) -> None:
+        """Remove the oldest archives that take at least so much, as far as any may go; returns when their room is free."""
+        await self._remove(self._kept.excess(size_bytes, self._clock.now()))
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Nobody finds them from now on; then their bytes go."""
+        leaving = []
+        for name in names:
+            away = self._folder / f"{_LEAVING}{secrets.token_hex(8)}"
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / name).rename(away)
+                    leaving.append(away)
+            except OSError as error:
+                _log.error("results cannot be removed", path=str(self._folder), fault=error.strerror)
+                break
+            self._kept.lose(name)
+        if leaving:
+            _log.info(
+                "removing results that were kept long enough, or whose room is needed", count=len(leaving)
+            )
+            await in_thread(lambda _: _unlink(leaving))
+
 
 @contextlib.asynccontextmanager
-async def open_local_publisher(settings: StorageSettings) -> AsyncIterator[Drivers]:
+async def open_local_publisher(
+    settings: StorageSettings, clock: Clock | None = None
+) -> AsyncIterator[Drivers]:
     """The publisher with its server; nothing if the process does not publish locally. Raises `Invalid` for the address.
 
     A port that is taken does not keep a node from starting: the publisher's probe says so.
@@ -119,19 +170,28 @@ async def open_local_publisher(settings: StorageSettings) -> AsyncIterator[Drive
         yield Drivers()
         return
     address = choose_address(local.address, own_addresses())
+    clock = clock or SystemClock()
     key = _key(local.folder)
+    kept = Kept(local.keep_s, local.link_s)
+    for at, name, size_bytes in await in_thread(lambda _: _found(local.folder)):
+        kept.put(name, size_bytes, at)
     async with contextlib.AsyncExitStack() as stack:
         root_url = trouble = ""
         try:
             port = await stack.enter_async_context(
-                serving(local.folder, key, _listens_on(address), local.port)
+                serving(local.folder, key, kept, clock, _listens_on(address), local.port)
             )
             root_url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         except OSError as error:
             trouble = f"no server on {address}:{local.port}: {error.strerror or error}"
-        yield Drivers(
-            publishers={"local": LocalPublisher(local.folder, key, root_url, trouble, link_s=local.link_s)}
-        )
+        yield Drivers(publishers={"local": LocalPublisher(local, key, kept, clock, root_url, trouble)})
+
+
+def kept_bytes(folder: Path) -> int:
+    """How much the archives in a publisher's folder take; it need not be there. Blocking."""
+    with contextlib.suppress(FileNotFoundError):
+        return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(SUFFIX))
+    return 0
 
 
 def choose_address(wanted: str, own: Sequence[str]) -> str:
@@ -174,6 +234,27 @@ def _listens_on(address: str) -> str:
         if known.version == 6:
             return "::"
     return "0.0.0.0"
+
+
+def _found(folder: Path) -> list[tuple[float, str, int]]:
+    """The archives that are there: when they came, names and sizes, the oldest first. What was on its way goes."""
+    found = []
+    for path in folder.iterdir():
+        if path.name.startswith((_PACKING, _LEAVING)):
+            _unlink([path])
+        elif path.name.endswith(SUFFIX):
+            seen = path.stat()
+            found.append((seen.st_mtime, path.name, seen.st_size))
+    return sorted(found)
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    """Remove files. What cannot be removed is tried again when the next process starts."""
+    for path in paths:
+        try:
+            path.unlink()
+        except OSError as error:
+            _log.error("a result cannot be removed", path=str(path), fault=error.strerror)
 
 
 def _key(folder: Path) -> bytes:

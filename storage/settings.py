@@ -16,13 +16,14 @@ class LocalPublishing(Struct, frozen=True):
 
     `address` is what others are told: an address or a host name, or ``local`` (127.0.0.1), ``private`` or ``public`` for the
     machine's own. On a loopback address the server listens there alone, else on all. `port` 0 takes any free one. A link is
-    good for `link_s` seconds.
+    good for `link_s` seconds. An archive is kept for `keep_s` (0: for ever), less where the disk needs the room.
     """
 
     folder: Path
     address: str = "127.0.0.1"
     port: int = 6001
     link_s: float = 3600.0
+    keep_s: float = 30 * 86_400.0
 
 
 class StorageSettings(Struct, frozen=True):

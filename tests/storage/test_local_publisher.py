@@ -2,18 +2,28 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 
-from protocol.errors import Invalid, Unavailable
+from protocol.clock import ManualClock
+from protocol.errors import Invalid, NotFound, Unavailable
 from protocol.ids import ExecutionId, NodeId
 from storage.addresses import read_policy
 from storage.contract import Drivers, Label, Publisher, Source, silent
 from storage.drivers import open_drivers
-from storage.local_publisher import LocalPublisher, LocalPublisherParams, choose_address, own_addresses
+from storage.kept import SERVED_S
+from storage.local_publisher import (
+    LocalPublisher,
+    LocalPublisherParams,
+    choose_address,
+    kept_bytes,
+    open_local_publisher,
+    own_addresses,
+)
 from storage.settings import LocalPublishing, StorageSettings
 from tests.contracts.publisher import EXECUTION, JOB, PublisherContract
 from tests.contracts.trees import plant
@@ -194,6 +204,117 @@ class TestServer:
             await drivers.publishers["local"].publish(folder, NONE, LABEL, silent)
 
         assert [path.name for path in (tmp_path / "results").iterdir()] == [".key"]
+
+
+class TestKeeping:
+    """How long archives stay. Time is moved by hand."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    async def keeping(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Drivers]:
+        """A publisher whose links are good for 60 s, and which keeps archives for 1000 s."""
+        local = LocalPublishing(tmp_path / "results", port=0, link_s=60.0, keep_s=1000.0)
+        async with open_local_publisher(
+            StorageSettings(tmp_path / "own", local_publishing=local), clock
+        ) as opened:
+            yield opened
+
+    async def test_an_archive_goes_when_its_time_is_over(
+        self, keeping: Drivers, clock: ManualClock, tmp_path: Path
+    ) -> None:
+        """Not before; then a link to it, and a requester that asks for it, hear why and what to do."""
+        publisher = local_of(keeping)
+        await publish(keeping, tmp_path)
+        await clock.advance(999)
+        await publisher.prune()
+        assert kept_bytes(tmp_path / "results") > 0
+
+        await clock.advance(1)
+        await publisher.prune()
+
+        assert [path.name for path in (tmp_path / "results").iterdir()] == [".key"]
+        with pytest.raises(NotFound, match="not kept on this node") as fault:
+            await publisher.read(EXECUTION, 0, 10)
+        assert "KeepFor" in fault.value.hint
+        async with aiohttp.ClientSession() as client, client.get(publisher.link(EXECUTION)) as answer:
+            assert (answer.status, "KeepFor" in await answer.text()) == (404, True)
+
+    async def test_the_oldest_go_when_room_is_needed(
+        self, keeping: Drivers, clock: ManualClock, tmp_path: Path
+    ) -> None:
+        """As many as are needed, the oldest first, and none whose first link is still good."""
+        publisher = local_of(keeping)
+        for n in range(4):
+            if n == 3:
+                await clock.advance(60)
+            await publish(keeping, tmp_path, msgspec.structs.replace(LABEL, execution=ExecutionId(f"e-{n}")))
+        size_bytes = kept_bytes(tmp_path / "results") // 4
+
+        await publisher.make_room(size_bytes + 1)
+        after_some = names_in(tmp_path)
+        await publisher.make_room(1 << 40)
+
+        assert after_some == ["e-2.tar.gz", "e-3.tar.gz"]
+        assert names_in(tmp_path) == ["e-3.tar.gz"]
+
+    async def test_what_is_being_served_stays(
+        self, keeping: Drivers, clock: ManualClock, tmp_path: Path
+    ) -> None:
+        """A download ends whatever the disk needs, and one that goes on a little later finds the rest."""
+        plant({"noise": Random(1).randbytes(16 << 20)}, tmp_path / f"result-{EXECUTION}")
+        url = await publish(keeping, tmp_path)
+        publisher = local_of(keeping)
+        size_bytes = kept_bytes(tmp_path / "results")
+
+        async with aiohttp.ClientSession() as client, client.get(url) as answer:
+            first = await answer.content.readany()
+            await clock.advance(5000)
+            await publisher.prune()
+            await publisher.make_room(1 << 40)
+            assert names_in(tmp_path) == [f"{EXECUTION}.tar.gz"]
+            assert len(first + await answer.read()) == size_bytes
+
+        await publisher.read(EXECUTION, 0, 10)
+        await clock.advance(SERVED_S - 1)
+        await publisher.prune()
+        assert names_in(tmp_path) == [f"{EXECUTION}.tar.gz"]
+        await clock.advance(1)
+        await publisher.prune()
+        assert names_in(tmp_path) == []
+
+    async def test_a_new_process_goes_on_keeping(self, tmp_path: Path) -> None:
+        """It knows what the last one kept and since when, and removes what that one had not ended."""
+        local = LocalPublishing(tmp_path / "results", port=0, keep_s=1000.0)
+        settings = StorageSettings(tmp_path / "own", local_publishing=local)
+        async with open_local_publisher(settings) as drivers:
+            await publish(drivers, tmp_path)
+        (tmp_path / "results" / ".packing-0").write_bytes(b"half")
+        came_at = (tmp_path / "results" / f"{EXECUTION}.tar.gz").stat().st_mtime
+        clock = ManualClock(came_at + 999)
+        async with open_local_publisher(settings, clock) as drivers:
+            await local_of(drivers).prune()
+            assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+                ".key",
+                f"{EXECUTION}.tar.gz",
+            ]
+            await clock.advance(1)
+            await local_of(drivers).prune()
+            assert names_in(tmp_path) == []
+
+
+def local_of(drivers: Drivers) -> LocalPublisher:
+    """The publisher as a node knows it."""
+    publisher = drivers.publishers["local"]
+    assert isinstance(publisher, LocalPublisher)
+    return publisher
+
+
+def names_in(tmp_path: Path) -> list[str]:
+    """The archives that are kept, and what is on its way out."""
+    return sorted(path.name for path in (tmp_path / "results").iterdir() if path.name != ".key")
 
 
 class TestAddresses:
