@@ -14,6 +14,9 @@ from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 
+OWN: Final = "own"
+"""Type of an input that is a person's own file or folder (``./data``), with ``Path`` and maybe ``To``: whoever reads their
+words puts it where nodes find it. No requester knows it."""
 IN_PLACE: Final = frozenset({"local", "localdirectory"})
 """Sources whose data is mounted where it lies: nothing is copied, and it takes none of the room for executions."""
 
@@ -36,7 +39,19 @@ def _web_url(text: str) -> str:
 
 
 def _absolute(text: str) -> str:
-    return "" if text.startswith("/") else f"must be an absolute path, and is {quoted(text)}"
+    if text.startswith("/"):
+        return ""
+    own = (
+        "what begins with ./ lies beside a spec file, and `shoal submit FILE` puts it into the job"
+        if is_relative(text)
+        else "write ./ before what lies beside this spec and shall travel with the job"
+    )
+    return f"must be an absolute path on the node, and is {quoted(text)}: {own}"
+
+
+def is_relative(text: str) -> bool:
+    """Whether this is clearly a path on the machine of the person who writes it, seen from where they are."""
+    return text.startswith(("./", "../", "~/")) or text in (".", "..", "~")
 
 
 def _inline(text: str) -> str:
@@ -81,13 +96,37 @@ NO_PUBLISHER: Final = ("", "noop")
 _OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {"s3": {"Encoding": _encoding}}
 
 
-def read_source(source: Spec, path: Path, findings: Findings) -> Spec:
-    """A source under its proper name, with its required parameters under theirs."""
+def read_source(source: Spec, path: Path, findings: Findings, *, own: bool = False) -> Spec:
+    """A source under its proper name, with its required parameters under theirs.
+
+    With `own`, a `local` one with a relative path becomes one of type `OWN`.
+    """
     older = OLDER_NAMES.get(source.type.strip().lower())
     if older:
         findings.warn(f"{path_text(path)}.Type: {source.type} is now called {older}")
         source = Spec(older, source.params)
+    if own and source.type.strip().lower() == "local":
+        params = {key.lower(): (key, value) for key, value in source.params.items() if value is not None}
+        where = params.get("sourcepath", ("", ""))[1]
+        if isinstance(where, str) and is_relative(where):
+            return _own(where, params, (*path, "Params"), findings)
     return _read(source, SOURCES, "source", path, findings)
+
+
+def _own(where: str, params: Mapping[str, tuple[str, Any]], path: Path, findings: Findings) -> Spec:
+    """A person's own file or folder. What travels is a copy, so nothing can be asked for that is about the original."""
+    own = {"Path": where}
+    for lower, (key, value) in params.items():
+        here = (*path, key)
+        if lower == "to" and isinstance(value, str):
+            own["To"] = value
+        elif lower == "readwrite" and value is True:
+            hint = f"{quoted(where)} travels with the job as a copy: write ReadWrite beside Source"
+            findings.fault(here, f"{path_text(here)} is for paths on a node, and {hint}")
+        elif lower not in ("sourcepath", "readwrite"):
+            message = f"{path_text(here)} cannot be given for {quoted(where)}, which travels with the job"
+            findings.fault(here, message, key=True)
+    return Spec(OWN, own)
 
 
 def read_publisher(publisher: Spec, path: Path, findings: Findings) -> Spec:

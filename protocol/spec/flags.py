@@ -22,11 +22,10 @@ import msgspec
 
 from protocol.errors import Invalid
 from protocol.jobs import Input, ResultPath, Spec
+from protocol.spec.drivers import OWN, is_relative
 from protocol.spec.faults import near, quoted, shown
 
 TARGET_DEFAULT: Final = "/inputs"
-OWN: Final = "own"
-"""Type of an input that is a person's own file or folder (``./data``): whoever reads flags puts it where nodes find it."""
 
 _INPUT_HINT: Final = (
     "Inputs look like ipfs://CID:/in, https://host/file:/in, ./my/folder:/in, file:///path/on/node:/in or "
@@ -208,7 +207,7 @@ def _add_option(flag: str, options: dict[str, str], text: str) -> None:
 
 def _is_own(text: str) -> bool:
     """Whether this is a path on the person's own machine; one on a node is written as a ``file://`` URI."""
-    return text.startswith(("./", "../", "/", "~/")) or text in (".", "..", "~")
+    return text.startswith("/") or is_relative(text)
 
 
 def _source(uri: str, options: Mapping[str, str]) -> Spec:

@@ -19,6 +19,7 @@ from protocol.jobs import Job
 from protocol.spec.bounds import unfit
 from protocol.spec.defaults import NO_DEFAULTS, Defaults, apply_defaults
 from protocol.spec.documents import read_document
+from protocol.spec.drivers import OWN
 from protocol.spec.faults import Findings, SpecFault, SpecFaults, path_text, quoted
 from protocol.spec.job_rules import read_job
 from protocol.spec.older import REWRITES, before_1_4
@@ -41,11 +42,32 @@ _NO_PUBLISHER: Final = (
 )
 
 
+class Place(Struct, frozen=True):
+    """Where something stands in a person's text: its path in canonical names, the file, line and column (from 1)."""
+
+    path: str
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def fault(self, message: str) -> SpecFault:
+        """What is wrong there."""
+        return SpecFault(self.path, message, file=self.file, line=self.line, column=self.column)
+
+
 class Reading(Struct, frozen=True):
-    """A canonical job, and what a person should hear about it."""
+    """A canonical job, and what a person should hear about it.
+
+    `own` has the place in the text of each input of type `OWN`, by its target: what the person has to put somewhere before
+    a requester can take the job.
+    """
 
     job: Job
     warnings: list[str] = field(default_factory=list)
+    own: dict[str, Place] = field(default_factory=dict)
 
 
 class _Submitted(Job, frozen=True, rename="pascal"):
@@ -70,7 +92,7 @@ def read_spec(text: str, *, file: str) -> Reading:
     job = _read(document.data(), findings, strict=True)
     if job.task.result_paths and not job.task.publisher.type:
         findings.warn(_NO_PUBLISHER)
-    return Reading(job, findings.warnings)
+    return Reading(job, findings.warnings, _own(job, document, file))
 
 
 def read_body(data: Any, *, defaults: Defaults = NO_DEFAULTS) -> Reading:
@@ -112,6 +134,15 @@ def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
 def _holds_job(data: Mapping[str, Any]) -> bool:
     keys = {key.lower(): value for key, value in data.items()}
     return "tasks" not in keys and isinstance(keys.get("job"), dict)
+
+
+def _own(job: Job, document: Document, file: str) -> dict[str, Place]:
+    places = {}
+    for index, each in enumerate(job.task.input_sources):
+        if each.source.type == OWN:
+            path = ("Tasks", 0, "InputSources", index, "Source", "Params", "SourcePath")
+            places[each.target] = Place(path_text(path), file, *document.place(path, key=False))
+    return places
 
 
 def _check_repeated(document: Document, findings: Findings) -> None:

@@ -49,7 +49,7 @@ def read_task(task: Task, path: Path, rules: Rules) -> Task:
     tell_moved(findings, older, (*path, "Engine", "Params"))
     written = [((*path, "InputSources", index), each) for index, each in enumerate(task.input_sources)]
     written += [(here, each) for here, each in older.inputs if each not in task.input_sources]
-    inputs = _read_inputs(written, (*path, "InputSources"), findings)
+    inputs = _read_inputs(written, (*path, "InputSources"), rules)
     env = {**task.env, **{name: str(value) for name, value in older.env.items()}}
     name = task.name.strip()
     if not name:
@@ -198,8 +198,11 @@ def _check_modules(engine: Spec, inputs: Iterable[Input], path: Path, findings: 
             findings.fault(here, message, near=near(module, targets))
 
 
-def _read_inputs(written: list[tuple[Path, Input]], path: Path, findings: Findings) -> list[Input]:
-    """The inputs in canonical form; each comes with the path where it was written."""
+def _read_inputs(written: list[tuple[Path, Input]], path: Path, rules: Rules) -> list[Input]:
+    """The inputs in canonical form; each comes with the path where it was written. A person's text may name files of their
+    own, which no program's body can.
+    """
+    findings = rules.findings
     if not check_list(written, bounds.INPUTS_MAX, path, findings):
         return [each for _, each in written]
     targets, aliases = set[str](), set[str]()
@@ -211,7 +214,7 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, findings: Findin
                 (*here, "Alias"), f"{path_text((*here, 'Alias'))} {quoted(each.alias)} is taken already"
             )
         aliases.add(each.alias)
-        source = read_source(each.source, (*here, "Source"), findings)
+        source = read_source(each.source, (*here, "Source"), findings, own=rules.strict)
         if each.read_write is True and source.type.lower() in IN_PLACE:
             place = path_text((*here, "ReadWrite"))
             findings.fault(

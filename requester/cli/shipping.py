@@ -1,4 +1,5 @@
-"""A person's own files as inputs: ``-i ./folder:/in`` puts them where nodes find them, and names them there.
+"""A person's own files as inputs: ``-i ./folder:/in``, or ``SourcePath: ./folder`` of a `local` source in a spec file, puts
+them where nodes find them, and names them there.
 
 Knows: which store takes them, and that the same bytes are put there once. Must not know: how a store works, or jobs.
 
@@ -25,10 +26,11 @@ from typing import Any, Final
 import msgspec
 
 from protocol.config import Config
-from protocol.errors import Broken, Exhausted, Invalid, NotFound
+from protocol.errors import Broken, Exhausted, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Input, Spec
-from protocol.spec.flags import OWN
+from protocol.spec import Reading, SpecFaults
+from protocol.spec.drivers import OWN
 from requester.cli.endpoint import IPFS, UPLOADS
 from requester.cli.exits import tell
 from requester.cli.output import clean, size
@@ -42,14 +44,64 @@ Stamp = list[tuple[str, int, float]]
 
 
 def shipped(wanted: Input, settings: Callable[[], Config]) -> Input:
-    """An input as it is, or where a person's own file or folder has been put. Raises `NotFound`, and what stores raise."""
+    """The input of a ``-i`` as it is, or where a person's own file or folder has been put; its alias was the path, and goes.
+    Raises `NotFound`, and what stores raise.
+    """
     if wanted.source.type != OWN:
         return wanted
     path = Path(str(wanted.source.params["Path"])).expanduser()
-    if not path.exists():
-        hint = "A path on a node is written file:///path."
-        raise NotFound(f"-i {clean(str(path))}: there is no such file or folder here", hint=hint)
-    config = settings()
+    with _at("-i"):
+        if not path.exists():
+            hint = "A path on a node is written file:///path."
+            raise NotFound(f"{clean(str(path))}: there is no such file or folder here", hint=hint)
+        return msgspec.structs.replace(_ship(path, wanted, settings()), alias="")
+
+
+def shipped_spec(reading: Reading, beside: Path, settings: Callable[[], Config]) -> Reading:
+    """A spec with its own files put where nodes find them; their paths begin in the folder `beside`.
+
+    Raises `SpecFaults` if any is not there, before one is sent, and what stores raise, each with its place in the text.
+    """
+    check_own(reading, beside)
+    inputs = []
+    for each in reading.job.task.input_sources:
+        if each.source.type == OWN:
+            with _at(str(reading.own[each.target])):
+                each = _ship(_path_of(each, beside), each, settings())
+        inputs.append(each)
+    task = msgspec.structs.replace(reading.job.task, input_sources=inputs)
+    job = msgspec.structs.replace(reading.job, tasks=[task])
+    return msgspec.structs.replace(reading, job=job, own={})
+
+
+def check_own(reading: Reading, beside: Path) -> None:
+    """Raise `SpecFaults` with each of a spec's own files that is not there."""
+    faults = [
+        place.fault(f"{place.path}: there is no file or folder {clean(str(path))} here")
+        for each in reading.job.task.input_sources
+        if (place := reading.own.get(each.target)) and not (path := _path_of(each, beside)).exists()
+    ]
+    if faults:
+        raise SpecFaults(faults, file=faults[0].file)
+
+
+def _path_of(wanted: Input, beside: Path) -> Path:
+    return beside / Path(str(wanted.source.params["Path"])).expanduser()
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Faults say which of the person's words they are about."""
+    try:
+        yield
+    except Fault as fault:
+        kind = type(fault)
+        raise kind(
+            f"{where}: {fault.message}", hint=fault.hint, kind=fault.kind, details=fault.details
+        ) from fault
+
+
+def _ship(path: Path, wanted: Input, config: Config) -> Input:
     to = str(wanted.source.params.get("To") or config.text(*UPLOADS))
     before = _stamp(path)
     total = sum(each[1] for each in before)
@@ -57,7 +109,7 @@ def shipped(wanted: Input, settings: Callable[[], Config]) -> Input:
     made = _put(path, wanted, to, config, what)
     if _stamp(path) != before:
         raise Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
-    return msgspec.structs.replace(made, alias="")
+    return made
 
 
 def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input:
@@ -71,7 +123,7 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input
         if to or not kubo:
             raise Exhausted(
                 f"{what} is more than the {size(SMALL_MAX_BYTES)} that travel with a job",
-                hint="Put it on S3 or IPFS: opt=to=s3://bucket/prefix or opt=to=ipfs, or the setting Uploads.To.",
+                hint="Put it on S3 or IPFS: opt=to=s3://bucket/prefix or opt=to=ipfs (To in a spec), or the setting Uploads.To.",
             )
         to = "ipfs"
     if to == "ipfs":
@@ -82,7 +134,7 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input
         return asyncio.run(_to_s3(path, wanted, to))
     raise Invalid(
         f"{to[:100]!r} takes no files",
-        hint="Files go to requester, ipfs or s3://bucket/prefix (opt=to=…, Uploads.To).",
+        hint="Files go to requester, ipfs or s3://bucket/prefix (opt=to=…, To in a spec, Uploads.To).",
     )
 
 
@@ -179,7 +231,7 @@ def _folder_of(path: Path, target: str) -> str:
     above = str(PurePosixPath(target).parent)
     if PurePosixPath(target).name != path.name or above == "/":
         hint = f"Write the target as /folder/{path.name}."
-        raise Invalid(f"-i {clean(str(path))}: a file from S3 keeps its name", hint=hint)
+        raise Invalid(f"{clean(str(path))}: a file from S3 keeps its name", hint=hint)
     return above
 
 

@@ -19,6 +19,7 @@ from protocol.spec.template import fill_in, values_of
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.output import clean_text
+from requester.cli.shipping import check_own, shipped_spec
 from requester.cli.waiting import Waiting, submit_and_wait
 
 Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
@@ -61,14 +62,17 @@ def submit(
     Ends with 0 only if the job did what it should: 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time
     to wait was over, 2 the spec is wrong.
     """
-    reading = read(spec, filling)
+    reading = shipped_spec(read(spec, filling), _folder(spec), api.settings)
     with api.client() as client:
         return submit_and_wait(client, reading, how)
 
 
 def diff(spec: Spec = "-", /, *, filling: Filling = Filling(), api: Api = Api()) -> int:
-    """Tell what submitting a spec would change in the job of its name; nothing is submitted."""
-    reading = read(spec, filling)
+    """Tell what submitting a spec would change in the job of its name; nothing is submitted.
+
+    Files of your own that the spec names (./folder) are put where submitting would put them, so that they can be compared.
+    """
+    reading = shipped_spec(read(spec, filling), _folder(spec), api.settings)
     with api.client() as client:
         text = client.diff(msgspec.to_builtins(reading.job))
     if text:
@@ -81,6 +85,7 @@ def diff(spec: Spec = "-", /, *, filling: Filling = Filling(), api: Api = Api())
 def validate(spec: Spec = "-", /, *, filling: Filling = Filling()) -> int:
     """Check a job spec without a server; every fault is told at once, with its line and column."""
     reading = read(spec, filling)
+    check_own(reading, _folder(spec))
     for warning in reading.warnings:
         tell(f"Warning: {warning}")
     print("OK")
@@ -105,6 +110,11 @@ def read(spec: str, filling: Filling) -> Reading:
     except OSError as error:
         raise Invalid(f"{spec} cannot be read: {error.strerror}") from error
     return read_spec(filling.fill_in(_text(data, spec), spec), file=spec)
+
+
+def _folder(spec: str) -> Path:
+    """Where the relative paths of a spec begin: beside its file, or where the person is."""
+    return Path() if spec == "-" else Path(spec).parent
 
 
 def _text(data: bytes, name: str) -> str:

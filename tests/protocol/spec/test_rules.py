@@ -220,6 +220,8 @@ WRONG_TASKS = [
     (source("urlDownload", URL="http://[x"), "InputSources[0].Source.Params.URL", "not a URL"),
     (source("urlDownload", URL="https:///x"), "InputSources[0].Source.Params.URL", "http://"),
     (source("local", SourcePath="data"), "InputSources[0].Source.Params.SourcePath", "absolute"),
+    (source("local", SourcePath="./data"), "InputSources[0].Source.Params.SourcePath", "beside a spec file"),
+    (source("own", Path="./data"), "InputSources[0].Source.Type", "there is no source"),
     (source("localDirectory"), "InputSources[0].Source.Params.SourcePath", "is missing"),
     (source("inline", URL="x"), "InputSources[0].Source.Params.URL", "not a data URL"),
     (source("inline", URL="data:;base64,*"), "InputSources[0].Source.Params.URL", "base64"),

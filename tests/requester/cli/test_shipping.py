@@ -134,3 +134,76 @@ def test_what_cannot_be_shipped_is_told(shoal: Shoal, folder: Path, words: list[
 
     assert (ran.code != 0, ran.out) == (True, "")
     assert message in ran.err
+
+
+OWN_SPEC = """\
+Name: words
+Type: batch
+Tasks:
+  - Name: main
+    Engine: {Type: noop}
+    InputSources:
+      - Target: /in
+        Alias: mine
+        Source: {Type: local, Params: {SourcePath: ./mine}}
+"""
+
+
+def test_a_spec_names_what_lies_beside_it(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``SourcePath: ./mine`` of a spec file is the folder beside it, wherever the person is; in a spec from standard input
+    it is where they are. The rest of the input stays as it is written.
+    """
+    plant(FILES, folder / "specs" / "mine")
+    (folder / "specs" / "own.yaml").write_text(OWN_SPEC)
+
+    ran = shoal("submit", "--dry-run", "specs/own.yaml")
+    assert ran.code == 0, ran.err
+    (one,) = yaml.safe_load(ran.out)["Tasks"][0]["InputSources"]
+    checked = shoal("validate", "specs/own.yaml")
+    monkeypatch.chdir(folder / "specs")
+    here = shoal("submit", "--dry-run", "-", stdin=OWN_SPEC)
+
+    assert (one["Source"]["Type"], one["Target"], one["Alias"]) == ("inline", "/in", "mine")
+    assert (checked.code, checked.out) == (0, "OK\n")
+    assert here.out == ran.out
+    assert asyncio.run(arrives(one, folder)) == with_folders(FILES)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            "{SourcePath: ./nothing}",
+            "job.yaml:9:52  Tasks[0].InputSources[0].Source.Params.SourcePath: there is no",
+        ),
+        (
+            "{SourcePath: ./mine, ReadWrite: true}",
+            "job.yaml:9:71  Tasks[0].InputSources[0].Source.Params.ReadWrite",
+        ),
+        (
+            "{SourcePath: ./mine, CreateAs: dir}",
+            "job.yaml:9:60  Tasks[0].InputSources[0].Source.Params.CreateAs",
+        ),
+        (
+            "{SourcePath: mine}",
+            "job.yaml:9:52  Tasks[0].InputSources[0].Source.Params.SourcePath must be an absolute",
+        ),
+        ("{SourcePath: ./out}", "job.yaml:9:52: "),
+        ("{SourcePath: ./mine, To: ftp://x}", "job.yaml:9:52: "),
+    ],
+)
+def test_what_a_spec_cannot_ship_is_told_in_its_place(
+    shoal: Shoal, folder: Path, params: str, message: str
+) -> None:
+    """With file, line and column; nothing is submitted."""
+    plant(PLAIN, folder / "mine")
+    (folder / "out").mkdir()
+    (folder / "out" / "passwd").symlink_to("/etc/passwd")
+    (folder / "job.yaml").write_text(OWN_SPEC.replace("{SourcePath: ./mine}", params))
+
+    ran = shoal("submit", "--dry-run", "job.yaml")
+
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert message in ran.err
