@@ -123,7 +123,7 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input
         if to or not kubo:
             raise Exhausted(
                 f"{what} is more than the {size(SMALL_MAX_BYTES)} that travel with a job",
-                hint="Put it on S3 or IPFS: opt=to=s3://bucket/prefix or opt=to=ipfs (To in a spec), or the setting Uploads.To.",
+                hint="Put it on S3 or IPFS: opt=to=s3://bucket/prefix or opt=to=ipfs (in a spec: To), or Uploads.To.",
             )
         to = "ipfs"
     if to == "ipfs":
