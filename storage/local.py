@@ -26,12 +26,15 @@ from protocol.nodes import Offer
 from storage.allow_list import Allowed, is_allowed, read_allow_list
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.settings import StorageSettings
-from storage.threads import Stop, in_thread
+from storage.threads import Apart, Stop
 
 if TYPE_CHECKING:
     from storage.contract import Source
 
 LISTED_MAX: Final = 200_000
+HUNG_MAX: Final = 16
+"""Local paths looked at at once. Each may hang with the disk it is on; the input fails when its time to be looked at is
+over, and its thread stays until the disk answers or is unmounted. When all hang, `local` inputs wait, and nothing else."""
 _MODES: Final = {"nocreate": "", "dir": "dir", "file": "file", "": ""}
 
 
@@ -62,8 +65,9 @@ class LocalSource:
     type: ClassVar[str] = "local"
     params: ClassVar[Form] = LocalParams
 
-    def __init__(self, allowed: list[Allowed]) -> None:
+    def __init__(self, allowed: list[Allowed], threads: Apart) -> None:
         self._allowed = allowed
+        self._threads = threads
 
     async def probe(self) -> Offer:
         if self._allowed:
@@ -80,17 +84,20 @@ class LocalSource:
         return True
 
     async def resolve(self, params: LocalParams, share: Share) -> Resolved:
-        path = self._permitted(params)
-        return await in_thread(lambda stop: _listed(path, params, stop))
+        return await self._threads.run(lambda stop: _listed(self._permitted(params), params, stop))
 
     async def fetch(self, params: LocalParams, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
+        path = await self._threads.run(lambda _: self._there(params))
+        progress(resolved.size_bytes or 0, resolved.size_bytes)
+        return Fetched(path, read_only=not params.read_write, owned=False)
+
+    def _there(self, params: LocalParams) -> Path:
         path = self._permitted(params)
         if not path.exists():
             if not params.creates:
                 raise _missing(params)
             _create(path, params)
-        progress(resolved.size_bytes or 0, resolved.size_bytes)
-        return Fetched(path, read_only=not params.read_write, owned=False)
+        return path
 
     def _permitted(self, params: LocalParams) -> Path:
         """The path with all links followed. Raises `Denied` unless both forms of it are allowed."""
@@ -118,7 +125,13 @@ class LocalDirectorySource(LocalSource):
 async def open_local(settings: StorageSettings) -> AsyncIterator[Drivers]:
     """The source under both of its names. Raises `Invalid` for an allow list that cannot be read."""
     allowed = read_allow_list(settings.allowed_paths)
-    yield Drivers(sources={"local": LocalSource(allowed), "localdirectory": LocalDirectorySource(allowed)})
+    threads = Apart(HUNG_MAX)
+    yield Drivers(
+        sources={
+            "local": LocalSource(allowed, threads),
+            "localdirectory": LocalDirectorySource(allowed, threads),
+        }
+    )
 
 
 def _listed(path: Path, params: LocalParams, stop: Stop) -> Resolved:

@@ -1,15 +1,25 @@
-"""Blocking work beside the event loop, with an end that can be waited for.
+"""Blocking work beside the event loop: with an end that can be waited for, or such as may never end.
 
 Knows: threads and cancellation. Must not know: what the work is.
+
+Work on this machine's own disk shares one pool (`in_thread`), which is storage's alone: name look-ups and the web server
+have asyncio's. Work on disks that may hang because they are another machine's (`local` paths) is done apart (`Apart`).
 """
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+"""In the pool: some for each core and a few that wait for the disk. Python lets one run at a time, and the event loop waits
+behind all that want to, 5 ms each: more would be felt by everybody."""
 
 Stop = Callable[[], None]
 """What work in a thread calls between its pieces; raises `Stopped` when nobody waits for it any more."""
@@ -17,6 +27,20 @@ Stop = Callable[[], None]
 
 class Stopped(Exception):
     """Raised inside a thread's work when its caller was cancelled."""
+
+
+class _Pool:
+    """The threads of this process. A forked child has none of its parent's, and begins anew."""
+
+    def __init__(self) -> None:
+        self.begin()
+        os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        self.threads = ThreadPoolExecutor(THREADS, "storage")
+
+
+_pool: Final = _Pool()
 
 
 async def in_thread(work: Callable[[Stop], T]) -> T:
@@ -30,7 +54,7 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
         if stopping.is_set():
             raise Stopped
 
-    done = asyncio.get_running_loop().run_in_executor(None, work, stop)
+    done = asyncio.get_running_loop().run_in_executor(_pool.threads, work, stop)
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
@@ -41,6 +65,53 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
         if not done.cancelled():
             done.exception()
         raise
+
+
+class Apart:
+    """Work that may hang for as long as some other machine likes: at most `most` pieces at a time, each in its own thread.
+
+    It has no part in `in_thread`'s pool. A caller that gives up leaves its thread behind, so the work must be such that
+    nobody has to clean up after it; its place is free again when it ends. The process does not wait for it either.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._places = asyncio.Semaphore(most)
+
+    async def run(self, work: Callable[[Stop], T]) -> T:
+        """What `work` returns or raises; it calls its argument between pieces, as with `in_thread`."""
+        await self._places.acquire()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        stopping = threading.Event()
+
+        def stop() -> None:
+            if stopping.is_set():
+                raise Stopped
+
+        def ended(tell: Callable[[], None]) -> None:
+            self._places.release()
+            if not done.done():
+                tell()
+
+        def act() -> None:
+            tell: Callable[[], None]
+            try:
+                tell = partial(done.set_result, work(stop))
+            except BaseException as error:  # noqa: BLE001 (it is raised where it is waited for)
+                tell = partial(done.set_exception, error)
+            # Nobody is there to be told when the loop has been closed meanwhile.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended, tell)
+
+        try:
+            threading.Thread(target=act, name="apart", daemon=True).start()
+        except RuntimeError:
+            self._places.release()
+            raise
+        try:
+            return await done
+        finally:
+            stopping.set()
 
 
 def relayed(told: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ import pytest
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
 from storage.arrival import arriving, disk_faults, remove_tree
-from storage.threads import Stop, in_thread, relayed
+from storage.threads import THREADS, Apart, Stop, in_thread, relayed
 from tests.contracts.trees import Link, plant, snapshot
 
 
@@ -183,6 +183,39 @@ class TestThreads:
         await in_thread(lambda _: [tell(number, None) for number in range(100)])
 
         assert heard == [(number, None) for number in range(100)]
+
+
+class TestApart:
+    """`Apart`."""
+
+    async def test_the_answer_and_the_fault_come_back(self) -> None:
+        """Work apart ends as if it had been called, and its place is free again."""
+
+        def fail(stop: Stop) -> None:
+            raise ValueError("from there")
+
+        apart = Apart(1)
+
+        assert await apart.run(lambda _: 7) == 7
+        with pytest.raises(ValueError, match="from there"):
+            await apart.run(fail)
+        assert await apart.run(lambda _: 8) == 8
+
+    async def test_what_hangs_holds_up_nobody_else(self) -> None:
+        """However many hang, work in the pool goes on; a caller may give up at once; a place is free when its work ends."""
+        apart, disk = Apart(THREADS), threading.Event()
+        hung = [asyncio.ensure_future(apart.run(lambda _: disk.wait())) for _ in range(THREADS)]
+        await asyncio.sleep(0)
+        next_one = asyncio.ensure_future(apart.run(lambda _: "next"))
+
+        assert await in_thread(lambda _: 7) == 7
+        hung[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hung[0]
+        assert not next_one.done()
+        disk.set()
+        assert await next_one == "next"
+        assert await asyncio.gather(*hung[1:]) == [True] * (THREADS - 1)
 
 
 def as_nobody(act: Callable[[], object], own: Path, theirs: list[Path] | None = None) -> None:
