@@ -14,6 +14,7 @@ A **key** is dotted and read in any case: ``API.Port``. Programs ask with all sp
 These are Bacalhau's places in Bacalhau's order.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +30,8 @@ PREFIXES: Final = ("SHOAL_", "BACALHAU_")
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _TYPED: Final = "-c"
+_SECRET: Final = re.compile("credential|password|token|secret|key", re.IGNORECASE)
+"""What is in the names of keys whose values are in no message: they may be passwords, however they were meant."""
 _SLIP: Final = 0.85
 """How like a known key an unknown one is (of 1) that was surely meant to be it."""
 
@@ -229,7 +232,7 @@ def _given(pairs: Iterable[str]) -> Layer:
         key, equals, value = each.partition("=")
         key = key.strip()
         if not key:
-            raise Invalid(f"-c {each!r} is neither a file nor Key=Value")
+            raise Invalid("-c has a value without a key", hint="Write it like -c Key=Value, or name a file.")
         settings[key.lower()] = Setting(value.strip() if equals else "true", key, _TYPED)
     return Layer(settings)
 
@@ -288,8 +291,9 @@ def _placed(setting: Setting, read: Callable[[V], T], value: V) -> T:
 
 
 def _unfit(setting: Setting, wanted: str) -> Invalid:
+    written = "" if _SECRET.search(setting.key) else f" {str(setting.value)[:60]!r}"
     return Invalid(
-        f"{setting.where}: {setting.key} is {str(setting.value)[:60]!r} where {wanted} is expected"
+        f"{setting.where}: {setting.key} is{written or ' something else'} where {wanted} is expected"
     )
 
 

@@ -16,6 +16,7 @@ A secret that begins with ``@`` is read from that file at each use. Without ``ht
 """
 
 import base64
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +29,7 @@ from protocol.errors import Denied, Invalid
 from storage.addresses import plain_host
 
 KINDS: Final = ("bearer", "basic")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Credential(Struct, frozen=True):
@@ -69,7 +71,13 @@ class Credential(Struct, frozen=True):
 
 
 def read_credentials(lines: Mapping[str, str]) -> dict[str, Credential]:
-    """Read what an owner writes, by name. Raises `Invalid`, which repeats no secret."""
+    """Read what an owner writes, by name. Raises `Invalid`, which repeats no secret.
+
+    A line without a name may look like a name and a value at the ``=`` in its token, so names are words.
+    """
+    if not all(_NAME.fullmatch(name) for name in lines):
+        hint = "Write them like: Credentials: {lab: data.example.com bearer TOKEN}"
+        raise Invalid("credentials have a name of 1 to 64 letters, digits, '_', '-' and '.'", hint=hint)
     return {name: _read(name, line) for name, line in lines.items()}
 
 

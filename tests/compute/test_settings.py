@@ -211,6 +211,17 @@ def test_gpus_are_read_and_labelled() -> None:
     assert (found["region"], found["name"]) == ("eu", "mine")
 
 
+@pytest.mark.parametrize(
+    "written", ["data.example.com bearer CANARY", "data.example.com bearer CANARY==", "lab=x basic CAN,ARY"]
+)
+def test_a_slip_in_credentials_shows_no_token(written: str) -> None:
+    """One without a name, also if its token looks like a pair, or one that a comma cuts, is refused without its text."""
+    with pytest.raises(Invalid) as raised:
+        read(f"InputSources.Types.URL.Credentials={written}")
+    assert "CAN" not in f"{raised.value.message} {raised.value.hint}"
+    assert "ARY" not in f"{raised.value.message} {raised.value.hint}"
+
+
 def test_addresses_and_credentials_reach_the_drivers() -> None:
     """What an owner opens, closes and knows is told to the drivers; a token is not shown by accident."""
     made = read(

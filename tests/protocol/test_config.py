@@ -138,6 +138,25 @@ def test_values_that_cannot_be_read_name_their_place(given: str, read: Callable[
     assert given.partition("=")[0] in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("URL.Credentials=lab CANARY", lambda config: config.pairs("URL.Credentials")),
+        ("Auth.Token=CANARY", lambda config: config.number("Auth.Token")),
+        ("NATS.Password=CANARY", lambda config: config.flag("NATS.Password")),
+        ("S3.SecretKey=CANARY", lambda config: config.pairs("S3.SecretKey")),
+        ("=CANARY", lambda config: config.pairs("x")),
+    ],
+)
+def test_what_may_be_secret_is_in_no_message(given: str, read: Callable[[Config], object]) -> None:
+    """A wrong value under a key for secrets is told by its place and key alone."""
+    with pytest.raises(Invalid) as raised:
+        read(read_config(given=[given]))
+    assert raised.value.message.startswith("-c")
+    assert given.partition("=")[0] in raised.value.message
+    assert "CANARY" not in f"{raised.value.message} {raised.value.hint}"
+
+
 def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     """A file that is missing, no YAML, too large, or holds no keys is told by its name, and its line where there is one."""
     with pytest.raises(NotFound, match=r"nope\.yaml"):
