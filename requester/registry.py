@@ -4,7 +4,9 @@ Knows: beats, cells of membership, and when a node counts as gone. Must not know
 orchestrator, what a beat says of executions to the repair.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from asyncio import TaskGroup
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 import structlog
 from msgspec import Struct
@@ -19,12 +21,14 @@ from protocol.messages import Beat, decode, encode
 from protocol.nodes import NodeInfo
 from requester.beats import Beats
 from requester.core.fleet import Fleet
-from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent
+from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent, silent_before
 from requester.core.model import Cordon, NodeRecord
 from requester.presence import Presence
 from requester.settings import Settings
 
 _log = structlog.get_logger(__name__)
+_SAVED_TOGETHER: Final = 256
+"""Cells that are written at the same time."""
 
 
 class NodeCell(Struct, frozen=True, omit_defaults=True):
@@ -109,6 +113,11 @@ class Registry:
                 held=beat.held or {},
                 cordon=cell.cordon if cell is not None else None,
             )
+            news = self._fleet.put(node)
+        elif _nothing_new(known, beat):
+            node = known
+            news = False
+            self._fleet.heard(node, now)
         else:
             same = known.info is beat.node or known.info == beat.node
             node = replace(
@@ -121,9 +130,10 @@ class Registry:
                 incarnation=beat.incarnation,
                 held=known.held if beat.held is None else beat.held,
             )
+            news = self._fleet.put(node)
         if cell is None or cell.membership == DELETED or not self._agree(cell.info, beat.node):
             self._to_save[id_] = None
-        if self._fleet.put(node):
+        if news:
             _log.info("node", node=id_, connected=connected, membership=node.membership)
             self._changed()
         if node.membership == APPROVED:
@@ -148,20 +158,17 @@ class Registry:
         """Find the nodes that have fallen silent, and those that have been away for so long that nobody waits for them."""
         now = self._clock.now()
         since = self._fleet.hearing_since
+        # Ten times a second over all nodes: for nearly all of them, one comparison.
+        away = silent_before(since, now, self._settings.away_s)
         forgone = [
             node
             for node in self._fleet.nodes.values()
-            if not node.connected
-            and node.expected
-            and silent(node.last_beat_at, since, now, self._settings.away_s)
+            if node.last_beat_at < away and not node.connected and node.expected
         ]
         for node in forgone:
             self._fleet.put(replace(node, expected=False))
-        gone = [
-            node
-            for node in self._fleet.nodes.values()
-            if node.connected and silent(node.last_beat_at, since, now, self._settings.silence_s)
-        ]
+        quiet = silent_before(since, now, self._settings.silence_s)
+        gone = [node for node in self._fleet.nodes.values() if node.last_beat_at < quiet and node.connected]
         for node in gone:
             _log.warning("a node is silent", node=node.info.id, seconds=round(now - node.last_beat_at, 1))
             self._fleet.put(replace(node, connected=False, disconnected_since=now))
@@ -224,25 +231,33 @@ class Registry:
         """Read all cells, and save what was learned of nodes that this requester looks after."""
         try:
             await self._load()
-            for id_ in tuple(self._to_save):
+            waiting = list(self._to_save)
+            for first in range(0, len(waiting), _SAVED_TOGETHER):
+                await self._save_some(waiting[first : first + _SAVED_TOGETHER])
+        except* Fault as faults:
+            _log.debug("cells cannot be reached", reason=str(faults.exceptions[0]))
+
+    async def _save_some(self, some: Sequence[NodeId]) -> None:
+        """Side by side, so that a fleet that joins costs a few groups of writes. A next beat brings back what fails."""
+        async with TaskGroup() as saving:
+            for id_ in some:
                 self._to_save.pop(id_, None)
                 if not self._presence.rank(id_):
-                    await self._save(id_)
-        except Fault as fault:
-            _log.debug("cells cannot be reached", reason=fault.message)
+                    saving.create_task(self._save(id_))
 
     async def _load(self) -> None:
         for cell in await self._bus.list_cells():
+            id_ = NodeId(cell.name)
+            earlier = self._cells.get(id_)
+            if earlier is not None and earlier[1] >= cell.revision:
+                continue
             try:
                 kept = decode(cell.data, NodeCell)
             except Broken as fault:
                 _log.warning("a cell cannot be read", cell=cell.name, reason=fault.message)
                 continue
-            id_ = NodeId(cell.name)
-            earlier = self._cells.get(id_)
-            if earlier is None or earlier[1] < cell.revision:
-                self._cells[id_] = (kept, cell.revision)
-                self._apply(id_, kept)
+            self._cells[id_] = (kept, cell.revision)
+            self._apply(id_, kept)
 
     def _apply(self, id_: NodeId, cell: NodeCell) -> None:
         """Take over what another requester wrote of a node."""
@@ -335,3 +350,15 @@ class Registry:
             self._fleet.put(after)
         self._changed()
         return after
+
+
+def _nothing_new(known: NodeRecord, beat: Beat) -> bool:
+    """Whether a beat says only that its node is still there, as nearly all do."""
+    return (
+        known.info is beat.node
+        and known.connected
+        and known.expected
+        and not beat.leaving
+        and known.incarnation == beat.incarnation
+        and beat.held is None
+    )

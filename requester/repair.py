@@ -45,10 +45,12 @@ class Repair:
             return
         node = beat.node.id
         held = self._jobs.fleet.held(node)
-        self._note(beat)
         mine = not self._presence.rank(node)
         if self._listed.get(node) != beat.incarnation and mine:
             self._list(beat)
+        if not held and not beat.executions:
+            return
+        self._note(beat)
         now = self._clock.elapsed()
         for execution in missing(held, beat.executions):
             key = self._jobs.key_of_execution.get(execution)

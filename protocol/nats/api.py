@@ -56,6 +56,7 @@ class StreamState(Struct, frozen=True):
     bytes: int = 0
     first_seq: int = 0
     last_seq: int = 0
+    messages: int = 0
     subjects: dict[str, int] | None = None
 
 

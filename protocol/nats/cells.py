@@ -6,7 +6,7 @@ Knows: how a bucket is laid out in its stream (a person may look at it with ``na
 import secrets
 from typing import Final
 
-from protocol.bus import Cell, Refused, Stored
+from protocol.bus import Cell, Outcome, Refused, Stale, Stored
 from protocol.errors import Exhausted
 from protocol.nats.api import ApiError, Kept, StreamInfo, call, unavailable
 from protocol.nats.frames import header_value
@@ -27,6 +27,8 @@ class Cells:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._stream = GuardedStream(wire, CELL_STREAM)
+        self._listed: tuple[tuple[str, int, int], list[Cell]] | None = None
+        """All cells, as they were when the stream looked like that."""
 
     async def get(self, name: str) -> Cell | None:
         """See `protocol.bus.Bus.get_cell`."""
@@ -35,18 +37,29 @@ class Cells:
 
     async def put(self, name: str, data: bytes, revision: int) -> int | None:
         """See `protocol.bus.Bus.put_cell`."""
-        guard = revision
-        if not revision:
+        outcome = await self._put(name, data, revision)
+        if isinstance(outcome, Stale) and not revision:
             # A cell that a person removed left a mark behind, whose sequence is then the guard.
             (newest,) = await self._stream.newest([_PREFIX + name])
-            guard = newest.seq if newest and _cell(newest) is None else 0
-        (outcome,) = await self._stream.put([Put(_PREFIX + name, guard, secrets.token_hex(8), data)])
+            if newest is not None and _cell(newest) is None:
+                outcome = await self._put(name, data, newest.seq)
         if isinstance(outcome, Refused):
             raise Exhausted(f"the cell {name} cannot be stored: {outcome.reason}")
         return outcome.seq if isinstance(outcome, Stored) else None
 
+    async def _put(self, name: str, data: bytes, guard: int) -> Outcome:
+        (outcome,) = await self._stream.put([Put(_PREFIX + name, guard, secrets.token_hex(8), data)])
+        return outcome
+
     async def all(self) -> list[Cell]:
-        """See `protocol.bus.Bus.list_cells`."""
+        """See `protocol.bus.Bus.list_cells`. Every requester asks every few seconds, and mostly nothing is new."""
+        info = await self._info({})
+        now = info.created, info.state.last_seq, info.state.messages
+        if self._listed is None or self._listed[0] != now:
+            self._listed = now, await self._read_all()
+        return list(self._listed[1])
+
+    async def _read_all(self) -> list[Cell]:
         subjects = await self._subjects()
         found: list[Cell | None] = []
         for first in range(0, len(subjects), _TOGETHER):
@@ -56,15 +69,17 @@ class Cells:
     async def _subjects(self) -> list[str]:
         names: list[str] = []
         while True:
-            page = {"subjects_filter": CELL_SUBJECTS, "offset": len(names)}
-            try:
-                info = await call(self._wire, f"STREAM.INFO.{CELL_STREAM}", StreamInfo, page)
-            except ApiError as error:
-                raise unavailable(error) from error
+            info = await self._info({"subjects_filter": CELL_SUBJECTS, "offset": len(names)})
             more = info.state.subjects or {}
             names += more
             if not more or len(names) >= info.total:
                 return names
+
+    async def _info(self, what: dict[str, object]) -> StreamInfo:
+        try:
+            return await call(self._wire, f"STREAM.INFO.{CELL_STREAM}", StreamInfo, what)
+        except ApiError as error:
+            raise unavailable(error) from error
 
 
 def _cell(kept: Kept | None) -> Cell | None:

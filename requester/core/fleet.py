@@ -73,6 +73,10 @@ class Fleet:
         self._count(node.info.id)
         return True
 
+    def heard(self, node: NodeRecord, at: float) -> None:
+        """A known node is still there, and nothing about it is new."""
+        self.nodes[node.info.id] = replace(node, last_beat_at=at)
+
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""
         known = self.nodes.pop(node, None)

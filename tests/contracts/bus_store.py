@@ -57,13 +57,14 @@ class StoreContract:
             (revision,) = [result for result in results if result is not None]
 
     async def test_all_cells_are_listed_with_their_newest_values(self, buses: Buses) -> None:
-        """The list holds each cell once, as `get_cell` shows it."""
+        """The list holds each cell once, as `get_cell` shows it, whatever the last list held."""
         one, other = buses
         mark = secrets.token_hex(6)
         names = {f"{mark}-{number}" for number in range(30)}
         for name in names:
             first = await one.put_cell(name, b"old", revision=0)
             assert first
+            assert any(cell.name == name and cell.data == b"old" for cell in await other.list_cells())
             assert await one.put_cell(name, name.encode(), revision=first)
 
         listed = [cell for cell in await other.list_cells() if cell.name.startswith(mark)]
