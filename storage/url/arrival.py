@@ -87,19 +87,20 @@ class Arrival:
         left = answer.content_length
         return self._pinned.version.size_bytes if left is None else self.done + left
 
-    def begin(self, stop: Stop) -> None:
-        """Forget all that came, and have an empty file of the name."""
+    def forget(self) -> None:
+        """All that came is void: what comes next is the beginning."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        remove_tree(self._folder)
         self.done = 0
         self._digest = hashlib.sha256()
-        with TreeWriter(self._folder) as writer:
-            self._file = writer.open(self._pinned.name)
 
-    def append(self, piece: bytes) -> None:
-        """Write what comes next."""
+    def append(self, piece: bytes, stop: Stop) -> None:
+        """Write what comes next, at the beginning into a new file of the name (also if nothing is in it)."""
+        if self._file < 0:
+            remove_tree(self._folder)
+            with TreeWriter(self._folder) as writer:
+                self._file = writer.open(self._pinned.name)
         write_all(self._file, piece)
         if self.params.digest:
             self._digest.update(piece)

@@ -14,6 +14,7 @@ part further than all before it begins a new round of attempts: a transfer that 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -102,17 +103,19 @@ class UrlSource:
                 arrival.check_rest(answer)
             else:
                 arrival.check_version(version_of(answer))
-                await in_thread(arrival.begin)
+                arrival.forget()
             total = arrival.total(answer)
             await self._copy(arrival, answer, total)
         arrival.check_whole(total)
 
     async def _copy(self, arrival: "Arrival", answer: aiohttp.ClientResponse, total: int | None) -> None:
+        """Nothing is awaited before the body is: aiohttp drops what it holds when the server goes meanwhile."""
         async with contextlib.aclosing(self._body(arrival, answer)) as body:
             async for piece in body:
                 self._check_size(arrival.params, arrival.done + len(piece))
-                await in_thread(lambda stop, piece=piece: arrival.append(piece))  # type: ignore[misc]
+                await in_thread(partial(arrival.append, piece))
                 arrival.tell(total)
+        await in_thread(partial(arrival.append, b""))
 
     async def _body(self, arrival: "Arrival", answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body in pieces of a mebibyte and more, so that each is worth its trip to a thread. Raises our faults.
