@@ -1,8 +1,10 @@
 """What an execution may take of its node's disk, and what the node never gives."""
 
+import asyncio
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from compute.agent import HOUSEKEEPING_S
 from compute.disk import inode_of, taken_bytes
 from compute.provenance import FILES_MAX, Manifests
+from protocol.clock import ManualClock
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, ResultPath, Spec, Task
 from protocol.messages import Report, Run
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 from tests.compute.test_inputs import INPUT, READING, failed
-from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
+from tests.compute.twins import WITHIN_S, FakeRequester, NodeOnTest, noop, order
 from tests.contracts.trees import Link, Tree, plant
 
 S = ExecutionState
@@ -105,6 +109,30 @@ async def test_the_reserve_is_kept(nodes: Nodes, requester: FakeRequester) -> No
     assert node.here.runners[small.execution].execution.state is S.RUNNING
     failure = await failed(requester, order(3, READING))
     assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+
+
+async def test_kept_results_go_when_their_time_is_over_or_their_room_is_needed(nodes: Nodes) -> None:
+    """A node looks after the results that it keeps; those that people have just been told of stay even then."""
+    clock = ManualClock()
+    node = nodes(clock=clock)
+    published = node.folder / "published"
+    published.mkdir(parents=True)
+    for name, days in (("e-expired", 40), ("e-old", 2), ("e-new", 0)):
+        (published / f"{name}.tar.gz").write_bytes(b"x")
+        came_at = time.time() - days * 86_400
+        os.utime(published / f"{name}.tar.gz", (came_at, came_at))
+
+    async def left(names: set[str]) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while {path.name.partition(".")[0] for path in published.glob("e-*")} != names:
+                await clock.advance(HOUSEKEEPING_S)
+
+    await node.start()
+    await left({"e-old", "e-new"})
+    await node.stop()
+    node.settings = replace(node.settings, reserve_bytes=1 << 60)
+    await node.start()
+    await left({"e-new"})
 
 
 TREE: Tree = {
