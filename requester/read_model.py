@@ -41,6 +41,9 @@ CREATE INDEX IF NOT EXISTS executions_key ON executions (key);
 CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB);
 CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
 """
+_STANDS: Final = """
+SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
+"""
 _PUT_JOB: Final = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT_EXECUTION: Final = (
     "INSERT INTO executions VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
@@ -197,15 +200,13 @@ def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -
     return found
 
 
-def deleted_at(database: sqlite3.Connection, key: JobKey) -> int:
-    """The sequence of the entry that deleted a job of this key and is still in the log, else 0."""
-    row = database.execute("SELECT seq FROM deleted WHERE key = ?", (key,)).fetchone()
-    return row[0] if row else 0
+def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:
+    """Whether there is a job of this key, and the sequence of the entry that deleted one and is still in the log, else 0.
 
-
-def holds(database: sqlite3.Connection, key: JobKey) -> bool:
-    """Whether there is a job of this key; some 20 µs."""
-    return database.execute("SELECT 1 FROM jobs WHERE key = ?", (key,)).fetchone() is not None
+    Some 20 µs, most of them for taking and giving back the file's lock: so one question, not two.
+    """
+    there, deleted = database.execute(_STANDS, (key, key)).fetchone()
+    return bool(there), deleted
 
 
 def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:

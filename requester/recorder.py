@@ -19,7 +19,7 @@ from protocol.ids import JobKey
 from requester.core.model import JobRecord
 from requester.core.retention import Purge
 from requester.live import Live
-from requester.read_model import Group, Store, deleted_at, entries, holds, load
+from requester.read_model import Group, Store, entries, load, stands
 
 T = TypeVar("T")
 
@@ -139,22 +139,25 @@ class Recorder:
         return await self._in(self._reading, partial(query, self._reader))
 
     async def load(self, key: JobKey) -> JobRecord | None:
-        """One job as of the last group written.
+        """One job as of the last group written."""
+        record, _ = await self.look(key)
+        return record
+
+    async def look(self, key: JobKey) -> tuple[JobRecord | None, int]:
+        """One job as of the last group written; or None, and the sequence of the entry that deleted it, 0 for none: the
+        guard of what comes after.
 
         Whether there is one is asked right here: most names are new, and a hop to a thread takes ten times as long.
         """
         assert self._index is not None
-        while holds(self._index, key):
+        while True:
+            there, deleted = stands(self._index, key)
+            if not there:
+                return None, deleted
             begun = self._begun
             record = await self.read(lambda database: load(database, key))
             if begun == self._begun:
-                return record
-        return None
-
-    async def deleted_at(self, key: JobKey) -> int:
-        """The sequence of the entry that deleted a job of this key, 0 for none: the guard of what comes after it."""
-        assert self._index is not None
-        return deleted_at(self._index, key)
+                return record, 0
 
     async def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log."""

@@ -129,10 +129,9 @@ class Service:
         """A job in memory, brought there from the read model if it has left."""
         live = self._jobs.get(key)
         if live is None:
-            record = await self._recorder.load(key)
+            record, deleted = await self._recorder.look(key)
             live = self._jobs.adopt(record) if record is not None else self._jobs.make(key)
-            if record is None:
-                live.guard = max(live.guard, await self._recorder.deleted_at(key))
+            live.guard = max(live.guard, deleted)
         return live
 
     async def _written(

@@ -85,14 +85,19 @@ def _fits(document: Any) -> bool:
     for depth in range(DEPTH_MAX + 1):
         below: list[Any] = []
         for value in level:
-            if depth == DEPTH_MAX and isinstance(value, dict | list):
-                return False
-            if isinstance(value, dict):
-                if _unfit_keys(value):
+            if isinstance(value, str):
+                # What is plain is seen in two glances, without a call.
+                if ("\0" in value or not value.isascii()) and unfit_text(value):
                     return False
-                below += value.values()
-            elif isinstance(value, list):
-                below += value
+            elif isinstance(value, dict | list):
+                if depth == DEPTH_MAX:
+                    return False
+                if isinstance(value, list):
+                    below += value
+                elif _unfit_keys(value):
+                    return False
+                else:
+                    below += value.values()
             elif _unfit_value(value):
                 return False
         seen += len(level)
@@ -165,7 +170,7 @@ def _unfit_keys(value: dict[Any, Any]) -> str:
             return "a key is not a text"
         if len(key) > KEY_MAX_CHARACTERS:
             return f"a key is longer than {KEY_MAX_CHARACTERS} characters"
-        wrong = unfit_text(key)
+        wrong = unfit_text(key) if "\0" in key or not key.isascii() else ""
         if wrong:
             return f"a key cannot be used: {wrong}"
     return ""
