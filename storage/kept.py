@@ -16,6 +16,11 @@ from msgspec import Struct
 KEPT_MAX: Final = 100_000
 """Archives on one node; beyond that the oldest go. Each takes a name in one folder and some 300 bytes of memory."""
 SERVED_S: Final = 300.0
+GONE_HINT: Final = (
+    "It was kept long enough (Publishers.Types.Local.KeepFor on the node), or its room was needed. "
+    "Publish to S3 or IPFS what shall last."
+)
+"""What people read who come too late."""
 
 
 class Archive(Struct):

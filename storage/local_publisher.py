@@ -29,9 +29,9 @@ from protocol.nodes import Offer
 from storage.archive import SUFFIX, pack
 from storage.arrival import disk_faults, remove_tree
 from storage.contract import Drivers, Form, Label, Progress
-from storage.kept import Kept
+from storage.kept import GONE_HINT, Kept
 from storage.result_links import token
-from storage.results_server import GONE_HINT, being_served, serving
+from storage.results_server import being_served, serving
 from storage.settings import LocalPublishing, StorageSettings
 from storage.threads import Stop, in_thread
 from storage.tree import open_inside

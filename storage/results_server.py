@@ -18,13 +18,9 @@ from aiohttp.abc import AbstractStreamWriter
 from protocol.clock import Clock
 from protocol.errors import Denied, NotFound
 from storage.archive import SUFFIX
-from storage.kept import Kept
+from storage.kept import GONE_HINT, Kept
 from storage.result_links import TOKEN, check
 
-GONE_HINT: Final = (
-    "It was kept long enough (Publishers.Types.Local.KeepFor on the node), or its room was needed. "
-    "Publish to S3 or IPFS what shall last."
-)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}" + re.escape(SUFFIX))
 
 

@@ -22,7 +22,7 @@ from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
-from requester.cli.get import LINKED, Result, is_archive, published
+from requester.cli.get import LINKED, Result, is_archive, published, told_if_gone
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
 from requester.cli.swarm import reached, read_swarm
@@ -215,10 +215,11 @@ def _archive(stack: ExitStack, result: Result) -> Any:
         raise Invalid(f"there is no way to look into a result of the type {result.spec.type!r}")
     try:
         return stack.enter_context(opened(url, silence_s=5.0 if result.relay else 30.0))
-    except (Unavailable, TimedOut, Denied):
+    except (Unavailable, TimedOut, Denied, NotFound):
         if not result.relay:
             raise
-        return stack.enter_context(opened(result.relay))
+        with told_if_gone(result):
+            return stack.enter_context(opened(result.relay))
 
 
 def _from_bucket(stack: ExitStack, spec: Spec, path: str) -> Iterator[bytes] | None:

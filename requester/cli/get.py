@@ -7,7 +7,8 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -181,7 +182,8 @@ async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
             other = _other_way(result)
             if other is None:
                 raise
-            return await _fetched(drivers, other, scratch / result.execution)
+            with told_if_gone(result):
+                return await _fetched(drivers, other, scratch / result.execution)
     except Fault as fault:
         failure = fault.failure()
         message = f"the result of execution {short(result.execution)}: {fault.message}"
@@ -219,6 +221,20 @@ def _other_way(result: Result) -> Spec | None:
         return Spec(result.spec.type, {"URL": result.relay})
     place = {name: value for name, value in result.spec.params.items() if name in _OF_S3}
     return Spec("s3", place) if result.spec.type.lower() == LINKED and place.get("Bucket") else None
+
+
+@contextmanager
+def told_if_gone(result: Result) -> Iterator[None]:
+    """What the requester does not find on a node that kept it has been removed there, which a status does not say."""
+    from storage.kept import GONE_HINT
+
+    try:
+        yield
+    except NotFound as fault:
+        if not result.relay:
+            raise
+        message = f"what execution {short(result.execution)} wrote is not kept on its node any more"
+        raise NotFound(message, hint=GONE_HINT, kind="Results") from fault
 
 
 def is_archive(spec: Spec) -> bool:

@@ -109,6 +109,7 @@ def test_a_broken_download_leaves_nothing(
     ran = shoal("get", "words")
     assert ran.code in (1, 3)
     assert second[:10] in ran.err
+    assert ("not kept on its node any more" in ran.err) is (damage is None)
     assert _leftovers(folder) == set()
 
 
