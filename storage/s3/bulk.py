@@ -14,11 +14,13 @@ from protocol.errors import Broken, Invalid, Unavailable
 from storage.lanes import Lane, Request
 from storage.ranged import Refusal
 from storage.s3.faults import fault_of
-from storage.s3.keys import Object
+from storage.s3.keys import ODD_HINT, Object
 from storage.s3.signing import Account, Scope, Signer, query_of, quoted_path
 from storage.wire import Head, Line
 
 PAGE_MAX_BYTES: Final = 1 << 24
+EMPTY_PAGES_MAX: Final = 1000
+"""So many pages in a row may be empty (AWS has some where much was deleted) before a listing is taken for endless."""
 PROBE: Final = "shoal"
 """The key whose address botocore is asked for; what stands before it in the URL stands before every key."""
 
@@ -104,17 +106,28 @@ class Page:
         except (ET.ParseError, ValueError, KeyError) as error:
             fault = f"{self.name}: {self._bulk.endpoint} does not answer as S3 does"
             raise Broken(fault, hint="Is this the address of an S3 server?") from error
+        for each in self.objects:
+            if not each.key.startswith(self._prefix):
+                said = f"{self._bulk.endpoint} lists {each.key!r}, which was not asked for"
+                raise Broken(f"{self.name}: {said}", hint=ODD_HINT)
 
 
 def pages(bulk: Bulk, prefix: str, found: list[list[Object]]) -> Iterator[Page]:
-    """The pages of a listing as tasks, each made when the one before it is done; their objects come into `found`."""
+    """The pages of a listing as tasks, each made when the one before it is done; their objects come into `found`.
+
+    Raises `Broken` for a listing without end.
+    """
     page = Page(bulk, prefix, "")
     yield page
     found.append(page.objects)
-    while page.next:
-        page = Page(bulk, prefix, page.next)
+    empty = 0
+    while after := page.next:
+        page = Page(bulk, prefix, after)
         yield page
         found.append(page.objects)
+        empty = 0 if page.objects else empty + 1
+        if page.next == after or empty > EMPTY_PAGES_MAX:
+            raise Broken(f"{page.name}: the listing at {bulk.endpoint} has no end")
 
 
 def read_page(body: bytes) -> tuple[list[Object], str]:

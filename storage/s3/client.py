@@ -211,7 +211,8 @@ class Connection:
         """Whether any object's key begins with `prefix`."""
         with faults(f"s3://{bucket}/{prefix}", self.endpoint, signed=self.signed):
             page = await self.raw.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-        return bool(page.get("Contents"))
+        # A server that keeps keys otherwise than they are written lists others.
+        return any(each["Key"].startswith(prefix) for each in page.get("Contents") or ())
 
     async def signed_url(self, bucket: str, key: str, version: str = "", expires_s: int = SIGNED_S) -> str:
         """A URL that answers a GET with the object, for so long; as it stands where there is no account."""
@@ -417,7 +418,10 @@ def _config(settings: S3Settings, place: Place, resolver: AbstractResolver | Non
     from aiobotocore.config import AioConfig
     from botocore import UNSIGNED
 
+    from storage.s3.session import session_within
+
     return AioConfig(
+        http_session_cls=session_within(settings.call_s),
         # Without a version, signed URLs come out in version 2, which few servers take.
         signature_version="s3v4" if place.signed else UNSIGNED,
         s3={"addressing_style": place.addressing.lower() or ("path" if place.endpoint else "auto")},

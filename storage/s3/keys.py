@@ -4,13 +4,17 @@ Knows: what Bacalhau's users expect to find below an input's target, and which k
 know: the disk or an S3 client. Keys come from strangers; the names are checked again where they are created.
 """
 
+import posixpath
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct
 
 from protocol.errors import Invalid
 from storage.s3.checksums import Checksum
 from storage.tree import safe_parts
+
+ODD_HINT: Final = "Write Key without // and .. and without a slash at its beginning."
 
 
 class Object(Struct, frozen=True):
@@ -34,6 +38,13 @@ class Landing(Struct, frozen=True):
 
     files: list[tuple[str, Object]]
     folders: list[str]
+
+
+def plain_key(key: str) -> str:
+    """The key under which a server that keeps objects as files may keep it: without ``//``, ``.``, ``..`` and a slash at the
+    beginning. Most keys are their own."""
+    ending = "/" if key.endswith("/") else ""
+    return posixpath.normpath("/./" + key)[1:] + ending
 
 
 def landing(objects: Iterable[Object], prefix: str) -> Landing:

@@ -117,7 +117,8 @@ class Credentials(Struct, frozen=True):
 
 
 class S3Settings(Struct, frozen=True):
-    """What a node says to the S3 drivers; limits on silence are in seconds without a byte.
+    """What a node says to the S3 drivers; limits on silence are in seconds without a byte. `call_s` is for the whole of a
+    call that moves no bulk data.
 
     `endpoint` and `region` are for params that name none (else the AWS configuration's, else AWS itself in us-east-1).
     `credentials` None means the AWS chain, in it the given `profile` if any.
@@ -137,6 +138,7 @@ class S3Settings(Struct, frozen=True):
     credentials: Credentials | None = None
     connect_s: float = 10.0
     silence_s: float = 30.0
+    call_s: float = 600.0
     retry_s: float = 0.2
     tries: int = 5
     requests: int = 4

@@ -12,6 +12,7 @@ from typing import Final
 
 from isal import isal_zlib
 
+from protocol.errors import Broken
 from storage.lanes import Lane, Request
 from storage.ranged import Refusal
 from storage.wire import Head, Line
@@ -69,9 +70,12 @@ class Piece:
         return self._refused(self.name, status, body)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:
-        """Keep what the store calls it, and let its bytes go."""
+        """Keep what the store calls it, and let its bytes go. Raises `Broken` for a success that names nothing: some
+        server's page, or S3's error with status 200, and nothing was stored."""
         line.rest(SLICE_BYTES)
         self.etag = head.headers.get("etag", "")
+        if not self.etag:
+            raise Broken(f"{self.name}: status {head.status} without an ETag is not how S3 answers an upload")
         version = head.headers.get("x-amz-version-id", "")
         self.version = "" if version == "null" else version
         lane.moved += self.size_bytes

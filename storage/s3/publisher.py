@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from msgspec import structs
 
-from protocol.errors import Broken, Conflict, Fault, Invalid
+from protocol.errors import Broken, Conflict, Denied, Fault, Invalid
 from protocol.jobs import Spec
 from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
@@ -27,6 +27,7 @@ from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_
 from storage.s3.client import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import faults
+from storage.s3.keys import ODD_HINT, plain_key
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
@@ -52,6 +53,8 @@ class S3Publisher(S3Driver):
         key = published_key(params, label, unique)
         own = label.execution in key or unique in key
         async with connection.bulk(params.bucket) as bulk:
+            if key != plain_key(key):
+                await _check_kept(connection, bulk, key, unique)
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             publishing = _Publishing(
@@ -240,6 +243,30 @@ class _Publishing:
                 await self._connection.raw.delete_objects(
                     Bucket=bucket, Delete={"Objects": listed, "Quiet": True}
                 )
+
+
+async def _check_kept(connection: Connection, bulk: Bulk, key: str, unique: str) -> None:
+    """Raise `Invalid` if the server keeps what is put at an odd key under its plain one: a result would not be found again
+    where it was put, and might take another's place. An empty object of our own beside it shows it before anything is sent.
+    """
+    probe = f"{key.rpartition('/')[0]}/.shoal-{unique}"
+    sent = put(bulk, Target(bulk.bucket, probe), [])
+    sent.name = bulk.url(key)
+    moved = None
+    try:
+        await connection.move(bulk, iter([sent]), 1, lambda _: None, finish_s=ABORT_S)
+        # One who may write and not look is told 403 of what is not there.
+        with suppress(Denied):
+            moved = await connection.look(bulk.bucket, plain_key(probe))
+    except Invalid as refused:
+        refused.hint = refused.hint or ODD_HINT
+        raise
+    finally:
+        with suppress(Fault), faults(bulk.url(probe), connection.endpoint, signed=True):
+            await connection.raw.delete_object(Bucket=bulk.bucket, Key=probe)
+    if moved is not None:
+        said = f"{connection.endpoint} keeps this key under another one"
+        raise Invalid(f"{bulk.url(key)}: {said}", hint=ODD_HINT, kind="Key")
 
 
 def _objects(entries: list[Entry], prefix: str) -> tuple[list[tuple[str, Entry]], list[str]]:

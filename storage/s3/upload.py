@@ -102,6 +102,11 @@ async def _at_once(
         if piece.etag or not target.condition:
             await _removed(connection, target)
         raise
+    except Fault:
+        # It may have been made all the same, and its answer lost. At a key that others use too it may be theirs.
+        if piece.asked and target.own:
+            await _removed(connection, target)
+        raise
     return Sent(stream.size_bytes, stream.sha256, piece.version, piece.etag)
 
 
@@ -178,12 +183,22 @@ async def _begun(connection: Connection, target: Target) -> str:
     """Begin an upload. When cancelled meanwhile, the answer is awaited all the same, so that it can be aborted."""
 
     async def begin() -> str:
-        with faults(target.url, connection.endpoint, signed=connection.signed):
-            # With an algorithm named here, S3 checks each part and the whole.
-            answer = await connection.raw.create_multipart_upload(
-                Bucket=target.bucket, Key=target.key, ChecksumAlgorithm="CRC32", Metadata=dict(target.meta)
-            )
-        return str(answer["UploadId"])
+        try:
+            with faults(target.url, connection.endpoint, signed=connection.signed):
+                # With an algorithm named here, S3 checks each part and the whole.
+                answer = await connection.raw.create_multipart_upload(
+                    Bucket=target.bucket,
+                    Key=target.key,
+                    ChecksumAlgorithm="CRC32",
+                    Metadata=dict(target.meta),
+                )
+        except Fault:
+            await _abort_nameless(connection, target)
+            raise
+        upload_id = str(answer["UploadId"])
+        if answer["ResponseMetadata"].get("RetryAttempts"):
+            await _abort_nameless(connection, target, upload_id)
+        return upload_id
 
     begun = asyncio.ensure_future(begin())
     try:
@@ -240,12 +255,19 @@ async def _abort(connection: Connection, target: Target, upload_id: str) -> None
                 )
 
 
-async def _abort_former(connection: Connection, target: Target) -> None:
+async def _abort_nameless(connection: Connection, target: Target, but: str = "") -> None:
+    """Take back what was begun by a request whose answer was lost, so that nobody knows its id. At a key that others use too
+    nobody can tell whose it is: it is left to the bucket's lifecycle rules."""
+    if target.own:
+        await _abort_former(connection, target, but)
+
+
+async def _abort_former(connection: Connection, target: Target, but: str = "") -> None:
     """Take back what a process of this execution that was killed had begun; one that may not look leaves it."""
     with suppress(Fault, TimeoutError):
         async with asyncio.timeout(ABORT_S):
             with faults(target.url, connection.endpoint, signed=connection.signed):
                 listed = await connection.raw.list_multipart_uploads(Bucket=target.bucket, Prefix=target.key)
             for each in listed.get("Uploads") or []:
-                if each["Key"] == target.key:
+                if each["Key"] == target.key and each["UploadId"] != but:
                     await _abort(connection, target, each["UploadId"])

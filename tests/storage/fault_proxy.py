@@ -21,12 +21,14 @@ _HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "content-leng
 class FaultProxy:
     """Passes everything on to `upstream`, except what `plan` names a fault for.
 
-    Faults: ``cut``, ``stall``, ``trickle`` (half of the body, and then that: a byte at a time), ``short`` (half of it,
+    Faults: ``cut``, ``stall``, ``trickle`` (a byte of the body at a time), ``short`` (half of it,
     announced as such), ``long`` (more than the range has), ``range`` (another range than asked), ``etag`` (another version),
     ``500``, ``503``, ``403`` (that status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as
     status 200), ``lost`` (passed on, and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip``
     (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does
-    when it tells an error in a trailer).
+    when it tells an error in a trailer), ``garbage`` (status 200 and what nobody understands),
+    ``drip`` (a head without end, a byte at a time). On what is sent: ``hangup`` (half of it is taken, then the connection is
+    cut), ``deaf`` (half of it is taken, and then no more), ``sip`` (taken slowly).
     """
 
     def __init__(self, upstream: str) -> None:
@@ -56,12 +58,17 @@ class FaultProxy:
             )
         if fault == "xml":
             return web.Response(text="<Error><Code>InternalError</Code></Error>")
+        if fault == "garbage":
+            return web.Response(body=b"\x00garbage<" * 100, content_type="application/xml")
+        if fault == "drip":
+            await self._drip(request)
+        taken = await self._take(request, fault) if fault in ("hangup", "deaf", "sip") else b""
         if fault == "mute":
             await self._silence()
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP
         )
-        body = io.BytesIO(await request.read()) if request.can_read_body else None
+        body = io.BytesIO(taken + await request.read()) if taken or request.can_read_body else None
         url = URL(self._upstream + request.raw_path, encoded=True)
         async with session.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
@@ -91,6 +98,7 @@ class FaultProxy:
         half = data[: len(data) // 2]
         if fault == "trickle":
             await self._trickle(request, response, data)
+            return response
         if fault == "ended":
             response.enable_chunked_encoding()
             await response.prepare(request)
@@ -106,13 +114,8 @@ class FaultProxy:
         if request.method == "HEAD":
             response.content_length = int(found.headers.get("Content-Length", 0))
         await response.prepare(request)
-        if fault in ("cut", "stall", "short", "trickle"):
+        if fault in ("cut", "stall", "short"):
             await response.write(half)
-            if fault == "trickle":
-                self.stalled.set()
-                for at in range(len(half), len(data)):
-                    await response.write(data[at : at + 1])
-                    await asyncio.sleep(0.02)
             if fault == "stall":
                 await self._silence()
             if fault == "cut":
@@ -121,6 +124,30 @@ class FaultProxy:
         elif request.method != "HEAD":
             await response.write(data)
         return response
+
+    async def _take(self, request: web.Request, fault: str) -> bytes:
+        """Take half of what is sent, and go wrong or give it back."""
+        taken = b""
+        while len(taken) < (request.content_length or 0) // 2:
+            taken += await request.content.readany()
+            if fault == "sip":
+                await asyncio.sleep(0.02)
+        if fault == "deaf":
+            await self._silence()
+        if fault == "hangup":
+            assert request.transport is not None
+            request.transport.abort()
+            raise asyncio.CancelledError
+        return taken
+
+    async def _drip(self, request: web.Request) -> None:
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
+        self.stalled.set()
+        while not request.transport.is_closing():
+            request.transport.write(b"x")
+            await asyncio.sleep(0.02)
+        raise asyncio.CancelledError
 
     async def _trickle(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         response.content_length = len(data)

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from xml.sax.saxutils import escape
 
 from aiohttp import web
+from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy.servers import S3Server
 from storage.addresses import read_policy
@@ -56,17 +57,23 @@ class Bucket:
 
 @asynccontextmanager
 async def new_bucket(server: S3Server, name: str) -> AsyncIterator[Bucket]:
-    """A bucket that was not there before."""
+    """A bucket that was not there before. SeaweedFS gives each some of the few volumes that it has, so it goes again (with
+    all that is in it; versitygw keeps one that has anything)."""
     async with S3Client(settings_of(server)) as client:
         connection = await client.connect(server.endpoint)
         await connection.raw.create_bucket(Bucket=name)
-        yield Bucket(connection.raw, server, name)
+        try:
+            yield Bucket(connection.raw, server, name)
+        finally:
+            with suppress(ClientError, BotoCoreError):
+                await connection.raw.delete_bucket(Bucket=name)
 
 
 class OddS3:
     """Speaks as much of S3 as a source needs, and holds any key at all, without asking for an account.
 
-    With a `region`, requests that were signed for another one are refused as AWS does it.
+    With a `region`, requests that were signed for another one are refused as AWS does it. With `next` each page of a listing
+    says that this token brings another; `strange` is a key that every listing has besides.
     """
 
     def __init__(self) -> None:
@@ -76,6 +83,8 @@ class OddS3:
         self.private = False
         self.endpoint = ""
         self.requests: list[web.Request] = []
+        self.next = ""
+        self.strange = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Every request."""
@@ -106,7 +115,11 @@ class OddS3:
             for key, data in self.objects.items()
             if key.startswith(prefix)
         )
-        text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
+        if self.strange:
+            found += f"<Contents><Key>{escape(self.strange)}</Key><Size>1</Size></Contents>"
+        more = f"<NextContinuationToken>{self.next}</NextContinuationToken>" if self.next else ""
+        truncated = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}"
+        text = f"<ListBucketResult>{truncated}{found}</ListBucketResult>"
         return web.Response(text=text, content_type="application/xml")
 
     def _error(self, status: int, code: str, message: str, region: str = "") -> web.Response:

@@ -1,0 +1,210 @@
+"""Uploads and listings that go wrong, through a proxy before a real server: equal bytes or an error, nothing left over."""
+
+import base64
+import hashlib
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from deploy.servers import S3Server
+from protocol.errors import Broken, Fault, TimedOut, Unavailable
+from protocol.ids import ExecutionId, JobId, NodeId
+from storage.contract import Label, Share, silent
+from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from tests.contracts.trees import Tree, plant, snapshot
+from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
+from tests.storage.s3_world import Bucket, OddS3, new_bucket, odd_s3, settings_of
+
+MIB = 1 << 20
+LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
+NUMBERS = itertools.count(1)
+DATA = hashlib.shake_256(b"upload").digest(6 * MIB)
+KEY = "out/e-1.tar.gz"
+
+
+@pytest.fixture
+async def bucket(s3: S3Server) -> AsyncIterator[Bucket]:
+    async with new_bucket(s3, f"upload-faults-{next(NUMBERS)}") as bucket:
+        yield bucket
+
+
+@pytest.fixture
+async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(bucket.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def odd() -> AsyncIterator[OddS3]:
+    async with odd_s3() as odd:
+        yield odd
+
+
+@pytest.fixture
+async def client(s3: S3Server) -> AsyncIterator[S3Client]:
+    """One that tries a part three times, and a call twice."""
+    settings = settings_of(s3, upload_part_bytes=5 * MIB, silence_s=0.6, call_s=1.5, tries=3)
+    async with S3Client(settings) as client:
+        yield client
+
+
+def of_objects(request: web.Request) -> bool:
+    return request.method == "PUT" and not request.query
+
+
+def of_parts(request: web.Request) -> bool:
+    return request.method == "PUT" and "partNumber" in request.query
+
+
+def of_beginnings(request: web.Request) -> bool:
+    return request.method == "POST" and "uploads" in request.query
+
+
+def of_completion(request: web.Request) -> bool:
+    return request.method == "POST" and "uploadId" in request.query
+
+
+def of_listings(request: web.Request) -> bool:
+    return request.method == "GET" and "list-type" in request.query
+
+
+STEPS = {
+    "object": of_objects,
+    "begin": of_beginnings,
+    "part": of_parts,
+    "completion": of_completion,
+    "listing": of_listings,
+}
+
+
+def on(step: str, fault: str, first: int = 0, last: int = 10_000) -> Plan:
+    """That fault at the requests of a step, by their number."""
+    numbers = itertools.count(1)
+
+    def plan(request: web.Request, number: int) -> str:
+        return fault if STEPS[step](request) and first < next(numbers) <= last else ""
+
+    return plan
+
+
+def result(tmp_path: Path, step: str) -> Path:
+    """A result whose archive is an upload of two parts, or one request."""
+    return plant({"data": b"small" if step == "object" else DATA}, tmp_path / "result")
+
+
+@pytest.mark.parametrize(
+    ("step", "fault", "last"),
+    [
+        *(("part", fault, 1) for fault in ("hangup", "deaf", "mute", "500", "503")),
+        ("part", "sip", 100),
+        ("object", "lost", 1),
+        ("begin", "lost", 1),
+        ("completion", "503", 1),
+        *(("completion", fault, 100) for fault in ("cut", "held", "trickle")),
+    ],
+)
+async def test_an_upload_that_gets_through_is_whole(
+    step: str, fault: str, last: int, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """A part that is cut, taken slowly, hung up on or refused once is sent again; a completion whose answer is cut, stalls,
+    trickles or never comes is found to have succeeded. What is advertised is what lies there, and no upload is left."""
+    proxy.plan = on(step, fault, last=last)
+    params = PublisherParams(bucket.name, "out/{executionID}", endpoint=proxy.endpoint)
+
+    spec = await S3Publisher(client=client).publish(result(tmp_path, step), params, LABEL, silent)
+
+    found = await bucket.raw.get_object(Bucket=bucket.name, Key=spec.params["Key"])
+    digest = hashlib.sha256(await found["Body"].read()).digest()
+    assert digest == base64.b64decode(spec.params["ChecksumSHA256"])
+    assert await bucket.keys() == [KEY]
+    assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("step", "fault", "kind"),
+    [
+        ("object", "lost", Broken),
+        ("object", "xml", Broken),
+        ("begin", "lost", Unavailable),
+        ("part", "hangup", Broken),
+        ("part", "deaf", TimedOut),
+        ("part", "500", Unavailable),
+        ("part", "garbage", Broken),
+        ("completion", "503", Unavailable),
+        ("completion", "mute", TimedOut),
+        ("completion", "xml", Unavailable),
+        ("completion", "garbage", Unavailable),
+        ("completion", "drip", TimedOut),
+    ],
+)
+async def test_an_upload_that_does_not_get_through_leaves_nothing(
+    step: str,
+    fault: str,
+    kind: type[Fault],
+    bucket: Bucket,
+    proxy: FaultProxy,
+    client: S3Client,
+    tmp_path: Path,
+) -> None:
+    """A fault that does not pass is told as what it is, naming the object; no object and no unfinished upload stays."""
+    proxy.plan = on(step, fault)
+    params = PublisherParams(bucket.name, "out/{executionID}", endpoint=proxy.endpoint)
+
+    with pytest.raises(kind) as caught:
+        await S3Publisher(client=client).publish(result(tmp_path, step), params, LABEL, silent)
+
+    assert f"s3://{bucket.name}/{KEY}" in caught.value.message
+    assert await bucket.keys() == []
+    assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "last", "kind"),
+    [
+        *((fault, 1, None) for fault in ("cut", "stall", "500")),
+        *((fault, 1, Broken) for fault in ("short", "garbage", "xml")),
+        ("trickle", 100, TimedOut),
+        ("cut", 100, Broken),
+    ],
+)
+async def test_a_listing_that_goes_wrong_is_whole_or_an_error(
+    fault: str,
+    last: int,
+    kind: type[Fault] | None,
+    bucket: Bucket,
+    proxy: FaultProxy,
+    client: S3Client,
+    tmp_path: Path,
+) -> None:
+    """Never are some of a prefix's objects taken for all: what broke off is asked for again, what is no listing of S3's, or
+    does not get better, is an error that names the prefix."""
+    tree: Tree = {f"{number}": b"%d" % number for number in range(4)}
+    for key, data in tree.items():
+        assert isinstance(data, bytes)
+        await bucket.put(f"in/{key}", data)
+    source = S3Source(client=client)
+    params = SourceParams(bucket.name, "in/", endpoint=proxy.endpoint)
+    proxy.plan = on("listing", fault, last=last)
+
+    if kind is not None:
+        with pytest.raises(kind, match=f"s3://{bucket.name}/in/"):
+            await source.resolve(params, Share())
+    else:
+        fetched = await source.fetch(params, await source.resolve(params, Share()), tmp_path / "in", silent)
+        assert snapshot(fetched.path) == tree
+
+
+async def test_a_listing_without_end_ends(odd: OddS3, client: S3Client) -> None:
+    """A server that always names another page, or lists what was not asked for, is an error and not a job for ever."""
+    params = SourceParams("odd", "in/", endpoint=odd.endpoint)
+    odd.next = "again"
+    with pytest.raises(Broken, match="has no end"):
+        await S3Source(client=client).resolve(params, Share())
+
+    odd.next = ""
+    odd.strange = "elsewhere/x"
+    with pytest.raises(Broken, match="'elsewhere/x', which was not asked for"):
+        await S3Source(client=client).resolve(params, Share())
