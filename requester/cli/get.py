@@ -163,7 +163,10 @@ async def _fetch_all(
                 drivers = await stack.enter_async_context(open_drivers(settings))
                 links = PreSignedSource(S3Settings(addresses=settings.addresses))
                 drivers.sources[LINKED] = await stack.enter_async_context(aclosing(links))
-                trees = [(each.execution, await _fetch(drivers, each, Path(scratch))) for each in results]
+                trees = []
+                for each in results:
+                    with told_if_gone(each):
+                        trees.append((each.execution, await _fetch(drivers, each, Path(scratch))))
             await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)
     except TimeoutError as error:
         raise TimedOut(
@@ -182,8 +185,7 @@ async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
             other = _other_way(result)
             if other is None:
                 raise
-            with told_if_gone(result):
-                return await _fetched(drivers, other, scratch / result.execution)
+            return await _fetched(drivers, other, scratch / result.execution)
     except Fault as fault:
         failure = fault.failure()
         message = f"the result of execution {short(result.execution)}: {fault.message}"
@@ -233,7 +235,7 @@ def told_if_gone(result: Result) -> Iterator[None]:
     except NotFound as fault:
         if not result.relay:
             raise
-        message = f"what execution {short(result.execution)} wrote is not kept on its node any more"
+        message = f"the result of execution {short(result.execution)} is not kept on its node any more"
         raise NotFound(message, hint=GONE_HINT, kind="Results") from fault
 
 
