@@ -218,20 +218,28 @@ class Service:
     async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
         try:
             record = await self._lookup.job(ref, namespace)
-        except NotFound:
-            await self._catch_up()
+        except NotFound as unknown:
+            if not await self._catch_up():
+                raise Unavailable(
+                    f"whether there is a job {ref} is not known here: the log cannot be read just now",
+                    hint="ask again in a moment, or ask another requester",
+                ) from unknown
             record = await self._lookup.job(ref, namespace)
         if not version or version == record.version:
             return record
         return await self._at_version(record, version)
 
-    async def _catch_up(self) -> None:
-        """A job that is not known yet may have been submitted elsewhere a moment ago: read the log to its end."""
+    async def _catch_up(self) -> bool:
+        """Read the log to its end: a job that is not known yet may have been submitted elsewhere a moment ago.
+
+        False if that cannot be done now.
+        """
         try:
             async with asyncio.timeout(self._settings.report_wait_s):
                 await self._follower.reached(await self._bus.newest())
         except (TimeoutError, Unavailable, TimedOut):
-            return
+            return False
+        return True
 
     async def _at_version(self, record: JobRecord, version: int) -> JobRecord:
         """A job as it was when its next version came."""

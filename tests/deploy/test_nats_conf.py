@@ -22,7 +22,7 @@ from nats.js.errors import APIError
 from deploy.servers import NatsServer
 from protocol.nats.streams import StreamSettings, configurations
 
-ANSWER_S = 5.0
+ANSWER_S = 20.0
 
 STREAMS = configurations(StreamSettings())
 JOBS, BLOBS, CELLS = STREAMS["JOBS"], STREAMS["BLOBS"], STREAMS["KV_NODES"]

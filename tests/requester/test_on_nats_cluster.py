@@ -16,6 +16,7 @@ from protocol.ids import RequesterId
 from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from protocol.subjects import LOG_STREAM
+from requester.core.model import JobRecord
 from requester.serve import running
 from requester.service import Service
 from tests.conftest import Background
@@ -113,6 +114,15 @@ async def leader(servers: Cluster) -> NatsServer:
         await admin.close()
 
 
+async def seen(service: Service, job: str) -> JobRecord:
+    """The job when it is closed; asked for again while the cluster elects its leaders."""
+    while True:
+        try:
+            return await closed(service, job)
+        except Unavailable:
+            await asyncio.sleep(0.2)
+
+
 async def test_jobs_flow_while_servers_and_requesters_come_and_go(servers: Cluster, tmp_path: Path) -> None:
     """The log's leader is killed, every server is restarted in turn, one requester is killed and two others join: every job
     that was taken completes, each partition has one result, and every requester says the same of it."""
@@ -142,7 +152,7 @@ async def test_jobs_flow_while_servers_and_requesters_come_and_go(servers: Clust
 
         for service in flow.services.values():
             for job in flow.accepted:
-                record = await closed(service, job)
+                record = await seen(service, job)
                 assert record.state is JobState.COMPLETED
                 assert len(record.published() or record.current()) == 1
         ran = [run.execution for node in nodes for run in node.runs]

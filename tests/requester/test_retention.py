@@ -280,5 +280,6 @@ async def test_a_requester_that_was_away_longer_than_jobs_are_kept(tmp_path: Pat
 
         assert two.facts()["open_jobs"] == 0
         assert (await two.jobs(JobQuery()))[0] == []
+        await happens(lambda: two.facts()["nodes"] == 1)
         (known,) = await two.nodes()
         assert known.running == 0

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.bus import Append, Outcome, Record
-from protocol.errors import Broken, Exhausted
+from protocol.errors import Broken, Exhausted, Unavailable
 from protocol.memory_bus import MemoryBus, MemoryHub, Mischief
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -251,6 +251,20 @@ async def test_log_unreachable(tmp_path: Path) -> None:
         record = await closed(service, job)
 
         assert [each.state for each in record.executions.values()] == [S.COMPLETED]
+
+
+async def test_what_is_not_known_is_not_called_unknown(tmp_path: Path) -> None:
+    """While the log cannot be read a job that is not known here may have been taken elsewhere: that is what is told."""
+    async with a_cluster(tmp_path) as cluster:
+        one, other = await cluster.requester("r1"), await cluster.requester("r2")
+        cluster.buses["r2"].cut()
+        job = await submit(one, a_job())
+
+        with pytest.raises(Unavailable, match=job):
+            await other.job(job)
+        cluster.buses["r2"].mend()
+
+        assert (await other.job(job)).id == job
 
 
 async def test_a_bus_that_stands_still(tmp_path: Path) -> None:
