@@ -42,13 +42,6 @@ NUMBERS = itertools.count(1)
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["s3", "seaweedfs"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    """Two servers of different make."""
-    found: S3Server = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture
 async def bucket(server: S3Server) -> AsyncIterator[Bucket]:
     async with new_bucket(server, f"bucket-{next(NUMBERS)}") as bucket:

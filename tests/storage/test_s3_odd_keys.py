@@ -36,13 +36,6 @@ KEPT: Final = {
 ODD: Final = ("k/a/../b", "k/..", "k/a//b", "/k/b")
 
 
-@pytest.fixture(params=["s3", "seaweedfs"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    """Two servers of different make."""
-    found: S3Server = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture
 async def bucket(server: S3Server) -> AsyncIterator[Bucket]:
     async with new_bucket(server, f"odd-keys-{next(NUMBERS)}") as bucket:
