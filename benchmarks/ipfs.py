@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import psutil
 
 from benchmarks.record import Figure, figure
+from benchmarks.standstill import Delay, delay
 from benchmarks.transfers import ROUNDS, SMALL_FILES, fetcher, made_small, run, scratch_with_data, turns
 from deploy.programs import Missing, need
 from deploy.servers import Kubo, kubo
@@ -29,7 +30,6 @@ T = TypeVar("T")
 
 MARK_GET: Final = "at most 0.8 times"
 MARK_ADD: Final = "at most 1.1 times"
-STEP_S: Final = 0.001
 LARGE: Final = "1 GiB file"
 SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
 
@@ -124,8 +124,8 @@ class Watch:
         self._begun_bytes = self._process.memory_info().rss
         self._active = 0
         self._beside = 0
-        self.pauses_s = [0.0]
-        self.floor_s = [0.0]
+        self.delays = [Delay(0.0, 0.0)]
+        self.beside_s = [0.0]
         self.memory_bytes = [self._begun_bytes]
 
     def over(self, work: Callable[[Path], Awaitable[T]]) -> Callable[[Path], Awaitable[T]]:
@@ -155,33 +155,28 @@ class Watch:
     async def look(self) -> None:
         """Look all the time, for ever."""
         while True:
-            began = time.perf_counter()
-            await asyncio.sleep(STEP_S)
+            found = await delay()
             if self._beside:
-                self.floor_s.append(time.perf_counter() - began - STEP_S)
+                self.beside_s.append(found.late_s)
             if self._active:
-                self.pauses_s.append(time.perf_counter() - began - STEP_S)
+                self.delays.append(found)
                 self.memory_bytes.append(self._process.memory_info().rss)
 
     def figures(self) -> list[Figure]:
         """The longest pause and the most memory, of all transfers together."""
-        ours, floor = sorted(self.pauses_s), sorted(self.floor_s)
-        beside = "an idle loop beside ipfs get"
         return [
             figure(
                 "event loop stood still during IPFS transfers, longest",
-                [ours[-1] * 1e3],
+                [max(each.late_s for each in self.delays) * 1e3],
                 "ms",
-                peer=beside,
-                peer_values=[floor[-1] * 1e3],
-                mark="at most 20 ms",
+                peer="an idle loop beside ipfs get",
+                peer_values=[max(self.beside_s) * 1e3],
             ),
             figure(
-                "the same, 99.9 % of all times",
-                [ours[int(len(ours) * 0.999)] * 1e3],
+                "event loop stood still during IPFS transfers, without waiting for a free processor",
+                [max(each.own_s for each in self.delays) * 1e3],
                 "ms",
-                peer=beside,
-                peer_values=[floor[int(len(floor) * 0.999)] * 1e3],
+                mark="at most 20 ms",
             ),
             figure(
                 "memory of the process in IPFS transfers",

@@ -20,6 +20,7 @@ from storage.contract import Share, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
+from storage.spread import spread
 from storage.tree import digest_of
 
 SIZE_BYTES: Final = 1 << 30
@@ -32,8 +33,9 @@ PIECE_BYTES: Final = 1 << 20
 @asynccontextmanager
 async def scratch_with_data() -> AsyncIterator[tuple[Path, Path, str]]:
     """A folder to work in, a large file in it, and that one's digest."""
-    # On the disk of the cache, not in a memory-backed /tmp: bytes end on a disk.
+    # On a disk, not in a memory-backed /tmp, and what arrives in each round apart from what was removed after others.
     with tempfile.TemporaryDirectory(prefix="shoal-bench-", dir=os.environ.get("SHOAL_BENCH_DIR")) as scratch:
+        spread(Path(scratch))
         data = Path(scratch) / "data"
         yield Path(scratch), data, await asyncio.to_thread(made, data)
 

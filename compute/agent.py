@@ -60,6 +60,7 @@ from protocol.states import ENDS
 from storage.arrival import remove_tree
 from storage.contract import Drivers
 from storage.local_publisher import LocalPublisher
+from storage.spread import spread
 from storage.threads import in_thread
 
 EXECUTIONS_MAX: Final = 10_000
@@ -187,6 +188,7 @@ class Agent:
     def _open_shop(self, tasks: asyncio.TaskGroup) -> Shop:
         folder = self._settings.folder / "executions"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        spread(folder)
         disk = Disk(self._settings.folder, self._settings.reserve_bytes)
         self.inputs = Inputs(
             self._settings.folder / "cache",

@@ -47,6 +47,7 @@ from storage.contract import Fetched, Progress, Resolved
 from storage.flight import Flight
 from storage.manifest import difference, write_manifest
 from storage.shelf import Holder, Key, Shelf
+from storage.spread import spread
 from storage.threads import Stop, in_thread
 from storage.tree import size_of
 
@@ -327,6 +328,7 @@ class Cache:
     def _found(self) -> list[tuple[float, Key, Entry, bool]]:
         """The entries that are there, with the time of their last use and whether they have a manifest; others go."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        spread(self._folder)
         found = []
         for path in self._folder.iterdir():
             entry = fit_entry(path, self._boot)
