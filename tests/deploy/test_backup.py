@@ -13,7 +13,7 @@ from tests.contracts.bus import append_one, entry, fresh_key
 from tests.deploy.test_keys import shoal
 from tests.protocol_bus.connections import requester
 from tests.requester.cluster import a_job, closed, hold, submit
-from tests.requester.test_on_nats import a_node, a_requester
+from tests.requester.on_servers import a_node, a_requester
 
 
 async def everything(server: NatsServer) -> tuple[list[object], bytes, list[str]]:
@@ -35,7 +35,7 @@ async def test_what_was_backed_up_is_there_again(own_nats_server: NatsServer, tm
     sequences. A requester that still has the old read model sees another log by its `created`, fills its read model again,
     tells the same of every job, and the job that ran is brought to its end."""
     first, folder = own_nats_server, tmp_path / "backup"
-    async with a_requester(first, tmp_path, "r1") as service, a_node(first, "n1") as node:
+    async with a_requester([first], tmp_path, "r1") as service, a_node([first], "n1") as node:
         done = [
             await submit(service, a_job(f"job-{number}", meta={"x": "y" * 5_000})) for number in range(60)
         ]
@@ -66,7 +66,7 @@ async def test_what_was_backed_up_is_there_again(own_nats_server: NatsServer, tm
             # Guards mean what they meant.
             revision = told[0].revision
             assert await append_one(bus, entry(told[0].key, revision - 1)) == Stale(revision)
-        async with a_requester(second, tmp_path, "r1") as service, a_node(second, "n1") as node:
+        async with a_requester([second], tmp_path, "r1") as service, a_node([second], "n1") as node:
             assert service.facts()["log"] != created
             assert [await service.job(job) for job in done] == told
             with pytest.raises(NotFound):

@@ -1,58 +1,28 @@
 """The same requester on a real NATS server: what the twin of the bus promises has to hold there."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from deploy.servers import NatsServer
-from protocol.clock import SystemClock
 from protocol.errors import Exhausted
 from protocol.ids import RequesterId
 from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from requester.serve import running
-from requester.service import Service
-from tests.requester.cluster import QUICK, PretendNode, a_job, closed, hold, submit
-
-PATIENT = replace(QUICK, silence_s=5.0, beat_s=0.2, submit_timeout_s=30.0)
-"""A real server takes its time: silence means something only after a while."""
-
-
-@asynccontextmanager
-async def a_requester(server: NatsServer, folder: Path, name: str) -> AsyncIterator[Service]:
-    bus = await connect(server.url, name=name, role="requester", credentials=server.requester(name))
-    try:
-        settings = replace(PATIENT, id=RequesterId(name), data_dir=folder / name)
-        async with running(bus, settings) as service:
-            yield service
-    finally:
-        await bus.close()
-
-
-@asynccontextmanager
-async def a_node(server: NatsServer, name: str) -> AsyncIterator[PretendNode]:
-    bus = await connect(server.url, name=name, role="node", credentials=server.node(name))
-    node = PretendNode(bus, name, clock=SystemClock(), cores=64, beat_s=0.2)
-    task = asyncio.create_task(node.work())
-    try:
-        yield node
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await bus.close()
+from tests.requester.cluster import a_job, closed, hold, submit
+from tests.requester.on_servers import PATIENT, a_node, a_requester
 
 
 async def test_jobs_on_a_real_server(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """Two hundred jobs taken by two requesters all complete, each run once, and both requesters say so."""
     async with (
-        a_requester(own_nats_server, tmp_path, "r1") as one,
-        a_requester(own_nats_server, tmp_path, "r2") as two,
-        a_node(own_nats_server, "n1") as first,
-        a_node(own_nats_server, "n2") as second,
+        a_requester([own_nats_server], tmp_path, "r1") as one,
+        a_requester([own_nats_server], tmp_path, "r2") as two,
+        a_node([own_nats_server], "n1") as first,
+        a_node([own_nats_server], "n2") as second,
     ):
         takers = [one, two] * 100
         jobs = await asyncio.gather(*(submit(taker, a_job()) for taker in takers))
@@ -66,8 +36,8 @@ async def test_jobs_on_a_real_server(own_nats_server: NatsServer, tmp_path: Path
 async def test_the_server_is_killed(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """Killing the NATS server in the middle loses no job: what was answered is there, and everything goes on after."""
     async with (
-        a_requester(own_nats_server, tmp_path, "r1") as service,
-        a_node(own_nats_server, "n1") as node,
+        a_requester([own_nats_server], tmp_path, "r1") as service,
+        a_node([own_nats_server], "n1") as node,
     ):
         node.script = hold
         before = [await submit(service, a_job()) for _ in range(20)]
@@ -103,7 +73,7 @@ async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(
     )
     settings = replace(PATIENT, id=RequesterId("r1"), data_dir=tmp_path / "r1", keep_s=2.0, retention_s=0.1)
     try:
-        async with running(bus, settings) as service, a_node(own_nats_server, "n1") as node:
+        async with running(bus, settings) as service, a_node([own_nats_server], "n1") as node:
             node.script = hold
             large = a_job(meta={"padding": "x" * 10_000}, cpu="0.1")
             jobs: list[str] = []

@@ -1,28 +1,22 @@
 """Requesters and nodes on three NATS servers, replicas 3: jobs flow while servers and requesters come and go."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import nats
 import pytest
-from msgspec.structs import replace
 
 from deploy.servers import NatsServer
-from protocol.clock import SystemClock
 from protocol.errors import Conflict, Unavailable
-from protocol.ids import RequesterId
-from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from protocol.subjects import LOG_STREAM
 from requester.core.model import JobRecord
-from requester.serve import running
 from requester.service import Service
 from tests.conftest import Background
 from tests.protocol_bus.servers import Cluster, nats_cluster
-from tests.requester.cluster import PretendNode, a_job, closed
-from tests.requester.test_on_nats import PATIENT
+from tests.requester.cluster import a_job, closed
+from tests.requester.on_servers import a_node, a_requester
 
 NODES = ("n1", "n2")
 JOBS_MIN = 20
@@ -68,38 +62,6 @@ class Flow:
         async with asyncio.timeout(60):
             while len(self.accepted) < goal:  # noqa: ASYNC110  no event tells
                 await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def a_requester(servers: Cluster, folder: Path, name: str) -> AsyncIterator[Service]:
-    bus = await connect(
-        ",".join(server.url for server in servers),
-        name=name,
-        role="requester",
-        credentials=servers[0].requester(name),
-        wait_s=30,
-        streams=StreamSettings(replicas=3),
-    )
-    try:
-        settings = replace(PATIENT, id=RequesterId(name), data_dir=folder / name)
-        async with running(bus, settings) as service:
-            yield service
-    finally:
-        await bus.close()
-
-
-@asynccontextmanager
-async def a_node(servers: Cluster, name: str) -> AsyncIterator[PretendNode]:
-    url = ",".join(server.url for server in servers)
-    bus = await connect(url, name=name, role="node", credentials=servers[0].node(name), wait_s=30)
-    node = PretendNode(bus, name, clock=SystemClock(), cores=64, beat_s=0.2)
-    task = asyncio.create_task(node.work())
-    try:
-        yield node
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await bus.close()
 
 
 async def leader(servers: Cluster) -> NatsServer:
