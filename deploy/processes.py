@@ -32,6 +32,7 @@ class Process:
         self._popen = popen
         self.name = name
         self.log = log
+        self._began = time.monotonic()
 
     @classmethod
     def start(
@@ -62,6 +63,16 @@ class Process:
     def pid(self) -> int:
         """The process id, which is its group's as well."""
         return self._popen.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None until `kill` or `stop` has collected its end."""
+        return self._popen.returncode
+
+    @property
+    def lived_s(self) -> float:
+        """How long ago it was started, in seconds to the hundredth."""
+        return round(time.monotonic() - self._began, 2)
 
     @property
     def running(self) -> bool:

@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from tests.faults.load import Load
 from tests.faults.world import World, world
 
 SETTLE_S = 180.0
-READ_S = 60.0
+READ_S = 120.0
 
 
 def main() -> int:
@@ -45,15 +46,19 @@ def main() -> int:
         wrapper_class=structlog.make_filtering_bound_logger(20 if wanted.verbose else 30),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+    path = wanted.keep or Path(tempfile.gettempdir()) / f"shoal-faults-{wanted.seed}.json"
+    code = 1
     with tempfile.TemporaryDirectory(prefix="shoal-faults-") as folder:
-        history = asyncio.run(_run(wanted, Path(folder)))
-        path = wanted.keep or Path(tempfile.gettempdir()) / f"shoal-faults-{wanted.seed}.json"
-        history.write(path)
-        print(f"history: {path}")
-        code = _tell(history)
-        if code and wanted.keep:
-            for log in Path(folder).glob("*.log"):
-                (path.with_name(f"{path.stem}-{log.name}")).write_bytes(log.read_bytes())
+        try:
+            history = asyncio.run(_run(wanted, Path(folder)))
+            history.write(path)
+            print(f"history: {path}")
+            code = _tell(history)
+        finally:
+            if code and wanted.keep:
+                for log in (*Path(folder).glob("*.log"), *Path(folder).glob("*/nats-server.log")):
+                    name = log.name if log.parent == Path(folder) else f"{log.parent.name}.log"
+                    shutil.copyfile(log, path.with_name(f"{path.stem}-{name}"))
     return code
 
 
@@ -65,7 +70,10 @@ def _arguments(words: list[str]) -> Any:
     parser.add_argument(
         "--seed", type=int, default=int(time.time()), help="the plan of faults follows from it"
     )
-    parser.add_argument("--kinds", default=",".join(plan.KINDS), help="kinds of faults, of kill,pause,cut")
+    parser.add_argument(
+        "--kinds", default=",".join(plan.KINDS), help="kinds of faults, of kill,pause,cut; one named twice is likelier"
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="so many faults may go on at a time")
     parser.add_argument("--pace", type=float, default=1.0, help="mean pause between faults, in seconds")
     parser.add_argument("--servers", type=int, default=3, help="NATS servers: 1, or a cluster of 3")
     parser.add_argument("--requesters", type=int, default=2)
@@ -94,7 +102,7 @@ async def _run(wanted: Any, folder: Path) -> History:
         def enough(done: list[Done]) -> bool:
             return bool(len(done) >= wanted.faults and injector.kills >= wanted.kills)
 
-        injector = Injector(ours, faults, enough=enough)
+        injector = Injector(ours, faults, at_once=wanted.at_once, enough=enough)
         injecting = True
         healed = time.monotonic()
         flowing = asyncio.create_task(load.run())
@@ -112,7 +120,7 @@ async def _run(wanted: Any, folder: Path) -> History:
             for task in (flowing, telling):
                 task.cancel()
             await asyncio.gather(flowing, telling, return_exceptions=True)
-        history = History(wanted.seed, load.submissions, injector.done)
+        history = History(wanted.seed, load.submissions, injector.done, ended=ours.ended)
         history.settled_s = round(time.monotonic() - healed, 2)
         await _collect(ours, history)
         return history
@@ -144,14 +152,17 @@ async def _collect(ours: World, history: History) -> None:
 
 async def _seen(session: aiohttp.ClientSession, url: str) -> Seen:
     """A job as its watch begins: with the states of executions under our own names."""
-    async with session.get(f"{url}/watch") as answer:
-        if answer.status != 200:
-            return Seen(f"HTTP {answer.status}")
-        async for line in answer.content:
-            view = decode(line, dict[str, Any])
-            if "Job" in view:
-                executions = {each["ID"]: _execution(each) for each in view["Executions"]}
-                return Seen(view["Job"]["State"]["StateType"], executions)
+    try:
+        async with session.get(f"{url}/watch") as answer:
+            if answer.status != 200:
+                return Seen(f"HTTP {answer.status}")
+            async for line in answer.content:
+                view = decode(line, dict[str, Any])
+                if "Job" in view:
+                    executions = {each["ID"]: _execution(each) for each in view["Executions"]}
+                    return Seen(view["Job"]["State"]["StateType"], executions)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Seen(repr(error))
     return Seen("nothing")
 
 
@@ -201,10 +212,14 @@ def _tell(history: History) -> int:
     outcomes = Counter(each.outcome for each in history.submissions)
     faults = Counter(each.kind for each in history.faults if each.reached)
     at_steps = sum(bool(each.step) and each.reached for each in history.faults)
+    killed = Counter(
+        each.target.rpartition("-")[0] for each in history.faults if each.reached and each.kind == "kill"
+    )
     print(
         f"seed {history.seed}: {len(history.submissions)} submissions ({_counted(outcomes)}); {_counted(faults)}; "
         f"{at_steps} of them at a step; settled {history.settled_s:g} s after the last"
     )
+    print(f"killed: {_counted(killed)}")
     found = violations(history)
     print(*(f"BROKEN: {each}" for each in found), sep="\n", end="\n" if found else "")
     print(f"{len(found)} promises broken")

@@ -22,6 +22,7 @@ def violations(history: History) -> list[str]:
         *_results(history),
         *_starts(history),
         *(f"left behind: {each}" for each in history.left),
+        *(f"ended by itself: {each}" for each in history.ended),
     ]
 
 

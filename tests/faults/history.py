@@ -38,6 +38,8 @@ class Done(Struct, omit_defaults=True):
     for_s: float = 0.0
     step: str = ""
     reached: bool = True
+    lived_s: float = 0.0
+    """How long the process had been running when it was hit."""
 
 
 class Logged(Struct):
@@ -64,7 +66,8 @@ class Seen(Struct, omit_defaults=True):
 
 class History(Struct):
     """Everything about one run. `views` are by requester and job, `starts` by job name: the execution ids that programs
-    wrote down when they started; `published` the text published by execution; `left` what is still there at the end.
+    wrote down when they started; `published` the text published by execution; `left` what is still there at the end;
+    `ended` the parts that ended without having been killed.
     """
 
     seed: int
@@ -75,6 +78,7 @@ class History(Struct):
     starts: dict[str, list[str]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
     settled_s: float = 0.0
 

@@ -19,19 +19,21 @@ from tests.faults.world import Nats, Placed, World
 
 REACHED_S: Final = 12.0
 """So long may a process take to come to the step that it was armed for."""
-AT_ONCE: Final = 2
 LOOK_S: Final = 0.02
 
 _log = structlog.get_logger(__name__)
 
 
 class Injector:
-    """Performs a plan until `enough` says so; `done` is what was carried out."""
+    """Performs a plan until `enough` says so, at most `at_once` faults at a time; `done` is what was carried out."""
 
-    def __init__(self, world: World, plan: Iterator[Fault], *, enough: Callable[[list[Done]], bool]) -> None:
+    def __init__(
+        self, world: World, plan: Iterator[Fault], *, at_once: int, enough: Callable[[list[Done]], bool]
+    ) -> None:
         self._world = world
         self._plan = plan
         self._enough = enough
+        self._room = asyncio.Semaphore(at_once)
         self._current: list[Fault] = []
         self._ended = asyncio.Event()
         self._began = asyncio.get_running_loop().time()
@@ -44,7 +46,6 @@ class Injector:
 
     async def run(self) -> None:
         """Perform faults, some at once, until there were enough; every part is left as it is then."""
-        room = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             while not self._enough(self.done):
                 fault = next(self._plan)
@@ -53,13 +54,13 @@ class Injector:
                     self._ended.clear()
                     await self._ended.wait()
                 await self._world.keep([each.target for each in self._current])
-                await room.acquire()
+                await self._room.acquire()
                 self._current.append(fault)
-                tasks.create_task(self._perform(fault, room))
+                tasks.create_task(self._perform(fault))
 
-    async def _perform(self, fault: Fault, room: asyncio.Semaphore) -> None:
+    async def _perform(self, fault: Fault) -> None:
         part = self._world.parts[fault.target]
-        done = Done(fault.kind, fault.target, self._now(), fault.for_s, fault.step)
+        done = Done(fault.kind, fault.target, self._now(), fault.for_s, fault.step, lived_s=part.process.lived_s)
         try:
             if fault.step and isinstance(part, Placed):
                 await self._at_step(fault, part, done)
@@ -69,7 +70,7 @@ class Injector:
             self.done.append(done)
             self._current.remove(fault)
             self._ended.set()
-            room.release()
+            self._room.release()
             _log.info("fault", **{name: getattr(done, name) for name in done.__struct_fields__})
 
     async def _at_once(self, fault: Fault, part: Placed | Nats) -> None:
@@ -90,19 +91,15 @@ class Injector:
         """Start the part anew with its failpoint armed; what it was armed for happens when it comes there."""
         action = "kill" if fault.kind == "kill" else "stop"
         part.armed = f"{fault.step}={action}@{fault.visit}"
-        await part.kill()
-        await part.start()
-        self.done.append(Done("kill", fault.target, self._now()))
+        await self._anew(part)
         done.reached = await self._reached(part)
+        done.at_s, done.lived_s = self._now(), part.process.lived_s
         if not done.reached:
             # Nothing may stop it later, when nobody looks.
-            await part.kill()
-            await part.start()
-            self.done.append(Done("kill", fault.target, self._now()))
+            await self._anew(part)
         elif fault.kind == "kill":
             await asyncio.sleep(fault.for_s)
-            await part.kill()
-            await part.start()
+            await self._world.again(part, wanted=signal.SIGKILL)
         elif fault.kind == "pause":
             await asyncio.sleep(fault.for_s)
             _go_on(part)
@@ -111,6 +108,12 @@ class Injector:
             _go_on(part)
             await asyncio.sleep(fault.for_s)
             part.host.heal()
+
+    async def _anew(self, part: Placed) -> None:
+        """Kill it and start it at once."""
+        self.done.append(Done("kill", part.name, self._now(), lived_s=part.process.lived_s))
+        await part.kill()
+        await part.start()
 
     async def _reached(self, part: Placed) -> bool:
         deadline = asyncio.get_running_loop().time() + REACHED_S

@@ -16,6 +16,8 @@ LONG_S: Final = 7.0
 """Longer than the silence after which a node is given up."""
 STEP_SHARE: Final = 0.4
 VISITS_MAX: Final = 4
+BURST_SHARE: Final = 0.25
+"""So many faults come together with the one before: two nodes and a requester at the same moment."""
 
 
 class Fault(Struct, frozen=True):
@@ -35,7 +37,8 @@ class Fault(Struct, frozen=True):
 def faults(
     seed: int, targets: Sequence[str], *, kinds: Sequence[str] = KINDS, pace_s: float = 1.0
 ) -> Iterator[Fault]:
-    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1``; `pace_s` the mean pause."""
+    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1``; `pace_s` the mean pause; a
+    kind that stands more than once in `kinds` is so much likelier."""
     random = Random(seed)
     roles = sorted({each.rpartition("-")[0] for each in targets})
     while True:
@@ -47,7 +50,8 @@ def faults(
         if role in ("node", "requester") and random.random() < STEP_SHARE:
             step = random.choice(NODE if role == "node" else REQUESTER)
             visit = random.randint(1, VISITS_MAX)
-        yield Fault(kind, target, min(random.expovariate(1 / pace_s), 3 * pace_s), for_s, step, visit)
+        after_s = 0.0 if random.random() < BURST_SHARE else min(random.expovariate(1 / pace_s), 3 * pace_s)
+        yield Fault(kind, target, after_s, for_s, step, visit)
 
 
 def clashes(fault: Fault, current: Sequence[Fault]) -> bool:

@@ -97,6 +97,10 @@ def something_left(history: History) -> None:
     history.left.append("container 4f")
 
 
+def ended_by_itself(history: History) -> None:
+    history.ended.append("requester-0, code 1: Error: no answer")
+
+
 BROKEN: list[tuple[Callable[[History], None], str]] = [
     (a_late_report, "after it was lost"),
     (two_results, "after it had completed"),
@@ -111,6 +115,7 @@ BROKEN: list[tuple[Callable[[History], None], str]] = [
     (other_output, "printed"),
     (started_twice, "started 2 times"),
     (something_left, "left behind"),
+    (ended_by_itself, "code 1"),
 ]
 
 

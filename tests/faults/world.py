@@ -35,7 +35,7 @@ ROUTES: Final = 6222
 MONITOR: Final = 8222
 API: Final = 1234
 SILENCE_S: Final = 5
-READY_S: Final = 60.0
+READY_S: Final = 120.0
 START_S: Final = 60.0
 CLEAN_S: Final = 90.0
 BUCKET: Final = "results"
@@ -81,7 +81,8 @@ class Nats(Server):
 
 
 class World:
-    """All parts by name. `image` is a busybox that the daemon has; `starts` a folder where programs note their starts."""
+    """All parts by name. `image` is a busybox that the daemon has; `starts` a folder where programs note their starts;
+    `ended` tells of parts that ended without having been killed."""
 
     def __init__(
         self, folder: Path, nats: list[Nats], requesters: list[Placed], nodes: list[Placed], s3: S3Server
@@ -95,6 +96,7 @@ class World:
         self.bucket = Bucket(s3, BUCKET)
         self.docker = ""
         self.image = ""
+        self.ended: list[str] = []
         self.parts: dict[str, Placed | Nats] = {}
         every: list[Placed | Nats] = [*nats, *requesters, *nodes]
         for part in every:
@@ -132,11 +134,19 @@ class World:
         await self._until("requesters and nodes", self._all_ready)
 
     async def keep(self, left_alone: Sequence[str]) -> None:
-        """Start again what ended by itself (a step was armed and reached late), but for the parts named."""
+        """Start again what ended by itself, but for the parts named."""
         for name, part in self.parts.items():
-            if name not in left_alone and not part.process.running:
-                await part.kill()
-                await part.start()
+            if part.started and name not in left_alone and not part.process.running:
+                await self.again(part)
+
+    async def again(self, part: Placed | Nats, *, wanted: int | None = None) -> None:
+        """Start a part that has ended; that it did is written down unless it was the signal `wanted` that ended it."""
+        await part.kill()
+        code = part.process.code
+        if wanted is None or code != -wanted:
+            last = part.process.log_tail().splitlines()[-1:]
+            self.ended.append(f"{part.name}, code {code}: {' '.join(last)}")
+        await part.start()
 
     async def _until(self, what: str, ready: Any) -> None:
         async with asyncio.timeout(READY_S):
@@ -144,11 +154,7 @@ class World:
                 with suppress(OSError, TimeoutError, aiohttp.ClientError):
                     if await ready():
                         return
-                dead = [
-                    name for name, part in self.parts.items() if part.started and not part.process.running
-                ]
-                if dead:
-                    raise RuntimeError(f"{dead[0]} ended:\n{self.parts[dead[0]].process.log_tail()}")
+                await self.keep(())
                 await asyncio.sleep(0.1)
 
     async def _nats_ready(self) -> bool:
