@@ -97,7 +97,7 @@ RIGHTS: Final[Mapping[str, Claims]] = {
                 *_stream_api(BLOB_STREAM, *_MAKE_AND_READ, "STREAM.PURGE.{}"),
                 *_stream_api(_CELL_STREAM, *_MAKE_AND_READ),
                 # What requesters say to nodes and to each other.
-                *(ALL_COMMANDS, ALL_LOGS, ALL_RESULTS, "req.>"),
+                *(ALL_COMMANDS, ALL_LOGS, ALL_RESULTS, f"req.{_SELF}.>"),
             ],
         },
         "sub": {

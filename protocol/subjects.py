@@ -80,6 +80,11 @@ def requester_beats(requester: RequesterId) -> str:
     return f"req.{requester}.beat"
 
 
+def requester_in(subject: str) -> RequesterId:
+    """The requester in a ``req.*.beat`` subject: the server vouches for it, the body does not."""
+    return RequesterId(subject.split(".")[1])
+
+
 def blob_piece(digest: str, piece: int) -> str:
     """Where one piece of a blob is stored."""
     return f"blobs.{digest}.{piece}"

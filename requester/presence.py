@@ -88,6 +88,9 @@ class Presence:
                 except Broken as fault:
                     _log.warning("a requester's beat cannot be read", reason=fault.message)
                     continue
+                if beat.requester != subjects.requester_in(message.subject):
+                    _log.warning("a requester's beat is in another's name", subject=message.subject)
+                    continue
                 if beat.requester == self.me:
                     self._echo_at = self._clock.elapsed()
                     continue

@@ -10,7 +10,7 @@ asked for in one piece, whose JSON is whole or not at all.
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -35,6 +35,7 @@ Options = Mapping[str, str | Sequence[str]]
 
 ANSWER_MAX_BYTES: Final = 64 << 20
 PROBE_S: Final = 5.0
+AWAY_TRIES: Final = 6
 FAMILIES: Final = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
@@ -63,6 +64,10 @@ class _Config(Struct, frozen=True, rename="pascal"):
 
 class _Error(Struct, frozen=True, rename="pascal"):
     message: str
+
+
+class Away(Unavailable):
+    """Nobody listens there, or the connection broke: a node that is being restarted is back in a moment."""
 
 
 class Kubo:
@@ -171,7 +176,16 @@ class Kubo:
         except aiohttp.ServerTimeoutError as error:
             raise silent(what, silence_s, self.endpoint.url) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise Unavailable(f"{what}: the connection to Kubo at {self.endpoint.url} broke") from error
+            raise Away(f"{what}: the connection to Kubo at {self.endpoint.url} broke") from error
+
+    async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice, and again if the node goes away meanwhile; in the end the fault is `Away`."""
+        for number in range(AWAY_TRIES - 1):
+            try:
+                return await work()
+            except Away:
+                await asyncio.sleep(self.settings.retry_s * 2.0**number)
+        return await work()
 
     def url(self, command: str) -> str:
         """The URL of a command."""
@@ -213,9 +227,9 @@ class Kubo:
             silence_s=self.settings.silence_s,
         )
 
-    def away(self, what: str) -> Unavailable:
+    def away(self, what: str) -> Away:
         """The fault of a node that does not listen."""
-        return Unavailable(f"{what}: no Kubo node listens at {self.endpoint.given}", hint=_START_HINT)
+        return Away(f"{what}: no Kubo node listens at {self.endpoint.given}", hint=_START_HINT)
 
     async def gateway(self) -> str:
         """The base URL of the node's own gateway, or an empty text if it has none that can be reached."""

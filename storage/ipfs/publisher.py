@@ -4,8 +4,8 @@ Knows: what a result looks like in UnixFS, and that nothing stays pinned of one 
 multipart bodies.
 
 The tree is sent as one streamed request. It is pinned afterwards, by itself: then it is known whether the same bytes were
-pinned before, and a pin that is not ours is never taken back; nor is one that a pinning service had. Links are stored as
-links, if they stay inside.
+pinned before, and a pin that is not ours is never taken back; nor is one that a pinning service had. Both may be done twice,
+so a node that is restarted meanwhile costs tries. Links are stored as links, if they stay inside.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
 from protocol.jobs import Spec
 from storage.contract import Form, Label, Progress
 from storage.ipfs.driver import IpfsDriver
-from storage.ipfs.kubo import Options, read_bounded
+from storage.ipfs.kubo import Away, Options, read_bounded
 from storage.ipfs.params import PublisherParams
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, check_link, open_inside, walk
@@ -73,7 +73,7 @@ class IpfsPublisher(IpfsDriver):
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""
         entries = await in_thread(lambda _: _checked(folder))
         await self._kubo.ready()
-        cid = await self._add(folder, entries, params, progress)
+        cid = await self._kubo.patiently(lambda: self._add(folder, entries, params, progress))
         name = params.name or label.execution
         async with AsyncExitStack() as undoing:
             await undoing.enter_async_context(self._pinned(cid, name))
@@ -117,23 +117,27 @@ class IpfsPublisher(IpfsDriver):
     async def _pinned(self, cid: str, name: str) -> AsyncIterator[None]:
         """Pin the root. Where it was not pinned before, a fault or cancellation, also a later one, takes the pin back."""
         what = f"pinning {cid}"
-        before = False
-        # That it is not pinned is an error to Kubo, too.
-        with suppress(Fault):
-            before = await self._is_pinned(cid)
-        if before:
+        if await self._kubo.patiently(lambda: self._is_pinned(cid)):
             yield
             return
         async with self._undone_by("pin/rm", {"arg": cid}, what):
             silence_s = self._kubo.settings.silence_s
             options = {"arg": cid, "name": name}
-            done = await self._kubo.ask("pin/add", _Done, options, what=what, silence_s=silence_s)
+            done = await self._kubo.patiently(
+                lambda: self._kubo.ask("pin/add", _Done, options, what=what, silence_s=silence_s)
+            )
             if not done.pins:
                 raise Broken(f"{what}: Kubo does not say that it did")
             yield
 
     async def _is_pinned(self, cid: str) -> bool:
-        pins = await self._kubo.ask("pin/ls", _Pins, {"arg": cid, "type": "recursive"}, what=f"pin {cid}")
+        try:
+            pins = await self._kubo.ask("pin/ls", _Pins, {"arg": cid, "type": "recursive"}, what=f"pin {cid}")
+        except (Away, TimedOut):
+            raise
+        except Fault:
+            # That it is not pinned is an error to Kubo, too.
+            return False
         return bool(pins.keys)
 
     @asynccontextmanager

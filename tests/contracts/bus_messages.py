@@ -47,7 +47,7 @@ class MessagesContract:
         subject = fresh_subject()
         async with (
             one.subscribe(subject) as first,
-            one.subscribe("req.*.beat") as second,
+            one.subscribe("req.requester.*") as second,
             other.subscribe("req.>") as third,
         ):
             await other.publish(subject, b"beat")

@@ -28,8 +28,8 @@ def fresh_key() -> JobKey:
 
 
 def fresh_subject() -> str:
-    """The literal subject of a node that nobody else is."""
-    return f"req.{secrets.token_hex(6)}.beat"
+    """A subject that nobody else has, at which a requester of the name "requester" may speak."""
+    return f"req.requester.{secrets.token_hex(6)}"
 
 
 def entry(key: JobKey, guard: int = 0, data: bytes = b"{}") -> Append:

@@ -436,6 +436,18 @@ async def test_a_requester_cannot_remove_the_log(connect: Connect, call: str) ->
     assert "error" not in await admin.api("STREAM.INFO.JOBS")
 
 
+async def test_a_requester_speaks_to_requesters_only_as_itself(connect: Connect) -> None:
+    """No requester says in another's name that it is there, or that it leaves, nor speaks for nodes."""
+    requester, other = await connect("requester"), await connect("requester", "r2")
+    heard = await other.client.subscribe("req.>")
+    await other.client.flush()
+    for subject in ("req.r2.beat", "req.r10.beat", "node.n1.beat", "report.n1.0", "_INBOX_r2.x"):
+        await requester.client.publish(subject, b"leaving")
+        await requester.refused(subject)
+    await requester.client.publish("req.r1.beat", b"here")
+    assert (await heard.next_msg(ANSWER_S)).data == b"here"
+
+
 async def test_strangers_are_refused(own_nats_server: NatsServer) -> None:
     """Nobody connects without credentials, or with a password."""
     for url in (own_nats_server.url, own_nats_server.url.replace("//", "//requester:requester@")):

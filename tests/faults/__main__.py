@@ -21,7 +21,7 @@ from deploy.programs import Missing
 from protocol.entries import Assigned, Cancelled, Closed, Entry, Event, Lost, Reported, Submitted
 from protocol.messages import decode
 from protocol.nats_bus import connect
-from tests.faults import hosts, plan
+from tests.faults import enclosure, plan
 from tests.faults.check import violations
 from tests.faults.history import Done, History, Logged, Seen, read
 from tests.faults.inject import Injector
@@ -37,29 +37,39 @@ def main() -> int:
     wanted = _arguments(sys.argv[1:])
     if wanted.check:
         return _tell(read(wanted.check))
-    try:
-        hosts.go_inside(sys.argv[1:])
-    except Missing as missing:
-        print(missing, file=sys.stderr)
-        return 2
+    folder = enclosure.folder_inside()
+    if folder is None:
+        return _outside()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(20 if wanted.verbose else 30),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     path = wanted.keep or Path(tempfile.gettempdir()) / f"shoal-faults-{wanted.seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     code = 1
-    with tempfile.TemporaryDirectory(prefix="shoal-faults-") as folder:
-        try:
-            history = asyncio.run(_run(wanted, Path(folder)))
-            history.write(path)
-            print(f"history: {path}")
-            code = _tell(history)
-        finally:
-            if code and wanted.keep:
-                for log in (*Path(folder).glob("*.log"), *Path(folder).glob("*/nats-server.log")):
-                    name = log.name if log.parent == Path(folder) else f"{log.parent.name}.log"
-                    shutil.copyfile(log, path.with_name(f"{path.stem}-{name}"))
+    try:
+        history = asyncio.run(_run(wanted, folder))
+        history.write(path)
+        print(f"history: {path}")
+        code = _tell(history)
+    finally:
+        if code and wanted.keep:
+            for log in (*folder.glob("*.log"), *folder.glob("*/nats-server.log")):
+                name = log.name if log.parent == folder else f"{log.parent.name}.log"
+                shutil.copyfile(log, path.with_name(f"{path.stem}-{name}"))
     return code
+
+
+def _outside() -> int:
+    """What a person started: runs itself again inside, and leaves nothing."""
+    try:
+        return asyncio.run(enclosure.run_inside(sys.argv[1:]))
+    except Missing as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    except asyncio.CancelledError:
+        print("interrupted; nothing is left of it", file=sys.stderr)
+        return 130
 
 
 def _arguments(words: list[str]) -> Any:
@@ -71,7 +81,9 @@ def _arguments(words: list[str]) -> Any:
         "--seed", type=int, default=int(time.time()), help="the plan of faults follows from it"
     )
     parser.add_argument(
-        "--kinds", default=",".join(plan.KINDS), help="kinds of faults, of kill,pause,cut; one named twice is likelier"
+        "--kinds",
+        default=",".join(plan.KINDS),
+        help="kinds of faults, of kill,pause,cut; one named twice is likelier",
     )
     parser.add_argument("--at-once", type=int, default=2, help="so many faults may go on at a time")
     parser.add_argument("--pace", type=float, default=1.0, help="mean pause between faults, in seconds")
@@ -91,6 +103,7 @@ async def _run(wanted: Any, folder: Path) -> History:
     async with world(
         folder, servers=wanted.servers, requesters=wanted.requesters, nodes=wanted.nodes
     ) as ours:
+        print("everything is up; jobs and faults begin", flush=True)
         load = Load(
             ours,
             wanted.seed,

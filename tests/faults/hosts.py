@@ -1,21 +1,16 @@
 """Hosts of our own on this machine: a network namespace each, joined by a bridge in a namespace that nobody else sees.
 
-Knows: ``unshare``, ``nsenter`` and ``ip``. Must not know: what runs on a host. Everything lives in a network and a mount
-namespace of the command itself: when its processes have ended, the kernel removes all of it.
+Knows: ``nsenter`` and ``ip``. Must not know: what runs on a host. Everything lives in the namespaces that `enclosure` made:
+when its processes have ended, the kernel removes all of it.
 """
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from deploy.programs import Missing
-
-INSIDE: Final = "SHOAL_FAULTS_INSIDE"
 NAMES: Final = "/run/netns"
 HUB: Final = "10.99.0.1"
 BRIDGE: Final = "hub"
@@ -39,28 +34,6 @@ class Host(Struct, frozen=True):
     def heal(self) -> None:
         """Plug it in again."""
         _ip("link", "set", self.port, "up")
-
-
-def missing() -> Missing | None:
-    """What this machine lacks for hosts of our own."""
-    if os.geteuid() != 0:
-        return Missing("the right to make network namespaces", "run this as root on Linux")
-    for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"), ("ip", "iproute2")):
-        if shutil.which(program) is None:
-            return Missing(program, f"install it (on Debian: `apt-get install {package}`)")
-    return None
-
-
-def go_inside(arguments: Sequence[str]) -> None:
-    """Start this command again in namespaces of its own, unless it is there already. Raises `Missing`."""
-    if os.environ.get(INSIDE):
-        return
-    lacking = missing()
-    if lacking is not None:
-        raise lacking
-    os.environ[INSIDE] = "1"
-    command = ["unshare", "--net", "--mount", "--propagation", "private"]
-    os.execvp(command[0], [*command, sys.executable, "-m", "tests.faults", *arguments])
 
 
 def make(names: Sequence[str]) -> dict[str, Host]:

@@ -60,7 +60,9 @@ class Injector:
 
     async def _perform(self, fault: Fault) -> None:
         part = self._world.parts[fault.target]
-        done = Done(fault.kind, fault.target, self._now(), fault.for_s, fault.step, lived_s=part.process.lived_s)
+        done = Done(
+            fault.kind, fault.target, self._now(), fault.for_s, fault.step, lived_s=part.process.lived_s
+        )
         try:
             if fault.step and isinstance(part, Placed):
                 await self._at_step(fault, part, done)

@@ -1,5 +1,8 @@
 """A short run of real faults; ``make faults`` is the long one."""
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
 from itertools import islice, pairwise
@@ -7,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.deployment import processes_of, wait_until_empty
 from tests.conftest import skip
-from tests.faults.hosts import missing
+from tests.faults.enclosure import missing, sweep
 from tests.faults.plan import clashes, faults
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +34,29 @@ def test_a_cluster_keeps_two_servers() -> None:
     nats = [each for each in islice(faults(3, PARTS), 200) if each.target.startswith("nats")]
 
     assert all(clashes(one, [other]) for one, other in pairwise(nats))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing(how: signal.Signals, docker_host: str, tmp_path: Path) -> None:
+    """However a run is ended, no process of it goes on. Its folder goes with it; after `kill -9` the next run removes it."""
+    if lacking := missing():
+        skip(lacking)
+    command = [sys.executable, "-m", "tests.faults", "--faults", "1000", "--nodes", "1", "--requesters", "1"]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "DOCKER_HOST": docker_host}
+    with subprocess.Popen(
+        [*command, "--servers", "1"], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert "everything is up" in run.stdout.readline()
+        (folder,) = tmp_path.glob("shoal-faults-*")
+        assert processes_of(folder)
+
+        run.send_signal(how)
+
+    wait_until_empty(lambda: processes_of(folder))
+    assert folder.exists() is (how is signal.SIGKILL)
+    asyncio.run(sweep(tmp_path, docker_host))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.timeout(300)

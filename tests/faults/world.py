@@ -28,6 +28,7 @@ from deploy.programs import need
 from deploy.servers import NATS_CONFIG, S3Server, Server, s3_server
 from protocol.failpoints import VARIABLE
 from tests.acceptance.data import Bucket
+from tests.faults.enclosure import mark_of
 from tests.faults.hosts import HUB, Host, make
 
 CLIENTS: Final = 4222
@@ -289,8 +290,7 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
         )
         for host in of("requester")
     ]
-    # Containers carry their node's name, and the daemon may be others' as well.
-    mark = folder.name[-6:].lower().replace("_", "x")
+    mark = mark_of(folder)
     nodes = [
         Placed(
             host,

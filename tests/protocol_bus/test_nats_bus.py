@@ -96,8 +96,8 @@ class TestRoles:
 
             assert (await hub.log_state(), await hub.list_cells()) == before
             assert any("permissions violation" in str(line.get("violation")) for line in logs)
-            await hub.publish("req.mark.beat", b"")
-            assert [message.subject for message in await take(heard, 1)] == ["req.mark.beat"]
+            await hub.publish("req.requester.mark", b"")
+            assert [message.subject for message in await take(heard, 1)] == ["req.requester.mark"]
 
     @pytest.mark.parametrize("subject", ["job.*", ">", "report.*.*", "$JS.>", "req.>"])
     async def test_a_node_cannot_listen_to_what_is_not_its_own(

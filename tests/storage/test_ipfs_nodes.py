@@ -21,7 +21,7 @@ from storage.ipfs import (
     SourceParams,
 )
 from tests.contracts.trees import Tree, plant, snapshot, with_folders
-from tests.storage.test_ipfs import ALL, LABEL, LARGE, added, brought, ipfs
+from tests.storage.test_ipfs import ALL, LABEL, LARGE, added, brought, ipfs, pins
 
 SMALL: Tree = {f"d/{number:03}": bytes([number]) * 500 for number in range(60)}
 
@@ -102,3 +102,30 @@ async def test_a_node_that_is_restarted_under_a_transfer(tree: Tree, tmp_path: P
             assert list((tmp_path / "room").iterdir()) == []
         else:
             assert snapshot(fetched.path) == with_folders(tree)
+
+
+async def test_publishing_outlives_a_restart_of_the_node(tmp_path: Path) -> None:
+    """A node that is killed in the middle of a result and comes back costs a try: the whole result is there, pinned once."""
+    tree: Tree = {**SMALL, "large": LARGE * 4}
+    async with (
+        servers.kubo(tmp_path / "node", offline=True) as node,
+        Kubo(node.multiaddr, IpfsSettings(silence_s=10)) as kubo,
+    ):
+        restarting: list[asyncio.Task[None]] = []
+
+        async def restart() -> None:
+            await node.kill()
+            await node.start()
+
+        def moved(done_bytes: int, total_bytes: int | None) -> None:
+            if not restarting:
+                restarting.append(asyncio.create_task(restart()))
+
+        publishing = IpfsPublisher(kubo).publish(
+            plant(tree, tmp_path / "result"), PublisherParams(), LABEL, moved
+        )
+        cid = str((await publishing).params["CID"])
+
+        await restarting[0]
+        assert await brought(IpfsSource(kubo), cid, tmp_path / "in") == with_folders(tree)
+        assert cid in await pins(node)
