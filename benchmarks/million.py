@@ -1,8 +1,12 @@
 """A long queue: what a million jobs that wait cost a requester, and how soon a second one helps. ``ONLY=million``.
 
-Takes a quarter of an hour, so it is not in the default run. ``QUEUED=100000`` makes it shorter.
+Takes some five minutes, so it is not in the default run. ``QUEUED=100000`` makes it shorter.
+
+The first and the last jobs are submitted as people submit them. What lies between goes into the log beside the requester:
+each entry is the one that it wrote of a job of its own, under another name. To the requester that is a second one's work.
 """
 
+import asyncio
 import os
 import tempfile
 import time
@@ -10,77 +14,140 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from msgspec.structs import replace
 
-from benchmarks.client import body_of, connections, submit_all
+from benchmarks.client import Connection, body_of, connections, submit_all
 from benchmarks.processes import Usage
 from benchmarks.record import Figure, figure
-from deploy.devstack import cluster
+from deploy.devstack import Cluster, Requester, cluster
+from protocol.bus import BATCH_MAX, Append, Bus, Stored
+from protocol.entries import Entry, Submitted
+from protocol.ids import job_id, job_key, key_of
+from protocol.messages import decode, encode
+from protocol.nats_bus import connect
 
 QUEUED: Final = int(os.environ.get("QUEUED", "1000000"))
-SLICES: Final = 20
+SLICES: Final = 5
+EACH: Final = 2_000
+"""Jobs submitted in one slice."""
 CLIENTS: Final = 64
-
-
-def _waiting(number: int) -> dict[str, Any]:
-    """A job that fits the node, on which another one has taken everything."""
-    task = {
-        "Name": "main",
-        "Engine": {"Type": "noop", "Params": {}},
-        "Env": {"NUMBER": str(number)},
-        "Resources": {"CPU": "1m", "Memory": "1Mb"},
-    }
-    return {"Name": f"queued-{number}", "Type": "batch", "Tasks": [task]}
+JOIN_LIMIT_S: Final = 600.0
+AT_ONCE: Final = 4
+"""Batches that are on their way to the log at once."""
 
 
 async def measure() -> list[Figure]:
     """All figures of this part."""
-    rates: list[float] = []
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
         async with cluster(
             Path(scratch), requesters=2, computes=1, compute_flags=["--engines", "noop"]
         ) as ours:
-            second = ours.requesters[1]
+            first, second = ours.requesters
             await second.stop()
-            async with connections(ours.api, CLIENTS) as clients:
-                whole = await clients[0].capacity_cpu()
-                block = _waiting(-1)
-                block["Tasks"][0]["Engine"]["Params"] = {"Seconds": 86_400}
-                block["Tasks"][0]["Resources"] = {"CPU": str(whole)}
-                await clients[0].submit(body_of(block))
-                usage = Usage({"requester": [psutil.Process(ours.api.process.pid)]})
-                each = QUEUED // SLICES
-                for part in range(SLICES):
-                    bodies = [body_of(_waiting(part * each + number)) for number in range(each)]
-                    began = time.perf_counter()
-                    spent = usage.seconds()["requester"]
-                    await submit_all(clients, bodies)
-                    rates.append(each / (time.perf_counter() - began))
-                    spent = (usage.seconds()["requester"] - spent) / each * 1e3
-                    memory = usage.peaks_mib()["requester"]
-                    print(
-                        f"  {(part + 1) * each} queued: {rates[-1]:.0f}/s, {spent:.3f} ms a job, {memory:.0f} MiB",
-                        flush=True,
-                    )
-                memory = usage.peaks_mib()["requester"]
+            async with connections(first, CLIENTS) as clients:
+                await _take_everything(clients[0])
+                await _submit(first, clients, "warm")
+                empty = [await _submit(first, clients, f"empty-{each}") for each in range(SLICES)]
+                there = await clients[0].open_jobs()
+                await _fill(ours, await clients[0].submit(body_of(_waiting("like"))))
+                began = time.perf_counter()
+                while await clients[0].open_jobs() < there + QUEUED:  # noqa: ASYNC110 (another process is asked)
+                    await asyncio.sleep(0.1)
+                print(f"  read {time.perf_counter() - began:.1f} s after the last was written", flush=True)
+                long = [await _submit(first, clients, f"long-{each}") for each in range(SLICES)]
+            memory = _peak_mib(first)
             began = time.perf_counter()
             await second.start()
-            await second.ready()
+            await second.ready(within_s=JOIN_LIMIT_S)
             async with connections(second) as (client,):
-                await client.submit(body_of(_waiting(QUEUED)))
+                await client.submit(body_of(_waiting("second")))
                 if await client.open_jobs() < QUEUED:
                     raise RuntimeError("the second requester does not know all jobs")
             joined = time.perf_counter() - began
-    tenth = max(len(rates) // 10, 1)
+            print(f"  the second: {_peak_mib(second):.0f} MiB", flush=True)
     return [
         figure(
             f"submissions with {QUEUED} queued",
-            rates[-tenth:],
+            long,
             "jobs/s",
             peer="with none",
-            peer_values=rates[:tenth],
+            peer_values=empty,
             better="more",
             mark="at least 0.9 times",
         ),
         figure(f"memory of a requester with {QUEUED} queued", [memory], "MiB", mark="at most 1,024 MiB"),
         figure(f"a second requester is useful with {QUEUED} queued", [joined], "s", mark="at most 60 s"),
     ]
+
+
+def _waiting(name: str) -> dict[str, Any]:
+    """A job that fits the node, on which another one has taken everything."""
+    task = {
+        "Name": "main",
+        "Engine": {"Type": "noop", "Params": {}},
+        "Env": {"NAME": name},
+        "Resources": {"CPU": "1m", "Memory": "1Mb"},
+    }
+    return {"Name": name, "Type": "batch", "Tasks": [task]}
+
+
+async def _take_everything(client: Connection) -> None:
+    block = _waiting("block")
+    block["Tasks"][0]["Engine"]["Params"] = {"Seconds": 86_400}
+    block["Tasks"][0]["Resources"] = {"CPU": str(await client.capacity_cpu())}
+    await client.submit(body_of(block))
+
+
+async def _submit(requester: Requester, clients: list[Connection], name: str) -> float:
+    """Submit some jobs; how many a second."""
+    bodies = [body_of(_waiting(f"{name}-{number}")) for number in range(EACH)]
+    usage = Usage({"requester": [psutil.Process(requester.process.pid)]})
+    began = time.perf_counter()
+    await submit_all(clients, bodies)
+    rate = EACH / (time.perf_counter() - began)
+    spent_ms = usage.seconds()["requester"] / EACH * 1e3
+    print(f"  {name}: {rate:.0f}/s, {spent_ms:.3f} ms a job, {_peak_mib(requester):.0f} MiB", flush=True)
+    return rate
+
+
+async def _fill(ours: Cluster, like: str) -> None:
+    """So many jobs more in the log, each with the entry that the requester wrote of the job `like`."""
+    nats = ours.nats
+    bus = await connect(nats.url, name="fill", role="requester", credentials=nats.requester("fill"))
+    try:
+        key = key_of(like)
+        record = await bus.last(key) if key is not None else None
+        if record is None:
+            raise RuntimeError(f"the log has nothing of {like}")
+        entry = decode(record.data, Entry)
+        starts = iter(range(0, QUEUED, BATCH_MAX))
+        began = time.perf_counter()
+        await asyncio.gather(*(_fill_some(bus, entry, starts) for _ in range(AT_ONCE)))
+        print(f"  {QUEUED} written at {QUEUED / (time.perf_counter() - began):.0f}/s", flush=True)
+    finally:
+        await bus.close()
+
+
+async def _fill_some(bus: Bus, like: Entry, starts: Any) -> None:
+    for start in starts:
+        appends = [_append(like, number) for number in range(start, min(start + BATCH_MAX, QUEUED))]
+        outcomes = await bus.append(appends)
+        if not all(isinstance(each, Stored) for each in outcomes):
+            raise RuntimeError(f"the log refused: {outcomes[0]}")
+
+
+def _append(like: Entry, number: int) -> Append:
+    submitted, *rest = like.events
+    assert isinstance(submitted, Submitted)
+    name = f"queued-{number}"
+    key = job_key(submitted.spec.namespace, name)
+    task = replace(submitted.spec.task, env={"NAME": name})
+    spec = replace(submitted.spec, name=name, tasks=[task])
+    op = f"{number:016x}f"
+    events = [replace(submitted, spec=spec), *rest]
+    entry = Entry(job_id(key, number), op, like.by, like.at + number * 1e-3, events)
+    return Append(key, 0, op, encode(entry))
+
+
+def _peak_mib(requester: Requester) -> float:
+    return Usage({"requester": [psutil.Process(requester.process.pid)]}).peaks_mib()["requester"]

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from deploy.processes import Failed, Process, free_ports
+from deploy.processes import READY_S, Failed, Process, free_ports
 from deploy.programs import ROOT
 from deploy.servers import LOOPBACK, NatsServer, Server, nats_server
 
@@ -83,9 +83,9 @@ class Requester(Part):
         self.port = port
         self.url = f"http://{LOOPBACK}:{port}"
 
-    async def ready(self) -> None:
+    async def ready(self, *, within_s: float = READY_S) -> None:
         """Wait until it takes jobs. Raises `Failed` with its log."""
-        await self.process.ready(self._answers)
+        await self.process.ready(self._answers, within_s=within_s)
 
     async def _answers(self) -> bool:
         return await _get(f"{self.url}/readyz") is not None

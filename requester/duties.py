@@ -90,8 +90,9 @@ class Duties:
         settled = self._clock.now() - self._fleet.hearing_since >= self._settings.policy.join_grace_s
         if settled and not self._orchestrator.settled:
             self._orchestrator.settled = True
-            for key in (*self._jobs.queue.keys(), *self._jobs.everywhere):
-                self._orchestrator.attend(key)
+            for key in self._jobs.open:
+                if key in self._jobs.queue or key in self._jobs.everywhere:
+                    self._orchestrator.attend(key)
         self._orchestrator.settled = settled
 
     async def sweep(self) -> None:
@@ -99,6 +100,7 @@ class Duties:
         while True:
             await self._clock.sleep(self._settings.sweep_s)
             self._orchestrator.attend_mine()
+            await self._orchestrator.attend_misled()
 
     async def refresh(self) -> None:
         """Cells and the log's size, until cancelled."""

@@ -3,6 +3,9 @@
 Knows: the newest record of each job, what waits to be written about it, what its nodes say between two entries, and who
 watches it. Must not know: what to decide, or the bus. Entries come in by `fold` alone, from the log or from this
 requester's own commits, whichever is first.
+
+Of a long queue only the jobs that were looked at last are here whole. Of the others the queue keeps what their turn depends
+on, and the read model has the rest; who asks for one gets it as if it had never left.
 """
 
 import asyncio
@@ -152,13 +155,25 @@ class Live:
 class Jobs:
     """All jobs in memory, and what follows from their executions for the nodes and the queue.
 
-    `closed_max` closed jobs are kept; older ones leave once they are in the read model.
+    `closed_max` closed jobs are kept, and `waiting_max` of those that wait and never had an execution; older ones leave once
+    they are in the read model. `load` reads one that waits from there.
     """
 
-    def __init__(self, fleet: Fleet, clock: Clock, closed_max: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Clock,
+        *,
+        closed_max: int,
+        waiting_max: int,
+        load: Callable[[JobKey], JobRecord | None],
+    ) -> None:
         self.fleet = fleet
         self.queue = Queue()
         self.open: dict[JobKey, Live] = {}
+        """Those that are here, by far not all of a long queue."""
+        self.away = 0
+        """How many open jobs the queue and the read model have between them."""
         self.closed: OrderedDict[JobKey, Live] = OrderedDict()
         self.everywhere: dict[JobKey, None] = {}
         """Open jobs that run on every node, in order: each new node concerns them."""
@@ -170,10 +185,29 @@ class Jobs:
         """The highest sequence folded: one's own entries are folded before the log's reader brings them."""
         self._clock = clock
         self._closed_max = closed_max
+        self._waiting_max = max(waiting_max, 1)
+        self._waiting: OrderedDict[JobKey, Live] = OrderedDict()
+        """The open jobs that may leave, those that were looked at longest ago first."""
+        self._load = load
 
     def get(self, key: JobKey) -> Live | None:
-        """A job in memory, or None."""
-        return self.open.get(key) or self.closed.get(key)
+        """A job in memory, or one that waits and has left it; None for all others."""
+        live = self.open.get(key) or self.closed.get(key)
+        return self.recall(key) if live is None and key in self.queue else live
+
+    def recall(self, key: JobKey) -> Live | None:
+        """Take back a job that waits (or has its turn just now) from the read model; None if that was emptied meanwhile."""
+        record = self._load(key)
+        if record is None:
+            return None
+        self.away -= 1
+        live = self.open[key] = self._waiting[key] = Live(key, record)
+        self._let_one_go()
+        return live
+
+    def __len__(self) -> int:
+        """How many jobs are open."""
+        return len(self.open) + self.away
 
     def adopt(self, record: JobRecord) -> Live:
         """Take a job from the read model, unless a newer state of it is here."""
@@ -237,6 +271,7 @@ class Jobs:
             self.open.pop(live.key, None)
             if live.record is None:
                 self.closed.pop(live.key, None)
+                self.requeue(live)
 
     def clear(self) -> None:
         """Forget everything: the log is read anew. Who watches a job is told of it again from there."""
@@ -253,6 +288,8 @@ class Jobs:
         self.key_of_execution.clear()
         self.told_at.clear()
         self.running_since.clear()
+        self._waiting.clear()
+        self.away = 0
         self.queue.clear()
         for live in watched:
             self.make(live.key).watchers = live.watchers
@@ -307,6 +344,7 @@ class Jobs:
             return
         if record.closed:
             self.queue.remove(live.key)
+            self._waiting.pop(live.key, None)
             self.everywhere.pop(live.key, None)
             self.open.pop(live.key, None)
             live.noted.clear()
@@ -323,7 +361,9 @@ class Jobs:
     def requeue(self, live: Live) -> None:
         """Let a job wait in the queue if its record says so."""
         record = live.record
+        self._waiting.pop(live.key, None)
         if record is not None and record.queued is not None and not record.closed:
+            untried = not record.executions and record.spec.type not in EVERYWHERE
             self.queue.put(
                 live.key,
                 demand_of(record.spec),
@@ -331,9 +371,30 @@ class Jobs:
                 namespace=record.spec.namespace,
                 age=record.submitted_at,
                 since=record.queued_at if record.queued_at is not None else record.submitted_at,
+                reason=record.queued.code if untried else "",
             )
+            if untried:
+                self._waiting[live.key] = live
+                self._let_one_go()
         else:
             self.queue.remove(live.key)
+
+    def recorded(self) -> None:
+        """More has been written to the read model: who waited for that may leave."""
+        for _ in range(len(self._waiting) - self._waiting_max):
+            self._let_one_go()
+
+    def _let_one_go(self) -> None:
+        """The waiting job that was looked at longest ago leaves, if there are too many and nothing hangs on it."""
+        if len(self._waiting) <= self._waiting_max:
+            return
+        key, live = next(iter(self._waiting.items()))
+        if live.record is None or live.written < live.record.revision or live.busy:
+            self._waiting.move_to_end(key)
+            return
+        del self._waiting[key]
+        del self.open[key]
+        self.away += 1
 
     def _shed(self) -> None:
         """Let the oldest closed jobs go, if they are in the read model and nobody asks for them."""

@@ -31,8 +31,10 @@ from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
 from requester.core.giving_up import lost_after
+from requester.core.model import JobRecord
+from requester.core.standing import Demand, explain
 from requester.core.step import counts, step
-from requester.core.turns import Turns
+from requester.core.turns import Turn, Turns
 from requester.core.view import View
 from requester.dispatch import Dispatch
 from requester.live import Input, Jobs, Live
@@ -45,6 +47,8 @@ _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
 _LOOKS: Final = 100
 """Jobs looked at before others get their turn on the loop."""
+_DUE_MAX: Final = 1_000
+"""Jobs whose time has come that are looked at in one tick."""
 _QUEUE_S: Final = 1.0
 """Between two looks at the queue that nothing called for: waiting alone may get a job a node of its own."""
 _AGAIN_S: Final = 0.01
@@ -135,11 +139,32 @@ class Orchestrator:
             self._looks.append(key)
             self._news.set()
 
+    def resume(self, record: JobRecord) -> None:
+        """Take an open job from the read model at the start."""
+        self._await_deadline(self._jobs.adopt(record))
+
     def attend_mine(self) -> None:
-        """Every open job that this requester owns may need a look: requesters came or went, or a while has passed."""
+        """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
+
+        Not those that wait and have left memory: they need one when room appears, when a time of theirs has come, or when
+        what they were told is no longer true (`attend_misled`).
+        """
         for key in self._jobs.open:
             if not self._presence.rank(key):
                 self.attend(key)
+
+    async def attend_misled(self) -> None:
+        """Those that wait for another reason than they were told need a look; there may be a million, so a few at a time."""
+        if not self.acting or not self.settled:
+            return
+        for number, key in enumerate(self._jobs.queue.misled(self._reason_now)):
+            if not self._presence.rank(key):
+                self.attend(key)
+            while number % _LOOKS == 0 and (self._looks or len(self._committer) >= _LOOKS):
+                await self._clock.sleep(self._settings.tick_s)
+
+    def _reason_now(self, demand: Demand) -> str:
+        return explain(self._fleet.standing(demand), {}, needed=1).code
 
     def attend_node(self, node: NodeId) -> None:
         """The jobs that have work on a node need a look: it is gone, or its work has to leave it.
@@ -168,7 +193,9 @@ class Orchestrator:
         now = self._clock.now()
         if now - self._queue_seen >= _QUEUE_S:
             self._want_queue()
-        while self._due and self._due[0][0] <= now:
+        for _ in range(_DUE_MAX):
+            if not self._due or self._due[0][0] > now:
+                break
             key = heappop(self._due)[2]
             live = self._jobs.get(key)
             if live is not None:
@@ -181,7 +208,7 @@ class Orchestrator:
 
     def look(self, key: JobKey) -> None:
         """Decide about a job, if it is open."""
-        live = self._jobs.open.get(key)
+        live = self._jobs.get(key)
         if live is not None:
             self.decide(live)
 
@@ -425,6 +452,7 @@ class Orchestrator:
             return
         if last is None:
             live.record, live.guard = None, 0
+            self._jobs.requeue(live)
         elif last.seq > self._position():
             live.behind = last.seq
             self.remind(self._clock.now() + 1.0, live.key)
@@ -449,14 +477,12 @@ class Orchestrator:
         """Give room to waiting jobs in their order. Another's job gets its share of the room, and its owner acts."""
         self._queue_wanted = False
         self._queue_seen = self._clock.now()
-        seen: list[Live] = []
+        seen: list[Turn] = []
         lent: list[tuple[NodeId, ExecutionId]] = []
         for turn in self.turns.due(self._queue_seen):
+            seen.append(turn)
             live = self._jobs.open.get(turn.key)
-            if live is None:
-                continue
-            seen.append(live)
-            if live.inflight:
+            if live is not None and live.inflight:
                 continue
             if self._presence.rank(turn.key):
                 self.attend(turn.key)
@@ -464,13 +490,19 @@ class Orchestrator:
                 waiting = turn.waiting
                 self._fleet.hold(turn.node, promise, waiting.demand.amounts, (), waiting.namespace)
                 lent.append((turn.node, promise))
-            else:
+                continue
+            live = live or self._jobs.recall(turn.key)
+            if live is not None:
                 self.decide(live)
         for node, promise in lent:
             self._fleet.release(node, promise)
-        for live in seen:
+        for turn in seen:
             # Also one whose entry is on its way: that may say something else than where it runs.
-            self._jobs.requeue(live)
+            live = self._jobs.open.get(turn.key)
+            if live is not None:
+                self._jobs.requeue(live)
+            else:
+                self._jobs.queue.restore(turn.key, turn.waiting)
 
 
 def _read(live: Live | None, record: bus.Record) -> Entry:

@@ -215,9 +215,11 @@ def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
     return _whole(database, row[0]) if row else None
 
 
-def load_open(database: sqlite3.Connection) -> list[JobRecord]:
-    """All jobs that are not closed."""
-    rows = database.execute("SELECT record FROM jobs WHERE closed = 0").fetchall()
+def load_open(database: sqlite3.Connection, after: JobKey, limit: int) -> list[JobRecord]:
+    """Jobs that are not closed, in the order of their keys: so many behind `after`."""
+    rows = database.execute(
+        "SELECT record FROM jobs WHERE closed = 0 AND key > ? ORDER BY key LIMIT ?", (after, limit)
+    ).fetchall()
     return [_whole(database, row[0]) for row in rows]
 
 

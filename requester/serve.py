@@ -24,7 +24,6 @@ from requester.follower import Follower
 from requester.live import Jobs
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
-from requester.read_model import load_open
 from requester.recorder import Recorder
 from requester.registry import Registry
 from requester.repair import Repair
@@ -59,11 +58,17 @@ async def running(
     if not settings.id:
         settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
     fleet = Fleet()
-    jobs = Jobs(fleet, clock, settings.keep_closed)
-    committer = Committer(bus, clock, settings.commits_max)
     recorder = Recorder(
         settings.data_dir / "read-model.sqlite", pause_s=settings.flush_s, group_max=settings.flush_max
     )
+    jobs = Jobs(
+        fleet,
+        clock,
+        closed_max=settings.keep_closed,
+        waiting_max=settings.keep_waiting,
+        load=recorder.load_here,
+    )
+    committer = Committer(bus, clock, settings.commits_max)
     presence = Presence(bus, clock, settings.id, beat_s=settings.beat_s, version=version)
     orchestrator = Orchestrator(
         bus,
@@ -76,6 +81,7 @@ async def running(
         position=lambda: follower.position,
     )
     presence.changed = orchestrator.attend_mine
+    recorder.recorded = jobs.recorded
     follower = Follower(bus, clock, recorder, take=orchestrator.take, anew=jobs.clear)
     reports = Reports(
         bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
@@ -157,19 +163,17 @@ async def running(
         work.append(serve_uploads(bus, jobs, bucket))
     try:
         last = await follower.begin()
-        for record in await recorder.read(load_open):
+        async for record in recorder.every_open():
             if await retention.missed(record):
                 await recorder.forget(record.key)
             else:
-                jobs.adopt(record)
+                orchestrator.resume(record)
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(each) for each in work]
             try:
                 await follower.reached(last)
                 duties.begin()
-                _log.info(
-                    "requester ready", id=settings.id, folded=follower.position, open_jobs=len(jobs.open)
-                )
+                _log.info("requester ready", id=settings.id, folded=follower.position, open_jobs=len(jobs))
                 yield service
             finally:
                 for task in started:

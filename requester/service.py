@@ -463,7 +463,7 @@ class Service:
             "log_share": self._duties.log_share,
             "connected": self._bus.connected,
             "acting": self._orchestrator.acting,
-            "open_jobs": len(self._jobs.open),
+            "open_jobs": len(self._jobs),
             "queued_jobs": len(self._jobs.queue),
             "requesters": list(self._presence.there),
             "nodes": len(self._jobs.fleet.nodes),

@@ -19,7 +19,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `silence_s` is how long a node may be silent before its work is given up; `away_s` how long jobs that only it could run
     wait for it; `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says
     that it is there, and three of them without a beat make another one absent. `commits_max` bounds the entries that
-    wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory.
+    wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory, and
+    `keep_waiting` of those that wait.
     `keep_s` is how long a closed job stays in the log (0: for ever), looked at every `retention_s`.
     Submissions are refused once the log is `log_full` (a
     share of 1) full, so that open jobs can still close.
@@ -52,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     flush_s: float = 0.1
     flush_max: int = 20_000
     keep_closed: int = 10_000
+    keep_waiting: int = 10_000
     log_full: float = 0.8
     keep_s: float = 30 * 86_400.0
     retention_s: float = 10.0

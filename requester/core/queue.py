@@ -4,10 +4,14 @@ Knows: the order in which waiting jobs are looked at when room appears. Must not
 
 Jobs with equal demands and one namespace stand in one line behind each other: if the first of a line finds no room, none
 behind it will. So a look at the queue costs as many attempts as there are different demands, not as there are jobs.
+
+There may be a million of them, and the rest of such a job is not in memory: what is kept of each here is what its turn
+depends on, some 300 bytes, and what many have alike is kept once.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from heapq import heapify, heappop, heappush
+from sys import intern
 from typing import Final
 
 from msgspec import Struct
@@ -24,13 +28,28 @@ PLACES_MAX: Final = 20_000
 """With more jobs than this nobody's exact place is counted: it would hold up the others."""
 
 
-class Waiting(Struct, frozen=True):
-    """A job that waits, since when (unix seconds), and where it stands."""
+class Waiting(Struct, frozen=True, gc=False):
+    """A job that waits, since when (unix seconds), and where it stands.
+
+    `reason` is the code of what it was told, empty if that depends on more than its demand.
+    """
 
     demand: Demand
     namespace: str
     place: Place
     since: float
+    reason: str = ""
+
+
+class Lines:
+    """All that wait with one demand: a heap of places for each namespace, and how many were told which reason."""
+
+    __slots__ = ("by_namespace", "demand", "reasons")
+
+    def __init__(self, demand: Demand) -> None:
+        self.demand = demand
+        self.by_namespace: dict[str, list[Place]] = {}
+        self.reasons: dict[str, int] = {}
 
 
 class Queue:
@@ -38,7 +57,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._jobs: dict[JobKey, Waiting] = {}
-        self._lines: dict[Demand, dict[str, list[Place]]] = {}
+        self._lines: dict[Demand, Lines] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -47,21 +66,61 @@ class Queue:
         return key in self._jobs
 
     def put(
-        self, key: JobKey, demand: Demand, *, priority: int = 0, namespace: str = "", age: float, since: float
+        self,
+        key: JobKey,
+        demand: Demand,
+        *,
+        priority: int = 0,
+        namespace: str = "",
+        age: float,
+        since: float,
+        reason: str = "",
     ) -> None:
         """Let a job wait: of a version that was submitted at `age`, for as long as it has waited `since`."""
-        waiting = Waiting(demand, namespace, (-priority, age, key), since)
+        lines = self._lines.get(demand)
+        place = (-priority, age, key)
+        self.restore(
+            key,
+            Waiting(
+                demand if lines is None else lines.demand,
+                intern(namespace),
+                place,
+                age if since == age else since,
+                intern(reason),
+            ),
+        )
+
+    def restore(self, key: JobKey, waiting: Waiting) -> None:
+        """Let a job wait as it did before."""
         if self._jobs.get(key) == waiting:
             return
         self.remove(key)
         self._jobs[key] = waiting
-        heappush(self._lines.setdefault(demand, {}).setdefault(namespace, []), waiting.place)
+        lines = self._lines.get(waiting.demand)
+        if lines is None:
+            lines = self._lines[waiting.demand] = Lines(waiting.demand)
+        heappush(lines.by_namespace.setdefault(waiting.namespace, []), waiting.place)
+        lines.reasons[waiting.reason] = lines.reasons.get(waiting.reason, 0) + 1
 
     def remove(self, key: JobKey) -> None:
         """Let a job wait no longer; harmless if it does not."""
         found = self._jobs.pop(key, None)
         if found is not None:
             self._trim(found)
+
+    def misled(self, reason_of: Callable[[Demand], str]) -> list[JobKey]:
+        """The jobs that were told another reason than their demand has now; quick where there are none."""
+        found: list[JobKey] = []
+        for lines in self._lines.values():
+            now = reason_of(lines.demand)
+            if not lines.reasons.keys() - {now, ""}:
+                continue
+            for namespace, line in lines.by_namespace.items():
+                for place in line:
+                    waiting = self._standing(place, lines.demand, namespace)
+                    if waiting is not None and waiting.reason not in (now, ""):
+                        found.append(place[2])
+        return found
 
     def clear(self) -> None:
         """Nobody waits any more."""
@@ -81,12 +140,12 @@ class Queue:
     ) -> bool:
         """Whether another job with the same demand comes before one that may not stand in the queue yet."""
         lines = self._lines.get(demand)
-        if not lines:
+        if lines is None:
             return False
         mine = (-priority, share(namespace), age, key)
         return any(
             line[0][2] != key and (line[0][0], share(each), line[0][1], line[0][2]) < mine
-            for each, line in lines.items()
+            for each, line in lines.by_namespace.items()
         )
 
     def place(self, key: JobKey, share: Share) -> int | None:
@@ -94,7 +153,7 @@ class Queue:
         found = self._jobs.get(key)
         if found is None or len(self._jobs) > PLACES_MAX:
             return None
-        shares = {each: share(each) for lines in self._lines.values() for each in lines}
+        shares = {each: share(each) for lines in self._lines.values() for each in lines.by_namespace}
 
         def order(waiting: Waiting) -> tuple[int, float, float, JobKey]:
             return (waiting.place[0], shares[waiting.namespace], *waiting.place[1:])
@@ -109,25 +168,28 @@ class Queue:
     def _trim(self, gone: Waiting) -> None:
         """Take from the front what no longer waits, so that a line's head is always true."""
         lines = self._lines[gone.demand]
-        line = lines[gone.namespace]
-        while line and not self._stands(line[0], gone):
+        lines.reasons[gone.reason] -= 1
+        if not lines.reasons[gone.reason]:
+            del lines.reasons[gone.reason]
+        line = lines.by_namespace[gone.namespace]
+        while line and self._standing(line[0], gone.demand, gone.namespace) is None:
             heappop(line)
         if not line:
-            del lines[gone.namespace]
-            if not lines:
+            del lines.by_namespace[gone.namespace]
+            if not lines.by_namespace:
                 del self._lines[gone.demand]
         elif len(line) > 64 and len(line) > 2 * len(self._jobs):
-            lines[gone.namespace] = [place for place in line if self._stands(place, gone)]
-            heapify(lines[gone.namespace])
+            line[:] = [
+                place for place in line if self._standing(place, gone.demand, gone.namespace) is not None
+            ]
+            heapify(line)
 
-    def _stands(self, place: Place, line: Waiting) -> bool:
-        """Whether a place in a line is where its job stands now."""
+    def _standing(self, place: Place, demand: Demand, namespace: str) -> Waiting | None:
+        """Who stands at a place in a line now."""
         now = self._jobs.get(place[2])
-        return now is not None and (now.place, now.demand, now.namespace) == (
-            place,
-            line.demand,
-            line.namespace,
-        )
+        if now is not None and (now.place, now.demand, now.namespace) == (place, demand, namespace):
+            return now
+        return None
 
 
 class Round:
@@ -137,16 +199,14 @@ class Round:
     grows by that, so an order that was worked out earlier is put right when its turn comes.
     """
 
-    def __init__(
-        self, jobs: dict[JobKey, Waiting], lines: dict[Demand, dict[str, list[Place]]], share: Share
-    ) -> None:
+    def __init__(self, jobs: dict[JobKey, Waiting], lines: dict[Demand, Lines], share: Share) -> None:
         self._jobs = jobs
         self._lines = lines
         self._share = share
         shares: dict[str, float] = {}
         self._heads: list[tuple[int, float, float, JobKey]] = []
-        for by_namespace in lines.values():
-            for namespace, line in by_namespace.items():
+        for each in lines.values():
+            for namespace, line in each.by_namespace.items():
                 if namespace not in shares:
                     shares[namespace] = share(namespace)
                 negative, age, key = line[0]
@@ -174,7 +234,8 @@ class Round:
 
     def _put(self, given: Waiting) -> None:
         """What stands first in a line whose head was given out, if that has left it."""
-        line = self._lines.get(given.demand, {}).get(given.namespace)
+        lines = self._lines.get(given.demand)
+        line = lines.by_namespace.get(given.namespace) if lines is not None else None
         if line and line[0] != given.place:
             negative, age, key = line[0]
             heappush(self._heads, (negative, self._share(given.namespace), age, key))

@@ -52,6 +52,7 @@ PATIENCE = Settings(
     flush_s=0.3,
     away_s=60.0,
     keep_closed=4,
+    keep_waiting=2,
     retention_s=3.0,
     policy=Policy(
         backoff_s=0.5, backoff_max_s=4.0, restart_backoff_max_s=6.0, join_grace_s=3.0, execution_grace_s=4.0

@@ -74,6 +74,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
     held = {node: dict(each) for node, each in jobs.fleet._held.items() if each}
     for what, there in {
         "queue": list(jobs.queue.keys()),
+        "away": jobs.away,
         "executions known": jobs.key_of_execution,
         "told": jobs.told_at,
         "running": jobs.running_since,

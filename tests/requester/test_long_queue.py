@@ -1,0 +1,117 @@
+"""A queue that is longer than what is kept in memory: jobs that wait go to the read model and come back when it matters.
+
+Nobody can tell: what is promised of jobs holds for these too.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from protocol.errors import Conflict
+from protocol.jobs import Timeouts
+from protocol.states import JobState
+from requester.service import Service
+from requester.verbs import JobQuery
+from tests.requester.cluster import (
+    QUICK,
+    Cluster,
+    PretendNode,
+    a_cluster,
+    a_job,
+    closed,
+    complete,
+    happens,
+    hold,
+    submit,
+    until,
+)
+
+KEPT = 2
+SHORT = replace(QUICK, keep_waiting=KEPT)
+JOBS = 12
+
+
+@asynccontextmanager
+async def a_long_queue(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Service, PretendNode]]:
+    """One node, all of it taken, and a dozen jobs that wait for it, most of them not in memory."""
+    async with a_cluster(tmp_path, settings=SHORT) as cluster:
+        service = await cluster.requester("r1")
+        node = await cluster.node("n1", cores=1, script=hold)
+        await submit(service, a_job("first"))
+        await node.until(lambda node: len(node.runs) == 1)
+        for number in range(JOBS):
+            await submit(service, a_job(f"job-{number:02}", priority=number % 3))
+        await leave(service)
+        yield cluster, service, node
+
+
+async def leave(service: Service) -> None:
+    """Let all leave that may, by letting others come after them."""
+    for _ in range(KEPT):
+        await submit(service, a_job(priority=-1))
+    await happens(lambda: service._jobs.away >= JOBS)
+
+
+async def test_all_get_their_turn(tmp_path: Path) -> None:
+    """Jobs that have left memory run in the order of the queue, each once, and a requester that comes later knows them."""
+    async with a_long_queue(tmp_path) as (cluster, service, node):
+        other = await cluster.requester("r2")
+        assert len(other._jobs) == len(service._jobs)
+        await happens(lambda: other._jobs.away >= JOBS)
+        node.script = complete
+        node.finish(node.runs[0].execution)
+        for number in range(JOBS):
+            await closed(service, f"job-{number:02}")
+        for each in (service, other):
+            await happens(lambda each=each: not len(each._jobs))  # type: ignore[misc]
+
+        names = [run.job_name for run in node.runs][1 : JOBS + 1]
+        assert names == sorted(names, key=lambda name: (-(int(name[4:]) % 3), name))
+        assert len({run.execution for run in node.runs}) == len(node.runs)
+
+
+async def test_what_can_be_done_with_jobs(tmp_path: Path) -> None:
+    """A job that has left memory is described, listed, stopped and updated as any other; its name is taken."""
+    async with a_long_queue(tmp_path) as (_, service, _node):
+        there = await service.job("job-03")
+        listed, _ = await service.jobs(JobQuery(limit=100))
+        assert there in [replace(each, executions={}) for each in listed]
+        assert (await service.explain("job-03")).place is not None
+
+        stopped = await service.stop("job-04", namespace="", reason="enough", client="")
+        assert stopped.state is JobState.STOPPED
+        again = await service.submit(a_job("job-05", priority=1), warnings=[], client="")
+        assert again.version == 2
+        with pytest.raises(Conflict, match="no changes"):
+            await submit(service, a_job("job-06"))
+        assert (await service.job("job-06")).version == 1
+
+
+async def test_what_is_no_longer_true_is_told(tmp_path: Path) -> None:
+    """When the node that a job waits for goes, a job that has left memory is told so, and that it is back as well."""
+    async with a_long_queue(tmp_path) as (cluster, service, node):
+        await cluster.lose(node)
+        away = await until(
+            service, "job-00", lambda job: job.queued is not None and "Away" in job.queued.code
+        )
+        assert away.state is JobState.QUEUED
+
+        await cluster.find(node)
+        await until(service, "job-00", lambda job: job.queued is not None and "NoRoom" in job.queued.code)
+
+
+async def test_deadlines_hold(tmp_path: Path) -> None:
+    """A QueueTimeout ends a job that has left memory, also at a requester that found it in its read model."""
+    async with a_long_queue(tmp_path) as (cluster, service, _):
+        await submit(service, a_job("soon", timeouts=Timeouts(queue_timeout=2)))
+        await leave(service)
+        await cluster.kill("r1")
+        service = await cluster.requester("r1")
+        await happens(lambda: service._jobs.away >= JOBS - 1)
+
+        record = await closed(service, "soon")
+        assert record.failure is not None
+        assert record.failure.code == "TimedOut.Queue"
