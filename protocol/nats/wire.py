@@ -35,6 +35,7 @@ SEND_S: Final = 10.0
 """How long the connection may take no bytes before a sender gives up."""
 PING_S: Final = 10
 """A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
+CONFIRM_S: Final = 5.0
 BACKLOG_BYTES: Final = 1 << 20
 
 _PERMISSIONS_HINT: Final = (
@@ -197,8 +198,13 @@ class Wire(Client):
 
     def _write_out(self) -> None:
         out, self._out, self._out_bytes = self._out, [], 0
-        if out and self.is_connected and self._transport is not None:
+        if out and self.is_connected and self._transport is not None and not self._ended():
             self._transport.writelines(out)
+
+    def _ended(self) -> bool:
+        """Whether the connection has ended; nats-py learns it a turn of the event loop later."""
+        transport = self._raw_transport()
+        return transport is not None and transport.is_closing()
 
     # In
 
@@ -211,14 +217,26 @@ class Wire(Client):
         self._handlers[number] = handler
         self.send(f"SUB {subject} {group} {number}\r\n".encode())
         self._write_out()
-        if self.connected:
-            try:
-                await self.flush(timeout=5)
-            except errors.Error:
-                _log.warning(
-                    "a subscription was not confirmed; it is repeated on reconnecting", subject=subject
-                )
+        if self.connected and not await self._taken():
+            _log.warning("a subscription was not confirmed; it is repeated on reconnecting", subject=subject)
         return number
+
+    async def _taken(self) -> bool:
+        """Whether the server has taken all frames so far: it answers a ping, before the connection is lost or `CONFIRM_S`.
+
+        nats-py's `flush` breaks a connection whose answer comes after its deadline.
+        """
+        loop = asyncio.get_running_loop()
+        pong, lost = loop.create_future(), loop.create_future()
+        forget = self.on_loss(lambda: None if lost.done() else lost.set_result(None))
+        self._pongs.append(pong)
+        self.send(b"PING\r\n")
+        self._write_out()
+        try:
+            await asyncio.wait((pong, lost), timeout=CONFIRM_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            forget()
+        return pong.done()
 
     def unlisten(self, number: int) -> None:
         """Stop listening."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nats
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from deploy import servers
@@ -136,6 +137,26 @@ async def test_another_server_is_found_while_the_first_one_hangs(
 def _port_of(bus: NatsMessages) -> int | None:
     url = bus._wire.connected_url
     return url.port if url else None
+
+
+async def test_listening_when_the_connection_has_just_ended(nats_server: NatsServer) -> None:
+    """Whoever begins to listen, or sends, at the moment when a connection ends is not disturbed, on the event loop that our
+    programs run on: what was sent is lost with the connection, and who listens is heard on the next."""
+
+    async def listen() -> None:
+        async with requester(nats_server) as bus:
+            for turns in range(4):
+                bus._wire._abort()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await bus.publish(fresh_subject(), b"lost")
+                async with bus.subscribe(subject := fresh_subject()) as messages:
+                    await until(lambda: bus._wire.losses > turns and bus.connected)  # noqa: B023  called at once
+                    await bus.publish(subject, b"heard")
+
+                    assert [message.data for message in await take(messages, 1)] == [b"heard"]
+
+    await asyncio.to_thread(uvloop.run, listen())
 
 
 async def test_a_question_that_is_open_when_the_server_dies_ends_at_once(own_nats_server: NatsServer) -> None:
