@@ -42,7 +42,10 @@ Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
 LINKED: Final = "s3presigned"
-_OF_S3: Final = ("Bucket", "Key", "Region", "Endpoint", "VersionID", "ChecksumSHA256", "AddressingStyle")
+_OF_S3: Final = (
+    *("Bucket", "Key", "Region", "Endpoint", "AddressingStyle"),
+    *("VersionID", "ChecksumSHA256", "Listing"),
+)
 
 
 class Result(Struct, frozen=True):

@@ -340,7 +340,10 @@ def _print_facts(each: Json) -> None:
         print(f"Input {clean(read['Target'])}: {clean(read['Identity'])}{noted}")
     result = each["PublishedResult"]
     if result.get("Type"):
-        params = ", ".join(f"{key}: {value}" for key, value in result.get("Params", {}).items() if value)
+        told = {**result.get("Params", {})}
+        if listing := told.pop("Listing", None):
+            told["Objects"] = f"{listing['Count']} (SHA256 {listing['SHA256'][:12]})"
+        params = ", ".join(f"{key}: {value}" for key, value in told.items() if value)
         print(f"Published Result: {result['Type']} {{{clean(params)}}}")
     if written := each.get("Written"):
         _print_written(written)

@@ -199,6 +199,8 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
             with _folder(path) as folder:
                 params = {"Bucket": bucket, "Key": key, "Encoding": "plain"}
                 spec = await _published(S3Publisher(client=client), folder, params)
+                # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
+                spec.params.pop("Listing")
         else:
             tell("It is there already.")
     return msgspec.structs.replace(wanted, source=spec, target=target)

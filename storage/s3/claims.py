@@ -8,18 +8,20 @@ it is of the same execution, or of an earlier attempt at the same partition, whi
 that know no conditions have been asked for the object just before.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from protocol.errors import Conflict
 from protocol.ids import short
 from storage.contract import Label
-from storage.s3.client import Connection
+from storage.ranged import together
+from storage.s3.client import Connection, Found
 from storage.s3.upload import NOT_THERE
 
 EXECUTION: Final = "shoal-execution"
 WORK: Final = "shoal-work"
 ATTEMPT: Final = "shoal-attempt"
+LOOKS_AT_ONCE: Final = 16
 HINT: Final = "Put {executionID} or {partition} into Key, or write Overwrite: true."
 
 
@@ -55,21 +57,36 @@ async def claim_prefix(
 ) -> list[str]:
     """The keys below a prefix that give way to this execution's. Raises `Conflict` if any is somebody else's."""
     listed = await connection.objects(bucket, prefix, limit)
-    for each in listed[:1]:
-        found = await connection.look(bucket, each.key)
-        if found is not None and not may_replace(found.meta, label):
-            raise taken(bucket, each.key, found.meta)
+    # Some stores make a marker for each folder by themselves, and keep nothing with it.
+    files = [each.key for each in listed if not each.is_marker]
+    async for key, meta in metas(connection, bucket, files):
+        if not may_replace(meta, label):
+            raise taken(bucket, key, meta)
     return [each.key for each in listed]
 
 
 async def of_ours(connection: Connection, bucket: str, keys: list[str], execution: str) -> list[str]:
     """Those of the keys that have something of this execution: put there by a request whose answer was lost."""
-    ours = []
-    for key in keys:
-        found = await connection.look(bucket, key)
-        if found is not None and found.meta.get(EXECUTION) == execution:
-            ours.append(key)
-    return ours
+    found = metas(connection, bucket, keys)
+    return [key async for key, meta in found if meta.get(EXECUTION) == execution]
+
+
+async def metas(
+    connection: Connection, bucket: str, keys: Sequence[str]
+) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
+    """What is kept with each of the objects that are there. The first alone, for one most often says it all; then many at
+    once."""
+    seen: dict[str, Found | None] = {}
+
+    async def look(key: str) -> None:
+        seen[key] = await connection.look(bucket, key)
+
+    while len(seen) < len(keys):
+        some = keys[len(seen) : len(seen) + (LOOKS_AT_ONCE if seen else 1)]
+        await together(look(key) for key in some)
+        for key in some:
+            if found := seen[key]:
+                yield key, found.meta
 
 
 def taken(bucket: str, key: str, meta: Mapping[str, str]) -> Conflict:

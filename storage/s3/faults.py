@@ -81,6 +81,7 @@ def faults(what: str, endpoint: str, *, signed: bool) -> Iterator[None]:
 
 def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault | None:
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, boto.ClientError):
         message = error.response.get("Error", {}).get("Message", "")
@@ -105,7 +106,7 @@ def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault |
         return Denied(f"{what}: {str(error)[:300]}", hint=ACCOUNT_HINT)
     if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):
         return Denied(f"{what}: the account cannot be read ({type(error).__name__})", hint=ACCOUNT_HINT)
-    if isinstance(error, boto.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return Broken(
             f"{what}: {endpoint} does not answer as S3 does", hint="Is this the address of an S3 server?"
         )

@@ -14,6 +14,7 @@ from protocol.errors import Invalid
 from storage.addresses import AddressPolicy
 from storage.multiaddr import parse_endpoint
 from storage.s3.globs import is_glob, literal_prefix
+from storage.s3.listing import Listing
 
 DEFAULT_REGION: Final = "us-east-1"
 MEBIBYTE: Final = 1 << 20
@@ -44,7 +45,8 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
     on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it. Where nothing is found, `allow_empty` makes
     an empty folder of it instead of an error. `profile` names an account of the node, `addressing_style` where the bucket's
-    name stands in URLs: ``path`` (usual where an endpoint is named) or ``virtual``, the host's name.
+    name stands in URLs: ``path`` (usual where an endpoint is named) or ``virtual``, the host's name. `listing` is what a
+    publisher wrote down of a result: of all that lies below the prefix exactly those objects are meant.
     """
 
     bucket: str
@@ -58,6 +60,7 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     allow_empty: bool = False
     profile: str = ""
     addressing_style: str = ""
+    listing: Listing | None = None
 
     def __post_init__(self) -> None:
         _check_source(self)
@@ -159,6 +162,8 @@ def _check_source(params: SourceParams) -> None:
         _check_checksum(params)
     if params.version_id and params.is_prefix:
         raise Invalid(f"{what}: VersionID names a version of one object, but Key {params.key!r} is a prefix")
+    if params.listing is not None and not params.key.endswith("/"):
+        raise Invalid(f"{what}: Listing is of what lies below a prefix, but Key {params.key!r} is none")
     _check_partition(params.partition)
 
 

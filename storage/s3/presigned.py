@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
-from protocol.errors import Broken, Denied, Invalid
+from protocol.errors import Broken, Denied, Invalid, NotFound
 from protocol.nodes import Offer
 from storage.addresses import AddressPolicy
 from storage.arrival import arriving
@@ -27,6 +27,7 @@ from storage.s3.bulk import refusal_of
 from storage.s3.client import trust
 from storage.s3.digests import check_sha256
 from storage.s3.keys import Object, landing
+from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
 from storage.tree import Limits as TreeLimits
 from storage.tree import TreeWriter
@@ -56,6 +57,7 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
     checksum_sha256: str = field(default="", name="ChecksumSHA256")
     objects: list[SignedObject] = field(default_factory=list)
     addressing_style: str = ""
+    listing: Listing | None = None
     job_id: str = field(default="", name="JobID")
     execution_id: str = field(default="", name="ExecutionID")
 
@@ -67,6 +69,11 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
     def name(self) -> str:
         """The object's key, or one for messages."""
         return self.key or str(self.source_spec.get("Key") or "") or "result.tar.gz"
+
+    @property
+    def url(self) -> str:
+        """How messages name a tree."""
+        return f"s3://{self.bucket}/{self.key}"
 
     @property
     def sha256(self) -> str:
@@ -168,6 +175,8 @@ class PreSignedSource:
             found = [
                 (Object(each.key, each.size, each.e_tag), each.pre_signed_url) for each in params.objects
             ]
+            if params.listing is not None:
+                check_listing(params.url, params.listing, [each for each, _ in found])
         else:
             look = _Look(params.name, params.pre_signed_url)
             await self._move(params.pre_signed_url, iter([look]), 1)
@@ -205,6 +214,10 @@ class PreSignedSource:
                             self._settings.small_requests, _parts_in(found, self._settings.part_bytes)
                         )
                         await self._move(found[0][1], files.parts(), requests, moved)
+                except (Broken, NotFound) as fault:
+                    if params.listing is None or fault.kind not in ("Changed", "Object"):
+                        raise
+                    raise changed(params.url, params.listing, fault.message) from fault
                 finally:
                     files.close()
             if params.sha256 and placed.files:

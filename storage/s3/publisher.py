@@ -9,14 +9,14 @@ links is refused before anything is sent: S3 has no links, and following one wou
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from msgspec import structs
+from msgspec import structs, to_builtins
 
 from protocol.errors import Broken, Conflict, Denied, Fault, Invalid
 from protocol.jobs import Spec
@@ -27,7 +27,8 @@ from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_
 from storage.s3.client import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import faults
-from storage.s3.keys import ODD_HINT, plain_key
+from storage.s3.keys import ODD_HINT, Object, plain_key
+from storage.s3.listing import listing_of
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
@@ -61,10 +62,10 @@ class S3Publisher(S3Driver):
                 connection, bulk, settings, folder, entries, progress, meta_of(label), claimed
             )
             if params.plain:
-                await publishing.objects(key)
-                return _spec(params, key, connection, None)
+                put_there = await publishing.objects(key)
+                return _spec(params, key, connection, {"Listing": _listed(put_there, label)})
             sent = await publishing.archive(key, own=own)
-        return _spec(params, key, connection, sent)
+        return _spec(params, key, connection, _pinned(sent))
 
 
 def published_key(params: PublisherParams, label: Label, unique: str = "") -> str:
@@ -143,8 +144,8 @@ class _Publishing:
             self._connection, self._bulk, target, stream, self._settings.requests, self._moved(None)
         )
 
-    async def objects(self, prefix: str) -> None:
-        """One object a file. On a fault those that were sent are removed again."""
+    async def objects(self, prefix: str) -> list[Object]:
+        """One object a file; what was put there. On a fault those that were sent are removed again."""
         files, markers = _objects(self._entries, prefix)
         condition: dict[str, str] = {}
         if self._claimed is not None:
@@ -154,21 +155,21 @@ class _Publishing:
             )
             condition = dict(NOT_THERE)
         try:
-            await self._send(files, markers, condition)
+            return await self._send(files, markers, condition)
         except Invalid as fault:
             if fault.kind != "NotImplemented" or not condition:
                 raise
-            await self._send(files, markers, {})
+            return await self._send(files, markers, {})
         except Broken as fault:
             if fault.kind != "Changed" or not condition:
                 raise
             if not self._lost:
                 raise Conflict(fault.message, hint=HINT, kind="Key") from fault
-            await self._send(files, markers, condition)
+            return await self._send(files, markers, condition)
 
     async def _send(
         self, files: list[tuple[str, Entry]], markers: list[str], condition: dict[str, str]
-    ) -> None:
+    ) -> list[Object]:
         sent: list[Piece] = []
         self._done = 0
         moved = self._moved(self._size_bytes)
@@ -189,18 +190,18 @@ class _Publishing:
             return piece
 
         keys: list[str] = []
+        large: list[Object] = []
         count = sum(entry.size_bytes < SMALL_FILE_BYTES for _, entry in files) + len(markers)
         requests = min(self._settings.small_requests, max(count, 1))
-        large: list[str] = []
         try:
             await self._connection.move(self._bulk, small(), requests, moved, finish_s=ABORT_S)
             for key, entry in files:
                 if entry.size_bytes >= SMALL_FILE_BYTES:
                     stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
-                    await upload(
+                    made = await upload(
                         self._connection, self._bulk, target(key), stream, self._settings.requests, moved
                     )
-                    large.append(key)
+                    large.append(Object(key, made.size_bytes, made.etag, made.version))
         except BaseException:
             done = [key for key, piece in zip(keys, sent, strict=True) if piece.etag]
             rest = [key for key, piece in zip(keys, sent, strict=True) if piece.asked and not piece.etag]
@@ -209,8 +210,10 @@ class _Publishing:
                 with suppress(Fault):
                     rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
             self._lost = rest
-            await self._remove([*done, *rest, *large])
+            await self._remove([*done, *rest, *(each.key for each in large)])
             raise
+        small_ones = zip(keys, sent, strict=True)
+        return [Object(key, each.size_bytes, each.etag, each.version) for key, each in small_ones] + large
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
         """A file's bytes, exactly as many as the listing says; blocking."""
@@ -304,8 +307,8 @@ def _check_key(path: str, key: str) -> None:
         )
 
 
-def _spec(params: PublisherParams, key: str, connection: Connection, sent: Sent | None) -> Spec:
-    """What brings the result again. An archive is pinned by its checksum, and its version where there are versions."""
+def _spec(params: PublisherParams, key: str, connection: Connection, pinned: dict[str, Any]) -> Spec:
+    """What brings the result again, and `pinned`, which says what it is."""
     host = urlsplit(connection.endpoint).hostname or ""
     of_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     found = {
@@ -316,11 +319,17 @@ def _spec(params: PublisherParams, key: str, connection: Connection, sent: Sent 
     }
     if params.addressing_style:
         found["AddressingStyle"] = params.addressing_style
-    if sent is not None:
-        found["ChecksumSHA256"] = sent.sha256
-        if sent.version:
-            found["VersionID"] = sent.version
-    return Spec("s3", found)
+    return Spec("s3", {**found, **pinned})
+
+
+def _pinned(sent: Sent) -> dict[str, Any]:
+    """An archive is pinned by its checksum, and its version where there are versions."""
+    return {"ChecksumSHA256": sent.sha256, **({"VersionID": sent.version} if sent.version else {})}
+
+
+def _listed(put_there: Sequence[Object], label: Label) -> dict[str, Any]:
+    listed: dict[str, Any] = to_builtins(listing_of(put_there, label.execution))
+    return listed
 
 
 if TYPE_CHECKING:

@@ -21,8 +21,10 @@ from storage.params import read_params
 from storage.s3.bulk import Bulk
 from storage.s3.client import S3Client
 from storage.s3.faults import faults
+from storage.s3.keys import Object
 from storage.s3.params import S3Settings, SourceParams
 from storage.s3.presigned import SignedObject
+from storage.s3.source import listed
 from storage.s3.upload import completed
 
 OBJECTS_MAX: Final = 10_000
@@ -87,26 +89,39 @@ class ResultSigner:
         whole = params.key.endswith(archive.SUFFIX)
         if not whole and not (objects and params.is_prefix):
             return result
-        client = self._signer if whole else self._lister
-        connection = await client.connect(params.endpoint, params.region, addressing=params.addressing_style)
+        connection = await self._signer.connect(
+            params.endpoint, params.region, addressing=params.addressing_style
+        )
         if not connection.signed:
             return result
         async with connection.bulk(params.bucket) as bulk:
             if whole:
-                version = {"versionId": params.version_id} if params.version_id else {}
-                url = bulk.link("GET", params.key, version, self.signing.expires_s)
+                url = bulk.link("GET", params.key, _of_version(params.version_id), self.signing.expires_s)
                 return Spec("s3PreSigned", {**result.params, **_signed(params, url, managed=False)})
-            found = await connection.objects(params.bucket, params.prefix, OBJECTS_MAX)
+            found = await self._objects(params)
             links = [
                 SignedObject(
                     each.key,
                     each.size_bytes,
-                    bulk.link("GET", each.key, {}, self.signing.expires_s),
+                    bulk.link("GET", each.key, _of_version(each.version), self.signing.expires_s),
                     each.etag,
                 )
                 for each in found
             ]
             return Spec("s3PreSigned", {**result.params, "Objects": to_builtins(links)})
+
+    async def _objects(self, params: SourceParams) -> list[Object]:
+        """The objects of a tree. Of a small one all is known; for any other its bucket is asked."""
+        listing = params.listing
+        if listing is not None and listing.objects:
+            return [each.found for each in listing.objects]
+        connection = await self._lister.connect(
+            params.endpoint, params.region, addressing=params.addressing_style
+        )
+        if listing is None:
+            return await connection.objects(params.bucket, params.prefix, OBJECTS_MAX)
+        # Its reader compares them with the listing, and says what is missing.
+        return await listed(connection, params, listing, OBJECTS_MAX)
 
     async def _shown_managed(self, result: Spec) -> Spec:
         given = {name.lower(): str(value) for name, value in result.params.items()}
@@ -188,6 +203,10 @@ class ResultSigner:
                 await connection.raw.abort_multipart_upload(Bucket=place.bucket, Key=key, UploadId=upload)
             else:
                 await connection.raw.delete_object(Bucket=place.bucket, Key=key)
+
+
+def _of_version(version: str) -> dict[str, str]:
+    return {"versionId": version} if version else {}
 
 
 def managed_key(place: ManagedBucket, job: str, execution: str) -> str:

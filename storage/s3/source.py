@@ -26,11 +26,13 @@ from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Refusal, check_size, together
 from storage.s3.bulk import Bulk
 from storage.s3.checksums import CRCS, CrcSum, check_file, told
+from storage.s3.claims import of_ours
 from storage.s3.client import Connection
 from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
 from storage.s3.globs import pattern_of
 from storage.s3.keys import Landing, Object, landing
+from storage.s3.listing import Listing, check_listing, digest_of
 from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
 from storage.s3.patterns import search
@@ -137,7 +139,7 @@ class S3Source(S3Driver):
 
         async def look(number: int, name: str, each: Object) -> None:
             async with limit:
-                found, _ = await connection.head(params.bucket, each.key, params.version_id)
+                found, _ = await connection.head(params.bucket, each.key, _version(params, each))
             if found.etag == each.etag:
                 files[number] = name, structs.replace(each, checksum=found.checksum)
 
@@ -163,7 +165,8 @@ class S3Source(S3Driver):
                 continue
             part_bytes = 0
             if wanted.parts:
-                part_bytes = await connection.part_bytes(params.bucket, remote.found, params.version_id)
+                version = _version(params, remote.found)
+                part_bytes = await connection.part_bytes(params.bucket, remote.found, version)
                 if not part_bytes or -(-remote.size_bytes // part_bytes) != wanted.parts:
                     # Put together of parts of other sizes: nobody tells which bytes the checksum is of.
                     continue
@@ -197,6 +200,10 @@ class S3Source(S3Driver):
         self, connection: Connection, params: SourceParams, share: Share
     ) -> tuple[SourceParams, list[Object]]:
         """What the params mean, now that S3 was asked, and the objects that this execution reads."""
+        if params.listing is not None:
+            objects = await listed(connection, params, params.listing, self._client.settings.objects)
+            check_listing(params.url, params.listing, objects)
+            return params, await _shared_out(await _filtered(objects, params), params, share)
         if not params.is_prefix:
             try:
                 found = await self._one(connection, params)
@@ -207,7 +214,7 @@ class S3Source(S3Driver):
                 if found is not None:
                     return params, await _shared_out([found], params, share)
                 params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
-        objects: list[Object] = []
+        objects = []
         if params.is_prefix or params.is_glob:
             limit = self._client.settings.objects
             objects = await connection.objects(params.bucket, params.prefix, limit)
@@ -237,7 +244,8 @@ class RemoteObject:
     def __init__(self, bulk: Bulk, params: SourceParams, found: Object) -> None:
         self._bulk = bulk
         self.found = found
-        self._query = {"versionId": params.version_id} if params.version_id else {}
+        version = _version(params, found)
+        self._query = {"versionId": version} if version else {}
         self._pin = {"If-Match": found.etag} if found.etag else {}
         self.checksum = found.checksum
         self._sum: CrcSum | None = None
@@ -270,6 +278,35 @@ class RemoteObject:
     def refused(self, status: int, body: bytes) -> Refusal:
         """S3's own error."""
         return self._bulk.refusal(self.name, status, body)
+
+
+async def listed(connection: Connection, params: SourceParams, listing: Listing, limit: int) -> list[Object]:
+    """What is there of a result's objects; `check_listing` says whether that is all of it. Raises what S3 says."""
+    if not listing.objects:
+        found = await connection.objects(params.bucket, params.key, limit)
+        if digest_of(found) == listing.sha256:
+            return found
+        # Others lie there too.
+        keys = [each.key for each in found]
+        ours = set(await of_ours(connection, params.bucket, keys, listing.execution_id))
+        return [each for each in found if each.key in ours]
+    there: dict[str, Object] = {}
+
+    async def look(key: str, version: str) -> None:
+        try:
+            there[key], _ = await connection.head(params.bucket, key, version)
+        except NotFound as missing:
+            if missing.kind == "Bucket":
+                raise
+
+    await together(look(each.key, each.version_id) for each in listing.objects)
+    return [there[each.key] for each in listing.objects if each.key in there]
+
+
+def _version(params: SourceParams, found: Object) -> str:
+    """The version to ask for: one that the params name, or a result's own. (Who is asked for what is there now may be
+    refused versions.)"""
+    return params.version_id or (found.version if params.listing is not None else "")
 
 
 def _may_be_many(params: SourceParams) -> bool:

@@ -145,15 +145,17 @@ async def _in_parts(
             {"PartNumber": piece.number, "ETag": piece.etag, "ChecksumCRC32": crc32} for piece, crc32 in parts
         ]
         making = completed(connection, target.bucket, target.key, upload_id, listed, target.condition)
-        version = await _made(connection, target, making)
+        version, etag = await _made(connection, target, making)
     except BaseException:
         await _abort(connection, target, upload_id)
         raise
-    return Sent(stream.size_bytes, stream.sha256, version, whole_etag([piece.etag for piece, _ in parts]))
+    return Sent(stream.size_bytes, stream.sha256, version, etag)
 
 
-async def _made(connection: Connection, target: Target, making: Awaitable[str]) -> str:
-    """Wait for the call that makes the object; answers with the version.
+async def _made(
+    connection: Connection, target: Target, making: Awaitable[tuple[str, str]]
+) -> tuple[str, str]:
+    """Wait for the call that makes the object; answers with what that says: its version and ETag.
 
     The server may go on with it after we have hung up. So when cancelled meanwhile, the answer is awaited all the same, and
     the object is removed again.
@@ -217,8 +219,9 @@ async def completed(
     upload_id: str,
     parts: list[dict[str, Any]],
     condition: Mapping[str, str] | None = None,
-) -> str:
-    """Put the parts together; answers with the version. A completion whose answer was lost is found to have succeeded."""
+) -> tuple[str, str]:
+    """Put the parts together; answers with the version (empty for none) and the ETag. A completion whose answer was lost is
+    found to have succeeded."""
     under = {name.replace("-", ""): value for name, value in (condition or {}).items()}
     try:
         with faults(f"s3://{bucket}/{key}", connection.endpoint, signed=connection.signed):
@@ -231,9 +234,10 @@ async def completed(
             found, _ = await connection.head(bucket, key)
         if found is None or found.etag.strip('"') != whole_etag([part["ETag"] for part in parts]):
             raise fault from fault.__cause__
-        return found.version
+        return found.version, found.etag
     version = str(answer.get("VersionId") or "")
-    return "" if version == "null" else version
+    etag = str(answer.get("ETag") or "") or whole_etag([part["ETag"] for part in parts])
+    return "" if version == "null" else version, etag
 
 
 def whole_etag(etags: list[str]) -> str:

@@ -1,22 +1,26 @@
 """Uploads and listings that go wrong, through a proxy before a real server: equal bytes or an error, nothing left over."""
 
+import asyncio
 import base64
 import hashlib
 import itertools
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from botocore.parsers import ResponseParserError
 
 from deploy.servers import S3Server
-from protocol.errors import Broken, Fault, TimedOut, Unavailable
+from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from storage.contract import Label, Share, silent
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3.faults import faults
 from tests.contracts.trees import Tree, plant, snapshot
 from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
-from tests.storage.s3_world import Bucket, OddS3, new_bucket, odd_s3, settings_of
+from tests.storage.s3_world import Bucket, OddS3, new_bucket, odd_s3, serving, settings_of
 
 MIB = 1 << 20
 LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
@@ -208,3 +212,72 @@ async def test_a_listing_without_end_ends(odd: OddS3, client: S3Client) -> None:
     odd.strange = "elsewhere/x"
     with pytest.raises(Broken, match="'elsewhere/x', which was not asked for"):
         await S3Source(client=client).resolve(params, Share())
+
+
+class Endless:
+    """A server whose answers have no end. It counts what it could get rid of."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.sent_bytes = 0
+        self.ended = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Every request; an answer to HEAD has no body."""
+        if request.method == "HEAD":
+            return web.Response(status=404)
+        response = web.StreamResponse(status=self.status)
+        await response.prepare(request)
+        piece = b"<Contents><Key>out/more</Key><Size>1</Size></Contents>" * 1000
+        try:
+            await response.write(b"<ListBucketResult>")
+            while True:
+                await response.write(piece)
+                self.sent_bytes += len(piece)
+        except (ConnectionError, asyncio.CancelledError):
+            self.ended.set()
+        return response
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_answer_without_end_is_not_kept(status: int, client: S3Client) -> None:
+    """A listing or an error that goes on for ever is an error after a few megabytes, and its connection is closed."""
+    endless = Endless(status)
+    async with serving(endless.answer) as url:
+        connection = await client.connect(url)
+        tracemalloc.start()
+        try:
+            with pytest.raises(Broken, match=r"answers .* with more than"):
+                await connection.has_any("odd", "out/")
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        async with asyncio.timeout(10):
+            await endless.ended.wait()
+    assert peak_bytes < 32 * MIB
+
+
+async def test_a_redirect_leads_nowhere(client: S3Client, odd: OddS3) -> None:
+    """An S3 server that sends a node elsewhere is not followed: the address there was never judged."""
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPTemporaryRedirect(f"{odd.endpoint}{request.path}")
+
+    async with serving(elsewhere) as url:
+        connection = await client.connect(url)
+        for ask in (connection.has_any, connection.head):
+            with pytest.raises(Invalid, match="redirects") as caught:
+                await ask("odd", "in/")
+            assert "Endpoint" in caught.value.hint
+    assert odd.requests == []
+
+
+def test_what_botocore_cannot_read_is_told() -> None:
+    """An answer that is none of S3's is named with its address; what nobody foresaw stays what it is."""
+    with (
+        pytest.raises(Broken, match="http://odd does not answer as S3 does"),
+        faults("s3://b/k", "http://odd", signed=True),
+    ):
+        raise ResponseParserError
+    with pytest.raises(ZeroDivisionError), faults("s3://b/k", "http://odd", signed=True):
+        raise ZeroDivisionError
