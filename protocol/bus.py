@@ -61,6 +61,13 @@ class Stale(Struct, frozen=True, tag=True):
     last: int = 0
 
 
+class BlobLook(Struct, frozen=True):
+    """When a blob was put last (unix seconds, by the server's clock), and a number that grows with each time."""
+
+    at: float
+    revision: int
+
+
 class Refused(Struct, frozen=True, tag=True):
     """The log will not take this entry: it is full, or the entry is too large. Nothing was stored."""
 
@@ -166,13 +173,25 @@ class Bus(Messages, Protocol):
         """All cells."""
 
     async def put_blob(self, data: bytes) -> str:
-        """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless.
+        """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless, and makes them new.
 
         Raises `Exhausted` if there is no room left, and `Unavailable`.
         """
 
     async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
         """The whole's size and at most `limit_bytes` from `offset` on. Raises `NotFound`."""
+
+    async def list_blobs(self) -> list[str]:
+        """The digests of all blobs, also of those that were begun and never ended. Raises `Unavailable`."""
+
+    async def look_blob(self, digest: str) -> BlobLook | None:
+        """When a blob was put last; None if there is none. Raises `Unavailable`."""
+
+    async def remove_blob(self, digest: str, seen: BlobLook) -> bool:
+        """Remove a blob, unless it was put again since it was `seen`; whether it is gone. Raises `Unavailable`.
+
+        Whoever puts the same bytes at that moment has them stored when `put_blob` returns.
+        """
 
     async def close(self) -> None:
         """Let go of the connection; listeners and readers end."""

@@ -21,6 +21,7 @@ from msgspec import Struct
 from protocol.bus import (
     ENTRY_MAX_BYTES,
     Append,
+    BlobLook,
     Bus,
     Cell,
     LogState,
@@ -70,6 +71,13 @@ class _Subscription(Struct, frozen=True, eq=False):
     listener: Listener
 
 
+class Blob(Struct, frozen=True):
+    """What lies beside the log, and when it was put last."""
+
+    data: bytes
+    look: BlobLook
+
+
 class MemoryHub:
     """What a server holds: subjects, the log, cells and blobs.
 
@@ -90,7 +98,7 @@ class MemoryHub:
         self._size_bytes = 0
         self.cells: dict[str, Cell] = {}
         self.revision = 0
-        self.blobs: dict[str, bytes] = {}
+        self.blobs: dict[str, Blob] = {}
         self._news: dict[asyncio.Future[None], None] = {}
 
     def begin_anew(self) -> None:
@@ -367,15 +375,33 @@ class MemoryBus:
     async def put_blob(self, data: bytes) -> str:
         await asyncio.sleep(0)
         digest = sha256(data).hexdigest()
-        self._reach().blobs.setdefault(digest, data)
+        hub = self._reach()
+        hub.revision += 1
+        hub.blobs[digest] = Blob(data, BlobLook(hub.clock.now(), hub.revision))
         return digest
 
     async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
         await asyncio.sleep(0)
-        data = self._reach().blobs.get(digest)
-        if data is None:
+        blob = self._reach().blobs.get(digest)
+        if blob is None:
             raise NotFound(f"there is no blob {digest}")
-        return len(data), data[offset : offset + limit_bytes]
+        return len(blob.data), blob.data[offset : offset + limit_bytes]
+
+    async def list_blobs(self) -> list[str]:
+        await asyncio.sleep(0)
+        return list(self._reach().blobs)
+
+    async def look_blob(self, digest: str) -> BlobLook | None:
+        await asyncio.sleep(0)
+        blob = self._reach().blobs.get(digest)
+        return blob.look if blob is not None else None
+
+    async def remove_blob(self, digest: str, seen: BlobLook) -> bool:
+        await asyncio.sleep(0)
+        blobs = self._reach().blobs
+        if digest in blobs and blobs[digest].look.revision <= seen.revision:
+            del blobs[digest]
+        return digest not in blobs
 
     async def close(self) -> None:
         self._closed = True

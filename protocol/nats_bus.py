@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 
 from protocol.bus import (
     Append,
+    BlobLook,
     Bus,
     Cell,
     LogState,
@@ -158,6 +159,15 @@ class NatsBus(NatsMessages):
 
     async def get_blob(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
         return await self._blobs.get(digest, offset, limit_bytes)
+
+    async def list_blobs(self) -> list[str]:
+        return await self._blobs.all()
+
+    async def look_blob(self, digest: str) -> BlobLook | None:
+        return await self._blobs.look(digest)
+
+    async def remove_blob(self, digest: str, seen: BlobLook) -> bool:
+        return await self._blobs.remove(digest, seen)
 
 
 @overload

@@ -88,3 +88,8 @@ def requester_in(subject: str) -> RequesterId:
 def blob_piece(digest: str, piece: int) -> str:
     """Where one piece of a blob is stored."""
     return f"blobs.{digest}.{piece}"
+
+
+def blob_pieces(digest: str) -> str:
+    """All pieces of one blob."""
+    return f"blobs.{digest}.*"

@@ -7,8 +7,9 @@ costs nothing but the reading of a few entries once more.
 `Store` does the work, in whatever thread it is called; one thread writes and one reads.
 """
 
+import re
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,8 @@ CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, key TEXT, record BLO
 CREATE INDEX IF NOT EXISTS executions_key ON executions (key);
 CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB);
 CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
+CREATE TABLE IF NOT EXISTS blobs (digest TEXT, key TEXT, seq INTEGER, PRIMARY KEY (digest, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blobs_key ON blobs (key);
 """
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
@@ -52,7 +55,15 @@ _FORGET_EXECUTIONS: Final = (
     "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
 )
 _PUT_ENTRY: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)"
+_PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
+_FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
+_OLDER_ENTRIES: Final = """
+SELECT seq, key, data FROM entries WHERE instr(data, ?) AND key IN (SELECT key FROM jobs WHERE closed < 2)
+"""
 _PUT_POSITION: Final = "INSERT OR REPLACE INTO position VALUES (1, ?, ?)"
+
+_BLOB_URL: Final = b"blob:sha256:"
+_BLOB_URLS: Final = re.compile(_BLOB_URL + rb"([0-9a-f]{64})")
 
 _encode = msgspec.json.Encoder().encode
 _job = msgspec.json.Decoder(JobRecord)
@@ -93,7 +104,12 @@ class Store:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA):
                 raise sqlite3.DatabaseError(f"the read model has schema {version}, not {SCHEMA}")
+            named = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'blobs'").fetchone()
             database.executescript(_TABLES)
+            if not named:
+                # A file of a version before blobs were looked at: its entries name them all the same.
+                found = database.execute(_OLDER_ENTRIES, (_BLOB_URL,)).fetchall()
+                database.executemany(_PUT_BLOB, list(_blobs_in(found)))
             database.execute(f"PRAGMA user_version = {SCHEMA}")
         except sqlite3.DatabaseError:
             database.close()
@@ -118,7 +134,7 @@ class Store:
 
     def clear(self) -> None:
         """Forget everything."""
-        for table in ("position", "jobs", "executions", "entries", "deleted"):
+        for table in ("position", "jobs", "executions", "entries", "deleted", "blobs"):
             self._db.execute(f"DELETE FROM {table}")
 
     def write(self, group: Group) -> None:
@@ -139,12 +155,14 @@ class Store:
         database.execute("BEGIN")
         try:
             database.executemany(_PUT_ENTRY, group.entries)
+            database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
             database.executemany(_PUT_JOB, jobs)
             database.executemany(_PUT_EXECUTION, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
             for key, seq, at in group.deleted:
                 for table in ("jobs", "executions", "entries"):
                     database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+                database.execute(_FORGET_BLOBS, (key, seq))
                 database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
             database.executemany("DELETE FROM deleted WHERE key = ?", [(row[0],) for row in jobs])
             database.execute(_PUT_POSITION, (group.created, group.position))
@@ -155,7 +173,7 @@ class Store:
 
     def forget(self, key: JobKey) -> None:
         """Remove a job."""
-        for table in ("jobs", "executions", "entries"):
+        for table in ("jobs", "executions", "entries", "blobs"):
             self._db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
 
     def purged(self, gone: Sequence[Purge]) -> None:
@@ -168,6 +186,7 @@ class Store:
                 (purge.key, purge.upto),
             )
             if purge.whole:
+                database.execute(_FORGET_BLOBS, (purge.key, purge.upto))
                 database.execute("DELETE FROM deleted WHERE key = ? AND seq <= ?", (purge.key, purge.upto))
             else:
                 database.execute(
@@ -198,6 +217,19 @@ def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -
         if row:
             found.add(row[0])
     return found
+
+
+def blobs_named(database: sqlite3.Connection) -> set[str]:
+    """The digests of all blobs that jobs in the log name, in any of their versions."""
+    return {row[0] for row in database.execute("SELECT DISTINCT digest FROM blobs")}
+
+
+def _blobs_in(entries: Iterable[tuple[int, JobKey, bytes]]) -> Iterator[tuple[str, JobKey, int]]:
+    """Which blobs entries name, wherever in them."""
+    for seq, key, data in entries:
+        if _BLOB_URL in data:
+            for digest in set(_BLOB_URLS.findall(data)):
+                yield digest.decode(), key, seq
 
 
 def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:

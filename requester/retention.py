@@ -1,4 +1,4 @@
-"""Takes old and deleted jobs out of the log.
+"""Takes old and deleted jobs out of the log, and inline data that no job names any more out of the blobs.
 
 Knows: the rhythm, who else is there and how far each has written its read model. Must not know: what may go
 (`requester.core.retention` decides that). What goes stays readable in the read models; a read model that is filled again
@@ -14,9 +14,9 @@ from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut, Unavailable
 from protocol.ids import ExecutionId
 from requester.core.model import JobRecord
-from requester.core.retention import RATE_MAX, Purge, purge_of, safe_position
+from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
 from requester.presence import Presence
-from requester.read_model import keys_of, over
+from requester.read_model import blobs_named, keys_of, over
 from requester.recorder import Recorder
 from requester.settings import Settings
 
@@ -61,6 +61,36 @@ class Retention:
                     pass
             except Fault as fault:
                 _log.debug("the log cannot be cleared just now", reason=fault.message)
+
+    async def run_blobs(self) -> None:
+        """Look at the blobs again and again until cancelled. One requester is enough, and two do no harm."""
+        while True:
+            await self._clock.sleep(self._settings.blob_retention_s)
+            if not self._ready() or self._presence.rank("blobs"):
+                continue
+            try:
+                await self.blobs_round()
+            except Fault as fault:
+                _log.debug("the blobs cannot be looked at just now", reason=fault.message)
+
+    async def blobs_round(self) -> int:
+        """Remove the blobs that may go now; how many went."""
+        gone = 0
+        newest, kept = await self._bus.newest(), await self._bus.list_blobs()
+        if self._recorder.written < newest:
+            return 0
+        named = await self._recorder.read(blobs_named)
+        for digest in kept:
+            if digest in named:
+                continue
+            # Looked at after what jobs name: a submission that is newer than that has made it new.
+            seen = await self._bus.look_blob(digest)
+            now, grace_s = self._clock.now(), self._settings.blob_grace_s
+            if seen is not None and blob_goes(seen.at, now=now, grace_s=grace_s):
+                gone += await self._bus.remove_blob(digest, seen)
+        if gone:
+            _log.info("inline data that no job names was removed", blobs=gone)
+        return gone
 
     async def missed(self, record: JobRecord) -> bool:
         """Whether a job that the read model has as open ended and left the log while this requester was away.

@@ -157,6 +157,7 @@ async def running(
         duties.sweep(),
         duties.refresh(),
         retention.run(),
+        retention.run_blobs(),
         serve_blobs(bus),
     ]
     if bucket is not None:

@@ -21,7 +21,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     that it is there, and three of them without a beat make another one absent. `commits_max` bounds the entries that
     wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory, and
     `keep_waiting` of those that wait.
-    `keep_s` is how long a closed job stays in the log (0: for ever), looked at every `retention_s`.
+    `keep_s` is how long a closed job stays in the log (0: for ever), looked at every `retention_s`; `blob_grace_s` how long
+    inline data that no job names stays at least (0: for ever), looked at every `blob_retention_s`.
     Submissions are refused once the log is `log_full` (a
     share of 1) full, so that open jobs can still close.
     """
@@ -57,4 +58,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_full: float = 0.8
     keep_s: float = 30 * 86_400.0
     retention_s: float = 10.0
+    blob_grace_s: float = 86_400.0
+    blob_retention_s: float = 3_600.0
     inline_max_bytes: int = INLINE_KEPT_BYTES

@@ -4,6 +4,7 @@ Knows: the API's subjects, requests, answers and error numbers. Must not know: w
 """
 
 import base64
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -38,6 +39,12 @@ class Kept(Struct, frozen=True):
     seq: int
     data: bytes = b""
     hdrs: str = ""
+    time: str = ""
+
+    @property
+    def at(self) -> float:
+        """When it was stored, unix seconds by the server's clock."""
+        return datetime.fromisoformat(self.time).timestamp()
 
     @property
     def headers(self) -> bytes:

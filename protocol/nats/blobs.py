@@ -2,9 +2,13 @@
 
 Knows: how a blob is cut. Must not know: what the bytes are.
 
-Each piece is one message, ``blobs.<digest>.<number>``, and says in a header how large the whole is. All are written
-under guard 0, so writing again changes nothing and finishes what was left half done. The first piece is written last:
-where it is, the blob is whole.
+Each piece is one message, ``blobs.<digest>.<number>``, and says in a header how large the whole is. The first piece is
+written last: where it is, the blob is whole. So its message says when the blob was put last.
+
+**Put and remove at once.** A blob that is whole is put again by writing its first piece anew, under the guard of the one
+that was seen. Who removes a blob takes its first piece only if it is still the one that was seen, and then the others only
+if they are no newer. So either the first piece has been made new, and all stays; or it is gone, the guard fails, and
+whoever puts the blob writes every piece anew, which the remover leaves.
 """
 
 import asyncio
@@ -12,20 +16,22 @@ import secrets
 from hashlib import sha256
 from typing import Final
 
-from protocol.bus import Refused
-from protocol.errors import Broken, Exhausted, Invalid, NotFound
+from protocol.bus import BlobLook, Refused, Stale
+from protocol.errors import Broken, Exhausted, Invalid, NotFound, Unavailable
 from protocol.ids import is_token
-from protocol.nats.api import ApiError, Kept, StreamInfo, call, unavailable
+from protocol.nats.api import A, ApiError, Done, Kept, StreamInfo, call, unavailable
 from protocol.nats.frames import header, header_value
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import PIECE_BYTES
 from protocol.nats.wire import Wire
-from protocol.subjects import BLOB_STREAM, blob_piece
+from protocol.subjects import BLOB_STREAM, BLOB_SUBJECTS, blob_piece, blob_pieces
 
 SIZE: Final = "Shoal-Size"
 """The header with the whole blob's size in bytes."""
 TOGETHER: Final = 8
 """Pieces on their way at once: 2 MiB."""
+TRIES: Final = 10
+"""How often a blob is written that others write or remove at the same moment."""
 
 
 class Blobs:
@@ -38,12 +44,18 @@ class Blobs:
     async def put(self, data: bytes) -> str:
         """See `protocol.bus.Bus.put_blob`."""
         digest = (await asyncio.to_thread(sha256, data)).hexdigest()
-        if not await self._is_whole(digest):
-            pieces = range(max(1, -(-len(data) // PIECE_BYTES)))
-            for first in range(1, len(pieces), TOGETHER):
-                await self._put(digest, data, pieces[first : first + TOGETHER])
-            await self._put(digest, data, pieces[:1])
-        return digest
+        pieces = range(max(1, -(-len(data) // PIECE_BYTES)))
+        for _ in range(TRIES):
+            (first,) = await self._stream.newest([blob_piece(digest, 0)])
+            guard = first.seq if first else 0
+            if first is None:
+                for low in range(1, len(pieces), TOGETHER):
+                    await self._write(digest, data, dict.fromkeys(pieces[low : low + TOGETHER], 0))
+            stale = await self._put(digest, data, {0: guard})
+            # Somebody has put the same bytes since; or has removed them, and then all are written.
+            if not stale or stale[0] > guard:
+                return digest
+        raise Unavailable(f"the blob {digest} was removed again and again while it was put")
 
     async def get(self, digest: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
         """See `protocol.bus.Bus.get_blob`."""
@@ -63,35 +75,72 @@ class Blobs:
         skip = offset - numbers.start * PIECE_BYTES
         return size, data[skip : skip + end - offset]
 
-    async def _is_whole(self, digest: str) -> bool:
-        subject = blob_piece(digest, 0)
+    async def all(self) -> list[str]:
+        """See `protocol.bus.Bus.list_blobs`."""
+        subjects: list[str] = []
+        while True:
+            asked = {"subjects_filter": BLOB_SUBJECTS, "offset": len(subjects)}
+            info = await self._call("STREAM.INFO", StreamInfo, asked)
+            more = info.state.subjects or {}
+            subjects += more
+            if not more or len(subjects) >= info.total:
+                return list(dict.fromkeys(subject.split(".")[1] for subject in subjects))
+
+    async def look(self, digest: str) -> BlobLook | None:
+        """See `protocol.bus.Bus.look_blob`. The newest piece tells: of a whole blob it is the first one."""
+        (newest,) = await self._stream.newest([blob_pieces(digest)])
+        return BlobLook(newest.at, newest.seq) if newest else None
+
+    async def remove(self, digest: str, seen: BlobLook) -> bool:
+        """See `protocol.bus.Bus.remove_blob`."""
+        first = blob_piece(digest, 0)
+        await self._purge(first, seen.revision)
+        (left,) = await self._stream.newest([first])
+        if left is not None:
+            return False
+        await self._purge(blob_pieces(digest), seen.revision)
+        return True
+
+    async def _purge(self, subject: str, upto: int) -> None:
+        await self._call("STREAM.PURGE", Done, {"filter": subject, "seq": upto + 1})
+
+    async def _call(self, name: str, form: type[A], body: object) -> A:
         try:
-            info = await call(
-                self._wire, f"STREAM.INFO.{BLOB_STREAM}", StreamInfo, {"subjects_filter": subject}
-            )
+            return await call(self._wire, f"{name}.{BLOB_STREAM}", form, body)
         except ApiError as error:
             raise unavailable(error) from error
-        return bool(info.state.subjects)
 
-    async def _put(self, digest: str, data: bytes, numbers: range) -> None:
+    async def _write(self, digest: str, data: bytes, guards: dict[int, int]) -> None:
+        """Write pieces anew, whatever was there: what is old might be removed at this moment."""
+        for _ in range(TRIES):
+            guards = await self._put(digest, data, guards)
+            if not guards:
+                return
+        raise Unavailable(f"others write the blob {digest} at the same time", hint="Try again.")
+
+    async def _put(self, digest: str, data: bytes, guards: dict[int, int]) -> dict[int, int]:
+        """Write pieces by number, each under its guard; those whose guard does not hold, with what is there instead."""
         size = header(SIZE, len(data))
         puts = [
             Put(
                 blob_piece(digest, number),
-                0,
+                guard,
                 secrets.token_hex(8),
                 data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES],
                 size,
             )
-            for number in numbers
+            for number, guard in guards.items()
         ]
-        for outcome in await self._stream.put(puts):
-            # Stale is as good as stored: the same bytes are there already.
-            if isinstance(outcome, Refused):
+        stale: dict[int, int] = {}
+        for number, outcome in zip(guards, await self._stream.put(puts), strict=True):
+            if isinstance(outcome, Stale):
+                stale[number] = outcome.last
+            elif isinstance(outcome, Refused):
                 raise Exhausted(
                     f"{len(data)} bytes of inline data cannot be stored: {outcome.reason}",
                     hint="Put large data into S3 or IPFS, or give the stream BLOBS more room.",
                 )
+        return stale
 
     async def _pieces(self, digest: str, numbers: range, first: Kept) -> bytes:
         wanted = [blob_piece(digest, number) for number in numbers if number]

@@ -6,6 +6,10 @@ An old job leaves the log once nothing can still need its entries there: it has 
 requester that is there has written it into its read model, and no node still speaks of an execution of it. A deleted job
 leaves under the same rules, but at once; only the entry that says so stays for the keep time, so that a requester that was
 away learns of it too. Entries behind the ones that were looked at are never touched: a new version may have come meanwhile.
+
+Large inline data lies beside the log, in blobs that jobs name by digest (docs/adr/0005). A blob goes when no job in the log
+names it, and nobody has put it for a grace time that no submission lasts: a submission puts its blobs first, which makes
+them new, and its entry comes after.
 """
 
 from collections.abc import Collection, Sequence
@@ -58,6 +62,11 @@ def purge_of(
     if job.deleted and not job.cut and age >= 0:
         return Purge(job.key, job.last - 1, whole=False)
     return None
+
+
+def blob_goes(at: float, *, now: float, grace_s: float) -> bool:
+    """Whether a blob that no job names, and that was put last at `at`, may go. A `grace_s` of 0 keeps all of them."""
+    return grace_s > 0 and now - at >= grace_s
 
 
 def safe_position(own: int, others: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from hashlib import sha256
 
 import pytest
@@ -132,3 +133,62 @@ class StoreContract:
 
         with pytest.raises(NotFound, match=digest):
             await buses[0].get_blob(digest, 0, 10)
+
+    async def test_a_blob_is_known_by_when_it_was_put_last(self, buses: Buses) -> None:
+        """A look tells the time, and each time it is put makes it newer; all are listed, once each."""
+        one, other = buses
+        small, large = secrets.token_bytes(9), secrets.token_bytes(600_000)
+        digests = [await one.put_blob(data) for data in (small, large)]
+        for digest, data in zip(digests, (small, large), strict=True):
+            first = await other.look_blob(digest)
+            assert await other.put_blob(data) == digest
+            second = await one.look_blob(digest)
+            assert first
+            assert second
+            assert abs(time.time() - second.at) < 600
+            assert second.at >= first.at
+            assert second.revision > first.revision
+        listed = await one.list_blobs()
+        assert set(digests) <= set(listed)
+        assert len(listed) == len(set(listed))
+        assert await one.look_blob(sha256(secrets.token_bytes(8)).hexdigest()) is None
+
+    @pytest.mark.parametrize("size_bytes", [0, 600_000])
+    async def test_a_blob_is_removed_as_it_was_seen(self, buses: Buses, size_bytes: int) -> None:
+        """Nothing is left of it, and it can be put again. One that was put since it was looked at stays."""
+        one, other = buses
+        data = secrets.token_bytes(size_bytes)
+        digest = await one.put_blob(data)
+        seen = await other.look_blob(digest)
+        assert seen
+        await one.put_blob(data)
+        assert not await other.remove_blob(digest, seen)
+        assert await one.get_blob(digest, 0, size_bytes) == (size_bytes, data)
+
+        seen = await other.look_blob(digest)
+        assert seen
+        assert await other.remove_blob(digest, seen)
+
+        assert digest not in await one.list_blobs()
+        with pytest.raises(NotFound):
+            await one.get_blob(digest, 0, 10)
+        await other.put_blob(data)
+        assert await one.get_blob(digest, 0, size_bytes) == (size_bytes, data)
+
+    async def test_what_is_put_while_it_is_removed_is_there(self, buses: Buses) -> None:
+        """However putting and removing the same bytes meet, whoever was told that they are stored can read them all."""
+        one, other = buses
+        data = secrets.token_bytes(600_000)
+        digest = await one.put_blob(data)
+        for turn in range(20):
+            seen = await other.look_blob(digest)
+            assert seen
+
+            async def put(after: int) -> None:
+                for _ in range(after):
+                    await asyncio.sleep(0)
+                assert await one.put_blob(data) == digest
+
+            await asyncio.gather(other.remove_blob(digest, seen), put(turn % 7))
+
+            assert await other.get_blob(digest, 0, len(data)) == (len(data), data), turn
