@@ -51,6 +51,7 @@ from protocol.messages import (
     Cancel,
     Command,
     CommandAnswer,
+    CommandBatch,
     FullList,
     Report,
     Run,
@@ -69,7 +70,8 @@ HELD_AGAIN_S: Final = 15.0
 """How often it is said again which inputs are here, for requesters that came meanwhile."""
 HOUSEKEEPING_S: Final = 30.0
 
-_COMMAND: Final[Any] = Command
+TAKEN: Final = CommandAnswer(True)
+_ORDER: Final[Any] = Command | CommandBatch
 _log = structlog.get_logger(__name__)
 
 
@@ -127,7 +129,7 @@ class Agent:
         self._upto = self._remembered.upto
         self._log_created = self._remembered.log_created
         self._gone = dict(self._remembered.gone)
-        self._unanswered: list[Message] = []
+        self._unanswered: list[tuple[Message, list[CommandAnswer]]] = []
         self._answering: asyncio.Task[None] | None = None
         self._leaving = False
         self._beat_now = asyncio.Event()
@@ -270,30 +272,45 @@ class Agent:
             _log.warning("a command without a way to answer was ignored", subject=message.subject)
             return
         try:
-            self._carry_out(messages.decode(message.data, _COMMAND), shop)
+            order: Command | CommandBatch = messages.decode(message.data, _ORDER)
         except Fault as fault:
-            await _respond(message, CommandAnswer(False, fault.failure()))
+            await _respond(message, [CommandAnswer(False, fault.failure())])
+            return
+        commands = order.commands if isinstance(order, CommandBatch) else [order]
+        answers = [self._answer_to(command, shop) for command in commands]
+        if not any(answer.taken for answer in answers):
+            await _respond(message, answers)
+            return
+        # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
+        self._unanswered.append((message, answers))
+        if self._answering is None:
+            self._answering = shop.tasks.create_task(self._answer_when_kept())
+
+    def _answer_to(self, command: Command, shop: Shop) -> CommandAnswer:
+        """Do it, and say what is to be answered; that it is taken only once the journal has it."""
+        try:
+            self._carry_out(command, shop)
+        except Fault as fault:
+            return CommandAnswer(False, fault.failure())
         except Exception as error:  # noqa: BLE001 (an order that nobody foresaw must not end the node, again and again)
-            _log.exception("an order failed in a way it should not", subject=message.subject)
-            await _respond(message, CommandAnswer(False, failure_of(error, self._node, "taking an order")))
-        else:
-            # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
-            self._unanswered.append(message)
-            if self._answering is None:
-                self._answering = shop.tasks.create_task(self._answer_when_kept())
+            _log.exception("an order failed in a way it should not", order=type(command).__name__)
+            return CommandAnswer(False, failure_of(error, self._node, "taking an order"))
+        return TAKEN
 
     async def _answer_when_kept(self) -> None:
         """Answer commands once they are in the journal, all that came before a commit together."""
         while self._unanswered:
             group, self._unanswered = self._unanswered, []
-            answer = CommandAnswer(True)
+            failed = None
             try:
                 await self._journal.commit()
             except Fault as fault:
-                answer = CommandAnswer(False, fault.failure())
-            for message in group:
+                failed = CommandAnswer(False, fault.failure())
+            for message, answers in group:
                 failpoints.reached("node.command.kept")
-                await _respond(message, answer)
+                if failed is not None:
+                    answers = [failed if answer.taken else answer for answer in answers]
+                await _respond(message, answers)
         self._answering = None
 
     def _carry_out(self, command: Command, shop: Shop) -> None:
@@ -453,8 +470,12 @@ class Agent:
                 await self._results.prune()
 
 
-async def _respond(message: Message, answer: CommandAnswer) -> None:
-    """Answer, if somebody still waits for it."""
+async def _respond(message: Message, answers: list[CommandAnswer]) -> None:
+    """Answer, if somebody still waits for it: once for all commands of a message, where all were taken."""
+    if all(answer.taken for answer in answers):
+        answer = TAKEN
+    else:
+        answer = answers[0] if len(answers) == 1 else CommandAnswer(False, each=answers)
     if message.respond is not None:
         with contextlib.suppress(Fault):
             await message.respond(messages.encode(answer))

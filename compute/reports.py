@@ -5,11 +5,16 @@ an execution is kept here until a requester answers ``stored`` or ``drop`` (or `
 journal keeps what a new process needs to make it again.
 
 A report of a state between order and end is sent only if that state lasts longer than `QUIET_S`: a small job says one thing.
+
+**Together.** Reports go in the rhythm of their answers: what comes while some are on their way travels in the next message,
+and is answered in one. An answer that is late (`RHYTHM_S`) holds up nobody. What it does not settle (no requester, one of a
+version that does not know that form, a report that is not decided yet) is said alone from there on.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
 from random import Random
 from typing import Final
 
@@ -20,7 +25,7 @@ from protocol.bus import Messages
 from protocol.clock import Clock
 from protocol.errors import Broken, Fault
 from protocol.ids import ExecutionId
-from protocol.messages import Report, Verdict
+from protocol.messages import Report, ReportBatch, Verdict
 from protocol.states import ENDS
 
 QUIET_S: Final = 0.15
@@ -30,7 +35,11 @@ ANSWER_MAX_S: Final = 10.0
 REPEAT_S: Final = 0.2
 REPEAT_MAX_S: Final = 5.0
 ASKED_MAX: Final = 128
-"""Reports on their way at once; the others wait their turn."""
+"""Messages on their way at once; the others wait their turn."""
+RHYTHM_S: Final = 0.02
+TOGETHER_MAX: Final = 64
+TOGETHER_MAX_BYTES: Final = 262_144
+"""What one message carries; a report that is larger travels alone."""
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +69,8 @@ class Reporter:
         self._durable = durable
         self._answered = answered
         self._newest: dict[ExecutionId, Report] = {}
+        self._fresh: list[Report] = []
+        self._sending = False
         self._turn = asyncio.Semaphore(ASKED_MAX)
         self._quiet: deque[tuple[float, Callable[[], Report | None]]] = deque()
         self._quiet_task: asyncio.Task[None] | None = None
@@ -67,7 +78,10 @@ class Reporter:
     def send(self, report: Report) -> None:
         """Say this until it is answered; an older report of the same execution is not repeated any more."""
         self._newest[report.execution] = report
-        self._tasks.create_task(self._say(report))
+        self._fresh.append(report)
+        if not self._sending:
+            self._sending = True
+            self._tasks.create_task(self._send_fresh())
 
     def send_later(self, newest: Callable[[], Report | None]) -> None:
         """Ask for a report after `QUIET_S`, and send it if there is one: the state then has lasted."""
@@ -90,28 +104,62 @@ class Reporter:
                 self.send(report)
         self._quiet_task = None
 
+    async def _send_fresh(self) -> None:
+        """Send what there is, and what comes meanwhile."""
+        while self._fresh:
+            fresh, self._fresh = self._fresh[:TOGETHER_MAX], self._fresh[TOGETHER_MAX:]
+            if any(report.state in ENDS for report in fresh):
+                try:
+                    await self._durable()
+                except Fault as fault:
+                    # The disk is full or broken: others should know the end all the same.
+                    _log.error("ends could not be kept", executions=len(fresh), fault=fault.message)
+            saying = self._tasks.create_task(self._say_together(fresh))
+            await asyncio.wait({saying}, timeout=RHYTHM_S)
+        self._sending = False
+
+    async def _say_together(self, reports: Sequence[Report]) -> None:
+        """Say these in one message, then each alone that was not settled by its answer."""
+        if len(reports) == 1:
+            await self._say(reports[0])
+            return
+        data = messages.encode(ReportBatch(list(reports)))
+        if len(data) > TOGETHER_MAX_BYTES:
+            half = len(reports) // 2
+            self._tasks.create_task(self._say_together(reports[:half]))
+            await self._say_together(reports[half:])
+            return
+        failpoints.reached("node.report.begun")
+        answer = await self._ask(subjects.many_reports(reports[0].node), data, ANSWER_S)
+        failpoints.reached("node.report.answered")
+        verdicts = answer.each if answer is not None else []
+        for report, verdict in zip_longest(reports, verdicts[: len(reports)]):
+            if not self._settled(report, verdict):
+                self._tasks.create_task(self._say(report))
+
     async def _say(self, report: Report) -> None:
+        """Say this until it is answered."""
         subject = subjects.reports(report.node, report.job)
         data = messages.encode(report)
         pause_s, answer_s = REPEAT_S, ANSWER_S
-        if report.state in ENDS:
-            try:
-                await self._durable()
-            except Fault as fault:
-                # The disk is full or broken: others should know the end all the same.
-                _log.error("an end could not be kept", execution=report.execution, fault=fault.message)
         while self._newest.get(report.execution) is report:
             failpoints.reached("node.report.begun")
             verdict = await self._ask(subject, data, answer_s)
             answer_s = min(answer_s * 2, ANSWER_MAX_S)
             failpoints.reached("node.report.answered")
-            if verdict is not None and self._is_answer(report, verdict):
-                if self._newest.get(report.execution) is report:
-                    del self._newest[report.execution]
-                    self._answered(report, verdict)
+            if self._settled(report, verdict):
                 return
             await self._clock.sleep(pause_s * (0.5 + self._random.random() / 2))
             pause_s = min(pause_s * 2, REPEAT_MAX_S)
+
+    def _settled(self, report: Report, verdict: Verdict | None) -> bool:
+        """Whether there is nothing more to say of this, and then whoever asked is told."""
+        if verdict is None or not self._is_answer(report, verdict):
+            return False
+        if self._newest.get(report.execution) is report:
+            del self._newest[report.execution]
+            self._answered(report, verdict)
+        return True
 
     async def _ask(self, subject: str, data: bytes, timeout_s: float) -> Verdict | None:
         async with self._turn:

@@ -72,11 +72,24 @@ class FullList(Struct, frozen=True, tag="list", omit_defaults=True):
 Command = Run | Cancel | FullList
 
 
+class CommandBatch(Struct, frozen=True, tag="batch"):
+    """Several commands for one node, to be obeyed in their order, each as if it had come alone.
+
+    A node of a version that does not know this form does not take it: each is then sent alone.
+    """
+
+    commands: list[Command]
+
+
 class CommandAnswer(Struct, frozen=True, omit_defaults=True):
-    """The node has the command in its journal, or why not."""
+    """The node has the command in its journal, or why not.
+
+    To a `CommandBatch`: all were taken, or `each` says of each, in their order.
+    """
 
     taken: bool
     failure: Failure | None = None
+    each: "list[CommandAnswer]" = field(default_factory=list)
 
 
 class Stage(Struct, frozen=True, omit_defaults=True):
@@ -156,15 +169,27 @@ class Report(Struct, frozen=True, omit_defaults=True):
     written: Written | None = None
 
 
+class ReportBatch(Struct, frozen=True):
+    """Several reports of one node, each to be judged as if it had come alone.
+
+    A requester of a version that does not know this form answers ``later``: each is then sent alone.
+    """
+
+    reports: list[Report]
+
+
 class Verdict(Struct, frozen=True, omit_defaults=True):
     """The answer to a report.
 
     ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
     execution is not current; forget it and end it. ``later``: not decided yet, report again.
+
+    To a `ReportBatch` it is ``each``, with one verdict on each in their order.
     """
 
     verdict: str
     seq: int = 0
+    each: "list[Verdict]" = field(default_factory=list)
 
 
 class Beat(Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,7 @@ BLOB_SUBJECTS: Final = "blobs.*.*"
 CELL_BUCKET: Final = "NODES"
 
 REPORT_PARTS: Final = 16
+MANY: Final = "many"
 
 ALL_BEATS: Final = "node.*.beat"
 ALL_PROGRESS: Final = "node.*.progress"
@@ -63,6 +64,11 @@ def reports(node: NodeId, job: JobId) -> str:
     if key is None:
         raise ValueError(f"not a job id: {job}")
     return f"report.{node}.{int(key, 16) % REPORT_PARTS}"
+
+
+def many_reports(node: NodeId) -> str:
+    """Where a node reports about several jobs at once."""
+    return f"report.{node}.{MANY}"
 
 
 def uploads(node: NodeId) -> str:

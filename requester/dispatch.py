@@ -2,12 +2,17 @@
 
 Knows: how a command travels and what a node may answer. Must not know: why anything is ordered. A command that is lost, or
 finds too many on their way, is not tried again here: the node's next beat shows what it lacks (`repair`).
+
+What is ordered of one node in the same turn of the event loop (all that one commit brought) travels in one message. A node
+of a version that does not know that form takes none of it, and gets each alone.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from protocol import failpoints, subjects
 from protocol.bus import Bus
@@ -15,14 +20,32 @@ from protocol.clock import Clock
 from protocol.entries import Reported
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
-from protocol.messages import Cancel, CommandAnswer, FullList, Report, Run, decode, encode
+from protocol.messages import (
+    Command,
+    CommandAnswer,
+    CommandBatch,
+    FullList,
+    Report,
+    Run,
+    decode,
+    encode,
+)
 from protocol.states import ExecutionState
 from requester.core.commands import run
 from requester.live import Input, Jobs, Live
 
 _log = structlog.get_logger(__name__)
 
-Order = Run | Cancel | FullList
+TOGETHER_MAX: Final = 64
+TOGETHER_MAX_BYTES: Final = 262_144
+"""What one message carries; a command that is larger travels alone."""
+
+
+class _Order(Struct, frozen=True):
+    """A command, and who wants to know that its node has it."""
+
+    command: Command
+    told: Callable[[], None] | None
 
 
 class Dispatch:
@@ -48,6 +71,7 @@ class Dispatch:
         self._at_once = at_once
         self._timeout_s = timeout_s
         self._tasks: asyncio.TaskGroup | None = None
+        self._gathered: dict[NodeId, list[_Order]] = {}
         self._on_their_way = 0
         self.sent = 0
         self.repeated = 0
@@ -57,15 +81,19 @@ class Dispatch:
         async with asyncio.TaskGroup() as self._tasks:
             await asyncio.Event().wait()
 
-    def tell(self, node: NodeId, order: Order, told: Callable[[], None] | None = None) -> None:
+    def tell(self, node: NodeId, command: Command, told: Callable[[], None] | None = None) -> None:
         """Send a command; `told` is called once the node has it."""
         if self._tasks is None or self._on_their_way >= self._at_once:
             return
-        if not isinstance(order, FullList) and order.execution in self._jobs.told_at:
-            self._jobs.told_at[order.execution] = self._clock.elapsed()
+        if not isinstance(command, FullList) and command.execution in self._jobs.told_at:
+            self._jobs.told_at[command.execution] = self._clock.elapsed()
         self._on_their_way += 1
         self.sent += 1
-        self._tasks.create_task(self._carry(node, order, told))
+        gathered = self._gathered.get(node)
+        if gathered is None or len(gathered) == TOGETHER_MAX:
+            gathered = self._gathered[node] = []
+            self._tasks.create_task(self._send(node, gathered))
+        gathered.append(_Order(command, told))
 
     def repeat(self, key: JobKey, execution: ExecutionId) -> None:
         """Order again to run an execution that its node does not name."""
@@ -76,23 +104,45 @@ class Dispatch:
             self.repeated += 1
             self.tell(known.node, run(record, known))
 
-    async def _carry(self, node: NodeId, order: Order, told: Callable[[], None] | None) -> None:
+    async def _send(self, node: NodeId, gathered: list[_Order]) -> None:
+        """Send what has gathered for a node since this was begun."""
+        if self._gathered.get(node) is gathered:
+            del self._gathered[node]
+        try:
+            await self._carry(node, gathered)
+        finally:
+            self._on_their_way -= len(gathered)
+
+    async def _carry(self, node: NodeId, orders: Sequence[_Order]) -> None:
+        """Bring some commands to a node in one message, or in several where they are too many or it knows no such form."""
+        data = encode(
+            orders[0].command if len(orders) == 1 else CommandBatch([each.command for each in orders])
+        )
+        if len(orders) > 1 and len(data) > TOGETHER_MAX_BYTES:
+            half = len(orders) // 2
+            await asyncio.gather(self._carry(node, orders[:half]), self._carry(node, orders[half:]))
+            return
         failpoints.reached("requester.command.begun")
         try:
-            data = await self._bus.request(subjects.commands(node), encode(order), timeout_s=self._timeout_s)
-            answer = decode(data, CommandAnswer)
+            answer = decode(
+                await self._bus.request(subjects.commands(node), data, timeout_s=self._timeout_s),
+                CommandAnswer,
+            )
         except Fault as fault:
             _log.debug("a command did not arrive", node=node, reason=fault.message)
             return
-        finally:
-            self._on_their_way -= 1
         failpoints.reached("requester.command.answered")
-        if not answer.taken:
-            self._not_taken(node, order, answer.failure)
-        elif told is not None:
-            told()
+        if len(orders) > 1 and not answer.taken and len(answer.each) != len(orders):
+            await asyncio.gather(*(self._carry(node, [each]) for each in orders))
+            return
+        each = answer.each if len(answer.each) == len(orders) else [answer] * len(orders)
+        for order, answered in zip(orders, each, strict=True):
+            if not answered.taken:
+                self._not_taken(node, order.command, answered.failure)
+            elif order.told is not None:
+                order.told()
 
-    def _not_taken(self, node: NodeId, order: Order, failure: Failure | None) -> None:
+    def _not_taken(self, node: NodeId, order: Command, failure: Failure | None) -> None:
         """A node that can never take an order has refused it; what may pass is ordered again after its next beat."""
         reason = failure.message if failure is not None else "no reason given"
         _log.warning("a node did not take a command", node=node, order=type(order).__name__, reason=reason)

@@ -20,7 +20,7 @@ from protocol.clock import Clock
 from protocol.entries import Event, Reported
 from protocol.errors import Broken, Fault
 from protocol.ids import key_of
-from protocol.messages import Progress, Report, RunOutput, Verdict, decode, encode
+from protocol.messages import Progress, Report, ReportBatch, RunOutput, Verdict, decode, encode
 from protocol.states import ENDS, ExecutionState
 from requester.core.model import LONG_RUNNING, JobRecord
 from requester.follower import Follower
@@ -35,6 +35,26 @@ _WAITING_MAX = 10_000
 DROP = Verdict("drop")
 LATER = Verdict("later")
 NOTED = Verdict("noted")
+
+Answer = Callable[[Verdict], None]
+"""Takes the verdict on one report."""
+
+
+class _Together:
+    """The verdicts on reports that came in one message; they go back in one answer, when the last is known."""
+
+    __slots__ = ("_answer", "_open", "_verdicts")
+
+    def __init__(self, count: int, answer: Answer) -> None:
+        self._verdicts = [LATER] * count
+        self._open = count
+        self._answer = answer
+
+    def take(self, index: int, verdict: Verdict) -> None:
+        self._verdicts[index] = verdict
+        self._open -= 1
+        if not self._open:
+            self._answer(Verdict("each", each=self._verdicts))
 
 
 class Reports:
@@ -56,7 +76,7 @@ class Reports:
         self._orchestrator = orchestrator
         self._follower = follower
         self._wait_s = wait_s
-        self._early: list[tuple[float, int, Message, Report]] = []
+        self._early: list[tuple[float, int, Answer, Report]] = []
         self._count = count()
         self._answers: deque[tuple[Callable[[bytes], Awaitable[None]], bytes]] = deque()
         self._news = asyncio.Event()
@@ -98,11 +118,11 @@ class Reports:
         """Look again at reports that came before the entry they answer, and let go of those that waited too long."""
         now = self._clock.elapsed()
         early, self._early = self._early, []
-        for until, _, message, report in early:
+        for until, _, answer, report in early:
             if self._follower.position >= report.seq or now >= until:
-                self._judge(message, report, last_look=now >= until)
+                self._judge(answer, report, last_look=now >= until)
             else:
-                heappush(self._early, (until, next(self._count), message, report))
+                heappush(self._early, (until, next(self._count), answer, report))
 
     def folded(self) -> None:
         """The log's reader has come further."""
@@ -111,25 +131,35 @@ class Reports:
 
     def _take(self, message: Message) -> None:
         failpoints.reached("requester.report.received")
+        answer = partial(self._answer, message)
         try:
-            report = decode(message.data, Report)
+            if not message.subject.endswith(subjects.MANY):
+                self._read(answer, decode(message.data, Report), message.subject, len(message.data))
+                return
+            reports = decode(message.data, ReportBatch).reports
         except Broken as fault:
             _log.warning("a report cannot be read", subject=message.subject, reason=fault.message)
-            self._answer(message, LATER)
+            answer(LATER)
             return
-        if report.node != subjects.node_in(message.subject):
-            _log.warning("a report names another node", subject=message.subject, names=report.node)
-            self._answer(message, DROP)
+        together = _Together(len(reports), answer)
+        for index, report in enumerate(reports):
+            self._read(partial(together.take, index), report, message.subject, len(message.data))
+
+    def _read(self, answer: Answer, report: Report, subject: str, size_bytes: int) -> None:
+        """Take a report from the node that the subject names, in a message of that size."""
+        if report.node != subjects.node_in(subject):
+            _log.warning("a report names another node", subject=subject, names=report.node)
+            answer(DROP)
             return
-        if len(message.data) > _REPORT_MAX_BYTES:
+        if size_bytes > _REPORT_MAX_BYTES and len(encode(report)) > _REPORT_MAX_BYTES:
             output = (
                 replace(report.output, stdout="", stderr="") if report.output is not None else RunOutput()
             )
             written = replace(report.written, files=[]) if report.written is not None else None
             report = replace(report, output=output, inputs=[], written=written)
-        self._judge(message, report)
+        self._judge(answer, report)
 
-    def _judge(self, message: Message, report: Report, *, last_look: bool = False) -> None:
+    def _judge(self, answer: Answer, report: Report, *, last_look: bool = False) -> None:
         """Settle a report, or let it wait for the entry that ordered its execution."""
         key = key_of(report.job)
         live = self._jobs.get(key) if key is not None else None
@@ -137,13 +167,13 @@ class Reports:
         if record is None or record.revision < report.seq:
             if self._follower.position < report.seq:
                 if last_look or len(self._early) >= _WAITING_MAX:
-                    self._answer(message, LATER)
+                    answer(LATER)
                 else:
                     until = self._clock.elapsed() + self._wait_s
-                    heappush(self._early, (until, next(self._count), message, report))
+                    heappush(self._early, (until, next(self._count), answer, report))
                 return
             if record is None or live is None:
-                self._answer(message, DROP)
+                answer(DROP)
                 return
         assert live is not None
         verdict = verdict_on(record, report)
@@ -151,25 +181,25 @@ class Reports:
             self._jobs.note(live, report)
         elif verdict is None or verdict is NOTED:
             event = partial(_event, Reported(report))
-            self._orchestrator.put(live, Input(event, partial(self._settled, message, live, report)))
+            self._orchestrator.put(live, Input(event, partial(self._settled, answer, live, report)))
             return
-        self._answer(message, verdict)
+        answer(verdict)
 
-    def _settled(self, message: Message, live: Live, report: Report, outcome: Settled) -> None:
+    def _settled(self, answer: Answer, live: Live, report: Report, outcome: Settled) -> None:
         failpoints.reached("requester.report.settled")
         if isinstance(outcome, Stored):
             # Of two ends that were written together the first counts: the other is answered by the record.
             known = (
                 verdict_on(live.record, report) if live.record is not None and report.state in ENDS else None
             )
-            self._answer(message, known or Verdict("stored", outcome.seq))
+            answer(known or Verdict("stored", outcome.seq))
         elif outcome is None and live.record is not None:
-            self._answer(message, verdict_on(live.record, report) or LATER)
+            answer(verdict_on(live.record, report) or LATER)
         else:
             if isinstance(outcome, Fault | Refused):
                 reason = outcome.message if isinstance(outcome, Fault) else outcome.reason
                 _log.warning("a report could not be stored", execution=report.execution, reason=reason)
-            self._answer(message, LATER)
+            answer(LATER)
 
     def _answer(self, message: Message, verdict: Verdict) -> None:
         if message.respond is not None:

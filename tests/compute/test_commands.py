@@ -13,7 +13,7 @@ from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
-from protocol.messages import CommandAnswer
+from protocol.messages import CommandAnswer, CommandBatch, Report
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 from tests.compute.twins import NODE, WITHIN_S, FakeRequester, NodeOnTest, noop, order
@@ -86,6 +86,26 @@ async def test_a_cancel_ends_it_at_every_stage(nodes: Nodes, requester: FakeRequ
     assert node.leftovers() == []
     assert not publisher.seen
     assert node.here._room.ledger.used == Amounts()
+
+
+async def test_orders_that_come_together_are_each_obeyed_and_answered(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """What can be taken is run; of the rest it is said why, each in its place. Coming again they start nothing."""
+    node = nodes()
+    await node.start()
+    runs = [order(1), order(2, node=NodeId("n2")), order(3)]
+    answer = await requester._command(CommandBatch(list(runs)))
+
+    assert [each.taken for each in answer.each] == [True, False, True]
+    assert answer.each[1].failure is not None
+    assert answer.each[1].failure.message == "this is node n1, not n2"
+    for run in (runs[0], runs[2]):
+        assert (await requester.ended(run)).state is S.COMPLETED
+    await requester.quiet(node)
+    again = await requester._command(CommandBatch([runs[0], runs[2]]))
+    assert [each.failure and each.failure.code for each in again.each] == ["Conflict.Gone"] * 2
+    assert node.world.starts == {runs[0].execution: 1, runs[2].execution: 1}
 
 
 async def test_a_cancel_that_overtakes_its_order_wins(nodes: Nodes, requester: FakeRequester) -> None:
@@ -206,6 +226,38 @@ async def test_an_end_is_said_until_it_is_stored(nodes: Nodes, requester: FakeRe
     await requester.ended(run)
     await requester.quiet(node)
     assert [report.state for report in requester.reports] == [S.COMPLETED] * 4
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_ends_that_come_together_are_told_together(
+    nodes: Nodes, requester: FakeRequester, earlier: bool
+) -> None:
+    """Each of forty ends is stored once, though one is put off at first; only a requester of an earlier version hears
+    each alone.
+    """
+    node = nodes()
+    await node.start()
+    runs = [order(number, noop(LONG), amounts=Amounts(cpu=0.01)) for number in range(1, 41)]
+    assert (await requester._command(CommandBatch(list(runs)))).taken
+    for run in runs:
+        await requester.reached(run, S.RUNNING)
+    put_off = [runs[7].execution]
+
+    def decide(report: Report) -> str:
+        if report.execution in put_off:
+            put_off.clear()
+            return "later"
+        return "stored"
+
+    requester.decide, requester.earlier, requester.heard_messages = decide, earlier, 0
+    for run in runs:
+        node.world.end(run.execution)
+    await requester.quiet(node)
+
+    assert {run.execution: 1 for run in runs} == {
+        name: len(each) for name, each in requester.accepted.items()
+    }
+    assert requester.heard_messages > len(runs) if earlier else requester.heard_messages < len(runs) // 2
 
 
 async def test_it_goes_on_without_requesters_and_reports_later(

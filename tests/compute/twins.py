@@ -30,11 +30,13 @@ from protocol.messages import (
     Beat,
     Cancel,
     CommandAnswer,
+    CommandBatch,
     FullList,
     LogsAnswer,
     LogsRequest,
     Progress,
     Report,
+    ReportBatch,
     Run,
     Verdict,
 )
@@ -88,6 +90,9 @@ class FakeRequester:
     def __init__(self, bus: Messages) -> None:
         self.bus = bus
         self.decide: Decide = lambda report: "stored" if report.state in ENDS else "noted"
+        self.earlier = False
+        """Of a version that knows no messages with several reports."""
+        self.heard_messages = 0
         self.reports: list[Report] = []
         self.accepted: dict[ExecutionId, list[Report]] = {}
         self.beats: list[Beat] = []
@@ -160,7 +165,7 @@ class FakeRequester:
             await self._heard.wait_for(true)
 
     async def _command(
-        self, command: Run | Cancel | FullList, to: NodeId = NODE, timeout_s: float = WITHIN_S
+        self, command: Run | Cancel | FullList | CommandBatch, to: NodeId = NODE, timeout_s: float = WITHIN_S
     ) -> CommandAnswer:
         data = messages.encode(command)
         answer = await self.bus.request(subjects.commands(to), data, timeout_s=timeout_s)
@@ -168,16 +173,28 @@ class FakeRequester:
 
     async def _hear_reports(self, incoming: AsyncIterator[Any]) -> None:
         async for message in incoming:
-            report = messages.decode(message.data, Report)
-            verdict = self.decide(report)
-            async with self._heard:
-                self.reports.append(report)
-                if verdict == "stored" and report.state in ENDS:
-                    self.accepted.setdefault(report.execution, []).append(report)
-                self._heard.notify_all()
-            if verdict and message.respond is not None:
+            self.heard_messages += 1
+            if message.subject.endswith(subjects.MANY) and self.earlier:
+                answer = Verdict("later")
+            elif message.subject.endswith(subjects.MANY):
+                reports = messages.decode(message.data, ReportBatch).reports
+                verdicts = [Verdict(await self._judge(report) or "later") for report in reports]
+                answer = Verdict("each", each=verdicts)
+            else:
+                answer = Verdict(await self._judge(messages.decode(message.data, Report)))
+            if answer.verdict and message.respond is not None:
                 with contextlib.suppress(Fault):
-                    await message.respond(messages.encode(Verdict(verdict)))
+                    await message.respond(messages.encode(answer))
+
+    async def _judge(self, report: Report) -> str:
+        """What this requester says of a report; empty for nothing."""
+        verdict = self.decide(report)
+        async with self._heard:
+            self.reports.append(report)
+            if verdict == "stored" and report.state in ENDS:
+                self.accepted.setdefault(report.execution, []).append(report)
+            self._heard.notify_all()
+        return verdict
 
     async def _hear(self, incoming: AsyncIterator[Any], form: type[T], kept: list[T]) -> None:
         async for message in incoming:

@@ -24,6 +24,7 @@ from protocol.messages import (
     Cancel,
     Command,
     CommandAnswer,
+    CommandBatch,
     FullList,
     Report,
     Run,
@@ -113,6 +114,8 @@ class PretendNode:
         self.upto = 0
         self.deaf = False
         """Takes commands and never hears of them, as if they were lost on the way."""
+        self.earlier = False
+        """Of a version that knows no messages with several commands."""
         self.runs: list[Run] = []
         self.cancelled: list[ExecutionId] = []
         self.lists: list[FullList] = []
@@ -128,7 +131,14 @@ class PretendNode:
                 async for message in messages:
                     if self.deaf or message.respond is None:
                         continue
-                    await self._take(decode(message.data, Command))  # type: ignore[arg-type]
+                    order: Command | CommandBatch = decode(message.data, Command | CommandBatch)  # type: ignore[arg-type]
+                    commands = order.commands if isinstance(order, CommandBatch) else [order]
+                    if self.earlier and isinstance(order, CommandBatch):
+                        unknown = Failure("Broken", "a message cannot be read")
+                        await message.respond(encode(CommandAnswer(False, unknown)))
+                        continue
+                    for command in commands:
+                        await self._take(command)
                     await message.respond(encode(CommandAnswer(True)))
 
     async def _beat(self) -> None:

@@ -86,7 +86,20 @@ async def test_a_count_beyond_one_entry(tmp_path: Path) -> None:
 
         assert record.state is JobState.STOPPED
         assert {execution.state for execution in record.executions.values()} == {S.CANCELLED}
-        await node.until(lambda node: len(node.cancelled) == 350)
+        await node.until(lambda node: len(set(node.cancelled)) == 350)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_commands_together(tmp_path: Path, earlier: bool) -> None:
+    """What one entry orders of a node reaches it at once, also one of an earlier version that takes each alone."""
+    async with a_cluster(tmp_path, settings=BUSY) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(cores=100)
+        node.earlier = earlier
+        record = await closed(service, await submit(service, a_job(count=40)))
+
+        assert record.state is JobState.COMPLETED
+        assert [run.partition for run in node.runs] == list(range(40))
 
 
 async def test_program_failed(tmp_path: Path) -> None:

@@ -220,8 +220,11 @@ async def test_unreadable_reports(tmp_path: Path) -> None:
         await node.until(lambda node: bool(node.runs))
         (run,) = node.runs
 
+        async def answer(subject: str, data: bytes) -> Verdict:
+            return decode(await node.bus.request(subject, data, timeout_s=5), Verdict)
+
         async def verdict(subject: str, data: bytes) -> str:
-            return decode(await node.bus.request(subject, data, timeout_s=5), Verdict).verdict
+            return (await answer(subject, data)).verdict
 
         forged = encode({"node": "n1", "incarnation": 1, "seq": 1, "job": run.job, "version": 1})
         whole = encode(
@@ -240,6 +243,14 @@ async def test_unreadable_reports(tmp_path: Path) -> None:
         assert await verdict(subjects.reports(node.id, run.job), forged) == "later"
         assert await verdict(subjects.reports(NodeId("n2"), run.job), whole) == "drop"
         assert (await service.job(job)).state is JobState.RUNNING
+
+        many = subjects.many_reports(node.id)
+        other = whole.replace(b'"node":"n1"', b'"node":"n2"')
+        strange = whole.replace(run.execution.encode(), b"e-none")
+        assert await verdict(many, b'{"reports":[%b,%b]}' % (whole, forged)) == "later"
+        together = await answer(many, b'{"reports":[%b,%b,%b,%b]}' % (other, strange, whole, whole))
+        assert [each.verdict for each in together.each] == ["drop", "drop", "stored", "stored"]
+        assert (await service.job(job)).state is JobState.COMPLETED
 
 
 async def test_a_full_queue_of_commits(tmp_path: Path) -> None:
