@@ -44,7 +44,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     `starts` counts the times its program may have been started. `cleaned`: nothing of it is left on this machine;
     `settled`: its end was answered. When both hold it is forgotten. `holding`: it has ended, but its program may still be
-    there; until that is gone its room is taken and its end untold.
+    there; until that is gone its room is taken, and its end untold unless its engine does not answer.
     """
 
     run: Run
@@ -172,6 +172,10 @@ class Cleaned(Struct, frozen=True):
     output: RunOutput | None = None
 
 
+class CleanUpDelayed(Struct, frozen=True):
+    """Its engine does not answer, so its program cannot be removed yet, or it is not known whether it runs."""
+
+
 class Restarted(Struct, frozen=True):
     """The node's process was started anew and found this in its journal."""
 
@@ -194,6 +198,7 @@ Event = (
     | ReportStored
     | ReportDropped
     | Cleaned
+    | CleanUpDelayed
     | Restarted
     | Recovered
 )
@@ -235,6 +240,9 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
             return _dropped(execution, now)
         case Cleaned(output):
             return _cleaned(execution, output)
+        case CleanUpDelayed():
+            # As with a node that is silent: others should not wait for an engine that may never come back.
+            return execution, [E.SEND_REPORT] if execution.holding and not execution.settled else []
         case Restarted():
             return _restarted(execution)
         case _ if execution.ended:

@@ -192,14 +192,23 @@ class Facts:
         self._look.set()
 
     async def watch(self, changed: Callable[[], None]) -> None:
-        """Probe every `PROBE_EVERY_S` and when asked to, for ever; tell when something has changed."""
+        """Probe every `PROBE_EVERY_S`, when asked to and when an engine says so, for ever; tell what has changed."""
+        async with asyncio.TaskGroup() as tasks:
+            for engine in self._engines.values():
+                tasks.create_task(self._look_when_changed(engine))
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PROBE_LOST_S if self._seen > self._here() else PROBE_EVERY_S):
+                        await self._look.wait()
+                self._look.clear()
+                if await self.probe():
+                    changed()
+                await self._clock.sleep(PROBE_REST_S)
+
+    async def _look_when_changed(self, engine: Engine[Any]) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_LOST_S if self._seen > self._here() else PROBE_EVERY_S):
-                    await self._look.wait()
-            self._look.clear()
-            if await self.probe():
-                changed()
+            await engine.changed()
+            self.look()
             await self._clock.sleep(PROBE_REST_S)
 
 

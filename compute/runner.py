@@ -26,6 +26,7 @@ from compute.execution import (
     WORK,
     Admitted,
     Cleaned,
+    CleanUpDelayed,
     DeadlinePassed,
     Effect,
     Event,
@@ -309,6 +310,8 @@ class Runner:
                 await self._wipe()
             except (Fault, OSError) as error:
                 _log.warning("cannot clean up yet", execution=self.execution.id, fault=str(error))
+                if isinstance(error, Unavailable):
+                    self.tell(CleanUpDelayed())
             except Exception:  # noqa: BLE001 (as above; and nothing may stay behind)
                 _log.exception("cannot clean up yet", execution=self.execution.id)
             else:

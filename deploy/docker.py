@@ -69,12 +69,12 @@ async def running_daemon(*, folder: Path | None = None, socket: Path | None = No
     Else these are, in order: `socket`, the system's, and one that an earlier run started on `folder` and left running.
     """
     if named := os.environ.get("DOCKER_HOST"):
-        return named if await _answers(named) else None
+        return named if await answers(named) else None
     candidates = [f"unix://{each}" for each in (socket, SYSTEM_SOCKET) if each is not None]
     with suppress(OSError):
         candidates.append((_data(folder) / ADDRESS).read_text())
     for candidate in candidates:
-        if await _answers(candidate):
+        if await answers(candidate):
             return candidate
     return None
 
@@ -109,7 +109,7 @@ async def start_daemon(*, folder: Path | None = None, socket: Path | None = None
         },
     )
     try:
-        await process.ready(lambda: _answers(f"unix://{listen}"), within_s=READY_S)
+        await process.ready(lambda: answers(f"unix://{listen}"), within_s=READY_S)
     except BaseException:
         await process.kill()
         shutil.rmtree(runtime, ignore_errors=True)
@@ -123,7 +123,7 @@ def _data(folder: Path | None) -> Path:
     return (folder or cache_folder() / "docker").resolve()
 
 
-async def _answers(host: str) -> bool:
+async def answers(host: str) -> bool:
     """Whether a Docker daemon answers there."""
     connector: aiohttp.BaseConnector
     if host.startswith("unix://"):
@@ -141,4 +141,4 @@ async def _answers(host: str) -> bool:
             return False
 
 
-__all__ = ["DockerDaemon", "Failed", "Missing", "docker_daemon", "running_daemon", "start_daemon"]
+__all__ = ["DockerDaemon", "Failed", "Missing", "answers", "docker_daemon", "running_daemon", "start_daemon"]

@@ -41,7 +41,7 @@ async def busybox_image(docker_host: str) -> str:
                 return BUSYBOX
         root = await busybox_root()
         query = {"fromSrc": "-", "repo": REPOSITORY, "tag": TAG, "changes": 'CMD ["/bin/sh"]'}
-        async with session.post(base / "images/create" % query, data=root) as answer:
+        async with session.post(base / "images/create" % query, data=io.BytesIO(root)) as answer:
             await _done(answer, f"import of {BUSYBOX}")
     return BUSYBOX
 

@@ -101,6 +101,9 @@ class Engine(Protocol[P]):
     async def probe(self) -> Offer:
         """Whether this engine works just now: version, or why not and what to do. Never raises."""
 
+    async def changed(self) -> None:
+        """Return once `probe` may answer otherwise than it last did. Never to return is right for what is always there."""
+
     def prepared(self, params: P) -> bool:
         """Whether `prepare` would find everything there just now, so that it need not be asked. False is always right."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from compute.engines.contract import Chunk, Engine, Exit, Mount, Preparing, Run, Running
 from protocol.clock import Clock, SystemClock
-from protocol.errors import Failure, Invalid, NotFound, fault_of
+from protocol.errors import Failure, Fault, Invalid, NotFound, fault_of
 from protocol.ids import ExecutionId, NodeId
 from protocol.nodes import Offer
 from protocol.spec.engines import NoopParams
@@ -75,12 +75,16 @@ class Program:
 
 
 class NoopWorld:
-    """The machine on which programs are played. `starts` counts how often each execution was really started."""
+    """The machine on which programs are played. `starts` counts how often each execution was really started.
+
+    While `away` is set, whoever wants to stop a program is told that.
+    """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
         self.programs: dict[ExecutionId, Program] = {}
         self.starts: dict[ExecutionId, int] = {}
+        self.away: Fault | None = None
 
     def start(self, run: Run[NoopParams]) -> Program:
         """Start a program and let it do all it does at its beginning: read, write output, write files."""
@@ -127,6 +131,8 @@ class NoopRunning:
     async def stop(self, grace_s: float) -> None:
         """Ask (it ends at once, unless it is stubborn), and force after the grace on the world's clock."""
         program = self._program
+        if self._world.away is not None:
+            raise self._world.away
         if program.ended:
             return
         if program.run.params.stubborn:
@@ -156,6 +162,10 @@ class NoopEngine:
     async def probe(self) -> Offer:
         """It is always there."""
         return Offer(self.type, version=VERSION)
+
+    async def changed(self) -> None:
+        """It is always there."""
+        await asyncio.Event().wait()
 
     def prepared(self, params: NoopParams) -> bool:
         return not params.prepare_seconds and not params.prepare_fails

@@ -106,6 +106,10 @@ class WasmEngine:
 
         return Offer(type=self.type, version=f"wasmtime {version('wasmtime')}")
 
+    async def changed(self) -> None:
+        """It is always there."""
+        await asyncio.Event().wait()
+
     def prepared(self, params: WasmParams) -> bool:
         return self.pool.started
 

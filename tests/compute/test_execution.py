@@ -12,6 +12,7 @@ from compute.execution import (
     Admitted,
     CancelOrdered,
     Cleaned,
+    CleanUpDelayed,
     DeadlinePassed,
     Effect,
     Event,
@@ -65,6 +66,7 @@ anything: st.SearchStrategy[Event] = st.one_of(
     st.builds(Failed, failures, st.booleans()),
     st.just(ReportStored()),
     st.builds(Cleaned),
+    st.just(CleanUpDelayed()),
     st.just(Restarted()),
     st.builds(Recovered, st.booleans()),
 )
@@ -260,6 +262,17 @@ def test_a_running_program_keeps_its_room_until_it_is_gone() -> None:
     assert effects == [E.INTERRUPT, E.CLEAN_UP]
     _, effects = advance(execution, Cleaned(RunOutput(stderr="bye")), 2.0)
     assert effects == [E.RELEASE, E.SEND_REPORT]
+
+
+def test_an_engine_that_does_not_answer_keeps_the_room_and_not_the_end() -> None:
+    """The end of a program that cannot be removed yet is told all the same: it may be tried elsewhere."""
+    execution, _ = ended(PLAIN, Admitted(), Staged(), Started(), Failed(Failure("Unavailable", "away")))
+    execution, effects = advance(execution, CleanUpDelayed(), 2.0)
+    assert effects == [E.SEND_REPORT]
+    execution, effects = advance(execution, ReportStored(), 3.0)
+    assert effects == []
+    assert advance(execution, CleanUpDelayed(), 4.0)[1] == []
+    assert advance(execution, Cleaned(), 5.0)[1] == [E.RELEASE, E.FORGET]
 
 
 def test_a_program_that_takes_too_long_times_out() -> None:

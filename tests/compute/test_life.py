@@ -254,6 +254,23 @@ async def test_a_program_that_runs_too_long_is_stopped(nodes: Nodes, requester: 
     assert node.leftovers() == []
 
 
+async def test_an_engine_that_stays_away_holds_up_nobody(nodes: Nodes, requester: FakeRequester) -> None:
+    """While an engine cannot end a program its end is told, so that others go on; its room is free once it is gone."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop({"Seconds": 3600}))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    node.world.away = Unavailable("the engine is away")
+    await requester.cancel(run)
+    assert (await requester.ended(run)).state is S.CANCELLED
+    assert node.here._room.ledger.held
+    node.world.away = None
+    await requester.quiet(node)
+    assert not node.here._room.ledger.held
+    assert node.leftovers() == []
+
+
 async def test_staging_has_a_limit_of_its_own(nodes: Nodes, requester: FakeRequester) -> None:
     """An input that never comes ends the execution after the staging limit, worth another try."""
     source = StagedSource()

@@ -7,7 +7,7 @@ Knows: aiodocker, sockets and deadlines. Must not know: executions. Connections 
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from aiodocker import Docker, DockerError
 from compute.engines.docker.frames import Frame, Frames
 from compute.engines.docker.settings import DockerSettings
 from protocol.clock import Clock
-from protocol.errors import Broken, TimedOut, Unavailable
+from protocol.errors import Broken, Fault, TimedOut, Unavailable
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ NO_CONNECTION: Final = 900
 CONNECTION: Final = "Connection"
 RETRY_S: Final = 0.2
 PING_S: Final = 5.0
+PING: Final = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"
+NO_EVENTS: Final = '{"type":["daemon"]}'
+"""Of itself a daemon tells only that it has read its configuration again."""
 HINT: Final = (
     "start Docker on the node (systemctl start docker); the node's user must be able to open its socket"
 )
@@ -81,12 +84,33 @@ class Daemon:
         until = self._clock.elapsed() + self._settings.reconnect_s
         while self._clock.elapsed() < until:
             await self._clock.sleep(RETRY_S)
-            try:
-                await self.call("answer", lambda docker: docker.version(), within_s=PING_S)
-            except (Unavailable, TimedOut, DockerError):
-                continue
-            return
+            if await self.answers():
+                return
         raise lost
+
+    async def answers(self, within_s: float = PING_S) -> bool:
+        """Whether it takes a new connection and answers there: a daemon that is ending goes on with those that it has."""
+        host = self._host()
+        try:
+            async with asyncio.timeout(within_s):
+                if host.startswith(UNIX):
+                    return await _pinged(host.removeprefix(UNIX))
+                async with Docker(host) as docker:
+                    await docker.version()
+                return True
+        except (TimeoutError, DockerError, aiohttp.ClientError, OSError, ValueError):
+            return False
+
+    async def until_away(self) -> None:
+        """Return when it is not there any more, or cannot be listened to."""
+        params = {"filters": NO_EVENTS}
+        with suppress(Fault, DockerError, aiohttp.ClientError, OSError):
+            answer = await self.call("tell of itself", lambda docker: _endless(docker, "events", params))
+            try:
+                async for _ in answer.content.iter_any():
+                    pass
+            finally:
+                answer.close()
 
     async def logs(self, container: str, *, follow: bool, since: str) -> AsyncGenerator[list[Frame], None]:
         """A container's log as it comes, from `since` on (as the API has it; empty: all). Faults as with `call`."""
@@ -95,10 +119,7 @@ class Daemon:
             params["since"] = since
         # aiodocker's own `log` decodes to text and forgets which stream it was.
         answer = await self.call(
-            "give a log",
-            lambda docker: docker._do_query(  # noqa: SLF001
-                f"containers/{container}/logs", "GET", params=params, timeout=aiohttp.ClientTimeout()
-            ),
+            "give a log", lambda docker: _endless(docker, f"containers/{container}/logs", params)
         )
         frames = Frames()
         try:
@@ -139,7 +160,7 @@ class Daemon:
 
     def _open(self) -> Docker:
         if self._client is None:
-            host = self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
+            host = self._host()
             if host.startswith(UNIX):
                 # No limit: each running container holds two connections, and capacity bounds the containers.
                 self._connector = aiohttp.UnixConnector(host.removeprefix(UNIX), limit=0)
@@ -148,10 +169,26 @@ class Daemon:
                 self._client = Docker(host)
         return self._client
 
+    def _host(self) -> str:
+        return self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
+
     def _lost(self, what: str, error: Exception) -> Unavailable:
-        host = self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
         why = error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
-        return Unavailable(f"Docker at {host} did not {what}: {why}", hint=HINT, kind=CONNECTION)
+        return Unavailable(f"Docker at {self._host()} did not {what}: {why}", hint=HINT, kind=CONNECTION)
+
+
+async def _endless(docker: Docker, path: str, params: dict[str, Any]) -> aiohttp.ClientResponse:
+    """An answer that goes on until somebody closes it."""
+    return await docker._do_query(path, "GET", params=params, timeout=aiohttp.ClientTimeout())  # noqa: SLF001
+
+
+async def _pinged(socket: str) -> bool:
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(PING)
+        return b" 200 " in await reader.readline()
+    finally:
+        writer.close()
 
 
 def _usual_socket() -> str:

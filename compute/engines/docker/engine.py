@@ -31,6 +31,7 @@ from protocol.nodes import Offer
 from protocol.spec.engines import DockerParams
 
 PROBE_S: Final = 10.0
+LOOK_S: Final = 1.0
 API_LEAST: Final = (1, 41)
 CREATE_TRIES: Final = 3
 
@@ -44,21 +45,26 @@ class DockerEngine:
     def __init__(
         self, node: NodeId, settings: DockerSettings | None = None, *, clock: Clock | None = None
     ) -> None:
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._node = node
         self._settings = settings or DockerSettings()
         self._daemon = Daemon(self._settings, clock)
         self._images = Images(self._daemon, clock)
         self._starting: dict[ExecutionId, asyncio.Lock] = {}
+        self._was_here = False
 
     async def probe(self) -> Offer:
         """The daemon's version, or why it cannot be used."""
         try:
             about = await self._daemon.call("answer", lambda docker: docker.version(), within_s=PROBE_S)
         except Fault as fault:
+            self._was_here = False
             return Offer(self.type, available=False, reason=fault.message, hint=fault.hint)
         except DockerError as error:
             return Offer(self.type, available=False, reason=f"Docker refuses: {error.message}", hint=HINT)
+        self._was_here = await self._daemon.answers()
+        if not self._was_here:
+            return Offer(self.type, available=False, reason="Docker takes no new connections", hint=HINT)
         version, api = str(about.get("Version", "")), str(about.get("ApiVersion", "0.0"))
         if tuple(int(part) for part in api.split(".") if part.isdecimal()) < API_LEAST:
             reason = f"Docker {version} speaks API {api}; needed is {'.'.join(map(str, API_LEAST))}"
@@ -70,6 +76,13 @@ class DockerEngine:
                 hint="install Docker 20.10 or newer",
             )
         return Offer(self.type, version=version)
+
+    async def changed(self) -> None:
+        """The daemon goes or comes."""
+        while await self._daemon.answers() == self._was_here:
+            if self._was_here:
+                await self._daemon.until_away()
+            await self._clock.sleep(LOOK_S)
 
     def prepared(self, params: DockerParams) -> bool:
         return False

@@ -14,6 +14,17 @@ from protocol.errors import Denied, Exhausted, Failure, Fault, Invalid, NotFound
 
 LOGIN_HINT: Final = "or log in on the node: docker login {registry}, as the user that runs the node"
 
+SIGNALLED: Final = 128
+"""Codes beyond are those of programs that a signal ended."""
+LOST: Final = 255
+"""What Docker says of a container whose end nobody saw."""
+RESTARTED: Final = Failure(
+    "Unavailable.Docker",
+    "the Docker daemon was restarted while the program ran, and ended it",
+    hint="with live-restore in the daemon's configuration containers outlive it",
+    retryable=True,
+)
+
 _EXECUTABLE = re.compile(r'exec: "(?P<program>[^"]*)": (?P<why>.*?)(?:: unknown)?$')
 _NO_IMAGE = ("manifest unknown", "manifest for ", "name unknown", "repository not known", "not found: name")
 _NO_ACCESS = (
@@ -132,8 +143,22 @@ def start_fault(image: str, message: str) -> Fault:
     return Unavailable(f"Docker could not start the container ({message})")
 
 
-def exit_of(code: int, inspected: Mapping[str, Any] | None) -> Exit:
+def ended_by_daemon(code: int, *, watched: bool, live_restore: bool) -> bool:
+    """Whether the end of a program whose daemon was restarted meanwhile has to be taken for the daemon's doing.
+
+    `watched`: the daemon was there when the end was told, and ever since it was asked. One without `live_restore` stops its
+    containers when it ends, or when it starts again, and no code is a sign of its own: a program that is asked to end may
+    well end with 0. One with it leaves them alone; what the machine took along has the code `LOST`.
+    """
+    if live_restore:
+        return code == LOST
+    return not watched or code > SIGNALLED
+
+
+def exit_of(code: int, inspected: Mapping[str, Any] | None, *, by_daemon: bool = False) -> Exit:
     """How a container ended, by its exit code and what the daemon says of it (None if it is not there any more)."""
+    if by_daemon:
+        return Exit(code or LOST, RESTARTED)
     if inspected is None:
         return Exit(code)
     state = inspected.get("State", {})

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 from aiodocker import Docker, DockerError
 
 from compute.engines.contract import Chunk, Exit, Running
-from compute.engines.docker.daemon import Daemon
-from compute.engines.docker.faults import exit_of
+from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
+from compute.engines.docker.faults import ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
+from compute.engines.docker.restarts import lives_on, restarted_since
 from protocol.errors import Failure, NotFound, Unavailable
 
 SETTLE_S: Final = 1.0
 """How long after the end of its log a container may take to have ended, before the log is taken up again."""
 STOP_MARGIN_S: Final = 30.0
+SOON_S: Final = 1.0
+"""A daemon that takes longer to answer may be one that is only just coming back."""
 KILLED: Final = 137
 GONE: Final = Failure(
     "Unavailable.Container",
@@ -103,13 +106,33 @@ class DockerRunning:
 
     async def _end(self) -> Exit:
         try:
-            code = await self._daemon.insist("tell of a container's end", self._code, within_s=math.inf)
-            # Only a bad end needs an explanation, and only a good one is in a hurry.
-            return exit_of(code, await inspect(self._daemon, self._container) if code else None)
+            code, watched = await self._told()
+            # Only a bad or doubtful end needs an explanation, and only a good one is in a hurry.
+            return Exit(0) if code == 0 and watched else await self._explained(code, watched=watched)
         except DockerError as error:
             if error.status == 404:
                 return Exit(KILLED, GONE)
             raise Unavailable(f"Docker cannot tell of the container's end ({error.message})") from error
+
+    async def _told(self) -> tuple[int, bool]:
+        """The exit code, and whether the daemon was there all the time: one that is ending tells of what it ends itself."""
+        watched = True
+        while True:
+            try:
+                code = await self._daemon.call("tell of a container's end", self._code, within_s=math.inf)
+                return code, watched and await self._daemon.answers(SOON_S)
+            except Unavailable as lost:
+                watched = False
+                await self._daemon.until_back(lost)
+
+    async def _explained(self, code: int, *, watched: bool) -> Exit:
+        if not watched:
+            await self._daemon.until_back(Unavailable("Docker is ending", hint=HINT, kind=CONNECTION))
+        found = await inspect(self._daemon, self._container)
+        by_daemon = found is not None and await restarted_since(self._daemon, found["State"]["StartedAt"])
+        if by_daemon:
+            by_daemon = ended_by_daemon(code, watched=watched, live_restore=await lives_on(self._daemon))
+        return exit_of(code, found, by_daemon=by_daemon)
 
     async def _code(self, docker: Docker) -> int:
         answer = await self._handle(docker).wait()

@@ -1,0 +1,136 @@
+"""The Docker daemon is restarted under a node that has work on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiodocker import Docker
+
+from compute.engines.docker.settings import DockerSettings
+from compute.node import running
+from compute.settings import Settings
+from deploy import images
+from deploy.programs import Missing
+from protocol.jobs import Amounts, Input, Spec, Task
+from protocol.memory_bus import MemoryBus, MemoryHub
+from protocol.nodes import Offer
+from protocol.states import ExecutionState
+from tests.compute.daemons import OwnDaemon, own_daemon
+from tests.compute.twins import NODE, FakeRequester, order
+from tests.conftest import skip
+
+S = ExecutionState
+Break = Callable[[OwnDaemon], Coroutine[Any, Any, None]]
+
+WITHIN_S: Final = 60.0
+STANDS: Final = "trap 'echo asked to end; exit 0' TERM; while [ ! -e /gate/open ]; do sleep 0.05; done"
+"""Asked to end, it does so and says that all is well: as many servers do, and the worst that a daemon can be told."""
+
+
+@pytest.fixture(params=[True, False], ids=["live-restore", "plain"])
+async def daemon(request: pytest.FixtureRequest) -> AsyncIterator[OwnDaemon]:
+    """A daemon of the test's own, with live-restore and without."""
+    try:
+        async with own_daemon(live_restore=request.param) as daemon:
+            yield daemon
+    except Missing as missing:
+        skip(missing)
+
+
+class Gate:
+    """A folder that a program looks into, and where it notes that it has begun."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+
+    def task(self) -> Task:
+        script = f"echo $BACALHAU_EXECUTION_ID >> /gate/starts; echo ready; {STANDS}; echo through"
+        params = {"Image": images.BUSYBOX, "Entrypoint": ["/bin/sh", "-c"], "Parameters": [script]}
+        source = Spec("local", {"SourcePath": str(self.folder), "ReadWrite": True})
+        return Task(engine=Spec("docker", params), input_sources=[Input(source, "/gate")])
+
+    async def begun(self) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not (self.folder / "starts").exists():  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.02)
+
+    def starts(self) -> list[str]:
+        """The executions that have begun, each time they did."""
+        return (self.folder / "starts").read_text().split()
+
+    def open(self) -> None:
+        (self.folder / "open").touch()
+
+
+def offered(requester: FakeRequester) -> Offer:
+    """What the node's last beat says of Docker."""
+    offer = requester.beats[-1].node.offers("engines", "docker") if requester.beats else None
+    return offer or Offer("docker", available=False)
+
+
+@pytest.mark.parametrize("end", [OwnDaemon.stop, OwnDaemon.kill], ids=["stopped", "killed"])
+async def test_the_daemon_is_restarted(
+    hub: MemoryHub,
+    requester: FakeRequester,
+    tmp_path: Path,
+    daemon: OwnDaemon,
+    request: pytest.FixtureRequest,
+    end: Break,
+) -> None:
+    """While Docker is away the node says so and refuses containers for now. One that outlived it is adopted, its
+    output whole, started once; one that the daemon ended is a fault of the node's, to be tried again,
+    whatever code it ended with.
+    """
+    lives_on = "live-restore" in request.node.callspec.id
+    settings = Settings(
+        data_dir=tmp_path / "node",
+        name=NODE,
+        engines=("docker",),
+        docker=DockerSettings(host=daemon.host),
+        allowed_paths=(f"{tmp_path}/**:rw",),
+        publish_port=0,
+    )
+    gate = Gate(tmp_path / "gate")
+    room = Amounts(cpu=0.1, memory_bytes=32 << 20)
+    run, meanwhile, later = (order(number, gate.task(), amounts=room) for number in (1, 2, 3))
+    async with running(MemoryBus(hub), settings, host={}) as agent:
+        await requester.until(lambda: offered(requester).available)
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+        await gate.begun()
+
+        await end(daemon)
+        await requester.until(lambda: not offered(requester).available)
+        assert "Docker" in offered(requester).reason
+        assert offered(requester).hint
+        await requester.run(meanwhile)
+        refused = await requester.ended(meanwhile)
+        assert (refused.state, refused.failure and refused.failure.retryable) == (S.REFUSED, True)
+        await daemon.start()
+        await requester.until(lambda: offered(requester).available)
+        gate.open()
+
+        report = await requester.ended(run)
+        if lives_on:
+            assert (report.state, report.failure) == (S.COMPLETED, None)
+            assert report.output is not None
+            assert report.output.stdout == "ready\nthrough\n"
+        else:
+            assert report.state is S.FAILED
+            assert report.failure is not None
+            assert report.failure.code == "Unavailable.Docker"
+            assert report.failure.retryable
+        await requester.run(later)
+        assert (await requester.ended(later)).state is S.COMPLETED
+        assert gate.starts() == [run.execution, later.execution]
+        await requester.until(lambda: not agent.runners)
+    assert await containers(daemon) == []
+
+
+async def containers(daemon: OwnDaemon) -> list[str]:
+    """The ids of all containers that a daemon has."""
+    async with Docker(daemon.host) as docker:
+        return [each.id for each in await docker.containers.list(all=True)]
