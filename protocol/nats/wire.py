@@ -3,10 +3,10 @@
 Knows: nats-py, and is the only module that does. Must not know: streams, jobs, or what travels.
 
 nats-py keeps the connection: handshake, credentials, TLS, pings, servers of a cluster, reconnecting. Its way of moving
-messages (a queue and a task for each subscription, two tasks for a request, a dictionary for each header) costs more than
-all of ours together, so `Wire` takes the messages from its parser and writes its own frames. It overrides `_process_msg`,
-`_process_err` and `_process_op_err` and uses `_subs`, `_sid` and `_transport` of nats-py 2.16.0, the version that the
-project pins; ``tests/protocol_bus`` fails if another version works differently.
+messages (a queue and a task for each subscription, two tasks for a request, a dictionary for each header, patterns tried
+on each line) costs more than all of ours together, so `Wire` has a parser of its own (`protocol.nats.parser`) and writes its
+own frames. It overrides `_process_err` and `_process_op_err` and uses `_ps`, `_subs`, `_sid` and `_transport` of nats-py
+2.16.0, the version that the project pins; ``tests/protocol_bus`` fails if another version works differently.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from protocol.errors import Denied, Invalid, Unavailable
 from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
+from protocol.nats.parser import MessageParser
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Wire(Client):
 
     def __init__(self) -> None:
         super().__init__()
+        self._ps = MessageParser(self, self._deliver)
         self._handlers: dict[int, Handler] = {}
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -244,13 +246,13 @@ class Wire(Client):
         if self._subs.pop(number, None) is not None and self.is_connected:
             self.send(f"UNSUB {number}\r\n".encode())
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self._handlers.get(sid)
+    def _deliver(self, number: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._handlers.get(number)
         if handler is None:
             return
         try:
-            handler(subject, reply, data, headers or b"")
-        except Exception:  # noqa: BLE001  nats-py's read loop would end without a word
+            handler(subject, reply, data, headers)
+        except Exception:  # noqa: BLE001  the read loop would end without a word
             _log.exception("a message could not be handled", subject=subject.decode(errors="replace"))
 
     # Questions
