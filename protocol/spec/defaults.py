@@ -30,12 +30,15 @@ class Defaults(Struct, frozen=True, rename="pascal"):
 
 
 NO_DEFAULTS: Final = Defaults()
+_NOTHING: Final = TypeDefaults()
 ENDING: Final = ("batch", "ops")
 
 
 def apply_defaults(job: Job, defaults: Defaults) -> Job:
     """A canonical job with the defaults of its type in the places that say nothing."""
     mine: TypeDefaults = getattr(defaults, job.type)
+    if mine == _NOTHING:
+        return job
     task = _apply_to_task(job.task, mine) if job.type in ENDING else job.task
     return msgspec.structs.replace(job, priority=job.priority or mine.priority, tasks=[task])
 

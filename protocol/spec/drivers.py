@@ -4,7 +4,7 @@ Knows: Bacalhau's types, their older names, and the required parameters that are
 a slip before submission. Must not know: any driver; its own Struct in ``storage/`` has the last word on its parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -143,8 +143,7 @@ def read_publisher(publisher: Spec, path: Path, findings: Findings) -> Spec:
 def _read(
     spec: Spec, known: Mapping[str, Mapping[str, Check]], what: str, path: Path, findings: Findings
 ) -> Spec:
-    names = {name.lower(): name for name in known}
-    name = names.get(spec.type.strip().lower())
+    name = spec.type if spec.type in known else _proper(spec.type, known)
     if not spec.type.strip():
         findings.fault((*path, "Type"), f"{path_text((*path, 'Type'))} is missing")
         return spec
@@ -152,6 +151,12 @@ def _read(
         findings.fault((*path, "Type"), no_such(what, spec.type, known), near=near(spec.type, known))
         return spec
     return Spec(name, _check(spec.params, known[name], (*path, "Params"), findings, required=True))
+
+
+def _proper(type: str, known: Iterable[str]) -> str | None:
+    """The name of a type that may be written in another case."""
+    lower = type.strip().lower()
+    return next((name for name in known if name.lower() == lower), None)
 
 
 def _check(

@@ -23,6 +23,7 @@ TARGET_PORTS: Final = range(1, 65_536)
 DOMAIN_MAX_CHARACTERS: Final = 255
 """A domain name's 253, with a dot on either side."""
 
+_NAMES: Final = {name.lower(): name for name in TYPES}
 _DOMAIN = re.compile(r"\.?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
 _PORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -36,8 +37,7 @@ def type_from_number(value: Any) -> Any:
 
 def read_network(network: Network, path: Path, findings: Findings) -> Network:
     """A network in canonical form: type spelt properly, domains in lower case without those that others cover."""
-    names = {name.lower(): name for name in TYPES}
-    name = names.get(network.type.strip().lower() or "default")
+    name = _NAMES.get(network.type.strip().lower() or "default")
     if name is None:
         message = f"{path_text((*path, 'Type'))} {quoted(network.type)} is not one of {', '.join(TYPES)}"
         findings.fault((*path, "Type"), message, near=near(network.type, TYPES))

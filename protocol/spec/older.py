@@ -73,7 +73,7 @@ REWRITES: Final[Mapping[tuple[str, str], Rewrite]] = {
 
 def docker_today(params: dict[str, Any]) -> dict[str, Any]:
     """A docker engine's parameters with ``EnvironmentVariables`` as a list, where they were an object."""
-    key, value = _find(params, "EnvironmentVariables")
+    key, value = _find(params, _keys(params), "environmentvariables")
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         return params
     return {**params, key: [f"{name}={each}" for name, each in value.items()]}
@@ -85,10 +85,11 @@ def wasm_today(params: dict[str, Any], path: Path, rules: Rules) -> tuple[dict[s
     Faults inside a module are told where it was written, `path` being that of the parameters.
     """
     today, older = dict(params), OlderWasm()
-    key, value = _find(params, "EntryModule")
+    keys = _keys(params)
+    key, value = _find(params, keys, "entrymodule")
     if isinstance(value, dict):
         today[key] = _moved(value, (*path, "EntryModule"), f"{MODULES}/entry.wasm", older, rules)
-    key, value = _find(params, "ImportModules")
+    key, value = _find(params, keys, "importmodules")
     if isinstance(value, list) and len(value) > INPUTS_MAX:
         here = (*path, "ImportModules")
         rules.findings.fault(here, f"{path_text(here)} has more than {INPUTS_MAX} entries")
@@ -99,7 +100,7 @@ def wasm_today(params: dict[str, Any], path: Path, rules: Rules) -> tuple[dict[s
             else each
             for index, each in enumerate(value)
         ]
-    key, value = _find(params, "EnvironmentVariables")
+    key, value = _find(params, keys, "environmentvariables")
     if key and (value is None or isinstance(value, dict)):
         older.env = today.pop(key) or {}
     return today, older
@@ -124,6 +125,15 @@ def _moved(value: dict[str, Any], path: Path, target: str, older: OlderWasm, rul
     return target
 
 
-def _find(params: Mapping[str, Any], name: str) -> tuple[str, Any]:
+def _keys(params: Mapping[str, Any]) -> dict[str, str]:
+    """The keys as they were written, by their lower case; the first of those that differ in case only."""
+    keys: dict[str, str] = {}
+    for key in params:
+        keys.setdefault(key.lower(), key)
+    return keys
+
+
+def _find(params: Mapping[str, Any], keys: Mapping[str, str], lower: str) -> tuple[str, Any]:
     """A parameter in any key case: the key as it was written (empty if it is not there), and its value."""
-    return next(((key, value) for key, value in params.items() if key.lower() == name.lower()), ("", None))
+    key = keys.get(lower, "")
+    return (key, params[key]) if key else ("", None)

@@ -6,6 +6,7 @@ takes typed values, says its faults with their paths, and returns the canonical 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -262,33 +263,40 @@ def _check_result_paths(
 
 def _read_resources(resources: Resources, path: Path, findings: Findings) -> Resources:
     """Amounts that can be read, without blanks around them."""
+    read, wrong = _amounts(resources)
+    for name, what in wrong:
+        findings.fault((*path, name), f"{path_text((*path, name))}{what}")
+    return read
+
+
+@lru_cache(maxsize=256)
+def _amounts(resources: Resources) -> tuple[Resources, list[tuple[str, str]]]:
+    """The same, and what is wrong with each field that cannot be read. Kept: most jobs ask for what others ask for too."""
     texts: dict[str, str] = {name: text.strip() for name, text in msgspec.to_builtins(resources).items()}
+    wrong: list[tuple[str, str]] = []
     for name, text in texts.items():
         try:
             if text and name in _PARSERS:
                 _PARSERS[name](text)
         except Invalid as fault:
-            findings.fault(
-                (*path, name), f"{path_text((*path, name))}: {fault.message}. {fault.hint}".rstrip()
-            )
+            wrong.append((name, f": {fault.message}. {fault.hint}".rstrip()))
     if any(texts.get(name) for name in _GPU_KIND) and texts["GPU"] in ("", "0"):
-        findings.fault(
-            (*path, "GPU"), f"{path_text((*path, 'GPU'))} is missing: a kind of GPU needs a number"
-        )
-    return msgspec.convert(
-        {name: text for name, text in texts.items() if text or name not in _GPU_KIND}, Resources
-    )
+        wrong.append(("GPU", " is missing: a kind of GPU needs a number"))
+    kept = {name: text for name, text in texts.items() if text or name not in _GPU_KIND}
+    return msgspec.convert(kept, Resources), wrong
 
 
 def _check_timeouts(timeouts: Timeouts, path: Path, findings: Findings) -> None:
-    limits = msgspec.to_builtins(timeouts)
-    for name, limit in limits.items():
+    execution, queue, total = timeouts.execution_timeout, timeouts.queue_timeout, timeouts.total_timeout
+    limits = (("ExecutionTimeout", execution), ("QueueTimeout", queue), ("TotalTimeout", total))
+    for name, limit in limits:
+        if 0 <= limit <= bounds.SECONDS_MAX:
+            continue
         here = (*path, name)
         if limit < 0:
             findings.fault(here, f"{path_text(here)} cannot be negative (0 means no limit)")
-        elif limit > bounds.SECONDS_MAX:
+        else:
             findings.fault(here, f"{path_text(here)} is longer than ten years (0 means no limit)")
-    execution, queue, total = timeouts.execution_timeout, timeouts.queue_timeout, timeouts.total_timeout
     if total > 0 and execution + queue > total:
         here = (*path, "TotalTimeout")
         findings.fault(
