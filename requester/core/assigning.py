@@ -70,14 +70,14 @@ def partitions(case: Case) -> Assignment:
             continue
         if partition in serving:
             continue
-        if short_of:
+        if short_of or case.behind:
             short_of += 1
             continue
         number = tried.number + 1 if tried else 1
         id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
         attempt = Attempt(demand, inputs, failures, excluded, seed=int(id_[2:10], 16))
-        choice = None if case.behind else rank(case.standing, attempt, room)
+        choice = rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1
             continue

@@ -34,7 +34,7 @@ SENT_AWAY: Final = frozenset({NODE_REJECTED, NODE_DRAINED})
 _FAILURES: Final = frozenset({ExecutionState.FAILED, ExecutionState.CANCELLED})
 
 
-class Policy(Struct, frozen=True):
+class Policy(Struct, frozen=True, cache_hash=True):
     """How patient the system is with one job that does not say so itself. All times in seconds.
 
     `attempts_max` bounds the failed attempts of a partition; a lost node is no failure of the job, but after `losses_max`

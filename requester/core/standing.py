@@ -91,23 +91,39 @@ def static_ports(job: Job) -> tuple[int, ...]:
 
 
 def demand_of(job: Job) -> Demand:
-    """What the job's task demands."""
+    """What the job's task demands. Jobs that ask for the same mostly get the very same demand, which is compared at once."""
     task = job.task
-    return Demand(
-        engine=task.engine.type.lower(),
-        sources=tuple(sorted({source.source.type.lower() for source in task.input_sources})),
-        publisher=task.publisher.type.lower(),
-        constraints=tuple((each.key, each.operator, tuple(each.values)) for each in job.constraints),
-        amounts=_amounts(task.resources),
-        ports=static_ports(job),
-        gpu=_gpu(task.resources),
-        pack=not isinstance(job.placement, UnsetType) and job.placement.policy == "pack",
+    return _demand(
+        task.engine.type,
+        tuple([each.source.type for each in task.input_sources]),
+        task.publisher.type,
+        tuple([(each.key, each.operator, tuple(each.values)) for each in job.constraints]),
+        task.resources,
+        static_ports(job),
+        not isinstance(job.placement, UnsetType) and job.placement.policy == "pack",
     )
 
 
 @lru_cache(maxsize=1024)
-def _amounts(resources: Resources) -> Amounts:
-    return amounts(resources)
+def _demand(
+    engine: str,
+    sources: tuple[str, ...],
+    publisher: str,
+    constraints: tuple[tuple[str, str, tuple[str, ...]], ...],
+    resources: Resources,
+    ports: tuple[int, ...],
+    pack: bool,
+) -> Demand:
+    return Demand(
+        engine=engine.lower(),
+        sources=tuple(sorted({source.lower() for source in sources})),
+        publisher=publisher.lower(),
+        constraints=constraints,
+        amounts=amounts(resources),
+        ports=ports,
+        gpu=_gpu(resources),
+        pack=pack,
+    )
 
 
 def _gpu(resources: Resources) -> tuple[str, int]:
