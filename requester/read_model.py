@@ -10,8 +10,10 @@ costs nothing but the reading of a few entries once more.
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -47,19 +49,23 @@ CREATE INDEX IF NOT EXISTS blobs_key ON blobs (key);
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
 """
-_PUT_JOB: Final = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_PUT_EXECUTION: Final = (
-    "INSERT INTO executions VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_PUT_JOBS: Final = "INSERT OR REPLACE INTO jobs VALUES {}"
+_PUT_EXECUTIONS: Final = (
+    "INSERT INTO executions VALUES {} ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 )
 _FORGET_EXECUTIONS: Final = (
     "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
 )
-_PUT_ENTRY: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)"
+_PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries VALUES {}"
 _PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
 _FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
 _OLDER_ENTRIES: Final = """
 SELECT seq, key, data FROM entries WHERE instr(data, ?) AND key IN (SELECT key FROM jobs WHERE closed < 2)
 """
+_THERE_AGAIN: Final = "DELETE FROM deleted WHERE key IN (SELECT value FROM json_each(?))"
+_TOGETHER: Final = (64, 8, 1)
+"""Rows of one statement. Each statement lets go of the interpreter and has to get it back from a busy event loop: that costs
+both of them more than a row."""
 _PUT_POSITION: Final = "INSERT OR REPLACE INTO position VALUES (1, ?, ?)"
 
 _BLOB_URL: Final = b"blob:sha256:"
@@ -154,17 +160,17 @@ class Store:
             ]
         database.execute("BEGIN")
         try:
-            database.executemany(_PUT_ENTRY, group.entries)
+            _put(database, _PUT_ENTRIES, group.entries)
             database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
-            database.executemany(_PUT_JOB, jobs)
-            database.executemany(_PUT_EXECUTION, executions)
+            _put(database, _PUT_JOBS, jobs)
+            _put(database, _PUT_EXECUTIONS, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
             for key, seq, at in group.deleted:
                 for table in ("jobs", "executions", "entries"):
                     database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
                 database.execute(_FORGET_BLOBS, (key, seq))
                 database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
-            database.executemany("DELETE FROM deleted WHERE key = ?", [(row[0],) for row in jobs])
+            database.execute(_THERE_AGAIN, (_encode([row[0] for row in jobs]).decode(),))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
@@ -192,6 +198,24 @@ class Store:
                 database.execute(
                     "UPDATE deleted SET cut = 1 WHERE key = ? AND seq > ?", (purge.key, purge.upto)
                 )
+
+
+def _put(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Put rows into a table, in their order, as many as may be with each statement."""
+    begin = 0
+    for count in _TOGETHER:
+        while len(rows) - begin >= count:
+            together = rows[begin : begin + count]
+            database.execute(
+                _with_rows(statement, count, len(together[0])), list(chain.from_iterable(together))
+            )
+            begin += count
+
+
+@cache
+def _with_rows(statement: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return statement.format(", ".join([row] * rows))
 
 
 def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
@@ -310,8 +334,8 @@ def _row(record: JobRecord) -> tuple[str, str, str, str, str, int, int, float, f
         record.id,
         spec.namespace,
         spec.name,
-        record.state,
-        record.closed,
+        record.state.value,
+        int(record.closed),
         spec.priority,
         record.created_at,
         record.modified_at,

@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     commands_max: int = 1_000
     commits_max: int = 20_000
     submit_timeout_s: float = 30.0
-    flush_s: float = 0.1
+    flush_s: float = 0.5
     flush_max: int = 20_000
     keep_closed: int = 10_000
     keep_waiting: int = 10_000
