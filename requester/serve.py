@@ -4,6 +4,7 @@ Knows: what is built from what, in which order it starts and ends. Must not know
 """
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -47,7 +48,7 @@ async def running(
     *,
     clock: Clock | None = None,
     version: str = "0",
-    randbits: Callable[[int], int] = secrets.randbits,
+    randbits: Callable[[int], int] | None = None,
     bucket: Bucket | None = None,
 ) -> AsyncIterator[Service]:
     """A requester at work on a bus, from the moment it has read the log to its end until the context closes.
@@ -55,6 +56,8 @@ async def running(
     `randbits` gives that many bits of chance: ids of jobs are made of it. `bucket` is where nodes may be let publish.
     """
     clock = clock or SystemClock()
+    # Seeded by the system once: an id has to be new, not secret, and asking the system for each takes twenty times as long.
+    randbits = randbits or random.Random(secrets.randbits(256)).getrandbits
     if not settings.id:
         settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
     fleet = Fleet()

@@ -4,12 +4,13 @@ Knows: what holds for every request (limits, headers, the error envelope). Must 
 """
 
 import asyncio
+import random
 import re
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from uuid import uuid4
 
 import structlog
 from aiohttp import web
@@ -90,7 +91,7 @@ async def serve_api(
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure as the envelope; what nobody foresaw is logged here and told without its insides."""
     claimed = request.headers.get("X-Request-Id", "")
-    request_id = request[REQUEST_ID] = claimed if _REQUEST_ID.fullmatch(claimed) else str(uuid4())
+    request_id = request[REQUEST_ID] = claimed if _REQUEST_ID.fullmatch(claimed) else _new_id()
     try:
         return await handler(request)
     except Fault as fault:
@@ -110,6 +111,16 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request failed", method=request.method, path=request.path, request=request_id)
         hint = f"see the requester's log for request {request_id}"
         return refusal(500, "InternalError", "Internal server error", hint=hint, request_id=request_id)
+
+
+def _new_id() -> str:
+    """A request's id in the form of a UUID (version 4)."""
+    digits = f"{_chance.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+_chance = random.Random(secrets.randbits(256))
+"""Ids of requests have to be different, not secret: the system is asked for chance once."""
 
 
 def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) -> web.StreamResponse:
@@ -138,10 +149,13 @@ async def _client(request: web.Request, handler: Handler) -> web.StreamResponse:
     return refused or await handler(request)
 
 
+_WITHOUT_END: Final = frozenset({*streams.ENDLESS, results.archive})
+
+
 @web.middleware
 async def _deadline(request: web.Request, handler: Handler) -> web.StreamResponse:
     """No answer takes for ever; streams have their own rhythm."""
-    if request.match_info.handler in (*streams.ENDLESS, results.archive):
+    if request.match_info.handler in _WITHOUT_END:
         return await handler(request)
     try:
         async with asyncio.timeout(ANSWER_S):
