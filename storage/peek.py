@@ -1,49 +1,23 @@
 """One file of an archive that lies elsewhere, or the list of its files, without keeping the rest.
 
-Knows: archives as streams, and how a URL is read as one. Must not know: which archive, or who looks. Blocking: for programs
-that do one thing. What follows the wanted file is never asked for, so an archive's own checksum is not reached either;
-whoever knows the file's digest compares it.
+Knows: archives as streams. Must not know: which archive, where it lies (`storage.stream`), or who looks. Blocking. What
+follows the wanted file is not asked for, so an archive's own checksum is not reached either: whoever knows the file's
+digest compares it, and for whoever does not, a few megabytes more are read to the checksum.
 """
 
 import contextlib
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from typing import BinaryIO, cast
-from urllib.parse import urlsplit
+from typing import BinaryIO, Final, cast
 
 from isal import igzip
 
-from protocol.errors import Broken, TimedOut, Unavailable
+from protocol.errors import Broken, Fault
 from storage import tar_format
 from storage.archive import DAMAGED
-from storage.http_faults import check_status
 from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts
 
-
-@contextlib.contextmanager
-def opened(url: str, *, silence_s: float = 30.0) -> Iterator[BinaryIO]:
-    """What a URL answers with, as a stream. Raises our faults, here and while it is read."""
-    parts = urlsplit(url)
-    what = f"{parts.scheme}://{parts.hostname}{parts.path}"
-    try:
-        with contextlib.ExitStack() as stack:
-            try:
-                answer = stack.enter_context(urllib.request.urlopen(url, timeout=silence_s))
-            except urllib.error.HTTPError as error:
-                check_status(what, error.code, str(error.reason), 200)
-                raise
-            check_status(what, answer.status, answer.reason, 200)
-            yield cast(BinaryIO, answer)
-    except TimeoutError as error:
-        raise TimedOut(f"{what} was silent for {silence_s:g} s") from error
-    except urllib.error.URLError as error:
-        raise Unavailable(f"{what} cannot be reached: {error.reason}") from error
-    except http.client.HTTPException as error:
-        raise Broken(f"{what} ended early") from error
-    except ConnectionError as error:
-        raise Unavailable(f"{what} broke off the connection: {error}") from error
+REST_MAX_BYTES: Final = 64 << 20
+"""What may be read behind a file, unpacked, for the sake of the archive's checksum."""
 
 
 def listing(archive: BinaryIO) -> Iterator[Entry]:
@@ -54,19 +28,27 @@ def listing(archive: BinaryIO) -> Iterator[Entry]:
             _skip(stream, entry.size_bytes + len(tar_format.padding(entry.size_bytes)))
 
 
-def content(archive: BinaryIO, path: str) -> Iterator[bytes] | None:
-    """The pieces of the file at `path` in a ``.tar.gz`` stream; None if there is no such file. Raises as `listing`."""
+class Unchecked(Exception):
+    """All of a file came, and nothing says that its bytes are the right ones."""
+
+
+def content(archive: BinaryIO, path: str, *, check: bool = True) -> Iterator[bytes] | None:
+    """The pieces of the file at `path` in a ``.tar.gz`` stream; None if there is no such file. Raises as `listing`.
+
+    With `check` the archive's own checksum is compared behind the last piece; raises `Unchecked` if it is not there, or too
+    far away.
+    """
     wanted = safe_parts(path)
     stream = cast(BinaryIO, igzip.IGzipFile(fileobj=archive, mode="rb"))  # type: ignore[no-untyped-call]
     with _damage_told():
         for entry in tar_format.members(stream.read):
             if entry.kind is Kind.FILE and safe_parts(entry.path) == wanted:
-                return _pieces(stream, entry)
+                return _pieces(stream, entry, check)
             _skip(stream, entry.size_bytes + len(tar_format.padding(entry.size_bytes)))
     return None
 
 
-def _pieces(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
+def _pieces(stream: BinaryIO, entry: Entry, check: bool) -> Iterator[bytes]:
     left = entry.size_bytes
     with _damage_told():
         while left:
@@ -75,6 +57,20 @@ def _pieces(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
                 raise Broken(f"the archive is cut short: {left} bytes of {entry.path!r} are missing")
             left -= len(piece)
             yield piece
+    if check:
+        _check_rest(stream)
+
+
+def _check_rest(stream: BinaryIO) -> None:
+    """Read on to the archive's end, whose checksum is compared there. Raises `Broken`, and `Unchecked` short of the end."""
+    with _damage_told():
+        try:
+            for _ in range(REST_MAX_BYTES // CHUNK_BYTES):
+                if not stream.read(CHUNK_BYTES):
+                    return
+        except (EOFError, Fault) as error:
+            raise Unchecked from error
+    raise Unchecked
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ machine and whoever asks is on another. A result in S3 they read by a link that 
 tree of objects too, one link an object.
 """
 
+import asyncio
 import ipaddress
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ routes = web.RouteTableDef()
 log = structlog.get_logger("requester.api")
 
 SUFFIX: Final = ".tar.gz"
+TAKEN_S: Final = 120.0
+"""Who takes no piece of a result within this time has it no more: pieces are of half a mebibyte at most."""
 
 
 @routes.get(BASE + "/{ref}/results")
@@ -72,11 +75,13 @@ async def _pass_on(request: web.Request, response: web.StreamResponse, kept: Arc
     try:
         while at < wanted.stop:
             piece = (await kept.read(at))[: wanted.stop - at]
-            await response.write(piece)
+            # The server closes no connection because its other side takes nothing.
+            async with asyncio.timeout(TAKEN_S):
+                await response.write(piece)
             at += len(piece)
-    except Fault as fault:
+    except (Fault, TimeoutError) as fault:
         # The length has been told already: only a connection that is cut says that this is not all.
-        log.warning("a result broke off", path=request.path, fault=fault.message)
+        log.warning("a result broke off", path=request.path, fault=str(fault) or "nobody took it")
         if request.transport is not None:
             request.transport.abort()
 

@@ -169,14 +169,21 @@ def _no_such_file(job: str, wanted: str, names: set[str]) -> NotFound:
 
 def _print(api: Api, result: Result, path: str, digest: str) -> bool:
     """Print one file, if it is there. Raises `Broken` if it was not the one that the record tells of."""
+    from storage.peek import Unchecked
+
     told = hashlib.sha256()
     with ExitStack() as stack:
-        pieces = _content(stack, api, result, path)
+        pieces = _content(stack, api, result, path, check=not digest)
         if pieces is None:
             return False
-        for piece in pieces:
-            told.update(piece)
-            sys.stdout.buffer.write(piece)
+        try:
+            for piece in pieces:
+                told.update(piece)
+                sys.stdout.buffer.write(piece)
+        except Unchecked:
+            tell(
+                f"Note: nothing vouches for the bytes of {path}: its digest is not in the record (shoal get checks all)."
+            )
     sys.stdout.buffer.flush()
     if digest and told.hexdigest() != digest:
         raise Broken(
@@ -186,13 +193,13 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
     return True
 
 
-def _content(stack: ExitStack, api: Api, result: Result, path: str) -> Iterator[bytes] | None:
+def _content(stack: ExitStack, api: Api, result: Result, path: str, *, check: bool) -> Iterator[bytes] | None:
     from storage.peek import content
 
     if result.spec.type.lower() == "ipfs":
         return _from_ipfs(stack, api, result.spec, path)
     if result.relay or is_archive(result.spec):
-        return content(_archive(stack, result), path)
+        return content(_archive(stack, result), path, check=check)
     return _from_bucket(stack, result.spec, path)
 
 
@@ -204,7 +211,7 @@ def _entries(stack: ExitStack, result: Result) -> Iterator[Entry]:
 
 def _archive(stack: ExitStack, result: Result) -> Any:
     """The archive as a stream: from its node or store, else through the requester."""
-    from storage.peek import opened
+    from storage.stream import opened
 
     params = {key.lower(): value for key, value in result.spec.params.items()}
     kind = result.spec.type.lower()
@@ -214,7 +221,7 @@ def _archive(stack: ExitStack, result: Result) -> Any:
     if not isinstance(url, str):
         raise Invalid(f"there is no way to look into a result of the type {result.spec.type!r}")
     try:
-        return stack.enter_context(opened(url, silence_s=5.0 if result.relay else 30.0))
+        return stack.enter_context(opened(url, hasty=bool(result.relay)))
     except (Unavailable, TimedOut, Denied, NotFound):
         if not result.relay:
             raise
@@ -223,18 +230,19 @@ def _archive(stack: ExitStack, result: Result) -> Any:
 
 
 def _from_bucket(stack: ExitStack, spec: Spec, path: str) -> Iterator[bytes] | None:
-    from storage.peek import opened
+    from storage.stream import opened
 
     params = {key.lower(): value for key, value in spec.params.items()}
     if spec.type.lower() not in ("s3", LINKED):
         raise Invalid(f"there is no way to look into a result of the type {spec.type!r}")
     prefix = str(params.get("key", "")).removesuffix("*").rstrip("/")
     key = f"{prefix}/{path}" if prefix else path
-    links = {each["Key"]: each["PreSignedURL"] for each in params.get("objects") or []}
-    if links and key not in links:
+    listed = {each["Key"]: each for each in params.get("objects") or []}
+    if listed and key not in listed:
         return None
     try:
-        file = stack.enter_context(opened(links.get(key) or asyncio.run(_signed(params, key))))
+        url = listed[key]["PreSignedURL"] if listed else asyncio.run(_signed(params, key))
+        file = stack.enter_context(opened(url, size_bytes=listed[key]["Size"] if listed else None))
     except NotFound:
         return None
     return iter(lambda: file.read(CHUNK_BYTES), b"")
