@@ -13,8 +13,10 @@ from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.messages import UploadAnswer, UploadRequest
 
 ANSWER_S: Final = 15.0
-TRIES: Final = 5
+PATIENCE_S: Final = 25.0
+"""A requester that is started anew is back by then; `storage.s3.managed` waits a little longer."""
 PAUSE_S: Final = 0.3
+PAUSE_MAX_S: Final = 3.0
 
 
 class BusGrants:
@@ -43,7 +45,9 @@ class BusGrants:
     async def _ask(self, job: str, execution: str, what: str, **more: Any) -> UploadAnswer:
         """Ask until somebody answers: a requester may be gone, or not yet know of the execution."""
         asked = messages.encode(UploadRequest(JobId(job), ExecutionId(execution), what, **more))
-        for left in reversed(range(TRIES)):
+        now = asyncio.get_running_loop().time
+        until, pause_s = now() + PATIENCE_S, PAUSE_S
+        while True:
             try:
                 data = await self._bus.request(self._subject, asked, timeout_s=ANSWER_S)
                 answer = messages.decode(data, UploadAnswer)
@@ -51,7 +55,7 @@ class BusGrants:
                     raise fault_of(answer.failure)
                 return answer
             except (Unavailable, TimedOut):
-                if not left:
+                if now() + pause_s > until:
                     raise
-                await asyncio.sleep(PAUSE_S * (TRIES - left))
-        raise AssertionError("unreachable")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)

@@ -6,7 +6,7 @@ them, on demand and for a short time. No account, and no bucket's name, is on th
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
-from protocol.errors import Fault
+from protocol.errors import Fault, TimedOut
 from protocol.jobs import Spec
 from protocol.nodes import Offer
 from storage import archive
@@ -109,12 +109,15 @@ class _Upload:
         self.name = "the managed bucket"
 
     async def at_once(self, body: list[memoryview]) -> None:
-        """All of it in one request. When cancelled, the object is removed again."""
+        """All of it in one request. On a fault or when cancelled, the object is removed again: it may have been made all
+        the same, and the answer lost."""
         self._links[1] = await self._grants.put(self._job, self._execution)
+        piece = self._piece(1, body)
         try:
-            await self._move(iter([self._piece(1, body)]), 1, finish_s=ABORT_S)
-        except asyncio.CancelledError:
-            await self._taken_back("")
+            await self._move(iter([piece]), 1, finish_s=ABORT_S)
+        except BaseException:
+            if piece.asked:
+                await self._taken_back("")
             raise
 
     async def in_parts(self, first: list[memoryview], stream: Stream, requests: int) -> None:
@@ -129,8 +132,7 @@ class _Upload:
                 number = len(pieces) + 1
                 if number not in self._links:
                     asked = self._grants.parts(self._job, self._execution, upload, number, LINKS_AT_ONCE)
-                    links = asyncio.run_coroutine_threadsafe(asked, loop).result(LINKS_S)
-                    self._links |= dict(enumerate(links, start=number))
+                    self._links |= dict(enumerate(_in_time(asked, loop), start=number))
                 pieces.append(piece := self._piece(number, body))
                 yield piece
                 body = stream.take()
@@ -171,6 +173,16 @@ class _Upload:
         with suppress(Fault, TimeoutError):
             async with asyncio.timeout(ABORT_S):
                 await self._grants.abort(self._job, self._execution, upload)
+
+
+def _in_time(asked: Coroutine[Any, Any, list[str]], loop: asyncio.AbstractEventLoop) -> list[str]:
+    """What the coroutine answers on the loop, waited for in another thread. Raises its fault, and `TimedOut`."""
+    answering = asyncio.run_coroutine_threadsafe(asked, loop)
+    try:
+        return answering.result(LINKS_S)
+    except TimeoutError as error:
+        answering.cancel()
+        raise TimedOut(f"no requester gave links to upload with for {LINKS_S:g} s") from error
 
 
 if TYPE_CHECKING:

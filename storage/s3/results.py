@@ -9,11 +9,12 @@ result stays as it is, and is read with the reader's own.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct, structs, to_builtins
 
-from protocol.errors import Denied, Exhausted, Fault, Invalid
+from protocol.errors import Denied, Exhausted, Fault, Invalid, NotFound
 from protocol.jobs import Spec
 from storage import archive
 from storage.addresses import OWN_NETWORKS, read_policy
@@ -30,6 +31,8 @@ from storage.s3.upload import completed
 OBJECTS_MAX: Final = 10_000
 """A result of more objects is not signed; its reader needs an account."""
 LINKS_MAX: Final = 64
+NAME: Final = "the managed bucket"
+"""How messages call it: nodes are not to know its own name."""
 UPLOAD_S: Final = 3600
 """How long a node may use a link to upload with."""
 
@@ -166,7 +169,7 @@ class ResultSigner:
         """Begin an upload in parts: its id. What an earlier process of that execution had begun is taken back."""
         place, _, connection = await self._managed()
         key = managed_key(place, job, execution)
-        with faults("the managed bucket", connection.endpoint, signed=True):
+        with faults(NAME, connection.endpoint, signed=True):
             listed = await connection.raw.list_multipart_uploads(Bucket=place.bucket, Prefix=key)
             for each in listed.get("Uploads") or []:
                 await connection.raw.abort_multipart_upload(
@@ -192,17 +195,18 @@ class ResultSigner:
         place, _, connection = await self._managed()
         key = managed_key(place, job, execution)
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, start=1)]
-        await completed(connection, place.bucket, key, upload, listed)
+        await completed(connection, place.bucket, key, upload, listed, what=NAME)
 
     async def abort(self, job: str, execution: str, upload: str) -> None:
-        """Take an upload in parts back; without an id the object itself."""
+        """Take an upload in parts back; without an id, or if a call whose answer was lost completed it, the object."""
         place, _, connection = await self._managed()
         key = managed_key(place, job, execution)
-        with faults("the managed bucket", connection.endpoint, signed=True):
-            if upload:
+        if upload:
+            with suppress(NotFound), faults(NAME, connection.endpoint, signed=True):
                 await connection.raw.abort_multipart_upload(Bucket=place.bucket, Key=key, UploadId=upload)
-            else:
-                await connection.raw.delete_object(Bucket=place.bucket, Key=key)
+                return
+        with faults(NAME, connection.endpoint, signed=True):
+            await connection.raw.delete_object(Bucket=place.bucket, Key=key)
 
 
 def _of_version(version: str) -> dict[str, str]:

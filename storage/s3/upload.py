@@ -219,12 +219,14 @@ async def completed(
     upload_id: str,
     parts: list[dict[str, Any]],
     condition: Mapping[str, str] | None = None,
+    *,
+    what: str = "",
 ) -> tuple[str, str]:
     """Put the parts together; answers with the version (empty for none) and the ETag. A completion whose answer was lost is
-    found to have succeeded."""
+    found to have succeeded. Faults call the object `what`, if that is given."""
     under = {name.replace("-", ""): value for name, value in (condition or {}).items()}
     try:
-        with faults(f"s3://{bucket}/{key}", connection.endpoint, signed=connection.signed):
+        with faults(what or f"s3://{bucket}/{key}", connection.endpoint, signed=connection.signed):
             answer = await connection.raw.complete_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, **under
             )

@@ -119,7 +119,7 @@ async def test_what_nobody_knows_is_asked_again_and_then_told(
     hub: MemoryHub, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A requester that has not read of the execution yet is asked a few times more."""
-    monkeypatch.setattr("compute.uploads.PAUSE_S", 0.0)
+    monkeypatch.setattr("compute.uploads.PATIENCE_S", 0.5)
     other = job_id(job_key("default", "other"), 7)
 
     with pytest.raises(Fault, match="not known"):

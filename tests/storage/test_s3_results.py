@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from deploy.servers import S3Server
-from protocol.errors import Conflict, Denied, Invalid, TimedOut, Unavailable
+from protocol.errors import Conflict, Denied, Fault, Invalid
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Spec
 from storage.addresses import OWN_NETWORKS, read_policy
@@ -23,7 +24,7 @@ from storage.s3.managed import ManagedParams, ManagedPublisher
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ManagedBucket, ResultSigner, Signing, managed_key
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.fault_proxy import fault_proxy
+from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.s3_world import Bucket, new_bucket, settings_of
 
 LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
@@ -178,26 +179,89 @@ async def test_a_node_without_an_account_publishes_by_leave(
     assert found == {"stdout": b"hello\n", "data": data}
 
 
-@pytest.mark.parametrize("fault", ["503", "mute"])
-async def test_a_managed_upload_that_fails_is_taken_back(
-    fault: str, bucket: Bucket, signer: ResultSigner, tmp_path: Path
-) -> None:
-    """A store that stays ill or silent in the middle ends the publishing with a clear fault, and nothing of it stays."""
-    folder = plant({"data": hashlib.shake_256(b"managed").digest(11 * MIB)}, tmp_path / "result")
+@pytest.fixture
+async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
     async with fault_proxy(bucket.endpoint) as proxy:
-        proxy.plan = lambda request, number: fault if request.query.get("partNumber") == "2" else ""
+        yield proxy
 
-        managed = ManagedBucket(bucket.name, "managed", endpoint=proxy.endpoint)
-        grants = ResultSigner(Signing(managed=managed, endpoint=proxy.endpoint))
-        settings = S3Settings(upload_part_bytes=5 * MIB, silence_s=0.5, retry_s=0.01, tries=2)
-        publisher = ManagedPublisher(grants, settings)
-        with pytest.raises((Unavailable, TimedOut)):
-            await publisher.publish(folder, ManagedParams(), LABEL, silent)
-        await publisher.close()
-        await grants.close()
+
+@pytest.fixture
+async def by_leave(
+    proxy: FaultProxy, bucket: Bucket, signer: ResultSigner
+) -> AsyncIterator[ManagedPublisher]:
+    """The managed publisher, with all that it and its requester say to the store going through the proxy."""
+    managed = ManagedBucket(bucket.name, "managed", endpoint=proxy.endpoint)
+    grants = ResultSigner(Signing(managed=managed, endpoint=proxy.endpoint))
+    settings = S3Settings(upload_part_bytes=5 * MIB, silence_s=0.5, retry_s=0.01, tries=2)
+    publisher = ManagedPublisher(grants, settings)
+    yield publisher
+    await publisher.close()
+    await grants.close()
+
+
+def of_step(request: web.Request, step: str) -> bool:
+    """Whether a request is that step of a managed upload."""
+    match step:
+        case "put":
+            return request.method == "PUT" and not request.query.get("partNumber")
+        case "part":
+            return request.query.get("partNumber") == "2"
+    return request.method == "POST" and "uploadId" in request.query
+
+
+FAULTS = ("503", "500", "mute", "deaf", "hangup", "lost", "403", "204", "xml")
+
+
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [*(("put", fault) for fault in FAULTS), *(("part", fault) for fault in FAULTS), ("complete", "xml")],
+)
+async def test_a_managed_upload_that_fails_is_taken_back(
+    step: str, fault: str, bucket: Bucket, proxy: FaultProxy, by_leave: ManagedPublisher, tmp_path: Path
+) -> None:
+    """A store that stays ill or silent ends the publishing with a clear fault, and nothing of it stays, not even what was
+    stored by a request whose answer was lost."""
+    size = 10 if step == "put" else 11 * MIB
+    folder = plant({"data": hashlib.shake_256(b"managed").digest(size)}, tmp_path / "result")
+    proxy.plan = lambda request, number: fault if of_step(request, step) else ""
+
+    with pytest.raises(Fault, match="managed bucket"):
+        await by_leave.publish(folder, ManagedParams(), LABEL, silent)
 
     assert await bucket.keys() == []
     assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        *(("put", fault) for fault in ("503", "mute", "hangup", "lost")),
+        *(("part", fault) for fault in ("503", "mute", "hangup", "lost")),
+        *(("complete", fault) for fault in ("lost", "cut", "503")),
+    ],
+)
+async def test_a_managed_upload_that_is_hindered_once_is_whole(
+    step: str,
+    fault: str,
+    bucket: Bucket,
+    proxy: FaultProxy,
+    by_leave: ManagedPublisher,
+    signer: ResultSigner,
+    anybody: PreSignedSource,
+    tmp_path: Path,
+) -> None:
+    """What was refused, cut off or not answered is sent again; what is advertised is what lies there."""
+    data = hashlib.shake_256(b"managed").digest(10 if step == "put" else 11 * MIB)
+    folder = plant({"data": data}, tmp_path / "result")
+    hindered = itertools.count(1)
+    proxy.plan = lambda request, number: fault if of_step(request, step) and next(hindered) == 1 else ""
+
+    spec = await by_leave.publish(folder, ManagedParams(), LABEL, silent)
+
+    assert await bucket.unfinished() == []
+    assert await brought(anybody, await signer.shown(spec), tmp_path / "in") == {"data": data}
 
 
 async def test_without_a_bucket_there_is_no_leave() -> None:
