@@ -19,7 +19,7 @@ demo:
 	@$(BIN)/python -m deploy.demo
 
 test:
-	@deploy/setup python kubo s3 docker registry images clients
+	@deploy/setup python kubo s3 docker registry images filesystems clients
 	@$(MAKE) --no-print-directory --keep-going lint; lint=$$?; $(BIN)/pytest $(TESTS) && exit $$lint
 
 # Everything that needs no server: quick enough before each commit.

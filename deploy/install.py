@@ -97,6 +97,13 @@ def images() -> str:
     return f"{find('busybox')} is there"
 
 
+def filesystems() -> str:
+    """What makes the file systems that copies are tested on: XFS and btrfs."""
+    _package("mkfs.xfs", "xfsprogs")
+    _package("mkfs.btrfs", "btrfs-progs")
+    return f"{find('mkfs.xfs')} and {find('mkfs.btrfs')} are there"
+
+
 def clients() -> str:
     """Bacalhau's Python clients, pinned in ``deploy/clients.txt``, in a folder of the cache."""
     folder = clients_folder()
@@ -118,7 +125,7 @@ def clients() -> str:
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
-    each.__name__: each for each in (python, kubo, s3, docker, registry, images, clients, s5cmd)
+    each.__name__: each for each in (python, kubo, s3, docker, registry, images, filesystems, clients, s5cmd)
 }
 
 

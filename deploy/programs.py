@@ -27,6 +27,8 @@ HOW_TO_GET: Final = {
     "dockerd": "run `SETUP=system deploy/setup docker` as root on Debian, or install Docker and start its daemon",
     "iptables": "run `SETUP=system deploy/setup docker` as root on Debian, or install iptables",
     "docker-registry": "run `SETUP=system deploy/setup registry` as root on Debian",
+    "mkfs.xfs": "run `SETUP=system deploy/setup filesystems` as root on Debian (the package xfsprogs)",
+    "mkfs.btrfs": "run `SETUP=system deploy/setup filesystems` as root on Debian (the package btrfs-progs)",
     "busybox": "run `SETUP=system deploy/setup images` as root on Debian (the package busybox-static)",
 }
 
