@@ -19,6 +19,8 @@ from protocol.errors import Broken, Exhausted, Fault
 READ_BYTES: Final = 1 << 18
 MOVED_BYTES: Final = 1 << 18
 """A try that brought at least so much is not counted."""
+CRAWL_BYTES: Final = 1 << 12
+"""Less than so much within the limit on silence is silence too: a body that trickles would else go on for ever."""
 PAUSE_MAX_S: Final = 5.0
 ERROR_MAX_BYTES: Final = 1 << 16
 
@@ -94,6 +96,24 @@ def check_size(what: str, size_bytes: int, max_bytes: int | None) -> None:
     if max_bytes is not None and size_bytes > max_bytes:
         hint = "Read less, or let the node's owner raise its limit."
         raise Exhausted(f"{what} has {size_bytes} bytes and the node's limit is {max_bytes}", hint=hint)
+
+
+class Crawl:
+    """Notices a body that trickles."""
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._clock = asyncio.get_running_loop().time
+        self._since = self._clock()
+        self._bytes = 0
+
+    def check(self, size: int) -> None:
+        """Some bytes came. Raises `TimeoutError` if they were too few for too long."""
+        self._bytes += size
+        if self._bytes >= CRAWL_BYTES:
+            self._since, self._bytes = self._clock(), 0
+        elif self._clock() - self._since > self._within_s:
+            raise aiohttp.SocketTimeoutError
 
 
 async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
@@ -25,7 +25,7 @@ from storage.ipfs.dns import located, lookup_txt
 from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
 from storage.multiaddr import is_loopback, parse_endpoint
-from storage.ranged import Limits, open_session
+from storage.ranged import Crawl, Limits, open_session
 from storage.threads import in_thread
 from storage.wire import Address, Route
 
@@ -141,7 +141,7 @@ class Kubo:
     ) -> T:
         """Call a command whose answer is one JSON value. `what` names in faults what was asked for."""
         async with self.call(command, options, what=what, silence_s=silence_s) as response:
-            body = await read_bounded(response, what or command)
+            body = await read_bounded(response, what or command, silence_s or self.settings.answer_s)
         try:
             return msgspec.json.decode(body, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -161,11 +161,16 @@ class Kubo:
         """Call a command; the body is the caller's to read, inside the context, where errors become faults."""
         silence_s = silence_s or self.settings.answer_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_s, sock_read=silence_s)
+        # A head that trickles is not silence to the session. Who sends a body has a limit of its own.
+        head_s = self.settings.connect_s + silence_s if data is None else None
         what = what or command
         try:
-            async with self._opened().post(
-                self.url(command), params=options, data=data, headers=headers, timeout=timeout
-            ) as response:
+            async with AsyncExitStack() as stack:
+                asking = self._opened().post(
+                    self.url(command), params=options, data=data, headers=headers, timeout=timeout
+                )
+                async with asyncio.timeout(head_s):
+                    response = await stack.enter_async_context(asking)
                 if response.status != 200:
                     raise self.fault_of(what, response.status, await response.content.read(1 << 16))
                 yield response
@@ -173,7 +178,7 @@ class Kubo:
             raise self.away(what) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise self.away(what) from error
-        except aiohttp.ServerTimeoutError as error:
+        except TimeoutError as error:
             raise silent(what, silence_s, self.endpoint.url) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Away(f"{what}: the connection to Kubo at {self.endpoint.url} broke") from error
@@ -328,13 +333,15 @@ def silent(what: str, silence_s: float, where: str) -> TimedOut:
     )
 
 
-async def read_bounded(response: aiohttp.ClientResponse, what: str, limit: int = ANSWER_MAX_BYTES) -> bytes:
-    """A whole body. Raises `Exhausted` beyond `limit` bytes."""
+async def read_bounded(response: aiohttp.ClientResponse, what: str, silence_s: float) -> bytes:
+    """A whole body. Raises `Exhausted` for one that is too large, and as the HTTP client for one that trickles."""
     body = bytearray()
+    crawl = Crawl(silence_s)
     async for piece in response.content.iter_any():
         body += piece
-        if len(body) > limit:
+        crawl.check(len(piece))
+        if len(body) > ANSWER_MAX_BYTES:
             raise Exhausted(
-                f"{what}: Kubo's answer is larger than {limit} bytes", hint="Use smaller folders."
+                f"{what}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes", hint="Use smaller folders."
             )
     return bytes(body)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote
 
+import aiohttp
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
+from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from protocol.jobs import Spec
 from storage.contract import Form, Label, Progress
 from storage.ipfs.driver import IpfsDriver
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
     from storage.contract import Publisher
 
 ROOT: Final = "result"
+ADDING: Final = "publishing to IPFS"
+ANSWER_MAX_BYTES: Final = 1 << 30
+SLICE_BYTES: Final = 1 << 17
+"""What is handed over at a time: a line that takes less than this within the limit on silence stands still."""
 UNDO_S: Final = 20.0
+ILL_MAX: Final = 5
+"""So many questions in a row may a pinning service fail to answer while it keeps a result."""
 ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")
 MEDIA_TYPES: Final = {
     Kind.FOLDER: "application/x-directory",
@@ -84,19 +91,33 @@ class IpfsPublisher(IpfsDriver):
     async def _add(
         self, folder: Path, entries: list[Entry], params: PublisherParams, progress: Progress
     ) -> str:
-        """Send the tree; answers with the CID of its root."""
+        """Send the tree; answers with the CID of its root.
+
+        What stands still is given up: that Kubo takes no more is silence, and that its answer brings no line is, too.
+        """
         boundary = secrets.token_hex(24)
-        what = "publishing to IPFS"
-        async with self._kubo.call(
-            "add",
-            {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)},
-            what=what,
-            silence_s=self._kubo.settings.silence_s,
-            data=_body(folder, entries, boundary, progress),
-            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-        ) as response:
-            body = await read_bounded(response, what, 1 << 30)
-        return await in_thread(lambda _: self._root(body.splitlines(), len(entries)))
+        silence_s = self._kubo.settings.silence_s
+        try:
+            async with asyncio.timeout(None) as standstill:
+                body = _body(folder, entries, boundary, progress)
+                async with self._kubo.call(
+                    "add",
+                    {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)},
+                    what=ADDING,
+                    silence_s=silence_s,
+                    data=_paced(body, standstill, silence_s),
+                    headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+                ) as response:
+                    answer = await _lines(response, standstill, silence_s)
+        except TimeoutError as error:
+            raise self._stood_still(silence_s) from error
+        except TimedOut as fault:
+            raise self._stood_still(silence_s) from fault
+        return await in_thread(lambda _: self._root(answer.splitlines(), len(entries)))
+
+    def _stood_still(self, silence_s: float) -> TimedOut:
+        said = f"{ADDING}: Kubo at {self._kubo.endpoint.url} took nothing and answered nothing for {silence_s:g} s"
+        return TimedOut(said, hint="Is that machine overloaded, or its disk full?")
 
     def _root(self, lines: list[bytes], entries: int) -> str:
         """The root's CID, told last. An error in the middle has a line of its own; a missing line is one that was lost."""
@@ -105,12 +126,12 @@ class IpfsPublisher(IpfsDriver):
             try:
                 each = msgspec.json.decode(line, type=_Added)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise Broken(f"publishing to IPFS: Kubo answered {line[:100]!r}") from error
+                raise Broken(f"{ADDING}: Kubo answered {line[:100]!r}") from error
             if each.message:
-                raise self._kubo.fault_of("publishing to IPFS", 500, line)
+                raise self._kubo.fault_of(ADDING, 500, line)
             added[each.name] = each.hash
         if ROOT not in added or len(added) != entries + 1:
-            raise Broken(f"publishing to IPFS: Kubo added {len(added)} of {entries + 1} files and folders")
+            raise Broken(f"{ADDING}: Kubo added {len(added)} of {entries + 1} files and folders")
         return added[ROOT]
 
     @asynccontextmanager
@@ -157,12 +178,25 @@ class IpfsPublisher(IpfsDriver):
             yield
 
     async def _until_kept(self, service: str, cid: str, what: str) -> None:
-        """Ask a pinning service until it has all of it. Raises `Unavailable` if it says that it will not, `TimedOut`."""
+        """Ask a pinning service until it has all of it. Raises `Unavailable` if it says that it will not, `TimedOut`.
+
+        That it does not answer now and then, in what may be an hour, says nothing of the result.
+        """
         pause_s = 0.1
         limit_s = self._kubo.settings.remote_s
+        ill = 0
         try:
             async with asyncio.timeout(limit_s):
-                while "pinned" not in (states := await self._remote_states(service, cid, what)):
+                while True:
+                    try:
+                        states = await self._remote_states(service, cid, what)
+                        ill = 0
+                    except (Unavailable, TimedOut):
+                        states, ill = set(), ill + 1
+                        if ill > ILL_MAX:
+                            raise
+                    if "pinned" in states:
+                        return
                     if "failed" in states:
                         hint = "Ask the service for the reason, or leave RemoteService out."
                         raise Unavailable(f"{what}: it failed", hint=hint)
@@ -176,7 +210,7 @@ class IpfsPublisher(IpfsDriver):
         options = {"service": service, "cid": cid, "status": ANY_STATE}
         silence_s = self._kubo.settings.silence_s
         async with self._kubo.call("pin/remote/ls", options, what=what, silence_s=silence_s) as response:
-            body = await read_bounded(response, what)
+            body = await read_bounded(response, what, silence_s)
         try:
             return {msgspec.json.decode(line, type=_RemotePin).status for line in body.splitlines() if line}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -238,6 +272,33 @@ async def _body(
         done += size
         if size:
             progress(done, total)
+
+
+async def _paced(
+    body: AsyncIterator[bytes], standstill: asyncio.Timeout, silence_s: float
+) -> AsyncIterator[memoryview]:
+    """The body in slices; `standstill` begins anew with each, and behind the last."""
+    now = asyncio.get_running_loop().time
+    async for piece in body:
+        rest = memoryview(piece)
+        while rest:
+            standstill.reschedule(now() + silence_s)
+            yield rest[:SLICE_BYTES]
+            rest = rest[SLICE_BYTES:]
+    standstill.reschedule(now() + silence_s)
+
+
+async def _lines(response: aiohttp.ClientResponse, standstill: asyncio.Timeout, silence_s: float) -> bytes:
+    """A whole answer; `standstill` begins anew with each line."""
+    now = asyncio.get_running_loop().time
+    answer = bytearray()
+    async for piece in response.content.iter_any():
+        answer += piece
+        if len(answer) > ANSWER_MAX_BYTES:
+            raise Exhausted(f"{ADDING}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
+        if b"\n" in piece:
+            standstill.reschedule(now() + silence_s)
+    return bytes(answer)
 
 
 def _batch(pieces: Iterator[tuple[bytes, int]]) -> tuple[bytes, int] | None:

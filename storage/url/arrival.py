@@ -6,7 +6,6 @@ A body is continued where the server vouches that it is the same version (a stro
 does; else it is brought again from its beginning, because two attempts may be answered by two versions.
 """
 
-import asyncio
 import hashlib
 import os
 import re
@@ -25,8 +24,6 @@ from storage.url.params import Pinned, UrlParams, Version, changed, other_size, 
 
 MOVED_BYTES: Final = 1 << 18
 """A round of attempts that got so much further is followed by another."""
-CRAWL_BYTES: Final = 1 << 12
-"""Less than so much within the limit on silence is silence too: a body that trickles would else go on for ever."""
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -123,21 +120,3 @@ class Arrival:
                 f"{shown(self.params)} has the SHA-256 {self._digest.hexdigest()}, not {self.params.digest}"
             )
             raise Broken(message, hint="The file was changed, or was damaged on its way.", kind=FINAL)
-
-
-class Crawl:
-    """Notices a body that trickles."""
-
-    def __init__(self, within_s: float) -> None:
-        self._within_s = within_s
-        self._clock = asyncio.get_running_loop().time
-        self._since = self._clock()
-        self._bytes = 0
-
-    def check(self, size: int) -> None:
-        """Some bytes came. Raises `TimeoutError` if they were too few for too long."""
-        self._bytes += size
-        if self._bytes >= CRAWL_BYTES:
-            self._since, self._bytes = self._clock(), 0
-        elif self._clock() - self._since > self._within_s:
-            raise aiohttp.SocketTimeoutError

@@ -28,11 +28,12 @@ from storage.arrival import arriving
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.credentials import Credential
 from storage.http_faults import FINAL, check_status, fault_for, may_pass
+from storage.ranged import Crawl
 from storage.resolver import CheckedResolver
 from storage.settings import StorageSettings
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES
-from storage.url.arrival import MOVED_BYTES, Arrival, Crawl
+from storage.url.arrival import MOVED_BYTES, Arrival
 from storage.url.params import (
     Pinned,
     UrlParams,

@@ -656,13 +656,12 @@ async def test_progress_counts_the_bytes_of_the_files(
 @pytest.mark.parametrize(
     ("command", "fault", "kind"),
     [
-        ("/api/v0/add", "500", Unavailable),
-        ("/api/v0/add", "mute", TimedOut),
-        ("/api/v0/add", "ended", Broken),
-        ("/api/v0/add", "lost", Unavailable),
-        ("/api/v0/pin/add", "500", Unavailable),
-        ("/api/v0/pin/add", "lost", Unavailable),
-        ("/api/v0/pin/add", "held", TimedOut),
+        *(("add", fault, Unavailable) for fault in ("500", "lost", "cut", "hangup", "204")),
+        *(("add", fault, TimedOut) for fault in ("mute", "deaf", "stall", "trickle", "drip")),
+        *(("add", fault, Broken) for fault in ("ended", "short", "garbage", "xml")),
+        *(("pin/add", fault, Unavailable) for fault in ("500", "lost", "cut")),
+        *(("pin/add", fault, TimedOut) for fault in ("held", "stall", "trickle")),
+        *(("pin/add", fault, Broken) for fault in ("ended", "short", "garbage")),
     ],
 )
 async def test_a_publishing_that_fails_leaves_no_pin(
@@ -674,10 +673,11 @@ async def test_a_publishing_that_fails_leaves_no_pin(
     proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
-    """Whatever breaks, and wherever, nothing of the result stays pinned."""
+    """Whatever breaks, and wherever, is told in time, and nothing of the result stays pinned: a Kubo that hangs up, takes no
+    more, answers before it has all, half, without end, or what nobody understands."""
     before = await pins(node)
     folder = plant({f"{command}-{fault}".replace("/", "-"): LARGE, "x": b""}, tmp_path / "result")
-    proxy.plan = on(command, fault)
+    proxy.plan = on(f"/api/v0/{command}", fault)
 
     with pytest.raises(kind):
         await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from deploy import servers
 from protocol.errors import Denied, Fault, Invalid, TimedOut, Unavailable
@@ -12,6 +13,7 @@ from storage.contract import silent
 from storage.ipfs import IpfsPublisher, IpfsSettings, Kubo, PublisherParams
 from storage.params import read_params
 from tests.contracts.trees import Link, Tree, plant
+from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.pinning_service import KEY, PinningService, pinning_service
 from tests.storage.test_ipfs import LABEL, LARGE, ipfs, node, only_here, pins
 
@@ -142,3 +144,66 @@ async def test_a_service_that_the_node_does_not_know_or_that_refuses_is_named(
 
     assert await pins(node) == before
     await ipfs(node, "pin", "remote", "service", "rm", "stranger")
+
+
+# A pinning service that goes wrong.
+
+
+@pytest.fixture
+async def faulty(node: servers.Kubo, service: PinningService) -> AsyncIterator[FaultProxy]:
+    """The service behind a proxy, which the node knows as ``faulty``."""
+    async with fault_proxy(service.endpoint) as proxy:
+        await ipfs(node, "pin", "remote", "service", "add", "faulty", proxy.endpoint, KEY)
+        yield proxy
+        await ipfs(node, "pin", "remote", "service", "rm", "faulty")
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "cut", "garbage", "lost"])
+async def test_a_service_that_is_ill_for_a_moment_keeps_the_result(
+    fault: str, publisher: IpfsPublisher, service: PinningService, faulty: FaultProxy, tmp_path: Path
+) -> None:
+    """While it fetches a result, which may take an hour, a question that it does not answer is asked again."""
+    folder = plant({"x": only_here(tmp_path)}, tmp_path / "result")
+    asked = 0
+
+    def plan(request: web.Request, number: int) -> str:
+        nonlocal asked
+        asked += bool(service.pins) and request.method == "GET"
+        return fault if asked in (1, 2) else ""
+
+    faulty.plan = plan
+
+    spec = await publisher.publish(folder, read({"RemoteService": "faulty", "Name": "kept"}), LABEL, silent)
+
+    assert asked > 2
+    assert service.cids == {spec.params["CID"]: "kept"}
+
+
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [
+        *(("GET", fault) for fault in ("500", "mute", "garbage")),
+        ("POST", "500"),
+        ("POST", "lost"),
+        ("POST", "mute"),
+    ],
+)
+async def test_a_service_that_stays_ill_is_named_and_nothing_is_left(
+    method: str,
+    fault: str,
+    node: servers.Kubo,
+    service: PinningService,
+    faulty: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """The fault names the service and the CID; no pin is left, on the node or, as far as it can be told, at the service."""
+    before = await pins(node)
+    folder = plant({"x": only_here(tmp_path)}, tmp_path / "result")
+    faulty.plan = lambda request, number: fault if request.method == method else ""
+
+    async with Kubo(node.multiaddr, IpfsSettings(silence_s=1, remote_s=3)) as kubo:
+        with pytest.raises((Unavailable, TimedOut), match="faulty"):
+            await IpfsPublisher(kubo).publish(folder, read({"RemoteService": "faulty"}), LABEL, silent)
+
+    assert service.pins == {}
+    assert await pins(node) == before
