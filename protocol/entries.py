@@ -17,7 +17,8 @@ from protocol.states import JobState
 class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
     """A job came to be, or a new version of it: the log's first event, and whenever its name is submitted again.
 
-    `rerun_of` is the version that a person wants to see run once more, and `reason` why; 0 for a spec of its own.
+    `rerun_of` is the version that a person wants to see run once more, and `reason` why; 0 for a spec of its own. `anew`
+    says that the log had nothing of the job any more: whoever still remembers earlier versions begins with this one.
     """
 
     spec: Job
@@ -26,6 +27,7 @@ class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
     client: str = ""
     rerun_of: int = 0
     reason: str = ""
+    anew: bool = False
 
 
 class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):

@@ -209,7 +209,10 @@ class Beat(Struct, frozen=True, omit_defaults=True):
 
 
 class RequesterBeat(Struct, frozen=True, omit_defaults=True):
-    """A requester is alive, has folded the log up to `folded`, and has it in its read model up to `recorded`."""
+    """A requester is alive, has folded the log up to `folded`, and has it in its read model up to `recorded`.
+
+    `decided` is the revision of the cell with the last word about a node that a person said to this requester.
+    """
 
     requester: RequesterId
     at: float
@@ -218,6 +221,7 @@ class RequesterBeat(Struct, frozen=True, omit_defaults=True):
     address: str = ""
     leaving: bool = False
     recorded: int = 0
+    decided: int = 0
 
 
 class Progress(Struct, frozen=True, omit_defaults=True):

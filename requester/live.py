@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from protocol.bus import Outcome
 from protocol.clock import Clock
-from protocol.entries import Assigned, Cancelled, Entry, Event, Lost, Reported
-from protocol.errors import Fault
+from protocol.entries import Assigned, Cancelled, Deleted, Entry, Event, Lost, Reported
+from protocol.errors import Fault, NotFound
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId
 from protocol.jobs import Amounts, Job
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState, may_follow
 from requester.core.fleet import Fleet
-from requester.core.fold import fold
+from requester.core.fold import begins_anew, fold
 from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.queue import Queue
 from requester.core.standing import demand_of, static_ports
@@ -60,6 +60,7 @@ class Watcher:
     def __init__(self) -> None:
         self._updates: deque[JobRecord | Progress] = deque(maxlen=WATCH_MAX)
         self._news = asyncio.Event()
+        self._fault: Fault | None = None
 
     def tell(self, update: JobRecord | Progress) -> None:
         if isinstance(update, Progress) and len(self._updates) == WATCH_MAX:
@@ -67,11 +68,18 @@ class Watcher:
         self._updates.append(update)
         self._news.set()
 
+    def end(self, fault: Fault) -> None:
+        """There is nothing more to tell."""
+        self._fault = fault
+        self._news.set()
+
     async def next(self) -> JobRecord | Progress:
-        """The next update, waiting for it if need be."""
-        while not self._updates:
+        """The next update, waiting for it if need be. Raises the fault that ended the watch."""
+        while not self._updates and self._fault is None:
             self._news.clear()
             await self._news.wait()
+        if self._fault is not None:
+            raise self._fault
         return self._updates.popleft()
 
 
@@ -245,7 +253,9 @@ class Jobs:
         live.guard = max(live.guard, seq)
         before = live.record
         record = live.record = fold(before, entry, seq)
-        if record is None and before is not None:
+        if before is not None and (record is None or begins_anew(before, entry)):
+            freed |= self._let_go(live, before, record)
+        if record is None and isinstance(entry.events[0], Deleted):
             self._deleted(live, seq, entry.at)
         if record is None or record is before:
             return freed
@@ -260,10 +270,40 @@ class Jobs:
         return freed
 
     def _deleted(self, live: Live, seq: int, at: float) -> None:
-        """A closed job is no more; its name stays in memory until the log's reader has brought the entry that says so."""
+        """A job is no more; its name stays in memory until the log's reader has brought the entry that says so."""
         live.deleted, live.written = (seq, at), seq
         self.closed.pop(live.key, None)
         self.open[live.key] = live
+
+    def vanished(self, live: Live) -> set[NodeId]:
+        """Forget a job of which the log has nothing any more, and return the nodes on which that frees room."""
+        freed = self._let_go(live, live.record, None) if live.record is not None else set()
+        live.record, live.guard = None, 0
+        self.closed.pop(live.key, None)
+        self.open[live.key] = live
+        return freed
+
+    def _let_go(self, live: Live, record: JobRecord, after: JobRecord | None) -> set[NodeId]:
+        """Give back what a record's executions hold: if it was open here, its end came while this requester was away."""
+        if not record.closed and (after is None or after.id != record.id):
+            fault = NotFound(
+                f"job {record.id} ended and left the log while this requester was away",
+                kind="Job",
+                hint="ask another requester",
+            )
+            for watcher in live.watchers:
+                watcher.end(fault)
+        freed = set()
+        for execution in record.open():
+            self._forget_execution(live, execution.id)
+            if self.fleet.release(execution.node, execution.id):
+                freed.add(execution.node)
+        live.noted.clear()
+        live.written = 0
+        self._waiting.pop(live.key, None)
+        self.queue.remove(live.key)
+        self.everywhere.pop(live.key, None)
+        return freed
 
     def forget(self, live: Live) -> None:
         """Let a job go that was never stored, or that is closed."""
@@ -320,10 +360,13 @@ class Jobs:
         if self.fleet.release(execution.node, execution.id):
             self.fleet.health.ended(execution)
             freed.add(execution.node)
-        self.key_of_execution.pop(execution.id, None)
-        self.told_at.pop(execution.id, None)
-        self.running_since.pop(execution.id, None)
-        live.noted.pop(execution.id, None)
+        self._forget_execution(live, execution.id)
+
+    def _forget_execution(self, live: Live, execution: ExecutionId) -> None:
+        self.key_of_execution.pop(execution, None)
+        self.told_at.pop(execution, None)
+        self.running_since.pop(execution, None)
+        live.noted.pop(execution, None)
 
     def _began(self, execution: ExecutionRecord, live: Live) -> None:
         assert live.record is not None

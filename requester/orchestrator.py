@@ -30,6 +30,7 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
+from requester.core.fold import begins_anew
 from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
 from requester.core.standing import Demand, explain
@@ -332,6 +333,8 @@ class Orchestrator:
             self.after(live, freed)
             if more or live.inputs:
                 self.decide(live)
+            elif live.record is None and self._position() >= live.guard:
+                self._jobs.forget(live)
             return
         self._give_back(live, entry)
         if isinstance(outcome, Stale):
@@ -404,7 +407,7 @@ class Orchestrator:
         if getattr(first, "version", 0) == 1:
             return None
         record = await self._recorder.load(key)
-        if record is None:
+        if record is None or begins_anew(record, entry):
             return None
         live = self._jobs.get(key)
         if live is not None and live.record is None and not live.inflight:
@@ -451,18 +454,32 @@ class Orchestrator:
         if not live.behind:
             return
         if last is None:
-            live.record, live.guard = None, 0
-            self._jobs.requeue(live)
-        elif last.seq > self._position():
+            await self.vanished(live)
+            return
+        if last.seq > self._position():
             live.behind = last.seq
             self.remind(self._clock.now() + 1.0, live.key)
             return
-        elif last.seq > live.guard:
+        if last.seq > live.guard:
             await self._recorder.settle()
             record = await self._recorder.load(live.key)
             if live.record is None and record is not None:
                 self._jobs.restore(live, record)
             live.guard = max(live.guard, last.seq)
+        live.behind = 0
+        self.decide(live)
+
+    async def vanished(self, live: Live) -> None:
+        """The log has nothing of a job any more. If it was open here, its end was missed, and the read model is wrong."""
+        record = live.record
+        if record is not None and not record.closed:
+            await self._recorder.forget(record)
+            if live.record is not record:
+                return
+        freed = self._jobs.vanished(live)
+        if freed:
+            self.turns.freed(freed)
+            self._want_queue()
         live.behind = 0
         self.decide(live)
 

@@ -46,8 +46,14 @@ class Presence:
         self.changed: Callable[[], None] = _nobody
         """Told when requesters come or go."""
         self._echo_at = clock.elapsed()
+        self.folded: Callable[[], int] = _nothing
+        """Up to where the log is folded."""
         self.recorded: Callable[[], int] = _nothing
         """Up to where the read model is written."""
+        self.decided = 0
+        """The revision of the last word about a node that a person said here."""
+        self.heard: Callable[[RequesterBeat], None] = _unheard
+        """Told of each beat of another."""
         self.me = me
         self.there: tuple[RequesterId, ...] = (me,)
         self.address = ""
@@ -68,16 +74,21 @@ class Presence:
         """
         return self._clock.elapsed() - self._echo_at > max(DEAF_BEATS * self._beat_s, DEAF_S)
 
-    async def beat(self, folded: Callable[[], int]) -> None:
+    async def beat(self) -> None:
         """Say that this one is there until cancelled; then that it leaves."""
         try:
             while True:
-                await self._say(folded(), leaving=False)
+                await self.say()
                 self._look()
                 await self._clock.sleep(self._beat_s)
         finally:
             async with asyncio.timeout(1):
-                await self._say(folded(), leaving=True)
+                await self.say(leaving=True)
+
+    async def tell_decided(self, revision: int) -> None:
+        """A person has said something about a node: the others need not wait for the next beat to learn of it."""
+        self.decided = max(self.decided, revision)
+        await self.say()
 
     async def listen(self) -> None:
         """Take the others' beats until cancelled."""
@@ -98,6 +109,7 @@ class Presence:
                     self._heard.pop(beat.requester, None)
                 else:
                     self._heard[beat.requester] = (beat, self._clock.elapsed())
+                    self.heard(beat)
                 self._look()
 
     def _look(self) -> None:
@@ -111,9 +123,17 @@ class Presence:
             _log.info("requesters there", requesters=there)
             self.changed()
 
-    async def _say(self, folded: int, *, leaving: bool) -> None:
+    async def say(self, *, leaving: bool = False) -> None:
+        """Say once that this one is there, or that it leaves."""
         beat = RequesterBeat(
-            self.me, self._clock.now(), folded, self._version, self.address, leaving, self.recorded()
+            requester=self.me,
+            at=self._clock.now(),
+            folded=self.folded(),
+            version=self._version,
+            address=self.address,
+            leaving=leaving,
+            recorded=self.recorded(),
+            decided=self.decided,
         )
         try:
             await self._bus.publish(subjects.requester_beats(self.me), encode(beat))
@@ -123,6 +143,10 @@ class Presence:
 
 def _nobody() -> None:
     """Nobody wants to be told yet."""
+
+
+def _unheard(_: RequesterBeat) -> None:
+    """Nobody listens yet."""
 
 
 def _nothing() -> int:

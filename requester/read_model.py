@@ -56,6 +56,7 @@ _PUT_EXECUTIONS: Final = (
 _FORGET_EXECUTIONS: Final = (
     "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
 )
+_FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ? AND NOT EXISTS (SELECT 1 FROM entries WHERE key = ?)"
 _PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries VALUES {}"
 _PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
 _FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
@@ -151,7 +152,8 @@ class Store:
         forgotten = []
         for record, since in group.records:
             jobs.append(_row(record))
-            if record.forgotten:
+            # Its first record here: there may be an earlier life of it, which has left the log.
+            if record.forgotten or (record.version > 1 and not since):
                 forgotten.append((record.key, _encode(list(record.executions)).decode()))
             executions += [
                 (each.id, record.key, _encode(each))
@@ -177,10 +179,13 @@ class Store:
             database.execute("ROLLBACK")
             raise
 
-    def forget(self, key: JobKey) -> None:
-        """Remove a job."""
-        for table in ("jobs", "executions", "entries", "blobs"):
-            self._db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+    def forget(self, record: JobRecord) -> None:
+        """Remove a job as far as this record goes. What has come under its name since is left as it is."""
+        key = record.key
+        for table in ("entries", "blobs"):
+            self._db.execute(f"DELETE FROM {table} WHERE key = ? AND seq <= ?", (key, record.revision))
+        self._db.executemany("DELETE FROM executions WHERE id = ?", [(each,) for each in record.executions])
+        self._db.execute(_FORGET_JOB, (key, key))
 
     def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
@@ -277,6 +282,13 @@ def load_open(database: sqlite3.Connection, after: JobKey, limit: int) -> list[J
         "SELECT record FROM jobs WHERE closed = 0 AND key > ? ORDER BY key LIMIT ?", (after, limit)
     ).fetchall()
     return [_whole(database, row[0]) for row in rows]
+
+
+def moved_at(database: sqlite3.Connection, after: JobKey, limit: int) -> list[tuple[JobKey, float]]:
+    """When open jobs moved last, in the order of their keys: so many behind `after`."""
+    return database.execute(
+        "SELECT key, modified_at FROM jobs WHERE closed = 0 AND key > ? ORDER BY key LIMIT ?", (after, limit)
+    ).fetchall()
 
 
 def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]]:

@@ -44,6 +44,8 @@ class Recorder:
         self._index: sqlite3.Connection | None = None
         self._created = ""
         self._changed: dict[JobKey, Live] = {}
+        self._gone: dict[JobKey, int] = {}
+        """Deleted jobs that may still be in the tables, with the sequence of the entry that says so."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
         self._position = 0
         self.written = 0
@@ -68,7 +70,7 @@ class Recorder:
     async def begin(self, created: str) -> None:
         """Start over for another log."""
         async with self._lock:
-            self._changed, self._entries = {}, []
+            self._changed, self._entries, self._gone = {}, [], {}
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
             self._begun += 1
@@ -79,6 +81,10 @@ class Recorder:
         self._position = seq
         if live is not None:
             self._changed[key] = live
+            if live.record is None and live.deleted is not None:
+                self._gone[key] = live.deleted[0]
+            else:
+                self._gone.pop(key, None)
         self._news.set()
 
     async def room(self) -> None:
@@ -124,6 +130,7 @@ class Recorder:
                 raise
             failpoints.reached("requester.model.written")
             self.written = group.position
+            self._gone = {key: seq for key, seq in self._gone.items() if seq > group.position}
             for live, record, _ in changed:
                 if record is not None:
                     live.written = max(live.written, record.revision)
@@ -163,18 +170,20 @@ class Recorder:
 
     async def look(self, key: JobKey) -> tuple[JobRecord | None, int]:
         """One job as of the last group written; or None, and the sequence of the entry that deleted it, 0 for none: the
-        guard of what comes after.
+        guard of what comes after. A deletion counts as soon as it is noted.
 
         Whether there is one is asked right here: most names are new, and a hop to a thread takes ten times as long.
         """
         assert self._index is not None
         while True:
+            if key in self._gone:
+                return None, self._gone[key]
             there, deleted = stands(self._index, key)
             if not there:
                 return None, deleted
             begun = self._begun
             record = await self.read(lambda database: load(database, key))
-            if begun == self._begun:
+            if begun == self._begun and key not in self._gone:
                 return record, 0
 
     async def purged(self, gone: Sequence[Purge]) -> None:
@@ -182,9 +191,11 @@ class Recorder:
         if gone:
             await self._in(self._writing, partial(self._opened().purged, gone))
 
-    async def forget(self, key: JobKey) -> None:
-        """Remove a job from the tables."""
-        await self._in(self._writing, partial(self._opened().forget, key))
+    async def forget(self, record: JobRecord) -> None:
+        """Remove a job from the tables as far as this record goes."""
+        await self.settle()
+        async with self._lock:
+            await self._in(self._writing, partial(self._opened().forget, record))
 
     async def entries(self, key: JobKey) -> list[tuple[int, bytes]]:
         """The entries of one job, all that were noted."""

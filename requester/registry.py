@@ -4,7 +4,7 @@ Knows: beats, cells of membership, and when a node counts as gone. Must not know
 orchestrator, what a beat says of executions to the repair.
 """
 
-from asyncio import TaskGroup
+from asyncio import Event, TaskGroup
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -17,11 +17,11 @@ from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Broken, Conflict, Fault, NotFound
 from protocol.ids import ExecutionId, NodeId, is_token
-from protocol.messages import Beat, decode, encode
+from protocol.messages import Beat, RequesterBeat, decode, encode
 from protocol.nodes import NodeInfo
 from requester.beats import Beats
 from requester.core.fleet import Fleet
-from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED, silent, silent_before
+from requester.core.membership import APPROVED, DELETED, PENDING, silent, silent_before
 from requester.core.model import Cordon, NodeRecord
 from requester.presence import Presence
 from requester.settings import Settings
@@ -74,6 +74,9 @@ class Registry:
         self._agreed: dict[NodeId, tuple[NodeInfo, NodeInfo]] = {}
         """What a node's cell and its beats say of it, when they were last found to be equal."""
         self._cells: dict[NodeId, tuple[NodeCell, int]] = {}
+        self._read_to = 0
+        """The newest revision when all cells were last read."""
+        self._decided = Event()
         self._to_save: dict[NodeId, None] = {}
         self._drained: dict[NodeId, float] = {}
         """Nodes whose time to drain was seen to be over, with that time."""
@@ -227,6 +230,18 @@ class Registry:
 
     # What people decided
 
+    def told(self, beat: RequesterBeat) -> None:
+        """Another requester is there; it may have been told something about a node that is not known here yet."""
+        if beat.decided > self._read_to:
+            self._decided.set()
+
+    async def listen_to_people(self) -> None:
+        """Take over what people say to other requesters as soon as that is heard of, until cancelled."""
+        while True:
+            await self._decided.wait()
+            self._decided.clear()
+            await self.refresh()
+
     async def refresh(self) -> None:
         """Read all cells, and save what was learned of nodes that this requester looks after."""
         try:
@@ -248,6 +263,7 @@ class Registry:
     async def _load(self) -> None:
         for cell in await self._bus.list_cells():
             id_ = NodeId(cell.name)
+            self._read_to = max(self._read_to, cell.revision)
             earlier = self._cells.get(id_)
             if earlier is not None and earlier[1] >= cell.revision:
                 continue
@@ -260,7 +276,7 @@ class Registry:
             self._apply(id_, kept)
 
     def _apply(self, id_: NodeId, cell: NodeCell) -> None:
-        """Take over what another requester wrote of a node."""
+        """Take over what people say of a node, here or to another requester."""
         known = self._fleet.nodes.get(id_)
         if cell.membership == DELETED:
             if known is not None and known.incarnation <= cell.deleted:
@@ -272,7 +288,8 @@ class Registry:
             return
         if cell.forgiven_at:
             self._fleet.health.forgive(id_, cell.forgiven_at)
-        if self._fleet.put(replace(known, membership=cell.membership, cordon=cell.cordon)):
+        aside = known.aside if self._fleet.health.troubles(id_) else None
+        if self._fleet.put(replace(known, membership=cell.membership, cordon=cell.cordon, aside=aside)):
             self._changed()
             self._moves(id_)
 
@@ -292,14 +309,14 @@ class Registry:
         """Write a person's decision about a node. Raises `NotFound`, `Conflict`, `Unavailable`."""
 
         def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
-            if node.membership == membership:
+            if kept.membership == membership:
                 raise Conflict(f"node {id_} is already {membership.lower()}")
             deleted = max(node.incarnation, 1) if membership == DELETED else 0
             return replace(kept, membership=membership, message=message, deleted=deleted)
 
-        node, _ = await self._write(id_, decided)
+        node = await self._write(id_, decided)
         _log.info("membership", node=id_, membership=membership, message=message)
-        return self._decided(node, membership)
+        return node
 
     async def set_cordon(self, id_: NodeId, cordon: Cordon | None) -> NodeRecord:
         """Keep new work from a node, or let it come again and forgive the node's troubles. Raises as above."""
@@ -308,48 +325,30 @@ class Registry:
         def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
             return replace(kept, cordon=cordon, forgiven_at=forgiven_at or kept.forgiven_at)
 
-        node, _ = await self._write(id_, decided)
+        node = await self._write(id_, decided)
         _log.info("cordon", node=id_, cordon=cordon)
-        if forgiven_at:
-            self._fleet.health.forgive(id_, forgiven_at)
-        after = replace(node, cordon=cordon, aside=None if forgiven_at else node.aside)
-        self._fleet.put(after)
-        self._changed()
-        self._moves(id_)
-        return after
+        return node
 
-    async def _write(
-        self, id_: NodeId, change: Callable[[NodeRecord, NodeCell], NodeCell]
-    ) -> tuple[NodeRecord, NodeCell]:
-        """Change what is kept of a node, whoever else does so at the same time."""
+    async def _write(self, id_: NodeId, change: Callable[[NodeRecord, NodeCell], NodeCell]) -> NodeRecord:
+        """Change what is kept of a node, whoever else does so at the same time; the node as it is then."""
         for _ in range(5):
             node = self._fleet.nodes.get(id_)
             if node is None:
                 raise NotFound(f"node {id_} is not known")
             cell = await self._bus.get_cell(id_)
-            kept = decode(cell.data, NodeCell) if cell is not None else NodeCell(node.info, node.membership)
+            kept = decode(cell.data, NodeCell) if cell is not None else None
+            if kept is None or (kept.membership == DELETED and node.incarnation > kept.deleted):
+                kept = NodeCell(node.info, node.membership)
             new = change(node, replace(kept, info=node.info))
             saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
             if saved is not None:
                 self._cells[id_] = (new, saved)
-                return node, new
+                # All of the cell: another's word may stand in it that was not known here yet.
+                self._apply(id_, new)
+                await self._presence.tell_decided(saved)
+                known = self._fleet.nodes.get(id_, node)
+                return replace(known, membership=new.membership, cordon=new.cordon)
         raise Conflict(f"node {id_} is being changed by others", hint="try again")
-
-    def _decided(self, node: NodeRecord, membership: str) -> NodeRecord:
-        now = self._clock.now()
-        connected = node.connected and membership not in (REJECTED, DELETED)
-        after = replace(
-            node,
-            membership=membership,
-            connected=connected,
-            disconnected_since=node.disconnected_since if connected else now,
-        )
-        if membership == DELETED:
-            self._fleet.drop(node.info.id)
-        else:
-            self._fleet.put(after)
-        self._changed()
-        return after
 
 
 def _nothing_new(known: NodeRecord, beat: Beat) -> bool:

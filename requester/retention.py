@@ -5,30 +5,35 @@ Knows: the rhythm, who else is there and how far each has written its read model
 from the log lacks it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import structlog
 
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut, Unavailable
-from protocol.ids import ExecutionId
+from protocol.ids import ExecutionId, JobKey
 from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
+from requester.live import Jobs, Live
 from requester.presence import Presence
-from requester.read_model import blobs_named, keys_of, over
+from requester.read_model import blobs_named, keys_of, moved_at, over
 from requester.recorder import Recorder
 from requester.settings import Settings
 
 _log = structlog.get_logger(__name__)
 _AT_ONCE = 500
 """Candidates looked at in one round."""
+_OPEN_AT_ONCE = 200
+"""Open jobs looked at in one round."""
 _AGAIN_S = 0.5
 """The rest before the log is asked again."""
 
 
 class Retention:
-    """One requester's share of the work. `spoken_of` gives the executions in the newest beats of all nodes."""
+    """One requester's share of the work. `spoken_of` gives the executions in the newest beats of all nodes, `vanished` is
+    told of a job that ended and left the log unseen."""
 
     def __init__(
         self,
@@ -38,7 +43,9 @@ class Retention:
         *,
         recorder: Recorder,
         presence: Presence,
+        jobs: Jobs,
         spoken_of: Callable[[], Collection[ExecutionId]],
+        vanished: Callable[[Live], Awaitable[None]],
         ready: Callable[[], bool],
     ) -> None:
         self._bus = bus
@@ -46,8 +53,12 @@ class Retention:
         self._settings = settings
         self._recorder = recorder
         self._presence = presence
+        self._jobs = jobs
         self._spoken_of = spoken_of
+        self._vanished = vanished
         self._ready = ready
+        self._looked_to = JobKey("")
+        """The last open job that was looked at."""
         self.purged = 0
 
     async def run(self) -> None:
@@ -59,6 +70,7 @@ class Retention:
             try:
                 while await self.round() == _AT_ONCE:
                     pass
+                await self.look_for_missed()
             except Fault as fault:
                 _log.debug("the log cannot be cleared just now", reason=fault.message)
 
@@ -110,6 +122,25 @@ class Retention:
             if found is None:
                 _log.warning("a job ended and left the log while this requester was away", job=record.id)
             return found is None
+
+    async def look_for_missed(self) -> None:
+        """Find open jobs whose end was missed: others do not wait with clearing the log for one who is not there.
+
+        What has not moved for the keep time is asked after, a few in each round. Nobody knows for certain when others took
+        it for absent, so nothing else is gone by.
+        """
+        if not self._settings.keep_s:
+            return
+        before = self._clock.now() - self._settings.keep_s
+        found = await self._recorder.read(partial(moved_at, after=self._looked_to, limit=_OPEN_AT_ONCE))
+        self._looked_to = found[-1][0] if len(found) == _OPEN_AT_ONCE else JobKey("")
+        for key in [key for key, at in found if at < before]:
+            live = self._jobs.get(key)
+            record = live.record if live is not None else None
+            if live is None or record is None or record.closed:
+                continue
+            if await self.missed(record) and live.record is record:
+                await self._vanished(live)
 
     async def round(self) -> int:
         """Take out what may go now, at most `_AT_ONCE` jobs; how many went."""

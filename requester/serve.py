@@ -120,14 +120,17 @@ async def running(
         committer=committer,
         presence=presence,
     )
-    presence.recorded = lambda: recorder.written
+    presence.folded, presence.recorded = lambda: follower.position, lambda: recorder.written
+    presence.heard = registry.told
     retention = Retention(
         bus,
         clock,
         settings,
         recorder=recorder,
         presence=presence,
+        jobs=jobs,
         spoken_of=registry.spoken_of,
+        vanished=orchestrator.vanished,
         # Who has heard no node for a while knows nothing of what nodes speak of.
         ready=lambda: orchestrator.acting and orchestrator.settled,
     )
@@ -154,8 +157,9 @@ async def running(
         reports.listen(),
         reports.listen_to_progress(),
         registry.listen(),
+        registry.listen_to_people(),
         presence.listen(),
-        presence.beat(lambda: follower.position),
+        presence.beat(),
         duties.tick(),
         duties.sweep(),
         duties.refresh(),
@@ -169,7 +173,7 @@ async def running(
         last = await follower.begin()
         async for record in recorder.every_open():
             if await retention.missed(record):
-                await recorder.forget(record.key)
+                await recorder.forget(record)
             else:
                 orchestrator.resume(record)
         async with asyncio.TaskGroup() as tasks:

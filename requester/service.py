@@ -168,9 +168,17 @@ class Service:
     async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
         record = await self._lookup.job(ref, namespace)
         live = await self._live(record.key)
+
+        def stopped(_: JobRecord | None) -> Event:
+            _meant(live, record)
+            return StopRequested(reason, client)
+
         while live.record is not None and not live.record.closed:
-            await self._written(live, lambda _: StopRequested(reason, client))
-        record = live.record or record
+            await self._written(live, stopped)
+        if live.record is None:
+            self._jobs.forget(live)
+            raise NotFound(f"job {record.id} has ended and left the log", kind="Job")
+        record = _meant(live, record)
         if record.state is not JobState.STOPPED:
             raise Conflict(
                 f"cannot stop job in state {record.state.capitalize()}",
@@ -182,12 +190,12 @@ class Service:
     async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
         record = await self.job(ref, namespace=namespace)
 
-        def deleted(now: JobRecord | None) -> Event:
-            return _deleted(now or record, record.id, reason, client)
+        def deleted(_: JobRecord | None) -> Event:
+            return _deleted(_meant(live, record), reason, client)
 
         live = await self._live(record.key)
         while live.record is not None and live.record.id == record.id:
-            await self._written(live, deleted)
+            await self._written(live, deleted, record.id)
         return record
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
@@ -196,7 +204,7 @@ class Service:
         live = await self._live(record.key)
 
         def again(now: JobRecord | None) -> Event:
-            return _rerun(now or record, wanted, reason, client)
+            return _rerun(_meant(live, record), wanted, reason, client, anew=now is None)
 
         await self._written(live, again, record.id)
         after = live.record or record
@@ -375,6 +383,8 @@ class Service:
                     yield JobUpdate(progress=update)
         finally:
             live.watchers.remove(watcher)
+            if live.record is None and self._follower.position >= live.guard:
+                self._jobs.forget(live)
 
     async def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
@@ -495,9 +505,9 @@ def _submitted(
     return Submitted(job, record.version + 1, warnings, client)
 
 
-def _deleted(record: JobRecord, job: JobId, reason: str, client: str) -> Deleted:
+def _deleted(record: JobRecord, reason: str, client: str) -> Deleted:
     """Raises `Conflict` for a job that has not ended."""
-    if record.id == job and not record.closed:
+    if not record.closed:
         raise Conflict(
             f"cannot delete job in state {record.state.capitalize()}",
             kind="JobState",
@@ -507,7 +517,14 @@ def _deleted(record: JobRecord, job: JobId, reason: str, client: str) -> Deleted
     return Deleted(reason, client)
 
 
-def _rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str) -> Submitted:
+def _meant(live: Live, record: JobRecord) -> JobRecord:
+    """The job that a person means as it is now, or as it was if it has left the log. Raises `NotFound` if it was deleted."""
+    if live.deleted is not None or (live.record is not None and live.record.id != record.id):
+        raise NotFound(f"job {record.id} was deleted", kind="Job")
+    return live.record or record
+
+
+def _rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str, *, anew: bool) -> Submitted:
     """A version that repeats an earlier one. Raises `Conflict` for a job that waits to run: it needs no other go."""
     if record.state in (JobState.PENDING, JobState.QUEUED):
         raise Conflict(
@@ -517,7 +534,7 @@ def _rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str
             details={"JobID": record.id, "State": record.state},
         )
     again = wanted or record
-    return Submitted(again.spec, record.version + 1, again.warnings, client, again.version, reason)
+    return Submitted(again.spec, record.version + 1, again.warnings, client, again.version, reason, anew)
 
 
 def _is_of_kind(item: HistoryItem, kind: str) -> bool:

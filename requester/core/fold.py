@@ -9,6 +9,8 @@ The rules that everything else leans on:
   changes nothing, so whatever comes late is harmless.
 - A version closes once. Only a new version opens the job again.
 - A job that was deleted has no record; what comes under its name afterwards begins anew.
+- A reader that was away for longer than the log keeps closed jobs may still have one as open whose end it never saw. What
+  shows that the old entries are gone begins anew too: so each reader ends where one does that knows only what is left.
 - Of work that is started again and again only the newest attempts at each place are kept; the log has them all.
 - An entry is folded once: what stands at or before `revision` is skipped, so reading the log twice is harmless.
 """
@@ -51,13 +53,20 @@ def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
     if record is not None:
         if seq <= record.revision:
             return record
-        if entry.job != record.id:
-            reborn = record.closed and isinstance(entry.events[0] if entry.events else None, Submitted)
-            if not reborn:
-                return replace(record, revision=seq)
+        if begins_anew(record, entry):
             record = None
+        elif entry.job != record.id:
+            return replace(record, revision=seq)
     after = fold_events(record, entry.events, job=entry.job, at=entry.at, seq=seq)
     return None if after is None else replace(after, revision=seq)
+
+
+def begins_anew(record: JobRecord, entry: Entry) -> bool:
+    """Whether an entry shows that all there was of the job, or of an earlier one of its name, has left the log."""
+    first = entry.events[0] if entry.events else None
+    if entry.job != record.id:
+        return isinstance(first, Submitted | Deleted)
+    return isinstance(first, Submitted) and first.anew
 
 
 def fold_events(
@@ -69,8 +78,7 @@ def fold_events(
         if isinstance(event, Submitted):
             record = _submitted(record, event, job, at)
         elif isinstance(event, Deleted):
-            if record is not None and record.closed:
-                record = executions = None
+            record = executions = None
         elif record is None or record.closed:
             if record is None or isinstance(event, Closed | StopRequested | Queued | Assigned):
                 continue

@@ -17,12 +17,13 @@ from protocol.ids import JobId, JobKey, job_key, key_of
 from protocol.jobs import Input, Job, Spec
 from protocol.memory_bus import Blob, MemoryBus
 from protocol.states import ExecutionState as S
+from protocol.states import JobState
 from requester.core.retention import Candidate, Purge, blob_goes, purge_of, safe_position
 from requester.read_model import Store, blobs_named
 from requester.retention import Retention
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
-from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit
+from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit, until
 
 KEEP_S = 3_600.0
 KEEPING = replace(QUICK, keep_s=KEEP_S, retention_s=0.02)
@@ -200,11 +201,73 @@ async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
         await cluster.kill("r2")
         two = await cluster.requester("r2")
         await deleted(two, job)
+        await happens(lambda: one.facts()["open_jobs"] == two.facts()["open_jobs"] == 1)
         node.script = lambda _: S.COMPLETED
         again = await submit(two, a_job("gone"))
         assert again != job
         for service in (one, two):
             assert (await closed(service, again)).version == 1
+
+
+async def test_an_end_that_was_missed(tmp_path: Path) -> None:
+    """A requester that was cut off while a job ended and left the log lets it go when it is back: its room is free, who
+    watches it is told to ask elsewhere, and a job of the same name that came meanwhile is the one it knows."""
+    settings = replace(KEEPING, keep_s=0.3)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        node = await cluster.node(script=hold)
+        names = ("missed", "replaced")
+        jobs = [await submit(one, a_job(name)) for name in names]
+        for job in jobs:
+            await until(two, job, lambda record: record.state is JobState.RUNNING)
+        watches = [asyncio.create_task(closed(two, job)) for job in jobs]
+        await happens(lambda: sum(len(live.watchers) for live in two._jobs.open.values()) == len(names))
+        await node.until(lambda each: len(each.runs) == len(names))
+
+        cluster.buses["r2"].cut()
+        for run in list(node.runs):
+            node.finish(run.execution)
+        await happens(lambda: not any(in_log(cluster.buses["r1"], job) for job in jobs))
+        new = await submit(one, a_job("replaced", cpu="2"))
+        cluster.buses["r2"].mend()
+
+        await happens(lambda: all(watch.done() for watch in watches))
+        for watch in watches:
+            assert isinstance(watch.exception(), NotFound)
+        with pytest.raises(NotFound):
+            await two.job("missed")
+        assert (await two.job("replaced")).id == new
+        assert two.facts()["open_jobs"] == 1
+        assert two._jobs.fleet.held(node.id).keys() == {each.id for each in await one.executions(new)}
+
+
+@pytest.mark.parametrize("doing", ["rerun", "delete"])
+async def test_a_job_that_left_the_log_is_still_in_hand(tmp_path: Path, doing: str) -> None:
+    """A job that only the read models know can be run again, as its next version, and deleted; all requesters see it so, and
+    so does one that reads the log from its beginning."""
+    async with a_cluster(tmp_path, settings=KEEPING) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        old = await submit(one, a_job("old"))
+        await closed(one, old)
+        node.states = {}
+        services = await pass_by(cluster, KEEP_S + 120)
+        await happens(lambda: not in_log(cluster.buses["r1"], old))
+
+        if doing == "delete":
+            await services[0].delete("old", namespace="", reason="", client="test")
+            for service in services:
+                await deleted(service, old)
+            await happens(lambda: not any(service.facts()["open_jobs"] for service in services))
+            return
+        again = await services[0].rerun("old", namespace="", version=0, reason="", client="test")
+        assert (again.job, again.version) == (old, 2)
+        services.append(await cluster.requester("r3"))
+        seen = [await closed(service, old) for service in services]
+        for service in services:
+            await service._settle()
+        kept = [await service._recorder.load(seen[0].key) for service in services]
+        assert all(record == seen[-1] for record in [*seen, *kept])
 
 
 async def test_a_read_model_filled_again_is_equal(tmp_path: Path) -> None:
@@ -406,7 +469,9 @@ async def test_data_that_is_submitted_while_it_is_removed_is_there(
             settings,
             recorder=one._recorder,
             presence=one._presence,
+            jobs=one._jobs,
             spoken_of=set,
+            vanished=one._orchestrator.vanished,
             ready=lambda: True,
         )
         cluster.hub.blobs[digest] = Blob(data, BlobLook(0.0, 0))

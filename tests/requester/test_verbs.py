@@ -167,6 +167,28 @@ async def test_membership_reaches_all_requesters(tmp_path: Path) -> None:
             await one.set_membership("n1", "LOVED", "")
 
 
+async def test_words_about_nodes_travel_with_beats(tmp_path: Path) -> None:
+    """What a person says of a node is known to other requesters at once, however seldom they read all cells; two words said
+    to two requesters both hold for both, and a rejected node that beats is connected all the time."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, cells_s=3_600.0, beat_s=3_600.0)) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        await cluster.node("n1")
+        await happens(lambda: one.facts()["nodes"] == two.facts()["nodes"] == 1)
+
+        await one.cordon("n1", reason="disk")
+        after = await two.set_membership("n1", "REJECTED", "old")
+
+        assert (after.connected, after.cordon is not None) == (True, True)
+        for service in (one, two):
+            node = service._jobs.fleet.nodes
+            await happens(
+                lambda node=node: (
+                    (node[NodeId("n1")].membership, bool(node[NodeId("n1")].cordon))  # type: ignore[misc]
+                    == ("REJECTED", True)
+                )
+            )
+
+
 async def test_names_with_one_hash(tmp_path: Path) -> None:
     """Two names with the same hash: the second is refused, with both names, and harms nothing."""
     async with a_cluster(tmp_path) as cluster:

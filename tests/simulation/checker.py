@@ -86,8 +86,8 @@ class Checker:
         calm: bool,
     ) -> None:
         self.jobs: dict[JobKey, History] = {}
-        self.past: dict[JobKey, History] = {}
-        """Jobs that have left the log."""
+        self.past: dict[JobKey, list[History]] = {}
+        """Jobs that have left the log, or were deleted."""
         self.entries = 0
         self._wrong = wrong
         self._note = note
@@ -97,14 +97,22 @@ class Checker:
 
     def cleared(self, key: JobKey) -> None:
         """A job has left the log: it must be over."""
-        history = self.past[key] = self.jobs.pop(key)
+        history = self.jobs.pop(key, None)
+        if history is None:
+            return
+        self.past.setdefault(key, []).append(history)
         self._note("", f"{history.id} has left the log")
         if history.state is None:
             self._wrong(f"I2: {history.id} has left the log before its end")
 
     def every(self) -> list[History]:
         """All jobs there are and were."""
-        return [*self.jobs.values(), *self.past.values()]
+        return [*self.jobs.values(), *(each for past in self.past.values() for each in past)]
+
+    def newest(self, id_: str) -> History | None:
+        """The newest of what there is or was of a job."""
+        found = [each for each in self.every() if each.id == id_]
+        return max(found, key=lambda each: each.version, default=None)
 
     def jobs_by_id(self, id_: JobId) -> History:
         """The job of an id. Raises ``KeyError``."""
@@ -134,9 +142,14 @@ class Checker:
             self.jobs[key].submitted_at = entry.at
             return fault
         if job is None:
+            if isinstance(event, Deleted) and any(each.id == id_ for each in self.past.get(key, ())):
+                return ""
             return "I2: the first event is not the submission"
         if job.id != id_:
             return f"another job's id: {id_} for {job.id}"
+        if isinstance(event, Deleted):
+            self.past.setdefault(key, []).append(self.jobs.pop(key))
+            return "deleted before its end" if job.state is None else ""
         if job.state is not None:
             return f"I4: {type(event).__name__} after the job was closed as {job.state}"
         match event:
@@ -159,8 +172,8 @@ class Checker:
     def _submitted(self, key: JobKey, id_: JobId, job: History | None, event: Submitted) -> str:
         if job is None:
             self.jobs[key] = History(id_, event.spec, event.version)
-            past = self.past.get(key)
-            again = past is not None and past.id == id_ and event.version == past.version + 1
+            past = self.past.get(key, ())
+            again = any(each.id == id_ and event.version == each.version + 1 for each in past)
             return "" if event.version == 1 or again else f"the first version is {event.version}"
         if job.id != id_:
             return f"I2: {id_} takes the place of {job.id}"

@@ -37,7 +37,8 @@ QUIET_S = 150.0
 """How long after the last fault everything may take to come to its end."""
 ASK_AGAIN_S = 1.0
 WRONG_MAX = 20
-PEOPLE = ("submit", "stop", "watch", "look", "rerun", "cordon", "drain", "uncordon", "reject", "approve")
+ABOUT_NODES = ("cordon", "drain", "uncordon", "reject", "approve")
+PEOPLE = ("submit", "stop", "watch", "look", "rerun", "delete", *ABOUT_NODES)
 
 
 class Line(tuple[float, str, str]):
@@ -177,7 +178,7 @@ class Cluster:
         """What people took out for a while is in again, whichever of their words came last."""
         asked = {call.action.text for call in self.calls if call.action.what in ("uncordon", "approve")}
         open_calls = {
-            call.action.text for call in self.calls if call.action.what in PEOPLE[5:] and not call.answer
+            call.action.text for call in self.calls if call.action.what in ABOUT_NODES and not call.answer
         }
         for requester in self.requesters:
             if requester.service is None:
@@ -247,7 +248,7 @@ class Cluster:
             except Conflict as fault:
                 answer = f"{fault.failure().code}: {fault.message}"
             except NotFound as fault:
-                if not self._is_past(action.text):
+                if not self._is_past(action):
                     again(fault)
                     return
                 answer = f"{fault.failure().code}: {fault.message}"
@@ -276,9 +277,11 @@ class Cluster:
             self.wrong(f"I1: {asked.name} does not answer {call.action.what} at all")
         self._ask(call)
 
-    def _is_past(self, name: str) -> bool:
-        """Whether a job of that name was there and has left the log: who has lost the read model knows nothing of it."""
-        return any(history.spec.name == name for history in self.checker.past.values())
+    def _is_past(self, action: Action) -> bool:
+        """Whether it is about a node that is gone for good, or a job that has left the log: not all know of these."""
+        if action.what in ABOUT_NODES:
+            return action.text not in self.processes
+        return any(each.spec.name == action.text for past in self.checker.past.values() for each in past)
 
     async def _do_submit(self, service: Service, call: Call, who: str) -> str:
         job = call.action.job
@@ -290,7 +293,7 @@ class Cluster:
 
     def _check_accepted(self, call: Call, job: Job) -> None:
         """I2: an answer with an id is given only when the log has the job, and this version of it."""
-        found = next((each for each in self.checker.every() if each.id == call.job), None)
+        found = self.checker.newest(call.job)
         if found is None or found.version < call.version:
             self.wrong(f"I2: {call.job} version {call.version} was accepted and is not in the log")
         elif found.version == call.version and found.spec != job:
@@ -327,6 +330,10 @@ class Cluster:
         )
         call.job, call.version = submission.job, submission.version
         return f"{submission.job} version {submission.version}"
+
+    async def _do_delete(self, service: Service, call: Call, who: str) -> str:
+        record = await service.delete(call.action.text, namespace="default", reason="people", client="people")
+        return f"{record.id} is deleted"
 
     async def _do_cordon(self, service: Service, call: Call, who: str) -> str:
         node = await service.cordon(call.action.text, reason="people")

@@ -138,7 +138,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.blown: Callable[[], None] = lambda: None
         """Called when the fuse has counted down: so many callbacks run, and no more."""
         self.stops = 0
-        """How often it has stood still."""
+        """How often it has stood still or gone on."""
         self.drag_s = 0.0
         """How long it stands still after each turn: a slow machine."""
         self.kept: list[Any] = []
@@ -198,6 +198,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def _resume(self) -> None:
         self.paused = False
+        self.stops += 1
         if self.waiting and not self.dead:
             self._list()
 

@@ -82,6 +82,8 @@ class SimulatedHub(MemoryHub):
         self.heard: Callable[[str, str, str, bytes], None] = lambda kind, source, target, data: None
         self.cleared: Callable[[JobKey], None] = lambda key: None
         """Told of each job of which the log has nothing any more."""
+        self.thinned: set[JobKey] = set()
+        """Jobs that went on while their earlier versions were taken out of the log."""
         self._last_arrival: dict[tuple[int, int], float] = {}
 
     # The way
@@ -145,6 +147,8 @@ class SimulatedHub(MemoryHub):
         super().purge(key, upto)
         if there and key not in self.by_key:
             self.cleared(key)
+        elif there:
+            self.thinned.add(key)
 
     def take(self, who: str, entries: Sequence[Append]) -> list[Outcome]:
         outcomes: list[Outcome] = []

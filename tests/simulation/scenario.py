@@ -49,7 +49,7 @@ class Scenario(Struct):
     latency_s: tuple[float, float]
     chaos_s: float
     keep_s: float = 0.0
-    """How long closed jobs stay in the log, 0 for ever. It has to be longer than anybody is away."""
+    """How long closed jobs stay in the log, 0 for ever. Some are away for longer."""
     actions: list[Action] = field(default_factory=list)
 
 
@@ -63,6 +63,7 @@ def draw(seed: int) -> Scenario:
         nodes=random.choice([1, 2, 2, 3, 3]),
         latency_s=latency,
         chaos_s=random.uniform(6.0, 14.0),
+        keep_s=random.choice([0.0, 0.0, random.uniform(2.0, 6.0)]),
     )
     scenario.actions = sorted(
         [*_people(random, scenario), *_faults(random, scenario)], key=lambda action: action.at
@@ -95,6 +96,8 @@ def _people(random: Random, scenario: Scenario) -> list[Action]:
             actions.append(Action(begin + random.uniform(0.0, 6.0), "look", text=job.name))
         if random.random() < 0.08:
             actions.append(Action(begin + random.uniform(1.0, 8.0), "rerun", text=job.name))
+        if random.random() < 0.08:
+            actions.append(Action(begin + random.uniform(1.0, 10.0), "delete", text=job.name))
     if random.random() < 0.2:
         actions += _about_a_node(random, scenario)
     return actions
