@@ -1,4 +1,5 @@
-"""What an execution wrote, as it is recorded: every file of its result with the SHA-256 of its bytes.
+"""What an execution wrote, as it is recorded: every file of its result with the SHA-256 of its bytes, every link and every
+empty folder.
 
 Knows: the list (as ``sha256sum`` prints it), how much of it a report carries, and where the rest stays. Must not know: who
 publishes what, or where.
@@ -17,7 +18,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Final
 
 from protocol.ids import ExecutionId, is_token
-from protocol.messages import FileWritten, Written
+from protocol.messages import FileWritten, LinkWritten, Written
 from storage.threads import Stop
 from storage.tree import Kind, Limits, digest_file, open_inside, walk
 
@@ -25,7 +26,24 @@ FILES_MAX: Final = 20
 PATHS_MAX_BYTES: Final = 4096
 """What a report carries. A job may have ten thousand executions, and a requester has all of them in memory."""
 SPOOL_BYTES: Final = 1 << 16
+Recorded = FileWritten | LinkWritten | str
 _LIMITS: Final = Limits(entries=10_000_000)
+
+
+class _Few:
+    """The first of many: as much as a report carries."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.kept: list[Recorded] = []
+        self._bytes = 0
+
+    def take(self, each: Recorded, text: str) -> None:
+        """Count it, and keep it if there is room for it (and was for all before)."""
+        self.count += 1
+        self._bytes += len(text.encode(errors="surrogateescape"))
+        if self.count <= FILES_MAX and self._bytes <= PATHS_MAX_BYTES:
+            self.kept.append(each)
 
 
 class Manifests:
@@ -40,24 +58,34 @@ class Manifests:
         """Read all that is in `results`. Blocks; raises as `storage.tree.walk`."""
         if not is_token(execution):
             raise ValueError(f"not an execution id: {execution!r}")
-        files: list[FileWritten] = []
-        count = size_bytes = path_bytes = 0
+        files, others = _Few(), _Few()
+        size_bytes = 0
         whole = hashlib.sha256()
         with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=str(self._folder)) as manifest:
-            for each in _files(results, stop):
-                line = line_of(each)
-                whole.update(line)
-                manifest.write(line)
-                count += 1
-                size_bytes += each.size_bytes
-                path_bytes += len(each.path.encode(errors="surrogateescape"))
-                if count <= FILES_MAX and path_bytes <= PATHS_MAX_BYTES:
-                    files.append(each)
-            if len(files) < count:
+            for each in _entries(results, stop):
+                if isinstance(each, FileWritten):
+                    line = line_of(each)
+                    whole.update(line)
+                    manifest.write(line)
+                    size_bytes += each.size_bytes
+                    files.take(each, each.path)
+                elif isinstance(each, LinkWritten):
+                    others.take(each, each.path + each.target)
+                else:
+                    others.take(each, each)
+            if len(files.kept) < files.count:
                 manifest.seek(0)
                 with (self._folder / execution).open("wb") as kept:
                     shutil.copyfileobj(manifest, kept)
-        return Written(count, size_bytes, whole.hexdigest(), files)
+        return Written(
+            files.count,
+            size_bytes,
+            whole.hexdigest(),
+            [each for each in files.kept if isinstance(each, FileWritten)],
+            others.count,
+            [each for each in others.kept if isinstance(each, LinkWritten)],
+            [each for each in others.kept if isinstance(each, str)],
+        )
 
     def prune(self, now: float) -> None:
         """Let go of what was kept long enough."""
@@ -75,9 +103,18 @@ def line_of(file: FileWritten) -> bytes:
     return b"%b%b  %b\n" % (mark, file.sha256.encode(), escaped)
 
 
-def _files(results: Path, stop: Stop) -> Iterator[FileWritten]:
+def _entries(results: Path, stop: Stop) -> Iterator[Recorded]:
+    """Files, links, and the paths of folders that are empty, in the order of a walk."""
+    empty = ""
     for entry in walk(results, _LIMITS):
         stop()
+        if empty and not entry.path.startswith(f"{empty}/"):
+            yield empty
+        empty = entry.path if entry.kind is Kind.FOLDER else ""
         if entry.kind is Kind.FILE:
             digest = digest_file(open_inside(results, entry.path), stop)
             yield FileWritten(entry.path, entry.size_bytes, digest)
+        elif entry.kind is Kind.LINK:
+            yield LinkWritten(entry.path, entry.target)
+    if empty:
+        yield empty

@@ -132,17 +132,28 @@ class FileWritten(Struct, frozen=True, omit_defaults=True):
     sha256: str
 
 
+class LinkWritten(Struct, frozen=True):
+    """One symbolic link of a published result."""
+
+    path: str
+    target: str
+
+
 class Written(Struct, frozen=True, omit_defaults=True):
     """What an execution wrote, as it was published: `count` files of `size_bytes` together.
 
     `files` are the first of them in the order of their paths, as many as a report may carry. `sha256` is that of the whole
-    list as ``sha256sum`` prints it (digest, two blanks, path, line feed), which the node keeps as long as the logs.
+    list as ``sha256sum`` prints it (digest, two blanks, path, line feed), which the node keeps as long as the logs. `links`
+    and `folders` (the empty ones) are the first of `others` in all; None is what a node says that does not look at them.
     """
 
     count: int
     size_bytes: int
     sha256: str
     files: list[FileWritten] = field(default_factory=list)
+    others: int | None = None
+    links: list[LinkWritten] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
 
 class Report(Struct, frozen=True, omit_defaults=True):

@@ -34,20 +34,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PARTIAL: Final = 206
+CHANGED: Final = 412
 LIMITS: Final = Limits()
 HASTY: Final = Limits(connect_s=5.0, silence_s=5.0, tries=1)
 """Until the answer begins, where there is another way that can be taken at once."""
 
 
 @contextlib.contextmanager
-def opened(url: str, *, size_bytes: int | None = None, hasty: bool = False) -> Iterator[BinaryIO]:
-    """What a URL answers with, exactly `size_bytes` where they are known. `hasty`: what does not answer soon is not asked
-    again. Raises `NotFound`, `Denied`, `Unavailable`, `TimedOut` and `Broken`, here and while it is read."""
+def opened(
+    url: str, *, size_bytes: int | None = None, etag: str = "", hasty: bool = False
+) -> Iterator[BinaryIO]:
+    """What a URL answers with, exactly `size_bytes` of the version `etag` where they are known. `hasty`: what does not
+    answer soon is not asked again. Raises `NotFound`, `Denied`, `Unavailable`, `TimedOut` and `Broken`, here and while it is
+    read."""
     parts = urlsplit(url)
     policy = read_policy(OWN_NETWORKS)
     policy.check_host(parts.hostname or "", parts.port or 0)
     route = asyncio.run(find_route(url, LIMITS, CheckedResolver(policy), lambda: trust("")))
-    with contextlib.closing(_Body(url, route, size_bytes)) as body:
+    with contextlib.closing(_Body(url, route, size_bytes, etag)) as body:
         body.begin(HASTY if hasty else LIMITS)
         yield cast(BinaryIO, io.BufferedReader(body, CHUNK_BYTES))
 
@@ -55,7 +59,7 @@ def opened(url: str, *, size_bytes: int | None = None, hasty: bool = False) -> I
 class _Body(io.RawIOBase):
     """A body from its first byte to its last, over as many connections as it takes."""
 
-    def __init__(self, url: str, route: Route, size_bytes: int | None) -> None:
+    def __init__(self, url: str, route: Route, size_bytes: int | None, wanted: str) -> None:
         parts = urlsplit(url)
         self._target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         self._what = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -63,6 +67,7 @@ class _Body(io.RawIOBase):
         self._limits = LIMITS
         self._line: Line | None = None
         self._etag = ""
+        self._wanted = {"If-Match": wanted} if wanted else {}
         self._size = size_bytes
         self._at = 0
         self._tries = self._silences = self._tried_at = 0
@@ -114,11 +119,13 @@ class _Body(io.RawIOBase):
     def _ask(self, line: Line) -> None:
         """Ask for all that is missing, and look at what begins to come."""
         line.open()
-        headers = {"Accept-Encoding": "identity", "User-Agent": "shoal"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": "shoal", **self._wanted}
         if self._at:
             headers |= {"Range": f"bytes={self._at}-", "If-Range": self._etag}
         line.send("GET", self._target, headers)
         head = line.head()
+        if self._wanted and head.status == CHANGED:
+            raise Broken(f"{self._what} is not as it was published", kind="Changed")
         if not self._at:
             check_status(self._what, head.status, "", 200)
             self._note(head)

@@ -337,6 +337,9 @@ def _written(written: Written) -> Json:
         "Files": [
             {"Path": each.path, "Size": each.size_bytes, "SHA256": each.sha256} for each in written.files
         ],
+        "Others": written.others,
+        "Links": [{"Path": each.path, "Target": each.target} for each in written.links],
+        "Folders": written.folders,
     }
 
 

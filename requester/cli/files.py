@@ -1,8 +1,8 @@
 """``shoal ls JOB`` and ``shoal cat JOB PATH``: a look at single files of results, without downloading the rest.
 
-Knows: what a job's record says of the files that were written, and where one file of each kind of result is read. Must not
-know: how an archive or a store works. A list comes from the record alone where the record has all of it; else the archive
-is read once, and not kept.
+Knows: what a job's record says of what was written, and where one file of each kind of result is read. Must not know: how
+an archive or a store works. A list comes from the record alone where the record has all of it; else an archive is read
+once, and not kept, and any other store is asked what it holds.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +22,12 @@ from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
-from requester.cli.get import LINKED, Result, is_archive, published, told_if_gone
+from requester.cli.get import Result, is_archive, published, told_if_gone
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
-from requester.cli.swarm import reached, read_swarm
+from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores, shown_entries
+from requester.cli.swarm import read_swarm
+from storage.contract import silent
 from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts
 
 Json = dict[str, Any]
@@ -45,20 +47,20 @@ def ls(
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
-    """List the files of a job's results, with size and SHA-256, without downloading them."""
+    """List what a job's results hold, files with size and SHA-256, without downloading them."""
     results, written = _looked_up(api, job, namespace, execution_id)
     items: list[Json] = []
     for result in results:
-        files = _listed(result, written.get(result.execution))
+        listed = _listed(api, result, written.get(result.execution))
         items += [
-            {"ExecutionID": result.execution, **each} for each in files if _is_below(each["Path"], path)
+            {"ExecutionID": result.execution, **each} for each in listed if _is_below(each["Path"], path)
         ]
     if path and not items:
         raise NotFound(f"job {job} has no result with {path!r}", hint=f"See all: shoal ls {job}")
     columns: list[Column] = [
-        ("SIZE", lambda item: str(item["Size"])),
+        ("SIZE", lambda item: str(item["Size"]) if item["Type"] == Kind.FILE else ""),
         ("SHA256", lambda item: item["SHA256"] if how.wide else item["SHA256"][:12]),
-        ("PATH", lambda item: item["Path"]),
+        ("PATH", _shown_path),
     ]
     if len(results) > 1:
         columns.insert(
@@ -80,17 +82,15 @@ def cat(
     """Print one file of a job's results, of each execution that has it, without downloading the rest."""
     wanted = "/".join(safe_parts(path))
     results, written = _looked_up(api, job, namespace, execution_id)
-    names: set[str] = set()
+    names: dict[str, str] = {}
     found = 0
     for result in results:
-        known = _complete(written.get(result.execution))
-        digest = ""
-        if known is not None:
-            names.update(known)
-            if wanted not in known:
-                continue
-            digest = known[wanted]
-        found += _print(api, result, wanted, digest)
+        told = written.get(result.execution)
+        digests = _digests(told)
+        if _has_all_files(told) and wanted not in digests:
+            names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in _links(told)}
+            continue
+        found += _print(api, result, wanted, digests.get(wanted, ""))
     if not found:
         raise _no_such_file(job, wanted, names)
     return Exit.OK
@@ -114,38 +114,64 @@ def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list
     return results, {each["ID"]: each["Written"] for each in executions if each.get("Written")}
 
 
-def _complete(written: Json | None) -> dict[str, str] | None:
-    """Paths and digests of all files, or None where the record does not have all of them."""
-    files = (written or {}).get("Files") or []
-    if written is None or len(files) != written["Count"]:
-        return None
-    return {each["Path"]: each["SHA256"] for each in files}
+def _digests(written: Json | None) -> dict[str, str]:
+    """The digests of the files that a record names, by path."""
+    return {each["Path"]: each["SHA256"] for each in (written or {}).get("Files") or []}
 
 
-def _listed(result: Result, written: Json | None) -> list[Json]:
-    if written is not None and _complete(written) is not None:
-        return list(written["Files"])
-    if result.relay or is_archive(result.spec):
-        with ExitStack() as stack:
-            return [_item(entry) for entry in _entries(stack, result) if entry.kind is Kind.FILE]
-    if objects := result.spec.params.get("Objects"):
-        prefix = str(result.spec.params.get("Key", ""))
-        return [
-            {"Path": each["Key"].removeprefix(prefix), "Size": each["Size"], "SHA256": ""} for each in objects
-        ]
-    if written is None:
-        raise NotFound(
-            f"the record does not say what execution {result.execution} wrote",
-            hint="Download it all: shoal get JOB",
-        )
-    tell(
-        f"These are the first {len(written['Files'])} of {written['Count']} files; shoal get brings them all."
-    )
-    return list(written["Files"])
+def _links(written: Json | None) -> list[Json]:
+    return (written or {}).get("Links") or []
 
 
-def _item(entry: Entry) -> Json:
-    return {"Path": "/".join(safe_parts(entry.path)), "Size": entry.size_bytes, "SHA256": ""}
+def _has_all_files(written: Json | None) -> bool:
+    return written is not None and len(written.get("Files") or []) == written["Count"]
+
+
+def _has_all(written: Json | None) -> bool:
+    """Whether a record names all that was written, links and empty folders included."""
+    if written is None or not _has_all_files(written):
+        return False
+    return len(_links(written)) + len(written.get("Folders") or []) == written.get("Others")
+
+
+def _listed(api: Api, result: Result, written: Json | None) -> list[Json]:
+    """What a result holds, in the order of a walk. Raises what its store says, if its record does not help."""
+    if _has_all(written):
+        return _recorded(written)
+    digests = _digests(written)
+    try:
+        return [_item(each, digests) for each in shown_entries(_entries(api, result))]
+    except (Unavailable, TimedOut, Denied, NotFound) as fault:
+        if written is None:
+            raise
+        tell(f"The result cannot be looked at just now: {fault.message}")
+        tell(f"These are {len(digests)} of its {written['Count']} files, as its record has them.")
+        return _recorded(written)
+
+
+def _recorded(written: Json | None) -> list[Json]:
+    """What a record names."""
+    told = written or {}
+    found = [{**each, "Type": "file"} for each in told.get("Files") or []]
+    found += [{**each, "Type": "link", "Size": 0, "SHA256": ""} for each in _links(told)]
+    found += [{"Path": each, "Type": "folder", "Size": 0, "SHA256": ""} for each in told.get("Folders") or []]
+    return sorted(found, key=lambda each: str(each["Path"]).split("/"))
+
+
+def _item(entry: Entry, digests: dict[str, str]) -> Json:
+    item = {"Path": entry.path, "Size": entry.size_bytes, "SHA256": digests.get(entry.path, "")}
+    target = {"Target": entry.target} if entry.kind is Kind.LINK else {}
+    return {**item, "Type": entry.kind.value, **target}
+
+
+def _shown_path(item: Json) -> str:
+    """A folder ends with a slash; of a link it is told where it leads."""
+    match item["Type"]:
+        case Kind.FOLDER:
+            return f"{item['Path']}/"
+        case Kind.LINK:
+            return f"{item['Path']} -> {item['Target']}"
+    return str(item["Path"])
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -153,7 +179,10 @@ def _is_below(path: str, folder: str) -> bool:
     return tuple(path.split("/"))[: len(wanted)] == wanted
 
 
-def _no_such_file(job: str, wanted: str, names: set[str]) -> NotFound:
+def _no_such_file(job: str, wanted: str, names: dict[str, str]) -> NotFound:
+    """`names` are the paths that there are; links have targets."""
+    if target := names.get(wanted):
+        return NotFound(f"{wanted!r} is a link to {target!r}", hint="Name the file that it leads to.")
     below = sorted(name for name in names if _is_below(name, wanted))
     if below:
         return NotFound(
@@ -200,13 +229,22 @@ def _content(stack: ExitStack, api: Api, result: Result, path: str, *, check: bo
         return _from_ipfs(stack, api, result.spec, path)
     if result.relay or is_archive(result.spec):
         return content(_archive(stack, result), path, check=check)
-    return _from_bucket(stack, result.spec, path)
+    return _from_bucket(stack, api, result.spec, path)
 
 
-def _entries(stack: ExitStack, result: Result) -> Iterator[Entry]:
+def _entries(api: Api, result: Result) -> list[Entry]:
+    """All that is in a result. Raises what its store says."""
     from storage.peek import listing
 
-    return listing(_archive(stack, result))
+    with ExitStack() as stack:
+        if result.relay or is_archive(result.spec):
+            found = listing(_archive(stack, result))
+            return [
+                Entry("/".join(safe_parts(each.path)), each.kind, each.size_bytes, target=each.target)
+                for each in found
+            ]
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+        return entries_of(result.spec, scratch, read_swarm(api.settings()))
 
 
 def _archive(stack: ExitStack, result: Result) -> Any:
@@ -216,7 +254,9 @@ def _archive(stack: ExitStack, result: Result) -> Any:
     params = {key.lower(): value for key, value in result.spec.params.items()}
     kind = result.spec.type.lower()
     if kind == "s3":
-        return stack.enter_context(opened(asyncio.run(_signed(params, str(params["key"])))))
+        return stack.enter_context(
+            opened(asyncio.run(_signed(params, str(params["key"]), str(params.get("versionid", "")))))
+        )
     url = params.get("presignedurl") if kind == LINKED else params.get("url")
     if not isinstance(url, str):
         raise Invalid(f"there is no way to look into a result of the type {result.spec.type!r}")
@@ -229,32 +269,57 @@ def _archive(stack: ExitStack, result: Result) -> Any:
             return stack.enter_context(opened(result.relay))
 
 
-def _from_bucket(stack: ExitStack, spec: Spec, path: str) -> Iterator[bytes] | None:
+def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[bytes] | None:
     from storage.stream import opened
 
-    params = {key.lower(): value for key, value in spec.params.items()}
     if spec.type.lower() not in ("s3", LINKED):
         raise Invalid(f"there is no way to look into a result of the type {spec.type!r}")
+    params = {key.lower(): value for key, value in spec.params.items()}
     prefix = str(params.get("key", "")).removesuffix("*").rstrip("/")
     key = f"{prefix}/{path}" if prefix else path
-    listed = {each["Key"]: each for each in params.get("objects") or []}
-    if listed and key not in listed:
-        return None
+    etag, size_bytes = "", None
     try:
-        url = listed[key]["PreSignedURL"] if listed else asyncio.run(_signed(params, key))
-        file = stack.enter_context(opened(url, size_bytes=listed[key]["Size"] if listed else None))
+        if objects := params.get("objects"):
+            found = next((each for each in objects if each["Key"] == key), None)
+            if found is None:
+                return None
+            url, etag, size_bytes = found["PreSignedURL"], found.get("ETag", ""), found["Size"]
+        elif params.get("listing"):
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+            pinned = asyncio.run(_pinned(api, spec, key, scratch))
+            if pinned is None:
+                return None
+            url, etag, size_bytes = (
+                asyncio.run(_signed(params, key, pinned.version)),
+                pinned.etag,
+                pinned.size_bytes,
+            )
+        else:
+            url = asyncio.run(_signed(params, key, ""))
+        file = stack.enter_context(opened(url, size_bytes=size_bytes, etag=etag))
     except NotFound:
         return None
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
-async def _signed(params: Json, key: str) -> str:
+async def _pinned(api: Api, spec: Spec, key: str, scratch: Path) -> Any:
+    """One of a result's objects as it was found (`storage.s3.keys.Object`); None if there is none of that key."""
+    async with opened_stores([spec.type], scratch, read_swarm(api.settings())) as drivers:
+        stored = await looked_at(drivers, spec)
+        files = stored.resolved.pinned.landing.files
+        return next((each for _, each in files if each.key == key), None)
+
+
+async def _signed(params: Json, key: str, version: str) -> str:
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.s3 import S3Client, S3Settings
 
     async with S3Client(S3Settings(addresses=read_policy(OWN_NETWORKS))) as client:
-        connection = await client.connect(str(params.get("endpoint", "")), str(params.get("region", "")))
-        version = str(params.get("versionid", "")) if key == params.get("key") else ""
+        connection = await client.connect(
+            str(params.get("endpoint", "")),
+            str(params.get("region", "")),
+            addressing=str(params.get("addressingstyle", "")),
+        )
         return await connection.signed_url(str(params.get("bucket", "")), key, version)
 
 
@@ -262,7 +327,7 @@ def _from_ipfs(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[by
     cid = str(next((value for key, value in spec.params.items() if key.lower() == "cid"), ""))
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
     try:
-        fetched = asyncio.run(_fetched(api, f"{cid}/{path}", scratch))
+        fetched = asyncio.run(_fetched(api, Spec("ipfs", {"CID": f"{cid}/{path}"}), scratch))
     except NotFound:
         return None
     if fetched.is_dir():
@@ -271,17 +336,9 @@ def _from_ipfs(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[by
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
-async def _fetched(api: Api, cid: str, scratch: Path) -> Path:
-    from storage.contract import Share, silent
-    from storage.drivers import open_drivers
-    from storage.params import read_params
-    from storage.settings import StorageSettings
-
-    async with AsyncExitStack() as stack:
-        way = await stack.enter_async_context(reached(read_swarm(api.settings()), scratch / "kubo"))
-        settings = StorageSettings(scratch / "drivers", ipfs_connect=way.kubo, ipfs_gateways=way.gateways)
-        drivers = await stack.enter_async_context(open_drivers(settings))
-        source = drivers.sources["ipfs"]
-        params = read_params({"CID": cid}, source.params, "result ipfs")
-        resolved = await source.resolve(params, Share())
-        return (await source.fetch(params, resolved, scratch / "file", silent)).path
+async def _fetched(api: Api, spec: Spec, scratch: Path) -> Path:
+    async with opened_stores([spec.type], scratch, read_swarm(api.settings())) as drivers:
+        stored = await looked_at(drivers, spec)
+        fetched = await stored.driver.fetch(stored.params, stored.resolved, scratch / "file", silent)
+        path: Path = fetched.path
+        return path

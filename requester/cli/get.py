@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -21,7 +21,6 @@ from protocol.errors import (
     Denied,
     Exhausted,
     Fault,
-    Invalid,
     NotFound,
     TimedOut,
     Unavailable,
@@ -34,14 +33,14 @@ from requester.cli.exits import Exit, tell
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
-from requester.cli.swarm import KUBO_DEFAULT, Swarm, Way, reached, read_swarm
+from requester.cli.stores import LINKED, looked_at, opened_stores
+from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
 from requester.client import JOBS, Client, Endpoint
-from storage.contract import Drivers, Share, silent
+from storage.contract import Drivers, silent
 
 Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
-LINKED: Final = "s3presigned"
 _OF_S3: Final = (
     *("Bucket", "Key", "Region", "Endpoint", "AddressingStyle"),
     *("VersionID", "ChecksumSHA256", "Listing"),
@@ -142,35 +141,17 @@ async def _fetch_all(
     results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, swarm: Swarm
 ) -> None:
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
-    from storage.addresses import OWN_NETWORKS, read_policy
-    from storage.drivers import open_drivers
-    from storage.s3 import S3Settings
-    from storage.s3.presigned import PreSignedSource
-    from storage.settings import StorageSettings
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            async with asyncio.timeout(limit_s), AsyncExitStack() as stack:
-                way = Way()
-                if any(each.spec.type.lower() == "ipfs" for each in results):
-                    way = await stack.enter_async_context(reached(swarm, Path(scratch) / "kubo"))
-                settings = StorageSettings(
-                    Path(scratch) / "drivers",
-                    ipfs_connect=way.kubo,
-                    ipfs_gateways=way.gateways,
-                    connect_s=5.0,
-                    attempts=3,
-                    addresses=read_policy(OWN_NETWORKS),
-                )
-                drivers = await stack.enter_async_context(open_drivers(settings))
-                links = PreSignedSource(S3Settings(addresses=settings.addresses))
-                drivers.sources[LINKED] = await stack.enter_async_context(aclosing(links))
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+            scratch = Path(name)
+            types = [each.spec.type for each in results]
+            async with asyncio.timeout(limit_s), opened_stores(types, scratch, swarm) as drivers:
                 trees = []
                 for each in results:
                     with told_if_gone(each):
-                        trees.append((each.execution, await _fetch(drivers, each, Path(scratch))))
-            await asyncio.to_thread(_put, trees, Path(scratch) / "whole", folder, raw=raw)
+                        trees.append((each.execution, await _fetch(drivers, each, scratch)))
+            await asyncio.to_thread(_put, trees, scratch / "whole", folder, raw=raw)
     except TimeoutError as error:
         raise TimedOut(
             f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
@@ -197,19 +178,14 @@ async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
 
 async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     from storage.archive import unpack
-    from storage.params import read_params
 
-    driver = drivers.sources.get(spec.type.lower())
-    if driver is None:
-        known = ", ".join(sorted(drivers.sources))
-        raise Invalid(f"there is no way to download the type {spec.type!r}; those that can be are {known}")
-    params = read_params(spec.params, driver.params, f"result {spec.type}")
-    resolved = await driver.resolve(params, Share())
-    with _Bar(f"{short(into.name)} {spec.type}", resolved.size_bytes) as bar:
-        fetched = await driver.fetch(params, resolved, into, bar)
+    stored = await looked_at(drivers, spec)
+    with _Bar(f"{short(into.name)} {spec.type}", stored.resolved.size_bytes) as bar:
+        fetched = await stored.driver.fetch(stored.params, stored.resolved, into, bar)
+    path: Path = fetched.path
     if not is_archive(spec):
-        return fetched.path
-    archive = fetched.path if fetched.path.is_file() else next(fetched.path.iterdir())
+        return path
+    archive = path if path.is_file() else next(path.iterdir())
     tree = into.with_suffix(".tree")
     await unpack(archive, tree, silent)
     archive.unlink()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from protocol.errors import Broken, Fault, Invalid, NotFound
+from protocol.errors import Broken, Exhausted, Fault, Invalid, NotFound
 from protocol.nodes import Offer
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
@@ -25,14 +25,15 @@ from storage.ipfs.ipns import RECORD_MAX_BYTES, canonical, key_of, meaning_of
 from storage.ipfs.kubo import PROBE_S
 from storage.ipfs.params import IpfsSettings, SourceParams, split_path
 from storage.ipfs.sink import Sink
-from storage.ipfs.unixfs import Found, Want, expand, follow
+from storage.ipfs.unixfs import Found, Role, Want, expand, follow
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size, together
-from storage.tree import Kind, Limits
+from storage.tree import Entry, Kind, Limits
 
 if TYPE_CHECKING:
     from storage.contract import Source
+    from storage.lister import Lister
 
 NAMES_MAX: Final = 8
 SIZING_BLOCKS: Final = 64
@@ -114,6 +115,25 @@ class GatewaySource:
                 await blocks.bring(resolved.pinned, sink, moved, params.cid)
         return Fetched(into)
 
+    async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
+        """See `storage.lister.Lister`. Takes a block for each folder, and for each file that is not one raw block itself."""
+        blocks = self._blocks(self._gateways)
+        found: list[Entry] = []
+        level = [resolved.pinned]
+        while level:
+            told = [each for each in level if each.size_bytes is not None and each.role is Role.NODE]
+            found += [Entry(each.path, Kind.FILE, each.size_bytes or 0) for each in told]
+            below = await self._expanded(blocks, [each for each in level if each not in told], params.cid)
+            found += [
+                Entry(each.path, each.kind, each.size_bytes, each.executable, target=each.target)
+                for each in below
+                if each.kind is not None
+            ]
+            if len(found) > self._settings.entries:
+                raise Exhausted(f"{params.cid} holds more than {self._settings.entries} files and folders")
+            level = [want for each in below if each.kind is not Kind.FILE for want in each.wants]
+        return [each for each in found if each.path]
+
     async def _named(self, blocks: Blocks, params: SourceParams) -> SourceParams:
         """What an IPNS name means now: by a record that its owner signed, or, for a domain, by DNS."""
         name, *names = split_path(params.cid)
@@ -165,17 +185,21 @@ class GatewaySource:
             left -= len(level)
             if left < 0:
                 return None
-            below: list[Found] = []
-            waiting = iter(level)
-
-            async def read(waiting=waiting, below=below) -> None:  # type: ignore[no-untyped-def]
-                for want in waiting:
-                    below.append(expand(want, await blocks.block(want.cid, what)))
-
-            await together(read() for _ in range(self._settings.small_requests))
+            below = await self._expanded(blocks, level, what)
             total += sum(found.size_bytes for found in below if found.kind is Kind.FILE)
             level = [want for found in below if found.kind is not Kind.FILE for want in found.wants]
         return total
+
+    async def _expanded(self, blocks: Blocks, wants: Sequence[Want], what: str) -> list[Found]:
+        """What these blocks hold, some asked for at once."""
+        below: list[Found] = []
+        waiting = iter(wants)
+
+        async def read() -> None:
+            below.extend([expand(want, await blocks.block(want.cid, what)) for want in waiting])
+
+        await together(read() for _ in range(self._settings.small_requests))
+        return below
 
     def _blocks(self, gateways: Sequence[Gateway]) -> Blocks:
         if self._exchanges is None:
@@ -185,5 +209,5 @@ class GatewaySource:
 
 if TYPE_CHECKING:
 
-    def _fits(driver: GatewaySource) -> Source[SourceParams]:
-        return driver
+    def _fits(driver: GatewaySource) -> tuple[Source[SourceParams], Lister[SourceParams]]:
+        return driver, driver

@@ -34,10 +34,11 @@ from storage.parts import Files, Item
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size, together
 from storage.threads import Stop, in_thread
-from storage.tree import Kind, Limits, TreeWriter, check_link, safe_parts
+from storage.tree import Entry, Kind, Limits, TreeWriter, check_link, safe_parts
 
 if TYPE_CHECKING:
     from storage.contract import Source
+    from storage.lister import Lister
 
 T = TypeVar("T")
 
@@ -117,6 +118,13 @@ class IpfsSource(IpfsDriver):
                 await in_thread(lambda _: remove_tree(beside))
                 await self._bring_files(root, below, beside, "", params, moved)
         return Fetched(into)
+
+    async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
+        """See `storage.lister.Lister`."""
+        return [
+            Entry(each.path, each.kind, each.size_bytes, each.executable, target=each.target)
+            for each in resolved.pinned[1:]
+        ]
 
     async def _bring_files(
         self,
@@ -308,5 +316,5 @@ def _new_file(path: Path, executable: bool) -> int:
 
 if TYPE_CHECKING:
 
-    def _fits(driver: IpfsSource) -> Source[SourceParams]:
-        return driver
+    def _fits(driver: IpfsSource) -> tuple[Source[SourceParams], Lister[SourceParams]]:
+        return driver, driver

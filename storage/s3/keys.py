@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from protocol.errors import Invalid
 from storage.s3.checksums import Checksum
-from storage.tree import safe_parts
+from storage.tree import Entry, Kind, safe_parts
 
 ODD_HINT: Final = "Write Key without // and .. and without a slash at its beginning."
 
@@ -38,6 +38,12 @@ class Landing(Struct, frozen=True):
 
     files: list[tuple[str, Object]]
     folders: list[str]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """As a walk over the tree would tell it, but for the folders that files make."""
+        files = [Entry(name, Kind.FILE, each.size_bytes) for name, each in self.files]
+        return files + [Entry(name, Kind.FOLDER) for name in self.folders]
 
 
 def plain_key(key: str) -> str:

@@ -20,6 +20,7 @@ from storage.addresses import AddressPolicy
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Again, Lane, Lanes, Request, Task, find_route
+from storage.lister import Lister
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
@@ -29,8 +30,8 @@ from storage.s3.digests import check_sha256
 from storage.s3.keys import Object, landing
 from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
+from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
-from storage.tree import TreeWriter
 from storage.wire import Head, Line, origin_of
 
 
@@ -224,6 +225,10 @@ class PreSignedSource:
                 await check_sha256(params.name, params.sha256, beside / placed.files[0][0])
         return Fetched(into)
 
+    async def entries(self, params: PreSignedParams, resolved: Resolved) -> list[Entry]:
+        """See `storage.lister.Lister`."""
+        return landing([each for each, _ in resolved.pinned], params.name).entries
+
     async def _move(self, url: str, tasks: Any, count: int, moved: Any = lambda _: None) -> None:
         host, port, _ = origin_of(url)
         policy: AddressPolicy = self._settings.addresses
@@ -238,5 +243,7 @@ def _parts_in(found: list[tuple[Object, str]], part_bytes: int) -> int:
 
 if TYPE_CHECKING:
 
-    def _fits(driver: PreSignedSource, task: _Look) -> tuple[Source[PreSignedParams], Task]:
-        return driver, task
+    def _fits(
+        driver: PreSignedSource, task: _Look
+    ) -> tuple[Source[PreSignedParams], Lister[PreSignedParams], Task]:
+        return driver, driver, task

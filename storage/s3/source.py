@@ -21,6 +21,7 @@ from protocol.errors import Broken, Denied, Fault, Invalid, NotFound
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Request
+from storage.lister import Lister
 from storage.multiaddr import parse_endpoint
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Refusal, check_size, together
@@ -37,8 +38,8 @@ from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
 from storage.s3.patterns import search
 from storage.threads import in_thread
+from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
-from storage.tree import TreeWriter
 
 FOLDER_TYPE = "application/x-directory"
 SMALL_OBJECT_BYTES = 1 << 20
@@ -101,6 +102,11 @@ class S3Source(S3Driver):
             if params.checksum_sha256 and pinned.landing.files:
                 await check_sha256(params.url, params.checksum_sha256, beside / pinned.landing.files[0][0])
         return Fetched(into)
+
+    async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
+        """See `storage.lister.Lister`."""
+        placed: Landing = resolved.pinned.landing
+        return placed.entries
 
     async def _bring(
         self,
@@ -383,5 +389,5 @@ def _nothing(params: SourceParams, endpoint: str) -> NotFound:
 
 if TYPE_CHECKING:
 
-    def _fits(driver: S3Source) -> Source[SourceParams]:
-        return driver
+    def _fits(driver: S3Source) -> tuple[Source[SourceParams], Lister[SourceParams]]:
+        return driver, driver

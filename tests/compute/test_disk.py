@@ -18,7 +18,7 @@ from compute.provenance import FILES_MAX, Manifests
 from protocol.clock import ManualClock
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, ResultPath, Spec, Task
-from protocol.messages import Report, Run
+from protocol.messages import LinkWritten, Report, Run
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 from tests.compute.test_inputs import INPUT, READING, failed
@@ -151,6 +151,11 @@ def test_what_was_written_is_listed_as_sha256sum_does(tmp_path: Path) -> None:
     names = sorted(path for path, content in TREE.items() if isinstance(content, bytes))
     assert [each.path for each in written.files] == names
     assert (written.count, written.size_bytes) == (3, 12)
+    assert (written.others, written.links, written.folders) == (
+        2,
+        [LinkWritten("outputs/link", "a")],
+        ["outputs/empty"],
+    )
     listed = subprocess.run(["sha256sum", *names], cwd=tmp_path / "results", capture_output=True, check=True)
     digest = subprocess.run(["sha256sum"], input=listed.stdout, capture_output=True, check=True).stdout
     assert digest.split()[0].decode() == written.sha256

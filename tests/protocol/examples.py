@@ -82,7 +82,8 @@ OUTPUT = messages.RunOutput("out", True, "err", True, 3, "killed")
 INPUT_READ = messages.InputRead("/in", "ipfs", "Qm", 12, True)
 RANKING = Ranking(3, 2, [Candidate(NODE, 1, 2048, 2, 3, True, 0.5)], {"has no engine docker": 1})
 FILE_WRITTEN = messages.FileWritten("outputs/a", 5, "cd" * 32)
-WRITTEN = messages.Written(3, 12, "ef" * 32, [FILE_WRITTEN])
+LINK_WRITTEN = messages.LinkWritten("outputs/newest", "a")
+WRITTEN = messages.Written(3, 12, "ef" * 32, [FILE_WRITTEN], 2, [LINK_WRITTEN], ["outputs/empty"])
 REPORT = messages.Report(
     node=NODE,
     incarnation=2,
@@ -132,6 +133,7 @@ EXAMPLES: list[Struct] = [
     OUTPUT,
     INPUT_READ,
     FILE_WRITTEN,
+    LINK_WRITTEN,
     WRITTEN,
     REPORT,
     messages.ReportBatch([REPORT]),

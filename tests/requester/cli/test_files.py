@@ -7,10 +7,16 @@ from uuid import uuid4
 
 import pytest
 
+from compute.provenance import Manifests
 from deploy.servers import Kubo, S3Server
+from protocol.ids import ExecutionId
+from protocol.jobs import Spec
 from protocol.messages import FileWritten, Written
 from protocol.states import ExecutionState
+from storage.archive import pieces
+from storage.s3.results import ResultSigner, Signing
 from tests.conftest import Background
+from tests.contracts.trees import Link, Tree, plant
 from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
 from tests.requester.cli.test_get import made_bucket, published
 from tests.requester.twin import Twin
@@ -22,7 +28,7 @@ def written(**files: str) -> Written:
         FileWritten(name.replace("__", "/"), len(text), hashlib.sha256(text.encode()).hexdigest())
         for name, text in sorted(files.items())
     ]
-    return Written(len(found), sum(each.size_bytes for each in found), "0" * 64, found)
+    return Written(len(found), sum(each.size_bytes for each in found), "0" * 64, found, 0)
 
 
 FILES = {"stdout": "hello\n", "outputs__a": "A" * 50_000, "outputs__b__c": "C"}
@@ -46,6 +52,40 @@ def test_ls_lists_files(shoal: Shoal, finished: Finished, shelf: Shelf, told: bo
     assert {each["Path"] for each in found} == {"stdout", "outputs/a", "outputs/b/c"}
     assert {each["ExecutionID"] for each in found} == {execution}
     assert shelf.asked == (0 if told else 1)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_ls_lists_links_and_empty_folders(
+    shoal: Shoal, finished: Finished, folder: Path, background: Background, shelf: Shelf, told: bool
+) -> None:
+    """A link with where it leads, an empty folder with a slash; `cat` of a link says where it leads."""
+    tree: Tree = {"stdout": b"hello\n", "outputs/newest": Link("a"), "outputs/a": b"A", "outputs/none": None}
+    plant(tree, folder / "result")
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    finished.publish(0, b"".join(pieces(folder / "result")), written=record if told else None)
+    finished.close()
+
+    ran = shoal("ls", "words", "--hide-header")
+
+    assert ran.code == 0, ran.err
+    assert [line.split()[-1] for line in ran.out.splitlines()] == [
+        "outputs/a",
+        "a",
+        "outputs/none/",
+        "stdout",
+    ]
+    assert "outputs/newest -> a" in ran.out
+    found = json.loads(shoal("ls", "words", "outputs", "-o", "json").out)
+    kinds = {each["Path"]: (each["Type"], each.get("Target")) for each in found}
+    assert kinds == {
+        "outputs/a": ("file", None),
+        "outputs/newest": ("link", "a"),
+        "outputs/none": ("folder", None),
+    }
+    assert shelf.asked == (0 if told else 2)
+    refused = shoal("cat", "words", "outputs/newest")
+    assert (refused.code != 0, refused.out) == (True, "")
+    assert not told or "is a link to 'a'" in refused.err
 
 
 def test_ls_of_a_folder(shoal: Shoal, finished: Finished) -> None:
@@ -182,3 +222,84 @@ def test_cat_of_ipfs(
 
     assert shoal("cat", "words", "outputs/f").out == "kept\n"
     assert shoal("cat", "words", "outputs/g").code != 0
+
+
+MANY: Tree = {
+    **{f"outputs/{number:02}": f"number {number}\n".encode() for number in range(25)},
+    "outputs/large": b"large" * 100_000,
+    "outputs/none": None,
+    "stdout": b"hello\n",
+}
+
+
+@pytest.mark.parametrize("store", ["account", "links", "kubo", "gateway"])
+def test_a_large_result_is_looked_into_where_it_lies(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    folder: Path,
+    request: pytest.FixtureRequest,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+    store: str,
+) -> None:
+    """A result of more files than its record names is listed from its store, whole, and each file can be printed; of an
+    object that has been changed since nothing is."""
+    way: list[str] = []
+    tree, bucket = MANY, f"ls-{uuid4().hex[:12]}"
+    s3 = request.getfixturevalue("s3") if store in ("account", "links") else None
+    if s3 is not None:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        background.run(made_bucket(s3, bucket))
+        params = {"Bucket": bucket, "Key": "out", "Endpoint": s3.endpoint, "Encoding": "plain"}
+        spec = background.run(published(plant(tree, folder / "result"), "s3", params))
+        if store == "links":
+            spec = background.run(signed(spec, s3))
+    else:
+        kubo = request.getfixturevalue("kubo")
+        tree = {**MANY, "outputs/newest": Link("24")}
+        spec = background.run(published(plant(tree, folder / "result"), "ipfs", {}, kubo.multiaddr))
+        way = ["-c", f"Node.IPFS.Connect={kubo.multiaddr}"]
+        if store == "gateway":
+            way = ["-c", f"ResultDownloaders.Types.IPFS.Gateways={kubo.gateway_url}"]
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, ExecutionState.COMPLETED, result=spec, written=record))
+    finished.close()
+
+    ran = shoal("ls", "words", *way, "-o", "json")
+
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert [(each["Path"], each["Size"]) for each in found if each["Type"] == "file"] == [
+        (path, len(data)) for path, data in sorted(tree.items()) if isinstance(data, bytes)
+    ]
+    assert [each["Path"] for each in found if each["Type"] == "folder"] == ["outputs/none"]
+    assert [each["Target"] for each in found if each["Type"] == "link"] == (["24"] if s3 is None else [])
+    assert {each["Path"]: each["SHA256"] for each in found if each["SHA256"]} == {
+        each.path: each.sha256 for each in record.files
+    }
+    assert shoal("cat", "words", "outputs/24", *way).out == "number 24\n"
+    assert shoal("cat", "words", "outputs/25", *way).code != 0
+    if s3 is not None:
+        background.run(put(s3, bucket, "out/outputs/24", b"other\n"))
+        ran = shoal("cat", "words", "outputs/24")
+        assert (ran.code != 0, ran.out) == (True, "")
+        assert "is not as it was published" in ran.err
+
+
+async def signed(spec: Spec, s3: S3Server) -> Spec:
+    """As a requester with an account tells it."""
+    signer = ResultSigner(Signing(endpoint=s3.endpoint))
+    shown = await signer.shown(spec, objects=True)
+    await signer.close()
+    return shown
+
+
+async def put(s3: S3Server, bucket: str, key: str, data: bytes) -> None:
+    """Somebody changes an object."""
+    from aiobotocore.session import get_session
+
+    async with get_session().create_client("s3", endpoint_url=s3.endpoint, region_name=s3.region) as client:
+        await client.put_object(Bucket=bucket, Key=key, Body=data)

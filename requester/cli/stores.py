@@ -1,0 +1,86 @@
+"""The drivers that a person's own client reads results with.
+
+Knows: which settings a client has, and how a result's params are read. Must not know: what is done with a result.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from protocol.errors import Invalid
+from protocol.jobs import Spec
+from requester.cli.swarm import Swarm, Way, reached
+from storage.contract import Drivers, Resolved, Share
+from storage.tree import Entry, Kind
+
+LINKED: Final = "s3presigned"
+
+
+class Stored(Struct, frozen=True):
+    """A result in a store that was looked at: the driver that reads it, its params, and what `resolve` found."""
+
+    driver: Any
+    params: Any
+    resolved: Resolved
+
+
+@asynccontextmanager
+async def opened_stores(types: Sequence[str], scratch: Path, swarm: Swarm) -> AsyncIterator[Drivers]:
+    """The drivers for results of these `types`; a Kubo is sought, or started, only if one needs it."""
+    from storage.addresses import OWN_NETWORKS, read_policy
+    from storage.drivers import open_drivers
+    from storage.s3 import S3Settings
+    from storage.s3.presigned import PreSignedSource
+    from storage.settings import StorageSettings
+
+    async with AsyncExitStack() as stack:
+        way = Way()
+        if any(each.lower() == "ipfs" for each in types):
+            way = await stack.enter_async_context(reached(swarm, scratch / "kubo"))
+        settings = StorageSettings(
+            scratch / "drivers",
+            ipfs_connect=way.kubo,
+            ipfs_gateways=way.gateways,
+            connect_s=5.0,
+            attempts=3,
+            addresses=read_policy(OWN_NETWORKS),
+        )
+        drivers = await stack.enter_async_context(open_drivers(settings))
+        links = PreSignedSource(S3Settings(addresses=settings.addresses))
+        drivers.sources[LINKED] = await stack.enter_async_context(aclosing(links))
+        yield drivers
+
+
+async def looked_at(drivers: Drivers, spec: Spec) -> Stored:
+    """What a result consists of now. Raises a driver's faults, `Invalid` for a type that nobody reads."""
+    from storage.params import read_params
+
+    driver = drivers.sources.get(spec.type.lower())
+    if driver is None:
+        known = ", ".join(sorted(drivers.sources))
+        raise Invalid(f"there is no way to download the type {spec.type!r}; those that can be are {known}")
+    params = read_params(spec.params, driver.params, f"result {spec.type}")
+    return Stored(driver, params, await driver.resolve(params, Share()))
+
+
+def entries_of(spec: Spec, scratch: Path, swarm: Swarm) -> list[Entry]:
+    """All that is in a result, without the bytes. Raises as `looked_at`."""
+
+    async def look() -> list[Entry]:
+        async with opened_stores([spec.type], scratch, swarm) as drivers:
+            stored = await looked_at(drivers, spec)
+            found: list[Entry] = await stored.driver.entries(stored.params, stored.resolved)
+            return found
+
+    return asyncio.run(look())
+
+
+def shown_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """Files, links, and the folders that hold nothing: what people want listed, in the order of a walk."""
+    above = {each.path.rpartition("/")[0] for each in entries}
+    shown = [each for each in entries if each.kind is not Kind.FOLDER or each.path not in above]
+    return sorted(shown, key=lambda each: each.path.split("/"))
