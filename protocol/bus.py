@@ -37,7 +37,7 @@ class Message(Struct, frozen=True):
     respond: Callable[[bytes], Awaitable[None]] | None = None
 
 
-class Append(Struct, frozen=True):
+class Append(Struct, frozen=True, gc=False):
     """One entry to be appended: "I decided knowing entry `guard` of this job", 0 for a job that is not there yet.
 
     `op` is unique to this entry; it settles appends whose answer was lost.
@@ -49,7 +49,7 @@ class Append(Struct, frozen=True):
     data: bytes
 
 
-class Stored(Struct, frozen=True, tag=True):
+class Stored(Struct, frozen=True, gc=False, tag=True):
     """The entry is in the log, durably, at this sequence."""
 
     seq: int
@@ -78,7 +78,7 @@ class Refused(Struct, frozen=True, tag=True):
 Outcome = Stored | Stale | Refused
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """An entry as read from the log."""
 
     key: JobKey

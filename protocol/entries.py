@@ -14,7 +14,7 @@ from protocol.ranking import Ranking
 from protocol.states import JobState
 
 
-class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
+class Submitted(Struct, frozen=True, gc=False, tag="submitted", omit_defaults=True):
     """A job came to be, or a new version of it: the log's first event, and whenever its name is submitted again.
 
     `rerun_of` is the version that a person wants to see run once more, and `reason` why; 0 for a spec of its own. `anew`
@@ -30,13 +30,13 @@ class Submitted(Struct, frozen=True, tag="submitted", omit_defaults=True):
     anew: bool = False
 
 
-class Queued(Struct, frozen=True, tag="queued", omit_defaults=True):
+class Queued(Struct, frozen=True, gc=False, tag="queued", omit_defaults=True):
     """Some partitions cannot be placed now; the reason names what each node lacks."""
 
     reason: Failure
 
 
-class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
+class Assigned(Struct, frozen=True, gc=False, tag="assigned", omit_defaults=True):
     """A partition's next attempt goes to a node. `why` is the ranking's reason in a few words, `ranking` the whole of it.
 
     `partitions` is among how many the inputs are shared out, 0 for as many as the job's count says.
@@ -52,27 +52,27 @@ class Assigned(Struct, frozen=True, tag="assigned", omit_defaults=True):
     partitions: int = 0
 
 
-class StopRequested(Struct, frozen=True, tag="stop", omit_defaults=True):
+class StopRequested(Struct, frozen=True, gc=False, tag="stop", omit_defaults=True):
     """A person wants the job to end."""
 
     reason: str = ""
     client: str = ""
 
 
-class Reported(Struct, frozen=True, tag="reported", omit_defaults=True):
+class Reported(Struct, frozen=True, gc=False, tag="reported", omit_defaults=True):
     """A node's report of a current execution: from here on it is a fact."""
 
     report: Report
 
 
-class Cancelled(Struct, frozen=True, tag="cancelled", omit_defaults=True):
+class Cancelled(Struct, frozen=True, gc=False, tag="cancelled", omit_defaults=True):
     """The requester gave this execution up (stop, timeout, new version); the node is told to end it."""
 
     execution: ExecutionId
     failure: Failure
 
 
-class Lost(Struct, frozen=True, tag="lost", omit_defaults=True):
+class Lost(Struct, frozen=True, gc=False, tag="lost", omit_defaults=True):
     """The execution's node is silent for too long; whatever it reports afterwards is dropped."""
 
     execution: ExecutionId
@@ -80,7 +80,7 @@ class Lost(Struct, frozen=True, tag="lost", omit_defaults=True):
     failure: Failure
 
 
-class Closed(Struct, frozen=True, tag="closed", omit_defaults=True):
+class Closed(Struct, frozen=True, gc=False, tag="closed", omit_defaults=True):
     """The job's (this version's) final state; `failure` is the root cause where there is one."""
 
     state: JobState
@@ -88,7 +88,7 @@ class Closed(Struct, frozen=True, tag="closed", omit_defaults=True):
     failure: Failure | None = None
 
 
-class Deleted(Struct, frozen=True, tag="deleted", omit_defaults=True):
+class Deleted(Struct, frozen=True, gc=False, tag="deleted", omit_defaults=True):
     """A person wants a closed job forgotten: what was known of it goes, and its name is free. (Since version 0.2.)"""
 
     reason: str = ""
@@ -98,7 +98,7 @@ class Deleted(Struct, frozen=True, tag="deleted", omit_defaults=True):
 Event = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed | Deleted
 
 
-class Entry(Struct, frozen=True, omit_defaults=True):
+class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
     """All events of one decision about one job.
 
     `job` must agree with the subject's key, `op` is unique to the attempt to append (it settles appends whose answer was

@@ -19,7 +19,7 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 
-class Failure(Struct, frozen=True, omit_defaults=True):
+class Failure(Struct, frozen=True, gc=False, omit_defaults=True):
     """A fault as it travels and is kept: on the bus, in the log, over REST.
 
     `code` is one of the codes below or a more exact one that begins with it (``NotFound.Image``). `message` says what is

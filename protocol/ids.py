@@ -50,6 +50,12 @@ def key_of(job: str) -> JobKey | None:
     return JobKey("".join(found.groups())) if found else None
 
 
+def key_prefix(beginning: str) -> str:
+    """What the keys of all jobs begin with whose ids begin so. Ids have the order of their keys."""
+    digits = beginning.removeprefix("j-").replace("-", "")
+    return digits[:12] + digits[13:16]
+
+
 def nameless_key(random: int) -> JobKey:
     """The key of a job that has no name: 60 random bits."""
     return JobKey(f"{random & ((1 << 60) - 1):015x}")

@@ -12,14 +12,14 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType, field
 
 
-class Spec(Struct, frozen=True, rename="pascal", omit_defaults=False):
+class Spec(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=False):
     """A driver or engine by its type, and the parameters that are its own business."""
 
     type: str = ""
     params: dict[str, Any] = field(default_factory=dict)
 
 
-class Constraint(Struct, frozen=True, rename="pascal"):
+class Constraint(Struct, frozen=True, gc=False, rename="pascal"):
     """A condition on a node's labels. Operators: ``= == in != notin exists ! gt lt``.
 
     A key that begins with ``favour_`` is a preference instead: it ranks and does not filter.
@@ -30,7 +30,7 @@ class Constraint(Struct, frozen=True, rename="pascal"):
     values: list[str] = field(default_factory=list)
 
 
-class Input(Struct, frozen=True, rename="pascal"):
+class Input(Struct, frozen=True, gc=False, rename="pascal"):
     """One input: where it comes from and where the program finds it (absolute path).
 
     With `read_write` the program has a copy of its own, which it may change and which goes with it. A `local` source has
@@ -43,14 +43,14 @@ class Input(Struct, frozen=True, rename="pascal"):
     read_write: bool | UnsetType = UNSET
 
 
-class ResultPath(Struct, frozen=True, rename="pascal"):
+class ResultPath(Struct, frozen=True, gc=False, rename="pascal"):
     """A folder that is kept: `path` as the program sees it, `name` as its folder in the result."""
 
     name: str
     path: str
 
 
-class Resources(Struct, frozen=True):
+class Resources(Struct, frozen=True, gc=False):
     """What a task wants, as people write it: ``500m``, ``512Mb``, ``1Gi``, ``1``; empty means the default.
 
     `gpu_name` is a part of the devices' name in any case (``A100``), `gpu_memory` the least each of them must have; both
@@ -65,7 +65,7 @@ class Resources(Struct, frozen=True):
     gpu_memory: str | UnsetType = field(default=UNSET, name="GPUMemory")
 
 
-class Amounts(Struct, frozen=True, omit_defaults=True):
+class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
     """Resources as numbers: cores, bytes, bytes, devices. Wire names are those of Bacalhau's AllocatedResources."""
 
     cpu: float = field(default=0.0, name="CPU")
@@ -99,7 +99,7 @@ class Amounts(Struct, frozen=True, omit_defaults=True):
         )
 
 
-class Port(Struct, frozen=True, rename="pascal"):
+class Port(Struct, frozen=True, gc=False, rename="pascal"):
     """A published port: `static` on the host (0 = any free one), `target` in the container (0 = the same)."""
 
     name: str
@@ -108,7 +108,7 @@ class Port(Struct, frozen=True, rename="pascal"):
     host_network: str = ""
 
 
-class Network(Struct, frozen=True, rename="pascal"):
+class Network(Struct, frozen=True, gc=False, rename="pascal"):
     """Network access: Type is ``Default``, ``None``, ``Host``, ``Full`` (= Host), ``HTTP`` or ``Bridge``."""
 
     type: str = "Default"
@@ -116,7 +116,7 @@ class Network(Struct, frozen=True, rename="pascal"):
     ports: list[Port] = field(default_factory=list)
 
 
-class Timeouts(Struct, frozen=True, rename="pascal"):
+class Timeouts(Struct, frozen=True, gc=False, rename="pascal"):
     """Limits in whole seconds; 0 means none."""
 
     execution_timeout: int = 0
@@ -124,7 +124,7 @@ class Timeouts(Struct, frozen=True, rename="pascal"):
     total_timeout: int = 0
 
 
-class Task(Struct, frozen=True, rename="pascal"):
+class Task(Struct, frozen=True, gc=False, rename="pascal"):
     """The one program of a job, with everything it needs."""
 
     name: str = "main"
@@ -139,7 +139,7 @@ class Task(Struct, frozen=True, rename="pascal"):
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
-class Retry(Struct, frozen=True, rename="pascal", omit_defaults=True):
+class Retry(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=True):
     """When a failed attempt is made again. Times in seconds; what is 0 or empty is left to the requester.
 
     `attempts` is how many failed attempts a partition gets, the first one included; work that was lost with its node does
@@ -160,13 +160,13 @@ class Retry(Struct, frozen=True, rename="pascal", omit_defaults=True):
     exit_codes: list[int] = field(default_factory=list)
 
 
-class Placement(Struct, frozen=True, rename="pascal", omit_defaults=True):
+class Placement(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=True):
     """How a node is chosen among those that fit: `policy` is ``spread`` (the emptiest one) or ``pack`` (the fullest)."""
 
     policy: str = "spread"
 
 
-class Disconnect(Struct, frozen=True, rename="pascal", omit_defaults=True):
+class Disconnect(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=True):
     """What a silent node means to the job: its work is given up after `lost_after` seconds of silence.
 
     Less than what the requester waits anyway (five seconds, if nobody changed it) counts as that. A node that comes back
@@ -176,7 +176,7 @@ class Disconnect(Struct, frozen=True, rename="pascal", omit_defaults=True):
     lost_after: float = 0.0
 
 
-class Update(Struct, frozen=True, rename="pascal", omit_defaults=True):
+class Update(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=True):
     """How a service or daemon goes from one version to the next, and off a node that is drained: a few at a time.
 
     At most `max_parallel` partitions (or nodes, of a daemon) are without a healthy execution because of it; one is healthy
@@ -187,7 +187,7 @@ class Update(Struct, frozen=True, rename="pascal", omit_defaults=True):
     min_healthy: float = 0.0
 
 
-class Job(Struct, frozen=True, rename="pascal"):
+class Job(Struct, frozen=True, gc=False, rename="pascal"):
     """A whole job spec in canonical form: defaults filled in, one task, `count` as it will be run.
 
     `name` empty means the job has no name of its own; its id then serves as its name. `count` is the number of partitions

@@ -22,7 +22,7 @@ from protocol.nodes import NodeInfo
 from protocol.states import ExecutionState
 
 
-class Run(Struct, frozen=True, tag="run", omit_defaults=True):
+class Run(Struct, frozen=True, gc=False, tag="run", omit_defaults=True):
     """Run this execution. The task travels inside, complete.
 
     `seq` is the sequence of the entry that assigned it. `execution_timeout_s` counts from the program's start, 0 is none;
@@ -47,7 +47,7 @@ class Run(Struct, frozen=True, tag="run", omit_defaults=True):
     staging_timeout_s: float = 0
 
 
-class Cancel(Struct, frozen=True, tag="cancel", omit_defaults=True):
+class Cancel(Struct, frozen=True, gc=False, tag="cancel", omit_defaults=True):
     """This execution shall not be: stop it if it runs, throw it away, never report a result."""
 
     seq: int
@@ -56,7 +56,7 @@ class Cancel(Struct, frozen=True, tag="cancel", omit_defaults=True):
     reason: str = ""
 
 
-class FullList(Struct, frozen=True, tag="list", omit_defaults=True):
+class FullList(Struct, frozen=True, gc=False, tag="list", omit_defaults=True):
     """All that this node shall have, as of sequence `upto` of the log whose stream was made at `created`.
 
     The node ends what is not listed and was ordered at or before `upto`. It ignores a list older than its newest
@@ -72,7 +72,7 @@ class FullList(Struct, frozen=True, tag="list", omit_defaults=True):
 Command = Run | Cancel | FullList
 
 
-class CommandBatch(Struct, frozen=True, tag="batch"):
+class CommandBatch(Struct, frozen=True, gc=False, tag="batch"):
     """Several commands for one node, to be obeyed in their order, each as if it had come alone.
 
     A node of a version that does not know this form does not take it: each is then sent alone.
@@ -81,7 +81,7 @@ class CommandBatch(Struct, frozen=True, tag="batch"):
     commands: list[Command]
 
 
-class CommandAnswer(Struct, frozen=True, omit_defaults=True):
+class CommandAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """The node has the command in its journal, or why not.
 
     To a `CommandBatch`: all were taken, or `each` says of each, in their order.
@@ -92,7 +92,7 @@ class CommandAnswer(Struct, frozen=True, omit_defaults=True):
     each: "list[CommandAnswer]" = field(default_factory=list)
 
 
-class Stage(Struct, frozen=True, omit_defaults=True):
+class Stage(Struct, frozen=True, gc=False, omit_defaults=True):
     """A stage that an execution has reached: when (node's clock, unix seconds) and what a person is told."""
 
     state: ExecutionState
@@ -100,7 +100,7 @@ class Stage(Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
-class RunOutput(Struct, frozen=True):
+class RunOutput(Struct, frozen=True, gc=False):
     """The program's exit code and the first 2,048 bytes of what it wrote; wire names are Bacalhau's."""
 
     stdout: str = field(default="", name="Stdout")
@@ -111,7 +111,7 @@ class RunOutput(Struct, frozen=True):
     error_message: str = field(default="", name="ErrorMsg")
 
 
-class InputRead(Struct, frozen=True, omit_defaults=True):
+class InputRead(Struct, frozen=True, gc=False, omit_defaults=True):
     """Which bytes an execution read: the identity that `resolve` gave the input before it was fetched.
 
     `cached`: they were on the node already, and nothing was fetched.
@@ -124,7 +124,7 @@ class InputRead(Struct, frozen=True, omit_defaults=True):
     cached: bool = False
 
 
-class FileWritten(Struct, frozen=True, omit_defaults=True):
+class FileWritten(Struct, frozen=True, gc=False, omit_defaults=True):
     """One file of a published result: its path in the result, and the SHA-256 of its bytes in hexadecimal."""
 
     path: str
@@ -132,14 +132,14 @@ class FileWritten(Struct, frozen=True, omit_defaults=True):
     sha256: str
 
 
-class LinkWritten(Struct, frozen=True):
+class LinkWritten(Struct, frozen=True, gc=False):
     """One symbolic link of a published result."""
 
     path: str
     target: str
 
 
-class Written(Struct, frozen=True, omit_defaults=True):
+class Written(Struct, frozen=True, gc=False, omit_defaults=True):
     """What an execution wrote, as it was published: `count` files of `size_bytes` together.
 
     `files` are the first of them in the order of their paths, as many as a report may carry. `sha256` is that of the whole
@@ -156,7 +156,7 @@ class Written(Struct, frozen=True, omit_defaults=True):
     folders: list[str] = field(default_factory=list)
 
 
-class Report(Struct, frozen=True, omit_defaults=True):
+class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     """The newest state of one execution, with all stages passed so far. A later report replaces an earlier one.
 
     `seq` is the sequence of the entry that ordered the execution: a requester that has not folded it yet waits for it.
@@ -180,7 +180,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     written: Written | None = None
 
 
-class ReportBatch(Struct, frozen=True):
+class ReportBatch(Struct, frozen=True, gc=False):
     """Several reports of one node, each to be judged as if it had come alone.
 
     A requester of a version that does not know this form answers ``later``: each is then sent alone.
@@ -189,7 +189,7 @@ class ReportBatch(Struct, frozen=True):
     reports: list[Report]
 
 
-class Verdict(Struct, frozen=True, omit_defaults=True):
+class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer to a report.
 
     ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
@@ -203,7 +203,7 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     each: "list[Verdict]" = field(default_factory=list)
 
 
-class Beat(Struct, frozen=True, omit_defaults=True):
+class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
     """A node is alive. `incarnation` grows with each start of its process; `upto` is the newest sequence it obeyed.
 
     `held`: the inputs whose bytes are on the node, by `protocol.held.input_token`, with their sizes in bytes; the
@@ -219,7 +219,7 @@ class Beat(Struct, frozen=True, omit_defaults=True):
     held: dict[str, int] | None = None
 
 
-class RequesterBeat(Struct, frozen=True, omit_defaults=True):
+class RequesterBeat(Struct, frozen=True, gc=False, omit_defaults=True):
     """A requester is alive, has folded the log up to `folded`, and has it in its read model up to `recorded`.
 
     `decided` is the revision of the cell with the last word about a node that a person said to this requester.
@@ -235,7 +235,7 @@ class RequesterBeat(Struct, frozen=True, omit_defaults=True):
     decided: int = 0
 
 
-class Progress(Struct, frozen=True, omit_defaults=True):
+class Progress(Struct, frozen=True, gc=False, omit_defaults=True):
     """What an execution is busy with, a few times a second, never stored: ``image``, ``input /in``, ``result``.
 
     `total_bytes` None means unknown.
@@ -250,7 +250,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     total_bytes: int | None = None
 
 
-class LogsRequest(Struct, frozen=True, omit_defaults=True):
+class LogsRequest(Struct, frozen=True, gc=False, omit_defaults=True):
     """Read an execution's output from `cursor` on (0 is the beginning, -1 the present end).
 
     The answer holds at most `limit_bytes` of text. If there is none yet and the program still runs, the node answers
@@ -263,7 +263,7 @@ class LogsRequest(Struct, frozen=True, omit_defaults=True):
     wait_s: float = 0
 
 
-class LogChunk(Struct, frozen=True):
+class LogChunk(Struct, frozen=True, gc=False):
     """A piece of output: `stream` 1 is standard output, 2 standard error. Base64 on the wire."""
 
     stream: int
@@ -271,7 +271,7 @@ class LogChunk(Struct, frozen=True):
     data: bytes
 
 
-class LogsAnswer(Struct, frozen=True, omit_defaults=True):
+class LogsAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """Chunks in the order written; `ended` says that nothing follows after `cursor`."""
 
     cursor: int
@@ -280,7 +280,7 @@ class LogsAnswer(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
-class ResultRequest(Struct, frozen=True, omit_defaults=True):
+class ResultRequest(Struct, frozen=True, gc=False, omit_defaults=True):
     """A piece of a result that its node keeps: the archive's bytes from `offset` on. `limit_bytes` 0 asks for no bytes."""
 
     execution: ExecutionId
@@ -288,7 +288,7 @@ class ResultRequest(Struct, frozen=True, omit_defaults=True):
     limit_bytes: int = 0
 
 
-class ResultAnswer(Struct, frozen=True, omit_defaults=True):
+class ResultAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """A piece of an archive, the whole's size in bytes, and a link to it for a while; or why not. Base64 on the wire.
 
     `version` changes with the archive: pieces of two versions do not belong together.
@@ -301,7 +301,7 @@ class ResultAnswer(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
-class BlobRequest(Struct, frozen=True):
+class BlobRequest(Struct, frozen=True, gc=False):
     """Bytes of a blob that travelled beside its job: see `protocol.bus`. `digest` is SHA-256 in hexadecimal."""
 
     digest: str
@@ -309,7 +309,7 @@ class BlobRequest(Struct, frozen=True):
     limit_bytes: int = 262_144
 
 
-class BlobAnswer(Struct, frozen=True, omit_defaults=True):
+class BlobAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """A piece of a blob and the whole's size in bytes; or why not."""
 
     size_bytes: int = 0
@@ -317,7 +317,7 @@ class BlobAnswer(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
 
 
-class UploadRequest(Struct, frozen=True, omit_defaults=True):
+class UploadRequest(Struct, frozen=True, gc=False, omit_defaults=True):
     """Leave to upload an execution's archive to the managed bucket. `what` is one of these:
 
     ``put`` (a link for all of it), ``begin`` (an upload in parts: its id), ``parts`` (`count` links from number `first`
@@ -333,7 +333,7 @@ class UploadRequest(Struct, frozen=True, omit_defaults=True):
     etags: list[str] = field(default_factory=list)
 
 
-class UploadAnswer(Struct, frozen=True, omit_defaults=True):
+class UploadAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """Links, or an upload's id; or why not. A link is as good as a password, for one object and a short time."""
 
     links: list[str] = field(default_factory=list)

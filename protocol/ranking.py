@@ -14,7 +14,7 @@ CANDIDATES_MAX: Final = 4
 REASONS_MAX: Final = 4
 
 
-class Candidate(Struct, frozen=True, omit_defaults=True):
+class Candidate(Struct, frozen=True, gc=False, omit_defaults=True):
     """A node that fitted and had room, as the decision saw it; compared in the order of these fields.
 
     `failures` of this very job on it; `input_bytes` that are on it already; `preferences` of the job that it meets;
@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True, omit_defaults=True):
     free: float = 0.0
 
 
-class Ranking(Struct, frozen=True, omit_defaults=True):
+class Ranking(Struct, frozen=True, gc=False, omit_defaults=True):
     """The decision for one execution. `known` nodes in all, of which `fitting` could run it; `best` had room, the chosen
     one first; `others` is why the rest could not, with how many nodes each reason held for."""
 

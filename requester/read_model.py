@@ -4,7 +4,9 @@ Knows: tables and queries. Must not know: what entries mean. It is derived from 
 and is filled again; it is written in groups behind the fold and remembers how far it has come, so a kill at any moment
 costs nothing but the reading of a few entries once more.
 
-`Store` does the work, in whatever thread it is called; one thread writes and one reads.
+`Store` does the work, in whatever thread it is called; one thread writes and one reads. Keys and ids are random, so with a
+million jobs each index over them is one page more that is written for nearly every row: there are as few as can be. What the
+key says (the beginning of an id, the order of ids) is looked up by the key, and what cannot change is not written again.
 """
 
 import re
@@ -19,24 +21,29 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from protocol.ids import ExecutionId, JobKey
+from protocol.ids import ExecutionId, JobKey, key_prefix
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.retention import Candidate, Purge
 
 SCHEMA: Final = 1
 """Raised when the tables or the records in them change: an older file is filled again."""
 
-ORDERS: Final = {"created_at": "created_at", "modified_at": "modified_at", "id": "id", "priority": "priority"}
+ORDERS: Final = {
+    "created_at": "created_at",
+    "modified_at": "modified_at",
+    "id": "key",
+    "priority": "priority",
+}
+_CACHE_KIB: Final = 32_768
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), created TEXT, seq INTEGER);
 CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, id TEXT, namespace TEXT, name TEXT, state TEXT, closed INTEGER,
   priority INTEGER, created_at REAL, modified_at REAL, record BLOB);
-CREATE INDEX IF NOT EXISTS jobs_id ON jobs (id);
 CREATE INDEX IF NOT EXISTS jobs_name ON jobs (name);
 CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at, key);
 CREATE INDEX IF NOT EXISTS jobs_modified ON jobs (modified_at, key);
-CREATE INDEX IF NOT EXISTS jobs_open ON jobs (key) WHERE closed = 0;
+CREATE INDEX IF NOT EXISTS jobs_going ON jobs (created_at, key) WHERE closed = 0;
 CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (modified_at) WHERE closed = 1;
 CREATE TABLE IF NOT EXISTS deleted (key TEXT PRIMARY KEY, seq INTEGER, at REAL, cut INTEGER);
 CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, key TEXT, record BLOB);
@@ -45,11 +52,17 @@ CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB
 CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT, key TEXT, seq INTEGER, PRIMARY KEY (digest, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blobs_key ON blobs (key);
+DROP INDEX IF EXISTS jobs_id;
+DROP INDEX IF EXISTS jobs_open;
 """
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
 """
-_PUT_JOBS: Final = "INSERT OR REPLACE INTO jobs VALUES {}"
+_PUT_JOBS: Final = """
+INSERT INTO jobs VALUES {} ON CONFLICT (key) DO UPDATE SET
+  id = excluded.id, state = excluded.state, closed = excluded.closed, priority = excluded.priority,
+  created_at = excluded.created_at, modified_at = excluded.modified_at, record = excluded.record
+"""
 _PUT_EXECUTIONS: Final = (
     "INSERT INTO executions VALUES {} ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 )
@@ -108,6 +121,7 @@ class Store:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA):
                 raise sqlite3.DatabaseError(f"the read model has schema {version}, not {SCHEMA}")
@@ -276,10 +290,12 @@ def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
     return _whole(database, row[0]) if row else None
 
 
-def load_open(database: sqlite3.Connection, after: JobKey, limit: int) -> list[JobRecord]:
-    """Jobs that are not closed, in the order of their keys: so many behind `after`."""
+def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int) -> list[JobRecord]:
+    """Jobs that are not closed, the oldest first: so many behind the one of that time and key."""
     rows = database.execute(
-        "SELECT record FROM jobs WHERE closed = 0 AND key > ? ORDER BY key LIMIT ?", (after, limit)
+        "SELECT record FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        " ORDER BY created_at, key LIMIT ?",
+        (*after, limit),
     ).fetchall()
     return [_whole(database, row[0]) for row in rows]
 
@@ -303,8 +319,10 @@ def find(
     if name:
         rows = database.execute("SELECT record FROM jobs WHERE name = ? LIMIT ?", (name, limit))
     else:
+        key = key_prefix(prefix)
         rows = database.execute(
-            "SELECT record FROM jobs WHERE id >= ? AND id < ? LIMIT ?", (prefix, prefix + "\x7f", limit)
+            "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
+            (key, key + "\x7f", prefix, prefix + "\x7f", limit),
         )
     return [_job.decode(row[0]) for row in rows]
 

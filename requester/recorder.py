@@ -152,11 +152,11 @@ class Recorder:
 
     async def every_open(self) -> AsyncIterator[JobRecord]:
         """All open jobs as of the last group written."""
-        after = JobKey("")
+        after = (float("-inf"), "")
         while found := await self.read(partial(load_open, after=after, limit=_OPEN_AT_ONCE)):
             for record in found:
                 yield record
-            after = found[-1].key
+            after = (found[-1].created_at, found[-1].key)
 
     def load_here(self, key: JobKey) -> JobRecord | None:
         """One job as of the last group written, read on the loop: some 50 µs, where a hop to a thread takes more."""

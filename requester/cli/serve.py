@@ -96,6 +96,7 @@ def serve(
 
 
 async def _serve(wanted: Plan) -> int:
+    from protocol import heap
     from protocol.log_output import set_up
     from protocol.nats_bus import StreamSettings, connect
     from requester.serve import serve as serve_requester
@@ -117,6 +118,7 @@ async def _serve(wanted: Plan) -> int:
                 streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
             )
             signer = ResultSigner(wanted.signing)
+            heap.settle()
             try:
                 api = _api(wanted, listener, signer)
                 work = [serve_requester(bus, settings, api, version=installed_version(), bucket=signer)]

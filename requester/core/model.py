@@ -22,7 +22,7 @@ EVERYWHERE: Final = frozenset({"ops", "daemon"})
 """Job types that run once on each node that fits, instead of in partitions."""
 
 
-class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
+class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest.
 
     `partitions` is among how many the inputs are shared out where the job's count does not say it.
@@ -57,7 +57,7 @@ class ExecutionRecord(Struct, frozen=True, omit_defaults=True):
         return self.state not in ENDS
 
 
-class JobRecord(Struct, frozen=True, omit_defaults=True):
+class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """A job as the log has it: the fold of its entries up to `revision`, the last one's sequence.
 
     `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
@@ -133,7 +133,7 @@ class HistoryItem(Struct, frozen=True, omit_defaults=True):
     details: dict[str, str] = field(default_factory=dict)
 
 
-class Cordon(Struct, frozen=True, omit_defaults=True):
+class Cordon(Struct, frozen=True, gc=False, omit_defaults=True):
     """A person's word that a node gets no new work. With `drain_by` (unix seconds) what is there leaves it by then."""
 
     since: float
@@ -141,14 +141,14 @@ class Cordon(Struct, frozen=True, omit_defaults=True):
     drain_by: float | None = None
 
 
-class Aside(Struct, frozen=True):
+class Aside(Struct, frozen=True, gc=False):
     """A node gets no new work until then (unix seconds), because what it got kept failing."""
 
     until: float
     reason: str
 
 
-class NodeRecord(Struct, frozen=True, omit_defaults=True):
+class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """A node as the requester sees it. `free` is what the fold leaves of its capacity, `membership` a person's word.
 
     `expected` is False once it has been away for so long that no job should wait for it. `held` are the inputs whose bytes

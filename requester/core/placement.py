@@ -62,7 +62,7 @@ class Room(Protocol):
         """How often work has failed on a node lately for reasons of the node."""
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, gc=False):
     """What one attempt wants: its job's demand, the tokens of its inputs, and what has happened to the job on nodes.
 
     `excluded` are nodes that cannot take it though they fit; `seed` makes the order of equals.
@@ -75,7 +75,7 @@ class Attempt(Struct, frozen=True):
     seed: int = 0
 
 
-class Choice(Struct, frozen=True):
+class Choice(Struct, frozen=True, gc=False):
     """The node that takes it, why it and not the next one in a few words, and the ranking."""
 
     node: NodeId

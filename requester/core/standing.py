@@ -41,7 +41,7 @@ FAVOUR: Final = "favour_"
 _NO_PUBLISHER: Final = frozenset({"", "noop"})
 
 
-class Demand(Struct, frozen=True, cache_hash=True):
+class Demand(Struct, frozen=True, gc=False, cache_hash=True):
     """What a task asks of a node; equal demands are decided alike, so it serves as the key of what was worked out.
 
     `ports` are those of the host that it must have, `gpu` the kind of its devices: a part of their name in lower case, and

@@ -32,7 +32,7 @@ from requester.core.view import View
 S = ExecutionState
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """The events of one entry, none if there is nothing to write, and the record as it will be.
 
     `more` says that the entry was cut at its bound: decide again once it is folded.

@@ -38,7 +38,7 @@ class Reservation(Struct, frozen=True):
     before: frozenset[ExecutionId]
 
 
-class Turn(Struct, frozen=True):
+class Turn(Struct, frozen=True, gc=False):
     """A waiting job that has a place on this node now. It no longer stands in the queue."""
 
     key: JobKey

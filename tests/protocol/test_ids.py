@@ -16,6 +16,7 @@ from protocol.ids import (
     job_id,
     job_key,
     key_of,
+    key_prefix,
     nameless_key,
     short,
 )
@@ -44,6 +45,17 @@ def test_two_submissions_of_a_name_have_one_key_and_two_ids(one: int, other: int
     key = job_key("default", "words")
 
     assert (job_id(key, one) == job_id(key, other)) is (one == other)
+
+
+@given(RANDOM, RANDOM, st.integers(0, 40))
+def test_ids_lie_as_their_keys(one: int, other: int, length: int) -> None:
+    """The beginning of an id says how its key begins, and ids have the order of their keys."""
+    ids = [job_id(nameless_key(each), other) for each in (one, other)]
+
+    keys = [key_of(each) for each in ids]
+    assert keys[0] is not None
+    assert keys[0].startswith(key_prefix(ids[0][:length]))
+    assert (ids == sorted(ids)) is (keys == sorted(filter(None, keys)))
 
 
 def test_namespace_and_name_are_kept_apart() -> None:
