@@ -34,6 +34,8 @@ ORDERS: Final = {
     "id": "key",
     "priority": "priority",
 }
+BEGINNING: Final = (float("-inf"), "")
+"""Before the oldest job, for reading them one part after the other."""
 _CACHE_KIB: Final = 32_768
 
 _TABLES: Final = """
@@ -300,10 +302,14 @@ def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int
     return [_whole(database, row[0]) for row in rows]
 
 
-def moved_at(database: sqlite3.Connection, after: JobKey, limit: int) -> list[tuple[JobKey, float]]:
-    """When open jobs moved last, in the order of their keys: so many behind `after`."""
+def moved_at(
+    database: sqlite3.Connection, after: tuple[float, str], limit: int
+) -> list[tuple[JobKey, float, float]]:
+    """Open jobs with when they were made and last moved, the oldest first: so many behind the one of that time and key."""
     return database.execute(
-        "SELECT key, modified_at FROM jobs WHERE closed = 0 AND key > ? ORDER BY key LIMIT ?", (after, limit)
+        "SELECT key, created_at, modified_at FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        " ORDER BY created_at, key LIMIT ?",
+        (*after, limit),
     ).fetchall()
 
 

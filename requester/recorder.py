@@ -19,7 +19,7 @@ from protocol.ids import JobKey
 from requester.core.model import JobRecord
 from requester.core.retention import Purge
 from requester.live import Live
-from requester.read_model import Group, Store, entries, load, load_open, stands
+from requester.read_model import BEGINNING, Group, Store, entries, load, load_open, stands
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ class Recorder:
 
     async def every_open(self) -> AsyncIterator[JobRecord]:
         """All open jobs as of the last group written."""
-        after = (float("-inf"), "")
+        after = BEGINNING
         while found := await self.read(partial(load_open, after=after, limit=_OPEN_AT_ONCE)):
             for record in found:
                 yield record

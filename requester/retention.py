@@ -13,12 +13,12 @@ import structlog
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut, Unavailable
-from protocol.ids import ExecutionId, JobKey
+from protocol.ids import ExecutionId
 from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
 from requester.live import Jobs, Live
 from requester.presence import Presence
-from requester.read_model import blobs_named, keys_of, moved_at, over
+from requester.read_model import BEGINNING, blobs_named, keys_of, moved_at, over
 from requester.recorder import Recorder
 from requester.settings import Settings
 
@@ -57,8 +57,8 @@ class Retention:
         self._spoken_of = spoken_of
         self._vanished = vanished
         self._ready = ready
-        self._looked_to = JobKey("")
-        """The last open job that was looked at."""
+        self._looked_to = BEGINNING
+        """When the open job that was looked at last was made, and its key."""
         self.purged = 0
 
     async def run(self) -> None:
@@ -133,8 +133,8 @@ class Retention:
             return
         before = self._clock.now() - self._settings.keep_s
         found = await self._recorder.read(partial(moved_at, after=self._looked_to, limit=_OPEN_AT_ONCE))
-        self._looked_to = found[-1][0] if len(found) == _OPEN_AT_ONCE else JobKey("")
-        for key in [key for key, at in found if at < before]:
+        self._looked_to = (found[-1][1], found[-1][0]) if len(found) == _OPEN_AT_ONCE else BEGINNING
+        for key in [key for key, _, at in found if at < before]:
             live = self._jobs.get(key)
             record = live.record if live is not None else None
             if live is None or record is None or record.closed:
