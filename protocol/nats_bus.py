@@ -99,12 +99,14 @@ class NatsMessages:
     ) -> None:
         respond: Callable[[bytes], Awaitable[None]] | None = None
         if reply:
-            respond = partial(self._respond, reply.decode())
+            respond = partial(self._respond, reply.decode(), self._wire.losses)
         offer(Message(subject.decode(), data, respond))
 
-    async def _respond(self, reply: str, data: bytes) -> None:
+    async def _respond(self, reply: str, losses: int, data: bytes) -> None:
         check_message(reply, data)
-        await self._send(reply, data)
+        # The right to answer is the connection's that brought the question; who asked is asking again.
+        if self._wire.losses == losses:
+            await self._send(reply, data)
 
     async def _send(self, subject: str, data: bytes) -> None:
         if self._wire.connected:

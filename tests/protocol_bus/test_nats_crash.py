@@ -177,6 +177,34 @@ async def test_a_question_that_is_open_when_the_server_dies_ends_at_once(own_nat
                 await asking
 
 
+async def test_an_answer_that_is_ready_only_after_a_crash_is_not_sent(own_nats_server: NatsServer) -> None:
+    """The server would refuse it and tell of a lack of rights, where there is none; the next question is answered."""
+    server = own_nats_server
+    with capture_logs() as logs:
+        async with (
+            requester(server) as one,
+            node(server) as other,
+            one.subscribe("report.*.*") as reports,
+        ):
+            asking = asyncio.create_task(other.request("report.n1.0", b"", timeout_s=LIMIT_S))
+            (early,) = await take(reports, 1)
+            await server.kill()
+            await server.start()
+            with pytest.raises(Unavailable):
+                await asking
+            await until(lambda: one.connected and other.connected)
+            assert early.respond is not None
+            await early.respond(b"too late")
+
+            asking = asyncio.create_task(other.request("report.n1.0", b"", timeout_s=LIMIT_S))
+            (late,) = await take(reports, 1)
+            assert late.respond is not None
+            await late.respond(b"stored")
+            assert await asking == b"stored"
+
+    assert not [line for line in logs if line["log_level"] == "error"]
+
+
 async def test_a_node_comes_back_too(own_nats_server: NatsServer) -> None:
     """A node's commands reach it again after the server was killed."""
     server = own_nats_server
