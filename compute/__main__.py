@@ -170,19 +170,28 @@ def _run(given: dict[str, Any], config: list[str]) -> int:
 async def _serve(settings: "Settings") -> int:
     import structlog
 
+    from compute import journal
     from compute.node import node_id, running
     from protocol import heap
-    from protocol.nats_bus import connect
+    from protocol.joining import join
+    from protocol.nats_bus import NatsMessages, connect
 
     stopped = stop_signal()
+    known = (settings.data_dir / journal.FILE).exists()
     node = node_id(settings)
-    bus = await connect(
-        ",".join(settings.nats),
-        name=node,
-        role="node",
-        credentials=settings.nats_credentials,
-        password=settings.nats_password,
-    )
+
+    async def connected() -> NatsMessages:
+        return await connect(
+            ",".join(settings.nats),
+            name=node,
+            role="node",
+            credentials=settings.nats_credentials,
+            password=settings.nats_password,
+        )
+
+    bus = await join(connected, stopped, known=known)
+    if bus is None:
+        return 0
     try:
         async with running(bus, settings, node=node) as agent:
             log = structlog.get_logger("compute")

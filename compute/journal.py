@@ -33,6 +33,8 @@ from protocol.errors import Broken, Exhausted, Fault
 from protocol.ids import ExecutionId
 from protocol.process import lock_folder
 
+FILE: Final = "journal.db"
+"""In a node's data folder, from its first start on."""
 LAZY_S: Final = 0.02
 GATHER_S: Final = 0.002
 CROWD: Final = 3
@@ -83,7 +85,7 @@ class Journal:
     """One node's journal; owned by the event loop that opened it."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "journal.db"
+        self._path = folder / FILE
         self._lock = lock_folder(folder, "node")
         try:
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

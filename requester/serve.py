@@ -61,9 +61,7 @@ async def running(
     if not settings.id:
         settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
     fleet = Fleet()
-    recorder = Recorder(
-        settings.data_dir / "read-model.sqlite", pause_s=settings.flush_s, group_max=settings.flush_max
-    )
+    recorder = Recorder(settings.read_model, pause_s=settings.flush_s, group_max=settings.flush_max)
     jobs = Jobs(
         fleet,
         clock,

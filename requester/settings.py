@@ -61,3 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     blob_grace_s: float = 86_400.0
     blob_retention_s: float = 3_600.0
     inline_max_bytes: int = INLINE_KEPT_BYTES
+
+    @property
+    def read_model(self) -> Path:
+        """The file of the read model, there from the requester's first start on."""
+        return self.data_dir / "read-model.sqlite"

@@ -12,6 +12,7 @@ order ``{"started":true}`` when the module is compiled and linked, and one `Answ
 started. It takes an order only when it is free: what it has not taken may be taken back.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -289,7 +290,9 @@ def main() -> None:
     orders = socket.socket(fileno=int(sys.argv[2]))
     read = msgspec.json.Decoder(Order).decode
     say = functools.partial(os.write, sys.stdout.fileno())
-    say(b"{}\n")
+    # The node may have been killed before it ever heard of us.
+    with contextlib.suppress(BrokenPipeError):
+        say(b"{}\n")
     while packet := orders.recv(ORDER_MAX_BYTES):
         order = read(packet if packet[:1] == b"{" else Path(os.fsdecode(packet)).read_bytes())
         answer = run(order, modules, lambda: say(STARTED + b"\n"))

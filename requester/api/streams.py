@@ -10,7 +10,7 @@ lacks it broke off.
 import asyncio
 import codecs
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -101,13 +101,15 @@ async def _stream(
             headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
-        try:
-            await response.write(_line({} if first is None else view(first)))
-            async for value in told:
-                await response.write(_line({} if value is None else view(value)))
-        except Fault as fault:
-            await response.write(_line({"Failure": views.failure(fault.failure())}))
-    await response.write_eof(_line({"Ended": True}))
+        # Whoever asked may go away at any moment, and then there is nobody to tell.
+        with suppress(ConnectionResetError):
+            try:
+                await response.write(_line({} if first is None else view(first)))
+                async for value in told:
+                    await response.write(_line({} if value is None else view(value)))
+            except Fault as fault:
+                await response.write(_line({"Failure": views.failure(fault.failure())}))
+            await response.write_eof(_line({"Ended": True}))
     return response
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,8 @@ from requester.version import installed_version
 
 if TYPE_CHECKING:
     from deploy.servers import NatsServer
+    from protocol.nats_bus import NatsBus
+    from requester.settings import Settings
     from storage.s3.results import ResultSigner
 
 CONNECT_S = 2.0
@@ -97,8 +100,8 @@ def serve(
 
 async def _serve(wanted: Plan) -> int:
     from protocol import heap
+    from protocol.joining import join
     from protocol.log_output import set_up
-    from protocol.nats_bus import StreamSettings, connect
     from requester.serve import serve as serve_requester
     from storage.s3.results import ResultSigner
 
@@ -108,15 +111,9 @@ async def _serve(wanted: Plan) -> int:
     with _listener(settings.api_host, settings.api_port) as listener, held(settings.data_dir, "requester"):
         async with _nats(wanted) as wanted:
             settings = wanted.settings
-            bus = await connect(
-                ",".join(settings.nats_servers),
-                name=f"requester {settings.id}".strip(),
-                role="requester",
-                credentials=settings.nats_credentials,
-                password=settings.nats_password,
-                log_wait_s=LOG_WAIT_S,
-                streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
-            )
+            bus = await join(partial(_connected, settings), stopped, known=settings.read_model.exists())
+            if bus is None:
+                return Exit.OK
             signer = ResultSigner(wanted.signing)
             heap.settle()
             try:
@@ -129,6 +126,20 @@ async def _serve(wanted: Plan) -> int:
                 await signer.close()
                 await bus.close()
     return Exit.OK
+
+
+async def _connected(settings: "Settings") -> "NatsBus":
+    from protocol.nats_bus import StreamSettings, connect
+
+    return await connect(
+        ",".join(settings.nats_servers),
+        name=f"requester {settings.id}".strip(),
+        role="requester",
+        credentials=settings.nats_credentials,
+        password=settings.nats_password,
+        log_wait_s=LOG_WAIT_S,
+        streams=StreamSettings(replicas=settings.replicas, log_bytes=settings.log_max_bytes),
+    )
 
 
 @asynccontextmanager

@@ -106,6 +106,22 @@ async def test_a_node_goes_on_when_nats_comes_back(own_nats_server: NatsServer, 
         assert (await requester.ended(run)).state is S.COMPLETED
 
 
+async def test_a_node_that_is_started_before_nats_waits(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """A node that was killed and comes back before the cluster does not give up: it finishes what it was told to do."""
+    program = Program(tmp_path, own_nats_server, "--engines", "noop")
+    async with cluster(own_nats_server, program) as requester:
+        run = order(task=noop({"Seconds": 1}))
+        await requester.run(run)
+        await program.end(signal.SIGKILL)
+        await own_nats_server.stop()
+        await program.start()
+        async with asyncio.timeout(30):
+            while "waiting for the cluster" not in program.log.read_text():  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(0.05)
+        await own_nats_server.start()
+        assert (await requester.ended(run)).state is S.COMPLETED
+
+
 async def test_a_killed_node_adopts_its_containers(
     own_nats_server: NatsServer, tmp_path: Path, docker_host: str, busybox_image: str
 ) -> None:

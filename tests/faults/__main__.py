@@ -226,7 +226,7 @@ def _tell(history: History) -> int:
     faults = Counter(each.kind for each in history.faults if each.reached)
     at_steps = sum(bool(each.step) and each.reached for each in history.faults)
     killed = Counter(
-        each.target.rpartition("-")[0] for each in history.faults if each.reached and each.kind == "kill"
+        each.target.partition("-")[0] for each in history.faults if each.reached and each.kind == "kill"
     )
     print(
         f"seed {history.seed}: {len(history.submissions)} submissions ({_counted(outcomes)}); {_counted(faults)}; "

@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 
+from deploy.servers import Server
 from tests.faults.history import Done
 from tests.faults.plan import Fault, clashes
-from tests.faults.world import Nats, Placed, World
+from tests.faults.world import Placed, World
 
 REACHED_S: Final = 12.0
 """So long may a process take to come to the step that it was armed for."""
@@ -35,7 +36,6 @@ class Injector:
         self._enough = enough
         self._room = asyncio.Semaphore(at_once)
         self._current: list[Fault] = []
-        self._ended = asyncio.Event()
         self._began = asyncio.get_running_loop().time()
         self.done: list[Done] = []
 
@@ -50,9 +50,9 @@ class Injector:
             while not self._enough(self.done):
                 fault = next(self._plan)
                 await asyncio.sleep(fault.after_s)
-                while clashes(fault, self._current):
-                    self._ended.clear()
-                    await self._ended.wait()
+                if clashes(fault, self._current):
+                    # Waiting for its turn it would come at the very start of the process, and hold up the others.
+                    continue
                 await self._world.keep([each.target for each in self._current])
                 await self._room.acquire()
                 self._current.append(fault)
@@ -71,11 +71,10 @@ class Injector:
         finally:
             self.done.append(done)
             self._current.remove(fault)
-            self._ended.set()
             self._room.release()
             _log.info("fault", **{name: getattr(done, name) for name in done.__struct_fields__})
 
-    async def _at_once(self, fault: Fault, part: Placed | Nats) -> None:
+    async def _at_once(self, fault: Fault, part: Server) -> None:
         if fault.kind == "kill":
             await part.kill()
             await asyncio.sleep(fault.for_s)
@@ -85,9 +84,9 @@ class Injector:
             await asyncio.sleep(fault.for_s)
             _go_on(part)
         else:
-            part.host.cut()
+            self._world.hosts[fault.target].cut()
             await asyncio.sleep(fault.for_s)
-            part.host.heal()
+            self._world.hosts[fault.target].heal()
 
     async def _at_step(self, fault: Fault, part: Placed, done: Done) -> None:
         """Start the part anew with its failpoint armed; what it was armed for happens when it comes there."""
@@ -101,15 +100,15 @@ class Injector:
             await self._anew(part)
         elif fault.kind == "kill":
             await asyncio.sleep(fault.for_s)
-            await self._world.again(part, wanted=signal.SIGKILL)
+            await self._world.again(fault.target, wanted=signal.SIGKILL)
         elif fault.kind == "pause":
             await asyncio.sleep(fault.for_s)
             _go_on(part)
         else:
-            part.host.cut()
+            self._world.hosts[fault.target].cut()
             _go_on(part)
             await asyncio.sleep(fault.for_s)
-            part.host.heal()
+            self._world.hosts[fault.target].heal()
 
     async def _anew(self, part: Placed) -> None:
         """Kill it and start it at once."""
@@ -129,7 +128,7 @@ class Injector:
         return round(asyncio.get_running_loop().time() - self._began, 3)
 
 
-def _go_on(part: Placed | Nats) -> None:
+def _go_on(part: Server) -> None:
     with suppress(ProcessLookupError):
         os.kill(part.pid, signal.SIGCONT)
 

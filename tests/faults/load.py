@@ -4,6 +4,7 @@ Knows: Bacalhau's REST calls, and what each kind of job has to print. Must not k
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -13,7 +14,7 @@ import aiohttp
 
 from tests.acceptance.jobs import job, module, shell
 from tests.faults.history import Submission
-from tests.faults.world import BUCKET, World
+from tests.faults.world import BUCKET, INPUTS, World, input_bytes
 
 ANSWER_S: Final = 15.0
 LOOK_S: Final = 0.25
@@ -106,24 +107,28 @@ class Load:
             wanted = Submission(name, kind, requester, count=2, says="ready\n")
             spec = job(module("sleep", "1"), Name=name, Count=2)
         else:
-            wanted = Submission(name, kind, requester, says=f"{name}\n", result=f"{name} wrote this\n")
-            spec = job(self._box(name), Name=name)
+            read = number % INPUTS
+            digest = hashlib.sha256(input_bytes(read)).hexdigest()
+            wanted = Submission(name, kind, requester, says=f"{name}\n", result=f"{name} read {digest}\n")
+            # A store that is away longer than a publisher waits costs an attempt; how many is the job's policy.
+            spec = job(self._box(name, read), Name=name, Retry={"Attempts": 20})
         return wanted, spec
 
-    def _box(self, name: str) -> Json:
-        """A container that notes its start, takes a moment, and publishes a word."""
+    def _box(self, name: str, read: int) -> Json:
+        """A container that notes its start, takes a moment, and publishes what it read."""
         script = (
-            f"echo $BACALHAU_EXECUTION_ID >> /starts/{name}; sleep 0.7; "
-            f"echo {name}; echo {name} wrote this > /outputs/word"
+            f"echo $BACALHAU_EXECUTION_ID >> /starts/{name}; sleep 0.7; echo {name}; "
+            f"echo {name} read $(sha256sum < /in/{read} | cut -d' ' -f1) > /outputs/word"
         )
-        source = {"Type": "local", "Params": {"SourcePath": str(self._world.starts), "ReadWrite": True}}
+        starts = {"Type": "local", "Params": {"SourcePath": str(self._world.starts), "ReadWrite": True}}
         s3 = self._world.s3
-        params = {"Bucket": BUCKET, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Region": s3.region}
+        store = {"Bucket": BUCKET, "Endpoint": s3.endpoint, "Region": s3.region}
+        data = {"Type": "s3", "Params": {**store, "Key": f"in/{read}"}}
         return shell(
             self._world.image,
             script,
-            InputSources=[{"Target": "/starts", "Source": source}],
-            Publisher={"Type": "s3", "Params": {**params, "Encoding": "plain"}},
+            InputSources=[{"Target": "/starts", "Source": starts}, {"Target": "/in", "Source": data}],
+            Publisher={"Type": "s3", "Params": {**store, "Key": "out/{executionID}", "Encoding": "plain"}},
             ResultPaths=[{"Name": "outputs", "Path": "/outputs"}],
             Network={"Type": "None"},
         )

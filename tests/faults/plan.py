@@ -12,6 +12,8 @@ from msgspec import Struct
 from protocol.failpoints import NODE, REQUESTER
 
 KINDS: Final = ("kill", "pause", "cut")
+STORE: Final = "s3"
+"""The S3 server: there is one, and its cable cannot be pulled."""
 LONG_S: Final = 7.0
 """Longer than the silence after which a node is given up."""
 STEP_SHARE: Final = 0.4
@@ -37,14 +39,15 @@ class Fault(Struct, frozen=True):
 def faults(
     seed: int, targets: Sequence[str], *, kinds: Sequence[str] = KINDS, pace_s: float = 1.0
 ) -> Iterator[Fault]:
-    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1``; `pace_s` the mean pause; a
-    kind that stands more than once in `kinds` is so much likelier."""
+    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1`` and `STORE`, each as likely as
+    another; `pace_s` is the mean pause; a kind that stands more than once in `kinds` is so much likelier."""
     random = Random(seed)
-    roles = sorted({each.rpartition("-")[0] for each in targets})
     while True:
-        role = random.choice(roles)
-        target = random.choice([each for each in targets if each.startswith(role)])
+        target = random.choice(targets)
+        role = target.rpartition("-")[0]
         kind = random.choice(kinds)
+        if target == STORE and kind == "cut":
+            kind = "pause"
         for_s = LONG_S + random.random() if random.random() < 0.15 else 1.5 * random.random()
         step, visit = "", 1
         if role in ("node", "requester") and random.random() < STEP_SHARE:

@@ -13,10 +13,10 @@ import pytest
 from tests.acceptance.deployment import processes_of, wait_until_empty
 from tests.conftest import skip
 from tests.faults.enclosure import missing, sweep
-from tests.faults.plan import clashes, faults
+from tests.faults.plan import STORE, clashes, faults
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["nats-0", "nats-1", "nats-2", "requester-0", "requester-1", "node-0", "node-1"]
+PARTS = ["nats-0", "nats-1", "nats-2", "requester-0", "requester-1", "node-0", "node-1", STORE]
 
 
 def test_a_seed_is_a_plan() -> None:

@@ -4,6 +4,7 @@ Knows: command lines, addresses and processes. Must not know: what is broken whe
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from protocol.failpoints import VARIABLE
 from tests.acceptance.data import Bucket
 from tests.faults.enclosure import mark_of
 from tests.faults.hosts import HUB, Host, make
+from tests.faults.plan import STORE
 
 CLIENTS: Final = 4222
 ROUTES: Final = 6222
@@ -40,9 +42,16 @@ READY_S: Final = 120.0
 START_S: Final = 60.0
 CLEAN_S: Final = 90.0
 BUCKET: Final = "results"
+INPUTS: Final = 100
+INPUT_BYTES: Final = 1 << 20
 KEYS: Final = "keys.json"
 
 Json = dict[str, Any]
+
+
+def input_bytes(number: int) -> bytes:
+    """What the object ``in/<number>`` of the bucket holds."""
+    return hashlib.shake_256(f"input {number}".encode()).digest(INPUT_BYTES)
 
 
 class Placed(Part):
@@ -98,10 +107,11 @@ class World:
         self.docker = ""
         self.image = ""
         self.ended: list[str] = []
-        self.parts: dict[str, Placed | Nats] = {}
-        every: list[Placed | Nats] = [*nats, *requesters, *nodes]
-        for part in every:
-            self.parts[part.name] = part
+        placed: list[Placed | Nats] = [*nats, *requesters, *nodes]
+        self.hosts = {each.name: each.host for each in placed}
+        self.parts: dict[str, Server] = {each.name: each for each in placed}
+        # It is at the hub, which has no cable.
+        self.parts[STORE] = s3
 
     @property
     def urls(self) -> dict[str, str]:
@@ -127,8 +137,9 @@ class World:
 
     async def whole(self) -> None:
         """Start what is not running, and return when every requester answers and knows all nodes."""
+        for host in self.hosts.values():
+            host.heal()
         for part in self.parts.values():
-            part.host.heal()
             if part.process.running:
                 os.kill(part.pid, signal.SIGCONT)
         await self.keep(())
@@ -138,15 +149,16 @@ class World:
         """Start again what ended by itself, but for the parts named."""
         for name, part in self.parts.items():
             if part.started and name not in left_alone and not part.process.running:
-                await self.again(part)
+                await self.again(name)
 
-    async def again(self, part: Placed | Nats, *, wanted: int | None = None) -> None:
+    async def again(self, name: str, *, wanted: int | None = None) -> None:
         """Start a part that has ended; that it did is written down unless it was the signal `wanted` that ended it."""
+        part = self.parts[name]
         await part.kill()
         code = part.process.code
         if wanted is None or code != -wanted:
             last = part.process.log_tail().splitlines()[-1:]
-            self.ended.append(f"{part.name}, code {code}: {' '.join(last)}")
+            self.ended.append(f"{name}, code {code}: {' '.join(last)}")
         await part.start()
 
     async def _until(self, what: str, ready: Any) -> None:
@@ -257,6 +269,8 @@ async def world(folder: Path, *, servers: int, requesters: int, nodes: int) -> A
         made = _build(folder, hosts, s3, daemon.host)
         made.docker, made.image = daemon.host, await images.busybox_image(daemon.host)
         made.bucket.make()
+        for number in range(INPUTS):
+            made.bucket.put(f"in/{number}", input_bytes(number))
         made.starts.mkdir(parents=True)
         made.starts.chmod(0o777)
         stack.push_async_callback(_end, made)

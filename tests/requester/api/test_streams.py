@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -163,6 +165,28 @@ async def test_one_who_stops_watching_is_forgotten(api: Api, twin: Twin) -> None
         answer.close()
     await twin.unwatched.wait()
     assert twin.watching == 0
+
+
+async def test_one_who_goes_away_while_being_told_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A reader that hangs up at the very moment of a line leaves no trace in the requester's log."""
+
+    async def told(request: web.Request) -> web.StreamResponse:
+        async def values() -> AsyncGenerator[int, None]:
+            yield 1
+
+        def view(value: int) -> int:
+            assert request.transport is not None
+            request.transport.close()
+            return value
+
+        return await streams._stream(request, values(), view)
+
+    served = web.Application()
+    served.router.add_get("/", told)
+    async with test_utils.TestClient(test_utils.TestServer(served)) as client, client.get("/") as answer:
+        with suppress(aiohttp.ClientError):
+            await answer.read()
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
 
 
 async def test_output_keeps_every_byte(api: Api, twin: Twin) -> None:
