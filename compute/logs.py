@@ -14,7 +14,7 @@ first. Files of an earlier process are served as well.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +52,7 @@ class OutputLog:
         self._written = 0
         self._tail = bytearray()
         self._news: asyncio.Event | None = None
+        self._on_wanted: Callable[[], None] | None = None
         self.ended = False
         self.ended_at = 0.0
         self.truncated = False
@@ -130,7 +131,16 @@ class OutputLog:
         """Return when something was written, or it has ended, since the last look."""
         if self._news is None:
             self._news = asyncio.Event()
+        self.call_when_wanted(self._on_wanted)
         await self._news.wait()
+
+    def call_when_wanted(self, call: Callable[[], None] | None) -> None:
+        """Call once, as soon as somebody waits for what is written: now, if somebody does. None takes it back."""
+        if call is not None and self._news is not None:
+            self._on_wanted = None
+            call()
+        else:
+            self._on_wanted = call
 
     def _wake(self) -> None:
         if self._news is not None:

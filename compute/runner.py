@@ -56,8 +56,8 @@ START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
 DRAIN_S: Final = 10.0
 """How long the rest of the output may take to arrive once the program has ended."""
-FOLLOW_AFTER_S: Final = 0.02
-"""A program that has ended by then is read at once; only others are followed while they run."""
+FOLLOW_AFTER_S: Final = 0.5
+"""A program that has ended by then is read at once; only others, and those that somebody waits for, are followed."""
 RECOVER_TRIES: Final = 20
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
@@ -266,6 +266,7 @@ class Runner:
         log = shop.logs.open(self.execution.id)
         follow = partial(self._follow_output, running, log)
         later = shop.alarms.set(FOLLOW_AFTER_S, follow)
+        log.call_when_wanted(follow)
         if self._restored:
             follow()
         limit_s = self._run.execution_timeout_s
@@ -284,6 +285,7 @@ class Runner:
                 raise
             finally:
                 later.cancel()
+                log.call_when_wanted(None)
         self.guard = None
         await self._drain(DRAIN_S, running, log)
         log.flush()

@@ -142,6 +142,23 @@ async def test_output_is_followed_while_it_is_written(nodes: Nodes, requester: F
     assert last.ended
 
 
+@pytest.mark.parametrize("reader_first", [True, False])
+async def test_output_is_wanted_once_somebody_waits(tmp_path: Path, reader_first: bool) -> None:
+    """Whoever writes is called when the first reader waits, also when that one came first, and only once."""
+    log, calls = OutputLog(tmp_path / "log", 1000), list[str]()
+    if not reader_first:
+        log.call_when_wanted(lambda: calls.append("wanted"))
+    assert calls == []
+    async with asyncio.TaskGroup() as readers:
+        for _ in range(2):
+            readers.create_task(log.news())
+            await asyncio.sleep(0)
+        if reader_first:
+            log.call_when_wanted(lambda: calls.append("wanted"))
+        log.write(Chunk(1, 1.5, b"x"))
+    assert calls == ["wanted"]
+
+
 async def test_output_of_a_short_program_is_never_empty(nodes: Nodes, requester: FakeRequester) -> None:
     """However short a program is, what it wrote can be read after its end."""
     node = nodes()
