@@ -34,6 +34,7 @@ from requester.live import Input, Jobs, Live, Settled, Watcher
 from requester.logs import Logs
 from requester.lookup import Lookup
 from requester.orchestrator import Orchestrator
+from requester.patience import Patience
 from requester.presence import Presence
 from requester.read_model import ORDERS, page
 from requester.recorder import Recorder
@@ -85,6 +86,7 @@ class Service:
         self._presence = presence
         self._duties = duties
         self._randbits = randbits
+        self._patience = Patience(settings.submit_timeout_s)
         self._lookup = Lookup(jobs, recorder, self._settle)
         self._logs = Logs(bus, self)
         self._kept = KeptResults(bus)
@@ -146,7 +148,7 @@ class Service:
 
         self._orchestrator.put(live, Input(event, done, job))
         try:
-            async with asyncio.timeout(self._settings.submit_timeout_s):
+            with self._patience.once():
                 outcome = await waiter
         except TimeoutError as error:
             raise Unavailable(

@@ -3,7 +3,6 @@
 Knows: what holds for every request (limits, headers, the error envelope). Must not know: any single route.
 """
 
-import asyncio
 import random
 import re
 import secrets
@@ -20,7 +19,17 @@ from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
 from requester.api import agent, jobs, nodes, results, streams
 from requester.api.envelope import answer, of_fault, refusal
-from requester.api.keys import BUILD, CLIENT, DEFAULTS, REQUEST_ID, SIGNER, VERBS
+from requester.api.keys import (
+    BUILD,
+    CLIENT,
+    DEFAULTS,
+    HEADERS,
+    PATIENCE,
+    REQUEST_ID,
+    SIGNER,
+    VERBS,
+)
+from requester.patience import Patience
 from requester.verbs import Verbs
 from storage.s3.results import ResultSigner, Signing
 
@@ -45,12 +54,15 @@ def application(
 ) -> web.Application:
     """All routes over `verbs`. `defaults` are filled in where a submitted job says nothing; `signer` makes links to results
     (None: nobody does)."""
-    app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors, _client, _deadline])
+    app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_always])
     app[VERBS] = verbs
-    app[BUILD] = agent.build_info(version)
+    app[BUILD] = build = agent.build_info(version)
+    app[HEADERS] = _headers(build)
+    app[PATIENCE] = Patience(ANSWER_S)
     app[DEFAULTS] = defaults or Defaults()
     app[SIGNER] = signer or ResultSigner(Signing(disabled=True))
-    for module in (streams, jobs, results, nodes, agent):
+    # Of the paths below one they are tried in this order: what is asked most comes first.
+    for module in (jobs, streams, results, nodes, agent):
         app.add_routes(module.routes)
     app.on_response_prepare.append(_add_headers)
     return app
@@ -88,12 +100,16 @@ async def serve_api(
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure as the envelope; what nobody foresaw is logged here and told without its insides."""
+async def _always(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Who asks, and every failure as the envelope; what nobody foresaw is logged here and told without its insides.
+
+    One for all: each layer of middleware costs a request more than what is done in it.
+    """
+    request[CLIENT] = request.headers.get("X-Bacalhau-InstallationID", "")[:128]
     claimed = request.headers.get("X-Request-Id", "")
     request_id = request[REQUEST_ID] = claimed if _REQUEST_ID.fullmatch(claimed) else _new_id()
     try:
-        return await handler(request)
+        return _before(request) or await _in_time(request, handler)
     except Fault as fault:
         return of_fault(fault, request_id=request_id)
     except web.HTTPRequestEntityTooLarge:
@@ -139,26 +155,22 @@ def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) 
     return refusal(refused.status, "InternalError", refused.reason or "refused", request_id=request_id)
 
 
-@web.middleware
-async def _client(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Who asks, whether that client is too old, and a browser's question whether it may ask at all."""
-    request[CLIENT] = request.headers.get("X-Bacalhau-InstallationID", "")[:128]
+def _before(request: web.Request) -> web.Response | None:
+    """The answer to what no handler is asked: a client that is too old, a browser's question whether it may ask at all."""
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return web.Response(headers=_preflight(request))
-    refused = _too_old(request)
-    return refused or await handler(request)
+    return _too_old(request)
 
 
 _WITHOUT_END: Final = frozenset({*streams.ENDLESS, results.archive})
 
 
-@web.middleware
-async def _deadline(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
     """No answer takes for ever; streams have their own rhythm."""
     if request.match_info.handler in _WITHOUT_END:
         return await handler(request)
     try:
-        async with asyncio.timeout(ANSWER_S):
+        with request.app[PATIENCE].once():
             return await handler(request)
     except TimeoutError:
         message = f"{request.method} {request.path[:200]} took longer than {ANSWER_S:g} s"
@@ -173,19 +185,21 @@ def _preflight(request: web.Request) -> dict[str, str]:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What every answer carries: the request's id, and the versions as Bacalhau's clients read them."""
-    build = request.app[BUILD]
-    response.headers.update(
-        {
-            "Access-Control-Allow-Origin": "*",
-            "X-Request-Id": request.get(REQUEST_ID, ""),
-            "X-Bacalhau-Git-Version": build["GitVersion"],
-            "X-Bacalhau-Git-Commit": build["GitCommit"],
-            "X-Bacalhau-Build-Date": build["BuildDate"],
-            "X-Bacalhau-Build-OS": build["GOOS"],
-            "X-Bacalhau-Arch": build["GOARCH"],
-        }
-    )
+    headers = response.headers
+    headers.update(request.app[HEADERS])
+    headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+def _headers(build: dict[str, str]) -> dict[str, str]:
+    """What every answer carries beside the request's id: the versions as Bacalhau's clients read them."""
+    return {
+        "Access-Control-Allow-Origin": "*",
+        "X-Bacalhau-Git-Version": build["GitVersion"],
+        "X-Bacalhau-Git-Commit": build["GitCommit"],
+        "X-Bacalhau-Build-Date": build["BuildDate"],
+        "X-Bacalhau-Build-OS": build["GOOS"],
+        "X-Bacalhau-Arch": build["GOARCH"],
+    }
 
 
 def _too_old(request: web.Request) -> web.Response | None:

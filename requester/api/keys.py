@@ -5,12 +5,17 @@ from typing import Any, Final
 from aiohttp import web
 
 from protocol.spec import Defaults
+from requester.patience import Patience
 from requester.verbs import Verbs
 from storage.s3.results import ResultSigner
 
 VERBS: Final = web.AppKey("verbs", Verbs)
 BUILD: Final = web.AppKey("build", dict[str, Any])
 DEFAULTS: Final = web.AppKey("defaults", Defaults)
+HEADERS: Final = web.AppKey("headers", dict[str, str])
+"""What every answer carries."""
+PATIENCE: Final = web.AppKey("patience", Patience)
+"""How long an answer may take that is not a stream."""
 SIGNER: Final = web.AppKey("signer", ResultSigner)
 """Makes links to results in S3."""
 CLIENT: Final = web.RequestKey("client", str)
