@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from protocol.errors import Denied
 from storage.addresses import AddressPolicy
 from storage.multiaddr import DEFAULT_PORTS
+from storage.wire import origin_of
 
 LOOKUP_S: Final = 10.0
 # Of their own: names whose servers do not answer hold threads, and the other work of a node shall not wait for those.
@@ -36,6 +37,11 @@ class CheckedResolver(AbstractResolver):
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
+
+    def check_url(self, url: str) -> None:
+        """Raise `Denied` for a URL whose host is an address, or a name, that is denied: addresses are not resolved."""
+        host, port, _ = origin_of(url)
+        self._policy.check_host(host, port)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

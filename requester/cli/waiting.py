@@ -53,7 +53,9 @@ class Waiting:
     follow: Annotated[
         bool, Parameter(alias="-f", help="Print what the program writes, and end with its code.")
     ] = False
-    dry_run: Annotated[bool, Parameter(help="Print the job as it would be submitted.")] = False
+    dry_run: Annotated[
+        bool, Parameter(help="Print the job as it would be submitted; what it would change: shoal diff.")
+    ] = False
     force: Annotated[bool, Parameter(help="Submit even if the job of that name has the same spec.")] = False
     quiet: Annotated[bool, Parameter(help="No progress.")] = False
     exit_zero: Annotated[bool, Parameter(help="End with 0 whatever became of the job, as Bacalhau does.")] = (

@@ -58,6 +58,7 @@ class Roads(Struct, frozen=True):
     lanes: Lanes
     limits: Limits
     resolver: AbstractResolver
+    check_url: Callable[[str], None]
     ca_bundle: str = ""
 
 
@@ -85,6 +86,7 @@ class Connection:
         account = await self._signing_account()
         if found is None:
             url = await self.signed_url(bucket, PROBE)
+            self._roads.check_url(url)
             found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account)
         if found.signer is not None and account is not None:
             found.signer.account = account
@@ -310,7 +312,9 @@ class S3Client:
         return await session.get_credentials() is not None
 
     async def _connected(self, session: Any, place: Place) -> Connection:
-        resolver = self._resolver(session, place.endpoint) or self._names
+        checked = self._resolver(session, place.endpoint)
+        resolver = checked or self._names
+        check_url = checked.check_url if checked else _anywhere
         account = self.settings.credentials if place.signed and not place.profile else None
         raw = await self._open.enter_async_context(
             session.create_client(
@@ -320,13 +324,14 @@ class S3Client:
                 aws_access_key_id=account.access_key if account else None,
                 aws_secret_access_key=account.secret_key if account else None,
                 aws_session_token=(account.session_token or None) if account else None,
-                config=_config(self.settings, place, resolver),
+                config=_config(self.settings, place, resolver, check_url),
             )
         )
         roads = Roads(
             lanes=self._lanes,
             limits=_limits(self.settings),
             resolver=resolver or ThreadedResolver(),
+            check_url=check_url,
             ca_bundle=session.get_config_variable("ca_bundle") or "",
         )
         signing = await self._credentials(session, account) if place.signed else None
@@ -414,14 +419,20 @@ def _configured_endpoint(session: Any) -> str:
     return found or ""
 
 
-def _config(settings: S3Settings, place: Place, resolver: AbstractResolver | None) -> Any:
+def _anywhere(url: str) -> None:
+    """The node's own endpoint may lead anywhere."""
+
+
+def _config(
+    settings: S3Settings, place: Place, resolver: AbstractResolver | None, check_url: Callable[[str], None]
+) -> Any:
     from aiobotocore.config import AioConfig
     from botocore import UNSIGNED
 
     from storage.s3.session import session_within
 
     return AioConfig(
-        http_session_cls=session_within(settings.call_s),
+        http_session_cls=session_within(settings.call_s, check_url),
         # Without a version, signed URLs come out in version 2, which few servers take.
         signature_version="s3v4" if place.signed else UNSIGNED,
         s3={"addressing_style": place.addressing.lower() or ("path" if place.endpoint else "auto")},

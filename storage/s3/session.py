@@ -8,11 +8,13 @@ bucket's region, and botocore asks again there; any other is a fault.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiobotocore.httpsession import AIOHTTPSession
 from aiohttp import ClientResponse, ClientSession
 from botocore.exceptions import ReadTimeoutError
+from yarl import URL
 
 from protocol.errors import Broken, Invalid
 
@@ -25,8 +27,11 @@ REGION: Final = "x-amz-bucket-region"
 _PIECE_BYTES: Final = 1 << 16
 
 
-def session_within(call_s: float) -> type[Any]:
-    """The class of sessions whose calls, with the whole of their answers, end after so many seconds."""
+def session_within(call_s: float, check_url: Callable[[str], None]) -> type[Any]:
+    """The class of sessions whose calls, with the whole of their answers, end after so many seconds.
+
+    `check_url` raises what is against a request: with a bucket's name in it a host may be another than its endpoint's.
+    """
 
     class Session(AIOHTTPSession):  # type: ignore[misc]
         async def send(self, request: Any) -> Any:
@@ -37,7 +42,7 @@ def session_within(call_s: float) -> type[Any]:
                 raise ReadTimeoutError(endpoint_url=request.url, error=error) from error
 
         async def _get_session(self, proxy_url: str | None) -> "_Calls":
-            return _Calls(await super()._get_session(proxy_url))
+            return _Calls(await super()._get_session(proxy_url), check_url)
 
     return Session
 
@@ -45,12 +50,14 @@ def session_within(call_s: float) -> type[Any]:
 class _Calls:
     """As much of aiohttp's session as aiobotocore uses."""
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: ClientSession, check_url: Callable[[str], None]) -> None:
         self._session = session
+        self._check_url = check_url
 
-    async def request(self, method: str, **more: Any) -> "_Answer":
+    async def request(self, method: str, url: URL, **more: Any) -> "_Answer":
         """Ask once. Raises `Invalid` for a redirect that is not S3's own, which names the bucket's region."""
-        answer = await self._session.request(method, allow_redirects=False, **more)
+        self._check_url(str(url))
+        answer = await self._session.request(method, url, allow_redirects=False, **more)
         if answer.status in REDIRECTS and REGION not in answer.headers:
             answer.close()
             raise _elsewhere(answer)

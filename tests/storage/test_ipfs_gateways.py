@@ -315,3 +315,25 @@ async def test_a_domain_is_turned_into_a_cid_by_dns(
     assert await brought(source, "/ipns/example.com/in", tmp_path / "in") == {"a": b"named"}
     with pytest.raises(NotFound, match=r"nobody\.example"):
         await source.resolve(SourceParams("/ipns/nobody.example"), ALL)
+
+
+async def test_a_gateway_leads_nowhere_else(node: servers.Kubo, tmp_path: Path) -> None:
+    """Gateways are the owner's choice: one that redirects, for a CID that a job names, is not followed."""
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=404)
+
+    async with serving(elsewhere) as other:
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            raise web.HTTPTemporaryRedirect(f"{other}{request.path_qs}")
+
+        async with serving(answer) as url:
+            source = GatewaySource([url], QUICK)
+            with pytest.raises(Unavailable, match="status 307") as caught:
+                await source.resolve(SourceParams(NOBODY_HAS), ALL)
+            await source.close()
+    assert asked == []
+    assert "by the address that it leads to" in caught.value.hint

@@ -13,10 +13,19 @@ from aiohttp import web
 from botocore.parsers import ResponseParserError
 
 from deploy.servers import S3Server
-from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
+from storage.addresses import read_policy
 from storage.contract import Label, Share, silent
-from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3 import (
+    Credentials,
+    PublisherParams,
+    S3Client,
+    S3Publisher,
+    S3Settings,
+    S3Source,
+    SourceParams,
+)
 from storage.s3.faults import faults
 from tests.contracts.trees import Tree, plant, snapshot
 from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
@@ -269,6 +278,22 @@ async def test_a_redirect_leads_nowhere(client: S3Client, odd: OddS3) -> None:
             with pytest.raises(Invalid, match="redirects") as caught:
                 await ask("odd", "in/")
             assert "Endpoint" in caught.value.hint
+    assert odd.requests == []
+
+
+@pytest.mark.parametrize("key", ["k", "in/"])
+async def test_a_bucket_cannot_make_an_address_of_a_name(key: str, odd: OddS3) -> None:
+    """Where the bucket's name stands in the host, what both make together is judged, not the endpoint alone."""
+    port = odd.endpoint.rpartition(":")[2]
+    account = Credentials("A" * 16, "s")
+    settings = S3Settings(credentials=account, addresses=read_policy(["0.0.0.0/8"]), retry_s=0.01, tries=1)
+    params = SourceParams("127.0", key, endpoint=f"http://0.1:{port}", addressing_style="virtual")
+    result = PublisherParams("127.0", key, endpoint=params.endpoint, addressing_style="virtual")
+    async with S3Client(settings) as client:
+        with pytest.raises(Denied, match=r"127.0.0.1 is this machine itself"):
+            await S3Source(client=client).resolve(params, Share())
+        with pytest.raises(Denied, match=r"127.0.0.1 is this machine itself"):
+            await S3Publisher(client=client).publish(Path(__file__).parent, result, LABEL, silent)
     assert odd.requests == []
 
 
