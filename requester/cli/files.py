@@ -297,8 +297,10 @@ def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[
         else:
             url = asyncio.run(_signed(params, key, ""))
         file = stack.enter_context(opened(url, size_bytes=size_bytes, etag=etag))
-    except NotFound:
-        return None
+    except NotFound as fault:
+        if not etag:
+            return None
+        raise Broken(f"{key} is not there any more: it was removed since it was published") from fault
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 

@@ -172,7 +172,8 @@ async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
             return await _fetched(drivers, other, scratch / result.execution)
     except Fault as fault:
         failure = fault.failure()
-        message = f"the result of execution {short(result.execution)}: {fault.message}"
+        of = f"the result of execution {short(result.execution)}"
+        message = fault.message if of in fault.message else f"{of}: {fault.message}"
         raise fault_of(msgspec.structs.replace(failure, message=message)) from fault
 
 

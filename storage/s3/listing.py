@@ -87,11 +87,9 @@ def check_listing(url: str, listing: Listing, found: Sequence[Object]) -> None:
 
 def changed(url: str, listing: Listing, difference: str) -> Broken:
     """That a result is not what was put there."""
-    of = f" of execution {short(listing.execution_id)}" if listing.execution_id else ""
+    of = f", the result of execution {short(listing.execution_id)}," if listing.execution_id else ""
     hint = "It was changed or removed since. Run the job again, with {executionID} in the publisher's Key."
-    return Broken(
-        f"{url}: the result{of} is not as it was published: {difference}", hint=hint, kind="Changed"
-    )
+    return Broken(f"{url}{of} is not as it was published: {difference}", hint=hint, kind="Changed")
 
 
 def _difference(listing: Listing, found: Sequence[Object]) -> str:
@@ -99,7 +97,7 @@ def _difference(listing: Listing, found: Sequence[Object]) -> str:
         there, size_bytes = len(found), sum(each.size_bytes for each in found)
         if (there, size_bytes) == (listing.count, listing.size):
             return f"of its {listing.count} objects some have other bytes"
-        return f"it had {listing.count} objects of {listing.size} bytes, and {there} of {size_bytes} bytes are there"
+        return f"of its {listing.count} objects ({listing.size} bytes) {there} are there ({size_bytes} bytes)"
     now = {each.key: (each.size_bytes, _etag(each)) for each in found}
     wrong = [
         f"{each.key!r} {'has other bytes' if each.key in now else 'is missing'}"

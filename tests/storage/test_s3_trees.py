@@ -77,7 +77,7 @@ async def test_a_result_is_its_own_objects_and_no_others(
 
     for way, bring in ways.items():
         assert await bring(new, tmp_path / f"new-{way}") == with_folders(tree)
-        with pytest.raises(Broken, match="e-1 is not as it was published") as caught:
+        with pytest.raises(Broken, match="e-1, is not as it was published") as caught:
             await bring(old, tmp_path / f"old-{way}")
         assert "{executionID}" in caught.value.hint
 
@@ -164,7 +164,7 @@ def test_a_listing_says_what_is_wrong() -> None:
     many = [Object(f"out/{number:03}", 1, f'"{number}"') for number in range(OBJECTS_MAX + 1)]
     listing = listing_of(many, "e-1")
     assert listing.objects == []
-    with pytest.raises(Broken, match="had 21 objects of 21 bytes, and 20 of 20 bytes are there"):
+    with pytest.raises(Broken, match=r"of its 21 objects \(21 bytes\) 20 are there \(20 bytes\)"):
         check_listing("s3://b/out/", listing, many[1:])
     with pytest.raises(Broken, match="of its 21 objects some have other bytes"):
         check_listing("s3://b/out/", listing, [replace(many[0], etag='"x"'), *many[1:]])

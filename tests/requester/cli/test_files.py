@@ -287,6 +287,9 @@ def test_a_large_result_is_looked_into_where_it_lies(
         ran = shoal("cat", "words", "outputs/24")
         assert (ran.code != 0, ran.out) == (True, "")
         assert "is not as it was published" in ran.err
+        ran = shoal("get", "words", "--output-dir", "none")
+        assert ran.code != 0
+        assert ran.err.count("is not as it was published") == 1
 
 
 async def signed(spec: Spec, s3: S3Server) -> Spec:
