@@ -18,7 +18,7 @@ from tests.faults.history import Done
 from tests.faults.plan import Fault, clashes
 from tests.faults.world import Placed, World
 
-REACHED_S: Final = 12.0
+REACHED_S: Final = 20.0
 """So long may a process take to come to the step that it was armed for."""
 LOOK_S: Final = 0.02
 
