@@ -298,12 +298,15 @@ class Agent:
         return TAKEN
 
     async def _answer_when_kept(self) -> None:
-        """Answer commands once they are in the journal, all that came before a commit together."""
+        """Answer commands once they are in the journal, all that came before a commit together.
+
+        Nobody waits for the answer itself; the commit is that of the first program that starts, if any does at once.
+        """
         while self._unanswered:
             group, self._unanswered = self._unanswered, []
             failed = None
             try:
-                await self._journal.commit()
+                await self._journal.commit(now=False)
             except Fault as fault:
                 failed = CommandAnswer(False, fault.failure())
             for message, answers in group:

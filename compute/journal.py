@@ -135,11 +135,14 @@ class Journal:
         self._facts[name] = value
         self._plan(now=False)
 
-    async def commit(self) -> None:
-        """Return when all that was saved until now is durable. Raises `Exhausted` when the disk is full, `Broken`."""
+    async def commit(self, *, now: bool = True) -> None:
+        """Return when all that was saved until now is durable: soon, or `now` False whenever that is due anyway.
+
+        Raises `Exhausted` when the disk is full, `Broken`.
+        """
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._plan(now=True)
+        self._plan(now=now)
         await waiter
 
     def flush(self) -> None:
@@ -214,12 +217,14 @@ class Journal:
         )
 
     def _plan(self, *, now: bool) -> None:
+        if self._due_now or (self._due is not None and not now):
+            return
         loop = asyncio.get_running_loop()
-        if now and not self._due_now:
+        if now:
             self._cancel_plan()
             self._due_now = True
             self._due = loop.call_later(GATHER_S, self.flush) if self._crowded else loop.call_soon(self.flush)
-        elif self._due is None:
+        else:
             self._due = loop.call_later(LAZY_S, self.flush)
 
     def _cancel_plan(self) -> None:

@@ -13,6 +13,7 @@ first. Files of an earlier process are served as well.
 
 import asyncio
 import contextlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ class LogSettings(Struct, frozen=True):
 class OutputLog:
     """The output of one execution; written by its runner, read by anyone."""
 
-    def __init__(self, path: Path, limit_bytes: int) -> None:
+    def __init__(self, path: str, limit_bytes: int) -> None:
         self._path = path
         self._limit_bytes = limit_bytes
         self._written = 0
@@ -81,7 +82,7 @@ class OutputLog:
     def flush(self) -> None:
         """Write what waits in memory to the file."""
         if self._tail:
-            with self._path.open("ab") as file:
+            with open(self._path, "ab") as file:
                 file.write(self._tail)
             self._written += len(self._tail)
             self._tail.clear()
@@ -96,7 +97,7 @@ class OutputLog:
     def adopt(self) -> None:
         """Take up the file that an ended execution of an earlier process left."""
         with contextlib.suppress(OSError):
-            seen = self._path.stat()
+            seen = os.stat(self._path)
             self._written, self.ended_at = seen.st_size, seen.st_mtime
         self.ended = True
 
@@ -167,7 +168,7 @@ class OutputLog:
             start = position - self._written
             return bytes(self._tail[start : start + size_bytes])
         try:
-            with self._path.open("rb") as file:
+            with open(self._path, "rb") as file:
                 file.seek(position)
                 data = file.read(min(size_bytes, self._written - position))
         except FileNotFoundError:
@@ -186,7 +187,7 @@ class Logs:
         self._ended: OrderedDict[ExecutionId, OutputLog] = OrderedDict()
         self._ended_bytes = 0
         for path in sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime):
-            log = OutputLog(path, settings.file_bytes)
+            log = OutputLog(str(path), settings.file_bytes)
             log.adopt()
             self._keep(ExecutionId(path.stem), log)
 
@@ -244,10 +245,11 @@ class Logs:
         # Nothing to read in an ended log is its end, also for a cursor that no answer ever gave.
         return LogsAnswer(at, chunks, ended=log.ended and (not chunks or at >= log.size_bytes))
 
-    def _path(self, execution: ExecutionId) -> Path:
+    def _path(self, execution: ExecutionId) -> str:
+        # Text: an execution has its path from its beginning, and most never open it.
         if not is_token(execution):
             raise ValueError(f"not an execution id: {execution!r}")
-        return self._folder / f"{execution}.log"
+        return f"{self._folder}/{execution}.log"
 
     def _keep(self, execution: ExecutionId, log: OutputLog) -> None:
         self._ended[execution] = log
@@ -258,4 +260,5 @@ class Logs:
         if log is not None:
             self._ended_bytes -= log.size_bytes
         if log is None or log.size_bytes:
-            self._path(execution).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(execution))

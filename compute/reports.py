@@ -70,7 +70,7 @@ class Reporter:
         self._answered = answered
         self._newest: dict[ExecutionId, Report] = {}
         self._fresh: list[Report] = []
-        self._sending = False
+        self._current: object | None = None
         self._turn = asyncio.Semaphore(ASKED_MAX)
         self._quiet: deque[tuple[float, Callable[[], Report | None]]] = deque()
         self._quiet_task: asyncio.Task[None] | None = None
@@ -79,9 +79,8 @@ class Reporter:
         """Say this until it is answered; an older report of the same execution is not repeated any more."""
         self._newest[report.execution] = report
         self._fresh.append(report)
-        if not self._sending:
-            self._sending = True
-            self._tasks.create_task(self._send_fresh())
+        if self._current is None:
+            self._begin()
 
     def send_later(self, newest: Callable[[], Report | None]) -> None:
         """Ask for a report after `QUIET_S`, and send it if there is one: the state then has lasted."""
@@ -104,19 +103,33 @@ class Reporter:
                 self.send(report)
         self._quiet_task = None
 
-    async def _send_fresh(self) -> None:
-        """Send what there is, and what comes meanwhile."""
-        while self._fresh:
-            fresh, self._fresh = self._fresh[:TOGETHER_MAX], self._fresh[TOGETHER_MAX:]
-            if any(report.state in ENDS for report in fresh):
-                try:
-                    await self._durable()
-                except Fault as fault:
-                    # The disk is full or broken: others should know the end all the same.
-                    _log.error("ends could not be kept", executions=len(fresh), fault=fault.message)
-            saying = self._tasks.create_task(self._say_together(fresh))
-            await asyncio.wait({saying}, timeout=RHYTHM_S)
-        self._sending = False
+    def _begin(self) -> None:
+        """Send the next message."""
+        self._current = message = object()
+        self._tasks.create_task(self._send_fresh(message))
+
+    def _go_on(self, message: object) -> None:
+        """That message is answered, or late: the next one need not wait for it."""
+        if self._current is message:
+            self._current = None
+            if self._fresh:
+                self._begin()
+
+    async def _send_fresh(self, message: object) -> None:
+        """Send what there is, once it is durable."""
+        fresh, self._fresh = self._fresh[:TOGETHER_MAX], self._fresh[TOGETHER_MAX:]
+        if any(report.state in ENDS for report in fresh):
+            try:
+                await self._durable()
+            except Fault as fault:
+                # The disk is full or broken: others should know the end all the same.
+                _log.error("ends could not be kept", executions=len(fresh), fault=fault.message)
+        late = asyncio.get_running_loop().call_later(RHYTHM_S, self._go_on, message)
+        try:
+            await self._say_together(fresh)
+        finally:
+            late.cancel()
+        self._go_on(message)
 
     async def _say_together(self, reports: Sequence[Report]) -> None:
         """Say these in one message, then each alone that was not settled by its answer."""

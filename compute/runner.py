@@ -9,6 +9,7 @@ program: whether it was started must be known before it can be removed.
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -305,6 +306,8 @@ class Runner:
         """
         with contextlib.suppress(Fault):
             await self._shop.journal.commit()
+        # The report of its end waits for that too, and goes first.
+        await asyncio.sleep(0)
         pause_s = AGAIN_S
         while True:
             try:
@@ -405,7 +408,7 @@ class Runner:
 
     async def _wipe(self) -> None:
         """Remove the folder. What a container's root left there may not be ours to remove: it is told, and left."""
-        if not self._folder.exists():
+        if not os.path.exists(self._folder):
             return
         try:
             await self._shop.sweeper.remove(self._folder)

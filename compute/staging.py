@@ -7,8 +7,7 @@ In the folder: ``input-<index>``, ``results/<name>`` (what is published, with ``
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,8 @@ from storage.contract import Progress, Share
 
 RESOLVING_MAX: Final = 32
 """Inputs of one execution that are looked at side by side."""
+_ENGINE: Final = -1
+"""Stands beside the indexes of inputs for what the engine prepares."""
 
 Told = Callable[[str], Progress]
 """Gives the progress for one part: ``image``, ``input /in``."""
@@ -75,12 +76,18 @@ class Staging:
         self._resolving_s = resolving_s
         self._inputs = run.task.input_sources
         self._came: dict[int, int] = {}
-        self._awaited: list[str] = []
+        self._awaited: dict[int, None] = {}
 
     @property
     def outstanding(self) -> str:
         """What has not come yet, as a person is told."""
-        return ", ".join(self._awaited)
+        return ", ".join(self._name_of(index) for index in self._awaited)
+
+    def _name_of(self, index: int) -> str:
+        if index == _ENGINE:
+            return f"engine {self._run.task.engine.type}'s preparation"
+        wanted = self._inputs[index]
+        return f"input {wanted.target} ({place_of(wanted.source)})"
 
     async def stage(self, told: Told) -> Ready:
         """Do it all; image and inputs side by side. Raises `StepFailed` naming the input, or the engine's fault."""
@@ -143,29 +150,37 @@ class Staging:
         source, params = self._plan.sources[index]
         spec = self._inputs[index].source
         share = Share(self._run.partition, self._run.partitions)
-        with self._faults_of_input(index):
-            try:
-                async with asyncio.timeout(self._resolving_s or None):
-                    resolved = await source.resolve(params, share)
-            except TimeoutError as error:
-                message = f"what it is was not to be learned within {self._resolving_s:g} s"
-                hint = "See that its server answers; a node's owner can raise Compute.ResolvingTimeout."
-                raise TimedOut(message, hint=hint, kind="Resolving") from error
+        self._awaited[index] = None
+        try:
+            async with asyncio.timeout(self._resolving_s or None):
+                resolved = await source.resolve(params, share)
+        except TimeoutError as error:
+            message = f"what it is was not to be learned within {self._resolving_s:g} s"
+            hint = "See that its server answers; a node's owner can raise Compute.ResolvingTimeout."
+            fault = TimedOut(message, hint=hint, kind="Resolving")
+            raise self._failure_of(index, fault) from error
+        except (Fault, OSError) as error:
+            raise self._failure_of(index, error) from error
+        finally:
+            del self._awaited[index]
         token = input_token(spec, share.index, share.count)
         writes = self._inputs[index].read_write is True and spec.type.lower() not in IN_PLACE
         return Wanted(spec.type, source, params, resolved, token, writes=writes)
 
     async def _fetch(self, index: int, wanted: Wanted, brought: list[Brought | None], told: Told) -> None:
         target = self._inputs[index].target
-        with self._faults_of_input(index):
-            into = self._folder / f"input-{index}"
-            progress = self._bounded(index, wanted, told(f"input {target}"))
+        into = self._folder / f"input-{index}"
+        progress = self._bounded(index, wanted, told(f"input {target}"))
+        self._awaited[index] = None
+        try:
             fetched, cached = await self._shared.bring(wanted, into, progress)
-            resolved = wanted.resolved
-            read = InputRead(target, wanted.type, resolved.identity, resolved.size_bytes, cached)
-            brought[index] = Brought(
-                read, Mount(fetched.path, target, fetched.read_only and not wanted.writes)
-            )
+        except (Fault, OSError) as error:
+            raise self._failure_of(index, error) from error
+        finally:
+            del self._awaited[index]
+        resolved = wanted.resolved
+        read = InputRead(target, wanted.type, resolved.identity, resolved.size_bytes, cached)
+        brought[index] = Brought(read, Mount(fetched.path, target, fetched.read_only and not wanted.writes))
 
     def _bounded(self, index: int, wanted: Wanted, progress: Progress) -> Progress:
         """`progress` that raises `Exhausted` when more has come than the task's Disk allows, or than the node has."""
@@ -188,8 +203,11 @@ class Staging:
         def preparing(what: str, done_bytes: int, total_bytes: int | None) -> None:
             told(what)(done_bytes, total_bytes)
 
-        with self._awaiting(f"engine {self._run.task.engine.type}'s preparation"):
+        self._awaited[_ENGINE] = None
+        try:
             await self._plan.engine.prepare(self._plan.engine_params, preparing)
+        finally:
+            del self._awaited[_ENGINE]
 
     def _result_folders(self) -> list[Mount]:
         """A folder for each result path, which any user inside the program may write to, whatever our umask."""
@@ -201,24 +219,9 @@ class Staging:
             mounts.append(Mount(folder, result.path, read_only=False))
         return mounts
 
-    @contextlib.contextmanager
-    def _awaiting(self, what: str) -> Iterator[None]:
-        """While in here, this is outstanding."""
-        self._awaited.append(what)
-        try:
-            yield
-        finally:
-            self._awaited.remove(what)
-
-    @contextlib.contextmanager
-    def _faults_of_input(self, index: int) -> Iterator[None]:
-        """A fault in here is about that input, and says so."""
-        wanted = self._inputs[index]
-        try:
-            with self._awaiting(f"input {wanted.target} ({place_of(wanted.source)})"):
-                yield
-        except (Fault, OSError) as error:
-            raise input_failure(error, index, wanted, self._node) from error
+    def _failure_of(self, index: int, error: Exception) -> StepFailed:
+        """A fault that is about that input, and says so."""
+        return input_failure(error, index, self._inputs[index], self._node)
 
 
 async def _together(works: list[Coroutine[Any, Any, None]]) -> None:

@@ -108,7 +108,7 @@ class Cache:
     def claim(self, holder: Holder, sizes: Mapping[Key, int]) -> None:
         """Let it hold these, whether they are here or are to be brought; they stay until it lets go of them."""
         for key in sizes:
-            if key in self.shelf and (self._folder / key / SPOILED).exists():
+            if key in self.shelf and os.path.exists(f"{self._folder}/{key}/{SPOILED}"):
                 self._spoil(key, "it was found to be spoiled")
         self.shelf.claim(holder, sizes)
         self._changed()
@@ -122,13 +122,13 @@ class Cache:
         """It needs none of them any more. Harmless when repeated."""
         for key in self.shelf.held_by(holder):
             with contextlib.suppress(OSError):
-                os.utime(self._folder / key / ENTRY)
+                os.utime(f"{self._folder}/{key}/{ENTRY}")
         self.shelf.release(holder)
         self._settle()
 
     def path_of(self, key: Key) -> Path:
         """Where an entry that is here has its data."""
-        return self._folder / key / DATA
+        return Path(f"{self._folder}/{key}/{DATA}")
 
     def tokens(self, most: int) -> dict[str, int]:
         """The tokens of what is here with their sizes, the most recently used."""

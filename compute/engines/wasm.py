@@ -28,6 +28,8 @@ from protocol.spec.engines import WasmParams
 TAIL_S: Final = 0.05
 """How often a running program's output file is looked at."""
 PIECE_BYTES: Final = 65_536
+OUTPUT: Final = "output"
+"""What the program wrote, in the engine's folder of its execution."""
 KILLED: Final = 137
 """The exit code of a program that was stopped: 128 and the signal's number, as a shell tells it."""
 
@@ -38,7 +40,6 @@ class WasmRunning:
     def __init__(self, engine: "WasmEngine", run: Run[WasmParams], program: Program) -> None:
         self._engine = engine
         self._run = run
-        self._output = run.folder / "output"
         self._program = program
         self._stopped = False
 
@@ -67,7 +68,7 @@ class WasmRunning:
             end = self._program.end.result() if self._program.end.done() else None
             if isinstance(end, Answer) and not end.wrote:
                 return
-            while chunks := _frames(self._output, position):
+            while chunks := _frames(self._run.folder / OUTPUT, position):
                 for chunk in chunks:
                     position += FRAME_HEAD + len(chunk.data)
                     yield chunk
@@ -131,7 +132,7 @@ class WasmEngine:
         return running
 
     async def _begin(self, run: Run[WasmParams]) -> WasmRunning:
-        order, shown = order_of(run, run.folder / "output")
+        order, shown = order_of(run, f"{run.folder}/{OUTPUT}")
         if shown:
             await asyncio.to_thread(show, shown)
         program = Program(_packet(order, run.folder))

@@ -21,7 +21,7 @@ Shown = tuple[Path, Path]
 """A file, and the path at which a program shall find the same bytes."""
 
 
-def order_of(run: Run[WasmParams], output: Path) -> tuple[Order, list[Shown]]:
+def order_of(run: Run[WasmParams], output: str) -> tuple[Order, list[Shown]]:
     """What to tell a worker, and the files to show before. Raises `Invalid` and `NotFound`, naming the wrong parameter."""
     params = run.params
     found = {mount.target: _mode(mount.source) for mount in run.mounts}
@@ -38,7 +38,7 @@ def order_of(run: Run[WasmParams], output: Path) -> tuple[Order, list[Shown]]:
         argv=[params.entry_module.rpartition("/")[2], *params.parameters],
         env={**run.env, **ports},
         folders=folders,
-        output=str(output),
+        output=output,
         imports=imports,
         memory_bytes=run.amounts.memory_bytes,
     )

@@ -260,7 +260,8 @@ class Wire(Client):
     async def ask(
         self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
     ) -> list[Answer | None]:
-        """Send requests together, after the frames `ahead`; the answers in their order.
+        """Send requests together, after the frames `ahead`; the answers in their order. They are on their way at once:
+        who is asked can begin while this turn of the event loop goes on.
 
         None stands for an answer that did not come: the deadline passed, or the connection was lost in between. Raises
         `Unavailable` if there is no connection, and then nothing was sent; `Denied` if this user may not ask there.
@@ -279,6 +280,7 @@ class Wire(Client):
         self._volleys.add(volley)
         alarm = asyncio.get_running_loop().call_later(timeout_s, volley.end)
         self.send(b"".join(frames))
+        self._write_out()
         try:
             await volley.done
         finally:

@@ -145,7 +145,7 @@ async def test_output_is_followed_while_it_is_written(nodes: Nodes, requester: F
 @pytest.mark.parametrize("reader_first", [True, False])
 async def test_output_is_wanted_once_somebody_waits(tmp_path: Path, reader_first: bool) -> None:
     """Whoever writes is called when the first reader waits, also when that one came first, and only once."""
-    log, calls = OutputLog(tmp_path / "log", 1000), list[str]()
+    log, calls = OutputLog(str(tmp_path / "log"), 1000), list[str]()
     if not reader_first:
         log.call_when_wanted(lambda: calls.append("wanted"))
     assert calls == []
