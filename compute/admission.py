@@ -160,7 +160,8 @@ def _check_offer(kind: str, type: str, offer: Offer | None, offers: list[Offer],
         raise Unavailable(
             f"{where}this node has no {kind} {type!r}", hint=f"It has: {there}.", kind=kind.capitalize()
         )
-    if not offer.available:
+    # What it has lost it may have again: work for it waits in its engine, as what runs there does.
+    if not offer.available and not offer.lost:
         raise Unavailable(
             f"{where}{kind} {offer.type} does not work on this node: {offer.reason}",
             hint=offer.hint,

@@ -174,11 +174,17 @@ class Facts:
             _offers(self._drivers.sources, within_s),
             _offers(self._drivers.publishers, within_s),
         )
+        # Engines are restarted, and come back; a server that went may be anybody's, and gone for good.
+        engines = [self._lost(offer) for offer in engines]
         info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         changed = info != self.info
         self.info = info
         self._seen |= self._here()
         return changed
+
+    def _lost(self, offer: Offer) -> Offer:
+        """The offer of an engine, which says so if it was here before and is not now."""
+        return msgspec.structs.replace(offer, lost=not offer.available and offer.type in self._seen)
 
     def _here(self) -> set[str]:
         """The types of all that is available."""

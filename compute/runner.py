@@ -281,7 +281,8 @@ class Runner:
             try:
                 ending = await running.wait()
             except asyncio.CancelledError:
-                if self._interrupted:
+                # Twice at once: the node ends too.
+                if self._interrupted and self._task is not None and self._task.cancelling() == 1:
                     follow()
                 raise
             finally:

@@ -10,13 +10,17 @@ from protocol.jobs import Amounts
 
 
 class Offer(Struct, frozen=True, omit_defaults=True):
-    """One engine, source or publisher of a node: there (with its version), or why not and what to do."""
+    """One engine, source or publisher of a node: there (with its version), or why not and what to do.
+
+    `lost`: it is not there now and was before, in the life of this node's process; so it may come back by itself.
+    """
 
     type: str
     available: bool = True
     version: str = ""
     reason: str = ""
     hint: str = ""
+    lost: bool = False
 
 
 class Gpu(Struct, frozen=True):

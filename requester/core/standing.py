@@ -4,12 +4,13 @@ Knows: what a task demands and what a node offers. Must not know: jobs' attempts
 chosen (`placement`).
 
 Three answers are kept apart, because they end differently: a node that **fits** takes the task when it has room (a full
-cluster queues); one that is **away** would fit if it were connected and approved (the job waits for it); one that is
-**unfit** lacks something lasting, and a job for which every node is unfit is told so with a reason for each.
+cluster queues); one that is **away** would fit if it were connected and approved, and had the engine that it has lost (the
+job waits for it); one that is **unfit** lacks something lasting, and a job for which every node is unfit is told so with a
+reason for each.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -156,6 +157,8 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
             away.append(Unfit(node.info.id, "is not connected", "start it again, or wait for it"))
         elif node.cordon is not None or node.aside is not None:
             away.append(_kept_away(node))
+        elif (lost := _lost(node.info, demand)) is not None:
+            away.append(lost)
         else:
             fitting[node.info.id] = sum(matches(favour, node.info.labels) for favour in favours)
     reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
@@ -272,10 +275,7 @@ def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Un
     info = node.info
     if node.membership not in (APPROVED, PENDING):
         return Unfit(info.id, "is rejected", "approve it: node approve")
-    wanted = [("engines", demand.engine), *(("sources", source) for source in demand.sources)]
-    if demand.publisher not in _NO_PUBLISHER:
-        wanted.append(("publishers", demand.publisher))
-    for kind, type_ in wanted:
+    for kind, type_ in _parts(demand):
         lack = _not_offered(info, kind, type_)
         if lack is not None:
             return lack
@@ -287,14 +287,34 @@ def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Un
     return _wrong_gpus(info, demand) or _too_large(info, demand.amounts)
 
 
+def _parts(demand: Demand) -> Iterator[tuple[str, str]]:
+    """What a node has to offer, each with its kind."""
+    yield "engines", demand.engine
+    for source in demand.sources:
+        yield "sources", source
+    if demand.publisher not in _NO_PUBLISHER:
+        yield "publishers", demand.publisher
+
+
+def _lost(info: NodeInfo, demand: Demand) -> Unfit | None:
+    """The first part that the node has lost and may have again."""
+    for kind, type_ in _parts(demand):
+        offer = info.offers(kind, type_)
+        if offer is not None and offer.lost:
+            return _not_available(info.id, kind, offer)
+    return None
+
+
 def _not_offered(info: NodeInfo, kind: str, type_: str) -> Unfit | None:
-    what = f"{kind.removesuffix('s')} {type_}"
     offer: Offer | None = info.offers(kind, type_)
     if offer is None:
-        return Unfit(info.id, f"has no {what}")
-    if not offer.available:
-        return Unfit(info.id, f"{what} is not available: {offer.reason or 'no reason given'}", offer.hint)
-    return None
+        return Unfit(info.id, f"has no {kind.removesuffix('s')} {type_}")
+    return None if offer.available or offer.lost else _not_available(info.id, kind, offer)
+
+
+def _not_available(node: NodeId, kind: str, offer: Offer) -> Unfit:
+    what = f"{kind.removesuffix('s')} {offer.type.lower()}"
+    return Unfit(node, f"{what} is not available: {offer.reason or 'no reason given'}", offer.hint)
 
 
 def _wrong_gpus(info: NodeInfo, demand: Demand) -> Unfit | None:

@@ -69,7 +69,9 @@ INFO = NodeInfo(
     id=NODE,
     version="0.1.0",
     labels={"region": "eu"},
-    engines=[Offer("docker", available=False, version="24", reason="not running", hint="Start it.")],
+    engines=[
+        Offer("docker", available=False, version="24", reason="not running", hint="Start it.", lost=True)
+    ],
     sources=[Offer("ipfs")],
     publishers=[Offer("s3")],
     capacity=AMOUNTS,

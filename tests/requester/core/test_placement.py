@@ -83,6 +83,21 @@ def test_sources_and_publishers_are_needed_too() -> None:
     }
 
 
+def test_an_engine_that_was_there_is_waited_for() -> None:
+    """While a node's engine is restarted its jobs go elsewhere, and wait if there is no other; one never seen is no hope."""
+    gone = Offer("noop", available=False, reason="it is being restarted", lost=True)
+    node = a_node("n1")
+    lost = replace(node, info=replace(node.info, engines=[gone]))
+    never = replace(node, info=replace(node.info, engines=[replace(gone, lost=False)]))
+    demand = demand_of(a_job())
+
+    waiting = explain(a_fleet(lost).standing(demand), {}, needed=1)
+    assert (waiting.code, waiting.retryable) == ("NoSuitableNode.Away", True)
+    assert "it is being restarted" in waiting.details["n1"]
+    assert explain(a_fleet(never).standing(demand), {}, needed=1).code == "NoSuitableNode"
+    assert chosen(a_fleet(lost, a_node("n2")), demand) == "n2"
+
+
 def test_preferences_rank_and_do_not_filter() -> None:
     """A favoured label decides among nodes that fit, and nothing else."""
     demand = demand_of(a_job(constraints=[Constraint("favour_disk", "=", ["ssd"])]))
