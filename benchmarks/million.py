@@ -49,11 +49,15 @@ async def measure() -> list[Figure]:
                 await _submit(first, clients, "warm")
                 empty = [await _submit(first, clients, f"empty-{each}") for each in range(SLICES)]
                 there = await clients[0].open_jobs()
-                await _fill(ours, await clients[0].submit(body_of(_waiting("like"))))
+                like = await clients[0].submit(body_of(_waiting("like")))
+            await _fill(ours, like)
+            # What is idle for long is cut off.
+            async with connections(first, CLIENTS) as clients:
                 began = time.perf_counter()
                 while await clients[0].open_jobs() < there + QUEUED:  # noqa: ASYNC110 (another process is asked)
                     await asyncio.sleep(0.1)
                 print(f"  read {time.perf_counter() - began:.1f} s after the last was written", flush=True)
+                await _submit(first, clients, "warm-again")
                 long = [await _submit(first, clients, f"long-{each}") for each in range(SLICES)]
             memory = _peak_mib(first)
             began = time.perf_counter()

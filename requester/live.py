@@ -406,7 +406,7 @@ class Jobs:
         record = live.record
         self._waiting.pop(live.key, None)
         if record is not None and record.queued is not None and not record.closed:
-            untried = not record.executions and record.spec.type not in EVERYWHERE
+            untried = not record.executions and record.stopping is None and record.spec.type not in EVERYWHERE
             self.queue.put(
                 live.key,
                 demand_of(record.spec),
@@ -421,6 +421,10 @@ class Jobs:
                 self._let_one_go()
         else:
             self.queue.remove(live.key)
+
+    def only_waits(self, live: Live) -> bool:
+        """Whether a job waits that never had an execution, and nothing hangs on it: it needs no look until news come."""
+        return live.key in self._waiting and not live.busy
 
     def recorded(self) -> None:
         """More has been written to the read model: who waited for that may leave."""

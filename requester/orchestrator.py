@@ -147,11 +147,11 @@ class Orchestrator:
     def attend_mine(self) -> None:
         """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
 
-        Not those that wait and have left memory: they need one when room appears, when a time of theirs has come, or when
-        what they were told is no longer true (`attend_misled`).
+        Not those that only wait: they need one when room appears, when a time of theirs has come, or when what they were
+        told is no longer true (`attend_misled`).
         """
-        for key in self._jobs.open:
-            if not self._presence.rank(key):
+        for key, live in self._jobs.open.items():
+            if not self._jobs.only_waits(live) and not self._presence.rank(key):
                 self.attend(key)
 
     async def attend_misled(self) -> None:

@@ -5,7 +5,7 @@ troubles it has had. Must not know: jobs, beats or the log. Plain memory: the sa
 answers.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -28,24 +28,54 @@ _INPUTS_MAX: Final = 100_000
 """Inputs whose holders are remembered; with more than that, nodes are found as if nobody had them."""
 
 
+class _PerNode(dict[NodeId, Amounts]):
+    """Amounts by node; a node that is not known has nothing."""
+
+    def __missing__(self, node: NodeId) -> Amounts:
+        return _NOTHING
+
+
+class _Used:
+    """What a namespace's work holds, and how many executions that are."""
+
+    __slots__ = ("count", "cpu", "gpu", "memory_bytes")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.cpu = 0.0
+        self.memory_bytes = 0
+        self.gpu = 0
+
+    def add(self, amounts: Amounts, sign: int) -> None:
+        self.count += sign
+        self.cpu += sign * amounts.cpu
+        self.memory_bytes += sign * amounts.memory_bytes
+        self.gpu += sign * amounts.gpu
+
+
 class Fleet:
     """All nodes known. `hearing_since` is unix seconds from which on silence and absence mean anything."""
 
     def __init__(self, hearing_since: float = 0.0) -> None:
         self.hearing_since = hearing_since
         self.nodes: dict[NodeId, NodeRecord] = {}
-        self._capacity: dict[NodeId, Amounts] = {}
-        self._free: dict[NodeId, Amounts] = {}
+        self._capacity = _PerNode()
+        self.capacity: Callable[[NodeId], Amounts] = self._capacity.__getitem__
+        """What a node gives to jobs in all."""
+        self._free = _PerNode()
+        self.free: Callable[[NodeId], Amounts] = self._free.__getitem__
+        """What is not promised on a node."""
         self._held: dict[NodeId, dict[ExecutionId, Amounts]] = {}
         self._ports: dict[NodeId, dict[ExecutionId, tuple[int, ...]]] = {}
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
         self._namespaces: dict[tuple[NodeId, ExecutionId], str] = {}
         self._staying: dict[NodeId, dict[ExecutionId, Amounts]] = {}
-        self._used: dict[str, tuple[int, Amounts]] = {}
-        """What each namespace's work holds, and how many executions that are."""
+        self._used: dict[str, _Used] = {}
         self._whole = _NOTHING
         self.health = Health()
+        self.troubles: Callable[[NodeId], int] = self.health.troubles
+        """How often in a row work has failed on a node for reasons around it."""
         self.kept_away: dict[NodeId, None] = {}
         """Nodes that are cordoned or set aside."""
 
@@ -108,8 +138,10 @@ class Fleet:
             if stays:
                 self._staying.setdefault(node, {})[execution] = amounts
             self._namespaces[node, execution] = namespace
-            count, used = self._used.get(namespace, (0, _NOTHING))
-            self._used[namespace] = (count + 1, used + amounts)
+            used = self._used.get(namespace)
+            if used is None:
+                used = self._used[namespace] = _Used()
+            used.add(amounts, 1)
             if ports:
                 self._ports.setdefault(node, {})[execution] = ports
             room = self._free.get(node)
@@ -125,26 +157,18 @@ class Fleet:
         if node in self._staying:
             self._staying[node].pop(execution, None)
         namespace = self._namespaces.pop((node, execution))
-        count, used = self._used[namespace]
-        if count > 1:
-            self._used[namespace] = (count - 1, used - amounts)
-        else:
+        used = self._used[namespace]
+        used.add(amounts, -1)
+        if not used.count:
             del self._used[namespace]
         if node in self._ports:
             self._ports[node].pop(execution, None)
         if not held:
-            self._count(node)
+            # From the beginning, so that sums of fractions never drift.
+            self._free[node] = self.capacity(node)
         elif node in self._free:
             self._free[node] = self._free[node] + amounts
         return True
-
-    def free(self, node: NodeId) -> Amounts:
-        """What is not promised on a node."""
-        return self._free.get(node, _NOTHING)
-
-    def capacity(self, node: NodeId) -> Amounts:
-        """What a node gives to jobs in all."""
-        return self._capacity.get(node, _NOTHING)
 
     def passing(self, node: NodeId) -> Amounts:
         """What a node has for work that ends: all but what services and daemons hold."""
@@ -155,8 +179,9 @@ class Fleet:
 
     def share(self, namespace: str) -> float:
         """The share of all nodes that a namespace's work holds: of what it holds most of."""
-        _, used = self._used.get(namespace, (0, _NOTHING))
-        whole = self._whole
+        used, whole = self._used.get(namespace), self._whole
+        if used is None:
+            return 0.0
         return max(
             used.cpu / whole.cpu if whole.cpu > 0 else 0.0,
             used.memory_bytes / whole.memory_bytes if whole.memory_bytes > 0 else 0.0,
@@ -175,10 +200,6 @@ class Fleet:
     def having(self, token: str) -> Collection[NodeId]:
         """Some nodes that have an input."""
         return self._holders.get(token, ())
-
-    def troubles(self, node: NodeId) -> int:
-        """How often in a row work has failed on a node for reasons around it."""
-        return self.health.troubles(node)
 
     def held(self, node: NodeId) -> Mapping[ExecutionId, Amounts]:
         """What is promised on a node, by execution."""

@@ -118,8 +118,11 @@ def _scored(standing: Standing, attempt: Attempt, room: Room) -> list[tuple[Scor
 def _sample(standing: Standing, attempt: Attempt, room: Room) -> list[NodeId]:
     order, seed = standing.order, attempt.seed
     count = len(order)
-    step = (seed >> 16) % count | 1
-    sample = [order[(seed + turn * step) % count] for turn in range(SAMPLE_SIZE)]
+    # So short that the last does not come round to the first: no node is drawn twice.
+    step = (seed >> 16) % (count // SAMPLE_SIZE) + 1
+    sample = [order[at % count] for at in range(seed, seed + SAMPLE_SIZE * step, step)]
+    if not attempt.inputs:
+        return sample
     for token in attempt.inputs:
         holders = [node for node in room.having(token) if node in standing.fitting]
         sample += holders[:HOLDERS_MAX]
@@ -134,6 +137,7 @@ def _with_room(
     free, capacity, troubles = room.free, room.capacity, room.troubles
     fitting = standing.fitting
     sign = 1.0 if demand.pack else -1.0
+    spare_gpus = not wanted.gpu
     found: list[tuple[Score, int, NodeId]] = []
     for position, node in enumerate(nodes):
         left = free(node)
@@ -143,11 +147,11 @@ def _with_room(
             continue
         whole = capacity(node)
         score = (
-            failures.get(node, 0),
+            failures.get(node, 0) if failures else 0,
             -step_of(input_bytes(inputs, room.inputs(node))) if inputs else 0,
             -fitting[node],
             troubles(node),
-            int(whole.gpu > 0 and not wanted.gpu),
+            1 if spare_gpus and whole.gpu > 0 else 0,
             sign * share(left, whole),
         )
         found.append((score, position, node))
