@@ -38,6 +38,7 @@ async def publish(
         at=shop.clock.now(),
         partition=run.partition,
         attempt=run.attempt,
+        notes=folder.parent,
     )
     limit_s = shop.limits.publishing_s
     record = partial(shop.manifests.record, execution.id, folder)

@@ -11,10 +11,14 @@ import secrets
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
 from storage.threads import Stop, in_thread
 from storage.tree import FOLDER_FLAGS, new_file, write_all
+
+ARRIVING: Final = ".arriving-"
+"""How names begin of what is not whole yet. After ``kill -9`` it stays: a folder that outlives a process is swept of it."""
 
 
 @contextlib.asynccontextmanager
@@ -26,7 +30,7 @@ async def arriving(into: Path) -> AsyncIterator[Path]:
     """
     if os.path.lexists(into):
         raise Conflict(f"{into} is already there")
-    beside = into.with_name(f".arriving-{secrets.token_hex(8)}")
+    beside = into.with_name(f"{ARRIVING}{secrets.token_hex(8)}")
     made = [beside]
 
     def arrive(stop: Stop) -> None:

@@ -30,7 +30,7 @@ import msgspec
 import structlog
 
 from protocol.errors import Fault
-from storage.arrival import disk_faults, remove_tree
+from storage.arrival import ARRIVING, disk_faults, remove_tree
 from storage.cache_entries import (
     DATA,
     ENTRY,
@@ -189,7 +189,7 @@ class Cache:
     async def _arrive(self, key: Key, entry: Entry, flight: Flight, fetch: Fetch) -> None:
         """Bring it to a name of its own, and rename that."""
         self.fetches += 1
-        beside = self._folder / f".arriving-{secrets.token_hex(8)}"
+        beside = self._folder / f"{ARRIVING}{secrets.token_hex(8)}"
 
         def told(done_bytes: int, total_bytes: int | None) -> None:
             if done_bytes > self.shelf.size_of(key):

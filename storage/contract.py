@@ -30,7 +30,11 @@ class Share(Struct, frozen=True):
 
 
 class Label(Struct, frozen=True):
-    """What a publisher may put into names: who publishes, and when (unix seconds)."""
+    """What a publisher may put into names: who publishes, and when (unix seconds).
+
+    `notes` is a folder that outlives the process, for what a publisher must know to clean up after ``kill -9``, if there is
+    one; it goes when the execution does.
+    """
 
     job: JobId
     execution: ExecutionId
@@ -39,6 +43,7 @@ class Label(Struct, frozen=True):
     partition: int = 0
     attempt: int = 1
     version: int = 1
+    notes: Path | None = None
 
 
 class Resolved(Struct, frozen=True):

@@ -27,7 +27,7 @@ from protocol.ids import ExecutionId
 from protocol.jobs import Spec
 from protocol.nodes import Offer
 from storage.archive import SUFFIX, pack
-from storage.arrival import disk_faults, remove_tree
+from storage.arrival import ARRIVING, disk_faults, remove_tree
 from storage.contract import Drivers, Form, Label, Progress
 from storage.kept import GONE_HINT, Kept
 from storage.result_links import token
@@ -240,7 +240,7 @@ def _found(folder: Path) -> list[tuple[float, str, int]]:
     """The archives that are there: when they came, names and sizes, the oldest first. What was on its way goes."""
     found = []
     for path in folder.iterdir():
-        if path.name.startswith((_PACKING, _LEAVING)):
+        if path.name.startswith((_PACKING, _LEAVING, ARRIVING)):
             _unlink([path])
         elif path.name.endswith(SUFFIX):
             seen = path.stat()

@@ -36,9 +36,9 @@ def read_params(params: Mapping[str, Any], form: type[P], what: str) -> P:
     except msgspec.ValidationError as error:
         _refuse(str(error), what, error)
     except Invalid as fault:
-        if fault.message.startswith(what):
-            raise
-        raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from fault
+        # A form may begin with its own name, which is the last part of the longer one.
+        said = fault.message.removeprefix(f"{what.rpartition(': ')[2]}: ")
+        raise Invalid(f"{what}: {said}", hint=fault.hint, kind=fault.kind) from fault
 
 
 def _form_of(form: Any) -> inspect.Type:

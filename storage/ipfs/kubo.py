@@ -261,7 +261,9 @@ class Kubo:
         if "deadline exceeded" in lower or "timeout" in lower:
             return silent(what, self.settings.silence_s, where)
         if any(text in lower for text in _MISSING):
-            return NotFound(said)
+            return NotFound(said, hint="See what there is: ipfs ls CID." if "no link" in lower else "")
+        if "service not known" in lower:
+            return Invalid(said, hint="Tell that Kubo of it: ipfs pin remote service add NAME URL KEY.")
         if any(text in lower for text in _MALFORMED):
             return Invalid(said)
         if "no space left" in lower or "storagemax" in lower:

@@ -10,11 +10,15 @@ import libipld
 from msgspec import Struct, field
 
 from protocol.errors import Invalid
+from storage.ipfs.cid import DAG_PB, RAW
 
 PREFIXES: Final = ("ipfs://", "/ipfs/", "ipfs/")
 NAME_PREFIXES: Final = ("ipns://", "/ipns/", "ipns/")
 PATH_MAX: Final = 4096
 NAME_MAX_BYTES: Final = 255
+FILES: Final = frozenset({RAW, DAG_PB})
+"""The codecs of UnixFS, by their multicodec numbers."""
+LIBP2P_KEY: Final = 0x72
 
 _CHUNKER: Final = re.compile(r"size-[1-9]\d{0,6}|rabin(-\d{1,7}){0,3}|buzhash")
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -96,7 +100,7 @@ def split_path(text: str) -> list[str]:
         raise Invalid(f"CID has {len(rest)} characters and the limit is {PATH_MAX}")
     cid, *path = rest.rstrip("/").split("/")
     if space == "ipfs":
-        _check_cid(cid, text)
+        _check_cid(cid, text, whole=not path)
     elif not _NAME.fullmatch(cid):
         raise Invalid(
             f"CID {text!r} is not an IPNS name", hint="It looks like /ipns/k51… or /ipns/example.com."
@@ -116,11 +120,17 @@ def _space(text: str) -> tuple[str, str]:
     return "ipfs", rest
 
 
-def _check_cid(cid: str, text: str) -> None:
+def _check_cid(cid: str, text: str, *, whole: bool) -> None:
+    """Raise `Invalid` for what is no CID, and if it is `whole`, without a path, for one that can be no file or folder."""
     hint = "It looks like QmYwAPJz… or bafybei…; the path, if any, comes behind a slash."
     if not cid or not cid.isascii() or not cid.isalnum():
         raise Invalid(f"CID {text!r} is not a content identifier", hint=hint)
     try:
-        libipld.decode_cid(cid)
+        codec = libipld.decode_cid(cid)["codec"]
     except ValueError as error:
         raise Invalid(f"CID {text!r} is not a content identifier", hint=hint) from error
+    if codec == LIBP2P_KEY and whole:
+        raise Invalid(f"CID {text!r} is the name of a peer", hint=f"What it has published is at /ipns/{cid}.")
+    if codec not in FILES and whole:
+        hint = "Files and folders have raw or dag-pb CIDs (Qm…, bafkrei…, bafybei…); below other data a path leads to them."
+        raise Invalid(f"CID {text!r} is of codec {codec:#x}, and no file or folder", hint=hint)

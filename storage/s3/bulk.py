@@ -96,7 +96,12 @@ class Page:
         return self._bulk.request("GET", "", {}, query)
 
     def refused(self, status: int, body: bytes) -> Refusal:
-        """As S3 says."""
+        """As S3 says. One that has no bucket of that name says so; a bare 404 is some other server's."""
+        if status == 404 and not error_in(body)[0]:
+            said = f"{self.name}: {self._bulk.endpoint} does not answer as S3 does (status 404)"
+            return Refusal(
+                Invalid(said, hint="Is Endpoint an S3 server's address, without a path?"), again=False
+            )
         return self._bulk.refusal(self.name, status, body)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:

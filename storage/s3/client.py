@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, Unavailable
 from storage.lanes import Lanes, Task, find_route
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits
@@ -110,7 +110,14 @@ class Connection:
     ) -> None:
         """Do tasks of a bucket, `count` at once; see `Lanes.move`. Raises the first one's fault."""
         roads = self._roads
-        route = await find_route(bulk.origin, roads.limits, roads.resolver, lambda: trust(roads.ca_bundle))
+        try:
+            route = await find_route(
+                bulk.origin, roads.limits, roads.resolver, lambda: trust(roads.ca_bundle)
+            )
+        except Unavailable as fault:
+            if ".amazonaws.com" in bulk.origin:
+                fault.hint = "Without an Endpoint it is Amazon's S3; another server is named in the job or on the node."
+            raise
         await roads.lanes.move(tasks, route, count, moved, finish_s)
 
     async def _signing_account(self) -> signing.Account | None:

@@ -36,9 +36,11 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     """What S3's error about `what` means for us. `code` may be a status where S3 sends no body."""
     said = f"{what}: {message[:300] or code} ({code}, at {endpoint})"
     if code == "NoSuchBucket":
-        return NotFound(f"{what}: there is no such bucket at {endpoint}", kind="Bucket")
+        hint = "Check Bucket and Endpoint; a bucket is not made by a job."
+        return NotFound(f"{what}: there is no such bucket at {endpoint}", hint=hint, kind="Bucket")
     if code in ("NoSuchKey", "404", "NotFound"):
-        return NotFound(f"{what}: there is no such object at {endpoint}", kind="Object")
+        hint = "Keys are exact, upper and lower case too."
+        return NotFound(f"{what}: there is no such object at {endpoint}", hint=hint, kind="Object")
     if code in ("NoSuchVersion", "NoSuchUpload"):
         return NotFound(said)
     if code in NO_ACCOUNT:

@@ -26,7 +26,7 @@ from storage.s3.bulk import refusal_of
 from storage.s3.client import trust
 from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
-from storage.s3.upload import ABORT_S
+from storage.s3.upload import ABORT_S, FINISH_S
 from storage.threads import in_thread
 from storage.tree import walk
 
@@ -141,7 +141,7 @@ class _Upload:
             self._links |= dict(
                 enumerate(await self._grants.parts(self._job, self._execution, upload, 1, LINKS_AT_ONCE), 1)
             )
-            await self._move(parts(), requests)
+            await self._move(parts(), requests, finish_s=FINISH_S)
             await self._grants.complete(self._job, self._execution, upload, [piece.etag for piece in pieces])
         except BaseException:
             await self._taken_back(upload)

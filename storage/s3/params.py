@@ -21,11 +21,14 @@ MEBIBYTE: Final = 1 << 20
 KEY_MAX_BYTES: Final = 1024
 PARTITION_TYPES: Final = ("none", "object", "regex", "substring", "date")
 ENCODINGS: Final = ("gzip", "plain")
+TEMPLATES: Final = ("jobID", "executionID", "nodeID", "partition", "attempt", "date", "time", "uuid")
+"""What may stand in braces in a publisher's key: see `storage.s3.publisher.published_key`."""
 ADDRESSING_STYLES: Final = ("auto", "path", "virtual")
 
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
 _SHA256: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
+_TEMPLATE: Final = re.compile(r"\{(\w+)\}")
 
 
 class Partition(Struct, frozen=True, rename="pascal"):
@@ -176,11 +179,18 @@ def _check_publisher(params: PublisherParams) -> None:
         raise Invalid(f"{what}: Key is empty", hint="Write for example results/{jobID}/{executionID}.")
     if params.encoding and params.encoding.lower() not in ENCODINGS:
         raise Invalid(f"{what}: Encoding {params.encoding!r} is unknown", hint="It is gzip or plain.")
+    for name in _TEMPLATE.findall(params.key):
+        meant = {each.lower(): each for each in TEMPLATES}.get(name.replace("_", "").lower())
+        if meant is not None and meant != name:
+            raise Invalid(f"{what}: Key has {{{name}}}", hint=f"Did you mean {{{meant}}}?")
 
 
 def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -> None:
-    if not _BUCKET.fullmatch(bucket):
-        raise Invalid(f"{what}: Bucket {bucket!r} is not a bucket's name")
+    if not _BUCKET.fullmatch(bucket) or bucket.startswith("s3:"):
+        hint = "It is the name alone; what stands behind it in s3://bucket/key is Key."
+        raise Invalid(f"{what}: Bucket {bucket!r} is not a bucket's name", hint=hint)
+    if key.startswith("s3://"):
+        raise Invalid(f"{what}: Key {key!r} is a URL", hint="Key is what stands behind the bucket's name.")
     if region and not _REGION.fullmatch(region):
         raise Invalid(
             f"{what}: Region {region!r} is not a region's name", hint="Write for example us-east-1."

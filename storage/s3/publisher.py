@@ -59,7 +59,7 @@ class S3Publisher(S3Driver):
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             publishing = _Publishing(
-                connection, bulk, settings, folder, entries, progress, meta_of(label), claimed
+                connection, bulk, settings, folder, entries, progress, meta_of(label), claimed, label.notes
             )
             if params.plain:
                 put_there = await publishing.objects(key)
@@ -104,6 +104,7 @@ class _Publishing:
         progress: Progress,
         meta: dict[str, str],
         claimed: Label | None,
+        notes: Path | None,
     ) -> None:
         self._connection = connection
         self._bulk = bulk
@@ -112,6 +113,7 @@ class _Publishing:
         self._entries = entries
         self._progress = progress
         self._meta = meta
+        self._notes = notes
         self._claimed = claimed
         self._lost: list[str] = []
         self._done = 0
@@ -123,7 +125,7 @@ class _Publishing:
         for last in (False, False, True):
             if self._claimed is not None:
                 condition = await claim(self._connection, self._bulk.bucket, key, self._claimed)
-            target = Target(self._bulk.bucket, key, own, condition, self._meta)
+            target = Target(self._bulk.bucket, key, own, condition, self._meta, self._notes)
             try:
                 return await self._pack(target)
             except (Broken, Invalid) as fault:
@@ -175,7 +177,7 @@ class _Publishing:
         moved = self._moved(self._size_bytes)
 
         def target(key: str) -> Target:
-            return Target(self._bulk.bucket, key, own=False, condition=condition, meta=self._meta)
+            return Target(self._bulk.bucket, key, False, condition, self._meta, self._notes)
 
         def small() -> Iterator[Piece]:
             for key, entry in files:

@@ -8,9 +8,11 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct, field
+import msgspec
+from msgspec import Struct, field, structs
 
 from protocol.errors import Fault
 from storage.lanes import Request
@@ -21,6 +23,9 @@ from storage.s3.pieces import Piece, Stream
 from storage.threads import in_thread
 
 ABORT_S: Final = 20.0
+FINISH_S: Final = 5.0
+"""How long parts under way may take to be answered when an upload fails: one that S3 stores after the upload was aborted
+brings the upload back."""
 NOT_THERE: Final = {"If-None-Match": "*"}
 """Make the object only if there is none: S3 refuses it else, whoever made the other."""
 
@@ -28,7 +33,8 @@ NOT_THERE: Final = {"If-None-Match": "*"}
 class Target(Struct, frozen=True):
     """The object to be made. `own` says that nobody but this execution ever uploads to the key.
 
-    `condition` is under which header it may be made (`NOT_THERE`, ``If-Match``, none); `meta` is kept with it.
+    `condition` is under which header it may be made (`NOT_THERE`, ``If-Match``, none); `meta` is kept with it. In `notes`,
+    if there is such a folder, stands which upload has been begun.
     """
 
     bucket: str
@@ -36,6 +42,7 @@ class Target(Struct, frozen=True):
     own: bool = False
     condition: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
+    notes: Path | None = None
 
     @property
     def url(self) -> str:
@@ -121,7 +128,11 @@ async def _in_parts(
 ) -> Sent:
     if target.own:
         await _abort_former(connection, target)
+    note = Note(target.notes)
+    for key, former in note.begun():
+        await _abort(connection, structs.replace(target, key=key), former)
     upload_id = await _begun(connection, target)
+    note.write(target.key, upload_id)
     parts: list[tuple[Piece, str]] = []
 
     def ask(piece: Piece) -> Request:
@@ -140,7 +151,7 @@ async def _in_parts(
             body = stream.take()
 
     try:
-        await connection.move(bulk, pieces(), requests, moved)
+        await connection.move(bulk, pieces(), requests, moved, finish_s=FINISH_S)
         listed = [
             {"PartNumber": piece.number, "ETag": piece.etag, "ChecksumCRC32": crc32} for piece, crc32 in parts
         ]
@@ -148,8 +159,39 @@ async def _in_parts(
         version, etag = await _made(connection, target, making)
     except BaseException:
         await _abort(connection, target, upload_id)
+        note.clear()
         raise
+    note.clear()
     return Sent(stream.size_bytes, stream.sha256, version, etag)
+
+
+class Note:
+    """Which upload has been begun, on this machine's disk: after ``kill -9`` nobody else knows whose it is, at a key that
+    others use too. Best effort: a few bytes, written and read in place."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "s3-upload" if folder is not None else None
+
+    def begun(self) -> list[tuple[str, str]]:
+        """Key and id of what a former process had begun."""
+        if self._path is None:
+            return []
+        try:
+            return [msgspec.json.decode(self._path.read_bytes(), type=tuple[str, str])]
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def write(self, key: str, upload_id: str) -> None:
+        """Remember it."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.write_bytes(msgspec.json.encode((key, upload_id)))
+
+    def clear(self) -> None:
+        """There is none any more."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
 
 
 async def _made(

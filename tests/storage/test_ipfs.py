@@ -251,10 +251,12 @@ def test_a_cid_may_have_a_path(text: str, path: str) -> None:
         "/ipns/example.com/../x",
         "é" * 46,
         f"{NOBODY_HAS}/{'a' * 5000}",
+        "bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
+        "baf4bcfg4ep767tjp5lxyanx5urpjjgx5q2volvy",
     ],
 )
 def test_what_is_no_cid_is_refused_when_it_is_read(text: str) -> None:
-    """The field is named before anything is asked of the network."""
+    """The field is named before anything is asked of the network, for a CID of what is no file (DAG-CBOR, Git) too."""
     with pytest.raises(Invalid, match="CID"):
         read_params({"cid": text}, SourceParams, "source ipfs")
 

@@ -291,7 +291,8 @@ class TestKeeping:
         settings = StorageSettings(tmp_path / "own", local_publishing=local)
         async with open_local_publisher(settings) as drivers:
             await publish(drivers, tmp_path)
-        (tmp_path / "results" / ".packing-0").write_bytes(b"half")
+        for name in (".packing-0", ".leaving-0", ".arriving-0"):
+            (tmp_path / "results" / name).write_bytes(b"half")
         came_at = (tmp_path / "results" / f"{EXECUTION}.tar.gz").stat().st_mtime
         clock = ManualClock(came_at + 999)
         async with open_local_publisher(settings, clock) as drivers:

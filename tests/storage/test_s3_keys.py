@@ -102,6 +102,8 @@ def test_every_object_has_a_safe_place_of_its_own_or_there_is_an_error(keys: lis
         ({}, "Bucket"),
         ({"Bucket": ""}, "Bucket"),
         ({"Bucket": "a b"}, "Bucket"),
+        ({"Bucket": "s3://bucket"}, "Bucket"),
+        ({"Bucket": "bucket", "Key": "s3://bucket/a"}, "is a URL"),
         ({"Bucket": "bucket", "Key": "k" * 1025}, "Key"),
         ({"Bucket": "bucket", "Key": "a/", "VersionID": "1"}, "VersionID"),
         ({"Bucket": "bucket", "Key": "a/", "ChecksumSHA256": "A" * 43 + "="}, "ChecksumSHA256"),
@@ -126,6 +128,8 @@ def test_source_params_that_cannot_work_are_refused(params: dict[str, object], n
         ({"Bucket": "b"}, "Key"),
         ({"Bucket": "b", "Key": ""}, "Key"),
         ({"Bucket": "b", "Key": "k", "Encoding": "zip"}, "zip"),
+        ({"Bucket": "b", "Key": "out/{jobId}"}, "jobId"),
+        ({"Bucket": "b", "Key": "out/{execution_id}"}, "execution_id"),
     ],
 )
 def test_publisher_params_that_cannot_work_are_refused(params: dict[str, object], named: str) -> None:
