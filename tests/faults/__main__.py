@@ -78,6 +78,9 @@ def _arguments(words: list[str]) -> Any:
     parser.add_argument("--faults", type=int, default=20, help="perform at least so many faults")
     parser.add_argument("--kills", type=int, default=0, help="of which so many kills")
     parser.add_argument(
+        "--at-most-s", type=float, default=float("inf"), help="no more faults after so many seconds"
+    )
+    parser.add_argument(
         "--seed", type=int, default=int(time.time()), help="the plan of faults follows from it"
     )
     parser.add_argument(
@@ -113,8 +116,10 @@ async def _run(wanted: Any, folder: Path) -> History:
         faults = plan.faults(wanted.seed, list(ours.parts), kinds=wanted.kinds.split(","), pace_s=wanted.pace)
 
         def enough(done: list[Done]) -> bool:
-            return bool(len(done) >= wanted.faults and injector.kills >= wanted.kills)
+            late = time.monotonic() > began + wanted.at_most_s
+            return late or bool(len(done) >= wanted.faults and injector.kills >= wanted.kills)
 
+        began = time.monotonic()
         injector = Injector(ours, faults, at_once=wanted.at_once, enough=enough)
         injecting = True
         healed = time.monotonic()
