@@ -29,6 +29,9 @@ FOLDER: Final = "SHOAL_FAULTS_FOLDER"
 """Set inside: the folder of the run."""
 PREFIX: Final = "shoal-faults-"
 LABEL: Final = "shoal.node"
+FIRST: Final = """trap 'exit 143' TERM; "$@" & wait $!"""
+"""The first process inside. It collects the ends of those whose parents were killed; with it all others end."""
+END_S: Final = 5.0
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -92,30 +95,30 @@ async def sweep(below: Path, docker: str) -> None:
 
 
 async def _run(folder: Path, docker: str, arguments: Sequence[str]) -> int:
-    # The shell is the first process: it collects the ends of processes whose parents were killed.
     command = [
         *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-        *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.faults", *arguments),
+        *("sh", "-c", FIRST, "sh", sys.executable, "-m", "tests.faults", *arguments),
     ]
     env = {**os.environ, FOLDER: str(folder), "DOCKER_HOST": docker}
     process = await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True)
     try:
         return await process.wait()
     finally:
-        _end(process)
-        # It has ended when the kernel has ended all that were inside.
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the first process inside, and wait: ``unshare`` ends when the kernel has ended all that were there."""
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(process.pid).children() if process.returncode is None else []:
+            each.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), END_S)
+    except TimeoutError:
+        # It had not come to listen to signals.
+        process.kill()
         await process.wait()
-
-
-def _end(process: asyncio.subprocess.Process) -> None:
-    """End the first process inside: not ``unshare``, which would be gone before the others are."""
-    with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        inside = psutil.Process(process.pid).children() if process.returncode is None else []
-        for each in inside:
-            each.kill()
-        if not inside:
-            process.kill()
 
 
 async def _remove(folder: Path, docker: str) -> None:
