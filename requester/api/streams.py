@@ -91,52 +91,69 @@ def _lines(request: web.Request) -> AsyncGenerator[LogLine, None]:
     )
 
 
+class _Lines:
+    """An answer of lines of JSON. Its head goes out with the first of them: until then it can be a refusal instead."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self.response: web.StreamResponse | None = None
+        self._turn = asyncio.Lock()
+        self._spoke_at = asyncio.get_running_loop().time()
+
+    async def begin(self) -> web.StreamResponse:
+        """Send the head, if it was not sent before."""
+        async with self._turn:
+            if self.response is None:
+                self.response = web.StreamResponse(
+                    headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
+                )
+                await self.response.prepare(self._request)
+        return self.response
+
+    async def say(self, view: Any) -> None:
+        """Write a line."""
+        self._spoke_at = asyncio.get_running_loop().time()
+        await (await self.begin()).write(_line(view))
+
+    async def break_silence(self) -> None:
+        """Write an empty object whenever nothing was said for `SILENCE_S`, until cancelled."""
+        with suppress(ConnectionResetError):
+            while True:
+                rest_s = self._spoke_at + SILENCE_S - asyncio.get_running_loop().time()
+                if rest_s <= 0:
+                    await self.say({})
+                else:
+                    await asyncio.sleep(rest_s)
+
+    async def end(self) -> None:
+        """Write the last line."""
+        await (await self.begin()).write_eof(_line({"Ended": True}))
+
+
 async def _stream(
     request: web.Request, values: AsyncGenerator[T, None], view: Callable[[T], Any]
 ) -> web.StreamResponse:
     """Values as lines of JSON. What is wrong before the first of them is an ordinary refusal."""
-    async with aclosing(_with_silence(values)) as told:
-        first = await anext(told, None)
-        response = web.StreamResponse(
-            headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
+    lines = _Lines(request)
+    # Beside the values, not around each: a change is a line as soon as it is known.
+    talking = asyncio.create_task(lines.break_silence())
+    try:
         # Whoever asked may go away at any moment, and then there is nobody to tell.
         with suppress(ConnectionResetError):
             try:
-                await response.write(_line({} if first is None else view(first)))
-                async for value in told:
-                    await response.write(_line({} if value is None else view(value)))
+                async with aclosing(values):
+                    async for value in values:
+                        await lines.begin()
+                        await lines.say(view(value))
             except Fault as fault:
-                await response.write(_line({"Failure": views.failure(fault.failure())}))
-            await response.write_eof(_line({"Ended": True}))
-    return response
-
-
-async def _with_silence(values: AsyncGenerator[T, None]) -> AsyncGenerator[T | None, None]:
-    """The values, and None whenever nothing came for `SILENCE_S`."""
-    waiting: asyncio.Task[T | None] | None = None
-    async with aclosing(values):
-        try:
-            while True:
-                waiting = waiting or asyncio.create_task(_next(values))
-                done, _ = await asyncio.wait({waiting}, timeout=SILENCE_S)
-                if not done:
-                    yield None
-                    continue
-                value = waiting.result()
-                waiting = None
-                if value is None:
-                    return
-                yield value
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def _next(values: AsyncGenerator[T, None]) -> T | None:
-    return await anext(values, None)
+                if lines.response is None:
+                    raise
+                await lines.say({"Failure": views.failure(fault.failure())})
+            await lines.end()
+    finally:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+    return lines.response or web.StreamResponse()
 
 
 def _update(update: JobUpdate) -> dict[str, Any]:
