@@ -82,6 +82,12 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
+def uuid4_text(digits: str) -> str:
+    """A UUID of version 4 from 32 hexadecimal digits, of which six bits give way to what says so."""
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
 def _uuid8(high: int, low: int) -> str:
     digits = f"{high:015x}"
     tail = f"{(0b10 << RANDOM_BITS) | low:016x}"

@@ -14,6 +14,7 @@ takes the job `with_blob`.
 import base64
 import binascii
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -75,13 +76,7 @@ def parse_data_url(url: str) -> tuple[str, bytes]:
     comma = url.find(",", 0, MEDIA_TYPE_MAX_CHARACTERS)
     if comma < 0 or url[: len(_SCHEME)].lower() != _SCHEME:
         raise Invalid("not a data URL", hint='The form is "data:<media type>;base64,<data>".')
-    header = url[len(_SCHEME) : comma]
-    base64_mark = _BASE64.search(header)
-    media = "".join((header[: base64_mark.start()] if base64_mark else header).split())
-    if media.startswith(";"):
-        media = "text/plain" + media
-    if media and not _MEDIA.fullmatch(media):
-        raise Invalid("the media type of a data URL cannot be read", hint="Write it like application/gzip.")
+    media, packed = _media(url[len(_SCHEME) : comma])
     if url.count("%") > ESCAPES_MAX:
         raise Invalid(
             f"a data URL has more than {ESCAPES_MAX:,} escapes", hint="Encode so much data in base64."
@@ -90,7 +85,19 @@ def parse_data_url(url: str) -> tuple[str, bytes]:
         data = unquote_to_bytes(url[comma + 1 :])
     except UnicodeEncodeError as error:
         raise Invalid("a data URL holds half of a surrogate pair, which is not a character") from error
-    return media or MEDIA_TYPE_DEFAULT, _unpacked(data) if base64_mark else data
+    return media, _unpacked(data) if packed else data
+
+
+@lru_cache(maxsize=64)
+def _media(header: str) -> tuple[str, bool]:
+    """The media type before a data URL's comma, and whether base64 follows. Raises `Invalid`."""
+    base64_mark = _BASE64.search(header)
+    media = "".join((header[: base64_mark.start()] if base64_mark else header).split())
+    if media.startswith(";"):
+        media = "text/plain" + media
+    if media and not _MEDIA.fullmatch(media):
+        raise Invalid("the media type of a data URL cannot be read", hint="Write it like application/gzip.")
+    return media or MEDIA_TYPE_DEFAULT, base64_mark is not None
 
 
 def large_inline(job: Job, over_bytes: int) -> list[Inline]:
@@ -105,6 +112,8 @@ def large_inline(job: Job, over_bytes: int) -> list[Inline]:
         if (url := inline_url(each.source)) and not is_blob_url(url)
     }
     total = sum(sizes.values())
+    if total <= over_bytes:
+        return []
     large: list[int] = []
     for index in sorted(sizes, key=lambda index: (-sizes[index], index)):
         if total <= over_bytes:

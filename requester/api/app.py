@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from protocol.errors import Fault
+from protocol.ids import uuid4_text
 from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
 from requester.api import agent, jobs, nodes, results, streams
@@ -131,8 +132,7 @@ async def _always(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _new_id() -> str:
     """A request's id in the form of a UUID (version 4)."""
-    digits = f"{_chance.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return uuid4_text(f"{_chance.getrandbits(128):032x}")
 
 
 _chance = random.Random(secrets.randbits(256))

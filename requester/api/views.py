@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
 from protocol.errors import Failure
-from protocol.ids import short
+from protocol.ids import short, uuid4_text
 from protocol.jobs import Amounts, Spec
 from protocol.messages import Progress, Written
 from protocol.nodes import NodeInfo, Offer
@@ -67,8 +66,8 @@ def timestamp(at: float) -> str:
 
 def evaluation_id(job: str, version: int, revision: int) -> str:
     """Bacalhau's clients want an evaluation's id; ours follows from what was decided about."""
-    digest = blake2b(f"{job}/{version}/{revision}".encode(), digest_size=16).digest()
-    return str(UUID(bytes=digest, version=4))
+    digest = blake2b(f"{job}/{version}/{revision}".encode(), digest_size=16)
+    return uuid4_text(digest.hexdigest())
 
 
 def spec(value: Spec) -> Json:

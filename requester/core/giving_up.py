@@ -33,6 +33,8 @@ DRAINED = Failure(
 def given_up(record: JobRecord, view: View, now: float, policy: Policy) -> list[Event]:
     """Open executions that must not go on, whatever comes after."""
     events: list[Event] = []
+    if not record.executions:
+        return events
     limit = _execution_limit_s(record)
     lost_after_s = lost_after(record.spec)
     nodes: dict[NodeId, Failure | None] = {}

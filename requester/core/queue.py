@@ -142,11 +142,15 @@ class Queue:
         lines = self._lines.get(demand)
         if lines is None:
             return False
+        own = lines.by_namespace.get(namespace)
+        if own and own[0][2] != key and own[0] < (-priority, age, key):
+            # Of one namespace, whatever its share is.
+            return True
+        others = [each for each in lines.by_namespace.items() if each[0] != namespace]
+        if not others:
+            return False
         mine = (-priority, share(namespace), age, key)
-        return any(
-            line[0][2] != key and (line[0][0], share(each), line[0][1], line[0][2]) < mine
-            for each, line in lines.by_namespace.items()
-        )
+        return any((line[0][0], share(each), line[0][1], line[0][2]) < mine for each, line in others)
 
     def place(self, key: JobKey, share: Share) -> int | None:
         """How many jobs come before this one as things stand; None if it does not wait, or too many do."""

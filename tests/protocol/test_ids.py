@@ -19,6 +19,7 @@ from protocol.ids import (
     key_prefix,
     nameless_key,
     short,
+    uuid4_text,
 )
 
 RANDOM = st.integers(0, (1 << RANDOM_BITS) - 1)
@@ -139,3 +140,9 @@ def test_ids_are_shortened_as_bacalhau_prints_them() -> None:
 def test_a_token_is_what_may_stand_in_a_subject(text: str, fits: bool) -> None:
     """No wildcard, dot, blank or foreign letter gets into a subject."""
     assert is_token(text) is fits
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_a_uuid_from_digits_is_the_librarys(digest: bytes) -> None:
+    """Ids that clients take for UUIDs are UUIDs of version 4."""
+    assert uuid4_text(digest.hex()) == str(UUID(bytes=digest, version=4))
