@@ -19,15 +19,15 @@ from typing import Final
 
 from protocol.ids import ExecutionId, is_token
 from protocol.messages import FileWritten, LinkWritten, Written
+from storage.sha256sum import line_of, summed
 from storage.threads import Stop
-from storage.tree import Kind, Limits, digest_file, open_inside, walk
+from storage.tree import Kind
 
 FILES_MAX: Final = 20
 PATHS_MAX_BYTES: Final = 4096
 """What a report carries. A job may have ten thousand executions, and a requester has all of them in memory."""
 SPOOL_BYTES: Final = 1 << 16
 Recorded = FileWritten | LinkWritten | str
-_LIMITS: Final = Limits(entries=10_000_000)
 
 
 class _Few:
@@ -64,7 +64,7 @@ class Manifests:
         with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=str(self._folder)) as manifest:
             for each in _entries(results, stop):
                 if isinstance(each, FileWritten):
-                    line = line_of(each)
+                    line = line_of(each.path, each.sha256)
                     whole.update(line)
                     manifest.write(line)
                     size_bytes += each.size_bytes
@@ -95,25 +95,15 @@ class Manifests:
                     path.unlink()
 
 
-def line_of(file: FileWritten) -> bytes:
-    """A line as ``sha256sum`` writes and checks it: a name with a backslash or a line break is escaped, and says so."""
-    path = file.path.encode(errors="surrogateescape")
-    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
-    mark = b"\\" if escaped != path else b""
-    return b"%b%b  %b\n" % (mark, file.sha256.encode(), escaped)
-
-
 def _entries(results: Path, stop: Stop) -> Iterator[Recorded]:
     """Files, links, and the paths of folders that are empty, in the order of a walk."""
     empty = ""
-    for entry in walk(results, _LIMITS):
-        stop()
+    for entry, sha256 in summed(results, stop):
         if empty and not entry.path.startswith(f"{empty}/"):
             yield empty
         empty = entry.path if entry.kind is Kind.FOLDER else ""
         if entry.kind is Kind.FILE:
-            digest = digest_file(open_inside(results, entry.path), stop)
-            yield FileWritten(entry.path, entry.size_bytes, digest)
+            yield FileWritten(entry.path, entry.size_bytes, sha256)
         elif entry.kind is Kind.LINK:
             yield LinkWritten(entry.path, entry.target)
     if empty:

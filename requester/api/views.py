@@ -76,8 +76,12 @@ def spec(value: Spec) -> Json:
 
 
 def result(record: ExecutionRecord, shown: Spec) -> Json:
-    """A published result as it is shown; which execution it is of stands beside what Bacalhau's clients read."""
-    return {**spec(shown), "ExecutionID": record.id}
+    """A published result as it is shown; which execution it is of, and what it holds in all, stand beside what Bacalhau's
+    clients read."""
+    view = {**spec(shown), "ExecutionID": record.id}
+    if written := record.written:
+        view["Written"] = {"Count": written.count, "Size": written.size_bytes, "SHA256": written.sha256}
+    return view
 
 
 def failure(value: Failure) -> Json:

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from msgspec import Struct
 
 from protocol.errors import (
+    Broken,
     Conflict,
     Denied,
     Exhausted,
@@ -48,11 +49,15 @@ _OF_S3: Final = (
 
 
 class Result(Struct, frozen=True):
-    """What one execution published. `relay`: where a requester brings it from its node; empty for what lies elsewhere."""
+    """What one execution published. `relay`: where a requester brings it from its node; empty for what lies elsewhere.
+
+    `sha256` is that of the list of its files (`storage.sha256sum`), empty if nobody has told.
+    """
 
     execution: str
     spec: Spec
     relay: str = ""
+    sha256: str = ""
 
 
 def published(client: Client, record: Json, *, links: bool = False) -> list[Result]:
@@ -65,7 +70,7 @@ def _result(endpoint: Endpoint, job: str, item: Json) -> Result:
     spec = Spec(item["Type"], item.get("Params") or {})
     kept = spec.type.lower() == "urldownload"
     relay = f"{endpoint}{JOBS}/{job}/results/{item['ExecutionID']}{ARCHIVE_END}" if kept else ""
-    return Result(item["ExecutionID"], spec, relay)
+    return Result(item["ExecutionID"], spec, relay, (item.get("Written") or {}).get("SHA256", ""))
 
 
 def get(
@@ -150,7 +155,9 @@ async def _fetch_all(
                 trees = []
                 for each in results:
                     with told_if_gone(each):
-                        trees.append((each.execution, await _fetch(drivers, each, scratch)))
+                        tree = await _fetch(drivers, each, scratch)
+                    await _check(each, tree)
+                    trees.append((each.execution, tree))
             await asyncio.to_thread(_put, trees, scratch / "whole", folder, raw=raw)
     except TimeoutError as error:
         raise TimedOut(
@@ -191,6 +198,23 @@ async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     await unpack(archive, tree, silent)
     archive.unlink()
     return tree
+
+
+async def _check(result: Result, tree: Path) -> None:
+    """Raise `Broken` unless what came is what the execution wrote, to the last byte, whoever brought it."""
+    from storage.sha256sum import total_of
+    from storage.threads import in_thread
+
+    if not result.sha256:
+        return
+    found = await in_thread(lambda stop: total_of(tree, stop))
+    if found.sha256 != result.sha256:
+        raise Broken(
+            f"what came is not what execution {short(result.execution)} wrote: the list of its {found.count} files has "
+            f"the SHA-256 {found.sha256}, not {result.sha256}",
+            hint="It was damaged on its way, or changed where it lies. What it wrote: shoal describe JOB",
+            kind="Changed",
+        )
 
 
 def _other_way(result: Result) -> Spec | None:

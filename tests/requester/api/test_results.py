@@ -92,9 +92,8 @@ async def test_a_link_leads_somewhere_from_where_it_is_asked_for(
 
 
 async def test_results_are_listed_as_bacalhau_does(api: Api, twin: Twin) -> None:
-    """Each item has a type, params with the URL, and which execution it is of."""
+    """Each item has a type, params with the URL, and which execution it is of; and what it holds, if the node has told."""
     job, execution = await kept(twin)
-
     async with api.get(f"{JOBS}/{job}/results") as answer:
         (item,) = (await answer.json())["Items"]
 
@@ -103,3 +102,9 @@ async def test_results_are_listed_as_bacalhau_does(api: Api, twin: Twin) -> None
         "Params": {"URL": "http://127.0.0.1:6001/x/e.tar.gz"},
         "ExecutionID": execution,
     }
+    job = await twin.submitted(Job(tasks=[Task(engine=Spec("noop"), publisher=Spec("local"))]))
+    await twin.complete(job)
+    async with api.get(f"{JOBS}/{job}/results") as answer:
+        (item,) = (await answer.json())["Items"]
+
+    assert item["Written"] == {"Count": 12, "Size": 2_000, "SHA256": "ab" * 32}

@@ -16,7 +16,7 @@ from protocol.states import ExecutionState
 from storage.archive import pieces
 from storage.s3.results import ResultSigner, Signing
 from tests.conftest import Background
-from tests.contracts.trees import Link, Tree, plant
+from tests.contracts.trees import Link, Tree, plant, snapshot, with_folders
 from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
 from tests.requester.cli.test_get import made_bucket, published
 from tests.requester.twin import Twin
@@ -282,6 +282,9 @@ def test_a_large_result_is_looked_into_where_it_lies(
     }
     assert shoal("cat", "words", "outputs/24", *way).out == "number 24\n"
     assert shoal("cat", "words", "outputs/25", *way).code != 0
+    ran = shoal("get", "words", "--output-dir", "whole", *way)
+    assert ran.code == 0, ran.err
+    assert snapshot(folder / "whole") == with_folders(tree)
     if s3 is not None:
         background.run(put(s3, bucket, "out/outputs/24", b"other\n"))
         ran = shoal("cat", "words", "outputs/24")

@@ -6,9 +6,10 @@ from uuid import uuid4
 
 import pytest
 
+from compute.provenance import Manifests
 from deploy import servers
 from deploy.servers import Kubo, S3Server
-from protocol.ids import ExecutionId, JobId
+from protocol.ids import ExecutionId, JobId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
 from storage.addresses import read_policy
@@ -228,6 +229,23 @@ def test_ipfs_results_come_from_a_private_swarm(
     assert "--ipfs-swarm-addrs" in ran.err
     left = {path.name for path in folder.iterdir()}
     assert left == {"job.yaml", "swarm.key", "wrong.key", "result", "job-words", "drivers"}
+
+
+def test_what_comes_is_what_was_written(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """A result of other bytes than the execution wrote, wherever they were changed, is an error, and nothing is kept."""
+    (folder / "result").mkdir()
+    (folder / "result" / "stdout").write_text("hello\n")
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    finished.publish(0, archive_of(stdout="hello\n"), written=record)
+    forged = finished.publish(1, archive_of(stdout="Hello\n"), written=record)
+    finished.close()
+
+    ran = shoal("get", "words")
+
+    assert ran.code != 0
+    assert f"not what execution {short(forged)} wrote" in ran.err
+    assert record.sha256 in ran.err
+    assert not (folder / "job-words").exists()
 
 
 def test_ipfs_results_come_through_gateways(

@@ -1,0 +1,54 @@
+"""The files of a tree as ``sha256sum`` lists them, and the digest of that list: what says whether two trees hold the same.
+
+Knows: the list's form and order. Must not know: whose tree it is. Blocks; call it through `storage.threads.in_thread`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from storage.threads import Stop
+from storage.tree import Entry, Kind, Limits, digest_file, open_inside, walk
+
+LIMITS: Final = Limits(entries=10_000_000)
+
+
+class Total(Struct, frozen=True):
+    """`count` files of `size_bytes` together; `sha256` is that of their whole list, in hexadecimal."""
+
+    count: int
+    size_bytes: int
+    sha256: str
+
+
+def summed(folder: Path, stop: Stop) -> Iterator[tuple[Entry, str]]:
+    """All entries of a walk, files with the SHA-256 of their bytes. Raises as `storage.tree.walk`."""
+    for entry in walk(folder, LIMITS):
+        stop()
+        yield (
+            entry,
+            digest_file(open_inside(folder, entry.path), stop) if entry.kind is Kind.FILE else "",
+        )
+
+
+def line_of(path: str, sha256: str) -> bytes:
+    """A line as ``sha256sum`` writes and checks it: a name with a backslash or a line break is escaped, and says so."""
+    name = path.encode(errors="surrogateescape")
+    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"\\" if escaped != name else b""
+    return b"%b%b  %b\n" % (mark, sha256.encode(), escaped)
+
+
+def total_of(folder: Path, stop: Stop) -> Total:
+    """All files of a tree together. Raises as `storage.tree.walk`."""
+    count = size_bytes = 0
+    whole = hashlib.sha256()
+    for entry, sha256 in summed(folder, stop):
+        if entry.kind is Kind.FILE:
+            count += 1
+            size_bytes += entry.size_bytes
+            whole.update(line_of(entry.path, sha256))
+    return Total(count, size_bytes, whole.hexdigest())
