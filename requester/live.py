@@ -10,7 +10,7 @@ on, and the read model has the rest; who asks for one gets it as if it had never
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -265,6 +265,8 @@ class Jobs:
                 self._moved(live, record.executions.get(event.execution), freed)
             elif isinstance(event, Reported):
                 self._moved(live, record.executions.get(event.report.execution), freed)
+        if before is not None and record.closed:
+            freed |= self._release(live, [each for each in before.open() if each.id not in record.executions])
         self._place(live)
         live.tell()
         return freed
@@ -293,16 +295,19 @@ class Jobs:
             )
             for watcher in live.watchers:
                 watcher.end(fault)
-        freed = set()
-        for execution in record.open():
-            self._forget_execution(live, execution.id)
-            if self.fleet.release(execution.node, execution.id):
-                freed.add(execution.node)
-        live.noted.clear()
         live.written = 0
         self._waiting.pop(live.key, None)
         self.queue.remove(live.key)
         self.everywhere.pop(live.key, None)
+        return self._release(live, record.open())
+
+    def _release(self, live: Live, unseen: Sequence[ExecutionRecord]) -> set[NodeId]:
+        """Give back what executions hold that have ended unseen."""
+        freed = set()
+        for execution in unseen:
+            self._forget_execution(live, execution.id)
+            if self.fleet.release(execution.node, execution.id):
+                freed.add(execution.node)
         return freed
 
     def forget(self, live: Live) -> None:

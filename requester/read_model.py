@@ -302,13 +302,15 @@ def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int
     return [_whole(database, row[0]) for row in rows]
 
 
-def moved_at(
+def last_of_open(
     database: sqlite3.Connection, after: tuple[float, str], limit: int
-) -> list[tuple[JobKey, float, float]]:
-    """Open jobs with when they were made and last moved, the oldest first: so many behind the one of that time and key."""
+) -> list[tuple[JobKey, float, float, int]]:
+    """Open jobs with when they were made and last moved and the sequence of that, the oldest first: so many behind the one
+    of that time and key."""
     return database.execute(
-        "SELECT key, created_at, modified_at FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
-        " ORDER BY created_at, key LIMIT ?",
+        "SELECT key, created_at, modified_at,"
+        " coalesce((SELECT MAX(seq) FROM entries WHERE entries.key = jobs.key), 0)"
+        " FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?) ORDER BY created_at, key LIMIT ?",
         (*after, limit),
     ).fetchall()
 

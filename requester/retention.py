@@ -18,7 +18,7 @@ from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
 from requester.live import Jobs, Live
 from requester.presence import Presence
-from requester.read_model import BEGINNING, blobs_named, keys_of, moved_at, over
+from requester.read_model import BEGINNING, blobs_named, keys_of, last_of_open, over
 from requester.recorder import Recorder
 from requester.settings import Settings
 
@@ -112,6 +112,10 @@ class Retention:
         keep_s = self._settings.keep_s
         if not keep_s or self._clock.now() - record.modified_at < keep_s:
             return False
+        return await self._has_left(record)
+
+    async def _has_left(self, record: JobRecord) -> bool:
+        """Whether the log has nothing of a job any more."""
         while True:
             try:
                 found = await self._bus.last(record.key)
@@ -126,20 +130,21 @@ class Retention:
     async def look_for_missed(self) -> None:
         """Find open jobs whose end was missed: others do not wait with clearing the log for one who is not there.
 
-        What has not moved for the keep time is asked after, a few in each round. Nobody knows for certain when others took
-        it for absent, so nothing else is gone by.
+        What has not moved for the keep time is asked after, a few in each round, and what stands before the log's first
+        entry, whatever the clocks say. Nobody knows for certain when others took it for absent, so nothing else is gone by.
         """
         if not self._settings.keep_s:
             return
         before = self._clock.now() - self._settings.keep_s
-        found = await self._recorder.read(partial(moved_at, after=self._looked_to, limit=_OPEN_AT_ONCE))
+        first = (await self._bus.log_state()).first
+        found = await self._recorder.read(partial(last_of_open, after=self._looked_to, limit=_OPEN_AT_ONCE))
         self._looked_to = (found[-1][1], found[-1][0]) if len(found) == _OPEN_AT_ONCE else BEGINNING
-        for key in [key for key, _, at in found if at < before]:
+        for key in [key for key, _, at, last in found if at < before or last < first]:
             live = self._jobs.get(key)
             record = live.record if live is not None else None
             if live is None or record is None or record.closed:
                 continue
-            if await self.missed(record) and live.record is record:
+            if await self._has_left(record) and live.record is record:
                 await self._vanished(live)
 
     async def round(self) -> int:

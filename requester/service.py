@@ -175,8 +175,13 @@ class Service:
             _meant(live, record)
             return StopRequested(reason, client)
 
+        until = self._clock.elapsed() + self._settings.submit_timeout_s
         while live.record is not None and not live.record.closed:
-            await self._written(live, stopped)
+            if await self._written(live, stopped) is None:
+                # It is being stopped already.
+                if self._clock.elapsed() >= until:
+                    raise Unavailable(f"job {record.id} is being stopped and has not ended yet")
+                await self._clock.sleep(self._settings.tick_s)
         if live.record is None:
             self._jobs.forget(live)
             raise NotFound(f"job {record.id} has ended and left the log", kind="Job")

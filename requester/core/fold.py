@@ -99,6 +99,11 @@ def fold_events(
                 queued=None,
                 queued_at=None,
             )
+            unseen = len(record.open())
+            if unseen:
+                # Nothing is open when a job closes: their ends have left the log before this reader came to them.
+                executions = {each.id: each for each in record.executions.values() if not each.open}
+                record = replace(record, forgotten=record.forgotten + unseen)
         elif isinstance(event, Queued):
             since = record.queued_at if record.queued_at is not None else at
             record = replace(record, queued=event.reason, queued_at=since)

@@ -117,7 +117,7 @@ def counts(record: JobRecord | None, event: Event) -> bool:
             and accepts(execution, event.report.state)
         )
     if isinstance(event, StopRequested):
-        return record is not None and not record.closed
+        return record is not None and not record.closed and record.stopping is None
     return True
 
 

@@ -89,6 +89,8 @@ class Checker:
         self.past: dict[JobKey, list[History]] = {}
         """Jobs that have left the log, or were deleted."""
         self.entries = 0
+        self.barred: dict[tuple[str, str], float] = {}
+        """Nodes that get no new work by people's word, which that was, and since when it is everywhere."""
         self._wrong = wrong
         self._note = note
         self._attempts_max = attempts_max
@@ -120,7 +122,7 @@ class Checker:
         assert key is not None
         return self.jobs[key]
 
-    def stored(self, who: str, append: Append, seq: int) -> None:
+    def stored(self, who: str, append: Append, seq: int, now: float) -> None:
         """An entry is in the log from now on."""
         self.entries += 1
         entry = decode(append.data, Entry)
@@ -130,7 +132,7 @@ class Checker:
         if not entry.events:
             self._wrong(f"entry {seq} is empty")
         for event in entry.events:
-            fault = self._take(append.key, entry, event)
+            fault = self._take(append.key, entry, event) or self._barred(event, now)
             if fault:
                 self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
 
@@ -167,6 +169,14 @@ class Checker:
                 return self._closed(job, event) or self._late(job, event, entry.at)
             case Queued():
                 return ""
+        return ""
+
+    def _barred(self, event: Event, now: float) -> str:
+        """I11: where nothing goes wrong, a node that people have taken out gets no new work."""
+        if self._calm and isinstance(event, Assigned):
+            for (node, word), since in self.barred.items():
+                if node == event.node and now > since:
+                    return f"I11: new work for {node}, {now - since:.1f} s after everybody knew that it was {word}"
         return ""
 
     def _submitted(self, key: JobKey, id_: JobId, job: History | None, event: Submitted) -> str:

@@ -35,6 +35,8 @@ from tests.simulation.scenario import Action, Scenario
 
 QUIET_S = 150.0
 """How long after the last fault everything may take to come to its end."""
+HEARD_S = 3.0
+"""How long a person's word may take to be everywhere, and what was decided before it to be in the log."""
 ASK_AGAIN_S = 1.0
 WRONG_MAX = 20
 ABOUT_NODES = ("cordon", "drain", "uncordon", "reject", "approve")
@@ -337,23 +339,34 @@ class Cluster:
 
     async def _do_cordon(self, service: Service, call: Call, who: str) -> str:
         node = await service.cordon(call.action.text, reason="people")
+        self._barred(call, "cordoned", "uncordon")
         return f"{node.info.id} takes no new work"
 
     async def _do_drain(self, service: Service, call: Call, who: str) -> str:
         node = await service.cordon(call.action.text, reason="people", drain_s=call.action.number)
+        self._barred(call, "cordoned", "uncordon")
         return f"{node.info.id} is drained"
 
     async def _do_uncordon(self, service: Service, call: Call, who: str) -> str:
+        self.checker.barred.pop((call.action.text, "cordoned"), None)
         node = await service.uncordon(call.action.text)
         return f"{node.info.id} takes work again"
 
     async def _do_reject(self, service: Service, call: Call, who: str) -> str:
         node = await service.set_membership(call.action.text, "REJECTED", "people")
+        self._barred(call, "rejected", "approve")
         return f"{node.info.id} is rejected"
 
     async def _do_approve(self, service: Service, call: Call, who: str) -> str:
+        self.checker.barred.pop((call.action.text, "rejected"), None)
         node = await service.set_membership(call.action.text, "APPROVED", "people")
         return f"{node.info.id} is approved"
+
+    def _barred(self, call: Call, word: str, undo: str) -> None:
+        """A node is taken out, unless the word that takes it in again is on its way already."""
+        node = call.action.text
+        if not any(each.action.text == node and each.action.what == undo for each in self.calls):
+            self.checker.barred[node, word] = self.scheduler.now + HEARD_S
 
     # What goes wrong
 
@@ -361,7 +374,7 @@ class Cluster:
         return self.processes[action.who]
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
-        self.checker.stored(who, append, seq)
+        self.checker.stored(who, append, seq, self.scheduler.now)
 
     def _reached(self, name: str) -> None:
         """A process has come to a failpoint."""
@@ -476,7 +489,13 @@ class Cluster:
     def _do_leave(self, action: Action) -> None:
         process = self._of(action)
         process.leave()
-        self.scheduler.after(action.seconds + 3.0, process.start)
+        self.scheduler.after(action.seconds + 3.0, self._come_back, process)
+
+    def _come_back(self, process: Process) -> None:
+        """Start again, once it has ended: one that stands still takes its time."""
+        process.start()
+        if process.leaves and not process.gone:
+            self.scheduler.after(1.0, self._come_back, process)
 
     def _do_forget(self, action: Action) -> None:
         """A requester's disk is lost with it."""

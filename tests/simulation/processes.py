@@ -96,6 +96,8 @@ class Process:
         self.failpoint: tuple[str, int] | None = None
         """A failpoint at which this process is killed, and at which visit."""
         self.killed: Callable[[], None] = lambda: None
+        self.leaves = False
+        """It was asked to end."""
         self._leaving: asyncio.Event | None = None
         self._kept: list[Any] = []
 
@@ -108,6 +110,7 @@ class Process:
         if self.alive or self.gone:
             return
         self.lives += 1
+        self.leaves = False
         self._kept += [self.loop, self.bus]
         self.loop = Loop(self.machines.scheduler, self.name)  # type: ignore[abstract]
         self.bus = SimulatedBus(self.machines.hub, self.name, self.link)
@@ -144,6 +147,7 @@ class Process:
         """Be asked to end in order."""
         if self.alive and self._leaving is not None:
             self.machines.note(self.name, "is asked to end")
+            self.leaves = True
             leaving = self._leaving
             self.loop.call_soon(leaving.set)
 

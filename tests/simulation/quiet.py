@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from protocol.entries import Entry
-from protocol.ids import JobKey
+from protocol.ids import JobKey, NodeId
 from protocol.messages import decode, encode
 from protocol.states import ENDS
 from requester.core.fold import fold
 from requester.core.model import JobRecord
 from requester.read_model import load
+from requester.registry import NodeCell
+from requester.service import Service
 from tests.simulation.processes import NodeProcess, RequesterProcess
 
 if TYPE_CHECKING:
@@ -93,9 +95,22 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
     }.items():
         if there:
             found.append(f"{what}: {there}")
+    found += [f"the word about {node} is not known" for node in _unheard(service, cluster)]
     if service._recorder.written != service._follower.position:
         found.append(f"read model at {service._recorder.written}")
     return found
+
+
+def _unheard(service: Service, cluster: "Cluster") -> list[str]:
+    """The nodes of which a requester knows another word than their cells have."""
+    nodes = service._jobs.fleet.nodes
+    cells = {cell.name: decode(cell.data, NodeCell) for cell in cluster.hub.cells.values()}
+    return [
+        name
+        for name, cell in cells.items()
+        if (node := nodes.get(NodeId(name))) is not None
+        and (node.membership, node.cordon) != (cell.membership, cell.cordon)
+    ]
 
 
 def wrong_at_the_end(cluster: "Cluster") -> list[str]:

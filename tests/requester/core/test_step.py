@@ -5,19 +5,32 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.entries import Assigned, Cancelled, Closed, Lost, Queued, Reported, Submitted
+from protocol.entries import (
+    Assigned,
+    Cancelled,
+    Closed,
+    Deleted,
+    Entry,
+    Lost,
+    Queued,
+    Reported,
+    StopRequested,
+    Submitted,
+)
 from protocol.errors import Failure
-from protocol.ids import ExecutionId, NodeId
+from protocol.ids import ExecutionId, NodeId, job_id, nameless_key
 from protocol.jobs import Amounts, Input, Spec, Timeouts
 from protocol.nodes import Offer
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.commands import run
 from requester.core.deadlines import next_deadline
-from requester.core.fold import KEPT
+from requester.core.fold import KEPT, fold
 from requester.read_model import Group, Store, load
-from tests.requester.core.world import POLICY, World, a_job, a_node, assigned, refold
+from tests.requester.core.world import JOB, POLICY, World, a_job, a_node, assigned, refold
 
+OTHER = job_id(nameless_key(7), 8)
+"""Another job of the same name."""
 ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
 
 
@@ -402,3 +415,54 @@ def test_who_has_heard_too_little_changes_no_reason() -> None:
     assert world.job.queued == reason
     world.settled = True
     assert [type(event) for event in world.look()] == [Queued]
+
+
+def test_two_who_stop_a_job_stop_it_once() -> None:
+    """Two people's stops that wait for the log together, or one after the other, are one stop in it."""
+    world = World(a_node("n1"))
+    world.submit(a_job(count=9))
+
+    written = [*world.look(StopRequested("enough"), StopRequested("now")), *world.stop()]
+
+    assert sum(isinstance(event, StopRequested) for event in written) == 1
+    assert world.job.state is JobState.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("entry", "follows"),
+    [
+        (Entry(OTHER, "op", "r1", 9.0, [Submitted(a_job(), 1)]), True),
+        (Entry(OTHER, "op", "r1", 9.0, [StopRequested("enough")]), False),
+        (Entry(JOB, "op", "r1", 9.0, [Submitted(a_job(), 4, anew=True)]), True),
+    ],
+)
+def test_a_reader_that_was_away_ends_where_others_do(entry: Entry, follows: bool) -> None:
+    """Whoever still has a job as open whose end left the log unseen comes to what a reader of the rest comes to; an entry
+    that only names another job changes nothing."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+
+    after = fold(world.record, entry, 9)
+
+    assert after == (fold(None, entry, 9) if follows else replace(world.job, revision=9))
+
+
+def test_a_close_ends_what_was_missed() -> None:
+    """Nothing is open in a closed job, also where the next version came while the log still had the end of the last."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    after = fold(world.record, Entry(JOB, "op", "r1", 9.0, [Submitted(a_job(cpu="2"), 2)]), 9)
+    assert after is not None
+    assert after.open()
+    after = fold(after, Entry(JOB, "op", "r1", 9.0, [Closed(JobState.COMPLETED)]), 10)
+
+    assert after is not None
+    assert (after.state, after.open()) == (JobState.COMPLETED, [])
+
+
+def test_a_deletion_ends_what_was_missed() -> None:
+    """A deleted job is gone for a reader too that still has it, or an earlier one of its name, as open."""
+    world = World(a_node("n1"))
+    world.submit(a_job())
+    for job in (JOB, OTHER):
+        assert fold(world.record, Entry(job, "op", "r1", 9.0, [Deleted()]), 9) is None
