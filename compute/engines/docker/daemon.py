@@ -173,8 +173,9 @@ class Daemon:
         return self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
 
     def _lost(self, what: str, error: Exception) -> Unavailable:
-        why = error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
-        return Unavailable(f"Docker at {self._host()} did not {what}: {why}", hint=HINT, kind=CONNECTION)
+        return Unavailable(
+            f"Docker at {self._host()} did not {what}: {_reason(error)}", hint=HINT, kind=CONNECTION
+        )
 
 
 async def _endless(docker: Docker, path: str, params: dict[str, Any]) -> aiohttp.ClientResponse:
@@ -189,6 +190,14 @@ async def _pinged(socket: str) -> bool:
         return b" 200 " in await reader.readline()
     finally:
         writer.close()
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, where the library says again and again whom it did not reach."""
+    refused = error.__context__
+    if isinstance(refused, aiohttp.ClientConnectorError) and refused.os_error.errno:
+        return os.strerror(refused.os_error.errno)
+    return error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
 
 
 def _usual_socket() -> str:

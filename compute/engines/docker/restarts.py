@@ -15,13 +15,16 @@ from protocol.errors import Unavailable
 DEFAULT_NETWORK: Final = "bridge"
 
 
-async def restarted_since(daemon: Daemon, moment: str) -> bool:
-    """Whether the daemon was started after `moment` (as the API writes times), or may have been. Raises `Unavailable`."""
+async def restarted_since(daemon: Daemon, moment: str, *, unknown: bool) -> bool:
+    """Whether the daemon was started after `moment` (as the API writes times); `unknown` if it has no default network.
+
+    Raises `Unavailable`.
+    """
     try:
         network = await _ask(daemon, f"networks/{DEFAULT_NETWORK}")
     except DockerError as error:
         if error.status == 404:
-            return True
+            return unknown
         raise Unavailable(f"Docker cannot show its default network ({error.message})") from error
     return datetime.fromisoformat(network["Created"]) > datetime.fromisoformat(moment)
 

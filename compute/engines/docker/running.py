@@ -129,7 +129,9 @@ class DockerRunning:
         if not watched:
             await self._daemon.until_back(Unavailable("Docker is ending", hint=HINT, kind=CONNECTION))
         found = await inspect(self._daemon, self._container)
-        by_daemon = found is not None and await restarted_since(self._daemon, found["State"]["StartedAt"])
+        by_daemon = found is not None and await restarted_since(
+            self._daemon, found["State"]["StartedAt"], unknown=not watched
+        )
         if by_daemon:
             by_daemon = ended_by_daemon(code, watched=watched, live_restore=await lives_on(self._daemon))
         return exit_of(code, found, by_daemon=by_daemon)
