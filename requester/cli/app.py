@@ -3,9 +3,10 @@
 Knows: names and which function is behind each. Must not know: what any of them does.
 """
 
+import errno
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from cyclopts import App, Parameter
 
@@ -148,6 +149,10 @@ def build(version: str) -> App:
     return app
 
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a disk says that takes no more."""
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; the exit code."""
     from requester.version import installed_version
@@ -174,6 +179,12 @@ def main(arguments: list[str]) -> int:
         # Whoever read our output has seen enough; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        complain(f"what this command has to say cannot be written: {error.strerror}", "Is the disk full?")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.ERROR
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.ERROR
     except _usage_errors() as error:

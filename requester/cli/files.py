@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +21,13 @@ from cyclopts import Parameter
 from protocol.errors import Broken, Denied, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.jobs import Spec
-from requester.cli.endpoint import Api
+from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
 from requester.cli.get import Result, is_archive, published, told_if_gone
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
 from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores, shown_entries
-from requester.cli.swarm import read_swarm
+from requester.cli.swarm import KUBO_DEFAULT, read_swarm
 from storage.contract import silent
 from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts
 
@@ -34,6 +35,9 @@ Json = dict[str, Any]
 FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: stdout, outputs/model.bin.")]
 Execution = Annotated[
     str, Parameter(alias="-e", help="Of this execution only (its id or the beginning of it).")
+]
+IpfsConnect = Annotated[
+    str, Parameter(help=f"Kubo's RPC API, to read IPFS results from; default {KUBO_DEFAULT}.")
 ]
 
 
@@ -43,11 +47,13 @@ def ls(
     /,
     *,
     execution_id: Execution = "",
+    ipfs_connect: IpfsConnect = "",
     namespace: Namespace = "",
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
     """List what a job's results hold, files with size and SHA-256, without downloading them."""
+    api = _by_way_of(ipfs_connect, api)
     results, written = _looked_up(api, job, namespace, execution_id)
     items: list[Json] = []
     for result in results:
@@ -76,11 +82,13 @@ def cat(
     /,
     *,
     execution_id: Execution = "",
+    ipfs_connect: IpfsConnect = "",
     namespace: Namespace = "",
     api: Api = Api(),
 ) -> int:
     """Print one file of a job's results, of each execution that has it, without downloading the rest."""
     wanted = "/".join(safe_parts(path))
+    api = _by_way_of(ipfs_connect, api)
     results, written = _looked_up(api, job, namespace, execution_id)
     names: dict[str, str] = {}
     found = 0
@@ -94,6 +102,12 @@ def cat(
     if not found:
         raise _no_such_file(job, wanted, names)
     return Exit.OK
+
+
+def _by_way_of(ipfs_connect: str, api: Api) -> Api:
+    """The same settings, with that Kubo if one is named."""
+    named = [f"{IPFS[0]}={ipfs_connect}"] if ipfs_connect else []
+    return replace(api, config=[*(api.config or []), *named])
 
 
 def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list[Result], dict[str, Json]]:

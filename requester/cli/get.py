@@ -164,7 +164,8 @@ async def _fetch_all(
             f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
         ) from error
     except OSError as error:
-        raise Exhausted(f"the results cannot be written to {folder}: {error.strerror}") from error
+        hint = "Free some space there, or name another folder with --output-dir."
+        raise Exhausted(f"the results cannot be written to {folder}: {error.strerror}", hint=hint) from error
 
 
 async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:

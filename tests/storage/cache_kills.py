@@ -1,13 +1,15 @@
 """A process that fetches into a cache, killed at random moments, again and again.
 
-``python -m tests.storage.cache_kills --kills 100`` does it as often as wanted and prints what it found; with ``--s3`` what
-is fetched comes from a real S3 server by the driver. The budget is so small that entries go all the time. After each kill
-the cache is opened as a new process does, and every byte that it would serve is compared with what was to be fetched.
+``python -m tests.storage.cache_kills --kills 100`` does it as often as wanted and prints what it found; with ``--s3`` or
+``--ipfs`` what is fetched comes from a real S3 server or a Kubo node by the driver. The budget is so small that entries go
+all the time. After each kill the cache is opened as a new process does, and every byte that it would serve is compared with
+what was to be fetched.
 """
 
 import argparse
 import asyncio
 import hashlib
+import json
 import os
 import random
 import re
@@ -24,13 +26,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from deploy.servers import s3_server
+from deploy.servers import kubo, s3_server
+from protocol.ids import ExecutionId, JobId, NodeId
 from storage.cache import Cache, Fetch
 from storage.cache_entries import DATA, ENTRY, entries_in, key_of
-from storage.contract import Fetched, Progress, Resolved, Share, silent
+from storage.contract import Fetched, Label, Progress, Resolved, Share, silent
+from storage.ipfs import IpfsPublisher, IpfsSource, Kubo, PublisherParams
 from storage.params import read_params
 from storage.s3 import S3Client, S3Settings, S3Source
-from tests.contracts.trees import Tree, snapshot, with_folders
+from tests.contracts.trees import Tree, plant, snapshot, with_folders
 from tests.storage.s3_world import LOOPBACK, new_bucket
 
 STRANGERS = [".arriving-00", ".leaving-00", "no-key", "0" * 32]
@@ -39,7 +43,10 @@ FILES = 6
 BUDGET_BYTES = 3_000_000
 BUCKET = "kills"
 ENDPOINT = "CACHE_KILLS_S3"
-"""The variable that says where the inputs are; without it they are made up."""
+KUBO = "CACHE_KILLS_IPFS"
+"""The variables that say where the inputs are; without them they are made up."""
+CIDS = "CACHE_KILLS_CIDS"
+"""The variable with the CID of each input, as JSON."""
 
 
 class Served(Struct):
@@ -132,7 +139,7 @@ async def _work(folder: Path, told: int) -> None:
             tasks.create_task(_fetch_on(cache, origin, str(number)))
 
 
-async def _fetch_on(cache: Cache, origin: "_MadeUp | _FromS3", holder: str) -> None:
+async def _fetch_on(cache: Cache, origin: "_MadeUp | _FromS3 | _FromIpfs", holder: str) -> None:
     while True:
         kind, resolved, fetch = await origin.find(random.choice(NAMES))
         cache.claim(holder, {key_of(kind, resolved.identity): resolved.size_bytes or 0})
@@ -141,8 +148,12 @@ async def _fetch_on(cache: Cache, origin: "_MadeUp | _FromS3", holder: str) -> N
 
 
 @asynccontextmanager
-async def _origin() -> AsyncIterator["_MadeUp | _FromS3"]:
+async def _origin() -> AsyncIterator["_MadeUp | _FromS3 | _FromIpfs"]:
     endpoint = os.environ.get(ENDPOINT, "")
+    if at := os.environ.get(KUBO, ""):
+        async with Kubo(at) as node:
+            yield _FromIpfs(IpfsSource(node))
+        return
     if not endpoint:
         yield _MadeUp()
         return
@@ -183,8 +194,24 @@ class _FromS3:
         return "s3", resolved, partial(self._source.fetch, params, resolved)
 
 
+class _FromIpfs:
+    """Inputs that are folders in a Kubo node."""
+
+    def __init__(self, source: IpfsSource) -> None:
+        self._source = source
+        self._cids: dict[str, str] = json.loads(os.environ[CIDS])
+
+    async def find(self, name: str) -> tuple[str, Resolved, Fetch]:
+        params: Any = read_params({"CID": self._cids[name]}, self._source.params, "ipfs")
+        resolved = await self._source.resolve(params, Share())
+        return "ipfs", resolved, partial(self._source.fetch, params, resolved)
+
+
 def _name_in(identity: str) -> str:
     """The input that an identity is of."""
+    for name, cid in json.loads(os.environ.get(CIDS, "{}")).items():
+        if identity.endswith(cid):
+            return str(name)
     found = re.search(r"in-\d+", identity)
     assert found is not None, identity
     return found[0]
@@ -202,12 +229,27 @@ async def _killed_over_s3(folder: Path, kills: int, seed: int) -> Served:
         return await asyncio.to_thread(work)
 
 
+async def _killed_over_ipfs(folder: Path, kills: int, seed: int) -> Served:
+    """As `killed`, with what is fetched in a Kubo node that goes on meanwhile."""
+    async with kubo(folder / "kubo", offline=True) as node, Kubo(node.multiaddr) as added:
+        cids = {}
+        for name in NAMES:
+            tree = plant(content_of(name), folder / name)
+            label = Label(JobId("j"), ExecutionId(name), NodeId("n"), at=0.0)
+            cids[name] = (await IpfsPublisher(added).publish(tree, PublisherParams(), label, silent)).params[
+                "CID"
+            ]
+        os.environ.update({KUBO: node.multiaddr, CIDS: json.dumps(cids)})
+        return await asyncio.to_thread(killed, folder / "cache", kills=kills, seed=seed, most_s=1.5)
+
+
 def main() -> None:
     """Kill as often as asked, and say what came of it."""
     flags = argparse.ArgumentParser()
     flags.add_argument("--kills", type=int, default=100)
     flags.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     flags.add_argument("--s3", action="store_true")
+    flags.add_argument("--ipfs", action="store_true")
     flags.add_argument("--work", type=Path)
     given = flags.parse_args()
     if given.work:
@@ -216,6 +258,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if given.s3:
             served = asyncio.run(_killed_over_s3(Path(folder), given.kills, given.seed))
+        elif given.ipfs:
+            served = asyncio.run(_killed_over_ipfs(Path(folder), given.kills, given.seed))
         else:
             served = killed(Path(folder) / "cache", kills=given.kills, seed=given.seed)
     print(f"seed {given.seed}: {given.kills} kills, {served.half_way} of them in the middle of a fetch;")

@@ -13,6 +13,7 @@ from protocol.ids import ExecutionId
 from protocol.jobs import Spec
 from protocol.messages import FileWritten, Written
 from protocol.states import ExecutionState
+from requester.cli.app import main
 from storage.archive import pieces
 from storage.s3.results import ResultSigner, Signing
 from tests.conftest import Background
@@ -222,6 +223,22 @@ def test_cat_of_ipfs(
 
     assert shoal("cat", "words", "outputs/f").out == "kept\n"
     assert shoal("cat", "words", "outputs/g").code != 0
+    monkeypatch.delenv("BACALHAU_NODE_IPFS_CONNECT")
+    assert shoal("cat", "words", "outputs/f", "--ipfs-connect", kubo.multiaddr).out == "kept\n"
+
+
+def test_output_that_has_no_room_is_told(
+    shoal: Shoal, finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that the shell writes what we print to may be on a full disk: that is said, not shown as a crash."""
+    finished.publish(0, archive_of(**FILES), written=written(**FILES))
+    finished.close()
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        code = main(["ls", "words"])
+
+    assert code == 1
+    assert "No space left" in capsys.readouterr().err
 
 
 MANY: Tree = {
