@@ -1,6 +1,6 @@
 """A long queue: what a million jobs that wait cost a requester, and how soon a second one helps. ``ONLY=million``.
 
-Takes some five minutes, so it is not in the default run. ``QUEUED=100000`` makes it shorter.
+Takes some five minutes on a quiet machine, so it is not in the default run. ``QUEUED=100000`` makes it shorter.
 
 The first and the last jobs are submitted as people submit them. What lies between goes into the log beside the requester:
 each entry is the one that it wrote of a job of its own, under another name. To the requester that is a second one's work.

@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     commits_max: int = 20_000
     submit_timeout_s: float = 30.0
     flush_s: float = 0.5
-    flush_max: int = 20_000
+    flush_max: int = 10_000
     keep_closed: int = 10_000
     keep_waiting: int = 10_000
     log_full: float = 0.8
