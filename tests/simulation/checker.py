@@ -7,7 +7,7 @@ The entries of a sound system contain nothing that changes nothing: each append 
 came before. That makes the rules strict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec import Struct, UnsetType, field
 
@@ -89,6 +89,8 @@ class Checker:
         self.past: dict[JobKey, list[History]] = {}
         """Jobs that have left the log, or were deleted."""
         self.entries = 0
+        self.thinned: Collection[JobKey] = ()
+        """Jobs that went on while their earlier versions were taken out of the log: not all know how those ended."""
         self.barred: dict[tuple[str, str], float] = {}
         """Nodes that get no new work by people's word, which that was, and since when it is everywhere."""
         self._wrong = wrong
@@ -267,6 +269,8 @@ class Checker:
         if attempt is None:
             return f"{event.execution} is given up and unknown"
         if attempt.state in ENDS:
+            if attempt.version < job.version and key_of(job.id) in self.thinned:
+                return ""
             return f"I4: {event.execution} is given up and was {attempt.state}"
         attempt.state = S.LOST if isinstance(event, Lost) else S.CANCELLED
         attempt.excused = event.failure.code.startswith("Unavailable.Node")

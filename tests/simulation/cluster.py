@@ -81,6 +81,7 @@ class Cluster:
         )
         self.hub.stored = self._stored
         self.hub.cleared = self.checker.cleared
+        self.checker.thinned = self.hub.thinned
         self.story: list[Line] = []
         self.wrongs: list[str] = []
         self.calls: list[Call] = []
