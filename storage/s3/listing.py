@@ -25,7 +25,7 @@ KEYS_MAX_BYTES: Final = 4096
 _SHOWN: Final = 3
 
 
-class Pin(Struct, frozen=True, rename="pascal"):
+class Pin(Struct, frozen=True, rename="pascal", omit_defaults=True):
     """One object as it was when it was put there; `version_id` is empty where the bucket keeps none."""
 
     key: str
