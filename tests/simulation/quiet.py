@@ -96,6 +96,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
         if there:
             found.append(f"{what}: {there}")
     found += [f"the word about {node} is not known" for node in _unheard(service, cluster)]
+    found += _free(service, cluster)
     if service._recorder.written != service._follower.position:
         found.append(f"read model at {service._recorder.written}")
     return found
@@ -131,7 +132,6 @@ def wrong_at_the_end(cluster: "Cluster") -> list[str]:
             kept = load(service._recorder._reader, key)
             if kept is None or _digest(kept, thinned) != wanted[key]:
                 found.append(f"I10: the read model of {requester.name} has {kept}, the log says {record}")
-        found += _free(requester, cluster)
     for process in cluster.processes.values():
         kind = "node" if isinstance(process, NodeProcess) else "requester"
         tasks = process.loop.tasks()
@@ -191,17 +191,16 @@ def _against_history(cluster: "Cluster", folded: dict[Any, JobRecord]) -> list[s
     return found
 
 
-def _free(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
-    """I7: all of every node is free again."""
-    assert requester.service is not None
-    fleet = requester.service._jobs.fleet
+def _free(service: Service, cluster: "Cluster") -> list[str]:
+    """I7: every node is seen, and all of it is free again."""
+    fleet = service._jobs.fleet
     found = []
     for node in cluster.nodes:
         known = [each for id_, each in fleet.nodes.items() if id_ == node.name]
         if not known or not known[0].connected:
-            found.append(f"{requester.name} does not see {node.name}")
+            found.append(f"it does not see {node.name}")
         elif fleet.free(known[0].info.id) != node.capacity:
-            found.append(f"I7: {requester.name} sees {fleet.free(known[0].info.id)} free on {node.name}")
+            found.append(f"I7: it sees {fleet.free(known[0].info.id)} free on {node.name}")
     return found
 
 
