@@ -1,7 +1,10 @@
 """Results over REST: links that lead somewhere from where they are asked for, and the bytes of what a node keeps."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
-from aiohttp import test_utils, web
+from aiohttp import ClientPayloadError, test_utils, web
 
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
@@ -46,6 +49,21 @@ async def test_a_kept_result_is_brought_with_ranges(
         assert (answer.status, await answer.read()) == (status, part)
         assert answer.headers["ETag"] == '"v1"'
         assert answer.status != 206 or answer.headers["Content-Range"].endswith(f"/{len(DATA)}")
+
+
+async def test_who_takes_nothing_is_let_go(api: Api, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that stands still holds no result open for ever: its connection is cut, which says that this was not all."""
+    ended = asyncio.Event()
+    monkeypatch.setattr(results, "TAKEN_S", 0.2)
+    monkeypatch.setattr(results, "log", SimpleNamespace(warning=lambda *said, **more: ended.set()))
+    job, execution = await kept(twin)
+    twin.archives[execution] = bytes(20 << 20)
+
+    async with api.get(f"{JOBS}/{job}/results/{execution}.tar.gz") as answer:
+        async with asyncio.timeout(60):
+            await ended.wait()
+        with pytest.raises(ClientPayloadError):
+            await answer.read()
 
 
 async def test_a_range_of_another_version_is_the_whole(api: Api, twin: Twin) -> None:
