@@ -1,4 +1,4 @@
-"""Cuts what the server sends into messages, at a fraction of what nats-py's own parser takes for each.
+"""Cuts what the server sends into messages, in a little more than half of the time that nats-py's own parser takes.
 
 Knows: the two lines that begin a message. Must not know: what is done with one. All other lines (a few a minute) are left to
 nats-py's parser, of which this is a kind.
