@@ -131,7 +131,8 @@ class IpfsPublisher(IpfsDriver):
                 raise self._kubo.fault_of(ADDING, 500, line)
             added[each.name] = each.hash
         if ROOT not in added or len(added) != entries + 1:
-            raise Broken(f"{ADDING}: Kubo added {len(added)} of {entries + 1} files and folders")
+            hint = "It ended before its time, and says why in its log: is its disk full?"
+            raise Broken(f"{ADDING}: Kubo added {len(added)} of {entries + 1} files and folders", hint=hint)
         return added[ROOT]
 
     @asynccontextmanager

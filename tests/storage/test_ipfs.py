@@ -681,10 +681,11 @@ async def test_a_publishing_that_fails_leaves_no_pin(
     folder = plant({f"{command}-{fault}".replace("/", "-"): LARGE, "x": b""}, tmp_path / "result")
     proxy.plan = on(f"/api/v0/{command}", fault)
 
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
 
     assert await pins(node) == before
+    assert (command, fault) != ("add", "ended") or "disk full" in caught.value.hint
 
 
 async def test_a_publishing_that_is_cancelled_leaves_no_pin(
