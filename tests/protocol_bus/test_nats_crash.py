@@ -19,7 +19,17 @@ from protocol.errors import Broken, Unavailable
 from protocol.nats import reader, wire
 from protocol.nats_bus import NatsMessages
 from protocol.subjects import LOG_STREAM
-from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, fresh_subject, stored, take
+from tests.contracts.bus import (
+    LIMIT_S,
+    append_one,
+    collect,
+    entry,
+    fresh_key,
+    fresh_subject,
+    stored,
+    take,
+)
+from tests.contracts.bus_steps import arrived
 from tests.protocol_bus.connections import node, requester
 from tests.protocol_bus.load import check_log_under_load
 
@@ -195,6 +205,8 @@ async def test_an_answer_that_is_ready_only_after_a_crash_is_not_sent(own_nats_s
             await until(lambda: one.connected and other.connected)
             assert early.respond is not None
             await early.respond(b"too late")
+            # The server knows then who listens.
+            await arrived(one)
 
             asking = asyncio.create_task(other.request("report.n1.0", b"", timeout_s=LIMIT_S))
             (late,) = await take(reports, 1)
