@@ -99,6 +99,8 @@ async def _take_everything(client: Connection) -> None:
     block = _waiting("block")
     block["Tasks"][0]["Engine"]["Params"] = {"Seconds": 86_400}
     block["Tasks"][0]["Resources"] = {"CPU": str(await client.capacity_cpu())}
+    # On a machine that is busy for seconds the node may seem lost: the others must not run for that.
+    block |= {"Disconnect": {"LostAfter": 86_400}, "Priority": 100}
     await client.submit(body_of(block))
 
 
