@@ -142,9 +142,7 @@ class Reporter:
             self._tasks.create_task(self._say_together(reports[:half]))
             await self._say_together(reports[half:])
             return
-        failpoints.reached("node.report.begun")
         answer = await self._ask(subjects.many_reports(reports[0].node), data, ANSWER_S)
-        failpoints.reached("node.report.answered")
         verdicts = answer.each if answer is not None else []
         for report, verdict in zip_longest(reports, verdicts[: len(reports)]):
             if not self._settled(report, verdict):
@@ -156,10 +154,8 @@ class Reporter:
         data = messages.encode(report)
         pause_s, answer_s = REPEAT_S, ANSWER_S
         while self._newest.get(report.execution) is report:
-            failpoints.reached("node.report.begun")
             verdict = await self._ask(subject, data, answer_s)
             answer_s = min(answer_s * 2, ANSWER_MAX_S)
-            failpoints.reached("node.report.answered")
             if self._settled(report, verdict):
                 return
             await self._clock.sleep(pause_s * (0.5 + self._random.random() / 2))
@@ -176,8 +172,10 @@ class Reporter:
 
     async def _ask(self, subject: str, data: bytes, timeout_s: float) -> Verdict | None:
         async with self._turn:
+            failpoints.reached("node.report.begun")
             try:
                 answer = await self._bus.request(subject, data, timeout_s=timeout_s)
+                failpoints.reached("node.report.answered")
                 return messages.decode(answer, Verdict)
             except Broken as fault:
                 _log.warning("a report's answer cannot be read", subject=subject, fault=fault.message)
