@@ -83,4 +83,8 @@ def hunt(bug: Bug | None, seeds: Iterable[int], *, jobs: int | None = None) -> F
     if done.returncode:
         raise RuntimeError(f"{bug and bug.name}: the simulation could not be run:\n{done.stderr[-2000:]}")
     found = json.loads(done.stdout)
+    if any("NameError" in wrong for _, wrong in found):
+        raise RuntimeError(
+            f"{bug and bug.name}: the sources have changed, and it does not fit into them: {found[0][1]}"
+        )
     return Found(len(wanted), [seed for seed, _ in found], found[0][1] if found else "")
