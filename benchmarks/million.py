@@ -69,6 +69,9 @@ async def measure() -> list[Figure]:
                     raise RuntimeError("the second requester does not know all jobs")
             joined = time.perf_counter() - began
             print(f"  the second: {_peak_mib(second):.0f} MiB", flush=True)
+            # A cluster that ends stops its jobs, each one: nobody is to wait for that.
+            await first.stop()
+            await second.stop()
     return [
         figure(
             f"submissions with {QUEUED} queued",
