@@ -15,7 +15,7 @@ from tests.simulation.loop import Loop, Scheduler
 from tests.simulation.run import run_seed, run_seeds, silence
 
 ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1000"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 EVENTS_MIN = 200
 
 
