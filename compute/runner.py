@@ -92,8 +92,8 @@ class Runner:
         """After a restart: have the room that its program has, whether there is any or not, and keep what it reads, before
         anyone else is let in.
         """
-        if self.execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
-            execution = self.execution
+        execution = self.execution
+        if execution.holding or execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
             self._shop.inputs.adopt(execution.id, self._run.amounts, execution.gpus, execution.inputs)
 
     def begin(self) -> None:

@@ -225,6 +225,28 @@ async def test_staging_begins_again(nodes: Nodes, requester: FakeRequester) -> N
     assert report.output.stdout == "data"
 
 
+async def test_room_is_taken_until_a_program_is_gone_after_a_restart(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A cancelled program that a new process still has to end keeps its room: what waits starts after it is gone."""
+    node = nodes(limits=Limits(stop_grace_s=3600))
+    await node.start()
+    first = order(1, noop(LONG | {"Stubborn": True}), amounts=Amounts(cpu=4))
+    second = order(2, amounts=Amounts(cpu=4))
+    await requester.run(first)
+    await requester.reached(first, S.RUNNING)
+    await requester.run(second)
+    await requester.cancel(first)
+    await node.crash()
+    agent = await node.start()
+    assert agent._room.ledger.held.keys() == {first.execution}
+    assert node.world.starts == {first.execution: 1}
+
+    node.world.end(first.execution)
+    await requester.ended(second)
+    assert node.world.starts == {first.execution: 1, second.execution: 1}
+
+
 async def test_a_late_copy_of_an_order_starts_nothing_after_a_restart(
     nodes: Nodes, requester: FakeRequester
 ) -> None:

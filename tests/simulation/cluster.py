@@ -275,6 +275,9 @@ class Cluster:
             return
         same = asked.alive and asked.loop is loop
         if call.action.what == "watch" and same:
+            self.scheduler.after(
+                PATIENCE.submit_timeout_s, self._ask_elsewhere, call, number, asked, loop, loop.stops
+            )
             return
         if same and loop.stops == stops:
             self.wrong(f"I1: {asked.name} does not answer {call.action.what} at all")
