@@ -52,7 +52,7 @@ def key_of(job: str) -> JobKey | None:
 
 def key_prefix(beginning: str) -> str:
     """What the keys of all jobs begin with whose ids begin so. Ids have the order of their keys."""
-    digits = beginning.removeprefix("j-").replace("-", "")
+    digits = beginning.removeprefix("j").replace("-", "")
     return digits[:12] + digits[13:16]
 
 

@@ -245,7 +245,7 @@ class Cache:
         for key in self.shelf.here():
             if key not in self.shelf:
                 continue
-            self.shelf.claim(_VERIFYING, {key: 0})
+            self.shelf.claim(_VERIFYING, {key: 0}, used=False)
             try:
                 folder = self._folder / key
                 async with self._reading:
@@ -314,7 +314,7 @@ class Cache:
             key = next(iter(self._unwritten))
             del self._unwritten[key]
             folder = self._folder / key
-            self.shelf.claim(_WRITING, {key: 0})
+            self.shelf.claim(_WRITING, {key: 0}, used=False)
             try:
                 async with self._reading:
                     await in_thread(partial(write_manifest, folder / DATA, folder / MANIFEST))

@@ -69,8 +69,10 @@ class Shelf:
                 costs += item.size_bytes
         return costs
 
-    def claim(self, holder: Holder, sizes: Mapping[Key, int]) -> None:
-        """Let it hold these; one that is not here is expected with that size. They count as used just now."""
+    def claim(self, holder: Holder, sizes: Mapping[Key, int], *, used: bool = True) -> None:
+        """Let it hold these; one that is not here is expected with that size. They count as used just now; who only
+        looks after them says not `used`, and they keep their turn.
+        """
         for key, size_bytes in sizes.items():
             item = self._items.get(key)
             if item is None:
@@ -80,7 +82,8 @@ class Shelf:
                 self.held_bytes += item.size_bytes
             item.holders.add(holder)
             self._of.setdefault(holder, set()).add(key)
-            self._items.move_to_end(key)
+            if used:
+                self._items.move_to_end(key)
 
     def resize(self, key: Key, size_bytes: int) -> None:
         """It takes so much. Of one that is not known this says nothing."""

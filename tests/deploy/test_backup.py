@@ -1,5 +1,6 @@
 """Backup and restore by the commands, between real servers."""
 
+import asyncio
 from contextlib import aclosing
 from pathlib import Path
 
@@ -46,6 +47,8 @@ async def test_what_was_backed_up_is_there_again(own_nats_server: NatsServer, tm
         await node.until(lambda node: node.runs[-1].job == going_on)
         async with requester(first) as bus:
             await bus.put_blob(b"blob" * 100_000)
+            while not await bus.list_cells():  # noqa: ASYNC110  no event tells that the node is written down
+                await asyncio.sleep(0.05)
         told = [await service.job(job) for job in done]
         created = service.facts()["log"]
 

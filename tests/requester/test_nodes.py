@@ -6,7 +6,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from protocol.errors import Failure
-from protocol.ids import NodeId
 from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -42,24 +41,6 @@ async def test_cordon_and_drain(tmp_path: Path) -> None:
         await happens(lambda: len(two._jobs.fleet.kept_away) == 0)
         await submit(one, a_job("again", cpu="4"))
         await first.until(lambda node: len(node.runs) == 3)
-
-
-async def test_two_words_at_once(tmp_path: Path) -> None:
-    """Of two people who speak of one node to two requesters at the same moment neither is lost, and both requesters know."""
-    async with a_cluster(tmp_path, settings=replace(PATIENT, sweep_s=60.0)) as cluster:
-        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
-        await cluster.node("n1")
-        await happens(lambda: all("n1" in each._jobs.fleet.nodes for each in (one, two)))
-
-        await asyncio.gather(
-            one.cordon("n1", reason="new disk"), two.set_membership("n1", "REJECTED", "never seen before")
-        )
-
-        def both_know() -> bool:
-            nodes = [each._jobs.fleet.nodes[NodeId("n1")] for each in (one, two)]
-            return all(node.membership == "REJECTED" and node.cordon is not None for node in nodes)
-
-        await happens(both_know)
 
 
 async def test_a_failing_node_is_set_aside(tmp_path: Path) -> None:

@@ -204,13 +204,13 @@ async def test_names_with_one_hash(tmp_path: Path) -> None:
 
 
 async def test_unreadable_entries(tmp_path: Path) -> None:
-    """An entry that cannot be read, or names another job than its subject, is passed over; the rest goes on."""
+    """An entry that cannot be read, names another job than its subject, or says nothing is passed over; the rest goes on."""
     async with a_cluster(tmp_path) as cluster:
         service = await cluster.requester()
         await cluster.node()
-        for number, data in enumerate(
-            (b"{", encode(Entry(job_id(JobKey("0" * 15), 1), "op", "r0", 1.0, [])))
-        ):
+        foreign = encode(Entry(job_id(JobKey("0" * 15), 1), "op", "r0", 1.0, []))
+        silent = encode(Entry(job_id(job_key("default", "name-2"), 1), "op", "r0", 1.0, []))
+        for number, data in enumerate((b"{", foreign, silent)):
             key = job_key("default", f"name-{number}")
             cluster.hub.append(Append(key, 0, f"op-{number}", data))
         cluster.hub.tell_readers()

@@ -345,13 +345,15 @@ async def test_executions_are_ordered_and_cut(api: Api, twin: Twin) -> None:
 
 
 async def test_results_are_specs(api: Api, twin: Twin) -> None:
-    """Each published result is a spec that can be read back, and says which execution it is of."""
+    """Each published result is a spec that can be read back, and says which execution it is of and what was written."""
     id_ = await twin.submitted(a_job())
     await twin.complete(id_)
     page = await _get(api, f"{JOBS}/{id_}/results")
     (execution,) = (await _get(api, f"{JOBS}/{id_}/executions"))["Items"]
     spec = {"Type": "ipfs", "Params": {"CID": "bafyresult"}}
-    assert page == {"NextToken": "", "Items": [{**spec, "ExecutionID": execution["ID"]}]}
+    (result,) = page["Items"]
+    assert result.pop("Written")["Count"] == 12
+    assert result == {**spec, "ExecutionID": execution["ID"]}
 
 
 async def test_rerun_versions_and_diff(api: Api, twin: Twin) -> None:
