@@ -8,6 +8,8 @@ from wasmtime import wat2wasm
 from deploy import images
 
 MODULE: Final = bytes(wat2wasm('(module (func (export "_start")))'))
+CONTAINER_CPU: Final = 0.1
+CONTAINER_BYTES: Final = 64_000_000
 
 
 def noop_module(name: str) -> dict[str, Any]:
@@ -28,6 +30,6 @@ def noop_container(name: str) -> dict[str, Any]:
         "Name": "main",
         "Engine": {"Type": "docker", "Params": {"Image": images.BUSYBOX, "Entrypoint": ["true"]}},
         "Network": {"Type": "None"},
-        "Resources": {"CPU": "100m", "Memory": "64Mb"},
+        "Resources": {"CPU": str(CONTAINER_CPU), "Memory": str(CONTAINER_BYTES)},
     }
     return {"Name": name, "Type": "batch", "Tasks": [task]}
