@@ -264,8 +264,8 @@ async def _container(client: Connection) -> float:
 async def _bare_container(client: Any) -> float:
     """Milliseconds to create, start, await and read a container with the limits that the job asks for.
 
-    The kernel holds what starts a container to its share of a processor already: measured, a tenth of one makes 276 ms of
-    212, whoever asks for it.
+    The kernel holds what starts a container to its share of a processor already: measured, a tenth of one makes
+    276 ms of 212, whoever asks for it.
     """
     config = {
         "Image": images.BUSYBOX,
