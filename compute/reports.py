@@ -25,7 +25,7 @@ from protocol.bus import Messages
 from protocol.clock import Clock
 from protocol.errors import Broken, Fault
 from protocol.ids import ExecutionId
-from protocol.messages import Report, ReportBatch, Verdict
+from protocol.messages import TOGETHER_MAX, TOGETHER_MAX_BYTES, Report, ReportBatch, Verdict
 from protocol.states import ENDS
 
 QUIET_S: Final = 0.15
@@ -37,9 +37,6 @@ REPEAT_MAX_S: Final = 5.0
 ASKED_MAX: Final = 128
 """Messages on their way at once; the others wait their turn."""
 RHYTHM_S: Final = 0.02
-TOGETHER_MAX: Final = 64
-TOGETHER_MAX_BYTES: Final = 262_144
-"""What one message carries; a report that is larger travels alone."""
 
 _log = structlog.get_logger(__name__)
 

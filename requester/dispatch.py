@@ -9,7 +9,6 @@ of a version that does not know that form takes none of it, and gets each alone.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import structlog
 from msgspec import Struct
@@ -21,6 +20,8 @@ from protocol.entries import Reported
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import (
+    TOGETHER_MAX,
+    TOGETHER_MAX_BYTES,
     Command,
     CommandAnswer,
     CommandBatch,
@@ -35,10 +36,6 @@ from requester.core.commands import run
 from requester.live import Input, Jobs, Live
 
 _log = structlog.get_logger(__name__)
-
-TOGETHER_MAX: Final = 64
-TOGETHER_MAX_BYTES: Final = 262_144
-"""What one message carries; a command that is larger travels alone."""
 
 
 class _Order(Struct, frozen=True):
