@@ -110,3 +110,8 @@ class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
     by: str
     at: float
     events: list[Event]
+
+    @property
+    def first(self) -> Event | None:
+        """The first event; None in an entry that says nothing, which is passed over."""
+        return self.events[0] if self.events else None

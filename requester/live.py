@@ -255,7 +255,7 @@ class Jobs:
         record = live.record = fold(before, entry, seq)
         if before is not None and (record is None or begins_anew(before, entry)):
             freed |= self._let_go(live, before, record)
-        if record is None and entry.events and isinstance(entry.events[0], Deleted):
+        if record is None and isinstance(entry.first, Deleted):
             self._deleted(live, seq, entry.at)
         if record is None or record is before:
             return freed

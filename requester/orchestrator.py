@@ -333,8 +333,8 @@ class Orchestrator:
             self.after(live, freed)
             if more or live.inputs:
                 self.decide(live)
-            elif live.record is None and self._position() >= live.guard:
-                self._jobs.forget(live)
+            else:
+                self.let_go(live)
             return
         self._give_back(live, entry)
         if isinstance(outcome, Stale):
@@ -366,6 +366,11 @@ class Orchestrator:
         self._jobs.requeue(live)
         self.turns.everything()
         self._want_queue()
+
+    def let_go(self, live: Live) -> None:
+        """Forget a job of which nothing is left, if the log's reader has come to its last entry; else the reader does it."""
+        if live.record is None and self._position() >= live.guard:
+            self._jobs.forget(live)
 
     def _settle(self, taken: list[Input], fault: Fault) -> None:
         for item in taken:
@@ -403,8 +408,7 @@ class Orchestrator:
 
     async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
         """A closed job that has left memory and goes on (a new version) comes back from the read model."""
-        first = entry.events[0] if entry.events else None
-        if getattr(first, "version", 0) == 1:
+        if getattr(entry.first, "version", 0) == 1:
             return None
         record = await self._recorder.load(key)
         if record is None or begins_anew(record, entry):

@@ -390,8 +390,7 @@ class Service:
                     yield JobUpdate(progress=update)
         finally:
             live.watchers.remove(watcher)
-            if live.record is None and self._follower.position >= live.guard:
-                self._jobs.forget(live)
+            self._orchestrator.let_go(live)
 
     async def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False

@@ -63,7 +63,7 @@ def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
 
 def begins_anew(record: JobRecord, entry: Entry) -> bool:
     """Whether an entry shows that all there was of the job, or of an earlier one of its name, has left the log."""
-    first = entry.events[0] if entry.events else None
+    first = entry.first
     if entry.job != record.id:
         return isinstance(first, Submitted | Deleted)
     return isinstance(first, Submitted) and first.anew
