@@ -34,6 +34,7 @@ class Shelf:
         self.held_bytes = 0
         self._items: OrderedDict[Key, Item] = OrderedDict()
         self._of: dict[Holder, set[Key]] = {}
+        self._tending: set[Holder] = set()
 
     def __contains__(self, key: Key) -> bool:
         """Whether it is here: whole, and fit to be read."""
@@ -71,8 +72,10 @@ class Shelf:
 
     def claim(self, holder: Holder, sizes: Mapping[Key, int], *, used: bool = True) -> None:
         """Let it hold these; one that is not here is expected with that size. They count as used just now; who only
-        looks after them says not `used`, and they keep their turn.
+        looks after them says not `used`, and they keep their turn: it comes when that one lets go.
         """
+        if not used:
+            self._tending.add(holder)
         for key, size_bytes in sizes.items():
             item = self._items.get(key)
             if item is None:
@@ -125,15 +128,20 @@ class Shelf:
             self._of.pop(holder, None)
 
     def excess(self, *, freed_bytes: int = 0) -> list[Key]:
-        """What has to go, in that order: until the budget is kept, and at least `freed_bytes` of idle ones are gone."""
+        """What has to go, in that order: until the budget is kept, and at least `freed_bytes` of idle ones are gone.
+
+        One that is only looked after goes later, and nothing that was used since goes in its place.
+        """
         going = []
-        freed = 0
+        freed = later = 0
         for key, item in self._items.items():
-            if self.size_bytes - freed <= self.budget_bytes and freed >= freed_bytes:
+            if self.size_bytes - freed - later <= self.budget_bytes and freed >= freed_bytes:
                 break
             if item.here and not item.holders:
                 going.append(key)
                 freed += item.size_bytes
+            elif item.here and item.holders <= self._tending:
+                later += item.size_bytes
         return going
 
     def _forget(self, key: Key) -> None:

@@ -82,3 +82,17 @@ def test_the_least_recently_used_goes_first() -> None:
 
     assert shelf.excess() == ["b"]
     assert shelf.excess(freed_bytes=15) == ["b", "c"]
+
+
+def test_what_is_looked_after_keeps_its_turn() -> None:
+    """Nothing goes in the place of one that was used before it and is only being looked after just now."""
+    shelf = Shelf(25)
+    for key in "abc":
+        shelf.put(key, 10)
+    shelf.claim("its reader", {"a": 0}, used=False)
+
+    assert shelf.excess() == []
+    assert shelf.excess(freed_bytes=15) == ["b", "c"]
+
+    shelf.release("its reader")
+    assert shelf.excess() == ["a"]
