@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,9 @@ REGISTER_S: Final = 60.0
 
 END_S: Final = 30.0
 """So long may nodes take to end what runs on them: each program has its grace."""
+
+STOP_JOBS_S: Final = 10.0
+STOPS_AT_ONCE: Final = 16
 
 
 class Part(Server):
@@ -124,20 +127,25 @@ class Cluster:
             ) from error
 
     async def stop_jobs(self) -> None:
-        """End all open jobs, so that no container outlives the cluster."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            base = f"{self.api.url}/api/v1/orchestrator/jobs"
-            try:
-                async with session.get(base) as answer:
-                    jobs = (await answer.json())["Items"] or []
-                for job in jobs:
-                    if job["State"]["StateType"] in ("Pending", "Queued", "Running"):
-                        await (
-                            await session.delete(f"{base}/{job['ID']}", json={"reason": "the cluster ends"})
-                        ).read()
-            except (aiohttp.ClientError, TimeoutError, KeyError, ValueError):
-                # A requester that is gone cannot end jobs; the nodes are told to end theirs all the same.
-                return
+        """End the open jobs, several at once, so that no container outlives the cluster; no longer than `STOP_JOBS_S`."""
+        # A requester that is gone, or has too much to do, cannot end jobs; the nodes are told to end theirs all the same.
+        with suppress(aiohttp.ClientError, TimeoutError, KeyError, ValueError):
+            connector = aiohttp.TCPConnector(limit=STOPS_AT_ONCE)
+            async with asyncio.timeout(STOP_JOBS_S), aiohttp.ClientSession(connector=connector) as session:
+                for state in ("pending", "queued", "running"):
+                    await self._stop_jobs(session, state)
+
+    async def _stop_jobs(self, session: aiohttp.ClientSession, state: str) -> None:
+        """End the jobs of one state. Raises what calls raise."""
+        base = f"{self.api.url}/api/v1/orchestrator/jobs"
+
+        async def stop(job: str) -> None:
+            async with session.delete(f"{base}/{job}", json={"reason": "the cluster ends"}) as answer:
+                await answer.read()
+
+        async with session.get(base, params={"namespace": "*", "state": state}) as answer:
+            jobs = [job["ID"] for job in (await answer.json())["Items"] or []]
+        await asyncio.gather(*map(stop, jobs), return_exceptions=True)
 
     async def _connected(self, count: int) -> bool:
         answer = await _get(f"{self.api.url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
@@ -173,7 +181,8 @@ async def cluster(
     try:
         async with AsyncExitStack() as stack:
             nats = await stack.enter_async_context(nats_server(root / "nats"))
-            ports = [api_port or free_ports(1)[0], *free_ports(max(requesters + hybrids - 1, 0))]
+            ports = free_ports(max(requesters + hybrids, 1))
+            ports[0] = api_port or ports[0]
             ours = Cluster(
                 root,
                 nats,

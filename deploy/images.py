@@ -46,6 +46,16 @@ async def busybox_image(docker_host: str) -> str:
     return BUSYBOX
 
 
+async def volume_image(docker_host: str) -> str:
+    """Make a busybox image whose containers each have a volume of their own; returns its name. Raises `Failed`."""
+    query = {"fromSrc": "-", "repo": f"{REPOSITORY}-volume", "tag": TAG, "changes": "VOLUME /scratch"}
+    async with _api(docker_host) as (session, base):
+        root = io.BytesIO(await busybox_root())
+        async with session.post(base / "images/create" % query, data=root) as answer:
+            await _done(answer, f"import of {REPOSITORY}-volume")
+    return f"{REPOSITORY}-volume:{TAG}"
+
+
 async def give_name(docker_host: str, image: str, name: str) -> bool:
     """Give an image of the daemon another name; False if an image has that name already. Raises `Failed`."""
     repository, _, tag = name.rpartition(":")

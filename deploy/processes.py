@@ -13,12 +13,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Final
 
 READY_S: Final = 30.0
 STOP_S: Final = 10.0
 POLL_S: Final = 0.01
 LOG_TAIL_BYTES: Final = 2000
+FIRST_PORT: Final = 20_000
+PORTS_MIN: Final = 1_000
+FIRST_OUTGOING: Final = 49_152
+"""The first port of outgoing connections where the system does not say which it takes for them (RFC 6335)."""
+
+_given: set[int] = set()
 
 
 class Failed(Exception):
@@ -136,13 +143,40 @@ class Process:
 
 
 def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on just now, all different. Another process may still take one first: try again then."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Ports that nobody listens on just now, all different, and none that this process was given before.
+
+    They are not among those that the system gives to outgoing connections: one of these could take the port of a server
+    that is being started again, or, asking for it again and again, be connected to itself. Another process may still take
+    one first: try again then. Raises `OSError` when there are not so many.
+    """
+    found: list[int] = []
+    ports = _for_servers()
+    # Not the shared generator, which tests give a seed.
+    for port in SystemRandom().sample(ports, len(ports)):
+        if len(found) == count:
+            break
+        if port not in _given and _is_free(host, port):
+            found.append(port)
+            _given.add(port)
+    if len(found) < count:
+        raise OSError(f"no {count} free ports on {host}")
+    return found
+
+
+def _for_servers() -> range:
+    """Ports that outgoing connections are not given."""
     try:
-        for each in sockets:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            each.bind((host, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = FIRST_OUTGOING
+    return range(FIRST_PORT, first) if first > FIRST_PORT + PORTS_MIN else range(FIRST_PORT, 1 << 16)
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

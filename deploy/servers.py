@@ -98,12 +98,20 @@ class Server:
 class NatsServer(Server):
     """A NATS server from ``nats.conf``, and the keys that it knows: whoever is to connect is enrolled when first named."""
 
-    def __init__(self, start: Callable[[], Awaitable[Process]], host: str, keys: Path) -> None:
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[Process]],
+        host: str,
+        keys: Path,
+        *,
+        port: int,
+        monitor_port: int,
+    ) -> None:
         super().__init__(start)
         self.host = host
         self.keys = keys
-        self.port = 0
-        self.monitor_port = 0
+        self.port = port
+        self.monitor_port = monitor_port
 
     @property
     def url(self) -> str:
@@ -167,16 +175,17 @@ class Kubo(Server):
         self,
         start: Callable[[], Awaitable[Process]],
         *,
+        host: str = LOOPBACK,
         api_port: int,
         gateway_port: int,
         folder: Path,
         peer_id: str,
     ) -> None:
         super().__init__(start)
-        self.multiaddr = f"/ip4/{LOOPBACK}/tcp/{api_port}"
+        self.multiaddr = f"/ip4/{host}/tcp/{api_port}"
         self.multiaddr_with_peer = f"{self.multiaddr}/p2p/{peer_id}"
-        self.api_url = f"http://{LOOPBACK}:{api_port}"
-        self.gateway_url = f"http://{LOOPBACK}:{gateway_port}"
+        self.api_url = f"http://{host}:{api_port}"
+        self.gateway_url = f"http://{host}:{gateway_port}"
         self.peer_id = peer_id
         self.ipfs_path = folder
 
@@ -222,40 +231,39 @@ async def nats_server(
     config_file = folder / NATS_CONFIG.name
     config_file.write_text(f"{NATS_CONFIG.read_text()}\n{config}\n")
 
-    async def start() -> Process:
-        process = Process.start(
-            [
-                program,
-                *("-c", config_file.resolve()),
-                *("-a", host),
-                *("-p", str(server.port or port or -1)),
-                *("-m", str(server.monitor_port or monitor_port or -1)),
-                *("--ports_file_dir", folder.resolve()),
-            ],
-            name="nats-server",
-            log=folder / "nats-server.log",
-            # The configuration's data folder is relative to where the server runs.
-            cwd=folder,
-        )
-        ports_file = folder / f"{program.name}_{process.pid}.ports"
+    def make() -> NatsServer:
+        free = free_ports(2, host=host)
+        ports = (port or free[0], monitor_port or free[1])
 
-        async def answers() -> bool:
-            if not server.port or not server.monitor_port:
-                ports = _ports(ports_file)
-                if not ports:
-                    return False
-                server.port, server.monitor_port = ports
-            return await _answers(f"{server.monitor_url}/healthz")
+        async def start() -> Process:
+            process = Process.start(
+                [
+                    program,
+                    *("-c", config_file.resolve()),
+                    *("-a", host, "-p", str(ports[0]), "-m", str(ports[1])),
+                    *("--ports_file_dir", folder.resolve()),
+                ],
+                name="nats-server",
+                log=folder / "nats-server.log",
+                # The configuration's data folder is relative to where the server runs.
+                cwd=folder,
+            )
+            # It writes this file once it listens: until then another's server might answer at these ports.
+            listening = folder / f"{program.name}_{process.pid}.ports"
 
-        try:
-            await process.ready(answers)
-        except BaseException:
-            await process.kill()
-            raise
-        return process
+            async def answers() -> bool:
+                return listening.exists() and await _answers(f"http://{LOOPBACK}:{ports[1]}/healthz")
 
-    server = NatsServer(start, host, keys)
-    await server.start()
+            try:
+                await process.ready(answers)
+            except BaseException:
+                await process.kill()
+                raise
+            return process
+
+        return NatsServer(start, host, keys, port=ports[0], monitor_port=ports[1])
+
+    server = await _on_free_ports(make)
     try:
         yield server
     finally:
@@ -307,8 +315,10 @@ async def s3_server(
 
 
 @asynccontextmanager
-async def kubo(folder: Path, *, offline: bool = False, swarm_key: str = "") -> AsyncIterator[Kubo]:
-    """A Kubo node with a repository of its own below `folder`, on loopback, that seeks no other node.
+async def kubo(
+    folder: Path, *, host: str = LOOPBACK, offline: bool = False, swarm_key: str = ""
+) -> AsyncIterator[Kubo]:
+    """A Kubo node with a repository of its own below `folder`, on `host`, that seeks no other node.
 
     `offline` makes it answer at once that it lacks a CID, where it would wait for a peer that has it. With `swarm_key` (the
     text of a ``swarm.key``) it speaks only to nodes that have the same. Raises `Missing` and `Failed`.
@@ -337,16 +347,17 @@ async def kubo(folder: Path, *, offline: bool = False, swarm_key: str = "") -> A
             )
 
     def make() -> Kubo:
-        api_port, gateway_port = free_ports(2)
-        peer_id = _seclude(repository / "config", api_port, gateway_port)
+        api_port, gateway_port = free_ports(2, host=host)
+        peer_id = _seclude(repository / "config", host, api_port, gateway_port)
         return Kubo(
             _starter(
                 [program, "daemon", "--migrate=false", *(["--offline"] if offline else [])],
                 name="ipfs",
                 log=folder / "ipfs.log",
                 env=env,
-                answers=lambda: _answers(f"http://{LOOPBACK}:{api_port}/api/v0/id", method="POST"),
+                answers=lambda: _answers(f"http://{host}:{api_port}/api/v0/id", method="POST"),
             ),
+            host=host,
             api_port=api_port,
             gateway_port=gateway_port,
             folder=repository,
@@ -478,12 +489,12 @@ def _keeps_attributes(folder: Path) -> bool:
     return True
 
 
-def _seclude(config: Path, api_port: int, gateway_port: int) -> str:
-    """Confine a Kubo configuration to loopback and these ports, and away from all others; returns the node's peer id."""
+def _seclude(config: Path, host: str, api_port: int, gateway_port: int) -> str:
+    """Confine a Kubo configuration to `host` and these ports, and away from all others; returns the node's peer id."""
     settings: dict[str, Any] = json.loads(config.read_text())
     settings["Addresses"] |= {
-        "API": f"/ip4/{LOOPBACK}/tcp/{api_port}",
-        "Gateway": f"/ip4/{LOOPBACK}/tcp/{gateway_port}",
+        "API": f"/ip4/{host}/tcp/{api_port}",
+        "Gateway": f"/ip4/{host}/tcp/{gateway_port}",
         "Swarm": [f"/ip4/{LOOPBACK}/tcp/0"],
     }
     settings["Bootstrap"] = []
@@ -497,20 +508,6 @@ def _seclude(config: Path, api_port: int, gateway_port: int) -> str:
     settings["Swarm"] = {**settings.get("Swarm", {}), "DisableNatPortMap": True}
     config.write_text(json.dumps(settings, indent=2))
     return str(settings["Identity"]["PeerID"])
-
-
-def _ports(ports_file: Path) -> tuple[int, int] | None:
-    """The client and monitoring ports that a NATS server wrote down, or None while it has not."""
-    try:
-        ports = json.loads(ports_file.read_text())
-        return _port_of(ports["nats"][0]), _port_of(ports["monitoring"][0])
-    except (FileNotFoundError, ValueError, KeyError, IndexError):
-        # Not there, or not written to its end yet.
-        return None
-
-
-def _port_of(url: str) -> int:
-    return int(url.rpartition(":")[2])
 
 
 async def _answers(url: str, *, method: str = "GET", refusing: bool = False) -> bool:

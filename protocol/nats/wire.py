@@ -5,8 +5,9 @@ Knows: nats-py, and is the only module that does. Must not know: streams, jobs, 
 nats-py keeps the connection: handshake, credentials, TLS, pings, servers of a cluster, reconnecting. Its way of moving
 messages (a queue and a task for each subscription, two tasks for a request, a dictionary for each header, patterns tried
 on each line) costs more than all of ours together, so `Wire` has a parser of its own (`protocol.nats.parser`) and writes its
-own frames. It overrides `_process_err` and `_process_op_err` and uses `_ps`, `_subs`, `_sid` and `_transport` of nats-py
-2.16.0, the version that the project pins; ``tests/protocol_bus`` fails if another version works differently.
+own frames. It overrides `_connect_to_server`, `_process_err` and `_process_op_err`, and uses `_ps`, `_subs`, `_sid` and
+`_transport` of nats-py 2.16.0, the version that the project pins; ``tests/protocol_bus`` fails if another version works
+differently.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 
 from protocol.errors import Denied, Invalid, Unavailable
@@ -332,6 +333,11 @@ class Wire(Client):
         transport = self._raw_transport()
         if transport is not None:
             transport.abort()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        # nats-py forgets a connection whose handshake failed, and leaves it open.
+        self._abort()
+        await super()._connect_to_server(s)
 
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_closed or self.is_reconnecting:

@@ -15,7 +15,7 @@ import pytest
 from deploy.devstack import cluster
 from deploy.servers import Kubo, Missing, NatsServer, S3Server, nats_server
 from tests.acceptance.data import Bucket, Ipfs
-from tests.acceptance.deployment import Api, Containers, Deployment, processes_of, wait_until_empty
+from tests.acceptance.deployment import END_S, Api, Containers, Deployment, processes_of, wait_until_empty
 from tests.acceptance.fragile import _fragile, fragile, store
 from tests.acceptance.jobs import Gate
 from tests.conftest import Background, skip
@@ -52,6 +52,8 @@ def deployment(
             "SHOAL_NODE_IPFS_CONNECT": kubo.multiaddr_with_peer,
             "DOCKER_HOST": containers.host,
         },
+        # That a silent node is given up is shown elsewhere: here none of them is ever away.
+        requester_flags=["-c", f"Orchestrator.NodeManager.DisconnectTimeout={END_S:g}s"],
         compute_flags=[
             *("--cpu", NODE_CPU, "--memory", NODE_MEMORY, "--publish-address", "127.0.0.1"),
             *("--allow-local", f"{shared}/read/**:ro", "--allow-local", f"{shared}/write/**:rw"),

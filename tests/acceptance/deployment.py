@@ -32,7 +32,7 @@ Json = dict[str, Any]
 START_S: Final = 60.0
 COMMAND_S: Final = 60.0
 END_S: Final = 60.0
-CLEAN_S: Final = 20.0
+CLEAN_S: Final = 60.0
 """So long may these take on a machine that has much else to do: to be ready, to answer, to end, to clear away."""
 LOOK_S: Final = 0.05
 """Between two looks at what tells nobody of its changes: folders, containers, processes."""

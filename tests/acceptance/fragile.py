@@ -23,7 +23,14 @@ import pytest
 from deploy.devstack import Cluster, Part, cluster
 from deploy.servers import Kubo, Missing, S3Server, Server, kubo, s3_server
 from tests.acceptance.data import Bucket, Ipfs
-from tests.acceptance.deployment import Api, Containers, Deployment, processes_of, wait_until_empty
+from tests.acceptance.deployment import (
+    END_S,
+    Api,
+    Containers,
+    Deployment,
+    processes_of,
+    wait_until_empty,
+)
 from tests.acceptance.jobs import Gate, job, module
 from tests.conftest import Background, skip
 
@@ -179,13 +186,14 @@ class Fragile(Deployment):
 class Valve:
     """A relay before a server on loopback: it passes bytes until `up` or `down` of them went that way, then holds all.
 
-    `held` is set then; `open` lets everything pass; `cut` breaks all connections; `passed` counts the bytes that came down.
+    `until_held` waits for that; `open` lets everything pass; `cut` breaks all connections; `passed` counts the bytes that
+    came down.
     """
 
     def __init__(
         self, background: Background, port: int, *, up: int | None = None, down: int | None = None
     ) -> None:
-        self.held = Event()
+        self._held = Event()
         self.passed = 0
         self._background = background
         self._upstream = port
@@ -206,6 +214,10 @@ class Valve:
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    def until_held(self) -> None:
+        """Wait until bytes are held."""
+        assert self._held.wait(END_S), "nothing came that had to be held"
 
     def open(self) -> None:
         """Let all bytes pass."""
@@ -258,7 +270,7 @@ class Valve:
                 if left is not None:
                     self._left[way] = left = left - len(data)
                     if left < 0:
-                        self.held.set()
+                        self._held.set()
                         await self._flowing.wait()
                 self.passed += len(data) if way == "down" else 0
                 writer.write(data)
@@ -380,3 +392,7 @@ def states(view: Json) -> list[str]:
 def on(name: str) -> dict[str, list[Json]]:
     """The part of a job that binds it to one node."""
     return {"Constraints": [constraint("name", name)]}
+
+
+BEARS_A_RESTART: Final[Json] = {"Disconnect": {"LostAfter": int(END_S)}}
+"""The part of a job whose node is killed and comes back: how long that takes is the machine's business."""

@@ -63,7 +63,7 @@ def test_a_large_input_is_fetched_once_and_survives_the_node(
 
         with fragile.valve(port_of(store.endpoint), down=LARGE_BYTES // 3) as held:
             broken = fragile.api.submit(reads("next", held.url))
-            assert held.held.wait(60)
+            held.until_held()
             fragile.kill(node)
             held.open()
             fragile.start(node)

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tests.acceptance.deployment import wait_until_empty
-from tests.acceptance.fragile import Fragile, state, states
+from tests.acceptance.fragile import BEARS_A_RESTART, Fragile, state, states
 from tests.acceptance.jobs import Gate, Json, job, module, shell, stdout
 
 
@@ -140,7 +140,7 @@ def kill_all(fragile: Fragile) -> None:
 @pytest.mark.parametrize("crash", [kill_nats, kill_all])
 def test_nats_killed_while_jobs_run(fragile: Fragile, gate: Gate, crash: Callable[[Fragile], None]) -> None:
     """`kill -9` of the NATS server, alone or with everything else, loses no job: each that was answered ends."""
-    held = fragile.api.submit(job(once(fragile, gate)))
+    held = fragile.api.submit(job(once(fragile, gate), **BEARS_A_RESTART))
     fragile.api.running(held)
     fragile.begun(gate)
     jobs = [fragile.api.submit(job(module("sleep", "1"))) for _ in range(6)]

@@ -8,7 +8,7 @@ import pytest
 from deploy.devstack import Part
 from tests.acceptance.data import Bucket
 from tests.acceptance.deployment import wait_until_empty
-from tests.acceptance.fragile import Fragile, on, port_of, state, states
+from tests.acceptance.fragile import BEARS_A_RESTART, Fragile, on, port_of, state, states
 from tests.acceptance.jobs import Gate, Json, job, module, publish, shell, stdout
 
 
@@ -42,7 +42,7 @@ def counted(fragile: Fragile, gate: Gate, store: Bucket, **task: object) -> Json
 
 def test_a_killed_node_adopts_its_container(fragile: Fragile, gate: Gate, store: Bucket, node: Part) -> None:
     """`kill -9` of a node while its container runs, then a new one: same container, started once, one whole result."""
-    job_id = fragile.api.submit(job(counted(fragile, gate, store), **on(node.name)))
+    job_id = fragile.api.submit(job(counted(fragile, gate, store), **on(node.name), **BEARS_A_RESTART))
     fragile.api.running(job_id)
     (before,) = fragile.docker.inspect(f"shoal.node={node.name}")
     fragile.begun(gate)
@@ -67,7 +67,7 @@ def test_a_program_ends_while_its_node_is_away(
     fragile: Fragile, gate: Gate, store: Bucket, node: Part
 ) -> None:
     """A container that ends while its node is dead is not run again: the next process publishes what it wrote."""
-    job_id = fragile.api.submit(job(counted(fragile, gate, store), **on(node.name)))
+    job_id = fragile.api.submit(job(counted(fragile, gate, store), **on(node.name), **BEARS_A_RESTART))
     fragile.api.running(job_id)
     fragile.begun(gate)
 
@@ -91,8 +91,8 @@ def test_a_node_killed_while_it_fetches(fragile: Fragile, store: Bucket, node: P
         task = shell(
             fragile.image, "wc -c < /in/big", InputSources=[store.source("big", "/in", Endpoint=valve.url)]
         )
-        job_id = fragile.api.submit(job(task, **on(node.name)))
-        assert valve.held.wait(30)
+        job_id = fragile.api.submit(job(task, **on(node.name), **BEARS_A_RESTART))
+        valve.until_held()
 
         fragile.kill(node)
         valve.open()
@@ -111,8 +111,8 @@ def test_a_node_killed_while_it_publishes(fragile: Fragile, gate: Gate, store: B
         task = {**counted(fragile, gate, store), "Publisher": publisher}
         params = task["Engine"]["Params"]
         params["Parameters"] = [params["Parameters"][0] + "; head -c 24000000 /dev/urandom > /outputs/noise"]
-        job_id = fragile.api.submit(job(task, **on(node.name)))
-        assert valve.held.wait(30)
+        job_id = fragile.api.submit(job(task, **on(node.name), **BEARS_A_RESTART))
+        valve.until_held()
 
         fragile.kill(node)
         valve.open()
@@ -126,7 +126,7 @@ def test_a_node_killed_while_it_publishes(fragile: Fragile, gate: Gate, store: B
 
 def test_a_module_is_run_once_more(fragile: Fragile, node: Part) -> None:
     """WebAssembly ends with its node; the next process runs it again, as the same execution."""
-    job_id = fragile.api.submit(job(module("sleep", "2"), **on(node.name)))
+    job_id = fragile.api.submit(job(module("sleep", "2"), **on(node.name), **BEARS_A_RESTART))
     (execution,) = fragile.api.running(job_id)
 
     fragile.kill(node)

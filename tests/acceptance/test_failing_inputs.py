@@ -168,7 +168,7 @@ def test_s3_dies_in_the_middle(fragile: Fragile, store: Bucket) -> None:
     """An S3 server that dies during a transfer fails the job in the end, and half an object is never shown to a program."""
     with fragile.valve(port_of(fragile.s3.endpoint), down=1 << 20) as valve:
         job_id = fragile.api.submit(slow(fragile, store, valve))
-        assert valve.held.wait(30)
+        valve.until_held()
         fragile.kill(fragile.s3)
         valve.cut()
         view = fragile.api.ended(job_id)
@@ -182,7 +182,7 @@ def test_a_cut_transfer_goes_on(fragile: Fragile, store: Bucket) -> None:
     """A connection that breaks during a transfer is made again, and the program sees the whole object."""
     with fragile.valve(port_of(fragile.s3.endpoint), down=1 << 20) as valve:
         job_id = fragile.api.submit(slow(fragile, store, valve))
-        assert valve.held.wait(30)
+        valve.until_held()
         valve.open()
         valve.cut()
         view = fragile.api.ended(job_id)

@@ -61,7 +61,7 @@ def test_while_its_image_is_pulled(
     with fragile.valve(port_of(registry_host), down=0) as valve:
         image = pushed.replace(registry_host, f"localhost:{valve.port}")
         job_id = fragile.api.submit(job(shell(image, "sleep 600")))
-        assert valve.held.wait(30)
+        valve.until_held()
         stopped(fragile, job_id, valve)
 
 
@@ -71,7 +71,7 @@ def test_while_it_fetches(fragile: Fragile, store: Bucket) -> None:
     with fragile.valve(port_of(fragile.s3.endpoint), down=1 << 20) as valve:
         source = store.source("big", "/in", Endpoint=valve.url)
         job_id = fragile.api.submit(job(shell(fragile.image, "true", InputSources=[source])))
-        assert valve.held.wait(30)
+        valve.until_held()
         stopped(fragile, job_id, valve)
 
 
@@ -95,7 +95,7 @@ def test_while_it_publishes(fragile: Fragile, store: Bucket) -> None:
         script = "head -c 24000000 /dev/urandom > /outputs/noise"
         publisher = store.publisher("results/{jobID}", Endpoint=valve.url)
         job_id = fragile.api.submit(job(shell(fragile.image, script, **publish(publisher))))
-        assert valve.held.wait(30)
+        valve.until_held()
         stopped(fragile, job_id, valve)
 
     assert store.keys() == []

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from tests.acceptance.data import Bucket
-from tests.acceptance.deployment import LOOK_S, Api, Deployment
+from tests.acceptance.deployment import CLEAN_S, LOOK_S, Api, Deployment
 from tests.acceptance.jobs import job, shell
 
 Json = dict[str, Any]
@@ -48,8 +48,9 @@ def test_update_and_rerun(deployment: Deployment, api: Api, image: str, namespac
     versions = deployment.shoal("job", "versions", identifier, "--hide-header").out.splitlines()
     assert [line.split()[2] for line in versions] == ["1", "2", "3"]
     assert "Job rerun requested (version 1): back" in api.history(identifier)
-    logs = deployment.shoal("logs", identifier)
-    assert logs.out == "one\n"
+    # It runs before it has written anything.
+    with deployment.following("logs", "-f", identifier) as logs:
+        assert logs.line() == "one"
 
 
 def test_exit_codes_that_are_tried_again(api: Api, image: str) -> None:
@@ -90,7 +91,7 @@ def test_work_goes_to_its_data(deployment: Deployment, api: Api, image: str, buc
     wanted = job(shell(image, "ls /in", InputSources=[bucket.source("large", "/in")]))
     before = _held_bytes(api)
     first = api.completed(wanted)[0]["NodeID"]
-    until = time.monotonic() + 20
+    until = time.monotonic() + CLEAN_S
     while _held_bytes(api)[first] < before[first] + LARGE_BYTES:
         assert time.monotonic() < until, "the node does not say that it holds the input"
         time.sleep(LOOK_S)

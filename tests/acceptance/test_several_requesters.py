@@ -10,7 +10,7 @@ import pytest
 
 from deploy.devstack import Cluster, cluster
 from deploy.servers import Missing
-from tests.acceptance.deployment import Api, Containers, shoal, state, wait_until_empty
+from tests.acceptance.deployment import END_S, Api, Containers, shoal, state, wait_until_empty
 from tests.acceptance.jobs import Gate, job, publish, shell, stdout
 from tests.conftest import Background, skip
 
@@ -28,6 +28,7 @@ def pair(background: Background, containers: Containers, shared: Path) -> Iterat
         requesters=2,
         computes=2,
         env={"DOCKER_HOST": containers.host},
+        requester_flags=["-c", f"Orchestrator.NodeManager.DisconnectTimeout={END_S:g}s"],
         compute_flags=["--cpu", "2", "--allow-local", f"{shared}/**:ro", "-c", "Compute.StopGrace=1s"],
     )
     try:

@@ -19,15 +19,17 @@ from deploy import images
 from deploy.docker import answers
 from deploy.processes import Process
 from deploy.programs import HOW_TO_GET, Missing, find
+from deploy.servers import Server
 
 START_S: Final = 60.0
 STOP_S: Final = 30.0
 
 
-class OwnDaemon:
+class OwnDaemon(Server):
     """One daemon that can be stopped, killed and started again on the same data and socket."""
 
     def __init__(self, folder: Path, runtime: Path, *, live_restore: bool) -> None:
+        super().__init__(self._started)
         self.host = f"unix://{runtime}/docker.sock"
         self._folder = folder
         self._containerd = runtime / "exec" / "containerd" / "containerd.pid"
@@ -39,36 +41,40 @@ class OwnDaemon:
             *("--host", self.host),
             *(["--live-restore"] if live_restore else []),
         ]
-        self._process: Process | None = None
 
-    async def start(self) -> None:
-        """Start it (again); it answers when this returns."""
-        self._process = Process.start(self._command, name="dockerd", log=self._folder / "dockerd.log")
-        await self._process.ready(lambda: answers(self.host), within_s=START_S)
+    async def _started(self) -> Process:
+        """It answers when this returns."""
+        process = Process.start(self._command, name="dockerd", log=self._folder / "dockerd.log")
+        try:
+            await process.ready(lambda: answers(self.host), within_s=START_S)
+        except BaseException:
+            await process.kill()
+            raise
+        return process
 
     async def stop(self) -> None:
         """End it in order, as ``systemctl stop docker`` does."""
-        if self._process is not None:
-            await self._process.stop(within_s=STOP_S)
+        await self.process.stop(within_s=STOP_S)
 
     async def kill(self) -> None:
         """``kill -9``. Its containers go on; containerd, which it started, goes with it."""
-        if self._process is not None:
-            await self._process.kill()
-            with suppress(OSError):
-                os.kill(int(self._containerd.read_text()), signal.SIGKILL)
-            # Where nobody collects orphans, the next daemon would take the dead one for a live one.
-            self._containerd.unlink(missing_ok=True)
+        await super().kill()
+        with suppress(OSError):
+            os.kill(int(self._containerd.read_text()), signal.SIGKILL)
+        # Where nobody collects orphans, the next daemon would take the dead one for a live one.
+        self._containerd.unlink(missing_ok=True)
 
 
 @asynccontextmanager
-async def own_daemon(*, live_restore: bool) -> AsyncIterator[OwnDaemon]:
-    """A daemon that has the busybox image; afterwards nothing of it is left. Raises `Missing`."""
+async def own_daemon(*, live_restore: bool, below: Path | None = None) -> AsyncIterator[OwnDaemon]:
+    """A daemon that has the busybox image; afterwards nothing of it is left. Its folders are made `below`, else where the
+    system has such. Raises `Missing`.
+    """
     if find("dockerd") is None or shutil.which("unshare") is None or os.geteuid() != 0:
         raise Missing("a Docker daemon of one's own", HOW_TO_GET["dockerd"])
     # Paths of sockets are at most some hundred bytes long.
     folder, runtime = (
-        Path(tempfile.mkdtemp(prefix="shoal-own-docker-", dir=each)) for each in (None, "/run")
+        Path(tempfile.mkdtemp(prefix="shoal-own-docker-", dir=each)) for each in (below, below or "/run")
     )
     daemon = OwnDaemon(folder, runtime, live_restore=live_restore)
     try:

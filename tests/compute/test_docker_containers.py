@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from compute.engines.docker.config import container_config, container_name
 from compute.engines.docker.engine import DockerEngine
 from compute.engines.docker.settings import CAPABILITIES, DockerSettings
 from deploy.images import busybox_root
+from deploy.processes import free_ports
 from protocol.errors import Invalid, NotFound, Unavailable
 from protocol.ids import NodeId
 from protocol.jobs import Amounts, Network, Port
@@ -189,13 +190,13 @@ async def test_published_port(engine: DockerEngine, shell: Runs, unused_port: in
     await ready(await begin(engine, run))
 
     async with asyncio.timeout(30):
-        while True:
+        heard = b""
+        while not heard:
             # The program has said that it is ready, a moment before it listens.
-            reader, writer = await asyncio.open_connection("127.0.0.1", unused_port)
-            heard = await reader.read(100)
-            writer.close()
-            if heard:
-                break
+            with suppress(ConnectionError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", unused_port)
+                heard = await reader.read(100)
+                writer.close()
 
     assert heard == b"hello\n"
 
@@ -203,9 +204,7 @@ async def test_published_port(engine: DockerEngine, shell: Runs, unused_port: in
 @pytest.fixture
 def unused_port() -> int:
     """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    (port,) = free_ports(1)
     return port
 
 
@@ -244,9 +243,9 @@ async def test_much_output(engine: DockerEngine, shell: Runs) -> None:
 
 async def test_silence_is_no_fault(docker_host: str, shell: Runs, tmp_path: Path) -> None:
     """A program may be silent for longer than the daemon may take to answer."""
-    engine = DockerEngine(NODE, DockerSettings(host=docker_host, labels=SETTINGS_LABEL, answer_s=2))
+    engine = DockerEngine(NODE, DockerSettings(host=docker_host, labels=SETTINGS_LABEL, answer_s=5))
     try:
-        running = await begin(engine, shell("sleep 3; echo done"))
+        running = await begin(engine, shell("sleep 6; echo done"))
         assert (await said(running), await ended(running)) == ("done\n", Exit(0))
     finally:
         await engine.close()

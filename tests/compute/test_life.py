@@ -277,13 +277,13 @@ async def test_staging_has_a_limit_of_its_own(nodes: Nodes, requester: FakeReque
     source.gate.clear()
     node = nodes(drivers=drivers(source))
     await node.start()
-    run = order(task=noop(input_sources=[Input(Spec("test"), "/in")]), staging_timeout_s=0.05)
+    run = order(task=noop(input_sources=[Input(Spec("test"), "/in")]), staging_timeout_s=0.3)
     await requester.run(run)
     report = await requester.ended(run)
     await requester.quiet(node)
     assert report.failure is not None
     assert (report.failure.code, report.failure.retryable) == ("TimedOut.Staging", True)
-    assert report.failure.message == "input /in (test) was not there within 0.05 s"
+    assert report.failure.message == "input /in (test) was not there within 0.3 s"
     assert node.leftovers() == []
 
 

@@ -18,7 +18,7 @@ from protocol.states import ExecutionState
 from tests.compute.twins import NODE, FakeRequester, noop, order
 
 S = ExecutionState
-READY_S = 30.0
+READY_S = 60.0
 
 
 class Program:
@@ -59,7 +59,9 @@ class Program:
 @asynccontextmanager
 async def cluster(server: NatsServer, program: Program) -> AsyncIterator[FakeRequester]:
     """A requester that listens, and the node, started and beating; killed at the end."""
-    bus = await connect(server.url, name="r1", role="requester", credentials=server.requester("r1"))
+    bus = await connect(
+        server.url, name="r1", role="requester", credentials=server.requester("r1"), wait_s=READY_S
+    )
     try:
         async with FakeRequester(bus).listening() as requester:
             await program.start()
@@ -115,7 +117,7 @@ async def test_a_node_that_is_started_before_nats_waits(own_nats_server: NatsSer
         await program.end(signal.SIGKILL)
         await own_nats_server.stop()
         await program.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_S):
             while "waiting for the cluster" not in program.log.read_text():  # noqa: ASYNC110  no event tells
                 await asyncio.sleep(0.05)
         await own_nats_server.start()

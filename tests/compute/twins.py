@@ -47,7 +47,7 @@ from storage.drivers import open_drivers
 from storage.settings import LocalPublishing, StorageSettings
 
 NODE = NodeId("n1")
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 CAPACITY = Amounts(cpu=4, memory_bytes=4_000_000_000, disk_bytes=10_000_000_000, gpu=0)
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from tests.faults import enclosure, plan
 from tests.faults.check import violations
 from tests.faults.history import Done, History, Logged, Seen, read
 from tests.faults.inject import Injector
+from tests.faults.leftovers import left
 from tests.faults.load import Load
 from tests.faults.world import World, world
 
@@ -91,6 +92,11 @@ def _arguments(words: list[str]) -> Any:
     parser.add_argument("--at-once", type=int, default=2, help="so many faults may go on at a time")
     parser.add_argument("--pace", type=float, default=1.0, help="mean pause between faults, in seconds")
     parser.add_argument("--servers", type=int, default=3, help="NATS servers: 1, or a cluster of 3")
+    parser.add_argument(
+        "--also",
+        default="",
+        help=f"further parts, of {plan.KUBO},{plan.DOCKER}: a Kubo node, a Docker daemon of the run's own",
+    )
     parser.add_argument("--requesters", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--clients", type=int, default=6, help="jobs open at once")
@@ -104,7 +110,11 @@ def _arguments(words: list[str]) -> Any:
 
 async def _run(wanted: Any, folder: Path) -> History:
     async with world(
-        folder, servers=wanted.servers, requesters=wanted.requesters, nodes=wanted.nodes
+        folder,
+        servers=wanted.servers,
+        requesters=wanted.requesters,
+        nodes=wanted.nodes,
+        also=[each for each in wanted.also.split(",") if each],
     ) as ours:
         print("everything is up; jobs and faults begin", flush=True)
         load = Load(
@@ -156,10 +166,13 @@ async def _say(load: Load, injector: Injector) -> None:
 
 async def _collect(ours: World, history: History) -> None:
     """Everything that `check` looks at, once nothing moves any more."""
-    history.left = await ours.left()
+    history.left = await left(ours)
     history.log = await _log(ours)
     history.starts = ours.started()
     history.published = ours.published()
+    for event in history.log:
+        if event.cid:
+            history.published[event.execution] = await ours.in_ipfs(event.cid)
     jobs = list(dict.fromkeys(event.job for event in history.log))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READ_S)) as session:
         for name, url in ours.urls.items():
@@ -216,7 +229,10 @@ def _flat(seq: int, entry: Entry, event: Event) -> Logged:
         case Assigned():
             logged.execution, logged.partition, logged.node = event.execution, event.partition, event.node
         case Reported():
-            logged.execution, logged.state = event.report.execution, str(event.report.state)
+            report = event.report
+            logged.execution, logged.state = report.execution, str(report.state)
+            if report.result is not None and report.result.type == "ipfs":
+                logged.cid = str(report.result.params["CID"])
         case Lost():
             logged.execution, logged.node = event.execution, event.node
         case Cancelled():

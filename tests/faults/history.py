@@ -55,6 +55,8 @@ class Logged(Struct):
     partition: int = 0
     state: str = ""
     version: int = 0
+    cid: str = ""
+    """Of a report: the result, if it is in IPFS."""
 
 
 class Seen(Struct, omit_defaults=True):

@@ -38,13 +38,18 @@ class Host(Struct, frozen=True):
 
 def make(names: Sequence[str]) -> dict[str, Host]:
     """Hosts of these names, which reach each other and, at `HUB`, whoever called this."""
-    os.makedirs(NAMES, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", NAMES], check=True)
+    apart(NAMES)
     _ip("link", "set", "lo", "up")
     _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("addr", "add", f"{HUB}/24", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
     return {name: _host(name, number) for number, name in enumerate(names, 2)}
+
+
+def apart(folder: str) -> None:
+    """Make a folder empty, for us alone: nobody outside sees what is done in it."""
+    os.makedirs(folder, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
 
 
 def _host(name: str, number: int) -> Host:

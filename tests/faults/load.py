@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import aiohttp
 
-from tests.acceptance.jobs import job, module, shell
+from tests.acceptance.jobs import job, module, publish, shell
 from tests.faults.history import Submission
-from tests.faults.world import BUCKET, INPUTS, World, input_bytes
+from tests.faults.world import BUCKET, INPUTS, World, input_bytes, word
 
 ANSWER_S: Final = 15.0
 LOOK_S: Final = 0.25
@@ -99,13 +99,22 @@ class Load:
     def _next(self) -> tuple[Submission, Json]:
         number = next(self._numbers)
         name, requester = f"job-{number}", self._any()[0]
-        kind = self._random.choices(["print", "sleep", "box"], [5, 2, 2])[0]
+        kinds = {"print": 5, "sleep": 2, "box": 2}
+        if self._world.cids:
+            kinds["tree"] = 2
+        kind = self._random.choices(list(kinds), list(kinds.values()))[0]
         if kind == "print":
             wanted = Submission(name, kind, requester, says=name)
             spec = job(module("print", name, ""), Name=name)
         elif kind == "sleep":
             wanted = Submission(name, kind, requester, count=2, says="ready\n")
             spec = job(module("sleep", "1"), Name=name, Count=2)
+        elif kind == "tree":
+            read = number % len(self._world.cids)
+            wanted = Submission(name, kind, requester, result=word(read))
+            source = {"Type": "ipfs", "Params": {"CID": self._world.cids[read]}}
+            task = module("copy", "/in", "/outputs/word", InputSources=[{"Target": "/in", "Source": source}])
+            spec = job({**task, **publish({"Type": "ipfs"})}, Name=name, Retry={"Attempts": 20})
         else:
             read = number % INPUTS
             digest = hashlib.sha256(input_bytes(read)).hexdigest()

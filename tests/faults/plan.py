@@ -13,7 +13,10 @@ from protocol.failpoints import NODE, REQUESTER
 
 KINDS: Final = ("kill", "pause", "cut")
 STORE: Final = "s3"
-"""The S3 server: there is one, and its cable cannot be pulled."""
+KUBO: Final = "kubo"
+DOCKER: Final = "docker"
+BESIDE: Final = (STORE, KUBO, DOCKER)
+"""The S3 server, the Kubo node, the Docker daemon: there is one of each, on no host, so it has no cable to pull."""
 LONG_S: Final = 7.0
 """Longer than the silence after which a node is given up."""
 STEP_SHARE: Final = 0.4
@@ -39,14 +42,14 @@ class Fault(Struct, frozen=True):
 def faults(
     seed: int, targets: Sequence[str], *, kinds: Sequence[str] = KINDS, pace_s: float = 1.0
 ) -> Iterator[Fault]:
-    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1`` and `STORE`, each as likely as
-    another; `pace_s` is the mean pause; a kind that stands more than once in `kinds` is so much likelier."""
+    """Faults without end. `targets` are names such as ``requester-0``, ``node-2``, ``nats-1`` and those `BESIDE`, each as
+    likely as another; `pace_s` is the mean pause; a kind that stands more than once in `kinds` is so much likelier."""
     random = Random(seed)
     while True:
         target = random.choice(targets)
         role = target.rpartition("-")[0]
         kind = random.choice(kinds)
-        if target == STORE and kind == "cut":
+        if target in BESIDE and kind == "cut":
             kind = "pause"
         for_s = LONG_S + random.random() if random.random() < 0.15 else 1.5 * random.random()
         step, visit = "", 1

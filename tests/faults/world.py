@@ -5,19 +5,15 @@ Knows: command lines, addresses and processes. Must not know: what is broken whe
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import psutil
-from aiodocker import Docker
 
 from deploy import images
 from deploy.claims import NODE, REQUESTER
@@ -26,12 +22,13 @@ from deploy.docker import docker_daemon
 from deploy.keyring import ACCOUNTS_FILE, Keyring, enrolled
 from deploy.processes import Process
 from deploy.programs import need
-from deploy.servers import NATS_CONFIG, S3Server, Server, s3_server
+from deploy.servers import NATS_CONFIG, Kubo, S3Server, Server, kubo, s3_server
 from protocol.failpoints import VARIABLE
-from tests.acceptance.data import Bucket
+from tests.acceptance.data import Bucket, Ipfs
+from tests.compute.daemons import OwnDaemon, own_daemon
 from tests.faults.enclosure import mark_of
-from tests.faults.hosts import HUB, Host, make
-from tests.faults.plan import STORE
+from tests.faults.hosts import HUB, Host, apart, make
+from tests.faults.plan import DOCKER, KUBO, STORE
 
 CLIENTS: Final = 4222
 ROUTES: Final = 6222
@@ -40,11 +37,15 @@ API: Final = 1234
 SILENCE_S: Final = 5
 READY_S: Final = 120.0
 START_S: Final = 60.0
-CLEAN_S: Final = 90.0
 BUCKET: Final = "results"
+TREES: Final = 10
+SHIMS: Final = "/run/containerd"
+"""Where containerd keeps sockets, whichever folders it is given."""
 INPUTS: Final = 100
 INPUT_BYTES: Final = 1 << 20
 KEYS: Final = "keys.json"
+TEMPORARY: Final = "tmp"
+"""Where all parts make their temporary files."""
 
 Json = dict[str, Any]
 
@@ -52,6 +53,11 @@ Json = dict[str, Any]
 def input_bytes(number: int) -> bytes:
     """What the object ``in/<number>`` of the bucket holds."""
     return hashlib.shake_256(f"input {number}".encode()).digest(INPUT_BYTES)
+
+
+def word(number: int) -> str:
+    """The text of an input from IPFS."""
+    return f"word {number}\n" * 10_000
 
 
 class Placed(Part):
@@ -92,16 +98,27 @@ class Nats(Server):
 
 class World:
     """All parts by name. `image` is a busybox that the daemon has; `starts` a folder where programs note their starts;
-    `ended` tells of parts that ended without having been killed."""
+    `ended` tells of parts that ended without having been killed. `kubo` and `daemon` are None where they are not among
+    the parts; `cids` are inputs in IPFS."""
 
     def __init__(
-        self, folder: Path, nats: list[Nats], requesters: list[Placed], nodes: list[Placed], s3: S3Server
+        self,
+        folder: Path,
+        nats: list[Nats],
+        requesters: list[Placed],
+        nodes: list[Placed],
+        s3: S3Server,
+        kubo: Kubo | None,
+        daemon: OwnDaemon | None,
     ) -> None:
         self.folder = folder
         self.nats = nats
         self.requesters = requesters
         self.nodes = nodes
         self.s3 = s3
+        self.kubo = kubo
+        self.daemon = daemon
+        self.cids: list[str] = []
         self.starts = folder / "shared" / "starts"
         self.bucket = Bucket(s3, BUCKET)
         self.docker = ""
@@ -110,8 +127,9 @@ class World:
         placed: list[Placed | Nats] = [*nats, *requesters, *nodes]
         self.hosts = {each.name: each.host for each in placed}
         self.parts: dict[str, Server] = {each.name: each for each in placed}
-        # It is at the hub, which has no cable.
-        self.parts[STORE] = s3
+        for name, part in ((STORE, s3), (KUBO, kubo), (DOCKER, daemon)):
+            if part is not None:
+                self.parts[name] = part
 
     @property
     def urls(self) -> dict[str, str]:
@@ -172,75 +190,16 @@ class World:
 
     async def _nats_ready(self) -> bool:
         for server in self.nats:
-            await _get(f"{server.monitor}/healthz")
+            await get(f"{server.monitor}/healthz")
         return True
 
     async def _all_ready(self) -> bool:
         for url in self.urls.values():
-            await _get(f"{url}/readyz")
-            found = await _get(f"{url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
+            await get(f"{url}/readyz")
+            found = await get(f"{url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
             if len(found["Nodes"] or []) < len(self.nodes):
                 return False
         return True
-
-    # What is left
-
-    async def left(self) -> list[str]:
-        """Containers, folders, journal rows, staged files, unfinished uploads, consumers that nobody needs any more."""
-        deadline = asyncio.get_running_loop().time() + CLEAN_S
-        while found := await self._left():
-            if asyncio.get_running_loop().time() > deadline:
-                return found
-            await asyncio.sleep(0.5)
-        return []
-
-    async def _left(self) -> list[str]:
-        found = []
-        for node in self.nodes:
-            found += [f"folder {path}" for path in (node.folder / "executions").glob("*")]
-            with closing(sqlite3.connect(f"file:{node.folder / 'journal.db'}?mode=ro", uri=True)) as journal:
-                found += [
-                    f"{node.name}'s journal: {name}"
-                    for (name,) in journal.execute("SELECT id FROM executions")
-                ]
-        async with Docker(self.docker) as docker:
-            for node in self.nodes:
-                labels = json.dumps({"label": [f"shoal.node={node.marker}"]})
-                found += [
-                    f"container {each.id}" for each in await docker.containers.list(all=True, filters=labels)
-                ]
-        uploads = self.bucket.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads") or []
-        found += [f"unfinished upload of {each['Key']}" for each in uploads]
-        consumers = await self._consumers()
-        if consumers > len(self.requesters):
-            found.append(f"{consumers} consumers of the log for {len(self.requesters)} requesters")
-        return found + self._workers()
-
-    async def _consumers(self) -> int:
-        """Readers of the log: counted at the stream's leader."""
-        counts = []
-        for server in self.nats:
-            page = await _get(f"{server.monitor}/jsz?streams=true&accounts=true")
-            counts += [
-                stream["state"]["consumer_count"]
-                for account in page.get("account_details", [])
-                for stream in account.get("stream_detail", [])
-                if stream["name"] == "JOBS"
-            ]
-        return max(counts, default=0)
-
-    def _workers(self) -> list[str]:
-        """Processes that name our folder and belong to no part that runs."""
-        ours = {each.pid for each in self.parts.values()}
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                above = {each.pid for each in process.parents()} | {process.pid}
-                if any(str(self.folder) in word for word in process.cmdline()) and not above & (
-                    ours | {os.getpid()}
-                ):
-                    found.append(f"process {process.pid}: {' '.join(process.cmdline())}")
-        return found
 
     def started(self) -> dict[str, list[str]]:
         """The execution ids that programs wrote down when they started, by the job's name."""
@@ -253,10 +212,19 @@ class World:
             key.split("/")[1]: self.bucket.get(key).decode() for key in keys if key.endswith("/outputs/word")
         }
 
+    async def in_ipfs(self, cid: str) -> str:
+        """The text that an execution published to IPFS."""
+        assert self.kubo is not None
+        return (await asyncio.to_thread(Ipfs(self.kubo).cat, f"{cid}/outputs/word")).decode()
+
 
 @asynccontextmanager
-async def world(folder: Path, *, servers: int, requesters: int, nodes: int) -> AsyncIterator[World]:
-    """A deployment on hosts of its own, ready for jobs; everything has ended when the context is left."""
+async def world(
+    folder: Path, *, servers: int, requesters: int, nodes: int, also: Sequence[str] = ()
+) -> AsyncIterator[World]:
+    """A deployment on hosts of its own, ready for jobs; everything has ended when the context is left. `also` names further
+    parts: `KUBO`, `DOCKER`.
+    """
     names = [
         *(f"nats-{each}" for each in range(servers)),
         *(f"requester-{each}" for each in range(requesters)),
@@ -264,10 +232,17 @@ async def world(folder: Path, *, servers: int, requesters: int, nodes: int) -> A
     ]
     hosts = make(names)
     async with AsyncExitStack() as stack:
-        daemon = await stack.enter_async_context(docker_daemon())
+        own = await stack.enter_async_context(_daemon(folder)) if DOCKER in also else None
+        docker = own.host if own else (await stack.enter_async_context(docker_daemon())).host
         s3 = await stack.enter_async_context(s3_server(folder / "s3", host=HUB))
-        made = _build(folder, hosts, s3, daemon.host)
-        made.docker, made.image = daemon.host, await images.busybox_image(daemon.host)
+        node = await stack.enter_async_context(kubo(folder / "kubo", host=HUB)) if KUBO in also else None
+        made = _build(folder, hosts, s3, node, own, docker)
+        made.docker, made.image = docker, await images.busybox_image(docker)
+        if own:
+            # So each container leaves something behind that is not removed with it by itself.
+            made.image = await images.volume_image(docker)
+        if node:
+            made.cids = [_added(node, folder, number) for number in range(TREES)]
         made.bucket.make()
         for number in range(INPUTS):
             made.bucket.put(f"in/{number}", input_bytes(number))
@@ -278,7 +253,28 @@ async def world(folder: Path, *, servers: int, requesters: int, nodes: int) -> A
         yield made
 
 
-def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> World:
+@asynccontextmanager
+async def _daemon(folder: Path) -> AsyncIterator[OwnDaemon]:
+    """A Docker daemon whose containers outlive it."""
+    apart(SHIMS)
+    async with own_daemon(live_restore=True, below=folder) as daemon:
+        yield daemon
+
+
+def _added(node: Kubo, folder: Path, number: int) -> str:
+    path = folder / f"word-{number}"
+    path.write_text(word(number))
+    return Ipfs(node).add(path)
+
+
+def _build(
+    folder: Path,
+    hosts: dict[str, Host],
+    s3: S3Server,
+    kubo: Kubo | None,
+    daemon: OwnDaemon | None,
+    docker: str,
+) -> World:
     def of(role: str) -> list[Host]:
         return [host for name, host in hosts.items() if name.startswith(role)]
 
@@ -288,7 +284,16 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
     for host in of("nats"):
         (folder / host.name / ACCOUNTS_FILE).write_text(accounts)
     nats = [word for each in servers for word in ("--nats", each.url)]
-    env = {**s3.environment, "AWS_ENDPOINT_URL_S3": s3.endpoint, "DOCKER_HOST": docker}
+    temporary = folder / TEMPORARY
+    temporary.mkdir()
+    env = {
+        **s3.environment,
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
+        "DOCKER_HOST": docker,
+        "TMPDIR": str(temporary),
+    }
+    if kubo:
+        env["SHOAL_NODE_IPFS_CONNECT"] = kubo.multiaddr_with_peer
     replicas = str(3 if len(servers) >= 3 else 1)
     requesters = [
         Placed(
@@ -327,7 +332,7 @@ def _build(folder: Path, hosts: dict[str, Host], s3: S3Server, docker: str) -> W
         )
         for host in of("node")
     ]
-    return World(folder, servers, requesters, nodes, s3)
+    return World(folder, servers, requesters, nodes, s3, kubo, daemon)
 
 
 def _nats(host: Host, folder: Path, all_hosts: Sequence[Host]) -> Nats:
@@ -352,7 +357,7 @@ async def _end(made: World) -> None:
     await asyncio.gather(*(part.process.stop(within_s=10) for part in started))
 
 
-async def _get(url: str) -> Any:
+async def get(url: str) -> Any:
     """The JSON of an answer of 200. Raises `OSError` for anything else."""
     limit = aiohttp.ClientTimeout(total=5)
     async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as response:

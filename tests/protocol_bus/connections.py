@@ -5,13 +5,18 @@ from contextlib import asynccontextmanager
 
 from deploy.servers import NatsServer
 from protocol.nats_bus import NatsBus, NatsMessages, connect
+from tests.contracts.bus import LIMIT_S
 
 
 @asynccontextmanager
 async def requester(server: NatsServer, url: str = "") -> AsyncIterator[NatsBus]:
     """A requester's bus, by another address of the server if one is given."""
     bus = await connect(
-        url or server.url, name="test requester", role="requester", credentials=server.requester()
+        url or server.url,
+        name="test requester",
+        role="requester",
+        credentials=server.requester(),
+        wait_s=LIMIT_S,
     )
     try:
         yield bus
@@ -22,7 +27,9 @@ async def requester(server: NatsServer, url: str = "") -> AsyncIterator[NatsBus]
 @asynccontextmanager
 async def node(server: NatsServer, url: str = "", *, name: str = "n1") -> AsyncIterator[NatsMessages]:
     """A compute node's part of the bus, by another address of the server if one is given."""
-    bus = await connect(url or server.url, name="test node", role="node", credentials=server.node(name))
+    bus = await connect(
+        url or server.url, name="test node", role="node", credentials=server.node(name), wait_s=LIMIT_S
+    )
     try:
         yield bus
     finally:

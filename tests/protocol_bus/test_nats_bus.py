@@ -20,7 +20,17 @@ from protocol.bus import Bus, Refused, Stored
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, Unavailable
 from protocol.nats_bus import StreamSettings, connect
 from protocol.subjects import BLOB_STREAM, LOG_STREAM
-from tests.contracts.bus import BusContract, Buses, answering, collect, entry, fresh_key, stored, take
+from tests.contracts.bus import (
+    LIMIT_S,
+    BusContract,
+    Buses,
+    answering,
+    collect,
+    entry,
+    fresh_key,
+    stored,
+    take,
+)
 from tests.protocol_bus.connections import node, requester
 
 
@@ -40,11 +50,11 @@ class TestRoles:
         """Commands go down, reports, beats and progress go up, across the border between their accounts."""
         async with requester(nats_server) as hub, node(nats_server, name="n7") as one:
             async with answering(one, "node.n7.do"), answering(one, "node.n7.logs"):
-                assert await hub.request("node.n7.do", b"run", timeout_s=5) == b"run!"
-                assert await hub.request("node.n7.logs", b"logs", timeout_s=5) == b"logs!"
+                assert await hub.request("node.n7.do", b"run", timeout_s=LIMIT_S) == b"run!"
+                assert await hub.request("node.n7.logs", b"logs", timeout_s=LIMIT_S) == b"logs!"
             async with answering(hub, "report.*.*", "requesters"), answering(hub, "blob.read", "requesters"):
-                assert await one.request("report.n7.3", b"done", timeout_s=5) == b"done!"
-                assert await one.request("blob.read", b"digest", timeout_s=5) == b"digest!"
+                assert await one.request("report.n7.3", b"done", timeout_s=LIMIT_S) == b"done!"
+                assert await one.request("blob.read", b"digest", timeout_s=LIMIT_S) == b"digest!"
             for subject in ("beat", "progress"):
                 async with hub.subscribe(f"node.*.{subject}") as messages:
                     await one.publish(f"node.n7.{subject}", b"here")
@@ -114,7 +124,7 @@ class TestRoles:
                     seq = await stored(hub, fresh_key())
                     await collect(hub, seq - 1, 1)
                     with pytest.raises(Unavailable):
-                        await other.request("report.n1.0", b"secret", timeout_s=5)
+                        await other.request("report.n1.0", b"secret", timeout_s=LIMIT_S)
                     await one.close()
                     assert [message async for message in messages] == []
             assert any("permissions violation" in str(line.get("violation")) for line in logs)
@@ -166,7 +176,7 @@ class TestConnect:
     ) -> None:
         """Trying again would not help: `Denied`, long before the deadline, with where credentials come from."""
         Keyring.create(tmp_path / "keys.json")
-        stranger = NatsServer(nats_server._start, "", tmp_path / "keys.json")
+        stranger = NatsServer(nats_server._start, "", tmp_path / "keys.json", port=0, monitor_port=0)
         async with asyncio.timeout(20):
             with pytest.raises(Denied) as caught:
                 await connect(

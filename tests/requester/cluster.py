@@ -43,6 +43,8 @@ from requester.service import Service
 from requester.settings import Settings
 
 S = ExecutionState
+WITHIN_S = 60.0
+"""So long may take what is promised at once, on a machine that has much else to do."""
 Script = Callable[[Run], ExecutionState | Failure]
 
 QUICK = Settings(
@@ -322,7 +324,7 @@ async def a_cluster(tmp: Path, **more: object) -> AsyncIterator[Cluster]:
 
 async def happens(true: Callable[[], bool]) -> None:
     """Wait until something is true that tells nobody when it becomes so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             if true():
                 return
@@ -331,7 +333,7 @@ async def happens(true: Callable[[], bool]) -> None:
 
 async def until(service: Service, ref: str, true: Callable[[JobRecord], bool]) -> JobRecord:
     """The job's record, as soon as something is true of it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         async for update in service.watch(ref):
             if update.job is not None and true(update.job):
                 return update.job

@@ -16,7 +16,7 @@ from requester.serve import running
 from requester.service import Service
 from tests.requester.cluster import QUICK, PretendNode
 
-PATIENT: Final = replace(QUICK, silence_s=5.0, beat_s=0.2, submit_timeout_s=30.0)
+PATIENT: Final = replace(QUICK, silence_s=30.0, beat_s=0.2, submit_timeout_s=30.0)
 """A real server takes its time: silence means something only after a while."""
 WAIT_S: Final = 30.0
 

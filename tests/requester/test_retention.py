@@ -23,7 +23,18 @@ from requester.read_model import Store, blobs_named
 from requester.retention import Retention
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
-from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit, until
+from tests.requester.cluster import (
+    QUICK,
+    WITHIN_S,
+    Cluster,
+    a_cluster,
+    a_job,
+    closed,
+    happens,
+    hold,
+    submit,
+    until,
+)
 
 KEEP_S = 3_600.0
 KEEPING = replace(QUICK, keep_s=KEEP_S, retention_s=0.02)
@@ -165,7 +176,7 @@ async def test_a_name_is_used_again_after_its_job_left_the_log(tmp_path: Path) -
 
 async def deleted(service: Service, job: str) -> None:
     """Wait until a requester knows nothing of a job."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             try:
                 await service.job(job)

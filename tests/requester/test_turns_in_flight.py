@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from protocol.bus import Append, Outcome
 from protocol.memory_bus import MemoryBus, MemoryHub
-from tests.requester.cluster import QUICK, a_cluster, a_job, hold, submit, until
+from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, hold, submit, until
 
 UNSWEPT = replace(QUICK, sweep_s=1_000.0)
 """Nobody looks at all jobs, so none is found that was forgotten."""
@@ -49,6 +49,6 @@ async def test_a_turn_that_comes_too_early_is_kept(tmp_path: Path) -> None:
         assert not update.done()
         bus.answering.set()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             await update
             await free.until(lambda node: [run.version for run in node.runs] == [2])

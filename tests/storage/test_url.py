@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import stamina
 from aiohttp import web
 
+from deploy.processes import free_ports
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from storage.addresses import AddressPolicy, read_policy
 from storage.contract import Share, Source, silent
@@ -59,9 +59,7 @@ async def source(node: StorageSettings) -> AsyncIterator[Source[UrlParams]]:
 
 def closed_port() -> int:
     """A port on loopback where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    (port,) = free_ports(1)
     return port
 
 
