@@ -164,7 +164,7 @@ class Agent:
                 tasks.create_task(self._keep_house())
                 tasks.create_task(keep_reserve(shop.disk, shop.inputs, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
-                tasks.create_task(ResultAnswers(self._results).serve(results_asked, tasks))
+                tasks.create_task(ResultAnswers(self._results, self._manifests).serve(results_asked, tasks))
                 async for message in commands:
                     await self._obey(message, shop)
 

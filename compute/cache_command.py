@@ -2,6 +2,10 @@
 
 Knows: how entries lie on the disk, and how they are shown. Must not know: the node, which may be running or not. What is
 found to be wrong is marked: the node serves it no more, and removes it at its next start or use.
+
+An entry is in one of three states: whole; ``SPOILED``, its bytes are not those that came; ``UNCHECKED``, nothing was written
+down yet to compare its bytes with. A node writes that down when it has nothing better to do; until then it serves an entry
+that it fetched itself since the machine started, and none that an earlier start left behind.
 """
 
 import contextlib
@@ -19,8 +23,8 @@ def list_entries(folder: Path) -> int:
     now = time.time()
     found = sorted(_used(folder))
     for used_at, path, entry in found:
-        spoiled = "  SPOILED" if (path / SPOILED).exists() else ""
-        print(f"{_ago(now - used_at):>12}  {format_bytes(entry.size_bytes):>10}  {_shown(entry)}{spoiled}")
+        state = _state(path)
+        print(f"{_ago(now - used_at):>12}  {format_bytes(entry.size_bytes):>10}  {_shown(entry)}{state}")
     total = sum(entry.size_bytes for _, _, entry in found)
     print(f"{len(found)} inputs, {format_bytes(total)}, in {folder}")
     return 0
@@ -28,10 +32,11 @@ def list_entries(folder: Path) -> int:
 
 def verify_entries(folder: Path) -> int:
     """Compare each entry with what was written down when it came, and print what is wrong. 1 if anything is."""
-    right = wrong = unwritten = 0
+    right = wrong = unchecked = 0
     for path, entry in entries_in(folder):
         if not (path / MANIFEST).exists():
-            unwritten += 1
+            unchecked += 1
+            print(f"UNCHECKED  {_shown(entry)}: its digests are not taken yet")
             continue
         found = difference(path / DATA, path / MANIFEST, lambda: None)
         if found and not path.exists():
@@ -44,8 +49,10 @@ def verify_entries(folder: Path) -> int:
                 (path / SPOILED).touch()
         else:
             right += 1
-    later = f", {unwritten} not written down yet" if unwritten else ""
+    later = f", {unchecked} could not be checked" if unchecked else ""
     print(f"{right} inputs are as they came, {wrong} are not{later}; in {folder}")
+    if unchecked:
+        print("Digests are taken by the node that runs on this folder, when it has time.")
     return 1 if wrong else 0
 
 
@@ -53,6 +60,13 @@ def _used(folder: Path) -> Iterator[tuple[float, Path, Entry]]:
     for path, entry in entries_in(folder):
         with contextlib.suppress(OSError):
             yield (path / ENTRY).stat().st_mtime, path, entry
+
+
+def _state(path: Path) -> str:
+    """What is to be said of an entry that is not simply whole."""
+    if (path / SPOILED).exists():
+        return "  SPOILED"
+    return "" if (path / MANIFEST).exists() else "  UNCHECKED"
 
 
 def _shown(entry: Entry) -> str:

@@ -5,18 +5,21 @@ Knows: the list (as ``sha256sum`` prints it), how much of it a report carries, a
 publishes what, or where.
 
 A report carries the first files and a digest of the whole list, so a log entry stays small however many files there are. A
-list that does not fit is kept by the node, as long as the logs are: ``manifests/<execution>`` in its data folder. Whoever
-has the published result can make the same list, and compare.
+list that does not fit is kept by the node, as long as the logs are: ``manifests/<execution>`` in its data folder, and the
+files' sizes beside it. Requesters ask for both in pieces; whoever has the published result can make the same list, and
+compare.
 """
 
 import contextlib
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Final
 
+from protocol.errors import NotFound, Unavailable
 from protocol.ids import ExecutionId, is_token
 from protocol.messages import FileWritten, LinkWritten, Written
 from storage.sha256sum import line_of, summed
@@ -27,6 +30,8 @@ FILES_MAX: Final = 20
 PATHS_MAX_BYTES: Final = 4096
 """What a report carries. A job may have ten thousand executions, and a requester has all of them in memory."""
 SPOOL_BYTES: Final = 1 << 16
+SUFFIXES: Final = {"files": "", "sizes": ".sizes"}
+"""What can be asked for of a list, and how its file's name ends."""
 Recorded = FileWritten | LinkWritten | str
 
 
@@ -61,12 +66,13 @@ class Manifests:
         files, others = _Few(), _Few()
         size_bytes = 0
         whole = hashlib.sha256()
-        with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=str(self._folder)) as manifest:
+        with self._spooled() as manifest, self._spooled() as sizes:
             for each in _entries(results, stop):
                 if isinstance(each, FileWritten):
                     line = line_of(each.path, each.sha256)
                     whole.update(line)
                     manifest.write(line)
+                    sizes.write(b"%d\n" % each.size_bytes)
                     size_bytes += each.size_bytes
                     files.take(each, each.path)
                 elif isinstance(each, LinkWritten):
@@ -74,9 +80,8 @@ class Manifests:
                 else:
                     others.take(each, each)
             if len(files.kept) < files.count:
-                manifest.seek(0)
-                with (self._folder / execution).open("wb") as kept:
-                    shutil.copyfileobj(manifest, kept)
+                self._keep(execution, "sizes", sizes)
+                self._keep(execution, "files", manifest)
         return Written(
             files.count,
             size_bytes,
@@ -86,6 +91,35 @@ class Manifests:
             [each for each in others.kept if isinstance(each, LinkWritten)],
             [each for each in others.kept if isinstance(each, str)],
         )
+
+    def read(self, execution: ExecutionId, part: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:
+        """The size of a kept list, or of its files' sizes (`SUFFIXES`), and a piece of it. Blocks.
+
+        Raises `NotFound` for one that is not here (any more), `Unavailable` for one that cannot be read.
+        """
+        suffix = SUFFIXES.get(part)
+        if suffix is None or not is_token(execution):
+            raise NotFound(f"this node keeps no {part!r} of {execution!r}")
+        try:
+            with (self._folder / f"{execution}{suffix}").open("rb") as file:
+                return os.fstat(file.fileno()).st_size, os.pread(file.fileno(), limit_bytes, offset)
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"the list of what execution {execution} wrote is not kept on its node any more",
+                hint="It is kept as long as the logs. The result itself says what is in it: shoal ls JOB.",
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                f"the list of what {execution} wrote cannot be read: {error.strerror}"
+            ) from error
+
+    def _spooled(self) -> "SpooledTemporaryFile[bytes]":
+        return SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=str(self._folder))
+
+    def _keep(self, execution: ExecutionId, part: str, written: "SpooledTemporaryFile[bytes]") -> None:
+        written.seek(0)
+        with (self._folder / f"{execution}{SUFFIXES[part]}").open("wb") as kept:
+            shutil.copyfileobj(written, kept)
 
     def prune(self, now: float) -> None:
         """Let go of what was kept long enough."""

@@ -15,6 +15,8 @@ from protocol.messages import UploadAnswer, UploadRequest
 ANSWER_S: Final = 15.0
 PATIENCE_S: Final = 25.0
 """A requester that is started anew is back by then; `storage.s3.managed` waits a little longer."""
+COMPLETE_S: Final = 300.0
+"""A large object takes a store minutes to put together; who asks again is told when it is done."""
 PAUSE_S: Final = 0.3
 PAUSE_MAX_S: Final = 3.0
 
@@ -46,7 +48,7 @@ class BusGrants:
         """Ask until somebody answers: a requester may be gone, or not yet know of the execution."""
         asked = messages.encode(UploadRequest(JobId(job), ExecutionId(execution), what, **more))
         now = asyncio.get_running_loop().time
-        until, pause_s = now() + PATIENCE_S, PAUSE_S
+        until, pause_s = now() + (COMPLETE_S if what == "complete" else PATIENCE_S), PAUSE_S
         while True:
             try:
                 data = await self._bus.request(self._subject, asked, timeout_s=ANSWER_S)

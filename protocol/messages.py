@@ -285,15 +285,21 @@ class LogsAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ResultRequest(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A piece of a result that its node keeps: the archive's bytes from `offset` on. `limit_bytes` 0 asks for no bytes."""
+    """A piece of what a node keeps of a result, from `offset` on. `limit_bytes` 0 asks for no bytes.
+
+    `part` is what is meant: empty for the archive; ``files`` for the list of all files as ``sha256sum`` writes it, whose
+    digest `Written` has; ``sizes`` for their sizes in bytes, a line each in the same order.
+    """
 
     execution: ExecutionId
     offset: int = 0
     limit_bytes: int = 0
+    part: str = ""
 
 
 class ResultAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A piece of an archive, the whole's size in bytes, and a link to it for a while; or why not. Base64 on the wire.
+    """A piece of an archive or a list, the whole's size in bytes, and a link to an archive for a while; or why not.
+    Base64 on the wire.
 
     `version` changes with the archive: pieces of two versions do not belong together.
     """

@@ -95,7 +95,7 @@ class Client:
         body = {"JobVersion": version, "Reason": reason}
         return self.call("PUT", job_path(ref, "rerun"), body=body, namespace=namespace)
 
-    def call(self, method: str, path: str, *, body: Any = None, **query: Any) -> Json:
+    def call(self, method: str, path: str, /, *, body: Any = None, **query: Any) -> Json:
         """One call, decoded. Empty query parameters are left out.
 
         Raises the fault that the envelope tells, `Unavailable` when nobody answers, `Broken` for an answer that is not

@@ -18,7 +18,7 @@ from protocol.entries import Deleted, Entry, Event, StopRequested, Submitted
 from protocol.errors import Conflict, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import RANDOM_BITS, JobId, JobKey, NodeId, job_id, job_key, nameless_key
 from protocol.jobs import Job
-from protocol.messages import decode
+from protocol.messages import FileWritten, decode
 from protocol.spec.blobs import large_inline, with_blob
 from protocol.spec.bounds import SECONDS_MAX
 from protocol.spec.changes import changes
@@ -366,6 +366,9 @@ class Service:
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         return await self._kept.linked((await self.job(ref, namespace=namespace)).published())
+
+    async def files(self, record: ExecutionRecord) -> list[FileWritten]:
+        return await self._kept.files(record)
 
     async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
         return await self._kept.archive(_execution_named(await self.job(ref, namespace=namespace), execution))

@@ -15,7 +15,10 @@ from protocol.messages import UploadAnswer, UploadRequest, decode, encode
 from requester.live import Jobs
 
 MANAGED: Final = "s3managed"
-_AT_ONCE: Final = 32
+ANSWER_S: Final = 14.0
+"""A node waits a little longer (`compute.uploads`), and asks again."""
+_AT_ONCE: Final = 256
+"""More than a store that does not answer will keep waiting: links are made without it."""
 
 
 class Bucket(Protocol):
@@ -47,7 +50,11 @@ async def _serve(message: Message, jobs: Jobs, bucket: Bucket) -> None:
     try:
         asked = decode(message.data, UploadRequest)
         check(asked, subjects.node_in(message.subject), jobs)
-        answer = await _done(asked, bucket)
+        async with asyncio.timeout(ANSWER_S):
+            answer = await _done(asked, bucket)
+    except TimeoutError:
+        mute = Unavailable(f"the managed bucket's server did not answer the requester within {ANSWER_S:g} s")
+        answer = UploadAnswer(failure=mute.failure())
     except Fault as fault:
         answer = UploadAnswer(failure=fault.failure())
     try:

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import Job
-from protocol.messages import LogChunk, Progress
+from protocol.messages import FileWritten, LogChunk, Progress
 from requester.core.explanation import NodeStanding
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 
@@ -153,6 +153,13 @@ class Verbs(Protocol):
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         """The executions whose published result counts: see `JobRecord.published`. Links to nodes are new ones."""
+
+    async def files(self, record: ExecutionRecord) -> list[FileWritten]:
+        """All files that an execution wrote, with their digests, in the order of a walk.
+
+        Raises `NotFound` if nobody has kept them, `Unavailable` if its node cannot be asked, `Exhausted` if they are too
+        many, `Broken` if the node tells others.
+        """
 
     async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
         """A result that its node keeps. Raises `NotFound`, and `Unavailable` if the node cannot be asked."""

@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -25,6 +26,7 @@ from protocol.errors import Denied, Invalid, NotFound, Unavailable
 from protocol.nodes import Offer
 from storage.allow_list import Allowed, is_allowed, read_allow_list
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
+from storage.near import NAMES_MAX, did_you_mean, near
 from storage.settings import StorageSettings
 from storage.threads import Apart, Stop
 
@@ -84,12 +86,19 @@ class LocalSource:
         return True
 
     async def resolve(self, params: LocalParams, share: Share) -> Resolved:
-        return await self._threads.run(lambda stop: _listed(self._permitted(params), params, stop))
+        return await self._threads.run(lambda stop: self._listed(params, stop))
 
     async def fetch(self, params: LocalParams, resolved: Resolved, into: Path, progress: Progress) -> Fetched:
         path = await self._threads.run(lambda _: self._there(params))
         progress(resolved.size_bytes or 0, resolved.size_bytes)
         return Fetched(path, read_only=not params.read_write, owned=False)
+
+    def _listed(self, params: LocalParams, stop: Stop) -> Resolved:
+        try:
+            return _listed(self._permitted(params), params, stop)
+        except NotFound as missing:
+            missing.hint = f"{self._meant(params)} {missing.hint}".lstrip()
+            raise
 
     def _there(self, params: LocalParams) -> Path:
         path = self._permitted(params)
@@ -98,6 +107,19 @@ class LocalSource:
                 raise _missing(params)
             _create(path, params)
         return path
+
+    def _meant(self, params: LocalParams) -> str:
+        """What may have been meant by a path that is not there. Names are told only of what a job may read."""
+        asked = Path(os.path.normpath(params.source_path))
+        while len(asked.parts) > 2 and not asked.parent.is_dir():
+            asked = asked.parent
+        try:
+            with os.scandir(asked.parent) as found:
+                names = near(asked.name, (each.name for each in islice(found, NAMES_MAX)))
+        except OSError:
+            return ""
+        paths = [str(asked.parent / each) for each in names]
+        return did_you_mean([each for each in paths if is_allowed(self._allowed, each, write=False)])
 
     def _permitted(self, params: LocalParams) -> Path:
         """The path with all links followed. Raises `Denied` unless both forms of it are allowed."""

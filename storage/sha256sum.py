@@ -4,16 +4,20 @@ Knows: the list's form and order. Must not know: whose tree it is. Blocks; call 
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
+from protocol.errors import Broken
 from storage.threads import Stop
 from storage.tree import Entry, Kind, Limits, digest_file, open_inside, walk
 
 LIMITS: Final = Limits(entries=10_000_000)
+_ESCAPED: Final = re.compile(rb"\\[\\nr]")
+_MEANT: Final = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 
 
 class Total(Struct, frozen=True):
@@ -40,6 +44,18 @@ def line_of(path: str, sha256: str) -> bytes:
     escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     mark = b"\\" if escaped != name else b""
     return b"%b%b  %b\n" % (mark, sha256.encode(), escaped)
+
+
+def lines_in(text: bytes) -> Iterator[tuple[str, str]]:
+    """Path and digest of each line of such a list. Raises `Broken` for what is none."""
+    for line in text.splitlines():
+        escaped = line.startswith(b"\\")
+        sha256, blanks, name = line.removeprefix(b"\\").partition(b"  ")
+        if len(sha256) != 64 or not blanks or not name:
+            raise Broken("a list of files has a line that sha256sum does not write")
+        if escaped:
+            name = _ESCAPED.sub(lambda found: _MEANT[found[0]], name)
+        yield name.decode(errors="surrogateescape"), sha256.decode(errors="replace")
 
 
 def total_of(folder: Path, stop: Stop) -> Total:

@@ -38,11 +38,11 @@ async def results(request: web.Request) -> web.Response:
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
     root = f"{request.scheme}://{request.host}"
-    signer, links = request.app[SIGNER], queries.flag(request.query, "links")
-    items = [
-        views.result(each, await signer.shown(each.result or Spec(), objects=links))
-        for each in (within_reach(record, request.remote, root) for record in found)
-    ]
+    near = [within_reach(record, request.remote, root) for record in found]
+    shown = await request.app[SIGNER].shown_all(
+        [each.result or Spec() for each in near], objects=queries.flag(request.query, "links")
+    )
+    items = [views.result(each, told) for each, told in zip(near, shown, strict=True)]
     return answer({"NextToken": "", "Items": items})
 
 

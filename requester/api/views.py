@@ -79,8 +79,8 @@ def result(record: ExecutionRecord, shown: Spec) -> Json:
     """A published result as it is shown; which execution it is of, and what it holds in all, stand beside what Bacalhau's
     clients read."""
     view = {**spec(shown), "ExecutionID": record.id}
-    if written := record.written:
-        view["Written"] = {"Count": written.count, "Size": written.size_bytes, "SHA256": written.sha256}
+    if wrote := record.written:
+        view["Written"] = {"Count": wrote.count, "Size": wrote.size_bytes, "SHA256": wrote.sha256}
     return view
 
 
@@ -173,7 +173,7 @@ def execution(record: ExecutionRecord, namespace: str) -> Json:
         ],
     }
     if record.written is not None:
-        view["Written"] = _written(record.written)
+        view["Written"] = written(record.written)
     if record.ports:
         view["Ports"] = record.ports
     if record.failure is not None:
@@ -332,17 +332,18 @@ def progress(value: Progress) -> Json:
     }
 
 
-def _written(written: Written) -> Json:
+def written(value: Written) -> Json:
+    """What an execution wrote, file by file as far as the record names them."""
     return {
-        "Count": written.count,
-        "Size": written.size_bytes,
-        "SHA256": written.sha256,
+        "Count": value.count,
+        "Size": value.size_bytes,
+        "SHA256": value.sha256,
         "Files": [
-            {"Path": each.path, "Size": each.size_bytes, "SHA256": each.sha256} for each in written.files
+            {"Path": each.path, "Size": each.size_bytes, "SHA256": each.sha256} for each in value.files
         ],
-        "Others": written.others,
-        "Links": [{"Path": each.path, "Target": each.target} for each in written.links],
-        "Folders": written.folders,
+        "Others": value.others,
+        "Links": [{"Path": each.path, "Target": each.target} for each in value.links],
+        "Folders": value.folders,
     }
 
 

@@ -12,6 +12,8 @@ from requester.cli.output import clean_text
 
 NO_NODE_CODE = "NoSuitableNode"
 PROGRAM_FAILED = "ProgramFailed"
+CLOSED = ("Completed", "Failed", "Stopped")
+"""The states of a job of which no more is to come, as REST names them."""
 
 
 class Exit(IntEnum):

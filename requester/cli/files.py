@@ -1,8 +1,8 @@
 """``shoal ls JOB`` and ``shoal cat JOB PATH``: a look at single files of results, without downloading the rest.
 
 Knows: what a job's record says of what was written, and where one file of each kind of result is read. Must not know: how
-an archive or a store works. A list comes from the record alone where the record has all of it; else an archive is read
-once, and not kept, and any other store is asked what it holds.
+an archive or a store works. A list comes from the record alone where the record has all of it, else from the node that
+keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
+from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Invalid, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import IPFS, Api
@@ -28,10 +29,14 @@ from requester.cli.jobs import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
 from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores, shown_entries
 from requester.cli.swarm import KUBO_DEFAULT, read_swarm
+from requester.client import job_path
+from requester.written import digests_of, has_all, has_all_files, is_below, links_of, rows_of
 from storage.contract import silent
 from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts
 
 Json = dict[str, Any]
+FILES: Final = "results/files"
+"""The part of a job's path that tells what its results hold."""
 FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: stdout, outputs/model.bin.")]
 Execution = Annotated[
     str, Parameter(alias="-e", help="Of this execution only (its id or the beginning of it).")
@@ -57,9 +62,9 @@ def ls(
     results, written = _looked_up(api, job, namespace, execution_id)
     items: list[Json] = []
     for result in results:
-        listed = _listed(api, result, written.get(result.execution))
+        listed = _listed(api, result, written.get(result.execution), job_path(job, FILES), namespace)
         items += [
-            {"ExecutionID": result.execution, **each} for each in listed if _is_below(each["Path"], path)
+            {"ExecutionID": result.execution, **each} for each in listed if is_below(each["Path"], path)
         ]
     if path and not items:
         raise NotFound(f"job {job} has no result with {path!r}", hint=f"See all: shoal ls {job}")
@@ -94,9 +99,12 @@ def cat(
     found = 0
     for result in results:
         told = written.get(result.execution)
-        digests = _digests(told)
-        if _has_all_files(told) and wanted not in digests:
-            names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in _links(told)}
+        digests, whole = digests_of(told), has_all_files(told)
+        if told is not None and not whole and wanted not in digests:
+            known = _known(api, job_path(job, FILES), result, namespace, wanted)
+            digests |= known.digests
+        if whole and wanted not in digests:
+            names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in links_of(told)}
             continue
         found += _print(api, result, wanted, digests.get(wanted, ""))
     if not found:
@@ -128,48 +136,59 @@ def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list
     return results, {each["ID"]: each["Written"] for each in executions if each.get("Written")}
 
 
-def _digests(written: Json | None) -> dict[str, str]:
-    """The digests of the files that a record names, by path."""
-    return {each["Path"]: each["SHA256"] for each in (written or {}).get("Files") or []}
+class Known(Struct, frozen=True):
+    """What the requester tells of what an execution wrote; `whole` if that is all."""
+
+    rows: list[Json]
+    whole: bool
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the files, by path."""
+        return {each["Path"]: each["SHA256"] for each in self.rows if each["Type"] == Kind.FILE}
 
 
-def _links(written: Json | None) -> list[Json]:
-    return (written or {}).get("Links") or []
+def _known(api: Api, route: str, result: Result, namespace: str, path: str = "") -> Known:
+    """What its record names and the node that ran it has kept, without a look at where the result lies."""
+    rows: list[Json] = []
+    lacking, token = False, ""
+    with api.client() as client:
+        while True:
+            try:
+                page = client.call(
+                    "GET",
+                    route,
+                    execution_id=result.execution,
+                    path=path,
+                    namespace=namespace,
+                    next_token=token,
+                )
+            except Fault:
+                # Nobody there knows more, as with a requester of an earlier version; the result itself does.
+                return Known(rows, whole=False)
+            rows += page["Items"]
+            lacking |= bool(page["Incomplete"])
+            token = page["NextToken"]
+            if not token:
+                return Known(rows, whole=not lacking)
 
 
-def _has_all_files(written: Json | None) -> bool:
-    return written is not None and len(written.get("Files") or []) == written["Count"]
-
-
-def _has_all(written: Json | None) -> bool:
-    """Whether a record names all that was written, links and empty folders included."""
-    if written is None or not _has_all_files(written):
-        return False
-    return len(_links(written)) + len(written.get("Folders") or []) == written.get("Others")
-
-
-def _listed(api: Api, result: Result, written: Json | None) -> list[Json]:
-    """What a result holds, in the order of a walk. Raises what its store says, if its record does not help."""
-    if _has_all(written):
-        return _recorded(written)
-    digests = _digests(written)
+def _listed(api: Api, result: Result, written: Json | None, route: str, namespace: str) -> list[Json]:
+    """What a result holds, in the order of a walk. Raises what its store says, if nothing else helps."""
+    if written is None:
+        return [_item(each, {}) for each in shown_entries(_entries(api, result))]
+    if has_all(written):
+        return rows_of(written)
+    known = _known(api, route, result, namespace)
+    if known.whole:
+        return known.rows
+    digests = digests_of(written) | known.digests
     try:
         return [_item(each, digests) for each in shown_entries(_entries(api, result))]
     except (Unavailable, TimedOut, Denied, NotFound) as fault:
-        if written is None:
-            raise
         tell(f"The result cannot be looked at just now: {fault.message}")
         tell(f"These are {len(digests)} of its {written['Count']} files, as its record has them.")
-        return _recorded(written)
-
-
-def _recorded(written: Json | None) -> list[Json]:
-    """What a record names."""
-    told = written or {}
-    found = [{**each, "Type": "file"} for each in told.get("Files") or []]
-    found += [{**each, "Type": "link", "Size": 0, "SHA256": ""} for each in _links(told)]
-    found += [{"Path": each, "Type": "folder", "Size": 0, "SHA256": ""} for each in told.get("Folders") or []]
-    return sorted(found, key=lambda each: str(each["Path"]).split("/"))
+        return known.rows or rows_of(written)
 
 
 def _item(entry: Entry, digests: dict[str, str]) -> Json:
@@ -188,16 +207,11 @@ def _shown_path(item: Json) -> str:
     return str(item["Path"])
 
 
-def _is_below(path: str, folder: str) -> bool:
-    wanted = tuple(part for part in folder.split("/") if part not in ("", "."))
-    return tuple(path.split("/"))[: len(wanted)] == wanted
-
-
 def _no_such_file(job: str, wanted: str, names: dict[str, str]) -> NotFound:
     """`names` are the paths that there are; links have targets."""
     if target := names.get(wanted):
         return NotFound(f"{wanted!r} is a link to {target!r}", hint="Name the file that it leads to.")
-    below = sorted(name for name in names if _is_below(name, wanted))
+    below = sorted(name for name in names if is_below(name, wanted))
     if below:
         return NotFound(
             f"{wanted!r} is a folder", hint=f"It holds {len(below)} files: shoal ls {job} {wanted}"

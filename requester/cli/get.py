@@ -30,7 +30,7 @@ from protocol.errors import (
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit, tell
+from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.jobs import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
@@ -132,7 +132,7 @@ def _nothing(record: Json) -> int:
 
 
 def _closed(record: Json) -> bool:
-    return record["State"]["StateType"] in ("Completed", "Failed", "Stopped")
+    return record["State"]["StateType"] in CLOSED
 
 
 def _folder_name(record: Json) -> str:
@@ -171,13 +171,18 @@ async def _fetch_all(
 async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
     """One execution's result, unpacked: a folder. Raises a driver's faults, with the execution named."""
     try:
+        into = scratch / result.execution
         try:
-            return await _fetched(drivers, result.spec, scratch / result.execution)
+            return await _fetched(drivers, result.spec, into)
         except (Unavailable, TimedOut, Denied, NotFound):
             other = _other_way(result)
             if other is None:
                 raise
-            return await _fetched(drivers, other, scratch / result.execution)
+            return await _fetched(drivers, other, into)
+        except Broken as changed:
+            if changed.kind != "Changed":
+                raise
+            return await _rewritten(drivers, result, into, changed)
     except Fault as fault:
         failure = fault.failure()
         of = f"the result of execution {short(result.execution)}"
@@ -199,6 +204,30 @@ async def _fetched(drivers: Drivers, spec: Spec, into: Path) -> Path:
     await unpack(archive, tree, silent)
     archive.unlink()
     return tree
+
+
+async def _rewritten(drivers: Drivers, result: Result, into: Path, changed: Broken) -> Path:
+    """A result of objects of which some are no longer those that were put there, if they have the same bytes: somebody has
+    copied them, or brought them back. Raises `changed` if they are others, or nobody has told what they were."""
+    spec = _whatever_lies_there(result.spec)
+    if not result.sha256 or spec is None:
+        raise changed
+    try:
+        tree = await _fetched(drivers, spec, into)
+        await _check(result, tree)
+    except Fault:
+        raise changed from None
+    return tree
+
+
+def _whatever_lies_there(spec: Spec) -> Spec | None:
+    """The same objects, or all below the prefix, whoever has put them there; None for an archive."""
+    params = {name: value for name, value in spec.params.items() if name != "Listing"}
+    if is_archive(spec) or len(params) == len(spec.params):
+        return None
+    if objects := params.get("Objects"):
+        params["Objects"] = [{**each, "ETag": ""} for each in objects]
+    return Spec(spec.type, params)
 
 
 async def _check(result: Result, tree: Path) -> None:

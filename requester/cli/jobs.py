@@ -12,7 +12,7 @@ from msgspec.structs import fields
 from protocol.ids import short
 from protocol.jobs import Job
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit, tell
+from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.output import (
     Column,
     ListFormat,
@@ -236,7 +236,7 @@ def versions(
 def _state_of_version(version: Json, all_versions: list[Json]) -> str:
     """The end of a version; one that was open when the next came has been replaced."""
     state = str(version["State"]["StateType"])
-    ended = state in ("Completed", "Failed", "Stopped")
+    ended = state in CLOSED
     return state if ended or version is all_versions[-1] else "Replaced"
 
 

@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 
 from protocol.ids import short
-from requester.cli.exits import tell
+from requester.cli.exits import CLOSED, tell
 from requester.cli.output import clean, size
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ class Stages:
             found.append(("", "Queued", state["Message"] or "waiting for a node with room"))
         for execution in view.get("Executions", []):
             found += [(execution["ID"], *event) for event in _events(execution)]
-        if state["StateType"] in ("Completed", "Failed", "Stopped"):
+        if state["StateType"] in CLOSED:
             # Why is told once, as the command's error.
             found.append(("", state["StateType"], ""))
         return [line for line in found if self._new(line)]

@@ -17,6 +17,7 @@ from protocol.errors import Fault, Unavailable
 from protocol.jobs import Job
 from protocol.spec import Reading
 from requester.cli.exits import (
+    CLOSED,
     PROGRAM_FAILED,
     Exit,
     code_of_followed,
@@ -81,7 +82,10 @@ def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
 
 
 def wait_for(client: Client, job: str, how: Waiting, *, published: bool) -> int:
-    """Tell the id of a job that was taken, and wait for it as the flags ask. Returns the exit code."""
+    """Tell the id of a job that was taken, and wait for it as the flags ask. Returns the exit code.
+
+    `published` says that it has a publisher, so that there may be results one day.
+    """
     if how.id_only:
         print(job, flush=True)
     else:
@@ -91,9 +95,10 @@ def wait_for(client: Client, job: str, how: Waiting, *, published: bool) -> int:
     if not how.wait and not how.follow:
         return Exit.OK
     quiet = how.quiet or how.id_only or how.follow
-    code = _wait(client, job, how, Screen(quiet=quiet))
+    code, view = _wait(client, job, how, Screen(quiet=quiet))
     if not quiet:
-        _next_commands(job, published=published)
+        closed = bool(view) and view["Job"]["State"]["StateType"] in CLOSED
+        _next_commands(job, results=_has_results(view) if closed else published)
     return Exit.OK if how.exit_zero and code != Exit.INTERRUPTED else code
 
 
@@ -109,7 +114,8 @@ def _warn(warnings: Iterable[str]) -> None:
         tell(f"Warning: {clean_text(warning)}")
 
 
-def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> int:
+def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> tuple[int, Json]:
+    """The exit code, and the job's last view: empty if waiting ended before that."""
     until = time.monotonic() + how.wait_timeout_secs if how.wait_timeout_secs > 0 else None
     if not screen.quiet:
         tell("Checking job status... (Enter Ctrl+C to exit at any time, your job will continue running):\n")
@@ -124,16 +130,16 @@ def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> int:
                 f"job {job} is not closed after {how.wait_timeout_secs:g} s",
                 f"it goes on: shoal job describe {job}",
             )
-            return Exit.WAIT_TIMED_OUT
+            return Exit.WAIT_TIMED_OUT, {}
         if isinstance(fault, Unavailable):
             complain(fault.message, f"the job goes on; once a requester is back: shoal job describe {job}")
-            return Exit.ERROR
+            return Exit.ERROR, {}
         raise
     except KeyboardInterrupt:
         screen.clear()
         tell(f"\nStopped waiting; the job goes on. To end it: shoal job stop {job}")
-        return Exit.INTERRUPTED
-    return _verdict(view, follow=how.follow)
+        return Exit.INTERRUPTED, {}
+    return _verdict(view, follow=how.follow), view
 
 
 def _watch(client: Client, job: str, until: float | None, screen: Screen) -> Json:
@@ -156,6 +162,14 @@ def _runs(view: Json) -> bool:
     """Whether a job that is not meant to end has an execution that runs."""
     return view["Job"]["Type"] in LONG_RUNNING and any(
         each["State"] == "running" for each in view.get("Executions", [])
+    )
+
+
+def _has_results(view: Json) -> bool:
+    """Whether there is something to get. What a failed program wrote is published as well."""
+    return any(
+        each["PublishedResult"].get("Type") and each["JobVersion"] == view["Job"]["Version"]
+        for each in view.get("Executions", [])
     )
 
 
@@ -193,12 +207,12 @@ def _print_output(client: Client, job: str, until: float | None) -> None:
             complain(f"the output broke off: {fault.message}")
 
 
-def _next_commands(job: str, *, published: bool) -> None:
+def _next_commands(job: str, *, results: bool) -> None:
     tell("\nTo get more details about the run, execute:")
     tell(f"\tshoal job describe {job}")
     tell("\nTo get more details about the run executions, execute:")
     tell(f"\tshoal job executions {job}")
-    if published:
+    if results:
         tell("\nTo download the results, execute:")
         tell(f"\tshoal job get {job}")
 

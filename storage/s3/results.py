@@ -8,6 +8,7 @@ result beside them. A tree of objects stays `s3`, as there, unless its links are
 result stays as it is, and is read with the reader's own.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -31,6 +32,9 @@ from storage.s3.upload import completed
 OBJECTS_MAX: Final = 10_000
 """A result of more objects is not signed; its reader needs an account."""
 LINKS_MAX: Final = 64
+SHOWN_S: Final = 20.0
+"""What is not signed by then is told as it is: an account or a store that does not answer keeps nobody from the rest."""
+AT_ONCE: Final = 16
 NAME: Final = "the managed bucket"
 """How messages call it: nodes are not to know its own name."""
 UPLOAD_S: Final = 3600
@@ -73,6 +77,21 @@ class ResultSigner:
         """Let go of all connections."""
         await self._signer.close()
         await self._lister.close()
+
+    async def shown_all(self, results: Sequence[Spec], *, objects: bool = False) -> list[Spec]:
+        """As `shown`, for the results of one job, some at once and within `SHOWN_S`."""
+        told = list(results)
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> None:
+            async with limit:
+                told[number] = await self.shown(results[number], objects=objects)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_S), asyncio.TaskGroup() as tasks:
+                for number in range(len(results)):
+                    tasks.create_task(one(number))
+        return told
 
     async def shown(self, result: Spec, *, objects: bool = False) -> Spec:
         """How a result is told: signed if that can be done, else as it is. `objects` asks for links to a tree's, too."""

@@ -34,6 +34,7 @@ from storage.s3.driver import S3Driver
 from storage.s3.globs import pattern_of
 from storage.s3.keys import Landing, Object, landing
 from storage.s3.listing import Listing, check_listing, digest_of
+from storage.s3.near import meant
 from storage.s3.params import SourceParams
 from storage.s3.partitions import behind_prefix, index_of, shares_out
 from storage.s3.patterns import search
@@ -62,22 +63,22 @@ class S3Source(S3Driver):
         """Look at the object, or list the prefix. Raises as `Source`, `NotFound` also for a prefix of nothing."""
         connection = await self._connect(params, params.region)
         try:
-            connection, meant, objects = await self._seek(connection, params, share)
+            connection, sought, objects = await self._seek(connection, params, share)
         except Denied as denied:
             if not connection.signed:
                 raise
             connection = await self._connect(params, params.region, signed=False)
             try:
-                connection, meant, objects = await self._seek(connection, params, share)
+                connection, sought, objects = await self._seek(connection, params, share)
             except Fault:
                 raise denied from None
         size_bytes = sum(each.size_bytes for each in objects)
         check_size(params.url, size_bytes, self._client.settings.max_bytes)
         return Resolved(
-            identity=_identity(meant, objects),
+            identity=_identity(sought, objects),
             size_bytes=size_bytes,
             pinned=Pinned(
-                await in_thread(lambda _: landing(objects, meant.prefix)),
+                await in_thread(lambda _: landing(objects, sought.prefix)),
                 connection.region_of(params.bucket),
                 connection.signed,
             ),
@@ -224,11 +225,17 @@ class S3Source(S3Driver):
         if params.is_prefix or params.is_glob:
             limit = self._client.settings.objects
             objects = await connection.objects(params.bucket, params.prefix, limit)
+        listed_first = objects[0].key if objects else ""
         objects = await _filtered(await _matching(objects, params), params)
         if not objects and not params.allow_empty:
-            raise _nothing(params, connection.endpoint)
-        meant = structs.replace(params, key=params.prefix + "*", version_id="", checksum_sha256="")
-        return meant, await _shared_out(objects, meant, share)
+            nothing = _nothing(params, connection.endpoint)
+            if listed_first:
+                nothing.hint = f"There are others below it, as {listed_first!r}. {nothing.hint}"
+            elif said := await meant(connection, params.bucket, params.prefix):
+                nothing.hint = f"{said} {nothing.hint}"
+            raise nothing
+        every = structs.replace(params, key=params.prefix + "*", version_id="", checksum_sha256="")
+        return every, await _shared_out(objects, every, share)
 
     async def _one(self, connection: Connection, params: SourceParams) -> Object | None:
         """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""
@@ -237,6 +244,8 @@ class S3Source(S3Driver):
         except NotFound as missing:
             if missing.kind == "Object" and await _is_folder(connection, params):
                 missing.hint = f"There are objects below it: write {params.key}/ for all of them."
+            elif missing.kind == "Object" and not params.version_id:
+                missing.hint = await meant(connection, params.bucket, params.key) or missing.hint
             raise
         pinned = params.version_id or params.checksum_sha256
         if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0 and not pinned:
@@ -290,7 +299,7 @@ async def listed(connection: Connection, params: SourceParams, listing: Listing,
     """What is there of a result's objects; `check_listing` says whether that is all of it. Raises what S3 says."""
     if not listing.objects:
         found = await connection.objects(params.bucket, params.key, limit)
-        if digest_of(found) == listing.sha256:
+        if digest_of(found) == listing.sha256 or len(found) <= listing.count:
             return found
         # Others lie there too.
         keys = [each.key for each in found]

@@ -146,7 +146,7 @@ EXAMPLES: list[Struct] = [
     messages.LogsRequest(EXECUTION, 5, 1000, 2.5),
     CHUNK,
     messages.LogsAnswer(9, [CHUNK], True, FAILURE),
-    messages.ResultRequest(EXECUTION, 5, 1000),
+    messages.ResultRequest(EXECUTION, 5, 1000, "files"),
     messages.ResultAnswer(9, "v1", b"\x00\xff", "http://10.0.0.2:6001/x", FAILURE),
     messages.BlobRequest("ab" * 32, 5, 1000),
     messages.BlobAnswer(9, b"\x00\xff", FAILURE),

@@ -1,6 +1,7 @@
-"""Results that nodes keep, asked for over the bus: a node's answers and a requester's questions together."""
+"""Results and lists that nodes keep, asked for over the bus: a node's answers and a requester's questions together."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -8,18 +9,21 @@ from random import Random
 import msgspec
 import pytest
 
+from compute.provenance import Manifests
 from compute.result_answers import ResultAnswers
 from protocol import subjects
-from protocol.errors import Broken, NotFound, Unavailable
+from protocol.errors import Broken, Exhausted, NotFound, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Spec
 from protocol.memory_bus import MemoryBus, MemoryHub
+from protocol.messages import Written
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
 from requester.results import PIECE_BYTES, KeptResults
 from storage.contract import Label, silent
 from storage.local_publisher import LocalPublisher, LocalPublisherParams, open_local_publisher
 from storage.settings import LocalPublishing, StorageSettings
+from tests.contracts.trees import Link, Tree, plant
 
 NODE = NodeId("n-1")
 E = ExecutionId("e-1")
@@ -49,12 +53,18 @@ async def publisher(tmp_path: Path) -> AsyncIterator[LocalPublisher]:
 
 
 @pytest.fixture
-async def kept(publisher: LocalPublisher) -> AsyncIterator[KeptResults]:
+def manifests(tmp_path: Path) -> Manifests:
+    """The lists that the node keeps."""
+    return Manifests(tmp_path / "manifests", 60)
+
+
+@pytest.fixture
+async def kept(publisher: LocalPublisher, manifests: Manifests) -> AsyncIterator[KeptResults]:
     """A requester's side of a bus with that node on it."""
     hub = MemoryHub()
     bus = MemoryBus(hub)
     async with bus.subscribe(subjects.results(NODE)) as asked, asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(ResultAnswers(publisher).serve(asked, tasks))
+        serving = tasks.create_task(ResultAnswers(publisher, manifests).serve(asked, tasks))
         yield KeptResults(MemoryBus(hub))
         serving.cancel()
 
@@ -117,3 +127,83 @@ async def test_what_is_not_kept_is_told(
     """No such archive, no such node, a result elsewhere: each is told for what it is, and nothing else is read."""
     with pytest.raises(kind):
         await kept.archive(which)
+
+
+ODD: Tree = {
+    "stdout": b"out\n",
+    "o/back\\slash": b"1",
+    "o/line\nbreak\r": b"22",
+    "o/ two  blanks ": b"333",
+    "o/\\begins": b"4444",
+    "o/link": Link("back"),
+    **{f"many/{number:05}": b"x" * (number % 7) for number in range(9_000)},
+}
+
+
+def recorded(manifests: Manifests, folder: Path) -> ExecutionRecord:
+    """An execution that wrote a great many files with odd names."""
+    plant(ODD, folder)
+    return msgspec.structs.replace(record(), written=manifests.record(E, folder, lambda: None))
+
+
+async def test_a_long_list_is_brought_whole(kept: KeptResults, manifests: Manifests, tmp_path: Path) -> None:
+    """Every file by its own name, with its size and digest, in the order of a walk, however many pieces the list takes."""
+    of = recorded(manifests, tmp_path / "many")
+
+    found = await kept.files(of)
+
+    assert (tmp_path / "manifests" / E).stat().st_size > PIECE_BYTES
+    assert {each.path: (each.size_bytes, each.sha256) for each in found} == {
+        path: (len(data), hashlib.sha256(data).hexdigest())
+        for path, data in ODD.items()
+        if isinstance(data, bytes)
+    }
+    assert [each.path.split("/") for each in found] == sorted(each.path.split("/") for each in found)
+    few = Written(1, 1, "0" * 64, found[:1])
+    assert await kept.files(msgspec.structs.replace(of, written=few, node=NodeId("n-away"))) == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ("pruned", NotFound),
+        ("forged", Broken),
+        ("sizes", Broken),
+        ("away", Unavailable),
+        ("older", Broken),
+        ("huge", Exhausted),
+    ],
+)
+async def test_a_list_that_is_not_what_was_recorded_is_none(
+    kept: KeptResults,
+    manifests: Manifests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+    kind: type[Exception],
+) -> None:
+    """A list that was pruned, changed, is too long, or is no list (a node of an earlier version brings the archive instead)
+    is told for what it is and never shown."""
+    of = recorded(manifests, tmp_path / "many")
+    folder = tmp_path / "manifests"
+    match wrong:
+        case "pruned":
+            manifests.prune((folder / E).stat().st_mtime + 61)
+        case "forged":
+            (folder / E).write_bytes((folder / E).read_bytes().replace(b"many/00007", b"many/forge"))
+        case "sizes":
+            (folder / f"{E}.sizes").write_text("1\n" * len(ODD))
+        case "away":
+            of = msgspec.structs.replace(of, node=NodeId("n-away"))
+        case "older":
+            asked = kept._list
+
+            async def without_part(record: ExecutionRecord, part: str) -> bytes:
+                return await asked(record, "")
+
+            monkeypatch.setattr(kept, "_list", without_part)
+        case "huge":
+            monkeypatch.setattr("requester.results.LIST_MAX_BYTES", 1000)
+
+    with pytest.raises(kind):
+        await kept.files(of)

@@ -124,3 +124,35 @@ async def test_what_nobody_knows_is_asked_again_and_then_told(
 
     with pytest.raises(Fault, match="not known"):
         await BusGrants(MemoryBus(hub), NODE).put(other, execution_id(other, 1, 0, 1))
+
+
+async def test_a_store_that_does_not_answer_keeps_no_other_waiting(
+    hub: MemoryHub, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many uploads hang on the managed bucket's server, links are made meanwhile; each that hangs is told so."""
+    monkeypatch.setattr("requester.uploads.ANSWER_S", 0.3)
+    monkeypatch.setattr("compute.uploads.PATIENCE_S", 0.0)
+    hung = asyncio.Barrier(65)
+
+    async def begin(job: str, execution: str) -> str:
+        await hung.wait()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(world.bucket, "begin", begin)
+    grants = BusGrants(MemoryBus(hub), NODE)
+
+    async with asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(told(grants)) for _ in range(64)]
+        await hung.wait()
+        assert await grants.put(JOB, EXECUTION) == "http://store/link"
+        assert not any(each.done() for each in begun)
+
+    assert {each.result() for each in begun} == {"Unavailable"}
+
+
+async def told(grants: BusGrants) -> str:
+    """Which fault the beginning of an upload came to."""
+    with pytest.raises(Fault, match="managed bucket's server") as caught:
+        await grants.begin(JOB, EXECUTION)
+    return caught.value.code

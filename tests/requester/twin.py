@@ -62,6 +62,7 @@ class Twin:
         self.known: dict[NodeId, NodeRecord] = {NODE: a_node(NODE)}
         self.output: dict[ExecutionId, list[LogLine]] = {}
         self.archives: dict[str, bytes] = {}
+        self.lists: dict[str, list[FileWritten]] = {}
         """What nodes keep of executions."""
         self.faults: dict[str, Fault] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -284,6 +285,12 @@ class Twin:
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         return (await self.job(ref, namespace=namespace)).published()
+
+    async def files(self, record: ExecutionRecord) -> list[FileWritten]:
+        await self._called("files", record.id)
+        if record.id not in self.lists:
+            raise NotFound(f"no list of {record.id} is kept")
+        return self.lists[record.id]
 
     async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
         record = await self.job(ref, namespace=namespace)

@@ -198,6 +198,23 @@ class TestCreating:
 
         assert "CreateAs" in caught.value.hint
 
+    async def test_a_slip_is_told_with_what_may_be_meant(self, source: LocalSource, tmp_path: Path) -> None:
+        """The nearest name beside it, if a job may read that; nothing of what it may not."""
+        data = tmp_path / "data"
+        (data / "rot").mkdir()
+        with pytest.raises(NotFound) as caught:
+            await source.resolve(LocalParams(f"{data}/ro/models"), ALL)
+        assert "Did you mean" not in caught.value.hint
+        plant({"models": None, "logs/access.csv": b"x"}, data / "ro")
+        for slip, meant in (
+            ("model", "models"),
+            ("lgos/access.csv", "logs"),
+            ("logs/acess.csv", "logs/access.csv"),
+        ):
+            with pytest.raises(NotFound) as caught:
+                await source.resolve(LocalParams(f"{data}/ro/{slip}"), ALL)
+            assert f"Did you mean '{data}/ro/{meant}'?" in caught.value.hint
+
     async def test_a_folder_below_a_file_cannot_be_made(self, source: LocalSource, tmp_path: Path) -> None:
         """The file in the way is named."""
         plant({"file": b""}, tmp_path / "data" / "rw")

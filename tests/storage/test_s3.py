@@ -249,6 +249,32 @@ async def test_wildcards_in_a_key_choose_objects(bucket: Bucket, source: S3Sourc
         await source.resolve(of(bucket, "in/*/c.csv"), ALL)
 
 
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("logs/2024/aces.csv", "Did you mean 'logs/2024/access.csv'?"),
+        ("logs/2024/ACCESS.csv", "Did you mean 'logs/2024/access.csv'?"),
+        ("lgos/2024/access.csv", "Did you mean 'logs/'?"),
+        ("logs/2042/", "Did you mean 'logs/2024/'"),
+        ("lgos/*/access.csv", "Did you mean 'logs/'?"),
+        ("logs/*/none.csv", "There are others below it, as 'logs/2024/access.csv'"),
+        ("logs/2024", "write logs/2024/ for all"),
+        ("quite/other", "Keys are exact"),
+    ],
+)
+async def test_a_slip_in_a_key_is_told_with_what_may_be_meant(
+    key: str, word: str, bucket: Bucket, source: S3Source
+) -> None:
+    """A key, a prefix or a pattern of nothing is told with the nearest spelling of what there is, as far as there is one."""
+    for each in ("logs/2024/access.csv", "logs/2024/errors.csv", "models/a.bin"):
+        await bucket.put(each, b"x")
+
+    with pytest.raises(NotFound) as caught:
+        await source.resolve(of(bucket, key), ALL)
+
+    assert word in caught.value.hint
+
+
 @pytest.mark.parametrize("key", ["none/", "none", "n*/?"])
 async def test_nothing_is_an_error_unless_it_is_allowed(
     key: str, bucket: Bucket, source: S3Source, tmp_path: Path

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,48 @@ async def test_a_node_without_an_account_publishes_by_leave(
     assert await bucket.unfinished() == []
     found = await brought(anybody, await signer.shown(spec), tmp_path / "in")
     assert found == {"stdout": b"hello\n", "data": data}
+
+
+def many(endpoint: str, count: int) -> Spec:
+    """A result of so many objects that its bucket has to be asked which they are."""
+    listing = {"SHA256": "0" * 64, "Count": count, "Size": count, "ExecutionID": "e-1"}
+    return Spec("s3", {"Bucket": "b", "Key": "out/", "Endpoint": endpoint, "Listing": listing})
+
+
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+@pytest.mark.parametrize("trickles", [False, True], ids=["mute", "trickles"])
+async def test_a_store_that_does_not_answer_keeps_nobody_waiting(
+    trickles: bool, bucket: Bucket, signer: ResultSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results in a store that takes connections and answers nothing, or a byte now and then, are told as they are when the
+    time to sign is over; the job's other results are signed, and so are other jobs' meanwhile."""
+    monkeypatch.setattr("storage.s3.results.SHOWN_S", 1.0)
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" if trickles else b"")
+            while not writer.transport.is_closing():
+                writer.write(b"<" if trickles else b"")
+                await asyncio.sleep(0.02)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    slow = ResultSigner(Signing(endpoint=endpoint))
+    stuck = many(endpoint, 30)
+    good = Spec("s3", {"Bucket": bucket.name, "Key": "a.tar.gz", "Endpoint": bucket.endpoint})
+    async with server:
+        telling = asyncio.create_task(slow.shown_all([stuck, good, stuck, stuck], objects=True))
+        await asked.wait()
+        assert (await slow.shown(good)).type == "s3PreSigned"
+        assert not telling.done()
+        told = await telling
+        await slow.close()
+
+    assert [each.type for each in told] == ["s3", "s3PreSigned", "s3", "s3"]
+    assert told[0] == stuck
 
 
 @pytest.fixture

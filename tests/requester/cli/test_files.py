@@ -89,6 +89,35 @@ def test_ls_lists_links_and_empty_folders(
     assert not told or "is a link to 'a'" in refused.err
 
 
+def test_a_long_list_comes_from_the_node_that_keeps_it(
+    shoal: Shoal, finished: Finished, twin: Twin, folder: Path, shelf: Shelf
+) -> None:
+    """Of a result of more files than its record names, `ls` knows all sizes and digests without a look at it, and `cat`
+    checks the one it prints."""
+    tree: Tree = {f"outputs/{number:02}": f"number {number}\n".encode() for number in range(30)}
+    plant(tree, folder / "result")
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    execution = finished.publish(0, b"".join(pieces(folder / "result")), written=record)
+    assert len(record.files) < len(tree)
+    twin.lists[execution] = [
+        FileWritten(path, len(data), hashlib.sha256(data).hexdigest())
+        for path, data in tree.items()
+        if isinstance(data, bytes)
+    ]
+    finished.close()
+
+    found = json.loads(shoal("ls", "words", "-o", "json").out)
+
+    assert {each["Path"]: each["SHA256"] for each in found} == {
+        each.path: each.sha256 for each in twin.lists[execution]
+    }
+    assert shelf.asked == 0
+    printed = shoal("cat", "words", "outputs/29")
+    assert (printed.code, printed.out, printed.err) == (0, "number 29\n", "")
+    twin.lists[execution][29] = FileWritten("outputs/29", 10, "0" * 64)
+    assert "has the SHA-256" in shoal("cat", "words", "outputs/29").err
+
+
 def test_ls_of_a_folder(shoal: Shoal, finished: Finished) -> None:
     """A path picks a folder or a file; one that is not there is told."""
     finished.publish(0, archive_of(**FILES), written=written(**FILES))
@@ -326,3 +355,59 @@ async def put(s3: S3Server, bucket: str, key: str, data: bytes) -> None:
 
     async with get_session().create_client("s3", endpoint_url=s3.endpoint, region_name=s3.region) as client:
         await client.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("count", [3, 25])
+def test_objects_that_were_brought_back_are_the_result(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    background: Background,
+    s3: S3Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    links: bool,
+) -> None:
+    """Objects of a result that were written anew, with other ETags and none of what shoal notes beside them, are taken for
+    it if their bytes are the same as the record's; if one byte is another, nothing is kept and it is told as changed."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"back-{uuid4().hex[:12]}"
+    tree: Tree = {f"outputs/{number:02}": f"number {number}\n".encode() for number in range(count)}
+    plant(tree, folder / "result")
+    background.run(made_bucket(s3, bucket))
+    params = {"Bucket": bucket, "Key": "out", "Endpoint": s3.endpoint, "Encoding": "plain"}
+    spec = background.run(published(folder / "result", "s3", params))
+    for path, data in tree.items():
+        assert isinstance(data, bytes)
+        background.run(rewritten(s3, bucket, f"out/{path}", data))
+    if links:
+        spec = background.run(signed(spec, s3))
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    execution = background.run(twin.assign(finished.job))
+    background.run(twin.report(execution, ExecutionState.COMPLETED, result=spec, written=record))
+    finished.close()
+
+    ran = shoal("get", "words")
+
+    assert ran.code == 0, ran.err
+    assert snapshot(folder / "job-words") == with_folders(tree)
+    background.run(rewritten(s3, bucket, "out/outputs/02", b"number X\n"))
+    ran = shoal("get", "words", "--output-dir", "again")
+    assert ran.code != 0
+    assert ran.err.count("is not as it was published") == 1
+    assert not (folder / "again").exists()
+
+
+async def rewritten(s3: S3Server, bucket: str, key: str, data: bytes) -> None:
+    """The object is put there once more by somebody else, in a way that gives it another ETag: in parts (one)."""
+    from aiobotocore.session import get_session
+
+    at = {"Bucket": bucket, "Key": key}
+    async with get_session().create_client("s3", endpoint_url=s3.endpoint, region_name=s3.region) as client:
+        upload = (await client.create_multipart_upload(**at))["UploadId"]
+        part = await client.upload_part(**at, UploadId=upload, PartNumber=1, Body=data)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        await client.complete_multipart_upload(**at, UploadId=upload, MultipartUpload=parts)

@@ -33,6 +33,31 @@ def test_submit_waits_and_ends_well(shoal: Shoal, twin: Twin) -> None:
         assert word in ran.err
 
 
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("failed", [True, False])
+def test_results_are_offered_where_there_are_any(
+    shoal: Shoal, twin: Twin, folder: Path, published: bool, failed: bool
+) -> None:
+    """The command that downloads is told only if there is something to download: what a failed program wrote is, too."""
+    (folder / "job.yaml").write_text(f"{SPEC}    Publisher: {{Type: ipfs}}\n")
+
+    async def end(job: JobId) -> None:
+        if published:
+            await twin.complete(job, exit_code=3 if failed else 0)
+            return
+        failure = Failure("NotFound.Object", "no such key") if failed else None
+        execution = await twin.assign(job)
+        await twin.report(execution, S.FAILED if failure else S.COMPLETED, failure=failure)
+        await twin.close(job, JobState.FAILED if failure else JobState.COMPLETED, failure)
+
+    twin.then = end
+
+    ran = shoal("submit", "job.yaml")
+
+    assert (ran.code == 0) != failed
+    assert ("shoal job get" in ran.err) == published
+
+
 def test_job_run_is_the_same(shoal: Shoal, twin: Twin) -> None:
     """Bacalhau's ``job run`` submits, from a file or from standard input."""
     twin.then = twin.complete

@@ -1,0 +1,112 @@
+"""The route that lists what results hold, for those who read no store themselves: ``…/results/files``.
+
+Knows: pages, and which execution's list they are at. Must not know: where a list comes from (`requester.verbs`), or what a
+row is (`requester.written`). Nothing of a result is read: what is listed is what its execution wrote and its record vouches
+for, wherever it lies and whether or not it is still there.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
+
+from protocol.errors import Fault, Invalid, NotFound
+from protocol.messages import FileWritten
+from requester.api import queries, views
+from requester.api.envelope import answer
+from requester.api.jobs import BASE
+from requester.api.keys import VERBS
+from requester.core.model import ExecutionRecord
+from requester.verbs import Verbs
+from requester.written import is_below, rows_of
+
+routes = web.RouteTableDef()
+Json = dict[str, Any]
+
+LISTS_MAX: Final = 16
+"""Lists that nodes are asked for, for one answer; then there is a next page."""
+
+
+class Listed(Struct, frozen=True):
+    """What is known of what one execution wrote: rows, whether a node was asked for them, and why they are not all."""
+
+    rows: list[Json]
+    asked: bool = False
+    lacking: Json | None = None
+
+
+@routes.get(BASE + "/{ref}/results/files")
+async def files(request: web.Request) -> web.Response:
+    query, verbs = request.query, request.app[VERBS]
+    job = await verbs.job(request.match_info["ref"], namespace=queries.text(query, "namespace"))
+    wanted, path = queries.text(query, "execution_id"), queries.text(query, "path")
+    limit = min(queries.number(query, "limit") or queries.LIMIT_MAX, queries.LIMIT_MAX)
+    found = [each for each in job.published() if each.id.startswith(wanted)]
+    if wanted and not found:
+        raise NotFound(f"job {job.id} has no result of an execution {wanted!r}")
+    number, index = _place(queries.text(query, "next_token"), found)
+    items: list[Json] = []
+    lacking: list[Json] = []
+    asked, token = 0, ""
+    for each in found[number:]:
+        if len(items) >= limit or asked >= LISTS_MAX:
+            token = queries.pack(each.id, 0)
+            break
+        listed = await _listed(verbs, each, path)
+        asked += listed.asked
+        part = listed.rows[index : index + limit - len(items)]
+        items += ({"ExecutionID": each.id, **row} for row in part)
+        lacking += [listed.lacking] if listed.lacking else []
+        index += len(part)
+        if index < len(listed.rows):
+            token = queries.pack(each.id, index)
+            break
+        index = 0
+    return answer({"Items": items, "Incomplete": lacking, "NextToken": token})
+
+
+def _place(token: str, found: list[ExecutionRecord]) -> tuple[int, int]:
+    """Where a page begins: the number of the execution, and of the row in its list. Raises `Invalid`."""
+    if not token:
+        return 0, 0
+    execution, index = queries.unpack(token, 2)
+    number = next((number for number, each in enumerate(found) if each.id == execution), None)
+    if number is None:
+        raise Invalid(
+            f"execution {execution[:64]} has no result any more", hint="start again without next_token"
+        )
+    return number, max(queries.whole(index), 0)
+
+
+async def _listed(verbs: Verbs, record: ExecutionRecord, path: str) -> Listed:
+    """All that is known of what an execution wrote at `path` and below."""
+    written = record.written
+    if written is None:
+        return Listed([], lacking=_lacking(record, 0, "its node has not told what it wrote"))
+    why, hint = "", ""
+    known: list[FileWritten] = written.files
+    asked = len(known) < written.count
+    if asked:
+        try:
+            known = await verbs.files(record)
+        except Fault as fault:
+            why, hint = fault.message, fault.hint
+    others = len(written.links) + len(written.folders)
+    if not why and others != written.others:
+        of = "its" if written.others is None else f"its {written.others}"
+        why = f"of {of} links and empty folders {others} are known"
+    # Hundreds of thousands of rows must not hold up other calls.
+    whole = views.written(replace(written, files=known))
+    found = await asyncio.to_thread(_below, whole, path) if asked else _below(whole, path)
+    return Listed(found, asked, _lacking(record, len(known), why, hint) if why else None)
+
+
+def _below(written: Json, path: str) -> list[Json]:
+    return [row for row in rows_of(written) if is_below(row["Path"], path)]
+
+
+def _lacking(record: ExecutionRecord, known: int, why: str, hint: str = "") -> Json:
+    count = record.written.count if record.written else None
+    return {"ExecutionID": record.id, "Files": count, "Known": known, "Message": why, "Hint": hint}
