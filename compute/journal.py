@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from compute.execution import Execution
@@ -67,6 +68,7 @@ DELETE FROM ended WHERE number < coalesce(
 """
 _BOUND: Final = "DELETE FROM ended WHERE number <= (SELECT max(number) FROM ended) - ?"
 
+_log = structlog.get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Execution)
 
@@ -237,10 +239,7 @@ class Journal:
             return
         with self._transaction():
             if self._dirty:
-                rows = [
-                    (self._number(name), name, _encoder.encode(each)) for name, each in self._dirty.items()
-                ]
-                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?, ?)", rows)
+                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?, ?)", self._rows())
             if self._gone:
                 numbers = [(self._numbers[name],) for name in self._gone if name in self._numbers]
                 self._db.executemany("DELETE FROM work WHERE number = ?", numbers)
@@ -254,6 +253,19 @@ class Journal:
             self._numbers.pop(name, None)
         self._dirty, self._gone, self._facts = {}, {}, {}
         self.commits += 1
+
+    def _rows(self) -> list[tuple[int, ExecutionId, bytes]]:
+        """What is marked, as it is kept. What cannot be written down (text that is none) must not keep the rest from it."""
+        try:
+            return [(self._number(name), name, _encoder.encode(each)) for name, each in self._dirty.items()]
+        except (UnicodeEncodeError, msgspec.EncodeError):
+            rows = []
+        for name, each in self._dirty.items():
+            try:
+                rows.append((self._number(name), name, _encoder.encode(each)))
+            except (UnicodeEncodeError, msgspec.EncodeError):
+                _log.exception("an execution cannot be kept in the journal", execution=name)
+        return rows
 
     def _number(self, execution: ExecutionId) -> int:
         """Its row."""

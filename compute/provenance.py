@@ -7,7 +7,7 @@ publishes what, or where.
 A report carries the first files and a digest of the whole list, so a log entry stays small however many files there are. A
 list that does not fit is kept by the node, as long as the logs are: ``manifests/<execution>`` in its data folder, and the
 files' sizes beside it. Requesters ask for both in pieces; whoever has the published result can make the same list, and
-compare.
+compare. The list has names as the bytes that they are, a report has text (`storage.tree.text_of`).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from protocol.ids import ExecutionId, is_token
 from protocol.messages import FileWritten, LinkWritten, Written
 from storage.sha256sum import line_of, summed
 from storage.threads import Stop
-from storage.tree import Kind
+from storage.tree import Kind, text_of
 
 FILES_MAX: Final = 20
 PATHS_MAX_BYTES: Final = 4096
@@ -86,10 +86,18 @@ class Manifests:
             files.count,
             size_bytes,
             whole.hexdigest(),
-            [each for each in files.kept if isinstance(each, FileWritten)],
+            [
+                FileWritten(text_of(each.path), each.size_bytes, each.sha256)
+                for each in files.kept
+                if isinstance(each, FileWritten)
+            ],
             others.count,
-            [each for each in others.kept if isinstance(each, LinkWritten)],
-            [each for each in others.kept if isinstance(each, str)],
+            [
+                LinkWritten(text_of(each.path), text_of(each.target))
+                for each in others.kept
+                if isinstance(each, LinkWritten)
+            ],
+            [text_of(each) for each in others.kept if isinstance(each, str)],
         )
 
     def read(self, execution: ExecutionId, part: str, offset: int, limit_bytes: int) -> tuple[int, bytes]:

@@ -29,6 +29,7 @@ from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.near import NAMES_MAX, did_you_mean, near
 from storage.settings import StorageSettings
 from storage.threads import Apart, Stop
+from storage.tree import text_of
 
 if TYPE_CHECKING:
     from storage.contract import Source
@@ -163,7 +164,7 @@ def _listed(path: Path, params: LocalParams, stop: Stop) -> Resolved:
         for number, (name, seen) in enumerate(_everything(path)):
             stop()
             if number >= LISTED_MAX:
-                return Resolved(f"local:{path}@{time.time_ns()}")
+                return Resolved(f"local:{text_of(str(path))}@{time.time_ns()}")
             digest.update(
                 b"%b\0%d %d %d\0" % (os.fsencode(name), seen.st_mode, seen.st_size, seen.st_mtime_ns)
             )
@@ -171,14 +172,14 @@ def _listed(path: Path, params: LocalParams, stop: Stop) -> Resolved:
     except FileNotFoundError as error:
         if not params.creates:
             raise _missing(params) from error
-        return Resolved(f"local:{path}@new", 0)
+        return Resolved(f"local:{text_of(str(path))}@new", 0)
     except NotADirectoryError as error:
         raise Invalid(f"the local path {params.source_path} leads through a file, not a folder") from error
     except PermissionError as error:
         raise Denied(f"the local path {path} cannot be read by this node: {error.strerror}") from error
     except OSError as error:
         raise Unavailable(f"the local path {path} cannot be read: {error.strerror}") from error
-    return Resolved(f"local:{path}@{digest.hexdigest()}", size)
+    return Resolved(f"local:{text_of(str(path))}@{digest.hexdigest()}", size)
 
 
 def _everything(path: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -17,14 +17,15 @@ import msgspec
 from msgspec import Struct
 
 from storage.threads import Stop
-from storage.tree import Kind, Limits, digest_file, open_inside, walk
+from storage.tree import Kind, Limits, digest_file, open_inside, text_of, walk
 
 _LIMITS: Final = Limits(entries=10_000_000)
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Sum(Struct, frozen=True, array_like=True):
-    """One entry. `path` is empty for a manifest of a single file; `mark` is a link's target, or a file's SHA-256."""
+    """One entry, its names as text. `path` is empty for a manifest of a single file; `mark` is a link's target, or a file's
+    SHA-256."""
 
     path: str
     kind: Kind
@@ -43,10 +44,10 @@ def sums(path: Path, stop: Stop) -> Iterator[Sum]:
         return
     for entry in walk(path, _LIMITS):
         stop()
-        mark = entry.target
+        mark = text_of(entry.target)
         if entry.kind is Kind.FILE:
             mark = digest_file(open_inside(path, entry.path), stop)
-        yield Sum(entry.path, entry.kind, entry.size_bytes, entry.executable, mark)
+        yield Sum(text_of(entry.path), entry.kind, entry.size_bytes, entry.executable, mark)
 
 
 def write_manifest(path: Path, manifest: Path, stop: Stop) -> None:

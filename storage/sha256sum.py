@@ -47,7 +47,7 @@ def line_of(path: str, sha256: str) -> bytes:
 
 
 def lines_in(text: bytes) -> Iterator[tuple[str, str]]:
-    """Path and digest of each line of such a list. Raises `Broken` for what is none."""
+    """Path (as `storage.tree.text_of` has it) and digest of each line of such a list. Raises `Broken` for what is none."""
     for line in text.splitlines():
         escaped = line.startswith(b"\\")
         sha256, blanks, name = line.removeprefix(b"\\").partition(b"  ")
@@ -55,7 +55,7 @@ def lines_in(text: bytes) -> Iterator[tuple[str, str]]:
             raise Broken("a list of files has a line that sha256sum does not write")
         if escaped:
             name = _ESCAPED.sub(lambda found: _MEANT[found[0]], name)
-        yield name.decode(errors="surrogateescape"), sha256.decode(errors="replace")
+        yield name.decode(errors="backslashreplace"), sha256.decode(errors="replace")
 
 
 def total_of(folder: Path, stop: Stop) -> Total:

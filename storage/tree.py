@@ -96,6 +96,11 @@ def safe_parts(name: str, depth: int = Limits().depth) -> tuple[str, ...]:
     return parts
 
 
+def text_of(name: str) -> str:
+    """A name that a file system told, as text that can be sent and kept: bytes that are no UTF-8 stand as ``\\xff``."""
+    return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")
+
+
 def safe_join(root: Path, name: str) -> Path:
     """Where `name` lies below `root`; raises as `safe_parts`. Says nothing of links: to create it, use `TreeWriter`."""
     return root.joinpath(*safe_parts(name))

@@ -32,7 +32,7 @@ from requester.cli.swarm import KUBO_DEFAULT, read_swarm
 from requester.client import job_path
 from requester.written import digests_of, has_all, has_all_files, is_below, links_of, rows_of
 from storage.contract import silent
-from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts
+from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts, text_of
 
 Json = dict[str, Any]
 FILES: Final = "results/files"
@@ -95,20 +95,21 @@ def cat(
     wanted = "/".join(safe_parts(path))
     api = _by_way_of(ipfs_connect, api)
     results, written = _looked_up(api, job, namespace, execution_id)
+    named = text_of(wanted)
     names: dict[str, str] = {}
     found = 0
     for result in results:
         told = written.get(result.execution)
         digests, whole = digests_of(told), has_all_files(told)
-        if told is not None and not whole and wanted not in digests:
-            known = _known(api, job_path(job, FILES), result, namespace, wanted)
+        if told is not None and not whole and named not in digests:
+            known = _known(api, job_path(job, FILES), result, namespace, named)
             digests |= known.digests
-        if whole and wanted not in digests:
+        if whole and named not in digests:
             names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in links_of(told)}
             continue
-        found += _print(api, result, wanted, digests.get(wanted, ""))
+        found += _print(api, result, wanted, digests.get(named, ""))
     if not found:
-        raise _no_such_file(job, wanted, names)
+        raise _no_such_file(job, named, names)
     return Exit.OK
 
 
@@ -192,8 +193,9 @@ def _listed(api: Api, result: Result, written: Json | None, route: str, namespac
 
 
 def _item(entry: Entry, digests: dict[str, str]) -> Json:
-    item = {"Path": entry.path, "Size": entry.size_bytes, "SHA256": digests.get(entry.path, "")}
-    target = {"Target": entry.target} if entry.kind is Kind.LINK else {}
+    path = text_of(entry.path)
+    item = {"Path": path, "Size": entry.size_bytes, "SHA256": digests.get(path, "")}
+    target = {"Target": text_of(entry.target)} if entry.kind is Kind.LINK else {}
     return {**item, "Type": entry.kind.value, **target}
 
 

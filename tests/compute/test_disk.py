@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -177,6 +178,24 @@ def test_a_record_is_small_and_the_whole_list_is_kept(tmp_path: Path, count: int
     assert kept.exists()
     manifests.prune(kept.stat().st_mtime + 61)
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_name_that_is_no_text_is_recorded_all_the_same(tmp_path: Path, count: int) -> None:
+    """A program may write names of any bytes: the record can be kept and sent, and the list has the bytes themselves."""
+    (tmp_path / "results").mkdir()
+    for number in range(count):
+        (tmp_path / "results" / os.fsdecode(b"caf\xe9-%02d" % number)).write_bytes(b"x")
+    os.symlink(b"caf\xe9-00", os.fsencode(tmp_path / "results") + b"/l\xff")
+    os.mkdir(os.fsencode(tmp_path / "results") + b"/d\xff")
+    written = Manifests(tmp_path / "manifests", 60).record(EXECUTION, tmp_path / "results", never)
+    assert msgspec.json.decode(msgspec.json.encode(written), type=type(written)) == written
+    assert written.files[0].path == "caf\\xe9-00"
+    assert (written.links, written.folders) == ([LinkWritten("l\\xff", "caf\\xe9-00")], ["d\\xff"])
+    listed = subprocess.run(
+        ["sh", "-c", "sha256sum caf* | sha256sum"], cwd=tmp_path / "results", capture_output=True, check=True
+    )
+    assert listed.stdout.split()[0].decode() == written.sha256
 
 
 async def test_a_report_says_what_was_published(nodes: Nodes, requester: FakeRequester) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from compute.execution import ordered
 from compute.journal import GONE_KEPT_S, Journal
 from protocol.errors import Broken, Conflict, Invalid
+from protocol.ids import NodeId
 from tests.compute.twins import order
 
 
@@ -55,6 +57,21 @@ async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None
         await journal.close()
     again = Journal(tmp_path)
     assert again.open(22.0).gone == {"e-old": 5, kept.id: 6}
+    again.abandon()
+
+
+async def test_what_cannot_be_written_down_keeps_no_other_from_it(tmp_path: Path) -> None:
+    """An execution with text that is none costs its own memory alone: those beside it are durable, and the node goes on."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    one, two = (ordered(order(number), 1.0)[0] for number in (1, 2))
+    journal.save(replace(one, run=replace(one.run, node=NodeId("\udcff"))))
+    journal.save(two)
+    await journal.commit()
+    await journal.close()
+
+    again = Journal(tmp_path)
+    assert again.open(20.0).executions == [two]
     again.abandon()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from requester.results import PIECE_BYTES, KeptResults
 from storage.contract import Label, silent
 from storage.local_publisher import LocalPublisher, LocalPublisherParams, open_local_publisher
 from storage.settings import LocalPublishing, StorageSettings
+from storage.tree import text_of
 from tests.contracts.trees import Link, Tree, plant
 
 NODE = NodeId("n-1")
@@ -136,6 +138,7 @@ ODD: Tree = {
     "o/ two  blanks ": b"333",
     "o/\\begins": b"4444",
     "o/link": Link("back"),
+    os.fsdecode(b"o/caf\xe9"): b"55555",
     **{f"many/{number:05}": b"x" * (number % 7) for number in range(9_000)},
 }
 
@@ -154,7 +157,7 @@ async def test_a_long_list_is_brought_whole(kept: KeptResults, manifests: Manife
 
     assert (tmp_path / "manifests" / E).stat().st_size > PIECE_BYTES
     assert {each.path: (each.size_bytes, each.sha256) for each in found} == {
-        path: (len(data), hashlib.sha256(data).hexdigest())
+        text_of(path): (len(data), hashlib.sha256(data).hexdigest())
         for path, data in ODD.items()
         if isinstance(data, bytes)
     }
