@@ -115,6 +115,11 @@ class Findings:
         if warning not in self.warnings:
             self.warnings.append(warning)
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is wrong so far."""
+        return bool(self._found)
+
     def check(self, hint: str = "") -> None:
         """Raise `SpecFaults` if there is any fault."""
         if not self._found:

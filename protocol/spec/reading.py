@@ -13,6 +13,7 @@ it: keys that are not known do nothing, and fields that are the server's own are
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct, field
 
 from protocol.jobs import Job
@@ -23,7 +24,7 @@ from protocol.spec.drivers import OWN
 from protocol.spec.faults import Findings, SpecFault, SpecFaults, path_text, quoted
 from protocol.spec.job_rules import read_job
 from protocol.spec.older import REWRITES, before_1_4
-from protocol.spec.shape import Rules, kind, read_struct
+from protocol.spec.shape import Rules, is_exact, kind, read_struct
 from protocol.spec.tree import Document, Unreadable
 
 SERVER_FIELDS: Final = ("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime", "SubmitTime")
@@ -110,17 +111,14 @@ def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
     if wrong:
         path, message = wrong
         findings.fault(path, f"{path_text(path)}: {message}" if path else message)
-    elif not isinstance(data, dict):
-        findings.fault((), f"a job is an object with the keys Type and Tasks, and this is {kind(data)}")
-    elif before_1_4(data):
-        findings.fault((), _BEFORE_1_4)
-        findings.check(_BEFORE_1_4_HINT)
-    elif _holds_job(data):
-        findings.fault((), _ANSWER)
-        findings.check(_ANSWER_HINT)
-    findings.check()
+        findings.check()
     rules = Rules(findings, strict, REWRITES)
-    submitted = read_struct(_without_server_fields(data, findings, strict=strict), _Submitted, (), rules)
+    if is_exact(data, _Submitted):
+        # It has nothing but what belongs to a job: no older form, no field of the server's.
+        submitted = msgspec.convert(data, _Submitted)
+    else:
+        _check_kind(data, findings)
+        submitted = read_struct(_without_server_fields(data, findings, strict=strict), _Submitted, (), rules)
     if not submitted.tasks:
         findings.fault(("Tasks",), "Tasks is missing: a job has one task")
     if len(submitted.tasks) > 1:
@@ -129,6 +127,19 @@ def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
     job = read_job(Job(**{**written, "tasks": submitted.tasks[:1]}), rules)
     findings.check()
     return job
+
+
+def _check_kind(data: Any, findings: Findings) -> None:
+    """Raise `SpecFaults` for what is no job of today."""
+    if not isinstance(data, dict):
+        findings.fault((), f"a job is an object with the keys Type and Tasks, and this is {kind(data)}")
+    elif before_1_4(data):
+        findings.fault((), _BEFORE_1_4)
+        findings.check(_BEFORE_1_4_HINT)
+    elif _holds_job(data):
+        findings.fault((), _ANSWER)
+        findings.check(_ANSWER_HINT)
+    findings.check()
 
 
 def _holds_job(data: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ class _Form(NamedTuple):
 
 def read_struct(value: Any, struct: type[T], path: Path, rules: Rules) -> T:
     """Read `value` into `struct`. Faults go to `rules.findings`; after one, the result is only good for looking on."""
-    if not _is_exact(value, struct):
+    if not is_exact(value, struct):
         value = _object(value, _form(struct), path, rules)
     return msgspec.convert(value, struct)
 
@@ -97,7 +97,7 @@ def _described(struct: type[Any]) -> _Form:
 _exact: dict[Any, Any] = {}
 
 
-def _is_exact(value: Any, struct: type[Any]) -> bool:
+def is_exact(value: Any, struct: type[Any]) -> bool:
     """Whether a value has nothing but the canonical names, each with a value of its type."""
     exact = _exact.get(struct)
     if exact is None:

@@ -20,7 +20,7 @@ from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
 from protocol.spec.faults import Findings, near, no_such, path_text, quoted
 from protocol.spec.network import read_network
-from protocol.spec.older import OlderWasm, docker_today, tell_moved, wasm_today
+from protocol.spec.older import REWRITES, OlderWasm, docker_today, tell_moved, wasm_today
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from protocol.spec.shape import Rules, read_struct
 
@@ -40,11 +40,33 @@ _PARSERS: Final[Mapping[str, Callable[[str], float]]] = {
     "GPU": parse_gpu,
     "GPUMemory": parse_bytes,
 }
+_KEPT_MAX_BYTES: Final = 4096
+"""A larger task is read each time it comes: those that are kept take some MiB in all."""
 _GPU_KIND: Final = ("GPUName", "GPUMemory")
 
 
 def read_task(task: Task, path: Path, rules: Rules) -> Task:
-    """A task in canonical form."""
+    """A task in canonical form. What a program sends again and again is read once."""
+    text = msgspec.json.encode(task)
+    known = _kept(text) if not rules.strict and len(text) <= _KEPT_MAX_BYTES else None
+    if known is None:
+        return _read_task(task, path, rules)
+    canonical, warnings = known
+    for warning in warnings:
+        rules.findings.warn(warning)
+    return canonical
+
+
+@lru_cache(maxsize=256)
+def _kept(text: bytes) -> tuple[Task, list[str]] | None:
+    """A program's task in canonical form, with the warnings about it; None if anything is wrong with it."""
+    findings = Findings()
+    task = msgspec.json.decode(text, type=Task)
+    canonical = _read_task(task, ("Tasks", 0), Rules(findings, strict=False, rewrites=REWRITES))
+    return None if findings.any else (canonical, findings.warnings)
+
+
+def _read_task(task: Task, path: Path, rules: Rules) -> Task:
     findings = rules.findings
     engine, older = _read_engine(task.engine, (*path, "Engine"), rules)
     tell_moved(findings, older, (*path, "Engine", "Params"))

@@ -90,3 +90,24 @@ def test_the_quick_look_sees_what_the_careful_one_sees(document: Any, depth: int
 
     assert _fits(document) == (_first_unfit(document) is None)
     assert unfit(document) == _first_unfit(document)
+
+
+def test_a_task_that_came_before_is_read_as_the_first_time() -> None:
+    """A program that sends one task again and again gets the same job, and hears the same warnings and faults, each time."""
+    older = copy.deepcopy(EXACT)
+    source = {"Type": "localDirectory", "Params": {"SourcePath": "/data"}}
+    older["Tasks"][0]["InputSources"].append({"Target": "/in", "Source": source})
+    wrong = copy.deepcopy(EXACT)
+    wrong["Tasks"][0]["Env"] = {"lower": "1"}
+
+    first, again = read_body(older), read_body(copy.deepcopy(older))
+
+    assert first.warnings
+    assert first == again
+    assert read_body({**older, "Name": "other"}).job.task == first.job.task
+    told = []
+    for _ in range(2):
+        with pytest.raises(SpecFaults) as fault:
+            read_body(copy.deepcopy(wrong))
+        told.append([each.path for each in fault.value.faults])
+    assert told == [["Tasks[0].Env.lower"]] * 2
