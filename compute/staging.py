@@ -7,9 +7,9 @@ In the folder: ``input-<index>``, ``results/<name>`` (what is published, with ``
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
@@ -26,6 +26,7 @@ from protocol.held import input_token
 from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
 from protocol.spec.drivers import IN_PLACE
+from protocol.together import together
 from storage.contract import Progress, Share
 
 RESOLVING_MAX: Final = 32
@@ -98,7 +99,7 @@ class Staging:
         works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
         if not self._plan.engine.prepared(self._plan.engine_params):
             works.append(self._prepare(told))
-        await _together(works)
+        await together(works)
         there = [each for each in brought if each is not None]
         mounts = [each.mount for each in there] + self._result_folders()
         return Ready([each.read for each in there], mounts, take_ports(self._run, self._ports))
@@ -143,7 +144,7 @@ class Staging:
             async with turns:
                 found[index] = await self._resolve_one(index)
 
-        await _together([resolve(index) for index in range(len(self._inputs))])
+        await together([resolve(index) for index in range(len(self._inputs))])
         return [each for each in found if each is not None]
 
     async def _resolve_one(self, index: int) -> Wanted:
@@ -222,19 +223,3 @@ class Staging:
     def _failure_of(self, index: int, error: Exception) -> StepFailed:
         """A fault that is about that input, and says so."""
         return input_failure(error, index, self._inputs[index], self._node)
-
-
-async def _together(works: list[Coroutine[Any, Any, None]]) -> None:
-    """Do all side by side; the first that fails stops the others and is the one that is raised."""
-    if len(works) == 1:
-        await works[0]
-        return
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except ExceptionGroup as faults:
-        first: Exception = faults
-        while isinstance(first, ExceptionGroup):
-            first = first.exceptions[0]
-        raise first from first.__cause__

@@ -192,7 +192,8 @@ class Jobs:
         self.newest = 0
         """The highest sequence folded: one's own entries are folded before the log's reader brings them."""
         self._clock = clock
-        self._closed_max = closed_max
+        # One at least: a job that comes back for its next version is the newest.
+        self._closed_max = max(closed_max, 1)
         self._waiting_max = max(waiting_max, 1)
         self._waiting: OrderedDict[JobKey, Live] = OrderedDict()
         """The open jobs that may leave, those that were looked at longest ago first."""

@@ -4,7 +4,7 @@ Knows: beats, cells of membership, and when a node counts as gone. Must not know
 orchestrator, what a beat says of executions to the repair.
 """
 
-from asyncio import Event, TaskGroup
+from asyncio import Event
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -19,6 +19,7 @@ from protocol.errors import Broken, Conflict, Fault, NotFound
 from protocol.ids import ExecutionId, NodeId, is_token
 from protocol.messages import Beat, RequesterBeat, decode, encode
 from protocol.nodes import NodeInfo
+from protocol.together import together
 from requester.beats import Beats
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, PENDING, silent, silent_before
@@ -249,16 +250,14 @@ class Registry:
             waiting = list(self._to_save)
             for first in range(0, len(waiting), _SAVED_TOGETHER):
                 await self._save_some(waiting[first : first + _SAVED_TOGETHER])
-        except* Fault as faults:
-            _log.debug("cells cannot be reached", reason=str(faults.exceptions[0]))
+        except Fault as fault:
+            _log.debug("cells cannot be reached", reason=fault.message)
 
     async def _save_some(self, some: Sequence[NodeId]) -> None:
         """Side by side, so that a fleet that joins costs a few groups of writes. A next beat brings back what fails."""
-        async with TaskGroup() as saving:
-            for id_ in some:
-                self._to_save.pop(id_, None)
-                if not self._presence.rank(id_):
-                    saving.create_task(self._save(id_))
+        for id_ in some:
+            self._to_save.pop(id_, None)
+        await together(self._save(id_) for id_ in some if not self._presence.rank(id_))
 
     async def _load(self) -> None:
         for cell in await self._bus.list_cells():

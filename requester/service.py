@@ -376,6 +376,11 @@ class Service:
     async def watch(self, ref: str, *, namespace: str = "") -> AsyncGenerator[JobUpdate, None]:
         record = await self.job(ref, namespace=namespace)
         live = self._jobs.get(record.key)
+        if live is None and not record.closed:
+            # It has ended and left memory since the read model was asked.
+            await self._recorder.settle()
+            record = await self.job(record.id)
+            live = self._jobs.get(record.key)
         if live is None:
             yield JobUpdate(job=record)
             return

@@ -7,8 +7,8 @@ count, so a transfer that moves goes on, however bad the line. What comes is nev
 
 import asyncio
 import re
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -114,20 +114,3 @@ class Crawl:
             self._since, self._bytes = self._clock(), 0
         elif self._clock() - self._since > self._within_s:
             raise aiohttp.SocketTimeoutError
-
-
-async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines side by side; the first fault ends the others and is raised as itself, not in a group."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as faults:
-        raise _first(faults) from None
-
-
-def _first(faults: BaseExceptionGroup[BaseException]) -> BaseException:
-    first: BaseException = faults
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -44,6 +44,7 @@ from protocol.nats.frames import (
     header,
 )
 from protocol.nats.wire import Wire
+from protocol.together import together
 
 _log = structlog.get_logger(__name__)
 
@@ -158,8 +159,8 @@ class GuardedStream:
     async def put(self, puts: Sequence[Put]) -> list[Outcome]:
         """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again."""
         outcomes: list[Outcome] = []
-        for together in commits(puts):
-            outcomes += await self._put(together)
+        for commit in commits(puts):
+            outcomes += await self._put(commit)
         return outcomes
 
     async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:
@@ -207,21 +208,21 @@ class GuardedStream:
 
     async def _settle(self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt]) -> list[Outcome]:
         """Find an outcome for every write, each on its own."""
+        outcomes: dict[int, Outcome] = {}
+
+        async def settle(number: int) -> None:
+            outcomes[number] = await self._settle_one(puts[number], verdicts[number])
+
         try:
-            async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as tasks:
-                settling = [
-                    tasks.create_task(self._settle_one(put, verdict))
-                    for put, verdict in zip(puts, verdicts, strict=True)
-                ]
+            async with asyncio.timeout(GIVE_UP_S):
+                await together(map(settle, range(len(puts))))
         except TimeoutError as error:
             reason = "it does not answer" if self._wire.connected else "there is no connection to NATS"
             raise Unavailable(
                 f"writes to {self._stream} are in doubt after {GIVE_UP_S:g} s: {reason}",
                 hint="Ask again with the same operation id and guard: it can succeed once only.",
             ) from error
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
-        return [task.result() for task in settling]
+        return [outcomes[number] for number in range(len(puts))]
 
     async def _settle_one(self, put: Put, verdict: Outcome | Doubt) -> Outcome:
         """Look and send again until there is an outcome. Raises `Unavailable` if the connection was shut, and `Denied`."""

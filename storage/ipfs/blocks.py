@@ -18,6 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
+from protocol.together import together
 from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
 from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of
 from storage.ipfs.exchange import Exchanges, Failed, Take
@@ -26,7 +27,7 @@ from storage.ipfs.sink import Sink
 from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want
 from storage.lanes import Lane
-from storage.ranged import PAUSE_MAX_S, together
+from storage.ranged import PAUSE_MAX_S
 from storage.threads import Stop, in_thread
 from storage.wire import Line
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from protocol.errors import Broken, Exhausted, Fault, Invalid, NotFound
 from protocol.nodes import Offer
+from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
@@ -28,7 +29,7 @@ from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Found, Role, Want, expand, follow
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits as RangeLimits
-from storage.ranged import check_size, together
+from storage.ranged import check_size
 from storage.tree import Entry, Kind, Limits
 
 if TYPE_CHECKING:

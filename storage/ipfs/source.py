@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 from msgspec import Struct, structs
 
 from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut, Unavailable
+from protocol.together import together
 from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.answers import Link, Listing, Resolution, Stat
@@ -32,7 +33,7 @@ from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
 from storage.parts import Files, Item
 from storage.ranged import Limits as RangeLimits
-from storage.ranged import check_size, together
+from storage.ranged import check_size
 from storage.threads import Stop, in_thread
 from storage.tree import Entry, Kind, Limits, TreeWriter, check_link, safe_parts
 

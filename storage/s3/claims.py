@@ -13,8 +13,8 @@ from typing import Final
 
 from protocol.errors import Conflict
 from protocol.ids import short
+from protocol.together import together
 from storage.contract import Label
-from storage.ranged import together
 from storage.s3.client import Connection, Found
 from storage.s3.upload import NOT_THERE
 

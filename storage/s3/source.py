@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 from msgspec import Struct, structs
 
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound
+from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Request
 from storage.lister import Lister
 from storage.multiaddr import parse_endpoint
 from storage.parts import PARTIAL, Files, Item
-from storage.ranged import Refusal, check_size, together
+from storage.ranged import Refusal, check_size
 from storage.s3.bulk import Bulk
 from storage.s3.checksums import CRCS, CrcSum, check_file, told
 from storage.s3.claims import of_ours

@@ -9,12 +9,24 @@ from msgspec.structs import replace
 
 from protocol.bus import Append, Outcome, Record
 from protocol.errors import Broken, Exhausted, Unavailable
+from protocol.ids import JobId, key_of
 from protocol.memory_bus import MemoryBus, MemoryHub, Mischief
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core.model import JobRecord
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
-from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+from tests.requester.cluster import (
+    QUICK,
+    a_cluster,
+    a_job,
+    closed,
+    complete,
+    happens,
+    hold,
+    submit,
+    until,
+)
 
 
 class Doubting(MemoryBus):
@@ -198,6 +210,32 @@ async def test_an_old_job_goes_on(tmp_path: Path) -> None:
 
         assert records[0] == records[1]
         assert [each.version for each in records[0].executions.values()] == [1, 2]
+
+
+async def test_a_watch_that_comes_just_as_its_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches a job is told how it ended, also if it ended and left memory while the watch looked for it."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, keep_closed=1)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job())
+        found = [await until(service, job, lambda record: bool(record.executions))]
+        look = service._lookup.job
+
+        async def looked(ref: str, namespace: str) -> JobRecord:
+            return found.pop() if found else await look(ref, namespace)
+
+        await node.until(lambda node: bool(node.runs))
+        node.finish(node.runs[0].execution)
+        await closed(service, job)
+        node.script = complete
+        while key_of(JobId(job)) in service._jobs.closed:
+            await closed(service, await submit(service, a_job()))
+            await service.jobs(JobQuery())
+        monkeypatch.setattr(service._lookup, "job", looked)
+
+        assert [update.job.closed async for update in service.watch(job) if update.job] == [True]
 
 
 async def test_lost_answers(tmp_path: Path) -> None:
