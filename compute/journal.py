@@ -1,7 +1,8 @@
 """What a node must not forget when its process dies: a SQLite file in its data folder.
 
 Knows: executions as they were last saved, how to make that durable in groups, and the numbers that outlive a process
-(incarnation, highest sequence obeyed, which log they belong to). Must not know: what an execution's fields mean.
+(incarnation, highest sequence obeyed, which log they belong to). Must not know: what an execution's fields mean, but that
+its order is one of them.
 
 **When it is durable.** `save` only marks an execution; all that is marked is written in one transaction: at the next turn of
 the event loop if somebody waits (`commit`), under load a moment later, together; else within `LAZY_S`.
@@ -9,6 +10,9 @@ the event loop if somebody waits (`commit`), under load a moment later, together
 **Why the loop writes itself.** In WAL mode with ``synchronous=NORMAL`` a commit is a write to the kernel's memory (some
 50 µs), not a wait for the disk: cheaper than a hop to a thread. What waits for the disk, moving the log of writes into the
 file, is done by a thread of its own.
+
+**What a row costs.** An execution is written whole once, with its order, which never changes and may carry a quarter of a
+megabyte; what becomes of it is written beside that, without the order.
 
 **Why numbers.** Rows have growing numbers and no other key: those of one time share pages, and a commit in a burst writes a
 few pages instead of one for each execution.
@@ -48,6 +52,7 @@ CHECKPOINT_COMMITS: Final = 500
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY, id TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS later (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ended (number INTEGER PRIMARY KEY, id TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -60,6 +65,9 @@ DROP TABLE gone;
 COMMIT;
 """
 """Takes over what a journal of the first form holds, whose rows had the executions' ids as their keys."""
+_ALL_WORK: Final = """
+SELECT number, work.body, later.body FROM work LEFT JOIN later USING (number) ORDER BY number
+"""
 _TO_LOOK_AT: Final = "CREATE VIEW IF NOT EXISTS executions AS SELECT id, body FROM work"
 """For people and tests that look into a journal from outside."""
 _FADE: Final = """
@@ -198,9 +206,9 @@ class Journal:
             "SELECT id, seq FROM ended ORDER BY number DESC LIMIT ?", (GONE_MAX,)
         ).fetchall()
         executions = []
-        for number, body in self._db.execute("SELECT number, body FROM work ORDER BY number"):
+        for number, body, later in self._db.execute(_ALL_WORK):
             try:
-                execution = _decoder.decode(body)
+                execution = _decoder.decode(body) if later is None else _with_order_of(body, later)
             except msgspec.DecodeError as error:
                 raise Broken(
                     f"{self._path}: execution {number} cannot be read: {error}",
@@ -238,42 +246,48 @@ class Journal:
         if not (self._dirty or self._gone or self._facts):
             return
         with self._transaction():
-            if self._dirty:
-                self._db.executemany("INSERT OR REPLACE INTO work VALUES (?, ?, ?)", self._rows())
+            new = self._write_executions()
             if self._gone:
                 numbers = [(self._numbers[name],) for name in self._gone if name in self._numbers]
                 self._db.executemany("DELETE FROM work WHERE number = ?", numbers)
+                self._db.executemany("DELETE FROM later WHERE number = ?", numbers)
                 self._db.executemany(
                     "INSERT INTO ended (id, seq, at) VALUES (?, ?, ?)",
                     [(name, seq, at) for name, (seq, at) in self._gone.items()],
                 )
             if self._facts:
                 self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._facts.items()))
+        self._numbers |= new
         for name in self._gone:
             self._numbers.pop(name, None)
         self._dirty, self._gone, self._facts = {}, {}, {}
         self.commits += 1
 
-    def _rows(self) -> list[tuple[int, ExecutionId, bytes]]:
-        """What is marked, as it is kept. What cannot be written down (text that is none) must not keep the rest from it."""
-        try:
-            return [(self._number(name), name, _encoder.encode(each)) for name, each in self._dirty.items()]
-        except (UnicodeEncodeError, msgspec.EncodeError):
-            rows = []
-        for name, each in self._dirty.items():
+    def _write_executions(self) -> dict[ExecutionId, int]:
+        """Write what is marked, of what was written before all but its order; the rows of what is new.
+
+        What cannot be written down (text that is none) must not keep the rest from it.
+        """
+        new, rows, changed = {}, [], []
+        for name, execution in self._dirty.items():
+            number = self._numbers.get(name)
+            kept = execution if number is None else msgspec.structs.replace(execution, run=None)
             try:
-                rows.append((self._number(name), name, _encoder.encode(each)))
+                body = _encoder.encode(kept)
             except (UnicodeEncodeError, msgspec.EncodeError):
                 _log.exception("an execution cannot be kept in the journal", execution=name)
-        return rows
-
-    def _number(self, execution: ExecutionId) -> int:
-        """Its row."""
-        number = self._numbers.get(execution)
-        if number is None:
-            number = self._numbers[execution] = self._next
-            self._next += 1
-        return number
+                continue
+            if number is None:
+                new[name] = self._next
+                rows.append((self._next, name, body))
+                self._next += 1
+            else:
+                changed.append((number, body))
+        if rows:
+            self._db.executemany("INSERT INTO work VALUES (?, ?, ?)", rows)
+        if changed:
+            self._db.executemany("INSERT OR REPLACE INTO later VALUES (?, ?)", changed)
+        return new
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -289,6 +303,12 @@ class Journal:
     def _begin_checkpoint(self) -> None:
         if self._checkpoint is None or self._checkpoint.done():
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, _checkpoint, self._path)
+
+
+def _with_order_of(body: bytes, later: bytes) -> Execution:
+    """An execution as it was last written, with the order that was written first. Raises ``DecodeError``."""
+    run = msgspec.json.decode(body)["run"]
+    return msgspec.convert({**msgspec.json.decode(later), "run": run}, Execution)
 
 
 def _checkpoint(path: Path) -> None:

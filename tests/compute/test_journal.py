@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from compute.execution import ordered
+from compute.execution import Admitted, CancelOrdered, Staged, Started, advance, ordered
 from compute.journal import GONE_KEPT_S, Journal
-from protocol.errors import Broken, Conflict, Invalid
+from protocol.errors import Broken, Conflict, Exhausted, Invalid
 from protocol.ids import NodeId
-from tests.compute.twins import order
+from tests.compute.twins import noop, order
 
 
 async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
@@ -115,3 +115,48 @@ async def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
         Journal(tmp_path)
     with pytest.raises(Invalid, match="cannot be used"):
         Journal(tmp_path / "journal.db" / "below")
+
+
+async def test_an_order_is_written_once(tmp_path: Path) -> None:
+    """However much an execution's order carries, what becomes of it is written without that, and is found whole."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    padding = "x" * 200_000
+    ordered_first = ordered(order(task=noop({"Stdout": padding})), 1.0)[0]
+    journal.save(ordered_first)
+    await journal.commit()
+    size_bytes = (tmp_path / "journal.db-wal").stat().st_size
+    now = advance(advance(ordered_first, Admitted([3]), 2.0)[0], Staged(ports={"web": 20_001}), 3.0)[0]
+    now = advance(advance(now, Started(), 4.0)[0], CancelOrdered("enough"), 5.0)[0]
+    for _ in range(10):
+        journal.save(now)
+        await journal.commit()
+    assert (tmp_path / "journal.db-wal").stat().st_size - size_bytes < len(padding)
+    journal.abandon()
+
+    again = Journal(tmp_path)
+    assert again.open(6.0).executions == [now]
+    again.forget(now.id, 1, 7.0)
+    await again.close()
+    last = Journal(tmp_path)
+    assert last.open(8.0).executions == []
+    assert last._db.execute("SELECT count(*) FROM later").fetchone() == (0,)
+    last.abandon()
+
+
+async def test_what_a_full_disk_did_not_take_is_written_whole_later(tmp_path: Path) -> None:
+    """An execution whose first writing failed is written with its order once there is room again."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    execution = ordered(order(task=noop({"Stdout": "x" * 200_000})), 1.0)[0]
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    journal.save(execution)
+    with pytest.raises(Exhausted, match="no space left"):
+        await journal.commit()
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    await journal.commit()
+    journal.abandon()
+    again = Journal(tmp_path)
+    assert again.open(2.0).executions == [execution]
+    again.abandon()
