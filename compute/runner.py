@@ -365,22 +365,29 @@ class Runner:
         return await engine.recover(self.execution.id)
 
     async def _keep_output(self, running: Running, log: OutputLog) -> None:
-        """Copy what the program writes. A disk that takes no more ends the execution; a lost connection does not."""
+        """Copy what the program writes; a lost connection costs output, and ends nothing. Raises `StepFailed` when the
+        disk takes no more.
+        """
         try:
             async for chunk in running.output():
                 log.write(chunk)
                 self._head.add(chunk)
-        except (Fault, OSError) as error:
-            if isinstance(error, OSError):
-                self.tell(Failed(failure_of(error, self._shop.node, "keeping the program's output")))
-            else:
-                _log.warning("output was lost", execution=self.execution.id, fault=error.message)
+        except OSError as error:
+            raise StepFailed(failure_of(error, self._shop.node, "keeping the program's output")) from error
+        except Fault as fault:
+            _log.warning("output was lost", execution=self.execution.id, fault=fault.message)
         except Exception:  # noqa: BLE001 (an engine's bug costs its program's output, never the node)
             _log.exception("output was lost in a way it should not", execution=self.execution.id)
 
+    async def _keep_following(self, running: Running, log: OutputLog) -> None:
+        try:
+            await self._keep_output(running, log)
+        except StepFailed as failed:
+            self.tell(Failed(failed.failure))
+
     def _follow_output(self, running: Running, log: OutputLog) -> None:
         if self._following is None:
-            self._following = self._shop.tasks.create_task(self._keep_output(running, log))
+            self._following = self._shop.tasks.create_task(self._keep_following(running, log))
 
     async def _drain(
         self, limit_s: float, running: Running | None = None, log: OutputLog | None = None

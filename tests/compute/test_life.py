@@ -185,6 +185,24 @@ async def test_a_full_disk_fails_the_execution_and_not_the_node(
     assert (await requester.ended(after)).state is S.COMPLETED
 
 
+@pytest.mark.parametrize("seconds", [0, 3600], ids=["short", "long"])
+async def test_output_that_cannot_be_kept_ends_the_execution(
+    nodes: Nodes, requester: FakeRequester, seconds: float
+) -> None:
+    """A program whose output the disk does not take fails, ended or not, and is cleaned up like any other."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop({"Stdout": "x" * 100_000, "Seconds": seconds}))
+    (node.folder / "logs" / f"{run.execution}.log").mkdir()
+    await requester.run(run)
+    report = await requester.ended(run)
+    await requester.quiet(node)
+    assert report.state is S.FAILED
+    assert report.failure is not None
+    assert "keeping the program's output" in report.failure.message
+    assert node.leftovers() == []
+
+
 async def test_a_drivers_bug_ends_its_execution_only(nodes: Nodes, requester: FakeRequester) -> None:
     """An error nobody foresaw becomes a failure that names it, and the node goes on."""
     node = nodes(drivers=drivers(StagedSource(ZeroDivisionError("oops"))))
