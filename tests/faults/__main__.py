@@ -225,7 +225,7 @@ def _flat(seq: int, entry: Entry, event: Event) -> Logged:
     logged = Logged(seq, entry.at, entry.by, entry.job, str(tag))
     match event:
         case Submitted():
-            logged.version = event.version
+            logged.version, logged.name = event.version, event.spec.name
         case Assigned():
             logged.execution, logged.partition, logged.node = event.execution, event.partition, event.node
         case Reported():

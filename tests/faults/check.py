@@ -88,9 +88,12 @@ def _life(events: list[Logged]) -> Iterator[str]:
 def _answers(history: History) -> Iterator[str]:
     """What was accepted is there, and what was refused is not."""
     logged = {event.job for event in history.log}
+    names = {event.name for event in history.log if event.name}
     for each in history.submissions:
         if each.outcome == "accepted" and each.job not in logged:
             yield f"{each.name} ({each.job}) was accepted by {each.requester} and is not in the log"
+        elif each.outcome == "refused" and each.name in names:
+            yield f"{each.name} was refused by {each.requester} ({each.detail}) and is in the log"
     jobs = Counter(each.job for each in history.submissions if each.job)
     for job, times in jobs.items():
         if times > 1:

@@ -57,6 +57,8 @@ class Logged(Struct):
     version: int = 0
     cid: str = ""
     """Of a report: the result, if it is in IPFS."""
+    name: str = ""
+    """Of a submission: the job's name."""
 
 
 class Seen(Struct, omit_defaults=True):

@@ -40,7 +40,12 @@ class Load:
     async def run(self) -> None:
         """Submit and follow until there was enough, then until every accepted job has ended."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as clients:
+        # On a connection that was used before, aiohttp would submit again by itself, and tell of the second time alone.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            asyncio.TaskGroup() as clients,
+        ):
             for _ in range(self._clients):
                 clients.create_task(self._client(session))
 
@@ -63,7 +68,7 @@ class Load:
                     wanted.outcome, wanted.job = "accepted", body["JobID"]
                 else:
                     # "Whether it was taken is not known" is one of the answers.
-                    unknown = "not known" in str(body)
+                    unknown = any(words in str(body) for words in ("not known", "in doubt"))
                     wanted.outcome = "doubtful" if unknown else "refused"
                     wanted.detail = str(body.get("Message", body))
         except aiohttp.ClientConnectorError:

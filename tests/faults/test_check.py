@@ -67,6 +67,11 @@ def not_in_the_log(history: History) -> None:
     history.submissions.append(Submission("two", "print", "requester-1", outcome="accepted", job="j-2"))
 
 
+def refused_and_taken(history: History) -> None:
+    history.submissions.append(Submission("two", "print", "requester-1", outcome="refused"))
+    history.log.append(Logged(9, 9.0, "r", "j-2", "submitted", name="two"))
+
+
 def requesters_differ(history: History) -> None:
     history.views["requester-1"][JOB].executions["e-1"] = ("cancelled", 0, "")
 
@@ -108,6 +113,7 @@ BROKEN: list[tuple[Callable[[History], None], str]] = [
     (never_closed, "never closed"),
     (changed_after_its_end, "after it was closed"),
     (not_in_the_log, "is not in the log"),
+    (refused_and_taken, "and is in the log"),
     (requesters_differ, "differently"),
     (a_job_unknown, "does not know"),
     (failed, "ended Failed"),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -23,6 +24,9 @@ from tests.storage.test_ipfs import ALL, LARGE, NOBODY_HAS, added, brought, ipfs
 __all__ = ["node"]
 
 QUICK = IpfsSettings(silence_s=0.5, connect_s=2, retry_s=0.01)
+PATIENT = IpfsSettings(silence_s=20, connect_s=20, retry_s=0.01)
+"""Where silence is not what goes wrong: a Kubo of a busy machine is silent for a while too."""
+SILENT = ("stall", "trickle", "mute")
 MANY: Tree = {
     **{f"folder/{number:03}": bytes([number]) * 3000 for number in range(200)},
     "large": LARGE,
@@ -35,7 +39,7 @@ MANY: Tree = {
 
 @pytest.fixture
 async def source(node: servers.Kubo) -> AsyncIterator[GatewaySource]:
-    source = GatewaySource([node.gateway_url], QUICK)
+    source = GatewaySource([node.gateway_url], PATIENT)
     yield source
     await source.close()
 
@@ -100,17 +104,27 @@ async def proxies(node: servers.Kubo) -> AsyncIterator[list[FaultProxy]]:
 
 
 @pytest.fixture
-async def behind(proxies: list[FaultProxy]) -> AsyncIterator[GatewaySource]:
+def limits(request: pytest.FixtureRequest) -> IpfsSettings:
+    """How long a source waits."""
+    callspec = getattr(request.node, "callspec", None)
+    return QUICK if callspec is not None and callspec.params.get("fault") in SILENT else PATIENT
+
+
+@pytest.fixture
+async def behind(proxies: list[FaultProxy], limits: IpfsSettings) -> AsyncIterator[GatewaySource]:
     """A source that knows the first of them alone."""
-    source = GatewaySource([proxies[0].endpoint], QUICK)
+    source = GatewaySource([proxies[0].endpoint], limits)
     yield source
     await source.close()
 
 
 @pytest.fixture
-async def either(proxies: list[FaultProxy]) -> AsyncIterator[GatewaySource]:
-    """A source that knows both."""
-    source = GatewaySource([proxy.endpoint for proxy in proxies], QUICK)
+async def either(proxies: list[FaultProxy], limits: IpfsSettings) -> AsyncIterator[GatewaySource]:
+    """A source that knows both, and bears it when the second takes its time."""
+    silence_s = 4 * limits.silence_s if limits is QUICK else limits.silence_s
+    source = GatewaySource(
+        [proxy.endpoint for proxy in proxies], msgspec.structs.replace(limits, silence_s=silence_s)
+    )
     yield source
     await source.close()
 
@@ -210,7 +224,7 @@ async def test_a_gateway_that_knows_no_cars_is_asked_for_blocks(node: servers.Ku
                 return web.Response(status=found.status, body=await found.read(), content_type=BLOCK_TYPE)
 
         async with serving(blocks_only) as url:
-            source = GatewaySource([url], QUICK)
+            source = GatewaySource([url], PATIENT)
             assert await brought(source, cid, tmp_path / "in") == with_folders(MANY)
             await source.close()
 
