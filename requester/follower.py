@@ -6,6 +6,7 @@ the log up to some sequence waits here.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 _AGAIN_S = 0.5
+_END_S = 5.0
+"""Between two looks at where the log ends, while it is read for the first time."""
 _BREATH = 200
 """Entries folded before others get their turn on the loop."""
 
@@ -45,17 +48,19 @@ class Follower:
         self._anew = anew
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
+        self._end: int | None = None
+        """The newest entry when the reading began, as long as that has not been reached."""
+        self._read = asyncio.Event()
         self.advanced: Callable[[], None] = _nobody
         """Told after some entries have been folded."""
+        self.caught_up: Callable[[], None] = _nobody
+        """Told when the log has been read to its end for the first time, and again whenever it is read anew."""
         self.created = ""
         self.position = 0
         """The sequence up to which every entry has been folded."""
 
-    async def begin(self) -> int:
-        """Find out where to go on: compare the read model with the log, and start over if they do not belong together.
-
-        Returns the sequence of the newest entry, which has to be reached before this requester knows what others know.
-        """
+    async def begin(self) -> None:
+        """Find out where to go on: compare the read model with the log, and start over if they do not belong together."""
         created, position = await self._recorder.open()
         state = await self._state_beyond(created, position)
         if created != state.created or position > state.last:
@@ -67,10 +72,24 @@ class Follower:
             position = 0
         self.created, self.position = state.created, position
         # Not the log's last sequence: that may have been purged, and then never comes.
-        return await self._asked(self._bus.newest)
+        self._end = await self._asked(self._bus.newest)
+
+    async def read_to_the_end(self) -> None:
+        """Return when this requester knows what others knew when it began."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await self._read.wait()
+                    return
+            # What was the newest may have been taken out before it was read.
+            newest = await self._asked(self._bus.newest)
+            if self._end is not None:
+                self._end = min(self._end, newest)
+                self._tell()
 
     async def run(self) -> None:
         """Follow until cancelled."""
+        self._tell()
         while True:
             try:
                 async for batch in self._bus.read(self.position):
@@ -79,10 +98,12 @@ class Follower:
             except Broken as fault:
                 _log.error("the log was made anew: all is folded again", reason=fault.message)
                 state = await self._asked(self._bus.log_state)
+                end = await self._asked(self._bus.newest)
                 await self._recorder.begin(state.created)
                 # At once after it, or a job would come back to memory from tables that are emptied under it.
                 self._anew()
-                self.created, self.position = state.created, 0
+                self.created, self.position, self._end = state.created, 0, end
+                self._tell()
             except Unavailable as fault:
                 _log.warning("the log cannot be read", reason=fault.message)
                 await self._clock.sleep(0.5)
@@ -107,6 +128,10 @@ class Follower:
         await waiter
 
     def _tell(self) -> None:
+        if self._end is not None and self.position >= self._end:
+            self._end = None
+            self._read.set()
+            self.caught_up()
         self.advanced()
         while self._waiting and self._waiting[0][0] <= self.position:
             waiter = heappop(self._waiting)[2]

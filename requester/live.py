@@ -38,10 +38,11 @@ Settled = Outcome | Fault | None
 class Input:
     """Something that waits to be written: `event` makes it from the record as it then is, or raises a `Fault`.
 
-    `job` is the id that a submission brings; it also says that the input wants an entry of its own.
+    `job` is the id that a submission brings; it also says that the input wants an entry of its own. `wanted` is false once
+    whoever asked has gone: what has not been sent by then is not written any more.
     """
 
-    __slots__ = ("done", "event", "job")
+    __slots__ = ("done", "event", "job", "wanted")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Input:
         self.event = event
         self.done = done
         self.job = job
+        self.wanted = True
 
 
 class Watcher:
@@ -88,7 +90,7 @@ class Live:
 
     `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on its
     way to the log, as written and as meant: when the log's reader brings it first, it need not be read again. `deleted` are
-    sequence and time of the entry that deleted it.
+    sequence and time of the entry that deleted it. `life` counts how often all was forgotten before it came to memory.
     """
 
     __slots__ = (
@@ -99,14 +101,16 @@ class Live:
         "guard",
         "inputs",
         "key",
+        "life",
         "noted",
         "record",
         "watchers",
         "written",
     )
 
-    def __init__(self, key: JobKey, record: JobRecord | None = None) -> None:
+    def __init__(self, key: JobKey, record: JobRecord | None = None, life: int = 0) -> None:
         self.key = key
+        self.life = life
         self.record = record
         self.guard = record.revision if record is not None else 0
         self.written = self.guard
@@ -198,6 +202,7 @@ class Jobs:
         self._waiting: OrderedDict[JobKey, Live] = OrderedDict()
         """The open jobs that may leave, those that were looked at longest ago first."""
         self._load = load
+        self._life = 0
 
     def get(self, key: JobKey) -> Live | None:
         """A job in memory, or one that waits and has left it; None for all others."""
@@ -210,7 +215,7 @@ class Jobs:
         if record is None:
             return None
         self.away -= 1
-        live = self.open[key] = self._waiting[key] = Live(key, record)
+        live = self.open[key] = self._waiting[key] = Live(key, record, self._life)
         self._let_one_go()
         return live
 
@@ -222,7 +227,7 @@ class Jobs:
         """Take a job from the read model, unless a newer state of it is here."""
         live = self.get(record.key)
         if live is None:
-            live = Live(record.key, record)
+            live = Live(record.key, record, self._life)
             self._place(live)
             for execution in record.executions.values():
                 if execution.open:
@@ -240,7 +245,7 @@ class Jobs:
         """The job of this key, made without a record if it is new here."""
         live = self.get(key)
         if live is None:
-            live = self.open[key] = Live(key)
+            live = self.open[key] = Live(key, life=self._life)
         return live
 
     def fold(self, live: Live, entry: Entry, seq: int) -> set[NodeId]:
@@ -319,15 +324,22 @@ class Jobs:
                 self.closed.pop(live.key, None)
                 self.requeue(live)
 
+    def holds(self, live: Live) -> bool:
+        """Whether this came to memory after all was forgotten: what was there before knows less than the log."""
+        return live.life == self._life
+
     def clear(self) -> None:
-        """Forget everything: the log is read anew. Who watches a job is told of it again from there."""
-        watched = []
+        """Forget everything: the log is read anew. Who watches a job is told of it again from there, and what waits to be
+        written about one goes on waiting.
+        """
+        busy = []
         for live in [*self.open.values(), *self.closed.values()]:
             for execution in live.record.executions.values() if live.record is not None else ():
                 self.fleet.release(execution.node, execution.id)
-            if live.watchers:
-                watched.append(live)
+            if live.watchers or live.inputs:
+                busy.append(live)
         self.newest = 0
+        self._life += 1
         self.open.clear()
         self.closed.clear()
         self.everywhere.clear()
@@ -337,8 +349,9 @@ class Jobs:
         self._waiting.clear()
         self.away = 0
         self.queue.clear()
-        for live in watched:
-            self.make(live.key).watchers = live.watchers
+        for live in busy:
+            here = self.make(live.key)
+            here.watchers, here.inputs, live.inputs = live.watchers, live.inputs, []
 
     def note(self, live: Live, report: Report) -> None:
         """Keep in memory what a node says of an execution that goes on."""

@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from protocol import bus, failpoints
-from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Stale, Stored
+from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Refused, Stale, Stored
 from protocol.clock import Clock
 from protocol.entries import Assigned, Entry, Event
 from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
@@ -140,9 +140,19 @@ class Orchestrator:
             self._looks.append(key)
             self._news.set()
 
+    def begin_anew(self) -> None:
+        """Forget all jobs: the log is read from its beginning, and until its end is reached nothing is decided unasked.
+
+        A job half read looks as if its node still had to run what it ended long ago.
+        """
+        self.acting = False
+        self._jobs.clear()
+        for key in self._jobs.open:
+            self.remind(self._clock.now(), key)
+
     def resume(self, record: JobRecord) -> None:
         """Take an open job from the read model at the start."""
-        self._await_deadline(self._jobs.adopt(record))
+        self._await_deadline(self._jobs.adopt(record), record.modified_at)
 
     def attend_mine(self) -> None:
         """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
@@ -226,6 +236,9 @@ class Orchestrator:
         """Write what follows about a job, unless an entry of it is on its way or must be read first."""
         if live.inflight or live.behind:
             return
+        if not self._jobs.holds(live):
+            self._hand_over(live, [])
+            return
         taken, events = self._take(live)
         job = live.record.id if live.record is not None else (taken[0].job if taken else None)
         if job is None:
@@ -241,7 +254,7 @@ class Orchestrator:
         if not decision.events:
             for item in taken:
                 item.done(None)
-            self._await_deadline(live)
+            self._await_deadline(live, now)
             return
         number = next(self._ops)
         entry = Entry(job, f"{self._op_prefix}{number}", self._presence.me, now, decision.events)
@@ -260,7 +273,7 @@ class Orchestrator:
                 Append(live.key, live.guard, entry.op, data), done, must=live.record is not None
             )
         except Exhausted as fault:
-            self._give_back(live, entry)
+            self._give_back(live.key, entry)
             self._settle(taken, fault)
             self._let_go(live)
             return
@@ -275,6 +288,8 @@ class Orchestrator:
             if item.job is not None and taken:
                 break
             del live.inputs[0]
+            if not item.wanted:
+                continue
             try:
                 event = item.event(live.record)
             except Fault as fault:
@@ -318,8 +333,10 @@ class Orchestrator:
         else:
             self._jobs.forget(live)
 
-    def _done(self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome) -> None:
-        """An entry's outcome: fold it and tell the nodes, or read on and decide again."""
+    def _done(
+        self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome | Fault
+    ) -> None:
+        """An entry's outcome: fold it and tell the nodes, or read on and decide again; or nobody knows it."""
         live.flying = None
         if isinstance(outcome, Stored):
             self.counters["entries"] += 1
@@ -336,7 +353,10 @@ class Orchestrator:
             else:
                 self.let_go(live)
             return
-        self._give_back(live, entry)
+        self._give_back(live.key, entry)
+        if not self._jobs.holds(live):
+            self._hand_over(live, taken)
+            return
         if isinstance(outcome, Stale):
             self.counters["stale"] += 1
             live.inputs[:0] = taken
@@ -346,8 +366,9 @@ class Orchestrator:
             else:
                 self._reread(live)
             return
-        self.counters["refused"] += 1
-        _log.error("the log refused an entry", job=entry.job, reason=outcome.reason, full=outcome.full)
+        if isinstance(outcome, Refused):
+            self.counters["refused"] += 1
+            _log.error("the log refused an entry", job=entry.job, reason=outcome.reason, full=outcome.full)
         for item in taken:
             item.done(outcome)
         if live.record is None:
@@ -355,15 +376,24 @@ class Orchestrator:
         else:
             self.remind(self._clock.now() + 1.0, live.key)
 
-    def _give_back(self, live: Live, entry: Entry) -> None:
+    def _hand_over(self, live: Live, taken: list[Input]) -> None:
+        """All was forgotten while this was on its way: what waits goes on with the job as it is in memory now."""
+        here = self._jobs.make(live.key)
+        here.inputs[:0] = [*taken, *live.inputs]
+        live.inputs = []
+        self.remind(self._clock.now(), live.key)
+
+    def _give_back(self, key: JobKey, entry: Entry) -> None:
         """Take back the room of assignments that did not come to be."""
-        known = live.record.executions if live.record is not None else {}
+        live = self._jobs.get(key)
+        known = live.record.executions if live is not None and live.record is not None else {}
         for event in entry.events:
             if isinstance(event, Assigned):
                 execution = known.get(event.execution)
                 if execution is None or execution.node != event.node or not execution.open:
                     self._fleet.release(event.node, event.execution)
-        self._jobs.requeue(live)
+        if live is not None:
+            self._jobs.requeue(live)
         self.turns.everything()
         self._want_queue()
 
@@ -420,7 +450,9 @@ class Orchestrator:
 
     def after(self, live: Live, freed: set[NodeId]) -> None:
         """What a folded entry leads to: the next deadline, and a look at the queue if room was freed."""
-        self._await_deadline(live)
+        if live.record is not None:
+            # What became due between the decision and now, for the log was slow, was not seen by it.
+            self._await_deadline(live, min(live.record.modified_at, self._clock.now()))
         if freed:
             self.turns.freed(freed)
             self._want_queue()
@@ -429,12 +461,13 @@ class Orchestrator:
             self.turns.joined(waiting.demand)
             self._want_queue()
 
-    def _await_deadline(self, live: Live) -> None:
+    def _await_deadline(self, live: Live, since: float) -> None:
+        """Look again when something becomes due that nobody can have seen at `since`."""
         record = live.record
         if record is None or record.closed:
             return
         now = self._clock.now()
-        due = next_deadline(record, self._jobs.running_since, now, self._settings.policy)
+        due = next_deadline(record, self._jobs.running_since, since, self._settings.policy)
         if due is not None and due <= now:
             # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).
             due = now + _PASSED_S
@@ -455,7 +488,7 @@ class Orchestrator:
         except (Unavailable, TimedOut):
             self.remind(self._clock.now() + 1.0, live.key)
             return
-        if not live.behind:
+        if not live.behind or not self._jobs.holds(live):
             return
         if last is None:
             await self.vanished(live)
@@ -467,6 +500,8 @@ class Orchestrator:
         if last.seq > live.guard:
             await self._recorder.settle()
             record = await self._recorder.load(live.key)
+            if not self._jobs.holds(live):
+                return
             if live.record is None and record is not None:
                 self._jobs.restore(live, record)
             live.guard = max(live.guard, last.seq)
@@ -478,7 +513,7 @@ class Orchestrator:
         record = live.record
         if record is not None and not record.closed:
             await self._recorder.forget(record)
-            if live.record is not record:
+            if live.record is not record or not self._jobs.holds(live):
                 return
         freed = self._jobs.vanished(live)
         if freed:

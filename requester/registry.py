@@ -115,7 +115,7 @@ class Registry:
                 now,
                 incarnation=beat.incarnation,
                 held=beat.held or {},
-                cordon=cell.cordon if cell is not None else None,
+                cordon=cell.cordon if cell is not None and cell.membership != DELETED else None,
             )
             news = self._fleet.put(node)
         elif _nothing_new(known, beat):
@@ -281,14 +281,21 @@ class Registry:
             if known is not None and known.incarnation <= cell.deleted:
                 self._fleet.drop(id_)
                 self._changed()
+            elif known is not None:
+                # It has come back already, as a new one.
+                self._take_over(known, self._membership(cell), None)
             return
         if known is None:
             self._fleet.put(NodeRecord(cell.info, cell.membership, connected=False, cordon=cell.cordon))
             return
         if cell.forgiven_at:
             self._fleet.health.forgive(id_, cell.forgiven_at)
+        self._take_over(known, cell.membership, cell.cordon)
+
+    def _take_over(self, known: NodeRecord, membership: str, cordon: Cordon | None) -> None:
+        id_ = known.info.id
         aside = known.aside if self._fleet.health.troubles(id_) else None
-        if self._fleet.put(replace(known, membership=cell.membership, cordon=cell.cordon, aside=aside)):
+        if self._fleet.put(replace(known, membership=membership, cordon=cordon, aside=aside)):
             self._changed()
             self._moves(id_)
 
@@ -310,8 +317,10 @@ class Registry:
         def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
             if kept.membership == membership:
                 raise Conflict(f"node {id_} is already {membership.lower()}")
-            deleted = max(node.incarnation, 1) if membership == DELETED else 0
-            return replace(kept, membership=membership, message=message, deleted=deleted)
+            if membership == DELETED:
+                # All of it: who comes back under that name is a new node.
+                return NodeCell(node.info, DELETED, message, deleted=max(node.incarnation, 1))
+            return replace(kept, membership=membership, message=message, deleted=0)
 
         node = await self._write(id_, decided)
         _log.info("membership", node=id_, membership=membership, message=message)
@@ -336,7 +345,11 @@ class Registry:
                 raise NotFound(f"node {id_} is not known")
             cell = await self._bus.get_cell(id_)
             kept = decode(cell.data, NodeCell) if cell is not None else None
-            if kept is None or (kept.membership == DELETED and node.incarnation > kept.deleted):
+            if kept is not None and kept.membership == DELETED and node.incarnation <= kept.deleted:
+                # Another requester was told a moment ago to forget it.
+                self._apply(id_, kept)
+                raise NotFound(f"node {id_} is not known")
+            if kept is None or kept.membership == DELETED:
                 kept = NodeCell(node.info, node.membership)
             new = change(node, replace(kept, info=node.info))
             saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)

@@ -69,7 +69,7 @@ async def running(
         waiting_max=settings.keep_waiting,
         load=recorder.load_here,
     )
-    committer = Committer(bus, clock, settings.commits_max)
+    committer = Committer(bus, clock, settings.commits_max, keep_s=settings.keep_s)
     presence = Presence(bus, clock, settings.id, beat_s=settings.beat_s, version=version)
     orchestrator = Orchestrator(
         bus,
@@ -83,7 +83,7 @@ async def running(
     )
     presence.changed = orchestrator.attend_mine
     recorder.recorded = jobs.recorded
-    follower = Follower(bus, clock, recorder, take=orchestrator.take, anew=jobs.clear)
+    follower = Follower(bus, clock, recorder, take=orchestrator.take, anew=orchestrator.begin_anew)
     reports = Reports(
         bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
     )
@@ -118,6 +118,7 @@ async def running(
         committer=committer,
         presence=presence,
     )
+    follower.caught_up = duties.begin
     presence.folded, presence.recorded = lambda: follower.position, lambda: recorder.written
     presence.heard = registry.told
     retention = Retention(
@@ -168,7 +169,7 @@ async def running(
     if bucket is not None:
         work.append(serve_uploads(bus, jobs, bucket))
     try:
-        last = await follower.begin()
+        await follower.begin()
         async for record in recorder.every_open():
             if await retention.missed(record):
                 await recorder.forget(record)
@@ -177,8 +178,7 @@ async def running(
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(each) for each in work]
             try:
-                await follower.reached(last)
-                duties.begin()
+                await follower.read_to_the_end()
                 _log.info("requester ready", id=settings.id, folded=follower.position, open_jobs=len(jobs))
                 yield service
             finally:

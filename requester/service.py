@@ -106,19 +106,19 @@ class Service:
         fresh = job_id(key, self._randbits(RANDOM_BITS))
         live = await self._live(key) if named else self._jobs.make(key)
 
-        made: Submitted | None = None
+        made: tuple[JobId, Submitted] | None = None
 
         def submitted(record: JobRecord | None) -> Event:
             nonlocal made
-            made = _submitted(record, job, warnings, client, force)
-            return made
+            event = _submitted(record, job, warnings, client, force)
+            made = (record.id if record is not None else fresh, event)
+            return event
 
         await self._written(live, submitted, fresh)
-        record = live.record
-        assert record is not None
         assert made is not None
-        # Not the record's version: another's submission may have been folded meanwhile.
-        return Submission(record.id, made.version, warnings)
+        # Not what the record says now: another's submission may have been folded meanwhile.
+        id_, event = made
+        return Submission(id_, event.version, warnings)
 
     async def _without_large_data(self, job: Job) -> Job:
         """Move what is too large for the log into blobs."""
@@ -136,6 +136,11 @@ class Service:
             live.guard = max(live.guard, deleted)
         return live
 
+    async def _still(self, live: Live) -> Live:
+        """The same job, also if all was forgotten meanwhile and read anew."""
+        left = live.record is not None and not self._jobs.holds(live)
+        return await self._live(live.key) if left else live
+
     async def _written(
         self, live: Live, event: Callable[[JobRecord | None], Event], job: JobId | None = None
     ) -> Settled:
@@ -146,7 +151,8 @@ class Service:
             if not waiter.done():
                 waiter.set_result(outcome)
 
-        self._orchestrator.put(live, Input(event, done, job))
+        item = Input(event, done, job)
+        self._orchestrator.put(live, item)
         try:
             with self._patience.once():
                 outcome = await waiter
@@ -156,6 +162,8 @@ class Service:
                 "whether the request was taken is not known",
                 hint="ask for the job, or submit it again under the same name",
             ) from error
+        finally:
+            item.wanted = False
         if isinstance(outcome, Fault):
             raise outcome
         if outcome is None or isinstance(outcome, Stored):
@@ -182,6 +190,7 @@ class Service:
                 if self._clock.elapsed() >= until:
                     raise Unavailable(f"job {record.id} is being stopped and has not ended yet")
                 await self._clock.sleep(self._settings.tick_s)
+            live = await self._still(live)
         if live.record is None:
             self._jobs.forget(live)
             raise NotFound(f"job {record.id} has ended and left the log", kind="Job")
@@ -203,19 +212,24 @@ class Service:
         live = await self._live(record.key)
         while live.record is not None and live.record.id == record.id:
             await self._written(live, deleted, record.id)
+            live = await self._still(live)
+        self._orchestrator.let_go(live)
         return record
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
         record = await self.job(ref, namespace=namespace)
         wanted = (await self._at_version(record, version)) if version else None
         live = await self._live(record.key)
+        made: Submitted | None = None
 
         def again(now: JobRecord | None) -> Event:
-            return _rerun(_meant(live, record), wanted, reason, client, anew=now is None)
+            nonlocal made
+            made = _rerun(_meant(live, record), wanted, reason, client, anew=now is None)
+            return made
 
         await self._written(live, again, record.id)
-        after = live.record or record
-        return Submission(after.id, after.version, after.warnings)
+        assert made is not None
+        return Submission(record.id, made.version, made.warnings)
 
     async def changes(self, job: Job, *, warnings: list[str]) -> str:
         record = await self.job(job.name, namespace=job.namespace) if job.name else None

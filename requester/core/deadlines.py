@@ -14,9 +14,9 @@ from requester.core.policy import Policy, healthy_after_s, rule_of
 
 
 def next_deadline(
-    record: JobRecord, running_since: Mapping[ExecutionId, float], now: float, policy: Policy
+    record: JobRecord, running_since: Mapping[ExecutionId, float], since: float, policy: Policy
 ) -> float | None:
-    """The next moment (unix seconds) at which `step` may find something to do, or None."""
+    """The next moment (unix seconds) at which `step` may find something to do that it did not find at `since`, or None."""
     if record.closed:
         return None
     timeouts = record.spec.task.timeouts
@@ -37,13 +37,13 @@ def next_deadline(
         elif not record.queued.retryable:
             moments.append(record.queued_at + policy.join_grace_s)
     if record.spec.type in LONG_RUNNING:
-        moments += _healthy(record, now, policy)
+        moments += _healthy(record, since, policy)
     if record.executions:
-        moments += _rests(record, now, policy)
+        moments += _rests(record, since, policy)
     return min(moments, default=None)
 
 
-def _healthy(record: JobRecord, now: float, policy: Policy) -> list[float]:
+def _healthy(record: JobRecord, since: float, policy: Policy) -> list[float]:
     """When those that have begun to run count as healthy, and the next may be replaced."""
     after_s = healthy_after_s(record.spec, policy)
     moments = (
@@ -51,14 +51,14 @@ def _healthy(record: JobRecord, now: float, policy: Policy) -> list[float]:
         for each in record.executions.values()
         if each.state is ExecutionState.RUNNING and each.version == record.version
     )
-    return [moment for moment in moments if moment > now]
+    return [moment for moment in moments if moment > since]
 
 
-def _rests(record: JobRecord, now: float, policy: Policy) -> list[float]:
+def _rests(record: JobRecord, since: float, policy: Policy) -> list[float]:
     """The ends of the rests before next attempts."""
     rule = rule_of(record.spec, policy)
     if not rule.restarts and all(execution.open for execution in record.executions.values()):
         return []
     attempts = by_node(record, rule) if record.spec.type in EVERYWHERE else by_partition(record, rule)
     ready = [each.ready_at(rule) for each in attempts.values() if not each.open and not each.over(rule)]
-    return [moment for moment in ready if moment > now]
+    return [moment for moment in ready if moment > since]

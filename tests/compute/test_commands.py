@@ -327,12 +327,12 @@ async def test_a_leaving_node_takes_nothing_new(nodes: Nodes, requester: FakeReq
 async def test_beats_tell_what_is_here(nodes: Nodes, requester: FakeRequester) -> None:
     """A beat has the node's facts, its incarnation, the newest sequence obeyed, and every execution with its state."""
     node = nodes()
-    await node.start()
+    agent = await node.start()
     run = order(9, noop(LONG))
     await requester.run(run)
     await requester.until(lambda: S.RUNNING in requester.beats[-1].executions.values())
     beat = requester.beats[-1]
-    assert (beat.node.id, beat.incarnation, beat.upto) == (NODE, 1, 9)
+    assert (beat.node.id, beat.incarnation, beat.upto) == (NODE, agent.incarnation, 9)
     assert beat.executions == {run.execution: S.RUNNING}
     offer = beat.node.offers("engines", "NOOP")
     assert offer is not None

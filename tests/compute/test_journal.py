@@ -38,6 +38,18 @@ async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
     again.abandon()
 
 
+async def test_another_machine_is_a_later_life(tmp_path: Path) -> None:
+    """A node's incarnation grows also when another machine takes its name, with a folder that knows of none before."""
+    old = []
+    for at in (100.0, 101.0, 102.0):
+        journal = Journal(tmp_path / "old")
+        old.append(journal.open(at).incarnation)
+        journal.abandon()
+    new = Journal(tmp_path / "new")
+    assert [*old, new.open(200.0).incarnation] == [101, 102, 103, 201]
+    new.abandon()
+
+
 async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None:
     """A node goes on with what the version before it wrote, once."""
     kept = ordered(order(1), 1.0)[0]
@@ -47,13 +59,13 @@ async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None
         first.execute("INSERT INTO executions VALUES (?, ?)", (kept.id, msgspec.json.encode(kept)))
         first.execute("INSERT INTO gone VALUES ('e-old', 5, 10.0)")
 
-    for incarnation in (1, 2):
+    for incarnation in (21, 22):
         journal = Journal(tmp_path)
         found = journal.open(20.0)
         assert found.incarnation == incarnation
         assert found.executions == [kept]
         assert found.gone == {"e-old": 5}
-        journal.forget(kept.id, 6, 21.0) if incarnation == 2 else journal.save(kept)
+        journal.forget(kept.id, 6, 21.0) if incarnation == 22 else journal.save(kept)
         await journal.close()
     again = Journal(tmp_path)
     assert again.open(22.0).gone == {"e-old": 5, kept.id: 6}

@@ -43,6 +43,20 @@ async def test_cordon_and_drain(tmp_path: Path) -> None:
         await first.until(lambda node: len(node.runs) == 3)
 
 
+async def test_a_removed_node_comes_back_as_a_new_one(tmp_path: Path) -> None:
+    """What people said of a node goes when they remove it: who starts under its name then takes work like any other."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1")
+        await happens(lambda: "n1" in service._jobs.fleet.nodes)
+        await service.cordon("n1", reason="old disk")
+        await service.set_membership("n1", "DELETED", "replaced")
+        assert await service.nodes() == []
+
+        node.incarnation += 1
+        await closed(service, await submit(service, a_job()))
+
+
 async def test_a_failing_node_is_set_aside(tmp_path: Path) -> None:
     """A node where one job after the other fails gets no more of them, says why, and is let back by a person's word."""
     ill = Failure("Unavailable.Engine", "the engine is ill", retryable=True)

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from protocol.bus import BlobLook, Bus
-from protocol.errors import Conflict, Exhausted, NotFound
-from protocol.ids import JobId, JobKey, job_key, key_of
+from protocol.bus import Append, BlobLook, Bus, Outcome
+from protocol.errors import Conflict, Exhausted, NotFound, Unavailable
+from protocol.ids import JobId, JobKey, job_id, job_key, key_of
 from protocol.jobs import Input, Job, Spec
 from protocol.memory_bus import Blob, MemoryBus
 from protocol.states import ExecutionState as S
@@ -218,6 +218,44 @@ async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
         assert again != job
         for service in (one, two):
             assert (await closed(service, again)).version == 1
+
+
+class CutAfterAppend(MemoryBus):
+    """A bus that is cut off when it has stored an append, before the answer comes back."""
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        outcomes = await super().append(entries)
+        if not self.appended:
+            self.appended = True
+            self.cut()
+            raise Unavailable("the answer was lost")
+        return outcomes
+
+    appended = False
+
+
+async def test_a_submission_in_doubt_until_its_job_has_left_the_log(tmp_path: Path) -> None:
+    """A requester that does not learn for so long whether a job was taken that it ran, ended and left the log, does not
+    submit it anew when it is back: its caller is told that nobody knows, and it takes other jobs.
+    """
+    settings = replace(KEEPING, keep_s=0.3)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        other = await cluster.requester("r2")
+        node = await cluster.node()
+        bus = CutAfterAppend(cluster.hub)
+        cut_off = await cluster.requester("r1", bus=bus)
+
+        doubted = asyncio.create_task(submit(cut_off, a_job("once")))
+        await happens(
+            lambda: "once" in [each.record.spec.name for each in other._jobs.closed.values() if each.record]
+        )
+        await happens(lambda: not in_log(cluster.buses["r2"], job_id(job_key("default", "once"), 0)))
+        with pytest.raises(Unavailable, match="not known"):
+            await doubted
+        bus.mend()
+        await closed(cut_off, await submit(cut_off, a_job("next")))
+
+        assert len(node.runs) == 2
 
 
 async def test_an_end_that_was_missed(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from protocol import subjects
 from protocol.bus import Append, Outcome, Record
 from protocol.errors import Broken, Exhausted, Unavailable
-from protocol.ids import JobId, key_of
+from protocol.ids import JobId, job_key, key_of
 from protocol.memory_bus import MemoryBus, MemoryHub, Mischief
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -27,6 +28,26 @@ from tests.requester.cluster import (
     submit,
     until,
 )
+
+
+class HalfRead(MemoryBus):
+    """A bus on which the log is once taken for another one, and then given out up to an entry and no further for a while."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.upto = 0
+        self.go_on = asyncio.Event()
+
+    async def read(self, after: int) -> AsyncGenerator[list[Record], None]:
+        begun = self.upto
+        async for batch in super().read(after):
+            if self.upto and not begun:
+                raise Broken("the log is taken for another one")
+            if begun and not self.go_on.is_set():
+                yield [record for record in batch if record.seq <= self.upto]
+                await self.go_on.wait()
+                batch = [record for record in batch if record.seq > self.upto]
+            yield batch
 
 
 class Doubting(MemoryBus):
@@ -394,6 +415,53 @@ async def test_a_log_that_is_read_anew_while_something_is_written(tmp_path: Path
 
         assert [each.state for each in seen.executions.values()] == [S.COMPLETED, S.COMPLETED]
         assert after.executions == seen.executions
+
+
+async def test_nothing_is_ordered_while_the_log_is_read_anew(tmp_path: Path) -> None:
+    """A requester that fills its read model again orders nothing by what it has read so far: a job that ended long ago looks
+    open then, and its node may have forgotten that it ran it.
+    """
+    async with a_cluster(tmp_path) as cluster:
+        bus = HalfRead(cluster.hub)
+        service = await cluster.requester("r1", bus=bus)
+        node = await cluster.node()
+        await happens(lambda: service.facts()["nodes"] == 1)
+        ended = await submit(service, a_job("ended"))
+        await closed(service, ended)
+
+        # So far it has been read that the job was given to the node, and nothing of its end.
+        bus.upto = cluster.hub.by_key[job_key("default", "ended")][0]
+        more = await submit(service, a_job("more"))
+        await happens(lambda: service._follower.position == bus.upto)
+        async with node.bus.subscribe(subjects.beats(node.id)) as beats:
+            for _ in range(5):
+                await anext(beats)
+        bus.go_on.set()
+        for job in (ended, more):
+            await closed(service, job)
+
+        assert service.facts()["repairs"] == 0
+
+
+async def test_what_nobody_waits_for_is_not_written(tmp_path: Path) -> None:
+    """What a requester could not write as long as its caller waited is not written later: meanwhile people said other
+    things to another requester.
+    """
+    settings = replace(QUICK, submit_timeout_s=0.3)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        cut_off, other = [await cluster.requester(name) for name in ("r1", "r2")]
+        await cluster.node(script=hold)
+        cluster.buses["r1"].cut()
+        with pytest.raises(Unavailable):
+            await submit(cut_off, a_job("same", count=1))
+        await submit(other, a_job("same", count=2))
+
+        cluster.buses["r1"].mend()
+        await submit(cut_off, a_job("another"))
+
+        for service in (cut_off, other):
+            record = await service.job("same")
+            assert (record.version, record.spec.count) == (1, 2)
 
 
 async def test_log_made_anew(tmp_path: Path) -> None:

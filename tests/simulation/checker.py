@@ -29,6 +29,7 @@ from protocol.ids import ExecutionId, JobId, JobKey, NodeId, execution_id, key_o
 from protocol.jobs import Job
 from protocol.messages import Report, decode
 from protocol.states import ARROWS, ENDS, ExecutionState, JobState
+from requester.core.policy import Policy
 
 S = ExecutionState
 LONG_RUNNING = ("service", "daemon")
@@ -47,6 +48,8 @@ class Attempt(Struct):
     state: ExecutionState = S.ASSIGNED
     excused: bool = False
     """It ended through no fault of the work."""
+    ended_at: float | None = None
+    """When that was written."""
 
 
 class History(Struct):
@@ -56,6 +59,8 @@ class History(Struct):
     spec: Job
     version: int
     submitted_at: float = 0.0
+    queued_at: float = 0.0
+    """When it was last said why it waits."""
     state: JobState | None = None
     stopping: bool = False
     attempts: dict[ExecutionId, Attempt] = field(default_factory=dict)
@@ -73,17 +78,18 @@ class History(Struct):
 
 class Checker:
     """Follows the log and says what is `wrong`. `right` finds fault with an execution's result; where it is `calm`, nothing
-    goes wrong, and all is done in time.
+    goes wrong, and where it is `punctual`, nothing but at nodes: what is due is done in time.
     """
 
     def __init__(
         self,
         wrong: Callable[[str], None],
         note: Callable[[str, str], None],
-        attempts_max: int,
+        policy: Policy,
         right: Callable[[Job, Report], str],
         *,
         calm: bool,
+        punctual: bool,
     ) -> None:
         self.jobs: dict[JobKey, History] = {}
         self.past: dict[JobKey, list[History]] = {}
@@ -91,13 +97,14 @@ class Checker:
         self.entries = 0
         self.thinned: Collection[JobKey] = ()
         """Jobs that went on while their earlier versions were taken out of the log: not all know how those ended."""
-        self.barred: dict[tuple[str, str], float] = {}
-        """Nodes that get no new work by people's word, which that was, and since when it is everywhere."""
+        self.barred: dict[str, float] = {}
+        """Nodes that get no new work by people's word, and since when that is everywhere."""
         self._wrong = wrong
         self._note = note
-        self._attempts_max = attempts_max
+        self._policy = policy
         self._right = right
         self._calm = calm
+        self._punctual = punctual
 
     def cleared(self, key: JobKey) -> None:
         """A job has left the log: it must be over."""
@@ -134,16 +141,16 @@ class Checker:
         if not entry.events:
             self._wrong(f"entry {seq} is empty")
         for event in entry.events:
-            fault = self._take(append.key, entry, event) or self._barred(event, now)
+            fault = self._take(append.key, entry, event, now) or self._barred(event, now)
             if fault:
                 self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
 
-    def _take(self, key: JobKey, entry: Entry, event: Event) -> str:
+    def _take(self, key: JobKey, entry: Entry, event: Event, now: float) -> str:
         """Follow one event; the answer says what is wrong with it."""
         job, id_ = self.jobs.get(key), entry.job
         if isinstance(event, Submitted):
             fault = self._submitted(key, id_, job, event)
-            self.jobs[key].submitted_at = entry.at
+            self.jobs[key].submitted_at = now
             return fault
         if job is None:
             if isinstance(event, Deleted) and any(each.id == id_ for each in self.past.get(key, ())):
@@ -156,37 +163,38 @@ class Checker:
             return "deleted before its end" if job.state is None else ""
         if job.state is not None:
             return f"I4: {type(event).__name__} after the job was closed as {job.state}"
+        fault = self._late(job, event, now)
         match event:
             case StopRequested():
                 if job.stopping:
                     return "stopped twice"
                 job.stopping = True
             case Assigned():
-                return self._assigned(job, event)
+                fault = self._assigned(job, event) or fault
             case Reported(report):
-                return self._reported(job, report)
+                fault = self._reported(job, report, now) or fault
             case Cancelled() | Lost():
-                return self._given_up(job, event)
+                fault = self._given_up(job, event, now) or fault
             case Closed():
-                return self._closed(job, event) or self._late(job, event, entry.at)
+                fault = self._closed(job, event) or fault
             case Queued():
-                return ""
-        return ""
+                job.queued_at = now
+        return fault
 
     def _barred(self, event: Event, now: float) -> str:
         """I11: where nothing goes wrong, a node that people have taken out gets no new work."""
         if self._calm and isinstance(event, Assigned):
-            for (node, word), since in self.barred.items():
-                if node == event.node and now > since:
-                    return f"I11: new work for {node}, {now - since:.1f} s after everybody knew that it was {word}"
+            since = self.barred.get(event.node, now)
+            if now > since:
+                return f"I11: new work for {event.node}, {now - since:.1f} s after everybody knew that it was taken out"
         return ""
 
     def _submitted(self, key: JobKey, id_: JobId, job: History | None, event: Submitted) -> str:
         if job is None:
             self.jobs[key] = History(id_, event.spec, event.version)
             past = self.past.get(key, ())
-            again = any(each.id == id_ and event.version == each.version + 1 for each in past)
-            return "" if event.version == 1 or again else f"the first version is {event.version}"
+            earlier = max((each.version for each in past if each.id == id_), default=0)
+            return "" if event.version == earlier + 1 else f"I2: version {event.version} after {earlier}"
         if job.id != id_:
             return f"I2: {id_} takes the place of {job.id}"
         if event.version != job.version + 1:
@@ -225,7 +233,7 @@ class Checker:
         """I8: no attempt follows when the failures that count have used up what the job or the policy gives."""
         retry = job.spec.retry
         own = 0 if isinstance(retry, UnsetType) else retry.attempts
-        limit = own or (1 if job.spec.type == "ops" else self._attempts_max)
+        limit = own or (1 if job.spec.type == "ops" else self._policy.attempts_max)
         failures = [each for each in earlier if each.state in (S.FAILED, S.CANCELLED) and not each.excused]
         return f"I8: attempt after {len(failures)} failures" if len(failures) >= limit else ""
 
@@ -244,7 +252,7 @@ class Checker:
             return f"I8: attempt {event.attempt} after {len(earlier)} others"
         return ""
 
-    def _reported(self, job: History, report: Report) -> str:
+    def _reported(self, job: History, report: Report, now: float) -> str:
         attempt = job.attempts.get(report.execution)
         if attempt is None:
             return f"a report of the unknown {report.execution}"
@@ -262,9 +270,11 @@ class Checker:
                 fault = f"I3: a second result for partition {attempt.partition}"
             fault = fault or (attempt.version == job.version and self._right(job.spec, report)) or ""
         attempt.state = report.state
+        if attempt.state in ENDS:
+            attempt.ended_at = now
         return fault
 
-    def _given_up(self, job: History, event: Cancelled | Lost) -> str:
+    def _given_up(self, job: History, event: Cancelled | Lost, now: float) -> str:
         attempt = job.attempts.get(event.execution)
         if attempt is None:
             return f"{event.execution} is given up and unknown"
@@ -273,6 +283,7 @@ class Checker:
                 return ""
             return f"I4: {event.execution} is given up and was {attempt.state}"
         attempt.state = S.LOST if isinstance(event, Lost) else S.CANCELLED
+        attempt.ended_at = now
         attempt.excused = event.failure.code.startswith("Unavailable.Node")
         return ""
 
@@ -294,13 +305,35 @@ class Checker:
             return f"stopped, and closed as {event.state}"
         return ""
 
-    def _late(self, job: History, event: Closed, at: float) -> str:
-        """I1: where nothing goes wrong, a deadline is kept."""
-        total = job.spec.task.timeouts.total_timeout
-        timed_out = event.failure is not None and event.failure.code == "TimedOut.Total"
-        if self._calm and timed_out and at > job.submitted_at + total + LATE_S:
-            return f"I1: it was closed {at - job.submitted_at - total:.1f} s after its deadline"
+    def _late(self, job: History, event: Event, now: float) -> str:
+        """I1: where nothing goes wrong with requesters, a deadline is kept and a rest does not last."""
+        due, what = None, ""
+        timeouts = job.spec.task.timeouts
+        if isinstance(event, Closed) and event.failure is not None:
+            if event.failure.code == "TimedOut.Total":
+                due, what = job.submitted_at + timeouts.total_timeout, "total timeout"
+            elif timeouts.queue_timeout and event.message.startswith("Job timed out"):
+                due, what = job.queued_at + timeouts.queue_timeout, "queue timeout"
+        elif isinstance(event, Assigned | Queued) and job.spec.type == "batch" and job.spec.count == 1:
+            due, what = self._rested(job), "rest"
+        if self._punctual and due is not None and now > due + LATE_S:
+            return f"I1: {type(event).__name__} {now - due:.1f} s after its {what} was over"
         return ""
+
+    def _rested(self, job: History) -> float | None:
+        """When the rest after a job's last attempt is over, if that was no success and nothing has followed yet."""
+        tried = job.of(0)
+        if not tried or tried[-1].ended_at is None or tried[-1].state is S.COMPLETED or job.stopping:
+            return None
+        if job.queued_at >= tried[-1].ended_at:
+            return None
+        policy, retry = self._policy, job.spec.retry
+        backoff_s: float = (
+            policy.backoff_s if isinstance(retry, UnsetType) else retry.backoff or policy.backoff_s
+        )
+        failures = sum(each.state in (S.FAILED, S.CANCELLED) and not each.excused for each in tried)
+        rest_s: float = backoff_s * 2 ** max(failures - 1, 0)
+        return tried[-1].ended_at + min(max(policy.backoff_max_s, backoff_s), rest_s)
 
 
 def _words(event: Event) -> str:

@@ -19,10 +19,11 @@ from protocol.errors import Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import JobState
+from requester.core.membership import APPROVED, DELETED
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
 from tests.simulation.checker import Checker
-from tests.simulation.loop import Loop, Scheduler, finalize
+from tests.simulation.loop import THREAD_S, Loop, Scheduler, finalize
 from tests.simulation.network import Link, SimulatedBus, SimulatedHub
 from tests.simulation.processes import (
     PATIENCE,
@@ -32,14 +33,12 @@ from tests.simulation.processes import (
     RequesterProcess,
 )
 from tests.simulation.scenario import Action, Scenario
+from tests.simulation.words import ABOUT_MEMBERSHIP, ABOUT_NODES, Word, Words
 
 QUIET_S = 150.0
 """How long after the last fault everything may take to come to its end."""
-HEARD_S = 3.0
-"""How long a person's word may take to be everywhere, and what was decided before it to be in the log."""
 ASK_AGAIN_S = 1.0
 WRONG_MAX = 20
-ABOUT_NODES = ("cordon", "drain", "uncordon", "reject", "approve")
 PEOPLE = ("submit", "stop", "watch", "look", "rerun", "delete", *ABOUT_NODES)
 
 
@@ -74,12 +73,17 @@ class Cluster:
         self.hub = SimulatedHub(self.scheduler, seed)
         self.machines = Machines(self.scheduler, self.hub, seed, folder)
         self.machines.note, self.machines.wrong = self.note, self.wrong
-        self.machines.keep_s = scenario.keep_s
-        self._calm = all(action.what in PEOPLE for action in scenario.actions)
+        self.machines.keep_s, self.machines.manual = scenario.keep_s, scenario.manual
+        self._calm = not scenario.older and all(action.what in PEOPLE for action in scenario.actions)
+        at_nodes = all(action.what in PEOPLE or action.who.startswith("n") for action in scenario.actions)
+        punctual = at_nodes and not scenario.older
         self.checker = Checker(
-            self.wrong, self.note, PATIENCE.policy.attempts_max, self._right, calm=self._calm
+            self.wrong, self.note, PATIENCE.policy, self._right, calm=self._calm, punctual=punctual
         )
+        self.words = Words(self.wrong, self.checker, self.scheduler, calm=self._calm)
         self.hub.stored = self._stored
+        self.hub.written = self.words.written
+        self.machines.decided = self.words.decided
         self.hub.cleared = self.checker.cleared
         self.checker.thinned = self.hub.thinned
         self.story: list[Line] = []
@@ -94,6 +98,8 @@ class Cluster:
             NodeProcess(self.machines, f"n{number}", self._link()) for number in range(1, scenario.nodes + 1)
         ]
         self.processes: dict[str, Process] = {each.name: each for each in [*self.requesters, *self.nodes]}
+        for name in scenario.older:
+            self.processes[name].older = True
 
     def _link(self) -> Link:
         return Link(*self.scenario.latency_s)
@@ -142,11 +148,11 @@ class Cluster:
         self.note("", "no more faults from here on")
         self.settling = True
         self.hub.weather.__init__()  # type: ignore[misc]
-        self.hub.there = True
+        self.hub.there = self.hub.log_there = True
         self.hub.limit_bytes = 1 << 40
         for process in self.processes.values():
             process.failpoint = process.loop.fuse = None
-            process.loop.drag_s = 0.0
+            process.loop.drag_s, process.loop.thread_s = 0.0, THREAD_S
             process.link.mend()
             process.link.lag_s = 0.0
             assert isinstance(process, RequesterProcess | NodeProcess)
@@ -178,24 +184,29 @@ class Cluster:
                 self._act(Action(self.scheduler.now, "stop", text=history.spec.name))
 
     def _take_nodes_back(self) -> None:
-        """What people took out for a while is in again, whichever of their words came last."""
-        asked = {call.action.text for call in self.calls if call.action.what in ("uncordon", "approve")}
+        """What people took out is in again, once what had to leave it is gone; what they removed is started anew."""
         open_calls = {
             call.action.text for call in self.calls if call.action.what in ABOUT_NODES and not call.answer
         }
-        for requester in self.requesters:
-            if requester.service is None:
+        for node in self.nodes:
+            cell = self.words.cells.get(node.name)
+            if cell is not None and cell.membership == DELETED:
+                self._start_anew(node, cell.deleted)
+            if cell is None or cell.membership == DELETED or node.name in open_calls:
                 continue
-            for id_, node in requester.service._jobs.fleet.nodes.items():
-                if id_ in open_calls or id_ not in asked:
-                    continue
-                if node.membership != "APPROVED":
-                    self._act(Action(self.scheduler.now, "approve", text=id_))
-                elif node.cordon is not None:
-                    self._act(Action(self.scheduler.now, "uncordon", text=id_))
-                else:
-                    continue
-                open_calls.add(id_)
+            if self.words.leaves(node.name) and self.words.work_on(node.name):
+                continue
+            if cell.membership != APPROVED:
+                self._act(Action(self.scheduler.now, "approve", text=node.name))
+            elif cell.cordon is not None:
+                self._act(Action(self.scheduler.now, "uncordon", text=node.name))
+
+    def _start_anew(self, node: NodeProcess, removed: int) -> None:
+        """A node that was removed in this life is known again in its next."""
+        if not node.alive:
+            node.start()
+        elif node.agent is not None and node.agent.incarnation <= removed and not node.leaves:
+            node.leave()
 
     def _being_stopped(self) -> set[str]:
         return {call.action.text for call in self.calls if call.action.what == "stop" and not call.answer}
@@ -341,36 +352,30 @@ class Cluster:
         record = await service.delete(call.action.text, namespace="default", reason="people", client="people")
         return f"{record.id} is deleted"
 
-    async def _do_cordon(self, service: Service, call: Call, who: str) -> str:
-        node = await service.cordon(call.action.text, reason="people")
-        self._barred(call, "cordoned", "uncordon")
-        return f"{node.info.id} takes no new work"
+    async def _said(self, service: Service, call: Call, who: str) -> str:
+        """A word about a node."""
+        word = self.words.ask(call.action.what, call.action.text, who)
+        answered = False
+        try:
+            answer = await self._say(service, word, call.action.number)
+            answered = True
+            return answer
+        finally:
+            self.words.over(word, answered=answered)
 
-    async def _do_drain(self, service: Service, call: Call, who: str) -> str:
-        node = await service.cordon(call.action.text, reason="people", drain_s=call.action.number)
-        self._barred(call, "cordoned", "uncordon")
-        return f"{node.info.id} is drained"
+    async def _say(self, service: Service, word: Word, drain_s: float) -> str:
+        match word.what:
+            case "cordon":
+                node = await service.cordon(word.node, reason="people")
+            case "drain":
+                node = await service.cordon(word.node, reason="people", drain_s=drain_s)
+            case "uncordon":
+                node = await service.uncordon(word.node)
+            case _:
+                node = await service.set_membership(word.node, ABOUT_MEMBERSHIP[word.what], "people")
+        return f"{node.info.id} is {node.membership}, cordon {node.cordon is not None}"
 
-    async def _do_uncordon(self, service: Service, call: Call, who: str) -> str:
-        self.checker.barred.pop((call.action.text, "cordoned"), None)
-        node = await service.uncordon(call.action.text)
-        return f"{node.info.id} takes work again"
-
-    async def _do_reject(self, service: Service, call: Call, who: str) -> str:
-        node = await service.set_membership(call.action.text, "REJECTED", "people")
-        self._barred(call, "rejected", "approve")
-        return f"{node.info.id} is rejected"
-
-    async def _do_approve(self, service: Service, call: Call, who: str) -> str:
-        self.checker.barred.pop((call.action.text, "rejected"), None)
-        node = await service.set_membership(call.action.text, "APPROVED", "people")
-        return f"{node.info.id} is approved"
-
-    def _barred(self, call: Call, word: str, undo: str) -> None:
-        """A node is taken out, unless the word that takes it in again is on its way already."""
-        node = call.action.text
-        if not any(each.action.text == node and each.action.what == undo for each in self.calls):
-            self.checker.barred[node, word] = self.scheduler.now + HEARD_S
+    _do_cordon = _do_drain = _do_uncordon = _do_approve = _do_reject = _do_remove = _said
 
     # What goes wrong
 
@@ -443,6 +448,15 @@ class Cluster:
         self.hub.there = True
         self.hub.tell_readers()
 
+    def _do_lose_leader(self, action: Action) -> None:
+        """The log has no leader: what it has taken is not answered, and it takes nothing more. Messages go on."""
+        self.hub.log_there = False
+        self.scheduler.after(action.seconds, self._leader_found)
+
+    def _leader_found(self) -> None:
+        self.hub.log_there = True
+        self.hub.tell_readers()
+
     def _weather(self, name: str, action: Action) -> None:
         setattr(self.hub.weather, name, action.number)
         self.scheduler.after(action.seconds, setattr, self.hub.weather, name, 0.0)
@@ -462,6 +476,9 @@ class Cluster:
     def _do_stray(self, action: Action) -> None:
         self._weather("stray", action)
 
+    def _do_echo(self, action: Action) -> None:
+        self._weather("echo", action)
+
     def _do_clock(self, action: Action) -> None:
         self._of(action).skew_s += action.number
 
@@ -470,6 +487,25 @@ class Cluster:
         assert isinstance(process, RequesterProcess | NodeProcess)
         process.fill_disk(True)
         self.scheduler.after(action.seconds, process.fill_disk, False)
+
+    def _do_slow_disk(self, action: Action) -> None:
+        loop = self._of(action).loop
+        loop.thread_s = action.number
+        self.scheduler.after(action.seconds, setattr, loop, "thread_s", THREAD_S)
+
+    def _do_doubt_the_log(self, action: Action) -> None:
+        """A requester takes the log for another one, and reads it from its beginning."""
+        bus = self._of(action).bus
+        if bus is not None:
+            bus.doubts = True
+            self.hub.tell_readers()
+
+    def _do_relabel(self, action: Action) -> None:
+        """Somebody gives a node another label, and starts it again."""
+        node = self._of(action)
+        assert isinstance(node, NodeProcess)
+        node.zone = action.text
+        self._do_leave(action)
 
     def _do_log_full(self, action: Action) -> None:
         self.hub.limit_bytes = 0

@@ -22,7 +22,7 @@ T = TypeVar("T")
 SPIN_MAX = 200_000
 """Callbacks at one moment of virtual time: beyond that something goes round in circles."""
 THREAD_S = 0.002
-"""The longest that work handed to a thread takes."""
+"""The longest that work handed to a thread takes, usually."""
 
 
 class Spinning(Exception):
@@ -141,6 +141,10 @@ class Loop(asyncio.AbstractEventLoop):
         """How often it has stood still or gone on."""
         self.drag_s = 0.0
         """How long it stands still after each turn: a slow machine."""
+        self.thread_s = THREAD_S
+        """The longest that work handed to a thread takes: a slow disk."""
+        self._threads: dict[Any, float] = {}
+        """When each pool of one thread has done what it was given."""
         self.kept: list[Any] = []
         """What must not be collected before the simulation ends, or it would tidy up."""
         self._scheduler = scheduler
@@ -266,7 +270,7 @@ class Loop(asyncio.AbstractEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """There are no threads: the work is done in one piece, a little later."""
+        """There are no threads: the work is done in one piece, a little later, and in order where it is for one thread."""
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
@@ -279,7 +283,10 @@ class Loop(asyncio.AbstractEventLoop):
                 if not future.done():
                     future.set_result(result)
 
-        self.call_later(self._scheduler.random.random() * THREAD_S, work)
+        due = self._scheduler.now + self._scheduler.random.random() * self.thread_s
+        if executor is not None:
+            due = self._threads[executor] = max(due, self._threads.get(executor, 0.0))
+        self.call_at(due, work)
         return future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 GIVE_UP_S = 1.5
 """After so long without an answer the bus says that the server cannot be reached."""
+ECHO_S = 15.0
 SINGLES_MAX = 9
 """So many entries travel one by one, more as one atomic batch."""
 
@@ -50,6 +51,8 @@ class Weather:
         self.stray = 0.0
         """How often an append meets another one in flight and is told to ask again."""
         self.lose_answer = 0.0
+        self.echo = 0.0
+        """How often a message comes once more, long after."""
 
 
 class Link:
@@ -78,10 +81,14 @@ class SimulatedHub(MemoryHub):
         self.random = self._random = Random(f"{seed} network")
         self.weather = Weather()
         self.there = True
+        self.log_there = True
+        """Whether the log and the cells have a leader."""
         self.stored: Callable[[str, Append, int], None] = lambda who, entry, seq: None
         self.heard: Callable[[str, str, str, bytes], None] = lambda kind, source, target, data: None
         self.cleared: Callable[[JobKey], None] = lambda key: None
         """Told of each job of which the log has nothing any more."""
+        self.written: Callable[[str, Cell], None] = lambda who, cell: None
+        """Told of each cell that was changed, and by whom."""
         self.thinned: set[JobKey] = set()
         """Jobs that went on while their earlier versions were taken out of the log."""
         self._last_arrival: dict[tuple[int, int], float] = {}
@@ -109,6 +116,8 @@ class SimulatedHub(MemoryHub):
                 key = (source.number, line)
                 due = self._last_arrival[key] = max(due, self._last_arrival.get(key, 0.0))
             self.scheduler.at(due, self._arrive, target, arrive)
+        if weather.echo and draw() < weather.echo:
+            self.scheduler.after(ECHO_S * (0.1 + draw()), self._arrive, target, arrive)
 
     def _arrive(self, target: "SimulatedBus", arrive: Callable[[], None]) -> None:
         if target.link.down and self.there and not target.dead:
@@ -125,7 +134,7 @@ class SimulatedHub(MemoryHub):
     def _do(
         self, bus: "SimulatedBus", work: Callable[[], T], answer: "asyncio.Future[T]", late: bool
     ) -> None:
-        if not bus.link.up or not self.there:
+        if not bus.link.up or not self.there or not self.log_there:
             return
         try:
             result = work()
@@ -137,7 +146,7 @@ class SimulatedHub(MemoryHub):
         self.scheduler.after(self._latency(bus.link), self._answer, bus, answer, result)
 
     def _answer(self, bus: "SimulatedBus", answer: "asyncio.Future[T]", result: T) -> None:
-        if bus.link.down and self.there and not bus.dead and not answer.done():
+        if bus.link.down and self.there and self.log_there and not bus.dead and not answer.done():
             answer.set_result(result)
 
     # The log
@@ -186,6 +195,8 @@ class SimulatedBus(MemoryBus):
         self.name = name
         self.link = link
         self.dead = False
+        self.doubts = False
+        """Its reader takes the log for another one at its next look."""
         SimulatedBus._numbers += 1
         self.number = SimulatedBus._numbers
 
@@ -223,6 +234,9 @@ class SimulatedBus(MemoryBus):
 
     def _offer(self, listener: Listener, message: Message, target: "SimulatedBus") -> None:
         self._server.heard(message.subject, self.name, target.name, message.data)
+        target._hear(listener, message)
+
+    def _hear(self, listener: Listener, message: Message) -> None:
         listener.offer(message)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
@@ -261,6 +275,9 @@ class SimulatedBus(MemoryBus):
         """Whether the way to the server and back is open just now."""
         return self.link.up and self.link.down and self._server.there
 
+    def _reads(self) -> bool:
+        return self._reaches() and self._server.log_there
+
     def _check_reach(self) -> None:
         if self._closed:
             raise Unavailable("the bus is closed")
@@ -294,11 +311,14 @@ class SimulatedBus(MemoryBus):
         generation = server.generation
         while not self._closed:
             last = len(server.entries)
-            if not self._reaches() or (server.generation == generation and position == last):
+            if self.doubts:
+                self.doubts = False
+                raise Broken("the log is taken for another one")
+            if not self._reads() or (server.generation == generation and position == last):
                 await server.wait_for_news()
                 continue
             await asyncio.sleep(server._latency(self.link) + self.link.lag_s * server.random.random())
-            if not self._reaches():
+            if not self._reads():
                 continue
             if server.generation != generation or position > len(server.entries):
                 raise Broken(f"the log was made anew, or ends at {last}, before position {position}")
@@ -337,7 +357,8 @@ class SimulatedBus(MemoryBus):
         if (known.revision if known else 0) != revision:
             return None
         server.revision += 1
-        server.cells[name] = Cell(name, data, server.revision)
+        cell = server.cells[name] = Cell(name, data, server.revision)
+        server.written(self.name, cell)
         return server.revision
 
     async def list_cells(self) -> list[Cell]:

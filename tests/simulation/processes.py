@@ -14,18 +14,25 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from compute.agent import Agent, AgentSettings
 from compute.engines.contract import Run
 from compute.engines.noop import NoopEngine, NoopWorld, Program
 from compute.facts import Facts
 from compute.journal import Journal
 from compute.shop import Limits
+from protocol import subjects
+from protocol.bus import Append, Message
 from protocol.clock import SystemClock
 from protocol.errors import Fault
 from protocol.ids import NodeId, RequesterId
 from protocol.jobs import Amounts
+from protocol.listener import Listener
+from protocol.messages import Command, CommandBatch, RequesterBeat, decode, encode
 from protocol.nodes import NodeInfo
 from protocol.spec.engines import NoopParams
+from requester.committer import Done
 from requester.core.policy import Policy
 from requester.serve import running
 from requester.service import Service
@@ -35,6 +42,7 @@ from tests.simulation.loop import Loop, Scheduler
 from tests.simulation.network import Link, SimulatedBus, SimulatedHub
 
 if TYPE_CHECKING:
+    from requester.core.fleet import Fleet
     from storage.contract import Drivers
 
 EPOCH = 1_800_000_000.0
@@ -73,8 +81,11 @@ class Machines:
         self.folder = folder
         self.shelf = Shelf()
         self.keep_s = 0.0
+        self.manual = False
+        """Whether people approve each node."""
         self.note: Callable[[str, str], None] = lambda who, what: None
         self.wrong: Callable[[str], None] = lambda what: None
+        self.decided: Callable[[str, Fleet, Append], None] = lambda who, fleet, append: None
 
 
 class Process:
@@ -93,6 +104,8 @@ class Process:
         self.bus: SimulatedBus | None = None
         self.lives = 0
         self.gone = False
+        self.older = False
+        """Of the version before this one."""
         self.failpoint: tuple[str, int] | None = None
         """A failpoint at which this process is killed, and at which visit."""
         self.killed: Callable[[], None] = lambda: None
@@ -113,7 +126,8 @@ class Process:
         self.leaves = False
         self._kept += [self.loop, self.bus]
         self.loop = Loop(self.machines.scheduler, self.name)  # type: ignore[abstract]
-        self.bus = SimulatedBus(self.machines.hub, self.name, self.link)
+        make = OlderBus if self.older else SimulatedBus
+        self.bus = make(self.machines.hub, self.name, self.link)
         # A machine that comes up asks for the time before it starts anything.
         self.skew_s = max(self.skew_s, 0.0)
         self.clock = self._new_clock()
@@ -180,6 +194,30 @@ def _root(task: asyncio.Task[None]) -> BaseException:
     return error or asyncio.CancelledError()
 
 
+class OlderBus(SimulatedBus):
+    """The connection of a process of the version before this one, which knows no message with several things in it, and says
+    less of itself.
+    """
+
+    def _hear(self, listener: Listener, message: Message) -> None:
+        if message.subject.endswith(subjects.MANY) or _has_several(message):
+            message = replace(message, data=b"{}")
+        super()._hear(listener, message)
+
+    def _send(self, subject: str, data: bytes, answer: "asyncio.Future[bytes] | None") -> int:
+        if subject == subjects.requester_beats(RequesterId(self.name)):
+            data = encode(replace(decode(data, RequesterBeat), recorded=0, decided=0))
+        return super()._send(subject, data, answer)
+
+
+def _has_several(message: Message) -> bool:
+    """Whether it is a message with several commands."""
+    if not message.subject.endswith(".do"):
+        return False
+    order: Any = decode(message.data, Command | CommandBatch)  # type: ignore[arg-type]
+    return isinstance(order, CommandBatch)
+
+
 class RequesterProcess(Process):
     """A requester. `service` is there while it has read the log to its end and serves."""
 
@@ -190,11 +228,15 @@ class RequesterProcess(Process):
         self._calls: list[asyncio.Task[None]] = []
 
     async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
-        from msgspec.structs import replace
-
-        keep_s = self.machines.keep_s
-        settings = replace(PATIENCE, id=RequesterId(self.name), data_dir=self.folder, keep_s=keep_s)
+        settings = replace(
+            PATIENCE,
+            id=RequesterId(self.name),
+            data_dir=self.folder,
+            keep_s=self.machines.keep_s,
+            manual_approval=self.machines.manual,
+        )
         async with running(bus, settings, clock=self.clock, randbits=self.random.getrandbits) as service:
+            self._listen_to(service)
             self.service = service
             self.machines.note(self.name, "is ready")
             await leaving.wait()
@@ -203,6 +245,17 @@ class RequesterProcess(Process):
     def _let_go(self) -> None:
         self._kept.append(self.service)
         self.service = None
+
+    def _listen_to(self, service: Service) -> None:
+        """Have each entry looked at when it is decided upon, together with what this requester knows then."""
+        committer, fleet = service._orchestrator._committer, service._jobs.fleet
+        put = committer.put
+
+        def looked_at(append: Append, done: Done, *, must: bool = False) -> None:
+            self.machines.decided(self.name, fleet, append)
+            put(append, done, must=must)
+
+        committer.put = looked_at  # type: ignore[method-assign]
 
     def call(self, work: Callable[[Service], Coroutine[Any, Any, None]]) -> bool:
         """Have it serve a call; False if it does not serve just now."""
@@ -268,14 +321,13 @@ class NodeProcess(Process):
         self.capacity = CAPACITY
         self.world = SimulatedWorld(self)
         self.disk = Disk()
+        self.zone = "a"
 
     async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
         node = NodeId(self.name)
         drivers: Drivers = simulated_drivers(self.machines.shelf, self.disk, self.clock)
         engines = {"noop": NoopEngine(node, self.world)}
-        info = NodeInfo(
-            node, "simulated", labels={"name": self.name}, capacity=self.capacity, largest=self.capacity
-        )
+        info = NodeInfo(node, "simulated", labels=self.labels, capacity=self.capacity, largest=self.capacity)
         facts = Facts(info, engines, drivers, self.clock)
         await facts.first_probe()
         self.journal = journal = Journal(self.folder)
@@ -298,6 +350,10 @@ class NodeProcess(Process):
         with contextlib.suppress(Fault):
             await journal.close()
         self.journal = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"name": self.name, "zone": self.zone}
 
     def _let_go(self) -> None:
         if self.journal is not None:

@@ -199,6 +199,8 @@ def _free(service: Service, cluster: "Cluster") -> list[str]:
         known = [each for id_, each in fleet.nodes.items() if id_ == node.name]
         if not known or not known[0].connected:
             found.append(f"it does not see {node.name}")
+        elif known[0].info.labels != node.labels:
+            found.append(f"it knows other labels of {node.name}: {known[0].info.labels}")
         elif fleet.free(known[0].info.id) != node.capacity:
             found.append(f"I7: it sees {fleet.free(known[0].info.id)} free on {node.name}")
     return found

@@ -50,6 +50,10 @@ class Scenario(Struct):
     chaos_s: float
     keep_s: float = 0.0
     """How long closed jobs stay in the log, 0 for ever. Some are away for longer."""
+    manual: bool = False
+    """Whether people approve each node."""
+    older: list[str] = field(default_factory=list)
+    """The processes that are of the version before this one."""
     actions: list[Action] = field(default_factory=list)
 
 
@@ -69,7 +73,14 @@ def draw(seed: int) -> Scenario:
         [*_people(random, scenario), *_faults(random, scenario), *_absence(random, scenario)],
         key=lambda action: action.at,
     )
+    if random.random() < 0.08:
+        everybody = [*_names("r", scenario.requesters), *_names("n", scenario.nodes)]
+        scenario.older = random.sample(everybody, random.randint(1, len(everybody) - 1))
     return scenario
+
+
+def _names(kind: str, count: int) -> list[str]:
+    return [f"{kind}{number}" for number in range(1, count + 1)]
 
 
 # People
@@ -99,21 +110,41 @@ def _people(random: Random, scenario: Scenario) -> list[Action]:
             actions.append(Action(begin + random.uniform(1.0, 8.0), "rerun", text=job.name))
         if random.random() < 0.08:
             actions.append(Action(begin + random.uniform(1.0, 10.0), "delete", text=job.name))
-    if random.random() < 0.2:
+    for _ in range(random.choice([0, 0, 0, 1, 1, 2])):
         actions += _about_a_node(random, scenario)
+    if random.random() < 0.06:
+        scenario.manual = True
+        for node in _names("n", scenario.nodes):
+            actions.append(Action(random.uniform(0.5, 4.0), "approve", text=node))
     return actions
 
 
+_UNDOES = {"cordon": "uncordon", "drain": "uncordon", "reject": "approve"}
+
+
 def _about_a_node(random: Random, scenario: Scenario) -> list[Action]:
-    """Somebody takes a node out for a while."""
-    node = f"n{random.randint(1, scenario.nodes)}"
+    """Somebody takes a node out, for a while or until the end; often others have a word about it at the same time."""
+    node = random.choice(_names("n", scenario.nodes))
     at = random.uniform(1.0, scenario.chaos_s)
-    what, undo = random.choice([("cordon", "uncordon"), ("drain", "uncordon"), ("reject", "approve")])
-    drain_s = random.choice([0.0, 1.0, 4.0])
-    return [
-        Action(at, what, text=node, number=drain_s),
-        Action(at + random.uniform(1.0, 6.0), undo, text=node),
-    ]
+    if random.random() < 0.1:
+        return _replaced(random, at, node)
+    actions: list[Action] = []
+    for what in random.choices(list(_UNDOES), k=random.choice([1, 1, 2, 3])):
+        actions.append(Action(at, what, text=node, number=random.choice([0.0, 1.0, 4.0])))
+        if random.random() < 0.7:
+            actions.append(Action(at + random.uniform(0.0, 6.0), _UNDOES[what], text=node))
+        at += random.choice([0.0, 0.0, scenario.latency_s[1], 2.0]) * random.random()
+    return actions
+
+
+def _replaced(random: Random, at: float, node: str) -> list[Action]:
+    """A node gets another label; or it is removed, and comes back, perhaps as another machine."""
+    away_s = random.uniform(0.0, 2.0)
+    if random.random() < 0.5:
+        return [Action(at, "relabel", node, seconds=away_s, text=random.choice("ab"))]
+    after = at + random.uniform(0.1, 3.0)
+    again = random.choice(["leave", "lose machine"])
+    return [Action(at, "remove", text=node), Action(after, again, node, seconds=away_s)]
 
 
 def a_job(random: Random, name: str, scenario: Scenario) -> Job:
@@ -220,6 +251,12 @@ def _impossible(random: Random, params: Parts, task: Parts, rest: Parts) -> None
         rest["constraints"] = [Constraint("name", "=", ["nowhere"])]
 
 
+def _zoned(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
+    """It waits for a node with a label."""
+    rest["constraints"] = [Constraint("zone", "=", [random.choice("ab")])]
+    task["timeouts"] = Timeouts(queue_timeout=random.randint(2, 9))
+
+
 def _service(random: Random, params: Parts, task: Parts, rest: Parts) -> None:
     rest["type"] = "service"
     rest["count"] = random.randint(1, 2)
@@ -250,6 +287,7 @@ _KINDS = {
     "impatient": (2, _impatient),
     "wide": (2, _wide),
     "impossible": (1, _impossible),
+    "zoned": (1, _zoned),
     "service": (2, _service),
     "daemon": (1, _daemon),
     "ops": (2, _ops),
@@ -261,14 +299,14 @@ _KINDS = {
 
 def _faults(random: Random, scenario: Scenario) -> list[Action]:
     kinds = list(_FAULTS)
-    chosen = random.sample(kinds, random.choice([0, 1, 1, 2, 2, 3, len(kinds)]))
+    chosen = random.sample(kinds, random.choice([0, 0, 1, 1, 1, 2, 2, 3, len(kinds)]))
     if not chosen:
         return []
-    requesters = [f"r{number}" for number in range(1, scenario.requesters + 1)]
-    nodes = [f"n{number}" for number in range(1, scenario.nodes + 1)]
+    requesters, nodes = _names("r", scenario.requesters), _names("n", scenario.nodes)
     actions: list[Action] = []
+    only_nodes = random.random() < 0.1
     for _ in range(random.randint(1, 8)):
-        who = random.choice([random.choice(requesters), random.choice(nodes)])
+        who = random.choice(nodes if only_nodes else [random.choice(requesters), random.choice(nodes)])
         at = random.uniform(0.2, scenario.chaos_s)
         actions += _FAULTS[random.choice(chosen)](random, at, who, requesters, nodes)
     return actions
@@ -319,7 +357,8 @@ def _cut(random: Random, at: float, who: str, requesters: list[str], nodes: list
 
 
 def _server(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
-    return [Action(at, "server away", seconds=random.choice([0.3, 2.0, 5.0]))]
+    what = random.choice(["server away", "lose leader"])
+    return [Action(at, what, seconds=random.choice([0.3, 2.0, 5.0]))]
 
 
 def _answers(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
@@ -329,7 +368,7 @@ def _answers(random: Random, at: float, who: str, requesters: list[str], nodes: 
 
 
 def _messages(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
-    what = random.choice(["drop", "repeat", "overtake", "stray"])
+    what = random.choice(["drop", "repeat", "overtake", "stray", "echo"])
     return [Action(at, what, seconds=random.uniform(1.0, 8.0), number=random.choice([0.05, 0.2, 0.5]))]
 
 
@@ -339,7 +378,10 @@ def _clock(random: Random, at: float, who: str, requesters: list[str], nodes: li
 
 
 def _disk(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
-    return [Action(at, "disk full", who, seconds=random.uniform(1.0, 6.0))]
+    seconds = random.uniform(1.0, 6.0)
+    if random.random() < 0.5:
+        return [Action(at, "slow disk", who, seconds=seconds, number=random.choice([0.1, 0.5, 2.0]))]
+    return [Action(at, "disk full", who, seconds=seconds)]
 
 
 def _log(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
@@ -361,7 +403,10 @@ def _leave(random: Random, at: float, who: str, requesters: list[str], nodes: li
 
 
 def _forget(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
-    return [Action(at, "forget", random.choice(requesters), seconds=_down_s(random))]
+    who = random.choice(requesters)
+    if random.random() < 0.5:
+        return [Action(at, "doubt the log", who)]
+    return [Action(at, "forget", who, seconds=_down_s(random))]
 
 
 _FAULTS = {

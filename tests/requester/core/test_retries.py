@@ -112,3 +112,15 @@ def test_rests_keep_to_their_bounds(failures: int, jitter: float, backoff: float
     for rest in rests:
         assert whole * (1 - jitter) - 1e-9 <= rest <= whole
     assert (rests[0] > rests[1]) <= (seeds[0] < seeds[1])
+
+
+def test_a_rest_that_was_over_before_its_entry_was_read() -> None:
+    """When the log takes longer than the rest between two attempts, there is still a moment to look at the job."""
+    world = World(a_node("n1"))
+    world.submit(a_job(retry=Retry(attempts=3, backoff=1.0)))
+    (execution,) = world.open()
+    world.report(execution, S.FAILED, ILL)
+
+    due = next_deadline(world.job, {}, world.job.modified_at, POLICY)
+    assert due is not None
+    assert next_deadline(world.job, {}, due, POLICY) is None

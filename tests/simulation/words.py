@@ -1,0 +1,146 @@
+"""What people say about nodes, and what must come of it: invariant I11.
+
+Knows: words, who was asked, and what is written in nodes' cells. Must not know: how a requester keeps a word, or decides.
+
+- A word that was answered was kept, and a node's cell changes by words alone: of two words in a row both hold.
+- No requester gives work to a node of which it knows that it was taken out.
+- Where nothing goes wrong, a node that was taken out gets no new work once everybody knows, and work that has to leave it is
+  gone soon after its time.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from protocol.bus import Append, Cell
+from protocol.entries import Assigned, Entry
+from protocol.ids import NodeId
+from protocol.messages import decode
+from protocol.states import ENDS
+from requester.core.fleet import Fleet
+from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED
+from requester.registry import NodeCell
+from tests.simulation.checker import Checker
+from tests.simulation.loop import Scheduler
+
+ABOUT_CORDON = ("cordon", "drain", "uncordon")
+ABOUT_MEMBERSHIP = {"approve": APPROVED, "reject": REJECTED, "remove": DELETED}
+ABOUT_NODES = (*ABOUT_CORDON, *ABOUT_MEMBERSHIP)
+HEARD_S = 3.0
+"""How long a person's word may take to be everywhere, and what was decided before it to be in the log."""
+
+
+class Word(Struct, eq=False):
+    """A word that a requester was asked to keep; `kept` once it stands in the node's cell."""
+
+    what: str
+    node: str
+    who: str
+    kept: bool = False
+
+    def says(self, cell: NodeCell) -> bool:
+        """Whether a cell says this too."""
+        cordon = cell.cordon
+        match self.what:
+            case "cordon":
+                return cordon is not None and cordon.drain_by is None
+            case "drain":
+                return cordon is not None and cordon.drain_by is not None
+            case "uncordon":
+                return cordon is None
+        return cell.membership == ABOUT_MEMBERSHIP[self.what]
+
+
+class Words:
+    """Follows the cells and says what is `wrong`; where it is `calm`, nothing goes wrong but what people do."""
+
+    def __init__(
+        self, wrong: Callable[[str], None], checker: Checker, scheduler: Scheduler, *, calm: bool
+    ) -> None:
+        self._wrong = wrong
+        self._checker = checker
+        self._scheduler = scheduler
+        self._calm = calm
+        self._open: list[Word] = []
+        self.cells: dict[str, NodeCell] = {}
+        """What is kept of each node, as the server has it."""
+
+    def ask(self, what: str, node: str, who: str) -> Word:
+        """A requester is asked to keep a word."""
+        word = Word(what, node, who)
+        self._open.append(word)
+        return word
+
+    def over(self, word: Word, *, answered: bool) -> None:
+        """It has answered, or given up. One that was killed meanwhile may still be heard."""
+        self._open.remove(word)
+        if answered and not word.kept:
+            self._wrong(f"I11: {word.who} answered {word.what} {word.node}, and nothing of it is written")
+
+    def written(self, who: str, cell: Cell) -> None:
+        """A node's cell has changed."""
+        node, now = cell.name, decode(cell.data, NodeCell)
+        was, self.cells[node] = self.cells.get(node), now
+        said = [word for word in self._open if (word.who, word.node) == (who, node) and word.says(now)]
+        for word in said:
+            word.kept = True
+        fresh = was is None or was.membership == DELETED
+        if (None if was is None or fresh else was.cordon) != now.cordon and now.membership != DELETED:
+            self._by_word(said, ABOUT_CORDON, f"{who} changes the cordon of {node} to {now.cordon}")
+        if was is not None and was.membership != now.membership and not (fresh and _joins(now)):
+            self._by_word(said, tuple(ABOUT_MEMBERSHIP), f"{who} makes {node} {now.membership}")
+        self._follow(node, now)
+
+    def _by_word(self, said: list[Word], about: tuple[str, ...], what: str) -> None:
+        if not any(word.what in about for word in said):
+            self._wrong(f"I11: {what}, and nobody said so")
+
+    def _follow(self, node: str, now: NodeCell) -> None:
+        """From now on no new work, and a time for what is there."""
+        barred = self._checker.barred
+        if now.membership == APPROVED and now.cordon is None:
+            barred.pop(node, None)
+            return
+        barred.setdefault(node, self._scheduler.now + HEARD_S)
+        cordon = now.cordon
+        if now.membership == REJECTED:
+            self._scheduler.after(HEARD_S, self._check_empty, node, now)
+        elif cordon is not None and cordon.drain_by is not None:
+            wait_s = cordon.drain_by - cordon.since + HEARD_S
+            self._scheduler.after(wait_s, self._check_empty, node, now)
+
+    def _check_empty(self, node: str, then: NodeCell) -> None:
+        now = self.cells[node]
+        if self._calm and (now.membership, now.cordon) == (then.membership, then.cordon):
+            for id_ in self.work_on(node):
+                self._wrong(f"I11: {id_} is still on {node}, which is {then.membership} and {then.cordon}")
+
+    def work_on(self, node: str) -> list[str]:
+        """The executions that a node has, as the log has it."""
+        return [
+            each.id
+            for job in self._checker.jobs.values()
+            for each in job.attempts.values()
+            if each.node == node and each.state not in ENDS
+        ]
+
+    def leaves(self, node: str) -> bool:
+        """Whether what a node has must leave it sooner or later."""
+        cell = self.cells.get(node)
+        if cell is None:
+            return False
+        drained = cell.cordon is not None and cell.cordon.drain_by is not None
+        return drained or cell.membership in (REJECTED, DELETED)
+
+    def decided(self, who: str, fleet: Fleet, append: Append) -> None:
+        """A requester has decided upon an entry: by what it knows just now."""
+        for event in decode(append.data, Entry).events:
+            if isinstance(event, Assigned):
+                node = fleet.nodes.get(NodeId(event.node))
+                if node is None or node.membership != APPROVED or node.cordon is not None:
+                    self._wrong(f"I11: {who} gives work to {event.node}, of which it knows {node}")
+
+
+def _joins(cell: NodeCell) -> bool:
+    """Whether a cell says what every new node's does."""
+    return cell.membership in (APPROVED, PENDING)
