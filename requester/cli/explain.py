@@ -9,7 +9,7 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit
 from requester.cli.jobs import JobRef, Namespace
-from requester.cli.output import ObjectFormat, print_object, print_table, size
+from requester.cli.output import ObjectFormat, print_object, print_table, size, terminal_width
 from requester.client import job_path
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ def explain(
         rows = [
             [short(each["NodeID"]), each["Standing"], each["Reason"], each["Hint"]] for each in view["Nodes"]
         ]
-        print_table(["NODE ID", "STANDING", "REASON", "FIX"], rows)
+        print_table(["NODE ID", "STANDING", "REASON", "FIX"], rows, width=terminal_width())
     return Exit.OK
 
 
@@ -75,6 +75,7 @@ def _print_decision(decision: Json) -> None:
         print_table(
             ["CANDIDATE", "FAILED HERE", "INPUTS THERE", "PREFERENCES", "TROUBLES", "SPARE GPUS", "FREE"],
             rows,
+            width=terminal_width(),
         )
     for other in decision["Others"]:
         print(f"{other['Nodes']} of {decision['NodesKnown']} nodes: {other['Reason']}")

@@ -26,6 +26,7 @@ from requester.cli.output import (
     print_object,
     print_table,
     size,
+    terminal_width,
 )
 from requester.cli.waiting import Waiting, wait_for
 from requester.client import JOBS, job_path
@@ -394,7 +395,7 @@ def _print_executions(executions: list[Json], now: float) -> None:
         ]
         for each in executions
     ]
-    print_table(header, rows)
+    print_table(header, rows, width=terminal_width())
 
 
 def _print_history(items: list[Json]) -> None:
@@ -402,7 +403,7 @@ def _print_history(items: list[Json]) -> None:
         [item["Time"].replace("T", " ").rstrip("Z")[:23], item["Event"]["Topic"], item["Event"]["Message"]]
         for item in items
     ]
-    print_table(["TIME", "TOPIC", "EVENT"], rows)
+    print_table(["TIME", "TOPIC", "EVENT"], rows, width=terminal_width())
 
 
 def _print_pairs(pairs: list[tuple[str, str]]) -> None:

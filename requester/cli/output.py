@@ -6,15 +6,20 @@ Knows: formats. Must not know: what the columns mean.
 import csv
 import json
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 Json = dict[str, Any]
+_GAP = "  "
+"""Between two columns."""
 _C1 = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 Column = tuple[str, Callable[[Json], str]]
 
@@ -30,7 +35,9 @@ class ListFormat:
     pretty: Annotated[bool, Parameter(help="Indent JSON.")] = False
     hide_header: Annotated[bool, Parameter(help="No heading line in tables and CSV.")] = False
     no_style: Annotated[bool, Parameter(help="Plain text, for programs that read tables.")] = False
-    wide: Annotated[bool, Parameter(help="Whole ids instead of short ones.")] = False
+    wide: Annotated[
+        bool, Parameter(help="Whole ids instead of short ones, and lines as long as they get.")
+    ] = False
 
 
 @Parameter(name="*")
@@ -66,16 +73,48 @@ def print_list(items: Sequence[Json], columns: Sequence[Column], how: ListFormat
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows(rows if how.hide_header else [header, *rows])
     else:
-        print_table(header, rows, hide_header=how.hide_header)
+        width = 0 if how.wide or how.no_style else terminal_width()
+        print_table(header, rows, hide_header=how.hide_header, width=width)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, hide_header: bool = False) -> None:
-    """An aligned table without lines, on standard output. Cells are one line each, without control characters."""
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, hide_header: bool = False, width: int = 0
+) -> None:
+    """An aligned table without lines, on standard output, its cells without control characters.
+
+    If it would be wider than `width` (0: any), its longest cells go on below themselves, at the ends of words.
+    """
     shown = [[clean(cell) for cell in row] for row in rows]
     table = shown if hide_header else [[*header], *shown]
     widths = [max((len(row[number]) for row in table), default=0) for number in range(len(header))]
+    if width:
+        _narrow(widths, table, width)
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = [_lines(cell, room) for cell, room in zip(row, widths, strict=True)]
+        for line in zip_longest(*cells, fillvalue=""):
+            print(_GAP.join(part.ljust(room) for part, room in zip(line, widths, strict=True)).rstrip())
+
+
+def terminal_width() -> int:
+    """The width of the terminal that is written to; 0 for a file or a pipe, where each row of a table is one line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def _narrow(widths: list[int], table: Sequence[Sequence[str]], width: int) -> None:
+    """Take from the widest columns what is too much, but no word apart."""
+    words = [max(len(word) for row in table for word in (row[n].split() or [""])) for n in range(len(widths))]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        widest = max(range(len(widths)), key=lambda n: widths[n] if widths[n] > words[n] else 0)
+        if widths[widest] <= words[widest]:
+            return
+        widths[widest] -= 1
+
+
+def _lines(cell: str, width: int) -> list[str]:
+    """The lines of a cell: at least one."""
+    if len(cell) <= width:
+        return [cell]
+    return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
 
 
 def print_object(value: Any, how: str, pretty: bool) -> None:

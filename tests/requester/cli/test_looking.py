@@ -15,6 +15,7 @@ from protocol.ids import JobId, NodeId
 from protocol.jobs import Job, ResultPath, Spec, Task
 from protocol.messages import LogChunk
 from protocol.states import JobState
+from requester.cli.output import print_table
 from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import Shoal
@@ -47,6 +48,22 @@ def test_a_list_has_the_newest_first(shoal: Shoal, jobs: list[JobId]) -> None:
     assert lines[1].endswith("Failed")
     assert jobs[0] in shoal("list", "--wide").out
     assert jobs[0] not in shoal("list").out
+
+
+def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal the longest cells of a table go on below themselves, and no word is broken or lost."""
+    labels = " ".join(f"label-{number}=some-value" for number in range(9))
+    rows = [["n-1", labels, "3.5 / 4"], ["n-2", "region=eu", "0 / 64"]]
+
+    print_table(["ID", "LABELS", "CPU"], rows, width=60)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[1].split() == ["n-1", "label-0=some-value", "label-1=some-value", "3.5", "/", "4"]
+    assert lines[-1].split() == ["n-2", "region=eu", "0", "/", "64"]
+    assert " ".join(" ".join(lines[1:-1]).split()) == f"n-1 {labels.replace('label-2', '3.5 / 4 label-2')}"
+
+    print_table(["ID", "LABELS", "CPU"], rows)
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_lists_for_programs(shoal: Shoal, jobs: list[JobId]) -> None:
