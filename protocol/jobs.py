@@ -7,7 +7,7 @@ parameters as a plain object, which the driver's own Struct reads.
 The same Structs serve the bus, the log, the read model, REST and the command line.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
@@ -65,6 +65,10 @@ class Resources(Struct, frozen=True, gc=False):
     gpu_memory: str | UnsetType = field(default=UNSET, name="GPUMemory")
 
 
+CPU_TOLERANCE: Final = 1e-9
+"""In cores: sums of fractions are a little more or less than they should be."""
+
+
 class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
     """Resources as numbers: cores, bytes, bytes, devices. Wire names are those of Bacalhau's AllocatedResources."""
 
@@ -90,9 +94,9 @@ class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
         )
 
     def fits(self, room: "Amounts") -> bool:
-        """Whether this much fits into `room`; cores are compared with a tolerance of a billionth."""
+        """Whether this much fits into `room`."""
         return (
-            self.cpu <= room.cpu + 1e-9
+            self.cpu <= room.cpu + CPU_TOLERANCE
             and self.memory_bytes <= room.memory_bytes
             and self.disk_bytes <= room.disk_bytes
             and self.gpu <= room.gpu

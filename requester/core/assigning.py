@@ -109,7 +109,8 @@ def everywhere(case: Case) -> Assignment:
     number = max((tried.number for tried in attempts.values()), default=0)
     why = f"it runs on every node that fits: {len(standing.order)} of {standing.known}"
     ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
-    for node in standing.order:
+    for host in standing.order:
+        node = host.id
         if node in excluded or node in serving:
             continue
         tried = attempts.get(node)
@@ -118,7 +119,7 @@ def everywhere(case: Case) -> Assignment:
         part = parts.of(tried.last if tried is not None else None) if parts is not None else 0
         if part is None:
             continue
-        if not demand.amounts.fits(room.free(node)) or not room.ports(node).isdisjoint(demand.ports):
+        if not room.of(node).has(demand.amounts, demand.ports):
             short_of += 1
             continue
         number += 1

@@ -38,16 +38,16 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
     choice = rank(standing, Attempt(demand, inputs_of(record, 0), failures, refused), fleet)
     first = choice.node if choice is not None else None
     found: list[NodeStanding] = []
-    for node in standing.order[:NODES_MAX]:
-        ports = fleet.ports(node)
+    for host in standing.order[:NODES_MAX]:
+        node = host.id
         if node in refused:
             found.append(NodeStanding(node, "refused", refused[node]))
         elif node == first and choice is not None:
             found.insert(0, NodeStanding(node, "next", choice.why))
-        elif demand.amounts.fits(fleet.free(node)) and ports.isdisjoint(demand.ports):
+        elif host.has(demand.amounts, demand.ports):
             found.append(NodeStanding(node, "room"))
         else:
-            found.append(NodeStanding(node, "full", no_room(demand, fleet.free(node), ports)))
+            found.append(NodeStanding(node, "full", no_room(demand, host.free, host.ports)))
     found += [NodeStanding(each.node, "away", each.reason, each.hint) for each in standing.away]
     found += [NodeStanding(each.node, "unfit", each.reason, each.hint) for each in standing.unfit]
     return found[:NODES_MAX]

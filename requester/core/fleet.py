@@ -1,8 +1,7 @@
 """The nodes as deciding sees them: their facts, and what is promised on each.
 
-Knows: the newest facts of each node, the amounts and ports that open executions and decisions in flight hold on it, and the
-troubles it has had. Must not know: jobs, beats or the log. Plain memory: the same calls in the same order give the same
-answers.
+Knows: the newest facts of each node, what open executions and decisions in flight hold on it (`host`), and the troubles it
+has had. Must not know: jobs, beats or the log. Plain memory: the same calls in the same order give the same answers.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -12,7 +11,8 @@ from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts
-from requester.core.health import Health
+from requester.core.health import Health, Trouble
+from requester.core.host import Host, Promise
 from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
 from requester.core.standing import Demand, Standing, standing
@@ -28,11 +28,11 @@ _INPUTS_MAX: Final = 100_000
 """Inputs whose holders are remembered; with more than that, nodes are found as if nobody had them."""
 
 
-class _PerNode(dict[NodeId, Amounts]):
-    """Amounts by node; a node that is not known has nothing."""
+class _Hosts(dict[NodeId, Host]):
+    """Hosts by node; one that is not known gives and holds nothing."""
 
-    def __missing__(self, node: NodeId) -> Amounts:
-        return _NOTHING
+    def __missing__(self, node: NodeId) -> Host:
+        return Host(node)
 
 
 class _Used:
@@ -59,23 +59,18 @@ class Fleet:
     def __init__(self, hearing_since: float = 0.0) -> None:
         self.hearing_since = hearing_since
         self.nodes: dict[NodeId, NodeRecord] = {}
-        self._capacity = _PerNode()
-        self.capacity: Callable[[NodeId], Amounts] = self._capacity.__getitem__
-        """What a node gives to jobs in all."""
-        self._free = _PerNode()
-        self.free: Callable[[NodeId], Amounts] = self._free.__getitem__
-        """What is not promised on a node."""
-        self._held: dict[NodeId, dict[ExecutionId, Amounts]] = {}
-        self._ports: dict[NodeId, dict[ExecutionId, tuple[int, ...]]] = {}
+        self._hosts = _Hosts()
+        self.host: Callable[[NodeId], Host] = self._hosts.__getitem__
+        """What is promised on a node, and what is left."""
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
-        self._namespaces: dict[tuple[NodeId, ExecutionId], str] = {}
-        self._staying: dict[NodeId, dict[ExecutionId, Amounts]] = {}
         self._used: dict[str, _Used] = {}
         self._whole = _NOTHING
         self.health = Health()
-        self.troubles: Callable[[NodeId], int] = self.health.troubles
-        """How often in a row work has failed on a node for reasons around it."""
+        self.troubled: Mapping[NodeId, Trouble] = self.health.troubled
+        """The nodes on which work has failed lately for reasons around it."""
+        self.changed: Mapping[NodeId, Host] = {}
+        """Nothing: this is how nodes are. A decision sees some changed (`room`)."""
         self.kept_away: dict[NodeId, None] = {}
         """Nodes that are cordoned or set aside."""
 
@@ -99,8 +94,7 @@ class Fleet:
         self._standings.clear()
         if known is None or known.info is not node.info:
             self._whole = self._whole + node.info.capacity - (known.info.capacity if known else _NOTHING)
-        self._capacity[node.info.id] = node.info.capacity
-        self._count(node.info.id)
+        self._host(node.info.id).resize(node.info.capacity)
         return True
 
     def heard(self, node: NodeRecord, at: float) -> None:
@@ -115,8 +109,8 @@ class Fleet:
             self._note_inputs(node, known.held, {})
             self._whole = self._whole - known.info.capacity
             self._standings.clear()
-            self._capacity.pop(node, None)
-            self._free.pop(node, None)
+            self._hosts[node].resize(_NOTHING)
+            self._let_go(node)
 
     def hold(
         self,
@@ -132,50 +126,27 @@ class Fleet:
 
         `stays`: it is a service's or daemon's, which is not meant to end.
         """
-        held = self._held.setdefault(node, {})
-        if execution not in held:
-            held[execution] = amounts
-            if stays:
-                self._staying.setdefault(node, {})[execution] = amounts
-            self._namespaces[node, execution] = namespace
+        host = self._hosts.get(node) or self._host(node)
+        if execution not in host.held:
+            host.hold(execution, Promise(amounts, ports, namespace, stays))
             used = self._used.get(namespace)
             if used is None:
                 used = self._used[namespace] = _Used()
             used.add(amounts, 1)
-            if ports:
-                self._ports.setdefault(node, {})[execution] = ports
-            room = self._free.get(node)
-            if room is not None:
-                self._free[node] = room - amounts
 
     def release(self, node: NodeId, execution: ExecutionId) -> bool:
         """Give back what an execution held. True if it held anything."""
-        held = self._held.get(node)
-        amounts = held.pop(execution, None) if held else None
-        if amounts is None:
+        host = self._hosts.get(node)
+        promise = host.release(execution) if host is not None else None
+        if promise is None:
             return False
-        if node in self._staying:
-            self._staying[node].pop(execution, None)
-        namespace = self._namespaces.pop((node, execution))
-        used = self._used[namespace]
-        used.add(amounts, -1)
+        used = self._used[promise.namespace]
+        used.add(promise.amounts, -1)
         if not used.count:
-            del self._used[namespace]
-        if node in self._ports:
-            self._ports[node].pop(execution, None)
-        if not held:
-            # From the beginning, so that sums of fractions never drift.
-            self._free[node] = self.capacity(node)
-        elif node in self._free:
-            self._free[node] = self._free[node] + amounts
+            del self._used[promise.namespace]
+        if node not in self.nodes:
+            self._let_go(node)
         return True
-
-    def passing(self, node: NodeId) -> Amounts:
-        """What a node has for work that ends: all but what services and daemons hold."""
-        room = self.capacity(node)
-        for amounts in self._staying.get(node, {}).values():
-            room = room - amounts
-        return room
 
     def share(self, namespace: str) -> float:
         """The share of all nodes that a namespace's work holds: of what it holds most of."""
@@ -188,26 +159,17 @@ class Fleet:
             used.gpu / whole.gpu if whole.gpu > 0 else 0.0,
         )
 
-    def ports(self, node: NodeId) -> set[int]:
-        """The ports of the host that are promised on a node."""
-        return {port for ports in self._ports.get(node, {}).values() for port in ports}
-
-    def inputs(self, node: NodeId) -> Mapping[str, int]:
-        """The inputs whose bytes a node says it has, by token, with their sizes."""
-        known = self.nodes.get(node)
-        return known.held if known is not None else {}
-
     def having(self, token: str) -> Collection[NodeId]:
         """Some nodes that have an input."""
         return self._holders.get(token, ())
 
-    def held(self, node: NodeId) -> Mapping[ExecutionId, Amounts]:
+    def held(self, node: NodeId) -> Mapping[ExecutionId, Promise]:
         """What is promised on a node, by execution."""
-        return self._held.get(node, {})
+        return self.host(node).held
 
     def holders(self) -> list[NodeId]:
         """The nodes that hold anything."""
-        return [node for node, held in self._held.items() if held]
+        return [node for node, host in self._hosts.items() if host.held]
 
     def standing(self, demand: Demand) -> Standing:
         """How all nodes stand towards a demand; worked out once until a node changes."""
@@ -215,7 +177,7 @@ class Fleet:
         if found is None:
             if len(self._standings) >= max(_DEMANDS_MIN, _STANDINGS_MAX // max(1, len(self.nodes))):
                 self._standings.clear()
-            found = self._standings[demand] = standing(demand, self.nodes.values())
+            found = self._standings[demand] = standing(demand, self.nodes.values(), self.host)
         return found
 
     def rejected(self, node: NodeId) -> bool:
@@ -230,7 +192,8 @@ class Fleet:
 
     def told(self, node: NodeRecord) -> NodeRecord:
         """The node's record with what is free on it, for people."""
-        return replace(node, free=self.free(node.info.id), running=len(self.held(node.info.id)))
+        host = self.host(node.info.id)
+        return replace(node, free=host.free, running=len(host.held))
 
     def _note_inputs(self, node: NodeId, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         for token in before:
@@ -238,6 +201,7 @@ class Fleet:
                 self._holders[token].pop(node, None)
                 if not self._holders[token]:
                     del self._holders[token]
+        self._host(node).inputs = now
         for token in now:
             holders = self._holders.get(token)
             if holders is None and len(self._holders) < _INPUTS_MAX:
@@ -245,9 +209,10 @@ class Fleet:
             if holders is not None and len(holders) < _HOLDERS_MAX:
                 holders[node] = None
 
-    def _count(self, node: NodeId) -> None:
-        """Add up from the beginning, so that sums of fractions never drift."""
-        room = self.capacity(node)
-        for amounts in self._held.get(node, {}).values():
-            room = room - amounts
-        self._free[node] = room
+    def _host(self, node: NodeId) -> Host:
+        return self._hosts.setdefault(node, Host(node))
+
+    def _let_go(self, node: NodeId) -> None:
+        """Forget a node that is not known any more, once nothing is promised on it."""
+        if not self._hosts[node].held:
+            self._hosts.pop(node, None)

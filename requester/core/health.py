@@ -41,24 +41,24 @@ class Health:
     """The troubles of all nodes. One end of work that went well, or failed by its own fault, clears a node."""
 
     def __init__(self) -> None:
-        self._troubles: dict[NodeId, Trouble] = {}
+        self.troubled: dict[NodeId, Trouble] = {}
 
     def ended(self, execution: ExecutionRecord) -> None:
         """Take the end of an execution."""
         cause = cause_of(execution)
         if cause == "system":
             message = execution.failure.message if execution.failure is not None else "failed"
-            known = self._troubles.get(execution.node)
+            known = self.troubled.get(execution.node)
             streak, jobs = (known.streak, known.jobs) if known is not None else (0, frozenset[JobId]())
             if len(jobs) < ASIDE_JOBS:
                 jobs |= {execution.job}
-            self._troubles[execution.node] = Trouble(streak + 1, jobs, execution.modified_at, message)
+            self.troubled[execution.node] = Trouble(streak + 1, jobs, execution.modified_at, message)
         elif cause == "program" or execution.state is ExecutionState.COMPLETED:
-            self._troubles.pop(execution.node, None)
+            self.troubled.pop(execution.node, None)
 
     def troubles(self, node: NodeId) -> int:
         """How many failures in a row the node has had."""
-        known = self._troubles.get(node)
+        known = self.troubled.get(node)
         return known.streak if known is not None else 0
 
     def asides(self, now: float, able: Callable[[], Collection[NodeId]]) -> dict[NodeId, Aside]:
@@ -67,7 +67,7 @@ class Health:
         If most nodes fail, it is not they who are ill. A node that is back from its pause needs one failure to go again.
         """
         found: list[tuple[int, NodeId, Aside]] = []
-        for node, each in self._troubles.items():
+        for node, each in self.troubled.items():
             if each.streak < ASIDE_AFTER or len(each.jobs) < ASIDE_JOBS:
                 continue
             pause_s = min(ASIDE_MAX_S, ASIDE_S * 2 ** min(each.streak - ASIDE_AFTER, 10))
@@ -85,11 +85,11 @@ class Health:
 
     def forgive(self, node: NodeId, at: float) -> None:
         """Forget what a node had by then: a person says that it is over."""
-        known = self._troubles.get(node)
+        known = self.troubled.get(node)
         if known is not None and known.last_at <= at:
-            del self._troubles[node]
+            del self.troubled[node]
 
     def fade(self, now: float) -> None:
         """Forget what was long ago."""
-        for node in [node for node, each in self._troubles.items() if now - each.last_at > FADE_S]:
-            del self._troubles[node]
+        for node in [node for node, each in self.troubled.items() if now - each.last_at > FADE_S]:
+            del self.troubled[node]

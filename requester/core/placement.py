@@ -15,8 +15,9 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from protocol.ids import NodeId
-from protocol.jobs import Amounts
 from protocol.ranking import CANDIDATES_MAX, Candidate, Ranking
+from requester.core.health import Trouble
+from requester.core.host import Host
 from requester.core.standing import Demand, Standing
 
 SAMPLE_ABOVE: Final = 64
@@ -26,8 +27,9 @@ SAMPLE_SIZE: Final = 4
 HOLDERS_MAX: Final = 8
 """Nodes that are added to a sample because they hold an input."""
 
-Score = tuple[int, int, int, int, int, float]
-"""The smallest is the best: failures, minus the steps of input bytes, minus preferences, troubles, spare GPUs, share."""
+Score = tuple[int, int, int, int, int, float, int, NodeId]
+"""The smallest is the best: failures, minus the steps of input bytes, minus preferences, troubles, spare GPUs, share; then
+whose turn it is among equals, and the node."""
 
 _WHY: Final = (
     "this job has failed there least",
@@ -43,23 +45,16 @@ _WHY_PACK: Final = "it is the fullest that has room"
 class Room(Protocol):
     """What is known of nodes beside how they fit."""
 
-    def free(self, node: NodeId) -> Amounts:
-        """What is not promised on a node just now."""
+    @property
+    def changed(self) -> Mapping[NodeId, Host]:
+        """The nodes on which something else is left, as this decision sees it."""
 
-    def capacity(self, node: NodeId) -> Amounts:
-        """What a node gives to jobs in all."""
-
-    def ports(self, node: NodeId) -> set[int]:
-        """The ports of the host that are promised to someone."""
-
-    def inputs(self, node: NodeId) -> Mapping[str, int]:
-        """The inputs that a node holds, by token, with their sizes in bytes."""
+    @property
+    def troubled(self) -> Mapping[NodeId, Trouble]:
+        """The nodes on which work has failed lately for reasons of the node."""
 
     def having(self, token: str) -> Collection[NodeId]:
         """Some nodes that hold an input."""
-
-    def troubles(self, node: NodeId) -> int:
-        """How often work has failed on a node lately for reasons of the node."""
 
 
 class Attempt(Struct, frozen=True, gc=False):
@@ -86,7 +81,7 @@ class Choice(Struct, frozen=True, gc=False):
 def choose(standing: Standing, attempt: Attempt, room: Room) -> NodeId | None:
     """The best node with room, or None."""
     scored = _scored(standing, attempt, room)
-    return min(scored)[2] if scored else None
+    return min(scored)[-1] if scored else None
 
 
 def rank(standing: Standing, attempt: Attempt, room: Room) -> Choice | None:
@@ -95,13 +90,13 @@ def rank(standing: Standing, attempt: Attempt, room: Room) -> Choice | None:
     if not scored:
         return None
     best = sorted(scored)[:CANDIDATES_MAX] if len(scored) > 1 else scored
-    candidates = [_candidate(score, node, attempt, room) for score, _, node in best]
-    why = _why(best[0][0], best[1][0], attempt.demand) if len(best) > 1 else "the only one that has room"
+    candidates = [_candidate(score, standing, attempt) for score in best]
+    why = _why(best[0], best[1], attempt.demand) if len(best) > 1 else "the only one that has room"
     ranking = Ranking(standing.known, len(standing.order), candidates, dict(standing.reasons))
-    return Choice(best[0][2], f"{why}; {len(standing.order)} of {standing.known} nodes fit", ranking)
+    return Choice(best[0][-1], f"{why}; {len(standing.order)} of {standing.known} nodes fit", ranking)
 
 
-def _scored(standing: Standing, attempt: Attempt, room: Room) -> list[tuple[Score, int, NodeId]]:
+def _scored(standing: Standing, attempt: Attempt, room: Room) -> list[Score]:
     """The nodes with room among all, or among a sample of very many so that deciding stays cheap."""
     order = standing.order
     count = len(order)
@@ -115,7 +110,7 @@ def _scored(standing: Standing, attempt: Attempt, room: Room) -> list[tuple[Scor
     return _with_room((*order[start:], *order[:start]), standing, attempt, room)
 
 
-def _sample(standing: Standing, attempt: Attempt, room: Room) -> list[NodeId]:
+def _sample(standing: Standing, attempt: Attempt, room: Room) -> list[Host]:
     order, seed = standing.order, attempt.seed
     count = len(order)
     # So short that the last does not come round to the first: no node is drawn twice.
@@ -123,46 +118,45 @@ def _sample(standing: Standing, attempt: Attempt, room: Room) -> list[NodeId]:
     sample = [order[at % count] for at in range(seed, seed + SAMPLE_SIZE * step, step)]
     if not attempt.inputs:
         return sample
+    drawn = {host.id: host for host in sample}
     for token in attempt.inputs:
         holders = [node for node in room.having(token) if node in standing.fitting]
-        sample += holders[:HOLDERS_MAX]
-    return list(dict.fromkeys(sample))
+        drawn.update((node, standing.fitting[node]) for node in holders[:HOLDERS_MAX])
+    return list(drawn.values())
 
 
-def _with_room(
-    nodes: Iterable[NodeId], standing: Standing, attempt: Attempt, room: Room
-) -> list[tuple[Score, int, NodeId]]:
+def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room: Room) -> list[Score]:
     demand, failures, excluded = attempt.demand, attempt.failures, attempt.excluded
     wanted, inputs, ports = demand.amounts, attempt.inputs, demand.ports
-    free, capacity, troubles = room.free, room.capacity, room.troubles
-    fitting = standing.fitting
+    changed, preferences, troubled = room.changed, standing.preferences, room.troubled
     sign = 1.0 if demand.pack else -1.0
-    spare_gpus = not wanted.gpu
-    found: list[tuple[Score, int, NodeId]] = []
-    for position, node in enumerate(nodes):
-        left = free(node)
-        if not wanted.fits(left) or node in excluded:
+    found: list[Score] = []
+    for position, host in enumerate(hosts):
+        node = host.id
+        if changed:
+            host = changed.get(node, host)
+        if not host.has(wanted, ports) or (excluded and node in excluded):
             continue
-        if ports and not room.ports(node).isdisjoint(ports):
-            continue
-        whole = capacity(node)
         score = (
             failures.get(node, 0) if failures else 0,
-            -step_of(input_bytes(inputs, room.inputs(node))) if inputs else 0,
-            -fitting[node],
-            troubles(node),
-            1 if spare_gpus and whole.gpu > 0 else 0,
-            sign * share(left, whole),
+            -step_of(input_bytes(inputs, host.inputs)) if inputs else 0,
+            -preferences.get(node, 0) if preferences else 0,
+            troubled[node].streak if troubled and node in troubled else 0,
+            1 if host.gpus and not wanted.gpu else 0,
+            sign * host.share,
+            position,
+            node,
         )
-        found.append((score, position, node))
+        found.append(score)
     return found
 
 
-def _candidate(score: Score, node: NodeId, attempt: Attempt, room: Room) -> Candidate:
+def _candidate(score: Score, standing: Standing, attempt: Attempt) -> Candidate:
+    node = score[-1]
     return Candidate(
         node,
         failures=score[0],
-        input_bytes=input_bytes(attempt.inputs, room.inputs(node)) if attempt.inputs else 0,
+        input_bytes=input_bytes(attempt.inputs, standing.fitting[node].inputs) if attempt.inputs else 0,
         preferences=-score[2],
         troubles=score[3],
         spare_gpus=bool(score[4]),
@@ -172,9 +166,9 @@ def _candidate(score: Score, node: NodeId, attempt: Attempt, room: Room) -> Cand
 
 def _why(best: Score, next_: Score, demand: Demand) -> str:
     """The first thing in which the best was better."""
-    for place, (mine, others) in enumerate(zip(best, next_, strict=True)):
-        if mine != others:
-            return _WHY_PACK if place == len(_WHY) - 1 and demand.pack else _WHY[place]
+    for place, why in enumerate(_WHY):
+        if best[place] != next_[place]:
+            return _WHY_PACK if place == len(_WHY) - 1 and demand.pack else why
     return "it is as good as the next, and has its turn"
 
 
@@ -186,10 +180,3 @@ def input_bytes(inputs: Iterable[str], held: Mapping[str, int]) -> int:
 def step_of(size_bytes: int) -> int:
     """Sizes in steps of powers of two from a MiB on: what is smaller is fetched as fast as it is found."""
     return (size_bytes >> 20).bit_length()
-
-
-def share(room: Amounts, whole: Amounts) -> float:
-    """The free share of a node: of cores or of memory, whichever is scarcer."""
-    cpu = room.cpu / whole.cpu if whole.cpu else 1.0
-    memory = room.memory_bytes / whole.memory_bytes if whole.memory_bytes else 1.0
-    return min(cpu, memory)

@@ -3,13 +3,17 @@
 Knows: what it has taken and given back so far, and what is kept for others. Must not know: why.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from protocol.ids import NodeId
 from protocol.jobs import Amounts
 from requester.core.fleet import Fleet
+from requester.core.host import Host
 from requester.core.model import ExecutionRecord
 from requester.core.standing import Demand
+
+_NOTHING: Final = Amounts()
 
 
 class Remaining:
@@ -22,52 +26,41 @@ class Remaining:
         self._fleet = fleet
         self._limits = limits or {}
         self._taken: dict[NodeId, Amounts] = {}
-        self._ports: dict[NodeId, set[int]] = {}
-        self.free: Callable[[NodeId], Amounts] = self._left if limits else fleet.free
-        self.capacity = fleet.capacity
-        self.inputs = fleet.inputs
+        self.changed: dict[NodeId, Host] = {}
+        self.troubled = fleet.troubled
         self.having = fleet.having
-        self.troubles = fleet.troubles
+        for node in self._limits:
+            self._change(node, _NOTHING)
 
     def take(self, node: NodeId, demand: Demand) -> None:
         """Promise what a task demands."""
-        self._change(node, demand.amounts)
-        if demand.ports:
-            self._ports[node] = self.ports(node) | set(demand.ports)
+        self._change(node, demand.amounts, taken=demand.ports)
 
     def give_back(self, execution: ExecutionRecord, demand: Demand) -> None:
         """Count on what an execution leaves, which had the same ports; its node waits until that is so."""
-        self._change(execution.node, Amounts() - execution.amounts)
-        if demand.ports:
-            self._ports[execution.node] = self.ports(execution.node) - set(demand.ports)
+        self._change(execution.node, _NOTHING - execution.amounts, given=demand.ports)
 
     def take_again(self, execution: ExecutionRecord, demand: Demand) -> None:
         """Undo `give_back`."""
-        self._change(execution.node, execution.amounts)
-        if demand.ports:
-            self._ports[execution.node] = self.ports(execution.node) | set(demand.ports)
+        self._change(execution.node, execution.amounts, taken=demand.ports)
 
-    def ports(self, node: NodeId) -> set[int]:
-        """The ports of the host that are promised to someone."""
-        changed = self._ports.get(node)
-        return self._fleet.ports(node) if changed is None else changed
+    def of(self, node: NodeId) -> Host:
+        """What is left on a node."""
+        return self.changed.get(node) or self._fleet.host(node)
 
     def unlimited(self, node: NodeId) -> Amounts:
         """What is free on a node, that which is kept for others included."""
-        taken = self._taken.get(node)
-        free = self._fleet.free(node)
-        return free if taken is None else free - taken
+        return self._fleet.host(node).free - self._taken.get(node, _NOTHING)
 
-    def _change(self, node: NodeId, amounts: Amounts) -> None:
-        self._taken[node] = self._taken.get(node, Amounts()) + amounts
-        self.free = self._left
-
-    def _left(self, node: NodeId) -> Amounts:
-        limit = self._limits.get(node)
-        if limit is None:
-            return self.unlimited(node)
-        taken = self._taken.get(node)
-        return smaller(self.unlimited(node), limit if taken is None else limit - taken)
+    def _change(
+        self, node: NodeId, amounts: Amounts, *, taken: Iterable[int] = (), given: Iterable[int] = ()
+    ) -> None:
+        host = self.of(node)
+        in_all = self._taken[node] = self._taken.get(node, _NOTHING) + amounts
+        free, limit = self.unlimited(node), self._limits.get(node)
+        if limit is not None:
+            free = smaller(free, limit - in_all)
+        self.changed[node] = host.left(free, host.ports.union(taken).difference(given))
 
 
 def smaller(one: Amounts, other: Amounts) -> Amounts:

@@ -23,6 +23,7 @@ from protocol.nodes import Gpu, NodeInfo, Offer
 from protocol.ranking import REASONS_MAX
 from protocol.spec.quantities import amounts, parse_bytes
 from protocol.spec.selectors import format_selector, matches
+from requester.core.host import Host
 from requester.core.membership import APPROVED, PENDING
 from requester.core.model import NodeRecord
 
@@ -68,16 +69,18 @@ class Unfit(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """How all nodes stand towards one demand. `fitting` are connected and approved, with the preferences they meet.
+    """How all nodes stand towards one demand. `fitting` are connected and approved; `order` are the same.
 
-    `reasons` are those of the others, the commonest ones, with how many nodes each holds for.
+    `preferences` is how many each of them meets, of those that meet any. `reasons` are those of the others, the commonest
+    ones, with how many nodes each holds for.
     """
 
-    fitting: Mapping[NodeId, int]
+    fitting: Mapping[NodeId, Host]
+    order: tuple[Host, ...]
+    preferences: Mapping[NodeId, int]
     away: tuple[Unfit, ...]
     unfit: tuple[Unfit, ...]
-    order: tuple[NodeId, ...] = ()
-    reasons: Mapping[str, int] = {}
+    reasons: Mapping[str, int]
 
     @property
     def known(self) -> int:
@@ -137,9 +140,10 @@ def _gpu(resources: Resources) -> tuple[str, int]:
     )
 
 
-def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
+def standing(demand: Demand, nodes: Iterable[NodeRecord], host_of: Callable[[NodeId], Host]) -> Standing:
     """Sort nodes by how they stand towards a demand."""
-    fitting: dict[NodeId, int] = {}
+    fitting: dict[NodeId, Host] = {}
+    preferences: dict[NodeId, int] = {}
     away: list[Unfit] = []
     unfit: list[Unfit] = []
     filters, favours = _constraints(demand)
@@ -160,9 +164,12 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord]) -> Standing:
         elif (lost := _lost(node.info, demand)) is not None:
             away.append(lost)
         else:
-            fitting[node.info.id] = sum(matches(favour, node.info.labels) for favour in favours)
+            fitting[node.info.id] = host_of(node.info.id)
+            met = sum(matches(favour, node.info.labels) for favour in favours)
+            if met:
+                preferences[node.info.id] = met
     reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
-    return Standing(fitting, tuple(away), tuple(unfit), tuple(fitting), dict(reasons))
+    return Standing(fitting, tuple(fitting.values()), preferences, tuple(away), tuple(unfit), dict(reasons))
 
 
 def _kept_away(node: NodeRecord) -> Unfit:
@@ -176,7 +183,7 @@ def _kept_away(node: NodeRecord) -> Unfit:
     return Unfit(id_, node.aside.reason, "mend it; or let it back now: node uncordon")
 
 
-def no_room(demand: Demand, free: Amounts, ports: set[int]) -> str:
+def no_room(demand: Demand, free: Amounts, ports: frozenset[int]) -> str:
     """What a node that fits lacks just now."""
     for name, wants, has in (
         ("cores", demand.amounts.cpu, free.cpu),
@@ -205,7 +212,7 @@ def explain(
     same by node id.
     """
     refused = [Unfit(node, reason) for node, reason in excluded.items()]
-    could = [node for node in standing.order if node not in excluded]
+    could = [node for node in standing.fitting if node not in excluded]
     known = standing.known
     if could:
         full = [Unfit(node, lack(node)) for node in could[:WAITING_TOLD]]

@@ -145,7 +145,7 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
 
 def _ops_end(draft: _Draft, standing: Standing, policy: Policy) -> Closed | None:
     assert draft.record is not None
-    there = {*standing.order, *(each.node for each in standing.away)}
+    there = {*standing.fitting, *(each.node for each in standing.away)}
     return ops_end(draft.record, there, policy)
 
 
@@ -164,7 +164,7 @@ def _queue(
         standing,
         refused,
         needed=placed.short_of,
-        lack=lambda node: no_room(demand, placed.room.unlimited(node), placed.room.ports(node)),
+        lack=lambda node: no_room(demand, placed.room.unlimited(node), placed.room.of(node).ports),
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout

@@ -9,7 +9,7 @@ once those who were there before are gone, it fits. So small work fills what a l
 it.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct, field
@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from protocol.ids import ExecutionId, JobKey, NodeId
 from protocol.jobs import Amounts
 from requester.core.fleet import Fleet
+from requester.core.host import Host
 from requester.core.model import JobRecord
 from requester.core.placement import Attempt, choose
 from requester.core.policy import Policy
@@ -134,7 +135,7 @@ class Turns:
         if news.everything or demand in news.joined:
             return True
         return any(
-            demand.amounts.fits(self._fleet.free(node)) and node in self._fleet.standing(demand).fitting
+            self._fleet.host(node).has(demand.amounts, ()) and node in self._fleet.standing(demand).fitting
             for node in news.freed
         )
 
@@ -151,7 +152,7 @@ class Turns:
         standing = self._fleet.standing(waiting.demand)
         for kept in known.values():
             free = kept.node in standing.fitting and kept.node not in self.reserved
-            if kept.key == key and free and wanted.fits(self._fleet.passing(kept.node)):
+            if kept.key == key and free and wanted.fits(self._fleet.host(kept.node).passing):
                 self.reserved[kept.node] = kept
                 return
         if not anew or len(self.reserved) >= max(1, len(self._fleet.nodes) // 2):
@@ -161,24 +162,25 @@ class Turns:
             before = frozenset(self._fleet.held(node))
             self.reserved[node] = Reservation(key, node, waiting.place[0], wanted, before)
 
-    def _nearest(self, demand: Demand, nodes: Collection[NodeId]) -> NodeId | None:
+    def _nearest(self, demand: Demand, hosts: Iterable[Host]) -> NodeId | None:
         """The node that lacks least of what is demanded, as a share of what it has in all."""
         best: tuple[float, NodeId] | None = None
-        for node in nodes:
+        for host in hosts:
             # What a service holds is not given back: a node with too much of it would be kept for nothing.
-            if node in self.reserved or not demand.amounts.fits(self._fleet.passing(node)):
+            if host.id in self.reserved or not demand.amounts.fits(host.passing):
                 continue
-            lacks = (_lack(demand.amounts, self._fleet.free(node), self._fleet.capacity(node)), node)
+            lacks = (_lack(demand.amounts, host.free, host.capacity), host.id)
             if best is None or lacks < best:
                 best = lacks
         return best[1] if best is not None else None
 
     def _beside(self, kept: Reservation) -> Amounts:
         """What is left beside a job on the node that is kept for it, once those who were there before are gone."""
-        left = self._fleet.capacity(kept.node) - kept.amounts
-        for execution, amounts in self._fleet.held(kept.node).items():
+        host = self._fleet.host(kept.node)
+        left = host.capacity - kept.amounts
+        for execution, promise in host.held.items():
             if execution not in kept.before:
-                left = left - amounts
+                left = left - promise.amounts
         return left
 
 

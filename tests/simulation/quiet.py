@@ -77,7 +77,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
     found = [f"open job {key}: {live.record}" for key, live in jobs.open.items()]
     if service._follower.position < cluster.hub.newest():
         found.append(f"folded {service._follower.position} of {cluster.hub.newest()}")
-    held = {node: dict(each) for node, each in jobs.fleet._held.items() if each}
+    held = {node: dict(jobs.fleet.held(node)) for node in jobs.fleet.holders()}
     for what, there in {
         "queue": list(jobs.queue.keys()),
         "away": jobs.away,
@@ -201,8 +201,8 @@ def _free(service: Service, cluster: "Cluster") -> list[str]:
             found.append(f"it does not see {node.name}")
         elif known[0].info.labels != node.labels:
             found.append(f"it knows other labels of {node.name}: {known[0].info.labels}")
-        elif fleet.free(known[0].info.id) != node.capacity:
-            found.append(f"I7: it sees {fleet.free(known[0].info.id)} free on {node.name}")
+        elif fleet.host(known[0].info.id).free != node.capacity:
+            found.append(f"I7: it sees {fleet.host(known[0].info.id).free} free on {node.name}")
     return found
 
 

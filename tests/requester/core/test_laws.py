@@ -85,7 +85,7 @@ class AnyLife(RuleBasedStateMachine):
     def look_at(self, events: Sequence[Event]) -> None:
         """What was just decided never puts work on a node that does not fit."""
         standing = self.world.fleet.standing(demand_of(self.spec))
-        fitting = set(standing.order)
+        fitting = set(standing.fitting)
         assert {event.node for event in assigned(events)} <= fitting
 
     @precondition(lambda self: self.world.executions())

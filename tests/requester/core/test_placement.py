@@ -276,7 +276,7 @@ def test_sums_do_not_drift() -> None:
     """Fractions of cores that come and go leave exactly what there was."""
     demand = Amounts(0.1, 3, 5, 0)
     fleet = a_fleet(a_node("n1", cores=1))
-    whole = fleet.free(a_node("n1").info.id)
+    whole = fleet.host(a_node("n1").info.id).free
 
     for round_ in range(1_000):
         fleet.hold(a_node("n1").info.id, f"e{round_}", demand)  # type: ignore[arg-type]
@@ -285,7 +285,7 @@ def test_sums_do_not_drift() -> None:
     for round_ in range(991, 1_000):
         fleet.release(a_node("n1").info.id, f"e{round_}")  # type: ignore[arg-type]
 
-    assert fleet.free(a_node("n1").info.id) == whole
+    assert fleet.host(a_node("n1").info.id).free == whole
 
 
 def test_defaults_are_demanded() -> None:

@@ -149,7 +149,7 @@ def test_a_refusing_node_is_not_asked_again() -> None:
 def test_queueing() -> None:
     """A job without room waits, is told once why, and starts when there is room."""
     world = World(a_node("n1", cores=1))
-    world.fleet.hold(NodeId("n1"), "e-other", world.fleet.capacity(NodeId("n1")))  # type: ignore[arg-type]
+    world.fleet.hold(NodeId("n1"), "e-other", world.fleet.host(NodeId("n1")).capacity)  # type: ignore[arg-type]
 
     first = world.submit(a_job())
     again = world.look()
@@ -290,7 +290,7 @@ def test_ops_shares_out_its_inputs() -> None:
     """An ops job with an input to be shared out gives each node a part of its own, of as many as nodes fit when it begins:
     one without room has its part later, one that joins has none."""
     world = World(a_node("n1"), a_node("n2", cores=1), a_node("n3"))
-    world.fleet.hold(NodeId("n2"), "e-other", world.fleet.capacity(NodeId("n2")))  # type: ignore[arg-type]
+    world.fleet.hold(NodeId("n2"), "e-other", world.fleet.host(NodeId("n2")).capacity)  # type: ignore[arg-type]
     job = a_job(type_="ops", count=0)
     source = Input(Spec("s3", {"Bucket": "b", "Partition": {"Type": "object"}}), "/in")
     for node in ("n1", "n2", "n3", "n4"):
