@@ -80,11 +80,14 @@ async def _consumers(world: World) -> int:
 
 
 def _processes(world: World) -> list[str]:
-    """Processes that name our folder and belong to no part that runs."""
+    """Processes that name our folder and belong to no part that runs. A shim that containerd left when it was killed with
+    its daemon, and under which nothing runs any more, is theirs alone: the daemon does not know of it either."""
     ours = {each.pid for each in world.parts.values()}
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
+            if process.name().startswith("containerd-shim") and not process.children():
+                continue
             above = {each.pid for each in process.parents()} | {process.pid}
             if any(str(world.folder) in word for word in process.cmdline()) and not above & (
                 ours | {os.getpid()}

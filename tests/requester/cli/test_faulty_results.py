@@ -21,18 +21,22 @@ from tests.requester.twin import Twin
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
 
 TEXT = random.Random(1).randbytes(400_000).hex()
+SILENT = ("stall", "trickle", "mute", "drip")
 FILES = {"outputs__data": TEXT, "stdout": "hello\n"}
 
 Before = Callable[[str], FaultProxy]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that a test can wait for."""
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test can wait for: short where the fault is a silence, and only there."""
+    callspec = getattr(request.node, "callspec", None)
+    silent = callspec is not None and callspec.params.get("fault") in SILENT
+    silence_s = 0.5 if silent else 20.0
     monkeypatch.setattr(
-        storage.stream, "LIMITS", Limits(silence_s=0.5, retry_s=0.01, tries=3, silent_tries=2)
+        storage.stream, "LIMITS", Limits(silence_s=silence_s, retry_s=0.01, tries=3, silent_tries=2)
     )
-    monkeypatch.setattr(storage.stream, "HASTY", Limits(silence_s=0.5, tries=1))
+    monkeypatch.setattr(storage.stream, "HASTY", Limits(silence_s=silence_s, tries=1))
 
 
 @pytest.fixture
