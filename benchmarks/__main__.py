@@ -4,7 +4,6 @@
 15 % worse.
 """
 
-import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,8 @@ from benchmarks import (
     storage,
     survival,
 )
+from protocol import heap
+from protocol.process import run_loop
 
 PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "orchestration": orchestration.measure,
@@ -56,15 +57,24 @@ def _measure() -> int:
     for name, measure in PARTS.items():
         if only == name or (not only and name not in LONG):
             print(f"=== {name} (load average {os.getloadavg()[0]:.2f})", flush=True)
-            figures = asyncio.run(_all(measure))
+            figures = _measured(measure)
             for each in figures:
                 record.show(each)
             record.keep(figures)
     return 0
 
 
-async def _all(measure: Callable[[], Awaitable[list[record.Figure]]]) -> list[record.Figure]:
-    return await measure()
+def _measured(measure: Callable[[], Awaitable[list[record.Figure]]]) -> list[record.Figure]:
+    """The figures of a part, taken on the loop and with the collector that our programs have."""
+    figures: list[record.Figure] = []
+
+    async def run() -> int:
+        heap.settle()
+        figures.extend(await measure())
+        return 0
+
+    run_loop(run())
+    return figures
 
 
 def _compare(old: Path, new: Path) -> int:

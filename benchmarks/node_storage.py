@@ -32,6 +32,7 @@ FETCHED_BYTES: Final = 1 << 30
 ROUNDS: Final = 40
 FETCHES: Final = 3
 SETTLE_S: Final = 5.0
+STILL_MARK_MS: Final = 20.0
 NODE: Final = "probed"
 BUCKET: Final = "bench"
 
@@ -73,14 +74,14 @@ class Probe:
         self._pid = pid
         self._file = file
 
-    async def ask(self) -> dict[str, float]:
-        """The longest delays since it was last asked."""
+    async def ask(self) -> dict[str, Any]:
+        """The longest delays since it was last asked, and where the loop stood then."""
         self._file.unlink(missing_ok=True)
         os.kill(self._pid, signal.SIGUSR1)
         async with asyncio.timeout(10):
             while not self._file.exists():  # noqa: ASYNC110 (it is another process that writes it)
                 await asyncio.sleep(0.01)
-        told: dict[str, float] = json.loads(self._file.read_text())
+        told: dict[str, Any] = json.loads(self._file.read_text())
         return told
 
 
@@ -131,6 +132,8 @@ async def _fetched(client: Connection, s3: S3Server, probe: Probe) -> list[Figur
         told = await probe.ask()
         late.append(told["late_ms"])
         own.append(told["own_ms"])
+        if told["own_ms"] > STILL_MARK_MS:
+            print(f"the loop stood still for {told['own_ms']:.1f} ms, here:\n{told['where']}", flush=True)
     return [
         figure("job that fetches 1 GiB from S3, submit to completed", took, "s"),
         figure("longest stand-still of the node's loop meanwhile", late, "ms"),
@@ -138,7 +141,7 @@ async def _fetched(client: Connection, s3: S3Server, probe: Probe) -> list[Figur
             "longest stand-still of the node's loop, without waiting for a free processor",
             own,
             "ms",
-            mark="at most 20 ms",
+            mark=f"at most {STILL_MARK_MS:g} ms",
         ),
     ]
 

@@ -2,7 +2,7 @@
 
 Knows: how late a timer of a millisecond comes. Must not know: what the node is doing. At the end, and on SIGUSR1, the
 longest delays since the last one are written to FILE, in milliseconds: as they were, and without the wait for a
-free processor.
+free processor, with what all threads did then.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import compute.node
-from benchmarks.standstill import Delay, delay
+from benchmarks.standstill import Delay, Watcher, worst
 from compute.__main__ import app
 
 _running = compute.node.running
@@ -30,15 +30,18 @@ class Probe:
 
     async def tick(self) -> None:
         """Measure until cancelled."""
-        while True:
-            self._delays.append(await delay())
+        with Watcher() as watcher:
+            while True:
+                self._delays.append(await watcher.delay())
 
     def tell(self) -> None:
         """Write what was worst, and begin anew."""
         delays, self._delays = self._delays, []
+        still = worst(delays)
         told = {
             "late_ms": 1e3 * max((each.late_s for each in delays), default=0.0),
-            "own_ms": 1e3 * max((each.own_s for each in delays), default=0.0),
+            "own_ms": 1e3 * still.own_s,
+            "where": still.where,
             "ticks": len(delays),
         }
         beside = self._file.with_suffix(".new")

@@ -14,7 +14,7 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,6 +23,7 @@ from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
+from storage.pour import Piece
 from storage.ranged import ERROR_MAX_BYTES, MOVED_BYTES, PAUSE_MAX_S, Limits, Refusal
 from storage.threads import Stopped, in_thread
 from storage.wire import (
@@ -45,13 +46,19 @@ TICK_S: Final = 0.05
 
 
 class Request(Struct, frozen=True):
-    """What to send. `target` is path and query as they stand in the request; `statuses` are those of success."""
+    """What to send. `target` is path and query as they stand in the request; `statuses` are those of success.
+
+    A body that is not to be held in memory is `poured`: made anew for each try, in the lane's thread, of exactly
+    `poured_bytes`.
+    """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: Sequence[memoryview] = ()
     statuses: tuple[int, ...] = (200,)
+    poured: "Callable[[Lane], Generator[Piece, None, None]] | None" = None
+    poured_bytes: int = 0
 
 
 class Task(Protocol):
@@ -177,10 +184,14 @@ class Lane:
 
     def _sent(self, line: Line, request: Request) -> None:
         try:
-            line.send(request.method, request.target, request.headers, request.body)
+            if request.poured is None:
+                line.send(request.method, request.target, request.headers, request.body)
+                return
+            with contextlib.closing(request.poured(self)) as pieces:
+                line.pour(request.method, request.target, request.headers, pieces, request.poured_bytes)
         except LineFault:
             # Who refuses a body answers before its end, and may hang up at once.
-            if not request.body or not line.has_answer():
+            if not (request.body or request.poured) or not line.has_answer():
                 raise
 
     def _refuse(self, task: Task, status: int, line: Line) -> None:

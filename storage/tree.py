@@ -12,8 +12,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ RATIO_FREE_BYTES: Final = 64 << 20
 
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """To open a folder itself, never what a link of its name leads to."""
+_PLAIN_NAME: Final = re.compile(r"(?!\.\.?\Z)[\x01-\x2e\x30-\x7f]{1,255}")
+"""One component with nothing wrong in it, as nearly all names are: known at sight it costs a small file less."""
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe put in the place of a file must not hold us up.
 _READ_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -77,6 +80,8 @@ def safe_parts(name: str, depth: int = Limits().depth) -> tuple[str, ...]:
     Empty components and ``.`` are dropped, so a leading or doubled slash does no harm. Raises `Invalid` for ``..``, a NUL,
     a component longer than the file system takes, a name with nothing left, and for more than `depth` components.
     """
+    if _PLAIN_NAME.fullmatch(name) and depth:
+        return (name,)
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if not parts:
         raise _unsafe(name, "it names nothing")
@@ -149,45 +154,46 @@ class TreeWriter:
 
     def folder(self, name: str) -> None:
         """Make a folder and those above it; harmless if it is there."""
-        os.close(self._descend(name, safe_parts(name, self._limits.depth)))
+        self._leave(self._descend(name, safe_parts(name, self._limits.depth)))
 
     def open(self, name: str, *, executable: bool = False, replace: bool = False) -> int:
         """Make a file and the folders above it: a descriptor to write to, which the caller closes.
 
         The file is readable to all, and executable to all if asked. With `replace` a file or link of that name goes first.
         """
-        with self._place(name, replace) as (above, last):
-            try:
-                made = os.open(last, _NEW_FILE, 0o600, dir_fd=above)
-            except FileExistsError as error:
-                _taken(name, error)
+        above, last = self._place(name)
+        try:
+            if replace:
+                _make_room(last, above)
+            made = os.open(last, _NEW_FILE, 0o600, dir_fd=above)
+        except FileExistsError as error:
+            _taken(name, error)
+        finally:
+            self._leave(above)
         os.fchmod(made, 0o755 if executable else 0o644)
         return made
 
     def link(self, name: str, target: str, *, replace: bool = False) -> None:
         """Make a symbolic link that stays inside; raises as `check_link`."""
         check_link(name, target)
-        with self._place(name, replace) as (above, last):
-            try:
-                os.symlink(target, last, dir_fd=above)
-            except FileExistsError as error:
-                _taken(name, error)
-
-    @contextlib.contextmanager
-    def _place(self, name: str, replace: bool) -> Iterator[tuple[int, str]]:
-        parts = safe_parts(name, self._limits.depth)
-        above = self._descend(name, parts[:-1])
+        above, last = self._place(name)
         try:
             if replace:
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                    os.unlink(parts[-1], dir_fd=above)
-            self._count()
-            yield above, parts[-1]
+                _make_room(last, above)
+            os.symlink(target, last, dir_fd=above)
+        except FileExistsError as error:
+            _taken(name, error)
         finally:
-            os.close(above)
+            self._leave(above)
 
-    def _descend(self, name: str, parts: tuple[str, ...]) -> int:
-        at = os.dup(self._root)
+    def _place(self, name: str) -> tuple[int, str]:
+        """The folder that `name` is to be in, made if need be, and what it is called there; `_leave` follows."""
+        *above, last = safe_parts(name, self._limits.depth)
+        self._count()
+        return self._descend(name, above), last
+
+    def _descend(self, name: str, parts: Sequence[str]) -> int:
+        at = self._root
         for part in parts:
             try:
                 below = self._enter(part, at)
@@ -196,9 +202,14 @@ class TreeWriter:
                     _taken(name, error)
                 raise
             finally:
-                os.close(at)
+                self._leave(at)
             at = below
         return at
+
+    def _leave(self, at: int) -> None:
+        """Close what `_descend` opened."""
+        if at != self._root:
+            os.close(at)
 
     def _enter(self, part: str, at: int) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -216,6 +227,12 @@ class TreeWriter:
             raise Exhausted(
                 f"more than {self._limits.entries} files and folders", hint="Pack them, or raise the limit."
             )
+
+
+def _make_room(name: str, at: int) -> None:
+    """Remove a file or link, if one is there."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        os.unlink(name, dir_fd=at)
 
 
 def walk(folder: Path, limits: Limits | None = None) -> Iterator[Entry]:

@@ -9,6 +9,7 @@ All that goes wrong with a connection is a `LineFault`, so that nobody takes it 
 
 import base64
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -19,14 +20,19 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from storage.pour import Piece, pour
+
 HEAD_MAX_BYTES: Final = 1 << 16
 SEND_BYTES: Final = 1 << 20
 REST_BYTES: Final = 1 << 17
 IDLE_S: Final = 15.0
 """A connection that was idle for longer is not used again: the other side has probably let go of it."""
 IDLE_MAX: Final = 16
+TRAILERS_MAX: Final = 100
 CRAWL_BYTES: Final = 1024
 """So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
+
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}[ \t]*(;.*)?")
 
 Address = tuple[int, str]
 """Its family, and its text: of a Unix socket its path."""
@@ -116,8 +122,11 @@ class Line:
         self.idle_since = 0.0
         self._cut = False
         self._socket: socket.socket | None = None
+        self.trailers: dict[str, str] = {}
+        """What stood behind the body of the last answer, names in lower case; known when all of it was read."""
         self._buffer = bytearray(HEAD_MAX_BYTES)
         self._start = self._end = 0
+        self._heard = bytearray()
         self._left: int | None = 0
         self._chunked = False
         self._last = False
@@ -155,18 +164,33 @@ class Line:
         self, method: str, target: str, headers: Mapping[str, str], body: Sequence[memoryview] = ()
     ) -> None:
         """Send a request; `target` is the path and query as they are to stand in it, `body` in pieces."""
+        self._ask(method, target, headers, sum(len(piece) for piece in body))
+        for piece in body:
+            self._send(piece)
+
+    def pour(
+        self, method: str, target: str, headers: Mapping[str, str], body: Iterable[Piece], size_bytes: int
+    ) -> None:
+        """Send a request with a body of any size. The answer may begin meanwhile, and is kept until it is read."""
+        self._ask(method, target, headers, size_bytes)
+        assert self._socket is not None
+        try:
+            pour(self._socket, body, self._heard, self.route.silence_s)
+        except TimeoutError as error:
+            raise Silent from error
+        except OSError as error:
+            raise Lost("the connection broke") from error
+
+    def _ask(self, method: str, target: str, headers: Mapping[str, str], size_bytes: int) -> None:
         if self.route.proxy is not None and self.route.tls is None:
             target = f"http://{self.route.authority}{target}"
             if self.route.proxy:
                 headers = {**headers, "Proxy-Authorization": self.route.proxy}
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.route.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        size = sum(len(piece) for piece in body)
-        if size or method in ("PUT", "POST"):
-            lines.append(f"Content-Length: {size}")
+        if size_bytes or method in ("PUT", "POST"):
+            lines.append(f"Content-Length: {size_bytes}")
         self._send(memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")))
-        for piece in body:
-            self._send(piece)
 
     def has_answer(self) -> bool:
         """After sending broke off: whether there is an answer all the same."""
@@ -187,6 +211,7 @@ class Line:
         connection = head.headers.get("connection", "").lower()
         self._last = "close" in connection
         self._chunked = False
+        self.trailers = {}
         if method == "HEAD" or head.status in (204, 304):
             self._left = 0
         elif "transfer-encoding" in head.headers:
@@ -207,6 +232,8 @@ class Line:
         """Read some of the body into `room`; 0 at its end. Raises `Lost` where it ends before its announced end."""
         if self._left == 0:
             return 0
+        if self._chunked:
+            return self._chunks_into(room)
         if self._left is not None and len(room) > self._left:
             room = room[: self._left]
         count = self._buffered(room)
@@ -219,9 +246,29 @@ class Line:
             raise Lost("the connection ended within a body")
         if self._left is not None:
             self._left -= count
-            if self._chunked and self._left == 0:
-                self._left = self._next_chunk(first=False)
         return count
+
+    def _chunks_into(self, room: memoryview) -> int:
+        """Some of a body in chunks: of all that have come. Kubo makes them of 2 KiB, and each by itself would cost more than
+        what is in it."""
+        size = 0
+        while self._left and size < len(room):
+            wanted = min(len(room) - size, self._left)
+            count = self._buffered(room[size : size + wanted])
+            if not count and size:
+                break
+            if not count and wanted < HEAD_MAX_BYTES:
+                self._more()
+                continue
+            if not count:
+                count = self._receive(room[:wanted])
+            if not count:
+                raise Lost("the connection ended within a body")
+            size += count
+            self._left -= count
+            if not self._left:
+                self._left = self._next_chunk(first=False)
+        return size
 
     def rest(self, limit: int) -> bytes:
         """What is left of the body, at most `limit` bytes of it; the line is of no more use if there was more."""
@@ -234,7 +281,8 @@ class Line:
     @property
     def reusable(self) -> bool:
         """Whether another request may follow."""
-        return self._socket is not None and self._left == 0 and not self._last and self._start == self._end
+        rest = self._end - self._start + len(self._heard)
+        return self._socket is not None and self._left == 0 and not self._last and not rest
 
     def cut(self) -> None:
         """Break it off, so that whoever waits on it stops; from any thread."""
@@ -296,6 +344,11 @@ class Line:
 
     def _receive(self, room: memoryview) -> int:
         assert self._socket is not None
+        if self._heard:
+            count = min(len(room), len(self._heard))
+            room[:count] = self._heard[:count]
+            del self._heard[:count]
+            return count
         try:
             count = self._socket.recv_into(room)
         except TimeoutError as error:
@@ -313,9 +366,11 @@ class Line:
         return count
 
     def _buffered(self, room: memoryview) -> int:
-        count = min(len(room), self._end - self._start)
-        room[:count] = memoryview(self._buffer)[self._start : self._start + count]
-        self._start += count
+        start = self._start
+        count = min(len(room), self._end - start)
+        if count:
+            room[:count] = self._buffer[start : start + count]
+            self._start = start + count
         return count
 
     def _more(self) -> None:
@@ -345,30 +400,43 @@ class Line:
         version, _, rest = first.partition(" ")
         if version not in ("HTTP/1.1", "HTTP/1.0") or not rest[:3].isdecimal() or rest[3:4] not in ("", " "):
             raise Garbled(f"the answer begins with {first[:100]!r}")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
-                raise Garbled(f"the answer has the header {line[:100]!r}")
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        headers = _fields(lines)
         if version == "HTTP/1.0":
             headers.setdefault("connection", "close")
         return Head(int(rest[:3]), headers)
 
     def _next_chunk(self, *, first: bool) -> int:
-        """The size of the next chunk; behind the last one, trailers are read and passed over."""
-        if not first and self._until(b"\r\n"):
-            raise Garbled("a chunk goes on behind its end")
+        """The size of the next chunk; behind the last one, trailers are read."""
+        while not first and self._end - self._start < 2:
+            self._more()
+        if not first:
+            if not self._buffer.startswith(b"\r\n", self._start):
+                raise Garbled("a chunk goes on behind its end")
+            self._start += 2
         text = self._until(b"\r\n")
-        try:
-            size = int(text.partition(b";")[0].strip(), 16)
-        except ValueError as error:
-            raise Garbled(f"a chunk begins with {text[:100]!r}") from error
+        if not _CHUNK_SIZE.fullmatch(text):
+            raise Garbled(f"a chunk begins with {text[:100]!r}")
+        size = int(text.partition(b";")[0], 16)
         if size == 0:
-            while self._until(b"\r\n"):
-                pass
+            lines = []
+            while line := self._until(b"\r\n"):
+                lines.append(line.decode("latin-1"))
+                if len(lines) > TRAILERS_MAX:
+                    raise Garbled(f"more than {TRAILERS_MAX} trailers follow the answer")
+            self.trailers = _fields(lines)
         return size
+
+
+def _fields(lines: Iterable[str]) -> dict[str, str]:
+    """Headers or trailers by their names in lower case; the values of equal ones are joined, as RFC 9110 has it."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise Garbled(f"the answer has the header {line[:100]!r}")
+        name, value = name.lower(), value.strip()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
 
 
 class Lines:

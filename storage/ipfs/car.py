@@ -39,11 +39,12 @@ class CarReader:
                     _check_header(bytes(waiting[start:at]))
                     self._begun = True
                     continue
-                if waiting[start : start + len(GATEWAY_ERROR)] == GATEWAY_ERROR:
+                if waiting.startswith(GATEWAY_ERROR, start):
                     raise Broken(_words(waiting[start:]), kind="Cut")
-                head = bytes(waiting[start : min(start + CID_MAX_BYTES + 64, at)])
-                end = start + cid_end(head)
-                yield head[: end - start], bytes(memoryview(waiting)[end:at])
+                end = cid_end(waiting, start)
+                if end > at:
+                    raise Broken("a CID is cut short or too long")
+                yield bytes(waiting[start:end]), bytes(memoryview(waiting)[end:at])
         finally:
             del waiting[:at]
 

@@ -2,17 +2,18 @@
 
 Knows: how Kubo answers, and how it goes wrong. Must not know: what is fetched or published.
 
-Kubo tells an error before the first byte as status 500 with JSON. One that comes later stands in an HTTP trailer, which
-our client does not see: so whatever is read as a stream is measured against a size that was known before, and lists are
-asked for in one piece, whose JSON is whole or not at all.
+Kubo tells an error before the first byte as status 500 with JSON. One that comes later stands in an HTTP trailer, which our
+session does not see. So whatever is read as a stream goes over `storage.wire` and is measured against a size that was known
+before, or its trailer is read (`adding`); lists are asked for in one piece, whose JSON is whole or not at all.
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -27,7 +28,7 @@ from storage.lanes import Lanes, Task
 from storage.multiaddr import is_loopback, parse_endpoint
 from storage.ranged import Crawl, Limits, open_session
 from storage.threads import in_thread
-from storage.wire import Address, Route
+from storage.wire import Address, Lost, Route, Unreached
 
 T = TypeVar("T")
 Options = Mapping[str, str | Sequence[str]]
@@ -155,21 +156,16 @@ class Kubo:
         *,
         what: str = "",
         silence_s: float | None = None,
-        data: Any = None,
-        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Call a command; the body is the caller's to read, inside the context, where errors become faults."""
         silence_s = silence_s or self.settings.answer_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_s, sock_read=silence_s)
-        # A head that trickles is not silence to the session. Who sends a body has a limit of its own.
-        head_s = self.settings.connect_s + silence_s if data is None else None
         what = what or command
         try:
             async with AsyncExitStack() as stack:
-                asking = self._opened().post(
-                    self.url(command), params=options, data=data, headers=headers, timeout=timeout
-                )
-                async with asyncio.timeout(head_s):
+                asking = self._opened().post(self.url(command), params=options, timeout=timeout)
+                # A head that trickles is not silence to the session.
+                async with asyncio.timeout(self.settings.connect_s + silence_s):
                     response = await stack.enter_async_context(asking)
                 if response.status != 200:
                     raise self.fault_of(what, response.status, await response.content.read(1 << 16))
@@ -181,7 +177,7 @@ class Kubo:
         except TimeoutError as error:
             raise silent(what, silence_s, self.endpoint.url) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise Away(f"{what}: the connection to Kubo at {self.endpoint.url} broke") from error
+            raise self._broke(what) from error
 
     async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what may be done twice, and again if the node goes away meanwhile; in the end the fault is `Away`."""
@@ -203,6 +199,19 @@ class Kubo:
         if self._lanes is None:
             self._lanes = Lanes(self._limits())
         await self._lanes.move(tasks, await self.route(gateway), count, moved)
+
+    async def once(self, task: Task, moved: Callable[[int], None]) -> None:
+        """Do one task of bulk data by the RPC API, by a single request. Raises its fault; `Away` if the node went away."""
+        limits = msgspec.structs.replace(self._limits(), tries=1)
+        with contextlib.closing(Lanes(limits)) as lanes:
+            try:
+                await lanes.move(iter([task]), await self.route(), 1, moved)
+            except Fault as fault:
+                if isinstance(fault.__cause__, Unreached):
+                    raise self.away(task.name) from fault
+                if isinstance(fault.__cause__, Lost):
+                    raise self._broke(task.name) from fault
+                raise
 
     async def route(self, gateway: str = "") -> Route:
         """How the RPC API, or the gateway that is named, is reached just now. No proxy: Kubo is never beyond one.
@@ -235,6 +244,9 @@ class Kubo:
     def away(self, what: str) -> Away:
         """The fault of a node that does not listen."""
         return Away(f"{what}: no Kubo node listens at {self.endpoint.given}", hint=_START_HINT)
+
+    def _broke(self, what: str) -> Away:
+        return Away(f"{what}: the connection to Kubo at {self.endpoint.url} broke")
 
     async def gateway(self) -> str:
         """The base URL of the node's own gateway, or an empty text if it has none that can be reached."""

@@ -1,60 +1,41 @@
 """Results to IPFS: added to a Kubo node as a tree of its own, and pinned there.
 
-Knows: what a result looks like in UnixFS, and that nothing stays pinned of one that failed. Must not know: HTTP beyond
-multipart bodies.
+Knows: what a result may hold, and that nothing stays pinned of one that failed. Must not know: HTTP, or how a tree is sent
+(`adding`).
 
-The tree is sent as one streamed request. It is pinned afterwards, by itself: then it is known whether the same bytes were
+The tree is pinned afterwards, by itself: then it is known whether the same bytes were
 pinned before, and a pin that is not ours is never taken back; nor is one that a pinning service had. Both may be done twice,
 so a node that is restarted meanwhile costs tries. Links are stored as links, if they stay inside.
 """
 
 import asyncio
 import os
-import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
-from urllib.parse import quote
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
+from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
 from protocol.jobs import Spec
 from storage.contract import Form, Label, Progress
+from storage.ipfs.adding import ADDING, Adding
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.kubo import Away, Options, read_bounded
 from storage.ipfs.params import PublisherParams
 from storage.threads import in_thread
-from storage.tree import CHUNK_BYTES, Entry, Kind, check_link, open_inside, walk
+from storage.tree import Entry, Kind, check_link, walk
+from storage.wire import Silent
 
 if TYPE_CHECKING:
     from storage.contract import Publisher
 
-ROOT: Final = "result"
-ADDING: Final = "publishing to IPFS"
-ANSWER_MAX_BYTES: Final = 1 << 30
-SLICE_BYTES: Final = 1 << 17
-"""What is handed over at a time: a line that takes less than this within the limit on silence stands still."""
 UNDO_S: Final = 20.0
 ILL_MAX: Final = 5
 """So many questions in a row may a pinning service fail to answer while it keeps a result."""
 ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")
-MEDIA_TYPES: Final = {
-    Kind.FOLDER: "application/x-directory",
-    Kind.LINK: "application/symlink",
-    Kind.FILE: "application/octet-stream",
-}
-
-
-class _Added(Struct, frozen=True, rename="pascal"):
-    """A line of ``add``'s answer, or the error that ended it."""
-
-    name: str = ""
-    hash: str = ""
-    message: str = ""
 
 
 class _Pins(Struct, frozen=True, rename="pascal"):
@@ -79,8 +60,17 @@ class IpfsPublisher(IpfsDriver):
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""
         entries = await in_thread(lambda _: _checked(folder))
+        told = 0
+
+        def grown(done_bytes: int, total_bytes: int | None) -> None:
+            nonlocal told
+            # Another try begins anew; progress does not.
+            if done_bytes > told:
+                told = done_bytes
+                progress(done_bytes, total_bytes)
+
         await self._kubo.ready()
-        cid = await self._kubo.patiently(lambda: self._add(folder, entries, params, progress))
+        cid = await self._kubo.patiently(lambda: self._add(folder, entries, params, grown))
         name = params.name or label.execution
         async with AsyncExitStack() as undoing:
             await undoing.enter_async_context(self._pinned(cid, name))
@@ -91,49 +81,25 @@ class IpfsPublisher(IpfsDriver):
     async def _add(
         self, folder: Path, entries: list[Entry], params: PublisherParams, progress: Progress
     ) -> str:
-        """Send the tree; answers with the CID of its root.
+        """Send the tree; answers with the CID of its root."""
+        options = {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)}
+        adding = Adding(self._kubo, folder, entries, options)
+        done = 0
 
-        What stands still is given up: that Kubo takes no more is silence, and that its answer brings no line is, too.
-        """
-        boundary = secrets.token_hex(24)
-        silence_s = self._kubo.settings.silence_s
+        def moved(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(done, adding.size_bytes)
+
         try:
-            async with asyncio.timeout(None) as standstill:
-                body = _body(folder, entries, boundary, progress)
-                async with self._kubo.call(
-                    "add",
-                    {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)},
-                    what=ADDING,
-                    silence_s=silence_s,
-                    data=_paced(body, standstill, silence_s),
-                    headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-                ) as response:
-                    answer = await _lines(response, standstill, silence_s)
-        except TimeoutError as error:
-            raise self._stood_still(silence_s) from error
+            await self._kubo.once(adding, moved)
         except TimedOut as fault:
-            raise self._stood_still(silence_s) from fault
-        return await in_thread(lambda _: self._root(answer.splitlines(), len(entries)))
-
-    def _stood_still(self, silence_s: float) -> TimedOut:
-        said = f"{ADDING}: Kubo at {self._kubo.endpoint.url} took nothing and answered nothing for {silence_s:g} s"
-        return TimedOut(said, hint="Is that machine overloaded, or its disk full?")
-
-    def _root(self, lines: list[bytes], entries: int) -> str:
-        """The root's CID, told last. An error in the middle has a line of its own; a missing line is one that was lost."""
-        added: dict[str, str] = {}
-        for line in lines:
-            try:
-                each = msgspec.json.decode(line, type=_Added)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise Broken(f"{ADDING}: Kubo answered {line[:100]!r}") from error
-            if each.message:
-                raise self._kubo.fault_of(ADDING, 500, line)
-            added[each.name] = each.hash
-        if ROOT not in added or len(added) != entries + 1:
-            hint = "It ended before its time, and says why in its log: is its disk full?"
-            raise Broken(f"{ADDING}: Kubo added {len(added)} of {entries + 1} files and folders", hint=hint)
-        return added[ROOT]
+            if not isinstance(fault.__cause__, Silent):
+                raise
+            silence_s = self._kubo.settings.silence_s
+            said = f"{ADDING}: Kubo at {self._kubo.endpoint.url} took nothing and answered nothing for {silence_s:g} s"
+            raise TimedOut(said, hint="Is that machine overloaded, or its disk full?") from fault
+        return adding.root
 
     @asynccontextmanager
     async def _pinned(self, cid: str, name: str) -> AsyncIterator[None]:
@@ -258,97 +224,6 @@ def _checked(folder: Path) -> list[Entry]:
         if entry.kind is Kind.LINK:
             check_link(entry.path, entry.target)
     return entries
-
-
-async def _body(
-    folder: Path, entries: list[Entry], boundary: str, progress: Progress
-) -> AsyncIterator[bytes]:
-    """The multipart body, made in a thread, a mebibyte or more at a time."""
-    total = sum(entry.size_bytes for entry in entries)
-    done = 0
-    pieces = _pieces(folder, entries, boundary)
-    while batch := await in_thread(lambda _: _batch(pieces)):
-        piece, size = batch
-        yield piece
-        done += size
-        if size:
-            progress(done, total)
-
-
-async def _paced(
-    body: AsyncIterator[bytes], standstill: asyncio.Timeout, silence_s: float
-) -> AsyncIterator[memoryview]:
-    """The body in slices; `standstill` begins anew with each, and behind the last."""
-    now = asyncio.get_running_loop().time
-    async for piece in body:
-        rest = memoryview(piece)
-        while rest:
-            standstill.reschedule(now() + silence_s)
-            yield rest[:SLICE_BYTES]
-            rest = rest[SLICE_BYTES:]
-    standstill.reschedule(now() + silence_s)
-
-
-async def _lines(response: aiohttp.ClientResponse, standstill: asyncio.Timeout, silence_s: float) -> bytes:
-    """A whole answer; `standstill` begins anew with each line."""
-    now = asyncio.get_running_loop().time
-    answer = bytearray()
-    async for piece in response.content.iter_any():
-        answer += piece
-        if len(answer) > ANSWER_MAX_BYTES:
-            raise Exhausted(f"{ADDING}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
-        if b"\n" in piece:
-            standstill.reschedule(now() + silence_s)
-    return bytes(answer)
-
-
-def _batch(pieces: Iterator[tuple[bytes, int]]) -> tuple[bytes, int] | None:
-    """The next pieces as one, of about a mebibyte, and how much of it is content; None at the end."""
-    joined: list[bytes] = []
-    length = content = 0
-    for piece, size in pieces:
-        joined.append(piece)
-        length += len(piece)
-        content += size
-        if length >= CHUNK_BYTES:
-            break
-    return (b"".join(joined), content) if joined else None
-
-
-def _pieces(folder: Path, entries: list[Entry], boundary: str) -> Iterator[tuple[bytes, int]]:
-    """The multipart body: a part for each folder, link and file, each folder before what is in it. With every piece comes
-    how much of it is content of files; blocking."""
-    yield _head(boundary, ROOT, Kind.FOLDER) + b"\r\n", 0
-    for entry in entries:
-        yield _head(boundary, f"{ROOT}/{entry.path}", entry.kind, entry.executable), 0
-        if entry.kind is Kind.LINK:
-            yield entry.target.encode(), 0
-        elif entry.kind is Kind.FILE:
-            for piece in _content(folder, entry):
-                yield piece, len(piece)
-        yield b"\r\n", 0
-    yield f"--{boundary}--\r\n".encode(), 0
-
-
-def _head(boundary: str, path: str, kind: Kind, executable: bool = False) -> bytes:
-    # Only what differs from the rule has a mode, so that other files keep the CID that `ipfs add` gives them.
-    name = "file?mode=0755" if executable else "file"
-    return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{quote(path, safe="")}"\r\n'
-        f"Content-Type: {MEDIA_TYPES[kind]}\r\n\r\n"
-    ).encode()
-
-
-def _content(folder: Path, entry: Entry) -> Iterator[bytes]:
-    """A file's bytes, exactly as many as the listing says; blocking."""
-    left = entry.size_bytes
-    with open(open_inside(folder, entry.path), "rb", buffering=0) as file:
-        while left:
-            piece = file.read(min(left, CHUNK_BYTES))
-            if not piece:
-                raise Broken(f"{entry.path!r} became shorter while it was being published")
-            left -= len(piece)
-            yield piece
 
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ class FaultProxy:
     ``500``, ``503``, ``403`` (that status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as
     status 200), ``lost`` (passed on, and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip``
     (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does
-    when it tells an error in a trailer), ``garbage`` (status 200 and what nobody understands),
+    when it tells an error in a trailer), ``trailer`` (half of the body, and then, or behind the whole of it, ``behind``, the
+    error `words` in a trailer as Kubo has it), ``garbage`` (status 200 and what nobody understands),
     ``drip`` (a head without end, a byte at a time). On what is sent: ``hangup`` (half of it is taken, then the connection is
     cut), ``deaf`` (half of it is taken, and then no more), ``sip`` (taken slowly).
     """
@@ -41,6 +42,7 @@ class FaultProxy:
         self.paths: list[str] = []
         self.sent_bytes = 0
         self.flip_at = 0.5
+        self.words = ""
 
     async def answer(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         """Every request."""
@@ -96,6 +98,8 @@ class FaultProxy:
         if fault == "etag":
             response.headers["ETag"] = '"another"'
         half = data[: len(data) // 2]
+        if fault in ("trailer", "behind"):
+            self._told_behind(request, half if fault == "trailer" else data)
         if fault == "trickle":
             await self._trickle(request, response, data)
             return response
@@ -156,6 +160,15 @@ class FaultProxy:
             await response.write(bytes([byte]))
             self.stalled.set()
             await asyncio.sleep(0.01)
+
+    def _told_behind(self, request: web.Request, body: bytes) -> None:
+        """Answer by hand: our server knows no trailers."""
+        assert request.transport is not None
+        head = b"HTTP/1.1 200 OK\r\nTrailer: X-Stream-Error\r\nTransfer-Encoding: chunked\r\n\r\n"
+        words = b"0\r\nX-Stream-Error: %b\r\n\r\n" % self.words.encode()
+        request.transport.write(head + b"%x\r\n%b\r\n" % (len(body), body) + words)
+        request.transport.close()
+        raise asyncio.CancelledError
 
     async def _silence(self) -> None:
         self.stalled.set()

@@ -664,9 +664,9 @@ async def test_progress_counts_the_bytes_of_the_files(
 @pytest.mark.parametrize(
     ("command", "fault", "kind"),
     [
-        *(("add", fault, Unavailable) for fault in ("500", "lost", "cut", "hangup", "204")),
+        *(("add", fault, Unavailable) for fault in ("500", "lost", "cut", "hangup")),
         *(("add", fault, TimedOut) for fault in ("mute", "deaf", "stall", "trickle", "drip")),
-        *(("add", fault, Broken) for fault in ("ended", "short", "garbage", "xml")),
+        *(("add", fault, Broken) for fault in ("ended", "short", "garbage", "xml", "204")),
         *(("pin/add", fault, Unavailable) for fault in ("500", "lost", "cut")),
         *(("pin/add", fault, TimedOut) for fault in ("held", "stall", "trickle")),
         *(("pin/add", fault, Broken) for fault in ("ended", "short", "garbage")),
@@ -690,6 +690,36 @@ async def test_a_publishing_that_fails_leaves_no_pin(
     with pytest.raises(kind):
         await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
 
+    assert await pins(node) == before
+
+
+@pytest.mark.parametrize("fault", ["trailer", "behind"])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("write /repo/blocks: no space left on device", Exhausted),
+        ("context deadline exceeded", TimedOut),
+        ("an error occurred", Unavailable),
+    ],
+)
+async def test_what_kubo_tells_behind_its_answer_while_publishing_is_told(
+    fault: str,
+    words: str,
+    kind: type[Fault],
+    node: servers.Kubo,
+    behind: Kubo,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """An error in an HTTP trailer is the fault that it means, in Kubo's words, even if every file was answered for."""
+    before = await pins(node)
+    folder = plant({"a": only_here(tmp_path), "b": b"x"}, tmp_path / "result")
+    proxy.plan, proxy.words = on("/api/v0/add", fault), words
+
+    with pytest.raises(kind) as caught:
+        await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
+
+    assert words in caught.value.message or kind is TimedOut
     assert await pins(node) == before
 
 

@@ -6,12 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 import pytest
 
+from protocol.errors import Broken
+from storage.pour import Piece, Stretch
 from storage.wire import Garbled, Line, LineFault, Lines, Lost, Route, Silent, Unreached, Untrusted, basic
 
 Script = Callable[[socket.socket], None]
+LOOPBACK: Final = Path(__file__).with_name("loopback.pem")
+"""A key for 127.0.0.1 that everybody has, and its certificate."""
 
 
 @contextmanager
@@ -130,6 +136,123 @@ def test_silence_and_a_trickle_end(pieces: list[bytes]) -> None:
     """A server that says nothing, or a byte now and then for ever, is not waited for longer than the limit."""
     with answering(says(*pieces, pause_s=0.1, stay=True)) as port, pytest.raises(Silent):
         asked(port)
+
+
+def test_what_stands_behind_a_body_is_known() -> None:
+    """Trailers are told as headers are, and belong to their answer alone."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+    answers = (chunked + b"X-Stream-Error: no: room\r\nT: 1\r\nt: 2\r\n\r\n", chunked + b"\r\n")
+
+    def twice(connection: socket.socket) -> None:
+        for answer in answers:
+            says(answer)(connection)
+
+    with answering(twice) as port:
+        line = Line(route(port))
+        line.open()
+        found = []
+        for _ in answers:
+            line.send("GET", "/", {})
+            line.head()
+            line.rest(10)
+            found.append(line.trailers)
+        line.close()
+
+    assert found == [{"x-stream-error": "no: room", "t": "1, 2"}, {}]
+
+
+# A body that is poured.
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
+    """What a server and its client need to speak TLS, or that they do without."""
+    if request.param == "plain":
+        return None, None
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(LOOPBACK)
+    return server, ssl.create_default_context(cafile=str(LOOPBACK))
+
+
+Tls = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
+
+
+def poured(
+    port: int, pieces: list[Piece], tls: ssl.SSLContext | None, silence_s: float = 30.0
+) -> tuple[int, bytes]:
+    """Send a body, and read the answer."""
+    size = sum(each.size_bytes if isinstance(each, Stretch) else len(each) for each in pieces)
+    line = Line(route(port, tls=tls, connect_s=30.0, silence_s=silence_s))
+    try:
+        line.open()
+        line.pour("POST", "/", {}, pieces, size)
+        return line.head().status, line.rest(1 << 30)
+    finally:
+        line.close()
+
+
+def test_an_answer_that_comes_while_a_body_is_sent_is_taken(tls: Tls, tmp_path: Path) -> None:
+    """A server that answers as it reads, and reads no more until its words are taken, gets all of a body, in order, and we
+    all of its answer; pieces of files and of memory alike."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * (1 << 16))
+    text = b"between" * 1000
+    heard: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        with connection if tls[0] is None else tls[0].wrap_socket(connection, server_side=True) as each:
+            got = b""
+            while b"\r\n\r\n" not in got:
+                got += each.recv(1)
+            wanted = int(got.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+            each.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % wanted)
+            while sum(map(len, heard)) < wanted:
+                heard.append(each.recv(1 << 20))
+                each.sendall(b"." * len(heard[-1]))
+
+    with (tmp_path / "file").open("rb") as file, answering(script) as port:
+        size = 1 << 24
+        pieces: list[Piece] = [
+            Stretch(file.fileno(), 0, size, "file"),
+            memoryview(text),
+            Stretch(file.fileno(), 7, 9, "file"),
+        ]
+        status, body = poured(port, pieces, tls[1])
+
+    data = (tmp_path / "file").read_bytes()
+    assert b"".join(heard) == data + text + data[7:16]
+    assert (status, len(body)) == (200, size + len(text) + 9)
+
+
+@pytest.mark.parametrize("says_meanwhile", [b"", b"x"])
+def test_who_takes_nothing_is_not_waited_for(says_meanwhile: bytes, tls: Tls) -> None:
+    """A server that reads no more is silence, whatever it says meanwhile."""
+
+    def script(connection: socket.socket) -> None:
+        with connection if tls[0] is None else tls[0].wrap_socket(connection, server_side=True) as each:
+            each.recv(10)
+            for _ in range(20):
+                each.sendall(says_meanwhile)
+                time.sleep(0.05)
+
+    with answering(script) as port, pytest.raises(Silent):
+        poured(port, [memoryview(bytes(1 << 24))], tls[1], silence_s=0.3)
+
+
+def test_a_file_that_became_shorter_is_told(tls: Tls, tmp_path: Path) -> None:
+    """It is the file's fault and not the line's."""
+    (tmp_path / "file").write_bytes(b"short")
+
+    def script(connection: socket.socket) -> None:
+        with connection if tls[0] is None else tls[0].wrap_socket(connection, server_side=True) as each:
+            while each.recv(1 << 16):
+                pass
+
+    with (
+        (tmp_path / "file").open("rb") as file,
+        answering(script) as port,
+        pytest.raises(Broken, match="'file' became shorter"),
+    ):
+        poured(port, [Stretch(file.fileno(), 0, 9, "file")], tls[1])
 
 
 def test_a_line_is_cut_from_another_thread() -> None:
