@@ -6,14 +6,15 @@ costs nothing but the reading of a few entries once more.
 
 `Store` does the work, in whatever thread it is called; one thread writes and one reads. Keys and ids are random, so with a
 million jobs each index over them is one page more that is written for nearly every row: there are as few as can be. What the
-key says (the beginning of an id, the order of ids) is looked up by the key, and what cannot change is not written again.
+key says (a name in its namespace, the beginning of an id, the order of ids) is looked up by the key, a job's entries are a
+chain of which its row has the last one, and what cannot change is not written again.
 """
 
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +22,13 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from protocol.ids import ExecutionId, JobKey, key_prefix
+from protocol.ids import ExecutionId, JobKey, job_key, key_prefix
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.retention import Candidate, Purge
 
-SCHEMA: Final = 1
-"""Raised when the tables or the records in them change: an older file is filled again."""
+SCHEMA: Final = 2
+"""Raised when the tables or the records in them change. A file of the schema before is brought up to it, for it knows of
+jobs that have left the log; any other is filled again."""
 
 ORDERS: Final = {
     "created_at": "created_at",
@@ -36,13 +38,16 @@ ORDERS: Final = {
 }
 BEGINNING: Final = (float("-inf"), "")
 """Before the oldest job, for reading them one part after the other."""
-_CACHE_KIB: Final = 32_768
+_CACHE_KIB: Final = 65_536
+"""The keys of a million jobs are 35 MiB, and a new one may belong on any of their pages."""
+_CHECKPOINT_PAGES: Final = 16_384
+"""Written to the file behind the journal: a page that many groups change (of 4 KiB) is carried over once, not with each."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), created TEXT, seq INTEGER);
 CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, id TEXT, namespace TEXT, name TEXT, state TEXT, closed INTEGER,
-  priority INTEGER, created_at REAL, modified_at REAL, record BLOB);
-CREATE INDEX IF NOT EXISTS jobs_name ON jobs (name);
+  priority INTEGER, created_at REAL, modified_at REAL, last INTEGER, record BLOB);
+CREATE TABLE IF NOT EXISTS namespaces (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at, key);
 CREATE INDEX IF NOT EXISTS jobs_modified ON jobs (modified_at, key);
 CREATE INDEX IF NOT EXISTS jobs_going ON jobs (created_at, key) WHERE closed = 0;
@@ -50,36 +55,61 @@ CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (modified_at) WHERE closed = 1;
 CREATE TABLE IF NOT EXISTS deleted (key TEXT PRIMARY KEY, seq INTEGER, at REAL, cut INTEGER);
 CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, key TEXT, record BLOB);
 CREATE INDEX IF NOT EXISTS executions_key ON executions (key);
-CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, data BLOB);
-CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
+CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, key TEXT, before INTEGER, data BLOB);
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT, key TEXT, seq INTEGER, PRIMARY KEY (digest, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blobs_key ON blobs (key);
+"""
+_FROM_1: Final = """
+ALTER TABLE jobs ADD COLUMN last INTEGER;
+ALTER TABLE entries ADD COLUMN before INTEGER;
+CREATE INDEX IF NOT EXISTS entries_key ON entries (key, seq);
+UPDATE jobs SET last = coalesce((SELECT MAX(seq) FROM entries WHERE entries.key = jobs.key), 0);
+UPDATE entries SET before = coalesce(
+  (SELECT MAX(older.seq) FROM entries AS older WHERE older.key = entries.key AND older.seq < entries.seq), 0);
+INSERT OR IGNORE INTO namespaces SELECT DISTINCT namespace FROM jobs;
+DROP INDEX entries_key;
+DROP INDEX IF EXISTS jobs_name;
 DROP INDEX IF EXISTS jobs_id;
 DROP INDEX IF EXISTS jobs_open;
 """
+"""A file of schema 1 had an index where there is a chain now."""
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
 """
 _PUT_JOBS: Final = """
-INSERT INTO jobs VALUES {} ON CONFLICT (key) DO UPDATE SET
+INSERT INTO jobs (key, id, namespace, name, state, closed, priority, created_at, modified_at, last, record) VALUES {}
+ON CONFLICT (key) DO UPDATE SET
   id = excluded.id, state = excluded.state, closed = excluded.closed, priority = excluded.priority,
-  created_at = excluded.created_at, modified_at = excluded.modified_at, record = excluded.record
+  created_at = excluded.created_at, modified_at = excluded.modified_at, last = excluded.last, record = excluded.record
 """
+_PUT_NAMESPACE: Final = "INSERT OR IGNORE INTO namespaces VALUES (?)"
+_LAST_OF: Final = "SELECT key, last FROM jobs WHERE key IN (SELECT value FROM json_each(?))"
+_PUT_LAST: Final = "UPDATE jobs SET last = ? WHERE key = ?"
+_CHAIN: Final = """
+WITH RECURSIVE chain (seq, before) AS (
+  SELECT seq, before FROM entries WHERE seq = (SELECT last FROM jobs WHERE key = ?)
+  UNION ALL SELECT entries.seq, entries.before FROM chain JOIN entries ON entries.seq = chain.before)
+"""
+"""A job's entries, from the last one on. One that was forgotten ends it: nothing stands before it."""
+_ENTRIES_OF: Final = (
+    _CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
+)
 _PUT_EXECUTIONS: Final = (
     "INSERT INTO executions VALUES {} ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 )
 _FORGET_EXECUTIONS: Final = (
     "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
 )
-_FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ? AND NOT EXISTS (SELECT 1 FROM entries WHERE key = ?)"
-_PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries VALUES {}"
+_FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ? AND last <= ?"
+_PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries (seq, key, before, data) VALUES {}"
+_FORGET_ENTRIES: Final = _CHAIN + "DELETE FROM entries WHERE seq <= ? AND seq IN (SELECT seq FROM chain)"
 _PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
 _FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
 _OLDER_ENTRIES: Final = """
 SELECT seq, key, data FROM entries WHERE instr(data, ?) AND key IN (SELECT key FROM jobs WHERE closed < 2)
 """
 _THERE_AGAIN: Final = "DELETE FROM deleted WHERE key IN (SELECT value FROM json_each(?))"
-_TOGETHER: Final = (64, 8, 1)
+_TOGETHER: Final = (512, 64, 8, 1)
 """Rows of one statement. Each statement lets go of the interpreter and has to get it back from a busy event loop: that costs
 both of them more than a row."""
 _PUT_POSITION: Final = "INSERT OR REPLACE INTO position VALUES (1, ?, ?)"
@@ -124,11 +154,15 @@ class Store:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA):
+            if version not in (0, SCHEMA - 1, SCHEMA):
                 raise sqlite3.DatabaseError(f"the read model has schema {version}, not {SCHEMA}")
             named = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'blobs'").fetchone()
+            columns = {row[0] for row in database.execute("SELECT name FROM pragma_table_info('entries')")}
             database.executescript(_TABLES)
+            if columns and "before" not in columns:
+                database.executescript(f"BEGIN; {_FROM_1} COMMIT")
             if not named:
                 # A file of a version before blobs were looked at: its entries name them all the same.
                 found = database.execute(_OLDER_ENTRIES, (_BLOB_URL,)).fetchall()
@@ -157,20 +191,18 @@ class Store:
 
     def clear(self) -> None:
         """Forget everything."""
-        for table in ("position", "jobs", "executions", "entries", "deleted", "blobs"):
+        for table in ("position", "jobs", "namespaces", "executions", "entries", "deleted", "blobs"):
             self._db.execute(f"DELETE FROM {table}")
 
     def write(self, group: Group) -> None:
         """Write a group as a whole or not at all."""
         database = self._db
-        jobs = []
         executions = []
         forgotten = []
         for record, since in group.records:
-            jobs.append(_row(record))
             # Its first record here: there may be an earlier life of it, which has left the log.
             if record.forgotten or (record.version > 1 and not since):
-                forgotten.append((record.key, _encode(list(record.executions)).decode()))
+                forgotten.append((record.key, _text(list(record.executions))))
             executions += [
                 (each.id, record.key, _encode(each))
                 for each in record.executions.values()
@@ -178,17 +210,24 @@ class Store:
             ]
         database.execute("BEGIN")
         try:
-            _put(database, _PUT_ENTRIES, group.entries)
+            linked, last = _linked(database, group)
+            _put(database, _PUT_ENTRIES, linked)
             database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
+            jobs = [_row(record, last.pop(record.key, record.revision)) for record, _ in group.records]
             _put(database, _PUT_JOBS, jobs)
+            # Those that have news without a record are jobs all the same.
+            database.executemany(_PUT_LAST, [(seq, key) for key, seq in last.items()])
+            namespaces = {record.spec.namespace for record, _ in group.records}
+            database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])
             _put(database, _PUT_EXECUTIONS, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
             for key, seq, at in group.deleted:
-                for table in ("jobs", "executions", "entries"):
+                database.execute(_FORGET_ENTRIES, (key, seq))
+                for table in ("jobs", "executions"):
                     database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
                 database.execute(_FORGET_BLOBS, (key, seq))
                 database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
-            database.execute(_THERE_AGAIN, (_encode([row[0] for row in jobs]).decode(),))
+            database.execute(_THERE_AGAIN, (_text([row[0] for row in jobs]),))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
@@ -197,19 +236,16 @@ class Store:
 
     def forget(self, record: JobRecord) -> None:
         """Remove a job as far as this record goes. What has come under its name since is left as it is."""
-        key = record.key
-        for table in ("entries", "blobs"):
-            self._db.execute(f"DELETE FROM {table} WHERE key = ? AND seq <= ?", (key, record.revision))
+        for statement in (_FORGET_ENTRIES, _FORGET_BLOBS, _FORGET_JOB):
+            self._db.execute(statement, (record.key, record.revision))
         self._db.executemany("DELETE FROM executions WHERE id = ?", [(each,) for each in record.executions])
-        self._db.execute(_FORGET_JOB, (key, key))
 
     def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
         database = self._db
         for purge in gone:
             database.execute(
-                "UPDATE jobs SET closed = 2 WHERE key = ? AND closed = 1"
-                " AND NOT EXISTS (SELECT 1 FROM entries WHERE key = jobs.key AND seq > ?)",
+                "UPDATE jobs SET closed = 2 WHERE key = ? AND closed = 1 AND last <= ?",
                 (purge.key, purge.upto),
             )
             if purge.whole:
@@ -239,18 +275,34 @@ def _with_rows(statement: str, rows: int, columns: int) -> str:
     return statement.format(", ".join([row] * rows))
 
 
+def _linked(database: sqlite3.Connection, group: Group) -> tuple[list[tuple[Any, ...]], dict[JobKey, int]]:
+    """A group's entries, each with the one before it of the same job, and the last of each job that has one.
+
+    What belongs to no job, or to one that was deleted, is of no use to anybody; and what is there already is left as it is.
+    """
+    keys = {key for _, key, _ in group.entries}.difference(key for key, _, _ in group.deleted)
+    last: dict[JobKey, int] = dict(database.execute(_LAST_OF, (_text(list(keys)),)).fetchall())
+    jobs = last.keys() | {record.key for record, _ in group.records}
+    linked = []
+    for seq, key, data in group.entries:
+        before = last.get(key, 0)
+        if key in jobs and before < seq:
+            linked.append((seq, key, before, data))
+            last[key] = seq
+    return linked, last
+
+
 def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
     """Jobs that are still in the log and may leave it: deleted ones, and those closed before that time; the oldest first."""
     deleted = database.execute(
         "SELECT key, seq, at, cut FROM deleted WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?", (before, limit)
     ).fetchall()
     closed = database.execute(
-        "SELECT key, (SELECT MAX(seq) FROM entries WHERE entries.key = jobs.key), modified_at FROM jobs"
-        " WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
+        "SELECT key, last, modified_at FROM jobs WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
         (before, limit - len(deleted)),
     ).fetchall()
     return [Candidate(key, seq, at, deleted=True, cut=bool(cut)) for key, seq, at, cut in deleted] + [
-        Candidate(key, seq or 0, at) for key, seq, at in closed
+        Candidate(key, seq, at) for key, seq, at in closed
     ]
 
 
@@ -308,16 +360,15 @@ def last_of_open(
     """Open jobs with when they were made and last moved and the sequence of that, the oldest first: so many behind the one
     of that time and key."""
     return database.execute(
-        "SELECT key, created_at, modified_at,"
-        " coalesce((SELECT MAX(seq) FROM entries WHERE entries.key = jobs.key), 0)"
-        " FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?) ORDER BY created_at, key LIMIT ?",
+        "SELECT key, created_at, modified_at, last FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        " ORDER BY created_at, key LIMIT ?",
         (*after, limit),
     ).fetchall()
 
 
 def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]]:
     """The entries of one job, in order."""
-    return database.execute("SELECT seq, data FROM entries WHERE key = ? ORDER BY seq", (key,)).fetchall()
+    return database.execute(_ENTRIES_OF, (key,)).fetchall()
 
 
 def find(
@@ -325,14 +376,22 @@ def find(
 ) -> list[JobRecord]:
     """Jobs of a name in any namespace, or whose id begins with `prefix`; without their executions."""
     if name:
-        rows = database.execute("SELECT record FROM jobs WHERE name = ? LIMIT ?", (name, limit))
-    else:
-        key = key_prefix(prefix)
-        rows = database.execute(
-            "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
-            (key, key + "\x7f", prefix, prefix + "\x7f", limit),
-        )
+        return list(islice(_named(database, name), limit))
+    key = key_prefix(prefix)
+    rows = database.execute(
+        "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
+        (key, key + "\x7f", prefix, prefix + "\x7f", limit),
+    )
     return [_job.decode(row[0]) for row in rows]
+
+
+def _named(database: sqlite3.Connection, name: str) -> Iterator[JobRecord]:
+    """The jobs of a name. Its key follows from namespace and name: each namespace is asked, some 10 µs, for no index."""
+    for (namespace,) in database.execute("SELECT name FROM namespaces").fetchall():
+        rows = database.execute(
+            "SELECT record FROM jobs WHERE key = ? AND name = ?", (job_key(namespace, name), name)
+        )
+        yield from (_job.decode(row[0]) for row in rows)
 
 
 def page(
@@ -365,7 +424,12 @@ def _whole(database: sqlite3.Connection, data: bytes) -> JobRecord:
     return replace(record, executions={each.id: each for each in executions if each.job == record.id})
 
 
-def _row(record: JobRecord) -> tuple[str, str, str, str, str, int, int, float, float, bytes]:
+def _text(items: list[Any]) -> str:
+    """A list as SQLite's `json_each` takes it."""
+    return _encode(items).decode()
+
+
+def _row(record: JobRecord, last: int) -> tuple[str, str, str, str, str, int, int, float, float, int, bytes]:
     spec = record.spec
     return (
         record.key,
@@ -377,5 +441,6 @@ def _row(record: JobRecord) -> tuple[str, str, str, str, str, int, int, float, f
         spec.priority,
         record.created_at,
         record.modified_at,
+        last,
         _encode(replace(record, executions={})),
     )

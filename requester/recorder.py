@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +32,8 @@ _OPEN_AT_ONCE = 1_000
 
 
 class Recorder:
-    """The read model's writer and reader. At most `group_max` entries wait before `room` holds the log's reader back."""
+    """The read model's writer and reader. At most `group_max` entries wait before `room` holds the log's reader back; as
+    many may be on their way to the disk meanwhile."""
 
     def __init__(self, path: Path, *, pause_s: float, group_max: int) -> None:
         self._path = path
@@ -52,6 +54,10 @@ class Recorder:
         """The sequence up to which everything is in the tables."""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
+        self._full = asyncio.Event()
+        """A whole group waits: it is written without a pause."""
+        self._taken = asyncio.Event()
+        """What waited has been taken to be written."""
         self._closing = False
         self.recorded: Callable[[], None] = _nobody
         """Told after a group has been written."""
@@ -71,6 +77,7 @@ class Recorder:
         """Start over for another log."""
         async with self._lock:
             self._changed, self._entries, self._gone = {}, [], {}
+            self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
             self._begun += 1
@@ -88,21 +95,26 @@ class Recorder:
         self._news.set()
 
     async def room(self) -> None:
-        """Return when no more than a group waits."""
+        """Return when no more than a group waits: the next one gathers while `run` writes it."""
         while len(self._entries) >= self._group_max:
-            await self.settle()
+            self._full.set()
+            self._taken.clear()
+            await self._taken.wait()
 
     async def run(self) -> None:
-        """Write groups until cancelled, with a pause after each in which the next one gathers."""
+        """Write groups until cancelled, with a pause after each in which the next one gathers, unless that is full."""
         while True:
             await self._news.wait()
             await self.settle()
-            await asyncio.sleep(self._pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s):
+                    await self._full.wait()
 
     async def settle(self) -> None:
         """Return when everything noted so far is in the tables."""
         async with self._lock:
             self._news.clear()
+            self._full.clear()
             if not self._entries:
                 return
             changed = [(live, live.record, live.written) for live in self._changed.values()]
@@ -118,6 +130,7 @@ class Recorder:
                 ],
             )
             taken, self._changed, self._entries = self._changed, {}, []
+            self._taken.set()
             try:
                 while not await self._in(self._writing, partial(self._write, group)):
                     if self._closing:
@@ -127,6 +140,7 @@ class Recorder:
                 # Whoever waited left: the group goes with the next one. Written twice is written once.
                 self._entries[:0] = group.entries
                 self._changed = taken | self._changed
+                self._news.set()
                 raise
             failpoints.reached("requester.model.written")
             self.written = group.position
