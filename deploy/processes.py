@@ -102,9 +102,11 @@ class Process:
                 raise Failed(
                     f"{self.name} ended with code {self._popen.poll()} at its start:\n{self.log_tail()}"
                 )
+            # Not `wait_for`, which hides a cancellation that comes just as the answer does (up to Python 3.11).
             with suppress(OSError, TimeoutError):
-                if await asyncio.wait_for(answers(), timeout=max(0.1, deadline - time.monotonic())):
-                    return
+                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                    if await answers():
+                        return
             if time.monotonic() > deadline:
                 raise Failed(f"{self.name} did not answer within {within_s:g} s:\n{self.log_tail()}")
             await asyncio.sleep(POLL_S)

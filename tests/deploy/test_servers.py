@@ -194,6 +194,30 @@ async def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_waiting_for_a_server_can_be_given_up_at_any_moment(tmp_path: Path) -> None:
+    """Also just as an answer comes: whoever is asked to end while its servers start ends."""
+    process = Process.start(
+        [sys.executable, "-c", "import time; time.sleep(600)"], name="it", log=tmp_path / "log"
+    )
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def not_yet() -> bool:
+        asked.set()
+        await answered.wait()
+        return False
+
+    waiting = asyncio.create_task(process.ready(not_yet, within_s=60))
+    await asked.wait()
+    answered.set()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    done, _ = await asyncio.wait([waiting], timeout=30)
+    await process.stop()
+
+    assert done
+    assert waiting.cancelled()
+
+
 def _runs(pid: int) -> bool:
     """Whether a process of that number does anything: one that nobody has collected yet does not."""
     try:
