@@ -340,14 +340,17 @@ class Orchestrator:
         live.flying = None
         if isinstance(outcome, Stored):
             self.counters["entries"] += 1
-            freed = self._jobs.fold(live, entry, outcome.seq)
+            # The log's reader often brings it before the answer does.
+            known = live.has_folded(outcome.seq)
+            freed = self._jobs.fold(live, entry, outcome.seq) if not known else set()
             failpoints.reached("requester.entry.folded")
             if live.record is not None:
                 for node, command in orders(live.record, entry, outcome.seq):
                     self.dispatch.tell(node, command)
             for item in taken:
                 item.done(outcome)
-            self.after(live, freed)
+            if not known:
+                self.after(live, freed)
             if more or live.inputs:
                 self.decide(live)
             else:

@@ -127,12 +127,13 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     assert record is not None
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
-    case = Case(record, demand, standing, view, draft.now, policy)
-    if view.turns is not None:
-        limits = view.turns.limits(record.key, -record.spec.priority)
-        case = replace(case, limits=limits, behind=view.turns.ahead(record, demand))
+    turns = view.turns
+    limits = turns.limits(record.key, -record.spec.priority) if turns is not None else {}
+    behind = turns is not None and turns.ahead(record, demand)
+    case = Case(record, demand, standing, view, draft.now, policy, limits=limits, behind=behind)
     draft.write(replaced(case))
-    case = replace(case, record=draft.record, left=draft.left())
+    if left := draft.left():
+        case = replace(case, record=draft.record, left=left)
     placed = everywhere(case) if record.spec.type in EVERYWHERE else partitions(case)
     draft.more = len(placed.events) >= policy.events_max
     draft.write(placed.events)
