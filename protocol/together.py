@@ -1,4 +1,4 @@
-"""Several things side by side, of which the first fault counts.
+"""Several things side by side, of which the first fault counts; one thing that has its time.
 
 Knows: tasks, and how they end. Must not know: what is done.
 
@@ -9,7 +9,9 @@ goes on for ever, for nobody cancels twice. What the task's own count of cancell
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
+
+_AGAIN_S: Final = 0.1
 
 
 async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -24,6 +26,27 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
         await _end(tasks)
     if failed:
         await failed[0]
+
+
+async def within(limit_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Do something that takes at most so long. Raises `TimeoutError`.
+
+    For what waits by `asyncio.wait_for`, which hides a cancellation that comes just as what it waits for (up to Python
+    3.11): it is cancelled again and again until it ends, and `asyncio.timeout` would do so once.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=limit_s)
+        if not task.done():
+            raise TimeoutError
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_AGAIN_S)
+        if not task.cancelled():
+            # Or the event loop tells that nobody has asked.
+            task.exception()
+    await task
 
 
 async def _end(tasks: Sequence["asyncio.Future[None]"]) -> None:

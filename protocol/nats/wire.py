@@ -27,6 +27,7 @@ from protocol.errors import Denied, Invalid, Unavailable
 from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
 from protocol.nats.parser import MessageParser
+from protocol.together import within
 
 _log = structlog.get_logger(__name__)
 
@@ -122,22 +123,22 @@ class Wire(Client):
         user, password = _user_in(servers) or (user, password)
         self._proven = credentials is not None
         try:
-            async with asyncio.timeout(wait_s):
-                await self.connect(
-                    servers,
-                    name=name,
-                    user=user,
-                    password=password,
-                    user_jwt_cb=credentials.jwt if credentials else None,
-                    signature_cb=credentials.sign if credentials else None,
-                    inbox_prefix=inbox,
-                    error_cb=self._on_error,
-                    reconnected_cb=self._on_connected,
-                    max_reconnect_attempts=-1,
-                    # Different for every process, so that a fleet does not come back all at once.
-                    reconnect_time_wait=cast(int, random.uniform(0.2, 0.5)),
-                    ping_interval=PING_S,
-                )
+            connecting = self.connect(
+                servers,
+                name=name,
+                user=user,
+                password=password,
+                user_jwt_cb=credentials.jwt if credentials else None,
+                signature_cb=credentials.sign if credentials else None,
+                inbox_prefix=inbox,
+                error_cb=self._on_error,
+                reconnected_cb=self._on_connected,
+                max_reconnect_attempts=-1,
+                # Different for every process, so that a fleet does not come back all at once.
+                reconnect_time_wait=cast(int, random.uniform(0.2, 0.5)),
+                ping_interval=PING_S,
+            )
+            await within(wait_s, connecting)
         except TimeoutError as error:
             await self.shut()
             raise Unavailable(

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from protocol.errors import Unavailable
-from protocol.together import together
+from protocol.together import together, within
 
 
 async def test_the_first_fault_ends_the_others_and_is_raised_as_itself() -> None:
@@ -60,3 +60,30 @@ async def test_a_fault_hides_no_cancellation(first: str) -> None:
 
     assert done
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "late"])
+async def test_what_hides_a_cancellation_ends_all_the_same(ends: str) -> None:
+    """What bears being cancelled once is cancelled again: when its time is over, and when nobody wants it any more."""
+    borne = 0
+
+    async def stubborn() -> None:
+        nonlocal borne
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                borne += 1
+                if borne == 3:
+                    raise
+
+    task = asyncio.create_task(within(0.05 if ends == "late" else 3_600, stubborn()))
+    await asyncio.sleep(0)
+    if ends == "cancelled":
+        task.cancel()
+    done, _ = await asyncio.wait([task], timeout=30)
+
+    assert done
+    assert task.cancelled() is (ends == "cancelled")
+    assert ends == "cancelled" or isinstance(task.exception(), TimeoutError)
+    assert borne == 3
