@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 
 from protocol import flags
 from protocol.errors import Fault
-from protocol.process import run_loop, stop_signal
+from protocol.process import FULL, run_loop, stop_signal, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +165,10 @@ def _run(given: dict[str, Any], config: list[str]) -> int:
         return run_loop(_serve(settings))
     except Fault as fault:
         return _complain(fault, EXIT_FAULT)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _complain(unusable(settings.data_dir, error), EXIT_FAULT)
 
 
 async def _serve(settings: "Settings") -> int:

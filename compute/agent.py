@@ -308,7 +308,8 @@ class Agent:
             try:
                 await self._journal.commit(now=False)
             except Fault as fault:
-                failed = CommandAnswer(False, fault.failure())
+                # A full disk may have room again: then the order is given anew, here or elsewhere.
+                failed = CommandAnswer(False, failure_of(fault, self._node, "taking an order"))
             for message, answers in group:
                 failpoints.reached("node.command.kept")
                 if failed is not None:

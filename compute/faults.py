@@ -3,13 +3,12 @@
 Knows: the wording. Must not know: what is done about it.
 """
 
-import errno
-
 import msgspec
 
 from protocol.errors import Broken, Exhausted, Failure, Fault, Unavailable
 from protocol.ids import NodeId
 from protocol.jobs import Input, Spec
+from protocol.process import FULL
 from storage.locality import KIND as LOCALITY
 
 NODES_OWN = frozenset({"local", "localdirectory"})
@@ -41,7 +40,7 @@ def failure_of(error: Exception, node: NodeId, doing: str) -> Failure:
                 failure, message=f"no space left on node {node}: {failure.message}", retryable=True
             )
         return failure
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         hint = "Free some space in the node's data folder, or use a node with a larger disk."
         fault: Fault = Exhausted(f"no space left on node {node} while {doing}", hint=hint, kind="Disk")
         return msgspec.structs.replace(fault.failure(), retryable=True)

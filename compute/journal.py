@@ -49,6 +49,8 @@ GONE_KEPT_S: Final = 3600.0
 """How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
 GONE_MAX: Final = 50_000
 CHECKPOINT_COMMITS: Final = 500
+ROOM_BYTES: Final = 1 << 20
+"""With less than this free the disk is full, as far as SQLite is concerned."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS work (number INTEGER PRIMARY KEY, id TEXT NOT NULL, body BLOB NOT NULL);
@@ -320,8 +322,19 @@ def _checkpoint(path: Path) -> None:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
+def _is_full(path: Path, error: sqlite3.Error) -> bool:
+    """Whether there is no room for what failed. SQLite says no more than "I/O error" where its shared memory has none."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code != sqlite3.SQLITE_IOERR:
+        return bool(code == sqlite3.SQLITE_FULL)
+    with contextlib.suppress(OSError):
+        there = os.statvfs(path.parent)
+        return there.f_bavail * there.f_frsize < ROOM_BYTES
+    return False
+
+
 def _sqlite_fault(path: Path, error: sqlite3.Error) -> Fault:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    if _is_full(path, error):
         hint = "Free some space on the disk of the node's data folder."
-        return Exhausted(f"no space left on the node: {path} cannot be written", hint=hint, kind="Disk")
+        return Exhausted(f"the journal {path} cannot be written: no space left", hint=hint, kind="Disk")
     return Broken(f"the journal {path} cannot be used: {error}", hint="Move it away to start anew.")

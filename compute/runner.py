@@ -63,6 +63,17 @@ RECOVER_TRIES: Final = 20
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
 
+_DOING: Final = {
+    Effect.ADMIT: "finding room",
+    Effect.RECOVER: "looking for the program again",
+    Effect.STAGE: "preparing inputs",
+    Effect.START: "starting the program",
+    Effect.FOLLOW: "keeping the program's output",
+    Effect.PUBLISH: "publishing the result",
+    Effect.CLEAN_UP: "cleaning up",
+}
+"""What people are told of the step at which something went wrong."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -164,7 +175,7 @@ class Runner:
         except StepFailed as failed:
             event = Failed(failed.failure, failed.refused)
         except Exception as error:  # noqa: BLE001 (a driver's bug ends its execution, never the node)
-            failure = failure_of(error, self._shop.node, str(work))
+            failure = failure_of(error, self._shop.node, _DOING[work])
             if not isinstance(error, Fault | OSError):
                 _log.exception(
                     "a step failed in a way it should not", execution=self.execution.id, step=str(work)

@@ -12,9 +12,12 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from protocol.errors import Conflict, Denied, Exhausted, Fault, Invalid
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""How the system says that a disk takes no more."""
 
 
 def lock_folder(folder: Path, owner: str) -> int:
@@ -27,7 +30,7 @@ def lock_folder(folder: Path, owner: str) -> int:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(folder / f"{owner}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise unusable(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -83,11 +86,14 @@ def _first_fault(group: BaseExceptionGroup[BaseException]) -> Fault | None:
     return found if isinstance(found, Fault) else None
 
 
-def _unusable(folder: Path, error: OSError) -> Fault:
+def unusable(folder: Path, error: OSError) -> Fault:
+    """What a data folder that cannot be used is told as."""
     message = f"the data folder {folder} cannot be used: {error.strerror}"
     hint = "Name another with --data-dir."
-    if error.errno == errno.ENOSPC:
-        return Exhausted(f"there is no room for the data folder {folder}", hint=hint, kind="Disk")
+    if error.errno in FULL:
+        return Exhausted(
+            f"there is no room for the data folder {folder}", hint=f"Free some there. {hint}", kind="Disk"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Denied(message, hint=hint)
     return Invalid(message, hint=hint)

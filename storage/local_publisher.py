@@ -259,15 +259,19 @@ def _unlink(paths: Sequence[Path]) -> None:
 
 def _key(folder: Path) -> bytes:
     """The folder's key, made when it is first needed."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".key"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
     made = folder / f".key-{secrets.token_hex(8)}"
-    made.touch(0o600)
-    made.write_bytes(secrets.token_bytes(32))
-    # Whole from the first moment, and never replaced by a second process.
-    with contextlib.suppress(FileExistsError):
-        os.link(made, path)
-    made.unlink()
+    try:
+        made.touch(0o600)
+        made.write_bytes(secrets.token_bytes(32))
+        # Whole from the first moment, and never replaced by a second process.
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        made.unlink(missing_ok=True)
     return path.read_bytes()
 
 

@@ -220,7 +220,10 @@ def _checked(folder: Path) -> list[Entry]:
             entry.path.encode()
             entry.target.encode()
         except UnicodeEncodeError as error:
-            raise Invalid(f"the name {os.fsencode(entry.path)!r} is not UTF-8", kind="Name") from error
+            hint = "Rename it, or publish to S3 or the node: an archive takes any name."
+            raise Invalid(
+                f"the name {os.fsencode(entry.path)!r} is not UTF-8", hint=hint, kind="Name"
+            ) from error
         if entry.kind is Kind.LINK:
             check_link(entry.path, entry.target)
     return entries

@@ -1,5 +1,6 @@
 """Programs, images and outputs that fail: the job fails with the reason, and nothing of it stays on the node."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -174,29 +175,43 @@ def test_an_output_that_is_not_there(fragile: Fragile) -> None:
     fragile.api.completed(job(shell(fragile.image, "true", **publish({"Type": "local"}))))
 
 
-@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize("what", ["input", "output", "result", "journal"])
 def test_a_full_disk(
     fragile: Fragile, store: Bucket, background: Background, tmp_path: Path, what: str
 ) -> None:
-    """A node whose disk is full fails what needs it, saying so, and runs the next job once there is room."""
+    """A node whose disk is full, of whatever it keeps there, fails what needs it, saying so; once there is room it runs
+    the next job."""
     with full_disk(tmp_path / "disk", size_bytes=32 << 20) as folder:
         node = fragile.extra_node(f"full-{what}", folder / "node", {}, "--cpu", "1", "--memory", "1Gb")
         with node:
             where = {"Constraints": [constraint("kind", f"full-{what}")]}
-            if what == "input":
-                (folder / "ballast").write_bytes(bytes(28 << 20))
-                store.put("big", bytes(8 << 20))
-                task = shell(fragile.image, "true", InputSources=[store.source("big", "/in")])
-            else:
-                task = shell(
-                    fragile.image,
-                    "dd if=/dev/zero of=/outputs/x bs=1M count=64 || echo full >&2",
-                    **publish(store.publisher("results/{jobID}")),
-                )
-            view = fragile.api.run(job(task, **where))
+            view = fragile.api.run(job(_that_needs_the_disk(what, fragile, store, folder), **where))
             assert state(view) == "Failed", view
             message = view["Job"]["State"]["Message"]
             assert "disk" in message or "space" in message or "room" in message, message
             (folder / "ballast").unlink(missing_ok=True)
             fragile.api.completed(job(module("nothing"), **where))
+            assert list((folder / "node" / "published").glob("*.tar.gz")) == []
     assert store.keys("results/") == []
+
+
+def _that_needs_the_disk(what: str, fragile: Fragile, store: Bucket, folder: Path) -> Json:
+    """A task for which there is no room on a disk of 32 MiB, or on one that is being filled here."""
+    match what:
+        case "input":
+            (folder / "ballast").write_bytes(bytes(28 << 20))
+            store.put("big", bytes(8 << 20))
+            return shell(fragile.image, "true", InputSources=[store.source("big", "/in")])
+        case "output":
+            script = "dd if=/dev/zero of=/outputs/x bs=1M count=64 || echo full >&2"
+            return shell(fragile.image, script, **publish(store.publisher("results/{jobID}")))
+        case "result":
+            # What nothing makes smaller fits once, and not beside its archive.
+            script = "head -c 18000000 /dev/urandom > /outputs/x"
+            return shell(fragile.image, script, **publish({"Type": "local"}))
+    with suppress(OSError), (folder / "ballast").open("wb", buffering=0) as ballast:
+        for size in (1 << 20, 1 << 12, 1):
+            with suppress(OSError):
+                while ballast.write(bytes(size)):
+                    pass
+    return shell(fragile.image, "true")

@@ -139,23 +139,26 @@ ODD: Tree = {
     "o/\\begins": b"4444",
     "o/link": Link("back"),
     os.fsdecode(b"o/caf\xe9"): b"55555",
-    **{f"many/{number:05}": b"x" * (number % 7) for number in range(9_000)},
+    **{f"many/{'n' * 240}{number:04}": b"x" * (number % 7) for number in range(30)},
 }
 
 
 def recorded(manifests: Manifests, folder: Path) -> ExecutionRecord:
-    """An execution that wrote a great many files with odd names."""
+    """An execution that wrote more files, with odd names, than its record names."""
     plant(ODD, folder)
     return msgspec.structs.replace(record(), written=manifests.record(E, folder, lambda: None))
 
 
-async def test_a_long_list_is_brought_whole(kept: KeptResults, manifests: Manifests, tmp_path: Path) -> None:
+async def test_a_long_list_is_brought_whole(
+    kept: KeptResults, manifests: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every file by its own name, with its size and digest, in the order of a walk, however many pieces the list takes."""
+    monkeypatch.setattr("requester.results.PIECE_BYTES", 1000)
     of = recorded(manifests, tmp_path / "many")
 
     found = await kept.files(of)
 
-    assert (tmp_path / "manifests" / E).stat().st_size > PIECE_BYTES
+    assert (tmp_path / "manifests" / E).stat().st_size > 5_000
     assert {each.path: (each.size_bytes, each.sha256) for each in found} == {
         text_of(path): (len(data), hashlib.sha256(data).hexdigest())
         for path, data in ODD.items()
@@ -193,7 +196,7 @@ async def test_a_list_that_is_not_what_was_recorded_is_none(
         case "pruned":
             manifests.prune((folder / E).stat().st_mtime + 61)
         case "forged":
-            (folder / E).write_bytes((folder / E).read_bytes().replace(b"many/00007", b"many/forge"))
+            (folder / E).write_bytes((folder / E).read_bytes().replace(b"n0007", b"forge"))
         case "sizes":
             (folder / f"{E}.sizes").write_text("1\n" * len(ODD))
         case "away":
