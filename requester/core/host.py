@@ -15,6 +15,8 @@ from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import CPU_TOLERANCE, Amounts
 
 _NOTHING: Final = Amounts()
+_ROOMY: Final = 1 / 8
+"""A node of which so much is free, in every respect, is roomy."""
 
 
 class Promise(Struct, frozen=True, gc=False):
@@ -29,9 +31,10 @@ class Promise(Struct, frozen=True, gc=False):
 class Host(Struct, eq=False):
     """A node: `cpu`, `memory_bytes`, `disk_bytes` and `gpu` are what is not promised, as in `Amounts`.
 
-    `share` is that as a share of the whole: of cores or of memory, whichever is scarcer. `gpus`: it has such devices at all.
-    `passing` is what it has for work that ends: all but what services and daemons hold. `ports` are those of the host that
-    are promised, `inputs` those whose bytes it has, by token, with their sizes.
+    `share` is that as a share of the whole: of cores or of memory, whichever is scarcer. `roomy`: it has room for
+    whatever `is_small` for it. `gpus`: it has such devices at all. `passing` is what it has for work that ends: all but
+    what services and daemons hold. `ports` are those of the host that are promised, `inputs` those whose bytes it has,
+    by token, with their sizes.
     """
 
     id: NodeId
@@ -40,6 +43,7 @@ class Host(Struct, eq=False):
     disk_bytes: int = 0
     gpu: int = 0
     share: float = 1.0
+    roomy: bool = False
     gpus: bool = False
     inputs: Mapping[str, int] = {}
     ports: frozenset[int] = frozenset()
@@ -60,6 +64,16 @@ class Host(Struct, eq=False):
             and amounts.disk_bytes <= self.disk_bytes
             and amounts.gpu <= self.gpu
             and (not ports or self.ports.isdisjoint(ports))
+        )
+
+    def is_small(self, amounts: Amounts) -> bool:
+        """Whether a node like this, as long as it is roomy, has that much free."""
+        whole = self.capacity
+        return (
+            amounts.cpu <= whole.cpu * _ROOMY
+            and amounts.memory_bytes <= whole.memory_bytes * _ROOMY
+            and amounts.disk_bytes <= whole.disk_bytes * _ROOMY
+            and amounts.gpu <= whole.gpu * _ROOMY
         )
 
     def resize(self, capacity: Amounts) -> None:
@@ -103,18 +117,28 @@ class Host(Struct, eq=False):
 
     def leave(self, free: Amounts) -> None:
         """Have that much left, whatever is held."""
-        self.cpu = self.memory_bytes = self.disk_bytes = self.gpu = 0
-        self._give(free, 1)
+        self.cpu, self.memory_bytes = free.cpu, free.memory_bytes
+        self.disk_bytes, self.gpu = free.disk_bytes, free.gpu
+        self._weigh()
 
     def _give(self, amounts: Amounts, sign: int) -> None:
-        cpu = self.cpu = self.cpu + sign * amounts.cpu
-        memory_bytes = self.memory_bytes = self.memory_bytes + sign * amounts.memory_bytes
+        self.cpu += sign * amounts.cpu
+        self.memory_bytes += sign * amounts.memory_bytes
         self.disk_bytes += sign * amounts.disk_bytes
         self.gpu += sign * amounts.gpu
+        self._weigh()
+
+    def _weigh(self) -> None:
         whole = self.capacity
-        of_cpu = cpu / whole.cpu if whole.cpu else 1.0
-        of_memory = memory_bytes / whole.memory_bytes if whole.memory_bytes else 1.0
+        of_cpu = self.cpu / whole.cpu if whole.cpu else 1.0
+        of_memory = self.memory_bytes / whole.memory_bytes if whole.memory_bytes else 1.0
         self.share = min(of_memory, of_cpu)
+        self.roomy = (
+            self.cpu >= whole.cpu * _ROOMY
+            and self.memory_bytes >= whole.memory_bytes * _ROOMY
+            and self.disk_bytes >= whole.disk_bytes * _ROOMY
+            and self.gpu >= whole.gpu * _ROOMY
+        )
 
     def _without(self, promises: Iterable[Promise]) -> Amounts:
         room = self.capacity

@@ -130,12 +130,13 @@ def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room
     wanted, inputs, ports = demand.amounts, attempt.inputs, demand.ports
     changed, preferences, troubled = room.changed, standing.preferences, room.troubled
     sign = 1.0 if demand.pack else -1.0
+    small = standing.small
     found: list[Score] = []
     for position, host in enumerate(hosts):
         node = host.id
         if changed:
             host = changed.get(node, host)
-        if not host.has(wanted, ports) or (excluded and node in excluded):
+        if not ((small and host.roomy) or host.has(wanted, ports)) or (excluded and node in excluded):
             continue
         score = (
             failures.get(node, 0) if failures else 0,

@@ -72,7 +72,7 @@ class Standing(Struct, frozen=True):
     """How all nodes stand towards one demand. `fitting` are connected and approved; `order` are the same.
 
     `preferences` is how many each of them meets, of those that meet any. `reasons` are those of the others, the commonest
-    ones, with how many nodes each holds for.
+    ones, with how many nodes each holds for. `small`: any node that fits and is roomy has room for it.
     """
 
     fitting: Mapping[NodeId, Host]
@@ -81,6 +81,7 @@ class Standing(Struct, frozen=True):
     away: tuple[Unfit, ...]
     unfit: tuple[Unfit, ...]
     reasons: Mapping[str, int]
+    small: bool
 
     @property
     def known(self) -> int:
@@ -169,7 +170,9 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord], host_of: Callable[[Nod
             if met:
                 preferences[node.info.id] = met
     reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
-    return Standing(fitting, tuple(fitting.values()), preferences, tuple(away), tuple(unfit), dict(reasons))
+    order = tuple(fitting.values())
+    small = not demand.ports and all(host.is_small(demand.amounts) for host in order)
+    return Standing(fitting, order, preferences, tuple(away), tuple(unfit), dict(reasons), small)
 
 
 def _kept_away(node: NodeRecord) -> Unfit:

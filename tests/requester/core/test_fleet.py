@@ -13,11 +13,11 @@ from requester.core.standing import demand_of
 from tests.requester.core.world import a_job, a_node
 
 NODES = [NodeId(f"n{number}") for number in range(3)]
-# Eighths of cores add up exactly.
-EIGHTHS = st.integers(1, 40).map(lambda number: number / 8)
+# Sixteenths of cores add up exactly.
+CORES = st.integers(1, 80).map(lambda number: number / 16)
 PROMISES = st.builds(
     Promise,
-    st.builds(Amounts, EIGHTHS, st.integers(0, 1 << 29), st.integers(0, 9), st.integers(0, 1)),
+    st.builds(Amounts, CORES, st.integers(0, 1 << 29), st.integers(0, 9), st.integers(0, 1)),
     st.sampled_from([(), (80,), (80, 81)]),
     st.sampled_from("ab"),
     st.booleans(),
@@ -26,14 +26,14 @@ EXECUTIONS = st.integers(0, 8).map(lambda number: ExecutionId(f"e{number}"))
 OCCASIONS = st.one_of(
     st.tuples(st.just("hold"), st.sampled_from(NODES), EXECUTIONS, PROMISES),
     st.tuples(st.just("release"), st.sampled_from(NODES), EXECUTIONS),
-    st.tuples(st.just("put"), st.sampled_from(NODES), EIGHTHS, st.integers(0, 2)),
+    st.tuples(st.just("put"), st.sampled_from(NODES), CORES, st.integers(0, 2)),
     st.tuples(st.just("drop"), st.sampled_from(NODES)),
 )
 
 
 @settings(max_examples=200)
-@given(st.lists(OCCASIONS, max_size=40))
-def test_promises_add_up(occasions: list[tuple[object, ...]]) -> None:
+@given(st.lists(OCCASIONS, max_size=40), PROMISES)
+def test_promises_add_up(occasions: list[tuple[object, ...]], wanted: Promise) -> None:
     """Whatever came and went, and in what order: a node's room is what it gives less what is held on it."""
     fleet = Fleet()
     held: dict[NodeId, dict[ExecutionId, Promise]] = {node: {} for node in NODES}
@@ -71,6 +71,9 @@ def test_promises_add_up(occasions: list[tuple[object, ...]]) -> None:
         assert host.passing == _less(whole, [each.amounts for each in promises if each.stays])
         assert host.ports == {port for each in promises for port in each.ports}
         assert host.gpus is (whole.gpu > 0)
+        assert host.has(wanted.amounts, ()) is wanted.amounts.fits(host.free)
+        if host.roomy and host.is_small(wanted.amounts):
+            assert host.has(wanted.amounts, ())
         if node in given_:
             assert host.share == min(host.free.cpu / whole.cpu, host.free.memory_bytes / whole.memory_bytes)
     assert set(fleet.holders()) == {node for node in NODES if held[node]}
