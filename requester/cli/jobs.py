@@ -275,7 +275,7 @@ def _as_spec(job: Json) -> Json:
 def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
-    _print_pairs(_head(job) + _queue(view))
+    _print_pairs(_head(job) + _queue(view) + _update(view))
     if executions:
         counts: dict[str, int] = {}
         for each in executions:
@@ -330,6 +330,15 @@ def _queue(view: Json) -> list[tuple[str, str]]:
     if "others" in details:
         lines.append(f"and {details['others']} more: shoal job explain {short(view['Job']['ID'])}")
     return [*pairs, ("Why", "\n".join(lines))]
+
+
+def _update(view: Json) -> list[tuple[str, str]]:
+    """That a version has not come up yet, while what runs is of the one before."""
+    job = view["Job"]
+    if job["State"]["StateType"] != "Running" or view["Executions"]["Items"]:
+        return []
+    why = f"shoal job explain {short(job['ID'])}"
+    return [("Update", f"nothing of version {job['Version']} runs yet, an earlier one goes on; why: {why}")]
 
 
 def _print_facts(each: Json) -> None:

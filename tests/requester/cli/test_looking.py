@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protocol.entries import Queued
+from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import Job, ResultPath, Spec, Task
@@ -221,6 +221,17 @@ def test_a_waiting_job_tells_its_place(shoal: Shoal, twin: Twin, background: Bac
     out = shoal("describe", job).out
     assert "0 of 1 waiting jobs go first, since 2025-06-15" in out
     assert f"{NODE[:10]}  fits, but has 0 of the 1 cores free now" in out
+
+
+def test_an_update_that_does_not_come_up(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """While an earlier version of a service goes on because the newest has no place, ``describe`` says so."""
+    service = a_job("web", type="service")
+    job = background.run(twin.submitted(service))
+    background.run(twin.assign(job))
+    assert "earlier" not in shoal("describe", "web").out
+    background.run(twin.write(job, Submitted(service, 2)))
+
+    assert "nothing of version 2 runs yet, an earlier one goes on" in shoal("describe", "web").out
 
 
 def test_explain(shoal: Shoal, twin: Twin, background: Background) -> None:
