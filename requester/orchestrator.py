@@ -431,8 +431,6 @@ class Orchestrator:
         if live is None or live.record is None:
             live = await self._recall(record.key, entry) or self._jobs.make(record.key)
         freed = self._jobs.fold(live, entry, record.seq)
-        if live.record is None:
-            self._jobs.forget(live)
         if live.behind and live.guard >= live.behind:
             live.behind = 0
             self.decide(live)

@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
-from protocol.errors import Failure
+from protocol.errors import Failure, NotFound
 from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -55,6 +56,23 @@ async def test_a_removed_node_comes_back_as_a_new_one(tmp_path: Path) -> None:
 
         node.incarnation += 1
         await closed(service, await submit(service, a_job()))
+
+
+async def test_a_word_about_a_node_that_was_just_removed(tmp_path: Path) -> None:
+    """Who speaks of a node that another requester was told to forget a moment ago is told that there is none: the word does
+    not wait for whoever comes under its name.
+    """
+    async with a_cluster(tmp_path) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        node = await cluster.node("n1")
+        await happens(lambda: all("n1" in each._jobs.fleet.nodes for each in (one, two)))
+        await one.set_membership("n1", "DELETED", "gone")
+        with pytest.raises(NotFound):
+            await two.cordon("n1", reason="not heard of that")
+
+        node.incarnation += 1
+        for service in (one, two):
+            await closed(service, await submit(service, a_job()))
 
 
 async def test_a_failing_node_is_set_aside(tmp_path: Path) -> None:

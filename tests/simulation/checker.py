@@ -77,8 +77,8 @@ class History(Struct):
 
 
 class Checker:
-    """Follows the log and says what is `wrong`. `right` finds fault with an execution's result; where it is `calm`, nothing
-    goes wrong, and where it is `punctual`, nothing but at nodes: what is due is done in time.
+    """Follows the log and says what is `wrong`. `right` finds fault with an execution's result; where it is `punctual`,
+    nothing goes wrong but at nodes, and what is due is done in time.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class Checker:
         policy: Policy,
         right: Callable[[Job, Report], str],
         *,
-        calm: bool,
         punctual: bool,
     ) -> None:
         self.jobs: dict[JobKey, History] = {}
@@ -103,7 +102,6 @@ class Checker:
         self._note = note
         self._policy = policy
         self._right = right
-        self._calm = calm
         self._punctual = punctual
 
     def cleared(self, key: JobKey) -> None:
@@ -182,8 +180,8 @@ class Checker:
         return fault
 
     def _barred(self, event: Event, now: float) -> str:
-        """I11: where nothing goes wrong, a node that people have taken out gets no new work."""
-        if self._calm and isinstance(event, Assigned):
+        """I11: where nothing goes wrong but at nodes, a node that people have taken out gets no new work."""
+        if self._punctual and isinstance(event, Assigned):
             since = self.barred.get(event.node, now)
             if now > since:
                 return f"I11: new work for {event.node}, {now - since:.1f} s after everybody knew that it was taken out"

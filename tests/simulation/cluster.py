@@ -77,10 +77,9 @@ class Cluster:
         self._calm = not scenario.older and all(action.what in PEOPLE for action in scenario.actions)
         at_nodes = all(action.what in PEOPLE or action.who.startswith("n") for action in scenario.actions)
         punctual = at_nodes and not scenario.older
-        self.checker = Checker(
-            self.wrong, self.note, PATIENCE.policy, self._right, calm=self._calm, punctual=punctual
-        )
-        self.words = Words(self.wrong, self.checker, self.scheduler, calm=self._calm)
+        self.checker = Checker(self.wrong, self.note, PATIENCE.policy, self._right, punctual=punctual)
+        way_s = scenario.latency_s[1]
+        self.words = Words(self.wrong, self.checker, self.scheduler, punctual=punctual, way_s=way_s)
         self.hub.stored = self._stored
         self.hub.written = self.words.written
         self.machines.decided = self.words.decided

@@ -110,8 +110,8 @@ def _people(random: Random, scenario: Scenario) -> list[Action]:
             actions.append(Action(begin + random.uniform(1.0, 8.0), "rerun", text=job.name))
         if random.random() < 0.08:
             actions.append(Action(begin + random.uniform(1.0, 10.0), "delete", text=job.name))
-    for _ in range(random.choice([0, 0, 0, 1, 1, 2])):
-        actions += _about_a_node(random, scenario)
+    for number in range(random.choice([0, 0, 0, 1, 1, 2])):
+        actions += _about_a_node(random, scenario, f"there-{number}")
     if random.random() < 0.06:
         scenario.manual = True
         for node in _names("n", scenario.nodes):
@@ -122,13 +122,18 @@ def _people(random: Random, scenario: Scenario) -> list[Action]:
 _UNDOES = {"cordon": "uncordon", "drain": "uncordon", "reject": "approve"}
 
 
-def _about_a_node(random: Random, scenario: Scenario) -> list[Action]:
-    """Somebody takes a node out, for a while or until the end; often others have a word about it at the same time."""
+def _about_a_node(random: Random, scenario: Scenario, name: str) -> list[Action]:
+    """Somebody takes a node out, for a while or until the end; often others have a word about it at the same time, and often
+    a job of that name has something there that lasts.
+    """
     node = random.choice(_names("n", scenario.nodes))
     at = random.uniform(1.0, scenario.chaos_s)
     if random.random() < 0.1:
         return _replaced(random, at, node)
     actions: list[Action] = []
+    if random.random() < 0.6:
+        job = a_job(random, name, scenario, kind=random.choice(["long", "service", "daemon"]))
+        actions.append(Action(max(at - random.uniform(0.5, 2.0), 0.5), "submit", job=job))
     for what in random.choices(list(_UNDOES), k=random.choice([1, 1, 2, 3])):
         actions.append(Action(at, what, text=node, number=random.choice([0.0, 1.0, 4.0])))
         if random.random() < 0.7:
@@ -147,9 +152,9 @@ def _replaced(random: Random, at: float, node: str) -> list[Action]:
     return [Action(at, "remove", text=node), Action(after, again, node, seconds=away_s)]
 
 
-def a_job(random: Random, name: str, scenario: Scenario) -> Job:
-    """Some job. Its program says which version of the spec it came from, and where it ran."""
-    kind = random.choices(list(_KINDS), [weight for weight, _ in _KINDS.values()])[0]
+def a_job(random: Random, name: str, scenario: Scenario, kind: str = "") -> Job:
+    """Some job, or one of a kind. Its program says which version of the spec it came from, and where it ran."""
+    kind = kind or random.choices(list(_KINDS), [weight for weight, _ in _KINDS.values()])[0]
     params: dict[str, Any] = {
         "stdout": f"mark {random.getrandbits(24)}\n",
         "prints_env": ["BACALHAU_JOB_ID", "BACALHAU_PARTITION_INDEX", "BACALHAU_EXECUTION_ID"],

@@ -4,8 +4,8 @@ Knows: words, who was asked, and what is written in nodes' cells. Must not know:
 
 - A word that was answered was kept, and a node's cell changes by words alone: of two words in a row both hold.
 - No requester gives work to a node of which it knows that it was taken out.
-- Where nothing goes wrong, a node that was taken out gets no new work once everybody knows, and work that has to leave it is
-  gone soon after its time.
+- Where nothing goes wrong but at nodes, a node that was taken out gets no new work once everybody knows, and work that has
+  to leave it is gone soon after its time.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,11 @@ from tests.simulation.loop import Scheduler
 ABOUT_CORDON = ("cordon", "drain", "uncordon")
 ABOUT_MEMBERSHIP = {"approve": APPROVED, "reject": REJECTED, "remove": DELETED}
 ABOUT_NODES = (*ABOUT_CORDON, *ABOUT_MEMBERSHIP)
-HEARD_S = 3.0
-"""How long a person's word may take to be everywhere, and what was decided before it to be in the log."""
+HEARD_S = 1.0
+ROUNDS = 5
+"""A person's word may take so long to be everywhere, and what was decided before it to be in the log: so many of the longest
+ways through the network, and a while for the requesters.
+"""
 
 
 class Word(Struct, eq=False):
@@ -52,15 +55,24 @@ class Word(Struct, eq=False):
 
 
 class Words:
-    """Follows the cells and says what is `wrong`; where it is `calm`, nothing goes wrong but what people do."""
+    """Follows the cells and says what is `wrong`; where it is `punctual`, nothing goes wrong but at nodes. `way_s` is the
+    longest that the way through the network takes.
+    """
 
     def __init__(
-        self, wrong: Callable[[str], None], checker: Checker, scheduler: Scheduler, *, calm: bool
+        self,
+        wrong: Callable[[str], None],
+        checker: Checker,
+        scheduler: Scheduler,
+        *,
+        punctual: bool,
+        way_s: float,
     ) -> None:
         self._wrong = wrong
         self._checker = checker
         self._scheduler = scheduler
-        self._calm = calm
+        self._punctual = punctual
+        self._heard_s = HEARD_S + ROUNDS * way_s
         self._open: list[Word] = []
         self.cells: dict[str, NodeCell] = {}
         """What is kept of each node, as the server has it."""
@@ -98,20 +110,21 @@ class Words:
     def _follow(self, node: str, now: NodeCell) -> None:
         """From now on no new work, and a time for what is there."""
         barred = self._checker.barred
-        if now.membership == APPROVED and now.cordon is None:
+        # One that was removed is free to come back as a new one.
+        if now.membership == DELETED or (now.membership == APPROVED and now.cordon is None):
             barred.pop(node, None)
             return
-        barred.setdefault(node, self._scheduler.now + HEARD_S)
+        barred.setdefault(node, self._scheduler.now + self._heard_s)
         cordon = now.cordon
         if now.membership == REJECTED:
-            self._scheduler.after(HEARD_S, self._check_empty, node, now)
+            self._scheduler.after(self._heard_s, self._check_empty, node, now)
         elif cordon is not None and cordon.drain_by is not None:
-            wait_s = cordon.drain_by - cordon.since + HEARD_S
+            wait_s = cordon.drain_by - cordon.since + self._heard_s
             self._scheduler.after(wait_s, self._check_empty, node, now)
 
     def _check_empty(self, node: str, then: NodeCell) -> None:
         now = self.cells[node]
-        if self._calm and (now.membership, now.cordon) == (then.membership, then.cordon):
+        if self._punctual and (now.membership, now.cordon) == (then.membership, then.cordon):
             for id_ in self.work_on(node):
                 self._wrong(f"I11: {id_} is still on {node}, which is {then.membership} and {then.cordon}")
 
