@@ -84,6 +84,11 @@ class Worker(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
         self._said = b""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a process that has not ended."""
+        return self._transport is not None and not self._transport.is_closing()
+
     async def start(self, modules: Path) -> None:
         """Start it and wait until it is ready. Raises `Unavailable`."""
         await asyncio.get_running_loop().subprocess_exec(
@@ -305,5 +310,10 @@ class Pool:
     async def _start_one(self) -> None:
         self._modules.mkdir(parents=True, exist_ok=True, mode=0o700)
         worker = Worker(self)
-        await worker.start(self._modules)
+        try:
+            await worker.start(self._modules)
+        except BaseException:
+            if worker.is_there:
+                self._leaving.add(worker)
+            raise
         self._workers.append(worker)

@@ -93,28 +93,33 @@ class Modules:
         self._engine = wasmtime.Engine(_config())
         self._wasi = wasi_linker(self._engine)
         self._kept: OrderedDict[str, wasmtime.Module] = OrderedDict()
+        self._linked: dict[wasmtime.Module, wasmtime.InstancePre] = {}
 
     @property
     def engine(self) -> wasmtime.Engine:
         """The runtime that the modules were compiled for."""
         return self._engine
 
-    def linker(self, order: Order) -> wasmtime.Linker:
-        """What a program may import: made anew only with modules of the run's own, for it takes a third of a small run."""
-        return wasi_linker(self._engine) if order.imports else self._wasi
-
     def load(self, path: str) -> wasmtime.Module:
         """The compiled form of a file. Raises `_Refused` if it is not a module."""
         try:
-            data = Path(path).read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                data = file.read()
         except OSError as error:
             raise _Refused("module", f"cannot be read: {error.strerror}") from error
         digest = sha256(data).hexdigest()
         module = self._kept.pop(digest, None) or self._stored(digest) or self._compiled(digest, data)
         self._kept[digest] = module
         while len(self._kept) > MODULES_KEPT:
-            self._kept.popitem(last=False)
+            self._linked.pop(self._kept.popitem(last=False)[1], None)
         return module
+
+    def linked(self, module: wasmtime.Module) -> wasmtime.InstancePre:
+        """A module that was loaded, with WASI for its imports: looked up once, for it takes a good part of a small run."""
+        linked = self._linked.get(module)
+        if linked is None:
+            linked = self._linked[module] = self._wasi.instantiate_pre(module)
+        return linked
 
     def _stored(self, digest: str) -> wasmtime.Module | None:
         path = self._folder / digest
@@ -181,6 +186,11 @@ def run(order: Order, modules: Modules, started: Any) -> Answer:
             instance, entry = _link(store, module, order, modules)
         except _Refused as refused:
             return refused.answer
+        except _Ended as ended:
+            # By its start function, before its entry point was called.
+            started()
+            output.close()
+            return Answer(code=ended.code, wrote=output.anything)
         started()
         try:
             entry(store)
@@ -222,11 +232,14 @@ def _wasi(order: Order, output: Output) -> wasmtime.WasiConfig:
 def _link(
     store: wasmtime.Store, module: wasmtime.Module, order: Order, modules: Modules
 ) -> tuple[wasmtime.Instance, wasmtime.Func]:
-    linker = modules.linker(order)
     try:
-        for name, path in order.imports:
-            linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
-        instance = linker.instantiate(store, module)
+        if order.imports:
+            linker = wasi_linker(modules.engine)
+            for name, path in order.imports:
+                linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
+            instance = linker.instantiate(store, module)
+        else:
+            instance = modules.linked(module).instantiate(store)
     except (wasmtime.WasmtimeError, wasmtime.Trap) as error:
         raise _Refused("link", _first_line(error)) from error
     entry = instance.exports(store).get(order.entrypoint)

@@ -243,6 +243,28 @@ class TestWorkers:
         for running in first:
             await stop(running, grace_s=0)
 
+    async def test_what_runs_on_is_known_to_have_begun(self, engine: WasmEngine, tmp_path: Path) -> None:
+        """Whatever came before it at its worker (short runs, refused ones, such as end before their entry point), a long
+        program is known to run while it does.
+        """
+        short = wat2wasm('(module (func (export "_start")))')
+        refused = wat2wasm('(module (import "env" "magic" (func)) (func (export "_start")))')
+        early = '(module (import "wasi_snapshot_preview1" "proc_exit" (func $x (param i32)))'
+        early += '(memory (export "memory") 1) (func $s (call $x (i32.const 3))) (start $s) (func (export "_start")))'
+        probe = (MODULES / "probe.wasm").read_bytes()
+        for _ in range(2):
+            runs = []
+            for module in (short, refused, wat2wasm(early), short):
+                own = tmp_path / fresh_execution()[1]
+                own.mkdir()
+                runs.append(run_of(module, own))
+            before = [asyncio.create_task(_whole(engine, run)) for run in runs]
+            long = await begin(engine, run_of(probe, tmp_path, parameters=["sleep", "100000"]))
+            ends = await asyncio.gather(*before, return_exceptions=True)
+            assert [each.code for each in ends if isinstance(each, Exit)] == [0, 3, 0]
+            assert isinstance(ends[1], Invalid)
+            await stop(long, grace_s=0)
+
     async def test_only_what_ran_dies_with_its_worker(self, engine: WasmEngine, tmp_path: Path) -> None:
         """Runs that wait in the line of a worker which is killed run elsewhere, each once."""
         await engine.pool.ready()
