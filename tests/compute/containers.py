@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,11 @@ async def remove_containers(docker_host: str, node: str) -> None:
 
 
 class Door:
-    """A socket in front of the daemon's own. Shut, it cuts every connection and lets none through, as a restart does."""
+    """A socket in front of the daemon's own. Shut, it cuts every connection and lets none through, as a restart does.
+
+    `reuses` counts the requests that came over a connection which had answered one before; the one with the number
+    `cut_at` finds it cut, as a connection is that a proxy gave up while it was idle.
+    """
 
     def __init__(self, daemon: Path, socket: Path) -> None:
         self.host = f"unix://{socket}"
@@ -33,6 +38,8 @@ class Door:
         self._socket = socket
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self.reuses = 0
+        self.cut_at = -1
 
     async def open(self) -> None:
         """Let connections through."""
@@ -52,17 +59,31 @@ class Door:
         self._writers |= {writer, inner_writer}
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, inner_writer))
-                both.create_task(_pass_on(inner_reader, writer))
+                answered = asyncio.Event()
+                both.create_task(_pass_on(reader, inner_writer, partial(self._asked, answered, writer)))
+                both.create_task(_pass_on(inner_reader, writer, answered.set))
         finally:
             self._writers -= {writer, inner_writer}
             for each in (writer, inner_writer):
                 each.transport.abort()
 
+    def _asked(self, answered: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+        """Something comes from the node: the first part of a request if the last one was answered."""
+        if answered.is_set():
+            answered.clear()
+            if self.reuses == self.cut_at:
+                writer.transport.abort()
+                self.reuses += 1
+                raise ConnectionResetError
+            self.reuses += 1
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Callable[[], None]
+) -> None:
     with suppress(OSError):
         while data := await reader.read(PIECE_BYTES):
+            told()
             writer.write(data)
             await writer.drain()
         writer.write_eof()

@@ -27,6 +27,8 @@ from tests.contracts.engine import begin, chunks_of, ended, fresh_execution, not
 NODE = NodeId("n-containers")
 MIB = 1024 * 1024
 STAYS = "sleep 600"
+MOST_REUSES = 9
+"""More than one container's life has requests, so that the last rounds show that all were tried."""
 CAPABILITY_BITS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -63,7 +65,7 @@ class Runs:
     """Runs of shell lines in busybox."""
 
     def __init__(self, image: str, folder: Path) -> None:
-        self._image = image
+        self.image = image
         self._folder = folder
 
     def __call__(
@@ -71,7 +73,7 @@ class Runs:
     ) -> Run[DockerParams]:
         """A run of a shell line, or of other params; `fields` are those of `Run`."""
         job, execution = fresh_execution()
-        shell = DockerParams(image=self._image, entrypoint=["/bin/sh", "-c"], parameters=[script])
+        shell = DockerParams(image=self.image, entrypoint=["/bin/sh", "-c"], parameters=[script])
         return Run(execution, job, NODE, params or shell, self._folder, **fields)
 
 
@@ -467,6 +469,28 @@ async def test_a_lost_answer_to_start_starts_once(docker_host: str, shell: Runs,
         finally:
             await engine.close()
             await remove_containers(docker_host, NODE)
+
+
+async def test_a_connection_that_was_cut_while_idle(docker_host: str, shell: Runs, tmp_path: Path) -> None:
+    """Whichever request finds its connection given up by a proxy, the container runs once and its end is told as it was."""
+    cuts = 0
+    for cut_at in range(MOST_REUSES):
+        folder = tmp_path / str(cut_at)
+        folder.mkdir()
+        async with door_to(docker_host, folder) as door:
+            door.cut_at = cut_at
+            engine = DockerEngine(NODE, DockerSettings(host=door.host, labels=SETTINGS_LABEL))
+            try:
+                running = await begin(engine, shell("echo once"))
+                assert await ended(running) == Exit(0)
+                assert text(await chunks_of(running), 1) == "once\n"
+                await running.remove()
+                assert await engine.leftovers() == []
+            finally:
+                await engine.close()
+                await remove_containers(docker_host, NODE)
+            cuts += door.reuses > cut_at
+    assert 0 < cuts < MOST_REUSES
 
 
 async def test_a_containers_own_layer_is_measured(engine: DockerEngine, shell: Runs) -> None:
