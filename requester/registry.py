@@ -163,16 +163,15 @@ class Registry:
         now = self._clock.now()
         since = self._fleet.hearing_since
         # Ten times a second over all nodes: for nearly all of them, one comparison.
+        quiet = silent_before(since, now, self._settings.silence_s)
+        silent_ones = [node for node in self._fleet.nodes.values() if node.last_beat_at < quiet]
+        gone = [node for node in silent_ones if node.connected]
         away = silent_before(since, now, self._settings.away_s)
         forgone = [
-            node
-            for node in self._fleet.nodes.values()
-            if node.last_beat_at < away and not node.connected and node.expected
+            node for node in silent_ones if node.last_beat_at < away and not node.connected and node.expected
         ]
         for node in forgone:
             self._fleet.put(replace(node, expected=False))
-        quiet = silent_before(since, now, self._settings.silence_s)
-        gone = [node for node in self._fleet.nodes.values() if node.last_beat_at < quiet and node.connected]
         for node in gone:
             _log.warning("a node is silent", node=node.info.id, seconds=round(now - node.last_beat_at, 1))
             self._fleet.put(replace(node, connected=False, disconnected_since=now))
