@@ -139,6 +139,8 @@ class TreeWriter:
     def __init__(self, root: Path, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._entries = 0
+        self._kept: set[int] = set()
+        """Modes that files get when they are made: neither the umask nor the folder's ACL takes from them."""
         with contextlib.suppress(FileExistsError):
             root.mkdir()
         self._root = os.open(root, FOLDER_FLAGS)
@@ -161,16 +163,21 @@ class TreeWriter:
 
         The file is readable to all, and executable to all if asked. With `replace` a file or link of that name goes first.
         """
+        mode = 0o755 if executable else 0o644
         above, last = self._place(name)
         try:
             if replace:
                 _make_room(last, above)
-            made = os.open(last, _NEW_FILE, 0o600, dir_fd=above)
+            made = os.open(last, _NEW_FILE, mode, dir_fd=above)
         except FileExistsError as error:
             _taken(name, error)
         finally:
             self._leave(above)
-        os.fchmod(made, 0o755 if executable else 0o644)
+        if mode not in self._kept:
+            if stat.S_IMODE(os.fstat(made).st_mode) == mode:
+                self._kept.add(mode)
+            else:
+                os.fchmod(made, mode)
         return made
 
     def link(self, name: str, target: str, *, replace: bool = False) -> None:

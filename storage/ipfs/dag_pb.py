@@ -15,6 +15,7 @@ from storage.ipfs.cid import cid_end, varint
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LINKS, _DATA = 2, 1
 _HASH, _NAME, _TSIZE = 1, 2, 3
+_LINK_KEYS = (_HASH << 3 | _BYTES, _NAME << 3 | _BYTES, _TSIZE << 3 | _VARINT)
 
 
 class Type(IntEnum):
@@ -75,6 +76,9 @@ def read_node(block: bytes) -> Node:
 
 
 def _link(block: bytes) -> Link:
+    usual = _usual_link(block)
+    if usual is not None:
+        return usual
     cid = name = b""
     total = 0
     for number, value in fields(block):
@@ -89,6 +93,23 @@ def _link(block: bytes) -> Link:
     if not cid or cid_end(cid) != len(cid):
         raise Broken("it has a link without a CID")
     return Link(cid, name, total)
+
+
+def _usual_link(block: bytes) -> Link | None:
+    """A link as everybody writes it, its three fields once and in order; None for another. A folder has thousands."""
+    try:
+        cid_to = 2 + block[1]
+        name_to = cid_to + 2 + block[cid_to + 1]
+        keys = block[0], block[cid_to], block[name_to]
+    except IndexError:
+        return None
+    if keys != _LINK_KEYS or block[1] > 0x7F or block[cid_to + 1] > 0x7F:
+        return None
+    total, end = varint(block, name_to + 1)
+    cid = block[2:cid_to]
+    if end != len(block) or not cid or cid_end(cid) != len(cid):
+        return None
+    return Link(cid, block[cid_to + 2 : name_to], total)
 
 
 def _unixfs(block: bytes) -> UnixFs:
