@@ -55,7 +55,7 @@ async def _run(
     from deploy.processes import Failed
     from deploy.programs import Missing
 
-    _cancel_on_signal()
+    asked = _cancel_on_signal()
     tell(
         f"Starting a NATS server, {requesters + hybrids} requester(s) and {computes + hybrids} compute node(s)..."
     )
@@ -74,17 +74,26 @@ async def _run(
             tell(
                 f"\nReady, with its data in {stack.folder}. Try: shoal submit examples/hello.yaml. End with Ctrl+C."
             )
-            await asyncio.Event().wait()
+            # Set already if what was under way did not heed the signal.
+            await asked.wait()
     except asyncio.CancelledError:
-        tell("\nEnded; nothing is left running.")
+        pass
     except (Missing, Failed, TimeoutError) as error:
         raise Unavailable(f"the cluster did not start: {error}") from error
+    tell("\nEnded; nothing is left running.")
     return Exit.OK
 
 
-def _cancel_on_signal() -> None:
-    """The first signal unwinds whatever is under way; further ones must not disturb the clearing up."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+def _cancel_on_signal() -> asyncio.Event:
+    """The first signal unwinds whatever is under way, and sets the event; further ones must not disturb the clearing up."""
+    task, loop, asked = asyncio.current_task(), asyncio.get_running_loop(), asyncio.Event()
     assert task is not None
+
+    def end() -> None:
+        if not asked.is_set():
+            asked.set()
+            task.cancel()
+
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(each, lambda: None if task.cancelling() else task.cancel())
+        loop.add_signal_handler(each, end)
+    return asked
