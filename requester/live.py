@@ -353,6 +353,17 @@ class Jobs:
             here = self.make(live.key)
             here.watchers, here.inputs, live.inputs = live.watchers, live.inputs, []
 
+    def passed_over(self, written: int) -> list[Live]:
+        """The jobs whose newest entry was written here and is not in the read model, though that is `written` up to behind
+        it: the log's reader has not brought it.
+        """
+        return [
+            live
+            for each in (self.open, self.closed)
+            for live in each.values()
+            if live.record is not None and live.written < live.record.revision <= written
+        ]
+
     def note(self, live: Live, report: Report) -> None:
         """Keep in memory what a node says of an execution that goes on."""
         known = live.record.executions.get(report.execution) if live.record is not None else None

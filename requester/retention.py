@@ -132,6 +132,7 @@ class Retention:
 
         What has not moved for the keep time is asked after, a few in each round, and what stands before the log's first
         entry, whatever the clocks say. Nobody knows for certain when others took it for absent, so nothing else is gone by.
+        And what this requester wrote just before it was cut off, if the log's reader has passed its place without it.
         """
         if not self._settings.keep_s:
             return
@@ -139,10 +140,11 @@ class Retention:
         first = (await self._bus.log_state()).first
         found = await self._recorder.read(partial(last_of_open, after=self._looked_to, limit=_OPEN_AT_ONCE))
         self._looked_to = (found[-1][1], found[-1][0]) if len(found) == _OPEN_AT_ONCE else BEGINNING
-        for key in [key for key, _, at, last in found if at < before or last < first]:
-            live = self._jobs.get(key)
+        suspects = [self._jobs.get(key) for key, _, at, last in found if at < before or last < first]
+        suspects += self._jobs.passed_over(self._recorder.written)[:_OPEN_AT_ONCE]
+        for live in suspects:
             record = live.record if live is not None else None
-            if live is None or record is None or record.closed:
+            if live is None or record is None or (record.closed and live.written >= record.revision):
                 continue
             if await self._has_left(record) and live.record is record:
                 await self._vanished(live)

@@ -221,17 +221,19 @@ async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
 
 
 class CutAfterAppend(MemoryBus):
-    """A bus that is cut off when it has stored an append, before the answer comes back."""
+    """A bus that is cut off when it has stored an append, before the answer comes back, or before anything is read."""
+
+    answers = False
+    appended = False
 
     async def append(self, entries: Sequence[Append]) -> list[Outcome]:
         outcomes = await super().append(entries)
         if not self.appended:
             self.appended = True
             self.cut()
-            raise Unavailable("the answer was lost")
+            if not self.answers:
+                raise Unavailable("the answer was lost")
         return outcomes
-
-    appended = False
 
 
 async def test_a_submission_in_doubt_until_its_job_has_left_the_log(tmp_path: Path) -> None:
@@ -256,6 +258,27 @@ async def test_a_submission_in_doubt_until_its_job_has_left_the_log(tmp_path: Pa
         await closed(cut_off, await submit(cut_off, a_job("next")))
 
         assert len(node.runs) == 2
+
+
+async def test_a_job_that_was_written_and_never_read(tmp_path: Path) -> None:
+    """A requester that was cut off right after it took a job, until that had run, ended and left the log, does not keep it
+    as open for ever, though the log's reader never brought anything of it.
+    """
+    settings = replace(KEEPING, keep_s=0.3)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        other = await cluster.requester("r2")
+        node = await cluster.node()
+        bus = CutAfterAppend(cluster.hub)
+        bus.answers = True
+        cut_off = await cluster.requester("r1", bus=bus)
+
+        job = await submit(cut_off, a_job("taken"))
+        await closed(other, job)
+        await happens(lambda: not in_log(cluster.buses["r2"], job))
+        bus.mend()
+        await closed(cut_off, await submit(cut_off, a_job("next")))
+
+        await happens(lambda: cut_off.facts()["open_jobs"] == 0 and not cut_off._jobs.fleet.held(node.id))
 
 
 async def test_an_end_that_was_missed(tmp_path: Path) -> None:

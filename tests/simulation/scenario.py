@@ -135,7 +135,7 @@ def _about_a_node(random: Random, scenario: Scenario, name: str) -> list[Action]
         job = a_job(random, name, scenario, kind=random.choice(["long", "service", "daemon"]))
         actions.append(Action(max(at - random.uniform(0.5, 2.0), 0.5), "submit", job=job))
     for what in random.choices(list(_UNDOES), k=random.choice([1, 1, 2, 3])):
-        actions.append(Action(at, what, text=node, number=random.choice([0.0, 1.0, 4.0])))
+        actions.append(Action(at, what, text=node, number=random.choice([0.0, 1.0, 2.0])))
         if random.random() < 0.7:
             actions.append(Action(at + random.uniform(0.0, 6.0), _UNDOES[what], text=node))
         at += random.choice([0.0, 0.0, scenario.latency_s[1], 2.0]) * random.random()
@@ -318,12 +318,17 @@ def _faults(random: Random, scenario: Scenario) -> list[Action]:
 
 
 def _absence(random: Random, scenario: Scenario) -> list[Action]:
-    """Where jobs leave the log soon, somebody is often away for longer than that."""
+    """Where jobs leave the log soon, somebody is often away for longer than that, and often while jobs are submitted."""
     if not scenario.keep_s or scenario.requesters == 1 or random.random() < 0.4:
         return []
     who = f"r{random.randint(1, scenario.requesters)}"
-    away_s = scenario.keep_s + random.uniform(2.0, 8.0)
-    return [Action(random.uniform(0.5, 4.0), "cut", who, seconds=away_s, number=1.0, text="both")]
+    at, away_s = random.uniform(0.5, 4.0), scenario.keep_s + random.uniform(2.0, 8.0)
+    actions = [Action(at, "cut", who, seconds=away_s, number=1.0, text="both")]
+    for number in range(random.choice([0, 2, 4])):
+        job = a_job(random, f"doubted-{number}", scenario, kind="small")
+        begin = at - 2 * scenario.latency_s[1] * random.random()
+        actions.append(Action(max(begin, 0.1), "submit", job=job))
+    return actions
 
 
 def _down_s(random: Random) -> float:
