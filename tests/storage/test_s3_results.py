@@ -200,9 +200,10 @@ async def test_a_store_that_does_not_answer_keeps_nobody_waiting(
             await reader.readuntil(b"\r\n\r\n")
             asked.set()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" if trickles else b"")
-            while not writer.transport.is_closing():
+            while not reader.at_eof():
                 writer.write(b"<" if trickles else b"")
                 await asyncio.sleep(0.02)
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
