@@ -140,13 +140,15 @@ class Retention:
         first = (await self._bus.log_state()).first
         found = await self._recorder.read(partial(last_of_open, after=self._looked_to, limit=_OPEN_AT_ONCE))
         self._looked_to = (found[-1][1], found[-1][0]) if len(found) == _OPEN_AT_ONCE else BEGINNING
-        suspects = [self._jobs.get(key) for key, _, at, last in found if at < before or last < first]
-        suspects += self._jobs.passed_over(self._recorder.written)[:_OPEN_AT_ONCE]
-        for live in suspects:
+        suspects = [key for key, _, at, last in found if at < before or last < first]
+        suspects += [live.key for live in self._jobs.passed_over(self._recorder.written)[:_OPEN_AT_ONCE]]
+        for key in suspects:
+            live = self._jobs.get(key)
             record = live.record if live is not None else None
             if live is None or record is None or (record.closed and live.written >= record.revision):
                 continue
-            if await self._has_left(record) and live.record is record:
+            # One that only waits may have left memory while the log was asked.
+            if await self._has_left(record) and (live := self._jobs.get(key)) and live.record is record:
                 await self._vanished(live)
 
     async def round(self) -> int:
