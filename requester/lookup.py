@@ -9,7 +9,7 @@ from protocol.errors import Conflict, NotFound
 from protocol.ids import JobKey, job_key, key_of
 from requester.core.model import JobRecord
 from requester.live import Jobs
-from requester.read_model import find
+from requester.read_queries import find
 from requester.recorder import Recorder
 
 DEFAULT_NAMESPACE = "default"

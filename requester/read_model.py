@@ -1,8 +1,8 @@
 """The read model: every job, execution and entry in SQLite, for lists, old jobs and history.
 
-Knows: tables and queries. Must not know: what entries mean. It is derived from the log alone: it may be deleted at any time
-and is filled again; it is written in groups behind the fold and remembers how far it has come, so a kill at any moment
-costs nothing but the reading of a few entries once more.
+Knows: the tables and how they are written. Must not know: what is asked of them (`read_queries`), or what entries mean. It
+is derived from the log alone: it may be deleted at any time and is filled again; it is written in groups behind the fold and
+remembers how far it has come, so a kill at any moment costs nothing but the reading of a few entries once more.
 
 `Store` does the work, in whatever thread it is called; one thread writes and one reads. Keys and ids are random, so with a
 million jobs each index over them is one page more that is written for nearly every row: there are as few as can be. What the
@@ -12,9 +12,9 @@ chain of which its row has the last one, and what cannot change is not written a
 
 import re
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,22 +22,14 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from protocol.ids import ExecutionId, JobKey, job_key, key_prefix
-from requester.core.model import ExecutionRecord, JobRecord
-from requester.core.retention import Candidate, Purge
+from protocol.ids import JobKey
+from requester.core.model import JobRecord
+from requester.core.retention import Purge
 
 SCHEMA: Final = 2
 """Raised when the tables or the records in them change. A file of the schema before is brought up to it, for it knows of
 jobs that have left the log; any other is filled again."""
 
-ORDERS: Final = {
-    "created_at": "created_at",
-    "modified_at": "modified_at",
-    "id": "key",
-    "priority": "priority",
-}
-BEGINNING: Final = (float("-inf"), "")
-"""Before the oldest job, for reading them one part after the other."""
 _CACHE_KIB: Final = 65_536
 """The keys of a million jobs are 35 MiB, and a new one may belong on any of their pages."""
 _CHECKPOINT_PAGES: Final = 16_384
@@ -73,9 +65,6 @@ DROP INDEX IF EXISTS jobs_id;
 DROP INDEX IF EXISTS jobs_open;
 """
 """A file of schema 1 had an index where there is a chain now."""
-_STANDS: Final = """
-SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
-"""
 _PUT_JOBS: Final = """
 INSERT INTO jobs (key, id, namespace, name, state, closed, priority, created_at, modified_at, last, record) VALUES {}
 ON CONFLICT (key) DO UPDATE SET
@@ -85,15 +74,12 @@ ON CONFLICT (key) DO UPDATE SET
 _PUT_NAMESPACE: Final = "INSERT OR IGNORE INTO namespaces VALUES (?)"
 _LAST_OF: Final = "SELECT key, last FROM jobs WHERE key IN (SELECT value FROM json_each(?))"
 _PUT_LAST: Final = "UPDATE jobs SET last = ? WHERE key = ?"
-_CHAIN: Final = """
+CHAIN: Final = """
 WITH RECURSIVE chain (seq, before) AS (
   SELECT seq, before FROM entries WHERE seq = (SELECT last FROM jobs WHERE key = ?)
   UNION ALL SELECT entries.seq, entries.before FROM chain JOIN entries ON entries.seq = chain.before)
 """
 """A job's entries, from the last one on. One that was forgotten ends it: nothing stands before it."""
-_ENTRIES_OF: Final = (
-    _CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
-)
 _PUT_EXECUTIONS: Final = (
     "INSERT INTO executions VALUES {} ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 )
@@ -102,7 +88,7 @@ _FORGET_EXECUTIONS: Final = (
 )
 _FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ? AND last <= ?"
 _PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries (seq, key, before, data) VALUES {}"
-_FORGET_ENTRIES: Final = _CHAIN + "DELETE FROM entries WHERE seq <= ? AND seq IN (SELECT seq FROM chain)"
+_FORGET_ENTRIES: Final = CHAIN + "DELETE FROM entries WHERE seq <= ? AND seq IN (SELECT seq FROM chain)"
 _PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
 _FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
 _OLDER_ENTRIES: Final = """
@@ -118,8 +104,6 @@ _BLOB_URL: Final = b"blob:sha256:"
 _BLOB_URLS: Final = re.compile(_BLOB_URL + rb"([0-9a-f]{64})")
 
 _encode = msgspec.json.Encoder().encode
-_job = msgspec.json.Decoder(JobRecord)
-_execution = msgspec.json.Decoder(ExecutionRecord)
 
 
 class Group(Struct):
@@ -292,136 +276,12 @@ def _linked(database: sqlite3.Connection, group: Group) -> tuple[list[tuple[Any,
     return linked, last
 
 
-def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
-    """Jobs that are still in the log and may leave it: deleted ones, and those closed before that time; the oldest first."""
-    deleted = database.execute(
-        "SELECT key, seq, at, cut FROM deleted WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?", (before, limit)
-    ).fetchall()
-    closed = database.execute(
-        "SELECT key, last, modified_at FROM jobs WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
-        (before, limit - len(deleted)),
-    ).fetchall()
-    return [Candidate(key, seq, at, deleted=True, cut=bool(cut)) for key, seq, at, cut in deleted] + [
-        Candidate(key, seq, at) for key, seq, at in closed
-    ]
-
-
-def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -> set[JobKey]:
-    """The jobs of some executions."""
-    found: set[JobKey] = set()
-    for execution in executions:
-        row = database.execute("SELECT key FROM executions WHERE id = ?", (execution,)).fetchone()
-        if row:
-            found.add(row[0])
-    return found
-
-
-def blobs_named(database: sqlite3.Connection) -> set[str]:
-    """The digests of all blobs that jobs in the log name, in any of their versions."""
-    return {row[0] for row in database.execute("SELECT DISTINCT digest FROM blobs")}
-
-
 def _blobs_in(entries: Iterable[tuple[int, JobKey, bytes]]) -> Iterator[tuple[str, JobKey, int]]:
     """Which blobs entries name, wherever in them."""
     for seq, key, data in entries:
         if _BLOB_URL in data:
             for digest in set(_BLOB_URLS.findall(data)):
                 yield digest.decode(), key, seq
-
-
-def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:
-    """Whether there is a job of this key, and the sequence of the entry that deleted one and is still in the log, else 0.
-
-    Some 20 µs, most of them for taking and giving back the file's lock: so one question, not two.
-    """
-    there, deleted = database.execute(_STANDS, (key, key)).fetchone()
-    return bool(there), deleted
-
-
-def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
-    """One job with all its executions, or None."""
-    row = database.execute("SELECT record FROM jobs WHERE key = ?", (key,)).fetchone()
-    return _whole(database, row[0]) if row else None
-
-
-def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int) -> list[JobRecord]:
-    """Jobs that are not closed, the oldest first: so many behind the one of that time and key."""
-    rows = database.execute(
-        "SELECT record FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
-        " ORDER BY created_at, key LIMIT ?",
-        (*after, limit),
-    ).fetchall()
-    return [_whole(database, row[0]) for row in rows]
-
-
-def last_of_open(
-    database: sqlite3.Connection, after: tuple[float, str], limit: int
-) -> list[tuple[JobKey, float, float, int]]:
-    """Open jobs with when they were made and last moved and the sequence of that, the oldest first: so many behind the one
-    of that time and key."""
-    return database.execute(
-        "SELECT key, created_at, modified_at, last FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
-        " ORDER BY created_at, key LIMIT ?",
-        (*after, limit),
-    ).fetchall()
-
-
-def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]]:
-    """The entries of one job, in order."""
-    return database.execute(_ENTRIES_OF, (key,)).fetchall()
-
-
-def find(
-    database: sqlite3.Connection, *, name: str = "", prefix: str = "", limit: int = 20
-) -> list[JobRecord]:
-    """Jobs of a name in any namespace, or whose id begins with `prefix`; without their executions."""
-    if name:
-        return list(islice(_named(database, name), limit))
-    key = key_prefix(prefix)
-    rows = database.execute(
-        "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
-        (key, key + "\x7f", prefix, prefix + "\x7f", limit),
-    )
-    return [_job.decode(row[0]) for row in rows]
-
-
-def _named(database: sqlite3.Connection, name: str) -> Iterator[JobRecord]:
-    """The jobs of a name. Its key follows from namespace and name: each namespace is asked, some 10 µs, for no index."""
-    for (namespace,) in database.execute("SELECT name FROM namespaces").fetchall():
-        rows = database.execute(
-            "SELECT record FROM jobs WHERE key = ? AND name = ?", (job_key(namespace, name), name)
-        )
-        yield from (_job.decode(row[0]) for row in rows)
-
-
-def page(
-    database: sqlite3.Connection, *, namespace: str, state: str, order_by: str, reverse: bool
-) -> Iterable[JobRecord]:
-    """Jobs in order, without their executions, read as far as the caller goes on. `order_by` is a key of `ORDERS`."""
-    where: list[str] = []
-    values: list[str] = []
-    if namespace:
-        where.append("namespace = ?")
-        values.append(namespace)
-    if state:
-        where.append("state = ?")
-        values.append(state)
-    condition = f"WHERE {' AND '.join(where)}" if where else ""
-    direction = "DESC" if reverse else "ASC"
-    rows = database.execute(
-        f"SELECT record FROM jobs {condition} ORDER BY {ORDERS[order_by]} {direction}, key {direction}",
-        values,
-    )
-    return (_job.decode(row[0]) for row in rows)
-
-
-def _whole(database: sqlite3.Connection, data: bytes) -> JobRecord:
-    record = _job.decode(data)
-    rows: Sequence[tuple[bytes]] = database.execute(
-        "SELECT record FROM executions WHERE key = ? ORDER BY rowid", (record.key,)
-    ).fetchall()
-    executions = [_execution.decode(row[0]) for row in rows]
-    return replace(record, executions={each.id: each for each in executions if each.job == record.id})
 
 
 def _text(items: list[Any]) -> str:

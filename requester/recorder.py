@@ -20,7 +20,8 @@ from protocol.ids import JobKey
 from requester.core.model import JobRecord
 from requester.core.retention import Purge
 from requester.live import Live
-from requester.read_model import BEGINNING, Group, Store, entries, load, load_open, stands
+from requester.read_model import Group, Store
+from requester.read_queries import BEGINNING, entries, load, load_open, stands
 
 T = TypeVar("T")
 

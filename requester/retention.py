@@ -18,7 +18,7 @@ from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
 from requester.live import Jobs, Live
 from requester.presence import Presence
-from requester.read_model import BEGINNING, blobs_named, keys_of, last_of_open, over
+from requester.read_queries import BEGINNING, blobs_named, keys_of, last_of_open, over
 from requester.recorder import Recorder
 from requester.settings import Settings
 

@@ -36,7 +36,7 @@ from requester.lookup import Lookup
 from requester.orchestrator import Orchestrator
 from requester.patience import Patience
 from requester.presence import Presence
-from requester.read_model import ORDERS, page
+from requester.read_queries import ORDERS, page
 from requester.recorder import Recorder
 from requester.registry import Registry
 from requester.results import KeptResults

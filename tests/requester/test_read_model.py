@@ -10,7 +10,8 @@ from protocol.messages import encode
 from requester.core.fold import fold
 from requester.core.model import JobRecord
 from requester.live import Live
-from requester.read_model import SCHEMA, Store, entries, find, load
+from requester.read_model import SCHEMA, Store
+from requester.read_queries import entries, find, load
 from requester.recorder import Recorder
 from requester.service import Service
 from requester.verbs import JobQuery

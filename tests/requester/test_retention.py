@@ -19,7 +19,8 @@ from protocol.memory_bus import Blob, MemoryBus
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.retention import Candidate, Purge, blob_goes, purge_of, safe_position
-from requester.read_model import Store, blobs_named
+from requester.read_model import Store
+from requester.read_queries import blobs_named
 from requester.retention import Retention
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery

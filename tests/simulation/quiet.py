@@ -15,7 +15,7 @@ from protocol.messages import decode, encode
 from protocol.states import ENDS
 from requester.core.fold import fold
 from requester.core.model import JobRecord
-from requester.read_model import load
+from requester.read_queries import load
 from requester.registry import NodeCell
 from requester.service import Service
 from tests.simulation.processes import NodeProcess, RequesterProcess

@@ -26,7 +26,8 @@ from protocol.states import JobState
 from requester.core.commands import run
 from requester.core.deadlines import next_deadline
 from requester.core.fold import KEPT, fold
-from requester.read_model import Group, Store, load
+from requester.read_model import Group, Store
+from requester.read_queries import load
 from tests.requester.core.world import JOB, POLICY, World, a_job, a_node, assigned, refold
 
 OTHER = job_id(nameless_key(7), 8)

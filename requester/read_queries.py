@@ -1,0 +1,158 @@
+"""What is asked of the read model: one job, lists of jobs, a job's entries, who may leave the log.
+
+Knows: queries. Must not know: when or by whom the tables are written (`read_model`). Each function reads with the connection
+it is given, in whatever thread that is at home.
+"""
+
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from protocol.ids import ExecutionId, JobKey, job_key, key_prefix
+from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.retention import Candidate
+from requester.read_model import CHAIN
+
+ORDERS: Final = {
+    "created_at": "created_at",
+    "modified_at": "modified_at",
+    "id": "key",
+    "priority": "priority",
+}
+BEGINNING: Final = (float("-inf"), "")
+"""Before the oldest job, for reading them one part after the other."""
+_STANDS: Final = """
+SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
+"""
+_ENTRIES_OF: Final = CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
+
+_job = msgspec.json.Decoder(JobRecord)
+_execution = msgspec.json.Decoder(ExecutionRecord)
+
+
+def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
+    """Jobs that are still in the log and may leave it: deleted ones, and those closed before that time; the oldest first."""
+    deleted = database.execute(
+        "SELECT key, seq, at, cut FROM deleted WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?", (before, limit)
+    ).fetchall()
+    closed = database.execute(
+        "SELECT key, last, modified_at FROM jobs WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
+        (before, limit - len(deleted)),
+    ).fetchall()
+    return [Candidate(key, seq, at, deleted=True, cut=bool(cut)) for key, seq, at, cut in deleted] + [
+        Candidate(key, seq, at) for key, seq, at in closed
+    ]
+
+
+def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -> set[JobKey]:
+    """The jobs of some executions."""
+    found: set[JobKey] = set()
+    for execution in executions:
+        row = database.execute("SELECT key FROM executions WHERE id = ?", (execution,)).fetchone()
+        if row:
+            found.add(row[0])
+    return found
+
+
+def blobs_named(database: sqlite3.Connection) -> set[str]:
+    """The digests of all blobs that jobs in the log name, in any of their versions."""
+    return {row[0] for row in database.execute("SELECT DISTINCT digest FROM blobs")}
+
+
+def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:
+    """Whether there is a job of this key, and the sequence of the entry that deleted one and is still in the log, else 0.
+
+    Some 20 µs, most of them for taking and giving back the file's lock: so one question, not two.
+    """
+    there, deleted = database.execute(_STANDS, (key, key)).fetchone()
+    return bool(there), deleted
+
+
+def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
+    """One job with all its executions, or None."""
+    row = database.execute("SELECT record FROM jobs WHERE key = ?", (key,)).fetchone()
+    return _whole(database, row[0]) if row else None
+
+
+def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int) -> list[JobRecord]:
+    """Jobs that are not closed, the oldest first: so many behind the one of that time and key."""
+    rows = database.execute(
+        "SELECT record FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        " ORDER BY created_at, key LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+    return [_whole(database, row[0]) for row in rows]
+
+
+def last_of_open(
+    database: sqlite3.Connection, after: tuple[float, str], limit: int
+) -> list[tuple[JobKey, float, float, int]]:
+    """Open jobs with when they were made and last moved and the sequence of that, the oldest first: so many behind the one
+    of that time and key."""
+    return database.execute(
+        "SELECT key, created_at, modified_at, last FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        " ORDER BY created_at, key LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+
+
+def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]]:
+    """The entries of one job, in order."""
+    return database.execute(_ENTRIES_OF, (key,)).fetchall()
+
+
+def find(
+    database: sqlite3.Connection, *, name: str = "", prefix: str = "", limit: int = 20
+) -> list[JobRecord]:
+    """Jobs of a name in any namespace, or whose id begins with `prefix`; without their executions."""
+    if name:
+        return list(islice(_named(database, name), limit))
+    key = key_prefix(prefix)
+    rows = database.execute(
+        "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
+        (key, key + "\x7f", prefix, prefix + "\x7f", limit),
+    )
+    return [_job.decode(row[0]) for row in rows]
+
+
+def _named(database: sqlite3.Connection, name: str) -> Iterator[JobRecord]:
+    """The jobs of a name. Its key follows from namespace and name: each namespace is asked, some 10 µs, for no index."""
+    for (namespace,) in database.execute("SELECT name FROM namespaces").fetchall():
+        rows = database.execute(
+            "SELECT record FROM jobs WHERE key = ? AND name = ?", (job_key(namespace, name), name)
+        )
+        yield from (_job.decode(row[0]) for row in rows)
+
+
+def page(
+    database: sqlite3.Connection, *, namespace: str, state: str, order_by: str, reverse: bool
+) -> Iterable[JobRecord]:
+    """Jobs in order, without their executions, read as far as the caller goes on. `order_by` is a key of `ORDERS`."""
+    where: list[str] = []
+    values: list[str] = []
+    if namespace:
+        where.append("namespace = ?")
+        values.append(namespace)
+    if state:
+        where.append("state = ?")
+        values.append(state)
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    direction = "DESC" if reverse else "ASC"
+    rows = database.execute(
+        f"SELECT record FROM jobs {condition} ORDER BY {ORDERS[order_by]} {direction}, key {direction}",
+        values,
+    )
+    return (_job.decode(row[0]) for row in rows)
+
+
+def _whole(database: sqlite3.Connection, data: bytes) -> JobRecord:
+    record = _job.decode(data)
+    rows: Sequence[tuple[bytes]] = database.execute(
+        "SELECT record FROM executions WHERE key = ? ORDER BY rowid", (record.key,)
+    ).fetchall()
+    executions = [_execution.decode(row[0]) for row in rows]
+    return replace(record, executions={each.id: each for each in executions if each.job == record.id})
