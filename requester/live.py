@@ -89,8 +89,9 @@ class Live:
     """One job in memory.
 
     `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on its
-    way to the log, as written and as meant: when the log's reader brings it first, it need not be read again. `deleted` are
-    sequence and time of the entry that deleted it. `life` counts how often all was forgotten before it came to memory.
+    way to the log, as written and as meant: when the log's reader brings it first, it need not be read again. `missed` says
+    that a look was due meanwhile. `deleted` are sequence and time of the entry that deleted it. `life` counts how often all
+    was forgotten before it came to memory.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Live:
         "inputs",
         "key",
         "life",
+        "missed",
         "noted",
         "record",
         "watchers",
@@ -117,6 +119,7 @@ class Live:
         self.behind = 0
         self.deleted: tuple[int, float] | None = None
         self.flying: tuple[bytes, Entry] | None = None
+        self.missed = False
         self.due: float | None = None
         self.inputs: list[Input] = []
         self.noted: dict[ExecutionId, Report] = {}

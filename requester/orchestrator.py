@@ -233,7 +233,8 @@ class Orchestrator:
     # One decision
 
     def decide(self, live: Live) -> None:
-        """Write what follows about a job, unless an entry of it is on its way or must be read first."""
+        """Write what follows about a job; if an entry of it is on its way, or must be read first, after that."""
+        live.missed = live.inflight
         if live.inflight or live.behind:
             return
         if not self._jobs.holds(live):
@@ -351,7 +352,7 @@ class Orchestrator:
                 item.done(outcome)
             if not known:
                 self.after(live, freed)
-            if more or live.inputs:
+            if more or live.inputs or (live.missed and live.record is not None):
                 self.decide(live)
             else:
                 self.let_go(live)

@@ -1,4 +1,4 @@
-"""A job that waits, and an entry of it that is on its way at the moment its turn comes."""
+"""A job's entry is on its way at the moment when its turn comes, or when its time is over."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from protocol.bus import Append, Outcome
+from protocol.clock import ManualClock
+from protocol.jobs import Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
-from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, hold, submit, until
+from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, closed, hold, submit, until
 
 UNSWEPT = replace(QUICK, sweep_s=1_000.0)
 """Nobody looks at all jobs, so none is found that was forgotten."""
@@ -52,3 +54,28 @@ async def test_a_turn_that_comes_too_early_is_kept(tmp_path: Path) -> None:
         async with asyncio.timeout(WITHIN_S):
             await update
             await free.until(lambda node: [run.version for run in node.runs] == [2])
+
+
+async def test_a_time_that_is_over_too_early_is_kept(tmp_path: Path) -> None:
+    """A job is ended whose total timeout passes while the log has its newest entry and has not yet said so."""
+    clock = ManualClock()
+    async with a_cluster(tmp_path, settings=UNSWEPT, clock=clock) as cluster:
+        bus = LateAnswers(cluster.hub)
+        service = await cluster.requester(bus=bus)
+        node = await cluster.node(script=hold)
+        async with asyncio.timeout(WITHIN_S):
+            await submit(service, a_job("brief"))
+            await node.until(lambda node: len(node.runs) == 1)
+
+        bus.answering.clear()
+        brief = a_job("brief", timeouts=Timeouts(total_timeout=1))
+        update = asyncio.create_task(submit(service, brief))
+        await until(service, "brief", lambda job: job.version == 2)
+        await clock.advance(1.5)
+        assert not update.done()
+        bus.answering.set()
+
+        await update
+        record = await closed(service, "brief")
+        assert record.failure is not None
+        assert record.failure.code == "TimedOut.Total"
