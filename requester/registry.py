@@ -35,7 +35,8 @@ _SAVED_TOGETHER: Final = 256
 class NodeCell(Struct, frozen=True, omit_defaults=True):
     """What is kept of a node in its cell. `deleted` is the incarnation that a person deleted; a later one joins again.
 
-    `forgiven_at` is when a person last said that its troubles are over, in unix seconds.
+    `incarnation` is the newest one heard, 0 where that was not kept: a person may delete the node through a requester that
+    has never heard it. `forgiven_at` is when a person last said that its troubles are over, in unix seconds.
     """
 
     info: NodeInfo
@@ -44,6 +45,7 @@ class NodeCell(Struct, frozen=True, omit_defaults=True):
     deleted: int = 0
     cordon: Cordon | None = None
     forgiven_at: float = 0.0
+    incarnation: int = 0
 
 
 class Registry:
@@ -135,7 +137,7 @@ class Registry:
                 held=known.held if beat.held is None else beat.held,
             )
             news = self._fleet.put(node)
-        if cell is None or cell.membership == DELETED or not self._agree(cell.info, beat.node):
+        if cell is None or cell.membership == DELETED or not self._agree(cell, beat):
             self._to_save[id_] = None
         if news:
             _log.info("node", node=id_, connected=connected, membership=node.membership)
@@ -143,14 +145,17 @@ class Registry:
         if node.membership == APPROVED:
             self._heard(beat)
 
-    def _agree(self, cell: NodeInfo, beat: NodeInfo) -> bool:
-        """Whether a node's cell says what its beat says; each pair is compared once."""
-        agreed = self._agreed.get(beat.id)
-        if agreed is not None and agreed[0] is cell and agreed[1] is beat:
-            return True
-        if cell != beat:
+    def _agree(self, cell: NodeCell, beat: Beat) -> bool:
+        """Whether a node's cell says what its beat says; each pair of descriptions is compared once."""
+        if cell.incarnation != beat.incarnation:
             return False
-        self._agreed[beat.id] = cell, beat
+        kept, said = cell.info, beat.node
+        agreed = self._agreed.get(said.id)
+        if agreed is not None and agreed[0] is kept and agreed[1] is said:
+            return True
+        if kept != said:
+            return False
+        self._agreed[said.id] = kept, said
         return True
 
     def _membership(self, cell: NodeCell | None) -> str:
@@ -285,7 +290,14 @@ class Registry:
                 self._take_over(known, self._membership(cell), None)
             return
         if known is None:
-            self._fleet.put(NodeRecord(cell.info, cell.membership, connected=False, cordon=cell.cordon))
+            node = NodeRecord(
+                cell.info,
+                cell.membership,
+                connected=False,
+                incarnation=cell.incarnation,
+                cordon=cell.cordon,
+            )
+            self._fleet.put(node)
             return
         if cell.forgiven_at:
             self._fleet.health.forgive(id_, cell.forgiven_at)
@@ -303,7 +315,7 @@ class Registry:
         if node is None or not is_token(id_):
             return
         cell, revision = self._cells.get(id_, (None, 0))
-        new = NodeCell(node.info, node.membership, cordon=node.cordon)
+        new = NodeCell(node.info, node.membership, cordon=node.cordon, incarnation=node.incarnation)
         if cell is not None:
             new = replace(new, message=cell.message, forgiven_at=cell.forgiven_at)
         saved = await self._bus.put_cell(id_, encode(new), revision=revision)
@@ -318,7 +330,7 @@ class Registry:
                 raise Conflict(f"node {id_} is already {membership.lower()}")
             if membership == DELETED:
                 # All of it: who comes back under that name is a new node.
-                return NodeCell(node.info, DELETED, message, deleted=max(node.incarnation, 1))
+                return NodeCell(node.info, DELETED, message, deleted=max(kept.incarnation, 1))
             return replace(kept, membership=membership, message=message, deleted=0)
 
         node = await self._write(id_, decided)
@@ -350,7 +362,8 @@ class Registry:
                 raise NotFound(f"node {id_} is not known")
             if kept is None or kept.membership == DELETED:
                 kept = NodeCell(node.info, node.membership)
-            new = change(node, replace(kept, info=node.info))
+            newest = max(node.incarnation, kept.incarnation)
+            new = change(node, replace(kept, info=node.info, incarnation=newest))
             saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
             if saved is not None:
                 self._cells[id_] = (new, saved)

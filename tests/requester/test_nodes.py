@@ -8,9 +8,11 @@ from msgspec.structs import replace
 
 from protocol.errors import Failure, NotFound
 from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
+from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.policy import Policy
+from requester.registry import NodeCell
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 
 PATIENT = replace(QUICK, policy=Policy(backoff_s=0.02, backoff_max_s=0.1, join_grace_s=0.2, healthy_s=0.05))
@@ -56,6 +58,29 @@ async def test_a_removed_node_comes_back_as_a_new_one(tmp_path: Path) -> None:
 
         node.incarnation += 1
         await closed(service, await submit(service, a_job()))
+
+
+async def test_a_node_is_removed_by_who_never_heard_it(tmp_path: Path) -> None:
+    """A node that is gone is removed for all requesters, whichever of them is told: also by one that started later and knows
+    of it only from what is kept. It is let in again when it starts anew."""
+    async with a_cluster(tmp_path) as cluster:
+        cells = cluster.hub.cells
+        one = await cluster.requester("r1")
+        node = await cluster.node("n1")
+        await happens(lambda: "n1" in cells)
+        # Started again since it joined: its cell has to say so.
+        node.incarnation += 1
+        await happens(lambda: decode(cells["n1"].data, NodeCell).incarnation == node.incarnation)
+        await cluster.lose(node)
+        two = await cluster.requester("r2")
+        await happens(lambda: two.facts()["nodes"] == 1)
+
+        await two.set_membership("n1", "DELETED", "burnt down")
+        await happens(lambda: one.facts()["nodes"] == two.facts()["nodes"] == 0)
+
+        node.incarnation += 1
+        await cluster.find(node)
+        await happens(lambda: one.facts()["nodes"] == two.facts()["nodes"] == 1)
 
 
 async def test_a_word_about_a_node_that_was_just_removed(tmp_path: Path) -> None:
