@@ -4,11 +4,16 @@ Knows: the one request by which servers take a signed account, and what they ans
 
 Any server of a cluster hands the request on to all; each keeps what it was told on its disk, and one that was away takes
 it over from the others when it is back. A user whose key is revoked is cut off by the server it is connected to.
+
+A server compares a new connection with the account first and counts it among its connections after that; when it is told of
+a change in between, it looks for whom to cut off among the others alone (nats-server 2.15, `auth.go` and `accounts.go`), and
+one that was cut off a moment ago at another server comes in just then. So each change is told twice, signed anew, and the
+second time when the first was answered.
 """
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,9 +51,9 @@ class _Answer(Struct, frozen=True):
     error: _Word | None = field(default=None)
 
 
-async def push(url: str, messenger: str, accounts: Mapping[str, str]) -> list[str]:
-    """Give the servers at `url` these signed accounts, as one with the credentials `messenger`; the names of those that took
-    them all.
+async def push(url: str, messenger: str, signed: Sequence[Mapping[str, str]]) -> list[str]:
+    """Give the servers at `url` these signed accounts, one signing after the other, as one with the credentials `messenger`;
+    the names of those that took them all.
 
     Raises `Denied` (a server refuses an account) and `Unavailable` (none answers).
     """
@@ -60,7 +65,7 @@ async def push(url: str, messenger: str, accounts: Mapping[str, str]) -> list[st
         wire = Wire()
         await wire.open(url, name="shoal keys", inbox="_INBOX", wait_s=CONNECT_S, credentials=proof)
         try:
-            took = [await _update(wire, name, jwt) for name, jwt in accounts.items()]
+            took = [await _update(wire, name, jwt) for accounts in signed for name, jwt in accounts.items()]
         finally:
             await wire.shut()
     return sorted(set.intersection(*took)) if took else []

@@ -78,8 +78,8 @@ def list_enrolled(*, keys: Keys = None, how: ListFormat = ListFormat()) -> int:
 def push(*, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None) -> int:
     """Tell the NATS servers of the accounts as they are: after an upgrade, or when `revoke` could not reach them."""
     with _changing(keys) as keyring:
-        accounts, messenger = keyring.renewed(), keyring.messenger()
-    _tell_servers(nats, config, messenger, accounts)
+        signed, messenger = keyring.renewed(), keyring.messenger()
+    _tell_servers(nats, config, messenger, signed)
     return Exit.OK
 
 
@@ -218,9 +218,9 @@ def _rotate(
 
         with _changing(keys) as keyring:
             old = keyring.finish(role, name)
-            accounts, messenger = keyring.renewed(), keyring.messenger()
+            signed, messenger = keyring.renewed(), keyring.messenger()
         account = ACCOUNT_OF[role]
-        _tell_servers(nats, config, messenger, {account: accounts[account]})
+        _tell_servers(nats, config, messenger, [{account: accounts[account]} for accounts in signed])
         tell(f"{len(old)} old key(s) of {role} {name} count no more.")
         return Exit.OK
     path = out or Path(f"{name}.creds")
@@ -240,20 +240,20 @@ def _revoke(role: str, name: str, keys: Path | None, nats: list[str] | None, con
 
     with _changing(keys) as keyring:
         old = keyring.revoke(role, name)
-        accounts, messenger = keyring.renewed(), keyring.messenger()
+        signed, messenger = keyring.renewed(), keyring.messenger()
     account = ACCOUNT_OF[role]
-    _tell_servers(nats, config, messenger, {account: accounts[account]})
+    _tell_servers(nats, config, messenger, [{account: accounts[account]} for accounts in signed])
     tell(f"{role} {name} may not connect any more ({', '.join(old)}).")
     return Exit.OK
 
 
 def _tell_servers(
-    nats: list[str] | None, config: list[str] | None, messenger: str, accounts: dict[str, str]
+    nats: list[str] | None, config: list[str] | None, messenger: str, signed: list[dict[str, str]]
 ) -> None:
     from deploy.accounts import push as push_accounts
 
     try:
-        took = asyncio.run(push_accounts(_servers(nats, config), messenger, accounts))
+        took = asyncio.run(push_accounts(_servers(nats, config), messenger, signed))
     except Fault as fault:
         fault.hint = (
             f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
