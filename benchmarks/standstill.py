@@ -1,6 +1,6 @@
 """How long an event loop stands still, how much of that its process can do anything about, and where it stood.
 
-Knows: how late a timer of a millisecond comes, and what every thread did meanwhile. Must not know: what the loop is for.
+Knows: how late a timer of a millisecond comes, and what its thread did meanwhile. Must not know: what the loop is for.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Delay(Struct, frozen=True):
 
     That is the kernel's run delay: other processes' turns, on a machine that has more to do than processors. What the loop
     itself does and what it waits for other threads of its process (the interpreter's lock) is not in it. `where` is what
-    all threads did when the loop was late by `STILL_S`, the last call first; empty for a loop that was not.
+    the loop's thread did when it was late by `STILL_S`, the last call first; empty for a loop that was not.
     """
 
     late_s: float
@@ -41,7 +41,9 @@ class Watcher:
     """Measures the ticks of the loop that it is used on; a context manager, one in a process.
 
     Where a loop stands can't be told by the loop, nor by another thread, if the interpreter's lock is what it waits for. So
-    the kernel is asked for a signal, and its handler, which is faulthandler's, needs neither.
+    the kernel is asked for a signal, and its handler, which is faulthandler's, needs neither. It tells of the thread alone
+    that it interrupts, the main one where that takes signals: the frames of others move while they are read, and reading
+    them has ended a benchmark with a segmentation fault.
     """
 
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ class Watcher:
 
     def __enter__(self) -> Self:
         self._told = os.memfd_create("standstill")
-        faulthandler.register(signal.SIGALRM, self._told, all_threads=True)
+        faulthandler.register(signal.SIGALRM, self._told, all_threads=False)
         return self
 
     def __exit__(
