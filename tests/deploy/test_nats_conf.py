@@ -393,10 +393,13 @@ async def test_a_node_cannot_aim_an_answer(connect: Connect) -> None:
         answering(requester, "blob.read", b"bytes") as reads,
     ):
         for target in (*targets, "node.n2.logs"):
+            # One after the other: of two at once with one reply subject, one was lost once, and it is not known why.
             await node.client.publish("report.n1.0", b"", reply=target)
-            await node.client.publish("blob.read", b"", reply=target)
             await asyncio.wait_for(reports.get(), ANSWER_S)
+            await requester.client.flush()
+            await node.client.publish("blob.read", b"", reply=target)
             await asyncio.wait_for(reads.get(), ANSWER_S)
+            await requester.client.flush()
         await node.client.publish("report.n1.0", b"", reply="$JS.ACK.JOBS.x.1.1.1.1.1")
         await node.refused("$JS.ACK.JOBS")
         await requester.client.flush()
