@@ -15,11 +15,10 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.ids import ExecutionId
-from protocol.jobs import Amounts
+from protocol.jobs import NOTHING, Amounts
 
 LOOKAHEAD: Final = 64
 """How many behind a waiting head are looked at: so a long line costs no more than a short one."""
-NOTHING: Final = Amounts()
 
 
 class Held(Struct, frozen=True):

@@ -103,6 +103,9 @@ class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
         )
 
 
+NOTHING: Final = Amounts()
+
+
 class Port(Struct, frozen=True, gc=False, rename="pascal"):
     """A published port: `static` on the host (0 = any free one), `target` in the container (0 = the same)."""
 

@@ -10,14 +10,13 @@ from typing import Final
 from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, NodeId
-from protocol.jobs import Amounts
+from protocol.jobs import NOTHING, Amounts
 from requester.core.health import Health, Trouble
 from requester.core.host import Host, Promise
 from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
 from requester.core.standing import Demand, Standing, standing
 
-_NOTHING: Final = Amounts()
 _STANDINGS_MAX: Final = 1_000_000
 """Nodes in all standings that are kept,"""
 _DEMANDS_MIN: Final = 64
@@ -62,10 +61,12 @@ class Fleet:
         self._hosts = _Hosts()
         self.host: Callable[[NodeId], Host] = self._hosts.__getitem__
         """What is promised on a node, and what is left."""
+        self._holding: dict[NodeId, None] = {}
+        """Those on which anything is promised: asked for ten times a second, and few of ten thousand."""
         self._holders: dict[str, dict[NodeId, None]] = {}
         self._standings: dict[Demand, Standing] = {}
         self._used: dict[str, _Used] = {}
-        self._whole = _NOTHING
+        self._whole = NOTHING
         self.health = Health()
         self.troubled: Mapping[NodeId, Trouble] = self.health.troubled
         """The nodes on which work has failed lately for reasons around it."""
@@ -93,7 +94,7 @@ class Fleet:
             return False
         self._standings.clear()
         if known is None or known.info is not node.info:
-            self._whole = self._whole + node.info.capacity - (known.info.capacity if known else _NOTHING)
+            self._whole = self._whole + node.info.capacity - (known.info.capacity if known else NOTHING)
         self._host(node.info.id).resize(node.info.capacity)
         return True
 
@@ -109,7 +110,7 @@ class Fleet:
             self._note_inputs(node, known.held, {})
             self._whole = self._whole - known.info.capacity
             self._standings.clear()
-            self._hosts[node].resize(_NOTHING)
+            self._hosts[node].resize(NOTHING)
             self._let_go(node)
 
     def hold(
@@ -126,9 +127,10 @@ class Fleet:
 
         `stays`: it is a service's or daemon's, which is not meant to end.
         """
-        host = self._hosts.get(node) or self._host(node)
+        host = self._host(node)
         if execution not in host.held:
             host.hold(execution, Promise(amounts, ports, namespace, stays))
+            self._holding[node] = None
             used = self._used.get(namespace)
             if used is None:
                 used = self._used[namespace] = _Used()
@@ -136,14 +138,16 @@ class Fleet:
 
     def release(self, node: NodeId, execution: ExecutionId) -> bool:
         """Give back what an execution held. True if it held anything."""
-        host = self._hosts.get(node)
-        promise = host.release(execution) if host is not None else None
+        host = self._hosts[node]
+        promise = host.release(execution)
         if promise is None:
             return False
         used = self._used[promise.namespace]
         used.add(promise.amounts, -1)
         if not used.count:
             del self._used[promise.namespace]
+        if not host.held:
+            del self._holding[node]
         if node not in self.nodes:
             self._let_go(node)
         return True
@@ -169,7 +173,7 @@ class Fleet:
 
     def holders(self) -> list[NodeId]:
         """The nodes that hold anything."""
-        return [node for node, host in self._hosts.items() if host.held]
+        return list(self._holding)
 
     def standing(self, demand: Demand) -> Standing:
         """How all nodes stand towards a demand; worked out once until a node changes."""
@@ -210,7 +214,10 @@ class Fleet:
                 holders[node] = None
 
     def _host(self, node: NodeId) -> Host:
-        return self._hosts.setdefault(node, Host(node))
+        host = self._hosts.get(node)
+        if host is None:
+            host = self._hosts[node] = Host(node)
+        return host
 
     def _let_go(self, node: NodeId) -> None:
         """Forget a node that is not known any more, once nothing is promised on it."""

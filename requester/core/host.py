@@ -12,9 +12,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, NodeId
-from protocol.jobs import CPU_TOLERANCE, Amounts
+from protocol.jobs import CPU_TOLERANCE, NOTHING, Amounts
 
-_NOTHING: Final = Amounts()
 _ROOMY: Final = 1 / 8
 """A node of which so much is free, in every respect, is roomy."""
 
@@ -48,8 +47,8 @@ class Host(Struct, eq=False):
     inputs: Mapping[str, int] = {}
     ports: frozenset[int] = frozenset()
     held: dict[ExecutionId, Promise] = field(default_factory=dict)
-    capacity: Amounts = _NOTHING
-    passing: Amounts = _NOTHING
+    capacity: Amounts = NOTHING
+    passing: Amounts = NOTHING
 
     @property
     def free(self) -> Amounts:

@@ -4,16 +4,13 @@ Knows: what it has taken and given back so far, and what is kept for others. Mus
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from protocol.ids import NodeId
-from protocol.jobs import Amounts
+from protocol.jobs import NOTHING, Amounts
 from requester.core.fleet import Fleet
 from requester.core.host import Host
 from requester.core.model import ExecutionRecord
 from requester.core.standing import Demand
-
-_NOTHING: Final = Amounts()
 
 
 class Remaining:
@@ -30,7 +27,7 @@ class Remaining:
         self.troubled = fleet.troubled
         self.having = fleet.having
         for node in self._limits:
-            self._change(node, _NOTHING)
+            self._change(node, NOTHING)
 
     def take(self, node: NodeId, demand: Demand) -> None:
         """Promise what a task demands."""
@@ -38,7 +35,7 @@ class Remaining:
 
     def give_back(self, execution: ExecutionRecord, demand: Demand) -> None:
         """Count on what an execution leaves, which had the same ports; its node waits until that is so."""
-        self._change(execution.node, _NOTHING - execution.amounts, given=demand.ports)
+        self._change(execution.node, NOTHING - execution.amounts, given=demand.ports)
 
     def take_again(self, execution: ExecutionRecord, demand: Demand) -> None:
         """Undo `give_back`."""
@@ -50,13 +47,13 @@ class Remaining:
 
     def unlimited(self, node: NodeId) -> Amounts:
         """What is free on a node, that which is kept for others included."""
-        return self._fleet.host(node).free - self._taken.get(node, _NOTHING)
+        return self._fleet.host(node).free - self._taken.get(node, NOTHING)
 
     def _change(
         self, node: NodeId, amounts: Amounts, *, taken: Iterable[int] = (), given: Iterable[int] = ()
     ) -> None:
         host = self.of(node)
-        in_all = self._taken[node] = self._taken.get(node, _NOTHING) + amounts
+        in_all = self._taken[node] = self._taken.get(node, NOTHING) + amounts
         free, limit = self.unlimited(node), self._limits.get(node)
         if limit is not None:
             free = smaller(free, limit - in_all)
