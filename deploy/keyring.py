@@ -218,13 +218,17 @@ class Keyring:
             for name in claims.ACCOUNTS
         }
 
-    def renewed(self) -> list[dict[str, str]]:
-        """The accounts signed anew, so that servers take them for newer than what they have; twice, as they are told."""
+    def renewed(self, role: str = "") -> list[dict[str, str]]:
+        """The accounts, or that of a role alone, signed anew, so that servers take them for newer than what they have;
+        twice, as they are told.
+        """
+        wanted = (claims.ACCOUNT_OF[role],) if role else claims.ACCOUNTS
         signed = []
         for _ in range(2):
             # The servers compare whole seconds.
             self._book.signed_at = max(_now(), self._book.signed_at + 1)
-            signed.append(self.accounts())
+            accounts = self.accounts()
+            signed.append({name: accounts[name] for name in wanted})
         self._save()
         return signed
 

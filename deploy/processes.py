@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
@@ -154,7 +155,8 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
     found: list[int] = []
     ports = _for_servers()
     # Not the shared generator, which tests give a seed.
-    for port in SystemRandom().sample(ports, len(ports)):
+    first = SystemRandom().randrange(len(ports))
+    for port in chain(ports[first:], ports[:first]):
         if len(found) == count:
             break
         if port not in _given and _is_free(host, port):

@@ -254,12 +254,7 @@ async def nats_server(
             async def answers() -> bool:
                 return listening.exists() and await _answers(f"http://{LOOPBACK}:{ports[1]}/healthz")
 
-            try:
-                await process.ready(answers)
-            except BaseException:
-                await process.kill()
-                raise
-            return process
+            return await _ready(process, answers)
 
         return NatsServer(start, host, keys, port=ports[0], monitor_port=ports[1])
 
@@ -433,15 +428,19 @@ def _starter(
     """A function that starts `command` and returns the process when it answers."""
 
     async def start() -> Process:
-        process = Process.start(command, name=name, log=log, env=env)
-        try:
-            await process.ready(answers)
-        except BaseException:
-            await process.kill()
-            raise
-        return process
+        return await _ready(Process.start(command, name=name, log=log, env=env), answers)
 
     return start
+
+
+async def _ready(process: Process, answers: Callable[[], Awaitable[bool]]) -> Process:
+    """The process when it answers; one that does not, or for which nobody waits any more, is ended."""
+    try:
+        await process.ready(answers)
+    except BaseException:
+        await process.kill()
+        raise
+    return process
 
 
 def _versitygw(

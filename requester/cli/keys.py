@@ -214,13 +214,10 @@ def _rotate(
     config: list[str] | None,
 ) -> int:
     if finish:
-        from deploy.claims import ACCOUNT_OF
-
         with _changing(keys) as keyring:
             old = keyring.finish(role, name)
-            signed, messenger = keyring.renewed(), keyring.messenger()
-        account = ACCOUNT_OF[role]
-        _tell_servers(nats, config, messenger, [{account: accounts[account]} for accounts in signed])
+            signed, messenger = keyring.renewed(role), keyring.messenger()
+        _tell_servers(nats, config, messenger, signed)
         tell(f"{len(old)} old key(s) of {role} {name} count no more.")
         return Exit.OK
     path = out or Path(f"{name}.creds")
@@ -236,13 +233,10 @@ def _rotate(
 
 
 def _revoke(role: str, name: str, keys: Path | None, nats: list[str] | None, config: list[str] | None) -> int:
-    from deploy.claims import ACCOUNT_OF
-
     with _changing(keys) as keyring:
         old = keyring.revoke(role, name)
-        signed, messenger = keyring.renewed(), keyring.messenger()
-    account = ACCOUNT_OF[role]
-    _tell_servers(nats, config, messenger, [{account: accounts[account]} for accounts in signed])
+        signed, messenger = keyring.renewed(role), keyring.messenger()
+    _tell_servers(nats, config, messenger, signed)
     tell(f"{role} {name} may not connect any more ({', '.join(old)}).")
     return Exit.OK
 
