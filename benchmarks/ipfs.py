@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import psutil
 
 from benchmarks.record import Figure, figure
-from benchmarks.standstill import Delay, Watcher, worst
+from benchmarks.standstill import MARK, Delay, Watcher, show, worst
 from benchmarks.transfers import ROUNDS, SMALL_FILES, fetcher, made_small, run, scratch_with_data, turns
 from deploy.programs import Missing, need
 from deploy.servers import Kubo, kubo
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 MARK_GET: Final = "at most 0.8 times"
 MARK_ADD: Final = "at most 1.1 times"
-STILL_MARK_S: Final = 0.02
 LARGE: Final = "1 GiB file"
 SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
 
@@ -167,8 +166,7 @@ class Watch:
     def figures(self) -> list[Figure]:
         """The longest pause and the most memory, of all transfers together; where the loop stood is printed."""
         still = worst(self.delays)
-        if still.own_s > STILL_MARK_S:
-            print(f"the loop stood still for {still.own_s * 1e3:.1f} ms, here:\n{still.where}", flush=True)
+        show(still.own_s, still.where)
         return [
             figure(
                 "event loop stood still during IPFS transfers, longest",
@@ -181,7 +179,7 @@ class Watch:
                 "event loop stood still during IPFS transfers, without waiting for a free processor",
                 [still.own_s * 1e3],
                 "ms",
-                mark=f"at most {STILL_MARK_S * 1e3:g} ms",
+                mark=MARK,
             ),
             figure(
                 "memory of the process in IPFS transfers",

@@ -23,6 +23,7 @@ from benchmarks.client import Connection, body_of, connections
 from benchmarks.jobs import MODULE
 from benchmarks.processes import Usage
 from benchmarks.record import Figure, figure
+from benchmarks.standstill import MARK, show
 from deploy.devstack import Cluster, Part, cluster
 from deploy.programs import Missing, need
 from deploy.servers import S3Server, s3_server
@@ -32,7 +33,6 @@ FETCHED_BYTES: Final = 1 << 30
 ROUNDS: Final = 40
 FETCHES: Final = 3
 SETTLE_S: Final = 5.0
-STILL_MARK_MS: Final = 20.0
 NODE: Final = "probed"
 BUCKET: Final = "bench"
 
@@ -132,8 +132,7 @@ async def _fetched(client: Connection, s3: S3Server, probe: Probe) -> list[Figur
         told = await probe.ask()
         late.append(told["late_ms"])
         own.append(told["own_ms"])
-        if told["own_ms"] > STILL_MARK_MS:
-            print(f"the loop stood still for {told['own_ms']:.1f} ms, here:\n{told['where']}", flush=True)
+        show(told["own_ms"] / 1e3, told["where"])
     return [
         figure("job that fetches 1 GiB from S3, submit to completed", took, "s"),
         figure("longest stand-still of the node's loop meanwhile", late, "ms"),
@@ -141,7 +140,7 @@ async def _fetched(client: Connection, s3: S3Server, probe: Probe) -> list[Figur
             "longest stand-still of the node's loop, without waiting for a free processor",
             own,
             "ms",
-            mark=f"at most {STILL_MARK_MS:g} ms",
+            mark=MARK,
         ),
     ]
 

@@ -2,7 +2,7 @@
 
 Knows: how late a timer of a millisecond comes. Must not know: what the node is doing. At the end, and on SIGUSR1, the
 longest delays since the last one are written to FILE, in milliseconds: as they were, and without the wait for a
-free processor, with what all threads did then.
+free processor, with what the loop's thread did then.
 """
 
 import asyncio

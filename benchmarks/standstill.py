@@ -14,8 +14,11 @@ from typing import Final, Self
 from msgspec import Struct
 
 TICK_S: Final = 0.001
-STILL_S: Final = 0.01
-"""A loop that is late by so much is looked at: half of what we allow."""
+MARK_S: Final = 0.02
+"""No loop may stand still for longer by its own doing."""
+MARK: Final = f"at most {MARK_S * 1e3:g} ms"
+STILL_S: Final = MARK_S / 2
+"""A loop that is late by so much is looked at."""
 _NS: Final = 1e-9
 
 
@@ -79,6 +82,12 @@ class Watcher:
         os.lseek(self._told, 0, os.SEEK_SET)
         os.ftruncate(self._told, 0)
         return text
+
+
+def show(own_s: float, where: str) -> None:
+    """Print where a loop stood, if that was longer than we allow."""
+    if own_s > MARK_S:
+        print(f"the loop stood still for {own_s * 1e3:.1f} ms, here:\n{where}", flush=True)
 
 
 def worst(delays: list[Delay]) -> Delay:

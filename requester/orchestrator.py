@@ -355,7 +355,7 @@ class Orchestrator:
             if more or live.inputs or (live.missed and live.record is not None):
                 self.decide(live)
             else:
-                self.let_go(live)
+                self.forget_gone(live)
             return
         self._give_back(live.key, entry)
         if not self._jobs.holds(live):
@@ -401,7 +401,7 @@ class Orchestrator:
         self.turns.everything()
         self._want_queue()
 
-    def let_go(self, live: Live) -> None:
+    def forget_gone(self, live: Live) -> None:
         """Forget a job of which nothing is left, if the log's reader has come to its last entry; else the reader does it."""
         if live.record is None and self._position() >= live.guard:
             self._jobs.forget(live)

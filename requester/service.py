@@ -213,7 +213,7 @@ class Service:
         while live.record is not None and live.record.id == record.id:
             await self._written(live, deleted, record.id)
             live = await self._still(live)
-        self._orchestrator.let_go(live)
+        self._orchestrator.forget_gone(live)
         return record
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
@@ -412,7 +412,7 @@ class Service:
                     yield JobUpdate(progress=update)
         finally:
             live.watchers.remove(watcher)
-            self._orchestrator.let_go(live)
+            self._orchestrator.forget_gone(live)
 
     async def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False

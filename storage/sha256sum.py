@@ -4,6 +4,7 @@ Knows: the list's form and order. Must not know: whose tree it is. Blocks; call 
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from protocol.errors import Broken
 from storage.threads import Stop
-from storage.tree import Entry, Kind, Limits, digest_file, open_inside, walk
+from storage.tree import Entry, Kind, Limits, digest_file, open_inside, text_of, walk
 
 LIMITS: Final = Limits(entries=10_000_000)
 _ESCAPED: Final = re.compile(rb"\\[\\nr]")
@@ -55,7 +56,7 @@ def lines_in(text: bytes) -> Iterator[tuple[str, str]]:
             raise Broken("a list of files has a line that sha256sum does not write")
         if escaped:
             name = _ESCAPED.sub(lambda found: _MEANT[found[0]], name)
-        yield name.decode(errors="backslashreplace"), sha256.decode(errors="replace")
+        yield text_of(os.fsdecode(name)), sha256.decode(errors="replace")
 
 
 def total_of(folder: Path, stop: Stop) -> Total:
