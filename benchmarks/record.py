@@ -3,10 +3,12 @@
 Knows: figures, marks and their file. Must not know: what was measured.
 """
 
+import functools
 import json
 import os
 import re
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,13 @@ from msgspec import Struct
 RESULTS: Final = Path(__file__).parent / "results.json"
 REGRESSION: Final = 1.15
 """From this factor on a figure that became worse is a regression."""
+
+PACE_TURNS: Final = 1_000_000
+PACE_TRIES: Final = 5
+TIMES: Final = ("ms", "s", "%")
+"""Units of which a slower processor makes more; the share of a core is a time each second."""
+RATES: Final = ("jobs/s", "1/s")
+"""Units of which a slower processor makes less."""
 
 _MARK: Final = re.compile(r"at (most|least) ([\d,.]+)( times)?")
 
@@ -37,6 +46,8 @@ class Figure(Struct, frozen=True):
     runs: int
     load_average: float
     mark: str = ""
+    pace_ms: float = 0.0
+    """What the processor took for one fixed piece of work then (`pace_ms`); 0 in files of before it was taken."""
 
     @property
     def met(self) -> bool | None:
@@ -73,7 +84,26 @@ def figure(
         runs=len(values),
         load_average=round(os.getloadavg()[0], 2),
         mark=mark,
+        pace_ms=pace_ms(),
     )
+
+
+@functools.cache
+def pace_ms() -> float:
+    """Milliseconds of processor time that the interpreter needs for a fixed count of additions, the best of a few; taken
+    once a run.
+
+    Machines of one kind differ by a factor of three in it, and one machine from day to day: without it a figure in
+    milliseconds says as much of the machine as of what ran on it.
+    """
+    tries = []
+    for _ in range(PACE_TRIES):
+        began = time.process_time()
+        total = 0
+        for turn in range(PACE_TURNS):
+            total += turn
+        tries.append((time.process_time() - began) * 1e3)
+    return round(min(tries), 1)
 
 
 def show(one: Figure) -> None:
@@ -81,10 +111,8 @@ def show(one: Figure) -> None:
     beside = f"  {one.peer} {one.peer_value:g} {one.unit}, ratio {one.ratio:g}" if one.peer else ""
     verdict = "" if one.met is None else "met: " if one.met else "MISSED: "
     mark = f"  [{verdict}{one.mark}]" if one.mark else ""
-    print(
-        f"{one.name:44} {one.value:10g} {one.unit:7}{beside}{mark}  (n={one.runs}, load {one.load_average:g})",
-        flush=True,
-    )
+    how = f"(n={one.runs}, load {one.load_average:g}, pace {one.pace_ms:g} ms)"
+    print(f"{one.name:44} {one.value:10g} {one.unit:7}{beside}{mark}  {how}", flush=True)
 
 
 def keep(figures: Sequence[Figure]) -> None:
@@ -103,7 +131,7 @@ class Change(Struct, frozen=True):
     """One figure in two results files, None where a file lacks it.
 
     What is compared is the ratio to the peer measured in the same run, as it depends least on the machine; without a peer
-    the value.
+    the value, and of a time or a rate what it would have been at the older one's pace.
     """
 
     name: str
@@ -118,6 +146,12 @@ class Change(Struct, frozen=True):
         was, is_ = self.before.value, self.after.value
         if self.before.ratio and self.after.ratio:
             was, is_ = self.before.ratio, self.after.ratio
+        elif self.before.pace_ms and self.after.pace_ms:
+            slower = self.after.pace_ms / self.before.pace_ms
+            if self.after.unit in TIMES:
+                is_ /= slower
+            elif self.after.unit in RATES:
+                is_ *= slower
         if not was or not is_:
             return 0.0
         return is_ / was if self.before.better == "less" else was / is_
