@@ -403,7 +403,7 @@ class Jobs:
 
     def _began(self, execution: ExecutionRecord, live: Live) -> None:
         assert live.record is not None
-        self.promise(live.record.spec, execution.node, execution.id, execution.amounts)
+        self.promise(live.record.spec_of(execution), execution.node, execution.id, execution.amounts)
         if execution.id not in self.key_of_execution:
             self.key_of_execution[execution.id] = live.key
             self.told_at[execution.id] = self._clock.elapsed()

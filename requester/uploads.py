@@ -72,7 +72,7 @@ def check(asked: UploadRequest, node: NodeId, jobs: Jobs) -> None:
         raise Unavailable(f"execution {asked.execution} is not known here yet")
     if execution.node != node or not execution.open:
         raise Denied(f"execution {asked.execution} is not for {node} to publish", kind="Execution")
-    if live.record.spec.tasks[0].publisher.type.lower() != MANAGED:
+    if live.record.spec_of(execution).task.publisher.type.lower() != MANAGED:
         raise Denied(f"job {asked.job} does not publish to the managed bucket", kind="Publisher")
 
 

@@ -155,5 +155,5 @@ def inputs_of(record: JobRecord, partition: int) -> list[str]:
 def _room(case: Case) -> Remaining:
     room = Remaining(case.view.fleet, case.limits)
     for execution in case.left:
-        room.give_back(execution, case.demand)
+        room.give_back(execution)
     return room

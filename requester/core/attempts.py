@@ -6,7 +6,7 @@ Knows: how to read the executions of a job's present version. Must not know: wha
 from collections.abc import Iterable
 
 from protocol.ids import NodeId
-from protocol.states import ExecutionState
+from protocol.states import ENDS, ExecutionState
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Rule, cause_of, mendable, rest_s, sent_away
 
@@ -43,8 +43,7 @@ class Attempts:
             self.losses += 1
         elif cause_of(execution):
             self.failures += 1
-        short_lived = execution.modified_at - execution.created_at < rule.backoff_max_s
-        self.streak = self.streak + 1 if short_lived else 0
+        self.streak = self.streak + 1 if _ran_s(execution) < rule.backoff_max_s else 0
 
     def ready_at(self, rule: Rule) -> float:
         """When the next attempt may begin, in unix seconds: after a rest, unless the last one was lost or refused."""
@@ -70,6 +69,15 @@ class Attempts:
         tried = self.streak if rule.restarts else self.failures
         too_often = rule.attempts_max and tried >= rule.attempts_max
         return bool(too_often or (rule.losses_max and self.losses > rule.losses_max))
+
+
+def _ran_s(execution: ExecutionRecord) -> float:
+    """How long a program ran, by its node's clock: what came before, an image that was fetched for instance, is no run."""
+    began = next((stage.at for stage in execution.stages if stage.state is ExecutionState.RUNNING), None)
+    if began is not None and execution.stages[-1].state in ENDS:
+        return execution.stages[-1].at - began
+    never = began is None and execution.stages
+    return 0.0 if never else execution.modified_at - execution.created_at
 
 
 _newest: list[tuple[JobRecord, Rule, dict[int, Attempts]]] = []

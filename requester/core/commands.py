@@ -14,8 +14,9 @@ from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 
 
 def run(record: JobRecord, execution: ExecutionRecord) -> Run:
-    """The order to run an execution, complete. A job's total time bounds its executions if nothing else does."""
-    spec = record.spec
+    """The order to run an execution as its version asked for, complete. A job's total time bounds its executions if nothing
+    else does."""
+    spec = record.spec_of(execution)
     timeouts = spec.task.timeouts
     limit = 0 if spec.type in LONG_RUNNING else timeouts.execution_timeout or timeouts.total_timeout
     return Run(

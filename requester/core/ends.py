@@ -5,18 +5,21 @@ know: nodes, or the queue.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from protocol.entries import Closed
 from protocol.errors import Failure
 from protocol.ids import NodeId
 from protocol.states import ExecutionState, JobState
 from requester.core.attempts import Attempts, by_node, by_partition
-from requester.core.giving_up import too_long
+from requester.core.giving_up import NODE_LOST, too_long
 from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
-from requester.core.policy import Policy, mendable, rule_of
+from requester.core.policy import Policy, cause_of, mendable, rule_of
 from requester.core.standing import NO_SUITABLE_NODE
 
 S = ExecutionState
+TOLD_MAX: Final = 8
+"""Parts that are named one by one."""
 
 
 def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
@@ -31,8 +34,11 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
         # A version that does not come up must not take down the one that runs; the update stands still.
         return None
     rule = rule_of(spec, policy)
+    # What a daemon does on other nodes goes on when it cannot run on one: that node has it no more.
+    elsewhere = spec.type == "daemon" and any(map(_came_up, current))
     for execution in current:
-        if _invalid(execution) or (spec.type != "ops" and not mendable(execution, rule)):
+        lasting = spec.type != "ops" and not elsewhere and not mendable(execution, rule)
+        if _invalid(execution) or lasting:
             return failed(execution.failure)
     if spec.type not in EVERYWHERE and (rule.attempts_max or rule.losses_max):
         for attempts in by_partition(record, rule).values():
@@ -50,6 +56,12 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     ):
         return failed(_waited(record.queued, limit))
     return None
+
+
+def _came_up(execution: ExecutionRecord) -> bool:
+    """Whether an execution's program runs, or has run."""
+    told = any(stage.state is S.RUNNING for stage in execution.stages)
+    return told or execution.state in (S.RUNNING, S.COMPLETED) or cause_of(execution) == "program"
 
 
 def _waited(reason: Failure, limit_s: int) -> Failure:
@@ -103,7 +115,26 @@ def ops_end(record: JobRecord, there: Collection[NodeId], policy: Policy) -> Clo
         if node in there and not refused and not attempts.over(rule):
             return None
         unfinished = unfinished or attempts.last
-    return Closed(JobState.COMPLETED) if unfinished is None else failed(unfinished.failure)
+    if unfinished is not None:
+        return failed(unfinished.failure)
+    unread = _unread(record)
+    return Closed(JobState.COMPLETED) if unread is None else failed(unread)
+
+
+def _unread(record: JobRecord) -> Failure | None:
+    """Why inputs that are shared out among nodes have not been read whole, or None."""
+    current = record.current()
+    parts = max((each.partitions for each in current), default=0)
+    unread = sorted(set(range(parts)).difference(each.partition for each in current))
+    if not unread:
+        return None
+    told = ", ".join(map(str, unread[:TOLD_MAX])) + (", …" if len(unread) > TOLD_MAX else "")
+    return Failure(
+        code=NODE_LOST,
+        message=f"{len(unread)} of the {parts} parts of its inputs were read by nobody (part {told}): "
+        "the nodes that they were meant for left before they could begin",
+        hint="run it again: job rerun",
+    )
 
 
 def reason_to_cancel(end: Closed) -> Failure:

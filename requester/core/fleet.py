@@ -189,6 +189,11 @@ class Fleet:
         known = self.nodes.get(node)
         return known is not None and known.membership in (REJECTED, DELETED)
 
+    def cordoned(self, node: NodeId) -> bool:
+        """Whether a person keeps new work from the node."""
+        known = self.nodes.get(node)
+        return known is not None and known.cordon is not None
+
     def drain_by(self, node: NodeId) -> float | None:
         """When the last work has to be off a node that is drained, in unix seconds."""
         known = self.nodes.get(node)

@@ -147,6 +147,7 @@ def _submitted(record: JobRecord | None, event: Submitted, job: JobId, at: float
         queued=None,
         queued_at=None,
         warnings=event.warnings,
+        earlier={**record.earlier, record.version: record.spec},
     )
 
 
@@ -242,6 +243,10 @@ def accepts(execution: ExecutionRecord, state: ExecutionState) -> bool:
 
 def _settled(record: JobRecord, at: float) -> JobRecord:
     """The record with the state that its events add up to; a version that is closed keeps its own."""
+    if record.earlier:
+        going_on = {each.version for each in record.open()}
+        kept = {version: spec for version, spec in record.earlier.items() if version in going_on}
+        record = replace(record, earlier=kept)
     if record.closed:
         return replace(record, modified_at=at)
     queued: Failure | None = record.queued

@@ -62,7 +62,7 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
     `executions` holds all attempts, of earlier versions too, in the order of their assignment; but for `forgotten` old ones
-    of a service or daemon.
+    of a service or daemon. `earlier` is what earlier versions asked for, as long as executions of them go on.
     """
 
     id: JobId
@@ -81,12 +81,17 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     queued_at: float | None = None
     warnings: list[str] = field(default_factory=list)
     forgotten: int = 0
+    earlier: dict[int, Job] = field(default_factory=dict)
     executions: dict[ExecutionId, ExecutionRecord] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
         """Whether this version has its final state."""
         return self.state in JOB_ENDS
+
+    def spec_of(self, execution: ExecutionRecord) -> Job:
+        """What the version asked for that an execution is of."""
+        return self.earlier.get(execution.version, self.spec) if self.earlier else self.spec
 
     def current(self) -> list[ExecutionRecord]:
         """The executions of the present version."""

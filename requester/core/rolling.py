@@ -56,10 +56,10 @@ def _has_place(execution: ExecutionRecord, case: Case, room: Remaining, *, daemo
     """Whether what takes its place has one, with the room it leaves; then that is taken."""
     if daemon:
         return execution.node in case.standing.fitting
-    room.give_back(execution, case.demand)
+    room.give_back(execution)
     node = choose(case.standing, Attempt(case.demand), room)
     if node is None:
-        room.take_again(execution, case.demand)
+        room.take_again(execution)
         return False
     room.take(node, case.demand)
     return True

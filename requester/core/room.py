@@ -3,9 +3,9 @@
 Knows: what it has taken and given back so far, and what is kept for others. Must not know: why.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from protocol.ids import NodeId
+from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import NOTHING, Amounts
 from requester.core.fleet import Fleet
 from requester.core.host import Host
@@ -23,6 +23,8 @@ class Remaining:
         self._fleet = fleet
         self._limits = limits or {}
         self._taken: dict[NodeId, Amounts] = {}
+        self._ports: dict[NodeId, set[int]] = {}
+        self._left: set[ExecutionId] = set()
         self.changed: dict[NodeId, Host] = {}
         self.troubled = fleet.troubled
         self.having = fleet.having
@@ -31,15 +33,19 @@ class Remaining:
 
     def take(self, node: NodeId, demand: Demand) -> None:
         """Promise what a task demands."""
-        self._change(node, demand.amounts, taken=demand.ports)
+        if demand.ports:
+            self._ports.setdefault(node, set()).update(demand.ports)
+        self._change(node, demand.amounts)
 
-    def give_back(self, execution: ExecutionRecord, demand: Demand) -> None:
-        """Count on what an execution leaves, which had the same ports; its node waits until that is so."""
-        self._change(execution.node, NOTHING - execution.amounts, given=demand.ports)
+    def give_back(self, execution: ExecutionRecord) -> None:
+        """Count on what an execution leaves, the ports that it has among it; its node waits until that is so."""
+        self._left.add(execution.id)
+        self._change(execution.node, NOTHING - execution.amounts)
 
-    def take_again(self, execution: ExecutionRecord, demand: Demand) -> None:
+    def take_again(self, execution: ExecutionRecord) -> None:
         """Undo `give_back`."""
-        self._change(execution.node, execution.amounts, taken=demand.ports)
+        self._left.discard(execution.id)
+        self._change(execution.node, execution.amounts)
 
     def of(self, node: NodeId) -> Host:
         """What is left on a node."""
@@ -49,15 +55,17 @@ class Remaining:
         """What is free on a node, that which is kept for others included."""
         return self._fleet.host(node).free - self._taken.get(node, NOTHING)
 
-    def _change(
-        self, node: NodeId, amounts: Amounts, *, taken: Iterable[int] = (), given: Iterable[int] = ()
-    ) -> None:
-        host = self.of(node)
+    def _change(self, node: NodeId, amounts: Amounts) -> None:
         in_all = self._taken[node] = self._taken.get(node, NOTHING) + amounts
         free, limit = self.unlimited(node), self._limits.get(node)
         if limit is not None:
             free = smaller(free, limit - in_all)
-        self.changed[node] = host.left(free, host.ports.union(taken).difference(given))
+        host = self._fleet.host(node)
+        ports = host.ports
+        if ports and self._left:
+            kept = (promise.ports for each, promise in host.held.items() if each not in self._left)
+            ports = frozenset(port for each in kept for port in each)
+        self.changed[node] = host.left(free, ports.union(self._ports.get(node, ())))
 
 
 def smaller(one: Amounts, other: Amounts) -> Amounts:

@@ -140,14 +140,15 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     if draft.more:
         return None
     if not placed.short_of:
-        return _ops_end(draft, standing, policy) if record.spec.type == "ops" and view.settled else None
+        return _ops_end(draft, standing, view, policy) if record.spec.type == "ops" and view.settled else None
     return _queue(draft, demand, standing, placed, view, policy)
 
 
-def _ops_end(draft: _Draft, standing: Standing, policy: Policy) -> Closed | None:
+def _ops_end(draft: _Draft, standing: Standing, view: View, policy: Policy) -> Closed | None:
+    """A node that a person keeps new work from is not waited for: nobody knows for how long that is."""
     assert draft.record is not None
-    there = {*standing.fitting, *(each.node for each in standing.away)}
-    return ops_end(draft.record, there, policy)
+    away = {each.node for each in standing.away if not view.fleet.cordoned(each.node)}
+    return ops_end(draft.record, away.union(standing.fitting), policy)
 
 
 def _queue(

@@ -6,13 +6,14 @@ from msgspec.structs import replace
 
 from protocol.entries import Cancelled
 from protocol.errors import Failure
-from protocol.ids import NodeId
-from protocol.jobs import Disconnect, Job, Update
+from protocol.ids import ExecutionId, NodeId
+from protocol.jobs import Amounts, Disconnect, Job, Network, Port, Update
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core.commands import run
 from requester.core.deadlines import next_deadline
 from requester.core.model import Cordon
-from tests.requester.core.world import POLICY, World, a_job, a_node
+from tests.requester.core.world import POLICY, World, a_job, a_node, refold
 
 N1 = NodeId("n1")
 
@@ -140,6 +141,61 @@ def test_services_leave_a_drained_node_first() -> None:
         ]
         assert {each.node for each in world.open()} == {"n2"}
     assert batch.job.state is JobState.RUNNING
+
+
+def test_an_update_takes_no_port_that_another_job_has() -> None:
+    """A version that wants another port of the host waits for it: what the old version has it gets, what others have not."""
+
+    def a_version(*ports: int) -> Job:
+        job = a_job(type_="service")
+        network = Network("Bridge", ports=[Port(f"P{port}", port) for port in ports])
+        return replace(job, tasks=[replace(job.task, network=network)])
+
+    world = World(a_node("n1"))
+    world.fleet.hold(N1, ExecutionId("e-other"), Amounts(), (9090,))
+    world.submit(a_version(8080))
+    come_up(world)
+    world.submit(a_version(8080, 9090))
+    assert versions(world) == [1]
+
+    world.fleet.release(N1, ExecutionId("e-other"))
+    world.look()
+    assert versions(world) == [2]
+    assert world.fleet.host(N1).ports == {8080, 9090}
+
+
+def test_what_goes_on_of_an_older_version_stays_what_it_was() -> None:
+    """Until it is replaced an execution is ordered anew as its own version asked for; what that was is kept so long."""
+    world = World(a_node("n1"))
+    first, second = (a_job(type_="service", count=2, labels={"v": v}, cpu=v) for v in "12")
+    world.submit(first)
+    come_up(world)
+    world.submit(second)
+
+    assert [(each.version, run(world.job, each).task) for each in world.open()] == [
+        (1, first.task),
+        (2, second.task),
+    ]
+    assert refold(world.entries) == world.job
+    come_up(world)
+    come_up(world)
+    assert versions(world) == [2, 2]
+    assert not world.job.earlier
+
+
+def test_an_ops_job_ends_though_a_node_is_drained() -> None:
+    """An ops job has no other place for what a drained node leaves undone: it fails once the others are done, with that
+    reason."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job(type_="ops", count=0))
+    drain(world, "n1", 10)
+    world.now += 10
+    world.look()
+    assert [each.node for each in world.open()] == ["n2"]
+    world.report(world.open()[0], S.COMPLETED)
+
+    assert world.job.state is JobState.FAILED
+    assert world.job.message == "Execution stop requested because node is being drained"
 
 
 def test_a_cordoned_node_gets_nothing_new() -> None:

@@ -19,7 +19,8 @@ from protocol.entries import (
 )
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, NodeId, job_id, nameless_key
-from protocol.jobs import Amounts, Input, Spec, Timeouts
+from protocol.jobs import Amounts, Input, Retry, Spec, Timeouts
+from protocol.messages import Stage
 from protocol.nodes import Offer
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
@@ -321,6 +322,41 @@ def test_ops_shares_out_its_inputs() -> None:
     assert world.job.state is JobState.COMPLETED
 
 
+def test_ops_fails_if_a_part_was_read_by_nobody() -> None:
+    """An ops job whose inputs are shared out is not complete when a node left before it began with its part."""
+    nodes = [a_node(name) for name in ("n1", "n2")]
+    world = World(*(replace(each, info=replace(each.info, sources=[Offer("s3")])) for each in nodes))
+    world.fleet.hold(NodeId("n2"), ExecutionId("e-other"), world.fleet.host(NodeId("n2")).capacity)
+    job = a_job(type_="ops", count=0)
+    source = Input(Spec("s3", {"Bucket": "b", "Partition": {"Type": "object"}}), "/in")
+    world.submit(replace(job, tasks=[replace(job.task, input_sources=[source])]))
+    world.fleet.drop(NodeId("n2"))
+    world.report(world.open()[0], S.COMPLETED)
+
+    assert world.job.state is JobState.FAILED
+    assert world.job.message.startswith("1 of the 2 parts of its inputs were read by nobody (part 1): ")
+
+
+def test_a_daemon_outlives_a_node_that_cannot_run_it() -> None:
+    """What no attempt can mend ends a daemon that has come up nowhere; one that runs elsewhere goes on there, and leaves
+    that node alone."""
+    missing = Failure("NotFound.Image", "no such image")
+    young, grown = World(a_node("n1"), a_node("n2")), World(a_node("n1"), a_node("n2"))
+    for world in (young, grown):
+        world.submit(a_job(type_="daemon", count=0))
+    first, second = grown.open()
+    grown.report(first, S.RUNNING)
+    for world in (young, grown):
+        world.report(second, S.FAILED, missing)
+    grown.report(grown.open()[0], S.FAILED, Failure("ProgramFailed", "exit code 1"))
+    grown.now += 1_000
+    grown.look()
+
+    assert (young.job.state, young.job.failure) == (JobState.FAILED, missing)
+    assert grown.job.state is JobState.RUNNING
+    assert [each.node for each in grown.open()] == [first.node]
+
+
 def test_ops_fails_if_one_failed() -> None:
     """An ops job lets all nodes finish, then fails if one did."""
     world = World(a_node("n1"), a_node("n2"))
@@ -374,6 +410,22 @@ def test_a_service_rests_longer_each_time() -> None:
     assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
     assert rests[-1] == POLICY.restart_backoff_max_s
     assert world.job.state is JobState.RUNNING
+
+
+def test_what_comes_before_a_program_is_no_run() -> None:
+    """A program that ends as soon as it begins rests longer each time, however long its image or inputs took to come."""
+    world = World(a_node("n1"))
+    world.submit(a_job(type_="service", retry=Retry(attempts=3, backoff=1.0, backoff_max=5.0)))
+    while not world.job.closed:
+        execution = world.open()[0]
+        began = world.now = world.now + 60
+        report = world.report_of(execution, S.FAILED, Failure("ProgramFailed", "exit code 1"))
+        stages = [Stage(S.STAGING, began - 60), Stage(S.RUNNING, began), Stage(S.FAILED, began + 0.1)]
+        world.look(Reported(replace(report, stages=stages)))
+        world.now = deadline(world) or world.now
+        world.look()
+
+    assert len(world.executions()) == 3
 
 
 def test_the_same_report_twice_is_one() -> None:

@@ -106,7 +106,8 @@ class World:
         self.record = fold(self.record, entry, len(self.entries))
         for execution in self.executions():
             if execution.open:
-                self.fleet.hold(execution.node, execution.id, execution.amounts, static_ports(self.job.spec))
+                ports = static_ports(self.job.spec_of(execution))
+                self.fleet.hold(execution.node, execution.id, execution.amounts, ports)
             else:
                 freed |= self.fleet.release(execution.node, execution.id)
         return freed
