@@ -89,6 +89,8 @@ class Orchestrator:
         self._to_look: set[JobKey] = set()
         self._news = asyncio.Event()
         self._due: list[tuple[float, int, JobKey]] = []
+        self._full_for: dict[JobKey, frozenset[NodeId]] = {}
+        """The nodes that had no room for a job which runs on every node, when it was looked at last."""
         self._queue_wanted = False
         self._queue_seen = 0.0
         self.turns = Turns(jobs.queue, jobs.fleet, settings.policy)
@@ -146,6 +148,7 @@ class Orchestrator:
         A job half read looks as if its node still had to run what it ended long ago.
         """
         self.acting = False
+        self._full_for.clear()
         self._jobs.clear()
         for key in self._jobs.open:
             self.remind(self._clock.now(), key)
@@ -243,7 +246,7 @@ class Orchestrator:
         taken, events = self._take(live)
         job = live.record.id if live.record is not None else (taken[0].job if taken else None)
         if job is None:
-            self._jobs.forget(live)
+            self.forget_gone(live)
             return
         now = self._clock.now()
         view = View(self._fleet, self.gone, self._jobs.running_since, self.settled, self.turns)
@@ -252,6 +255,10 @@ class Orchestrator:
         except Fault as fault:
             self._undecidable(live, taken, fault)
             return
+        if decision.full:
+            self._full_for[live.key] = frozenset(decision.full)
+        else:
+            self._full_for.pop(live.key, None)
         if not decision.events:
             for item in taken:
                 item.done(None)
@@ -455,9 +462,7 @@ class Orchestrator:
         if live.record is not None:
             # What became due between the decision and now, for the log was slow, was not seen by it.
             self._await_deadline(live, min(live.record.modified_at, self._clock.now()))
-        if freed:
-            self.turns.freed(freed)
-            self._want_queue()
+        self._freed(freed)
         waiting = self._jobs.queue.get(live.key)
         if waiting is not None:
             self.turns.joined(waiting.demand)
@@ -517,14 +522,22 @@ class Orchestrator:
             await self._recorder.forget(record)
             if live.record is not record or not self._jobs.holds(live):
                 return
-        freed = self._jobs.vanished(live)
-        if freed:
-            self.turns.freed(freed)
-            self._want_queue()
+        self._freed(self._jobs.vanished(live))
         live.behind = 0
         self.decide(live)
 
     # The queue
+
+    def _freed(self, nodes: set[NodeId]) -> None:
+        """There is more room on these nodes: what can be nowhere else is looked at first, then the queue."""
+        if not nodes:
+            return
+        for key in [key for key, full in self._full_for.items() if not nodes.isdisjoint(full)]:
+            del self._full_for[key]
+            if self.acting and not self._presence.rank(key):
+                asyncio.get_running_loop().call_soon(self.look, key)
+        self.turns.freed(nodes)
+        self._want_queue()
 
     def _want_queue(self) -> None:
         if not self._queue_wanted and self.acting and len(self._jobs.queue):

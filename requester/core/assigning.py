@@ -4,7 +4,7 @@ Knows: which attempts are due and how a decision shares out the room it sees. Mu
 find no room (`step`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -42,11 +42,14 @@ class Case(Struct, frozen=True):
 
 
 class Assignment(NamedTuple):
-    """What was assigned, how many executions found no node, and the room as it then is."""
+    """What was assigned, how many executions found no node, and the room as it then is. `full` are nodes that have no room
+    for what can be nowhere else.
+    """
 
     events: list[Assigned]
     short_of: int
     room: Remaining
+    full: Collection[NodeId] = ()
 
 
 def partitions(case: Case) -> Assignment:
@@ -105,7 +108,7 @@ def everywhere(case: Case) -> Assignment:
     if parts is not None and not case.view.settled:
         return Assignment([], 0, room)
     assigned: list[Assigned] = []
-    short_of = 0
+    full: list[NodeId] = []
     number = max((tried.number for tried in attempts.values()), default=0)
     why = f"it runs on every node that fits: {len(standing.order)} of {standing.known}"
     ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
@@ -120,7 +123,7 @@ def everywhere(case: Case) -> Assignment:
         if part is None:
             continue
         if not room.of(node).has(demand.amounts, demand.ports):
-            short_of += 1
+            full.append(node)
             continue
         number += 1
         room.take(node, demand)
@@ -129,7 +132,8 @@ def everywhere(case: Case) -> Assignment:
         assigned.append(Assigned(id_, part, number, node, demand.amounts, why, ranking, count))
         if len(assigned) >= case.policy.events_max:
             break
-    return Assignment(assigned, short_of or int(not attempts and not serving and not assigned), room)
+    short_of = len(full) or int(not attempts and not serving and not assigned)
+    return Assignment(assigned, short_of, room, full)
 
 
 class _Parts:

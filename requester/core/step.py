@@ -9,14 +9,14 @@ attempt can mend; a partition used up its attempts; its time is over; no node co
 then is cancelled in the same entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopRequested
 from protocol.errors import Failure
-from protocol.ids import JobId
+from protocol.ids import JobId, NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
 from requester.core.attempts import refusals
@@ -35,12 +35,14 @@ S = ExecutionState
 class Decision(Struct, frozen=True, gc=False):
     """The events of one entry, none if there is nothing to write, and the record as it will be.
 
-    `more` says that the entry was cut at its bound: decide again once it is folded.
+    `more` says that the entry was cut at its bound: decide again once it is folded. `full` are the nodes where a job that
+    runs on every node has yet to find room: nothing but room there helps it.
     """
 
     events: list[Event]
     after: JobRecord | None
     more: bool = False
+    full: Collection[NodeId] = ()
 
 
 class _Draft:
@@ -52,6 +54,7 @@ class _Draft:
         self.now = now
         self.events: list[Event] = []
         self.more = False
+        self.full: Collection[NodeId] = ()
 
     def write(self, events: Sequence[Event]) -> None:
         if events:
@@ -91,7 +94,7 @@ def step(
         end = _place(draft, view, policy)
     if end is not None:
         _close(draft, end, policy)
-    return Decision(draft.events, draft.record, draft.more)
+    return Decision(draft.events, draft.record, draft.more, draft.full)
 
 
 def _close(draft: _Draft, end: Closed, policy: Policy) -> None:
@@ -135,7 +138,7 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     if left := draft.left():
         case = replace(case, record=draft.record, left=left)
     placed = everywhere(case) if record.spec.type in EVERYWHERE else partitions(case)
-    draft.more = len(placed.events) >= policy.events_max
+    draft.more, draft.full = len(placed.events) >= policy.events_max, placed.full
     draft.write(placed.events)
     if draft.more:
         return None

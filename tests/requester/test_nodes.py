@@ -199,3 +199,22 @@ async def test_a_changed_label_and_a_new_node_wake_those_who_wait(tmp_path: Path
 
         second = await cluster.node("n2", script=hold)
         await second.until(lambda node: [run.job_name for run in node.runs] == ["d"])
+
+
+async def test_freed_room_goes_first_to_what_can_be_nowhere_else(tmp_path: Path) -> None:
+    """A daemon that runs elsewhere gets the room that it lacked on a node as soon as that is free, before what may wait for
+    any node."""
+    settings = replace(QUICK, sweep_s=60.0)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", cores=1, script=hold)
+        await submit(service, a_job("busy"))
+        await first.until(lambda node: bool(node.runs))
+        second = await cluster.node("n2", cores=1, script=hold)
+        await submit(service, a_job("d", type="daemon", count=0))
+        await second.until(lambda node: bool(node.runs))
+        waits = await submit(service, a_job("w"))
+        await until(service, waits, lambda record: record.queued is not None)
+
+        first.finish(first.runs[0].execution)
+        await first.until(lambda node: [run.job_name for run in node.runs] == ["busy", "d"])
