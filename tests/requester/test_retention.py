@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from protocol.bus import Append, BlobLook, Bus, Outcome
+from protocol.bus import Append, BlobLook, Bus, Outcome, Record
 from protocol.errors import Conflict, Exhausted, NotFound, Unavailable
 from protocol.ids import JobId, JobKey, job_id, job_key, key_of
-from protocol.jobs import Input, Job, Spec
-from protocol.memory_bus import Blob, MemoryBus
+from protocol.jobs import Input, Job, Spec, Timeouts
+from protocol.memory_bus import Blob, MemoryBus, MemoryHub
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.retention import Candidate, Purge, blob_goes, purge_of, safe_position
@@ -219,6 +219,41 @@ async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
         assert again != job
         for service in (one, two):
             assert (await closed(service, again)).version == 1
+
+
+class SlowReader(MemoryBus):
+    """A bus on which the log can be held back from its reader."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def read(self, after: int) -> AsyncGenerator[list[Record], None]:
+        async for batch in super().read(after):
+            await self.go_on.wait()
+            yield batch
+
+
+async def test_a_deleted_job_stays_gone_while_the_log_is_read_slowly(tmp_path: Path) -> None:
+    """Though a deadline of it passes before the log's reader has come to its deletion, a job is not shown again."""
+    async with a_cluster(tmp_path) as cluster:
+        bus = SlowReader(cluster.hub)
+        service = await cluster.requester("r1", bus=bus)
+        await cluster.node(script=lambda run: S.RUNNING if run.job_name == "held" else S.COMPLETED)
+        job = await submit(service, a_job("gone", timeouts=Timeouts(total_timeout=1)))
+        await closed(service, job)
+        await service.jobs(JobQuery())
+
+        bus.go_on.clear()
+        await service.delete("gone", namespace="", reason="", client="test")
+        held = await submit(service, a_job("held", timeouts=Timeouts(total_timeout=1)))
+        await closed(service, held)
+        with pytest.raises(Unavailable, match="is not known here"):
+            await service.job(job)
+
+        bus.go_on.set()
+        await deleted(service, job)
 
 
 class CutAfterAppend(MemoryBus):
