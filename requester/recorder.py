@@ -165,12 +165,11 @@ class Recorder:
         assert self._reader is not None
         return await self._in(self._reading, partial(query, self._reader))
 
-    async def every_open(self) -> AsyncIterator[JobRecord]:
-        """All open jobs as of the last group written."""
+    async def every_open(self) -> AsyncIterator[list[JobRecord]]:
+        """All open jobs as of the last group written, some at a time."""
         after = BEGINNING
         while found := await self.read(partial(load_open, after=after, limit=_OPEN_AT_ONCE)):
-            for record in found:
-                yield record
+            yield found
             after = (found[-1].created_at, found[-1].key)
 
     def load_here(self, key: JobKey) -> JobRecord | None:

@@ -5,7 +5,7 @@ Knows: the rhythm, who else is there and how far each has written its read model
 from the log lacks it.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 
 import structlog
@@ -13,7 +13,8 @@ import structlog
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut, Unavailable
-from protocol.ids import ExecutionId
+from protocol.ids import ExecutionId, JobKey
+from protocol.together import together
 from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
 from requester.live import Jobs, Live
@@ -27,6 +28,8 @@ _AT_ONCE = 500
 """Candidates looked at in one round."""
 _OPEN_AT_ONCE = 200
 """Open jobs looked at in one round."""
+_ASKED_AT_ONCE = 100
+"""Jobs of which the log is asked side by side at the start: services may run for longer than closed jobs are kept."""
 _AGAIN_S = 0.5
 """The rest before the log is asked again."""
 
@@ -104,15 +107,22 @@ class Retention:
             _log.info("inline data that no job names was removed", blobs=gone)
         return gone
 
-    async def missed(self, record: JobRecord) -> bool:
-        """Whether a job that the read model has as open ended and left the log while this requester was away.
+    async def missed(self, records: Iterable[JobRecord]) -> set[JobKey]:
+        """Which of the jobs that the read model has as open ended and left the log while this requester was away.
 
-        That takes as long as a closed job is kept: only of a job that has not moved since is the log asked.
+        That takes as long as a closed job is kept: only of jobs that have not moved since is the log asked.
         """
-        keep_s = self._settings.keep_s
-        if not keep_s or self._clock.now() - record.modified_at < keep_s:
-            return False
-        return await self._has_left(record)
+        keep_s, now = self._settings.keep_s, self._clock.now()
+        stale = [each for each in records if keep_s and now - each.modified_at >= keep_s]
+        gone: set[JobKey] = set()
+
+        async def ask(record: JobRecord) -> None:
+            if await self._has_left(record):
+                gone.add(record.key)
+
+        for first in range(0, len(stale), _ASKED_AT_ONCE):
+            await together(map(ask, stale[first : first + _ASKED_AT_ONCE]))
+        return gone
 
     async def _has_left(self, record: JobRecord) -> bool:
         """Whether the log has nothing of a job any more."""

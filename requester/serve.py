@@ -170,11 +170,13 @@ async def running(
         work.append(serve_uploads(bus, jobs, bucket))
     try:
         await follower.begin()
-        async for record in recorder.every_open():
-            if await retention.missed(record):
-                await recorder.forget(record)
-            else:
-                orchestrator.resume(record)
+        async for some in recorder.every_open():
+            missed = await retention.missed(some)
+            for record in some:
+                if record.key in missed:
+                    await recorder.forget(record)
+                else:
+                    orchestrator.resume(record)
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(each) for each in work]
             try:
