@@ -9,10 +9,11 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.ids import NodeId
+from protocol.states import ExecutionState
 from requester.core.assigning import inputs_of
 from requester.core.attempts import failures_by_node, refusals
 from requester.core.fleet import Fleet
-from requester.core.model import JobRecord
+from requester.core.model import EVERYWHERE, JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.standing import demand_of, no_room
 
@@ -21,7 +22,8 @@ NODES_MAX: Final = 256
 
 
 class NodeStanding(Struct, frozen=True):
-    """One node: ``next`` (the next execution would go there), ``room``, ``full``, ``away``, ``refused`` or ``unfit``."""
+    """One node: ``next`` (the next execution would go there), ``room``, ``full``, ``away``, ``refused`` or ``unfit``; or
+    ``has`` it, of a job that runs on every node."""
 
     node: NodeId
     standing: str
@@ -37,10 +39,13 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
     failures = failures_by_node(record.current())
     choice = rank(standing, Attempt(demand, inputs_of(record, 0), failures, refused), fleet)
     first = choice.node if choice is not None else None
+    had = _had(record)
     found: list[NodeStanding] = []
     for host in standing.order[:NODES_MAX]:
         node = host.id
-        if node in refused:
+        if node in had:
+            found.append(NodeStanding(node, "has", had[node]))
+        elif node in refused:
             found.append(NodeStanding(node, "refused", refused[node]))
         elif node == first and choice is not None:
             found.insert(0, NodeStanding(node, "next", choice.why))
@@ -51,3 +56,15 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
     found += [NodeStanding(each.node, "away", each.reason, each.hint) for each in standing.away]
     found += [NodeStanding(each.node, "unfit", each.reason, each.hint) for each in standing.unfit]
     return found[:NODES_MAX]
+
+
+def _had(record: JobRecord) -> dict[NodeId, str]:
+    """The nodes that have had a job which runs on every node, with what became of it there last."""
+    if record.spec.type not in EVERYWHERE:
+        return {}
+    last = {each.node: each for each in (*record.older(), *record.current())}
+    return {
+        node: f"{each.state}" + (f": {each.failure.message}" if each.failure is not None else "")
+        for node, each in last.items()
+        if each.state is not ExecutionState.REFUSED
+    }

@@ -26,6 +26,7 @@ from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.commands import run
 from requester.core.deadlines import next_deadline
+from requester.core.explanation import standings
 from requester.core.fold import KEPT, fold
 from requester.read_model import Group, Store
 from requester.read_queries import load
@@ -355,6 +356,21 @@ def test_a_daemon_outlives_a_node_that_cannot_run_it() -> None:
     assert (young.job.state, young.job.failure) == (JobState.FAILED, missing)
     assert grown.job.state is JobState.RUNNING
     assert [each.node for each in grown.open()] == [first.node]
+
+
+def test_where_a_job_of_every_node_runs_is_explained() -> None:
+    """Of a job that runs on every node each node is told with what became of it there, or what keeps it from there."""
+    world = World(a_node("n1"), a_node("n2"), a_node("n3", cores=0.5), a_node("n4"))
+    world.fleet.hold(NodeId("n4"), ExecutionId("e-other"), Amounts(cpu=4))
+    world.submit(a_job(type_="daemon", count=0))
+    world.report(world.open()[0], S.FAILED, ILL)
+
+    assert {each.node: (each.standing, each.reason) for each in standings(world.job, world.fleet)} == {
+        "n1": ("has", "failed: the engine is ill"),
+        "n2": ("has", "assigned"),
+        "n3": ("unfit", "needs 1 cores, offers 0.5"),
+        "n4": ("full", "fits, but has 0 of the 1 cores free now"),
+    }
 
 
 def test_ops_fails_if_one_failed() -> None:
