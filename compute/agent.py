@@ -390,6 +390,9 @@ class Agent:
             raise Conflict("this node holds executions of another log", kind="Log")
         self._upto = 0
         self._journal.note("upto", "0")
+        # What has ended here is open in a log that was restored from before: it is run again.
+        self._gone.clear()
+        self._journal.forget_names()
 
     def _note_upto(self, seq: int) -> None:
         if seq > self._upto:

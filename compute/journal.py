@@ -188,6 +188,12 @@ class Journal:
             self._db.execute(_BOUND, (GONE_MAX,))
             self._db.execute(_FADE, (now - GONE_KEPT_S,))
 
+    def forget_names(self) -> None:
+        """Forget the names of all that is gone."""
+        self.flush()
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM ended")
+
     async def close(self) -> None:
         """Write what is marked and let go of the file."""
         self.flush()

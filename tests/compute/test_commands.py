@@ -202,6 +202,27 @@ async def test_a_list_from_another_log_ends_nothing(nodes: Nodes, requester: Fak
     assert (await requester.full_list(1, [], created="log-2")).taken
 
 
+async def test_a_log_that_knows_less_gets_what_ended_again(nodes: Nodes, requester: FakeRequester) -> None:
+    """A log that was restored from before an execution's end has it run again, also after a restart of the node."""
+    node = nodes()
+    await node.start()
+    first, second = order(1), order(2)
+    assert (await requester.full_list(0, [], created="log-1")).taken
+    for run in (first, second):
+        await requester.run(run)
+        await requester.ended(run)
+    await requester.quiet(node)
+    assert not (await requester.run(first)).taken
+
+    assert (await requester.full_list(2, [first, second], created="log-2")).taken
+    assert (await requester.run(first)).taken
+    await node.stop()
+    await node.start()
+    assert (await requester.run(second)).taken
+    await requester.until(lambda: len(requester.accepted[second.execution]) == 2)
+    assert node.world.starts[second.execution] == 2
+
+
 async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
     """If the requester no longer counts an execution, its program is stopped, nothing is published or said any more."""
     node = nodes(limits=Limits(stop_grace_s=0.01))
