@@ -28,6 +28,7 @@ from requester.cli.output import (
     size,
     terminal_width,
 )
+from requester.cli.progress import held_up_update
 from requester.cli.waiting import Waiting, wait_for
 from requester.client import JOBS, job_path
 
@@ -333,12 +334,9 @@ def _queue(view: Json) -> list[tuple[str, str]]:
 
 
 def _update(view: Json) -> list[tuple[str, str]]:
-    """That a version has not come up yet, while what runs is of the one before."""
-    job = view["Job"]
-    if job["State"]["StateType"] != "Running" or view["Executions"]["Items"]:
-        return []
-    why = f"shoal job explain {short(job['ID'])}"
-    return [("Update", f"nothing of version {job['Version']} runs yet, an earlier one goes on; why: {why}")]
+    """That a version has not come up yet, if that is so."""
+    held_up = held_up_update(view["Job"], view["Executions"]["Items"] or [])
+    return [("Update", held_up)] if held_up else []
 
 
 def _print_facts(each: Json) -> None:

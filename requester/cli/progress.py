@@ -41,6 +41,8 @@ class Stages:
         state = job["State"]
         if state["StateType"] == "Queued":
             found.append(("", "Queued", state["Message"] or "waiting for a node with room"))
+        if held_up := held_up_update(job, view.get("Executions", [])):
+            found.append(("", "Updating", held_up))
         for execution in view.get("Executions", []):
             found += [(execution["ID"], *event) for event in _events(execution)]
         if state["StateType"] in CLOSED:
@@ -53,6 +55,14 @@ class Stages:
             return False
         self._told.add(line)
         return True
+
+
+def held_up_update(job: Json, executions: list[Json]) -> str:
+    """That a version has found no place yet, while what runs is of the one before; else an empty text."""
+    if job["State"]["StateType"] != "Running" or executions:
+        return ""
+    why = f"shoal job explain {short(job['ID'])}"
+    return f"nothing of version {job['Version']} runs yet, an earlier one goes on; why: {why}"
 
 
 def _events(execution: Json) -> list[tuple[str, str]]:

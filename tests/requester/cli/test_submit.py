@@ -190,6 +190,22 @@ def test_a_service_is_waited_for_until_it_runs(shoal: Shoal, twin: Twin) -> None
     assert shoal("submit", "-", stdin=SPEC.replace("batch", "service")).code == 0
 
 
+def test_an_update_that_finds_no_place_is_told(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Who waits for a version that fits nowhere, while the one before goes on, is told so and where the reasons are."""
+    service = SPEC.replace("batch", "service")
+
+    async def run(job: JobId) -> None:
+        if twin.records[job].version == 1:
+            await twin.report(await twin.assign(job), S.RUNNING)
+
+    twin.then = run
+    assert shoal("submit", "-", stdin=service).code == 0
+    ran = shoal("submit", "-", "--wait-timeout-secs", "0.3", stdin=f"{service}    Resources: {{CPU: 64}}\n")
+
+    assert ran.code == 124
+    assert "nothing of version 2 runs yet, an earlier one goes on; why: shoal job explain j-" in ran.err
+
+
 def test_a_watch_survives_a_requester(shoal: Shoal, twin: Twin) -> None:
     """A requester that goes away while one waits is waited for, and the job's end is told by the next."""
 
