@@ -37,7 +37,8 @@ class Repair:
         self._follower = follower
         self._presence = presence
         self._after_s = after_s
-        self._listed: dict[NodeId, int] = {}
+        self._listed: dict[NodeId, tuple[int, str]] = {}
+        """The life of each node, and the log, of which it was told all that it should have."""
 
     def heard(self, beat: Beat) -> None:
         """Compare one beat. Everyone notes what it says; orders are repeated by the job's owner, the rest by the node's."""
@@ -46,7 +47,7 @@ class Repair:
         node = beat.node.id
         held = self._jobs.fleet.held(node)
         mine = not self._presence.rank(node)
-        if self._listed.get(node) != beat.incarnation and mine:
+        if self._listed.get(node) != (beat.incarnation, self._follower.created) and mine:
             self._list(beat)
         if not held and not beat.executions:
             return
@@ -67,7 +68,8 @@ class Repair:
         node = beat.node.id
         open_here = [each for each in self._jobs.fleet.held(node) if each in self._jobs.key_of_execution]
         command = FullList(self._follower.position, self._follower.created, node, open_here)
-        self._dispatch.tell(node, command, partial(self._listed.__setitem__, node, beat.incarnation))
+        told = beat.incarnation, command.created
+        self._dispatch.tell(node, command, partial(self._listed.__setitem__, node, told))
 
     def _note(self, beat: Beat) -> None:
         """The states in a beat reach all requesters, those in a report only one."""

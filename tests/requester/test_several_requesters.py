@@ -465,15 +465,16 @@ async def test_what_nobody_waits_for_is_not_written(tmp_path: Path) -> None:
 
 
 async def test_log_made_anew(tmp_path: Path) -> None:
-    """When the log is made anew the requester starts over with it, and takes jobs again."""
+    """When the log is made anew the requester starts over with it, tells its nodes, and takes jobs again."""
     async with a_cluster(tmp_path) as cluster:
         service = await cluster.requester()
-        await cluster.node()
+        node = await cluster.node()
         old = await submit(service, a_job("old"))
         await closed(service, old)
 
         cluster.hub.begin_anew()
         await happens(lambda: service.facts()["log"] != "0")
+        await node.until(lambda node: node.lists[-1].created == service.facts()["log"])
         job = await submit(service, a_job("old"))
         await until(service, job, lambda record: record.closed)
 
