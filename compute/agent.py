@@ -384,8 +384,14 @@ class Agent:
         self._note_upto(listed.upto)
 
     def _change_log(self, listed: FullList) -> None:
-        """Go over to a log that was made anew, whose sequences begin again. Raises `Conflict` while anything is held."""
-        if self.runners:
+        """Go over to a log that was made anew, or restored. Raises `Conflict` while anything goes on here that it does not
+        know."""
+        unknown = [
+            runner
+            for id_, runner in self.runners.items()
+            if id_ not in listed.executions and runner.execution.state not in ENDS
+        ]
+        if unknown:
             _log.warning("another log lists this node's executions: ending none", created=listed.created)
             raise Conflict("this node holds executions of another log", kind="Log")
         self._upto = 0

@@ -203,24 +203,27 @@ async def test_a_list_from_another_log_ends_nothing(nodes: Nodes, requester: Fak
 
 
 async def test_a_log_that_knows_less_gets_what_ended_again(nodes: Nodes, requester: FakeRequester) -> None:
-    """A log that was restored from before an execution's end has it run again, also after a restart of the node."""
+    """A log that was restored from before an execution's end has it run again, also after a restart of the node; what the
+    log knows and still runs goes on."""
     node = nodes()
     await node.start()
-    first, second = order(1), order(2)
+    going_on, first, second = order(1, noop(LONG)), order(2), order(3)
     assert (await requester.full_list(0, [], created="log-1")).taken
+    await requester.run(going_on)
     for run in (first, second):
         await requester.run(run)
         await requester.ended(run)
-    await requester.quiet(node)
+    await requester.until(lambda: len(node.here.runners) == 1)
     assert not (await requester.run(first)).taken
 
-    assert (await requester.full_list(2, [first, second], created="log-2")).taken
+    assert (await requester.full_list(3, [going_on, first, second], created="log-2")).taken
     assert (await requester.run(first)).taken
     await node.stop()
     await node.start()
     assert (await requester.run(second)).taken
     await requester.until(lambda: len(requester.accepted[second.execution]) == 2)
     assert node.world.starts[second.execution] == 2
+    assert node.world.starts[going_on.execution] == 1
 
 
 async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
