@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import psutil
 
 from benchmarks.record import Figure, figure
-from benchmarks.standstill import MARK, Delay, Watcher, show, worst
+from benchmarks.standstill import MARK, Delay, Watcher, latest_s, show, worst
 from benchmarks.transfers import ROUNDS, SMALL_FILES, fetcher, made_small, run, scratch_with_data, turns
 from deploy.programs import Missing, need
 from deploy.servers import Kubo, kubo
@@ -31,6 +31,7 @@ T = TypeVar("T")
 MARK_GET: Final = "at most 0.8 times"
 MARK_ADD: Final = "at most 1.1 times"
 LARGE: Final = "1 GiB file"
+IDLE: Final = "an idle loop beside ipfs get"
 SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
 
 
@@ -125,7 +126,7 @@ class Watch:
         self._active = 0
         self._beside = 0
         self.delays: list[Delay] = []
-        self.beside_s = [0.0]
+        self.delays_beside: list[Delay] = []
         self.memory_bytes = [self._begun_bytes]
 
     def over(self, work: Callable[[Path], Awaitable[T]]) -> Callable[[Path], Awaitable[T]]:
@@ -158,7 +159,7 @@ class Watch:
             while True:
                 found = await watcher.delay()
                 if self._beside:
-                    self.beside_s.append(found.late_s)
+                    self.delays_beside.append(found)
                 if self._active:
                     self.delays.append(found)
                     self.memory_bytes.append(self._process.memory_info().rss)
@@ -170,15 +171,17 @@ class Watch:
         return [
             figure(
                 "event loop stood still during IPFS transfers, longest",
-                [max(each.late_s for each in self.delays) * 1e3],
+                [latest_s(self.delays) * 1e3],
                 "ms",
-                peer="an idle loop beside ipfs get",
-                peer_values=[max(self.beside_s) * 1e3],
+                peer=IDLE,
+                peer_values=[latest_s(self.delays_beside) * 1e3],
             ),
             figure(
                 "event loop stood still during IPFS transfers, without waiting for a free processor",
                 [still.own_s * 1e3],
                 "ms",
+                peer=IDLE,
+                peer_values=[worst(self.delays_beside).own_s * 1e3],
                 mark=MARK,
             ),
             figure(

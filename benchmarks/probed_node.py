@@ -1,8 +1,8 @@
 """A compute node that watches its own event loop: ``python -m benchmarks.probed_node FILE`` and then a node's flags.
 
 Knows: how late a timer of a millisecond comes. Must not know: what the node is doing. At the end, and on SIGUSR1, the
-longest delays since the last one are written to FILE, in milliseconds: as they were, and without the wait for a
-free processor, with what the loop's thread did then.
+longest delays since the last one are written to FILE, in milliseconds: as they were, and without the wait for a free
+processor, with what the loop's thread did then.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import compute.node
-from benchmarks.standstill import Delay, Watcher, worst
+from benchmarks.standstill import Delay, Watcher, latest_s, worst
 from compute.__main__ import app
 
 _running = compute.node.running
@@ -39,7 +39,7 @@ class Probe:
         delays, self._delays = self._delays, []
         still = worst(delays)
         told = {
-            "late_ms": 1e3 * max((each.late_s for each in delays), default=0.0),
+            "late_ms": 1e3 * latest_s(delays),
             "own_ms": 1e3 * still.own_s,
             "where": still.where,
             "ticks": len(delays),

@@ -1,9 +1,16 @@
 """How long an event loop stands still, how much of that its process can do anything about, and where it stood.
 
-Knows: how late a timer of a millisecond comes, and what its thread did meanwhile. Must not know: what the loop is for.
+Knows: how late a timer of a millisecond comes, what its thread did meanwhile, and whether it had a processor. Must not know:
+what the loop is for.
+
+A loop that is late has been held up by something that its own process does (a call that takes long or waits, another thread
+that has the interpreter's lock), or it had no processor. The second has two forms, and the kernel counts both: the thread
+could run and others were running (run delay), or the machine is a guest and its host let the processor rest (steal). What
+is left is ours: processor time, system calls that wait, the interpreter's lock.
 """
 
 import asyncio
+import ctypes
 import faulthandler
 import os
 import signal
@@ -20,24 +27,31 @@ MARK: Final = f"at most {MARK_S * 1e3:g} ms"
 STILL_S: Final = MARK_S / 2
 """A loop that is late by so much is looked at."""
 _NS: Final = 1e-9
+_STOLEN_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_STAT_BYTES: Final = 1 << 16
+_STEAL: Final = 8
+"""Which word of a processor's line in ``/proc/stat`` counts the ticks that the host took."""
+_libc: Final = ctypes.CDLL(None)
 
 
 class Delay(Struct, frozen=True):
-    """One tick's lateness, in seconds; for `queued_s` of it the loop could have run, and no processor was free.
+    """One tick's lateness, in seconds; for `queued_s` of it the loop could have run and no processor was free, for at least
+    `stolen_s` the processor that it was on was not there.
 
-    That is the kernel's run delay: other processes' turns, on a machine that has more to do than processors. What the loop
-    itself does and what it waits for other threads of its process (the interpreter's lock) is not in it. `where` is what
-    the loop's thread did when it was late by `STILL_S`, the last call first; empty for a loop that was not.
+    What the loop itself does and what it waits for other threads of its process (the interpreter's lock) is in neither.
+    `where` is what the loop's thread did when it was late by `STILL_S`, the last call first; empty for a loop that was not.
     """
 
     late_s: float
     queued_s: float
+    stolen_s: float = 0.0
     where: str = ""
 
     @property
     def own_s(self) -> float:
-        """The lateness that is our process's."""
-        return max(self.late_s - self.queued_s, 0.0)
+        """The lateness that is our process's, rather too much than too little: who waits for a processor that is not there
+        is counted in both."""
+        return max(self.late_s - max(self.queued_s, self.stolen_s), 0.0)
 
 
 class Watcher:
@@ -50,9 +64,10 @@ class Watcher:
     """
 
     def __init__(self) -> None:
-        self._told = -1
+        self._told = self._stat = -1
 
     def __enter__(self) -> Self:
+        self._stat = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
         self._told = os.memfd_create("standstill")
         faulthandler.register(signal.SIGALRM, self._told, all_threads=False)
         return self
@@ -63,15 +78,34 @@ class Watcher:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.unregister(signal.SIGALRM)
         os.close(self._told)
+        os.close(self._stat)
 
     async def delay(self) -> Delay:
         """Let one tick pass; to be awaited on the loop's own thread."""
+        processor, stolen = _libc.sched_getcpu(), self._stolen()
         began, queued = time.perf_counter(), _queued_s()
         signal.setitimer(signal.ITIMER_REAL, TICK_S + STILL_S)
         await asyncio.sleep(TICK_S)
-        late = time.perf_counter() - began - TICK_S
+        late_s = max(time.perf_counter() - began - TICK_S, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        return Delay(max(late, 0.0), _queued_s() - queued, self._where())
+        queued_s, where = _queued_s() - queued, self._where()
+        if late_s < STILL_S:
+            return Delay(late_s, queued_s)
+        now = self._stolen()
+        ticks = max(now[each] - stolen[each] for each in {processor, _libc.sched_getcpu()})
+        # A tick is counted when it is full, so of those seen since one may have begun before.
+        return Delay(late_s, queued_s, max(ticks - 1, 0) * _STOLEN_TICK_S, where)
+
+    def _stolen(self) -> dict[int, int]:
+        """Ticks that the host has ever taken of each processor (proc_stat(5))."""
+        found = {}
+        for line in os.pread(self._stat, _STAT_BYTES, 0).split(b"\n"):
+            words = line.split()
+            if not line.startswith(b"cpu"):
+                break
+            if words[0] != b"cpu":
+                found[int(words[0].removeprefix(b"cpu"))] = int(words[_STEAL])
+        return found
 
     def _where(self) -> str:
         """What was written down since the last look."""
@@ -88,6 +122,11 @@ def show(own_s: float, where: str) -> None:
     """Print where a loop stood, if that was longer than we allow."""
     if own_s > MARK_S:
         print(f"the loop stood still for {own_s * 1e3:.1f} ms, here:\n{where}", flush=True)
+
+
+def latest_s(delays: list[Delay]) -> float:
+    """The longest lateness, whoever made it."""
+    return max((each.late_s for each in delays), default=0.0)
 
 
 def worst(delays: list[Delay]) -> Delay:
