@@ -2,7 +2,8 @@
 
 Knows: what a job's record says of what was written, and where one file of each kind of result is read. Must not know: how
 an archive or a store works. A list comes from the record alone where the record has all of it, else from the node that
-keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds.
+keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds. Whether a
+file is the right one is decided by the SHA-256 that the execution told, wherever that is known.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ from storage.contract import silent
 from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts, text_of
 
 Json = dict[str, Any]
+CHANGED: Final = "Changed"
+"""Kind of a `Broken` that says that what lies there is not, or no longer, what was published."""
 FILES: Final = "results/files"
 """The part of a job's path that tells what its results hold."""
 FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: stdout, outputs/model.bin.")]
@@ -232,7 +235,7 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
 
     told = hashlib.sha256()
     with ExitStack() as stack:
-        pieces = _content(stack, api, result, path, check=not digest)
+        pieces = _content(stack, api, result, path, digest)
         if pieces is None:
             return False
         try:
@@ -252,14 +255,20 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
     return True
 
 
-def _content(stack: ExitStack, api: Api, result: Result, path: str, *, check: bool) -> Iterator[bytes] | None:
+def _content(stack: ExitStack, api: Api, result: Result, path: str, digest: str) -> Iterator[bytes] | None:
+    """The pieces of one file, None if it is not there; `digest` is the one that the record has, if it has it."""
     from storage.peek import content
 
     if result.spec.type.lower() == "ipfs":
         return _from_ipfs(stack, api, result.spec, path)
     if result.relay or is_archive(result.spec):
-        return content(_archive(stack, result), path, check=check)
-    return _from_bucket(stack, api, result.spec, path)
+        return content(_archive(stack, result), path, check=not digest)
+    try:
+        return _from_bucket(stack, api, result.spec, path)
+    except Broken as changed:
+        if changed.kind != CHANGED or not digest:
+            raise
+        return _rewritten(stack, api, result.spec, path, digest, changed)
 
 
 def _entries(api: Api, result: Result) -> list[Entry]:
@@ -300,13 +309,13 @@ def _archive(stack: ExitStack, result: Result) -> Any:
 
 
 def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[bytes] | None:
+    """The object as it was published. Raises `Broken` of kind ``Changed`` for another one, by its ETag."""
     from storage.stream import opened
 
     if spec.type.lower() not in ("s3", LINKED):
         raise Invalid(f"there is no way to look into a result of the type {spec.type!r}")
     params = {key.lower(): value for key, value in spec.params.items()}
-    prefix = str(params.get("key", "")).removesuffix("*").rstrip("/")
-    key = f"{prefix}/{path}" if prefix else path
+    key = _key_of(params, path)
     etag, size_bytes = "", None
     try:
         if objects := params.get("objects"):
@@ -332,6 +341,39 @@ def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[
             return None
         raise Broken(f"{key} is not there any more: it was removed since it was published") from fault
     return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def _rewritten(
+    stack: ExitStack, api: Api, spec: Spec, path: str, digest: str, changed: Broken
+) -> Iterator[bytes]:
+    """The object of that key, whoever has put it there, if its bytes are those of the record: all of it is looked at before
+    any of it is given. Raises `changed` if they are not."""
+    from storage.stream import opened
+
+    params = {key.lower(): value for key, value in spec.params.items()}
+    key = _key_of(params, path)
+    links = {each["Key"]: each["PreSignedURL"] for each in params.get("objects") or ()}
+    told = hashlib.sha256()
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+    kept = stack.enter_context((scratch / "file").open("w+b"))
+    try:
+        url = links.get(key) or asyncio.run(_signed(params, key, ""))
+        with opened(url) as file:
+            while piece := file.read(CHUNK_BYTES):
+                told.update(piece)
+                kept.write(piece)
+    except Fault:
+        raise changed from None
+    if told.hexdigest() != digest:
+        raise changed
+    kept.seek(0)
+    return iter(lambda: kept.read(CHUNK_BYTES), b"")
+
+
+def _key_of(params: Json, path: str) -> str:
+    """Of the object that a file at that path of a result is; the params' names are in lower case."""
+    prefix = str(params.get("key", "")).removesuffix("*").rstrip("/")
+    return f"{prefix}/{path}" if prefix else path
 
 
 async def _pinned(api: Api, spec: Spec, key: str, scratch: Path) -> Any:

@@ -371,7 +371,8 @@ def test_objects_that_were_brought_back_are_the_result(
     links: bool,
 ) -> None:
     """Objects of a result that were written anew, with other ETags and none of what shoal notes beside them, are taken for
-    it if their bytes are the same as the record's; if one byte is another, nothing is kept and it is told as changed."""
+    it, and each can be printed, if their bytes are the same as the record's; if one byte is another, nothing is kept or
+    printed and it is told as changed."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     bucket = f"back-{uuid4().hex[:12]}"
@@ -394,7 +395,11 @@ def test_objects_that_were_brought_back_are_the_result(
 
     assert ran.code == 0, ran.err
     assert snapshot(folder / "job-words") == with_folders(tree)
+    assert shoal("cat", "words", "outputs/02").out == "number 2\n"
     background.run(rewritten(s3, bucket, "out/outputs/02", b"number X\n"))
+    ran = shoal("cat", "words", "outputs/02")
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert "is not as it was published" in ran.err
     ran = shoal("get", "words", "--output-dir", "again")
     assert ran.code != 0
     assert ran.err.count("is not as it was published") == 1
