@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from protocol.errors import Broken
+from protocol.errors import Broken, Fault
 from storage.lanes import Again, Lane, Request, write_all_at
 from storage.ranged import Refusal, check_range
 from storage.wire import Head, Line
@@ -57,15 +57,22 @@ def unknown() -> Sum | None:
     return None
 
 
+def untold(trailers: Mapping[str, str]) -> Fault | None:
+    """Most servers say in the head what goes wrong, or not at all."""
+    return None
+
+
 class Item(Struct, frozen=True):
     """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there.
 
-    `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known.
+    `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known; `told` once a body
+    has ended, for the fault that the trailers behind it (names in lower case) tell of, if they do.
     """
 
     far: Far
     open: Callable[[], int]
     summed: Callable[[], Sum | None] = unknown
+    told: Callable[[Mapping[str, str]], Fault | None] = untold
 
 
 class Files:
@@ -101,6 +108,7 @@ class _File:
         self.far = item.far
         self._make = item.open
         self.summed = item.summed
+        self.told = item.told
         self._parts = parts
         self._sums: dict[int, tuple[int, int]] = {}
         self._opened = opened
@@ -177,11 +185,21 @@ class Part:
         summed = self._file.summed()
         while self.at < self._end:
             if not self._some(fd, line, lane, summed):
-                cut = f"{self.name}: the body ended after {self.at} of {self._end} bytes"
-                raise Again(Broken(cut, kind="Cut"))
+                raise self._ended_early(line)
         if line.read_into(lane.buffer[:1]):
             raise Broken(f"{self.name}: more bytes came than were asked for")
+        told = self._file.told(line.trailers)
+        if told is not None:
+            raise told
         self._file.has_one_part_less(self._start, self._end - self._start, self._value)
+
+    def _ended_early(self, line: Line) -> Exception:
+        """Why a body ended before its time: what its trailers tell of, if they do."""
+        fault = self._file.told(line.trailers)
+        if fault is None:
+            cut = f"{self.name}: the body ended after {self.at} of {self._end} bytes"
+            return Again(Broken(cut, kind="Cut"))
+        return Again(fault) if fault.retryable else fault
 
     def _some(self, fd: int, line: Line, lane: Lane, summed: Sum | None) -> int:
         """Fill the lane's buffer and write it: how many bytes it was."""

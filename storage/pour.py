@@ -20,7 +20,7 @@ from protocol.errors import Broken
 SEND_BYTES: Final = 1 << 20
 HEAR_BYTES: Final = 1 << 16
 HEARD_MAX_BYTES: Final = 1 << 28
-"""No answer is longer; Kubo's has a hundred bytes for each file."""
+"""No answer is longer; Kubo's has a hundred bytes for each folder."""
 
 
 class Stretch(Struct, frozen=True):

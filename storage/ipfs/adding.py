@@ -3,7 +3,9 @@
 Knows: multipart bodies as Kubo reads them, and how it tells what it added. Must not know: pins, or threads beyond the one
 that it is called in.
 
-Kubo answers while it still reads. An error behind its first line stands in a line of its own, in an HTTP trailer, or both.
+Kubo is told to be silent about files, and tells of folders alone: a million files would make an answer of a hundred
+megabytes, which nobody needs, because the root that is told last is that of all of them. An error behind its first line
+stands in a line of its own, in an HTTP trailer, or both.
 """
 
 import os
@@ -16,8 +18,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Fault
+from protocol.errors import Broken
 from storage.ipfs.kubo import Kubo
+from storage.ipfs.trailers import lines, told_behind
 from storage.lanes import Lane, Request
 from storage.pour import Piece, Stretch
 from storage.ranged import Refusal
@@ -26,13 +29,11 @@ from storage.wire import Head, Line
 
 ROOT: Final = "result"
 ADDING: Final = "publishing to IPFS"
-TRAILER: Final = "x-stream-error"
-"""Where Kubo says what went wrong behind the first byte (go-ipfs-cmds, `StreamErrHeader`)."""
 JOINED_BYTES: Final = 1 << 18
 """Heads and small files are sent together, about so much at a time."""
 SMALL_BYTES: Final = 1 << 16
 STRETCH_BYTES: Final = 8 << 20
-LINE_MAX_BYTES: Final = 1 << 20
+OPTIONS: Final = {"progress": "false", "silent": "true"}
 MEDIA_TYPES: Final = {
     Kind.FOLDER: "application/x-directory",
     Kind.LINK: "application/symlink",
@@ -49,11 +50,16 @@ class _Added(Struct, frozen=True, rename="pascal"):
 
 
 class Adding:
-    """The request: a `storage.lanes.Task`. Afterwards `root` is the CID of the folder."""
+    """The request: a `storage.lanes.Task`. Afterwards `root` is the CID of the folder.
+
+    An empty file of the name `mark` is added to what is there, if it is not empty.
+    """
 
     name = ADDING
 
-    def __init__(self, kubo: Kubo, folder: Path, entries: list[Entry], options: Mapping[str, str]) -> None:
+    def __init__(
+        self, kubo: Kubo, folder: Path, entries: list[Entry], options: Mapping[str, str], mark: str = ""
+    ) -> None:
         self.root = ""
         self.moved_bytes = 0
         self.size_bytes = sum(entry.size_bytes for entry in entries)
@@ -61,7 +67,8 @@ class Adding:
         self._folder = folder
         self._entries = entries
         self._boundary = secrets.token_hex(24)
-        self._target = f"{urlsplit(kubo.url('add')).path}?{urlencode(options)}"
+        self._mark = mark
+        self._target = f"{urlsplit(kubo.url('add')).path}?{urlencode({**OPTIONS, **options})}"
 
     def request(self) -> Request:
         """All of it: Kubo cannot go on where it broke off."""
@@ -74,36 +81,31 @@ class Adding:
         return Refusal(self._kubo.fault_of(ADDING, status, body), again=False)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:
-        """Read what was added. Raises `Broken` for an answer that is not all of it, and what Kubo says went wrong."""
-        added = 0
+        """Read what was added. Raises `Broken` for an answer that is not whole, and what Kubo says went wrong."""
         root = ""
-        for text in _lines(line):
+        for text in lines(line, ADDING):
             try:
                 each = msgspec.json.decode(text, type=_Added)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise self._told_behind(line) or Broken(f"{ADDING}: Kubo answered {text[:100]!r}") from error
+                told = told_behind(self._kubo, ADDING, line.trailers)
+                raise told or Broken(f"{ADDING}: Kubo answered {text[:100]!r}") from error
             if each.message:
                 raise self._kubo.fault_of(ADDING, 500, text)
-            added += 1
-            # The root is told last.
+            # The root is told last, when all that is in it was added.
             root = each.hash if each.name == ROOT else ""
-        fault = self._told_behind(line)
+        fault = told_behind(self._kubo, ADDING, line.trailers)
         if fault is not None:
             raise fault
-        wanted = len(self._entries) + 1
-        if not root or added != wanted:
+        if not root:
             hint = "It ended before its time, and says why in its log: is its disk full?"
-            raise Broken(f"{ADDING}: Kubo added {added} of {wanted} files and folders", hint=hint)
+            raise Broken(f"{ADDING}: Kubo did not tell that it added all", hint=hint)
         self.root = root
-
-    def _told_behind(self, line: Line) -> Fault | None:
-        """What the trailer says, once all of the body was read."""
-        said = line.trailers.get(TRAILER, "")
-        return self._kubo.fault_of(ADDING, 500, said.encode("latin-1")) if said else None
 
     def _texts(self) -> Iterator[tuple[bytes, Entry | None]]:
         """What stands around the files' bytes, and the file that follows, if one does."""
         before = _head(self._boundary, ROOT, Kind.FOLDER) + b"\r\n"
+        if self._mark:
+            before += _head(self._boundary, f"{ROOT}/{self._mark}", Kind.FILE) + b"\r\n"
         for entry in self._entries:
             text = before + _head(self._boundary, f"{ROOT}/{entry.path}", entry.kind, entry.executable)
             before = b"\r\n"
@@ -152,19 +154,6 @@ class Adding:
                 lane.moved += size
         finally:
             os.close(fd)
-
-
-def _lines(line: Line) -> Iterator[bytes]:
-    """A body's lines that are not empty. Raises `Broken` for one that has no end."""
-    room = memoryview(bytearray(1 << 16))
-    rest = b""
-    while count := line.read_into(room):
-        *whole, rest = (rest + bytes(room[:count])).split(b"\n")
-        yield from (each for each in whole if each)
-        if len(rest) > LINE_MAX_BYTES:
-            raise Broken(f"{ADDING}: Kubo answered {rest[:100]!r}")
-    if rest:
-        yield rest
 
 
 def _head(boundary: str, path: str, kind: Kind, executable: bool = False) -> bytes:

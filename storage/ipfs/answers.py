@@ -13,9 +13,10 @@ class Version(Struct, frozen=True, rename="pascal"):
 
 
 class Identity(Struct, frozen=True):
-    """Answer of ``id``."""
+    """Answer of ``id``; `agent` is a name and a version, with slashes between and behind: ``kubo/0.43.0/``."""
 
     id: str = field(name="ID")
+    agent: str = field(name="AgentVersion", default="")
 
 
 class Resolution(Struct, frozen=True, rename="pascal"):

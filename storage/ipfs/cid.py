@@ -124,6 +124,16 @@ def cid_text(cid: bytes) -> str:
     return str(libipld.encode_cid(cid))
 
 
+def cid_like(cid: bytes, block: bytes) -> bytes | None:
+    """The CID of a block, of the version, codec and hash function that `cid` has; None if it cannot be computed here."""
+    parts = parts_of(cid)
+    function = HASHES.get(parts.hash)
+    if function is None:
+        return None
+    digest = function(block)
+    return cid.removesuffix(parts.digest) + digest if len(digest) == len(parts.digest) else None
+
+
 def inlined(cid: bytes) -> bytes | None:
     """The content of a CID that holds it in itself; None for one that names it by a digest."""
     parts = parts_of(cid)

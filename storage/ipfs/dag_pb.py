@@ -15,6 +15,7 @@ from storage.ipfs.cid import cid_end, varint
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LINKS, _DATA = 2, 1
 _HASH, _NAME, _TSIZE = 1, 2, 3
+_FIELD_KEYS = (_LINKS << 3 | _BYTES, _DATA << 3 | _BYTES)
 _LINK_KEYS = (_HASH << 3 | _BYTES, _NAME << 3 | _BYTES, _TSIZE << 3 | _VARINT)
 
 
@@ -73,6 +74,22 @@ def read_node(block: bytes) -> Node:
     if data is None:
         raise Broken("it is dag-pb without UnixFS")
     return Node(links, _unixfs(data))
+
+
+def without_link(block: bytes, name: bytes) -> bytes:
+    """A dag-pb block without its links of that name, every other byte as it stands. Raises `Broken`."""
+    kept = bytearray()
+    at = 0
+    while at < len(block):
+        begin = at
+        key, at = varint(block, at)
+        size, at = varint(block, at)
+        at += size
+        if key not in _FIELD_KEYS or at > len(block):
+            raise Broken("it is not dag-pb")
+        if key != _FIELD_KEYS[0] or _link(block[at - size : at]).name != name:
+            kept += block[begin:at]
+    return bytes(kept)
 
 
 def _link(block: bytes) -> Link:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
 from storage.ipfs.holders import CAR_TYPE, Ask, Holder
+from storage.ipfs.trailers import words_of
 from storage.lanes import Lane, Lanes, Request
 from storage.ranged import Limits, Refusal
 from storage.threads import Stopped
@@ -121,7 +122,13 @@ class _Exchange:
             raise Failed(Unavailable(said, hint=hint), lasting=True)
         try:
             self._take(line, lane)
-        except (Failed, Stopped):
+        except Failed as failed:
+            # Why a body ended early is told behind it, in words that say more than its length.
+            told = self._told_behind(line)
+            if told is None or failed.lasting:
+                raise
+            raise told from failed
+        except Stopped:
             raise
         except Silent as error:
             lane.check()
@@ -133,6 +140,15 @@ class _Exchange:
             raise Failed(Broken(said, kind="Cut")) from error
         except BaseException as error:
             raise _Raised(error) from error
+        told = self._told_behind(line)
+        if told is not None:
+            raise told
+
+    def _told_behind(self, line: Line) -> Failed | None:
+        """What the trailers of an answer tell of, once all of its body was read."""
+        words = words_of(line.trailers)
+        fault = self._holder.refusal(self.name, 500, words) if words else None
+        return None if fault is None else Failed(fault, lasting=not fault.retryable)
 
     def refused(self, status: int, body: bytes) -> Refusal:
         """As the holder's words say."""

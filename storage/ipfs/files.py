@@ -1,15 +1,17 @@
 """Files of a Kubo node in ranges: through its gateway, or by ``cat``.
 
 Knows: how a range is asked for in both ways, and what a refusal means. Must not know: threads, or where the bytes go.
-Kubo has checked each block against its CID; its gateway is twice as fast as ``cat`` (docs/adr/0011).
+Kubo has checked each block against its CID, and tells in a trailer what it lacks; its gateway is twice as fast as ``cat``
+(docs/adr/0011).
 """
 
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from protocol.errors import Broken, Unavailable
+from protocol.errors import Broken, Fault, Unavailable
 from storage.ipfs.kubo import Kubo
+from storage.ipfs.trailers import told_behind, words_of
 from storage.lanes import Request
 from storage.parts import PARTIAL
 from storage.ranged import Refusal
@@ -44,6 +46,11 @@ class GatewayFile:
         fault = Unavailable(f"{self.name}: the gateway refuses (status {status})", kind=REFUSED)
         return Refusal(fault, again=False)
 
+    def told(self, trailers: Mapping[str, str]) -> Fault | None:
+        """A body that the gateway itself says is not whole: Kubo is to be asked."""
+        words = words_of(trailers)[:300].decode(errors="replace")
+        return Unavailable(f"{self.name}: the gateway broke off: {words}", kind=REFUSED) if words else None
+
 
 class KuboFile:
     """A file by ``cat``: a `storage.parts.Far`."""
@@ -55,10 +62,7 @@ class KuboFile:
         self._target = f"{urlsplit(kubo.url('cat')).path}?arg={quote(f'/ipfs/{cid}', safe='')}"
 
     def request(self, start: int, end: int) -> Request:
-        """An error within the body ends it early; who asks again from there is told it as a status, with Kubo's words.
-
-        A file is asked for to its end, whatever its size was said to be: more than that is found out.
-        """
+        """A file is asked for to its end, whatever its size was said to be: more than that is found out."""
         length = "" if end == self.size_bytes else f"&length={end - start}"
         return Request("POST", f"{self._target}&offset={start}{length}", {})
 
@@ -68,3 +72,7 @@ class KuboFile:
     def refused(self, status: int, body: bytes) -> Refusal:
         """As Kubo says."""
         return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
+
+    def told(self, trailers: Mapping[str, str]) -> Fault | None:
+        """An error within the body ends it early, with Kubo's words behind it."""
+        return told_behind(self._kubo, self.name, trailers)

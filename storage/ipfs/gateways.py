@@ -24,12 +24,14 @@ from storage.ipfs.exchange import Exchanges
 from storage.ipfs.holders import RECORD_TYPE, Gateway
 from storage.ipfs.ipns import RECORD_MAX_BYTES, canonical, key_of, meaning_of
 from storage.ipfs.kubo import PROBE_S
+from storage.ipfs.near import said
 from storage.ipfs.params import IpfsSettings, SourceParams, split_path
 from storage.ipfs.sink import Sink
-from storage.ipfs.unixfs import Found, Role, Want, expand, follow
+from storage.ipfs.unixfs import Found, Role, Want, expand, follow, names_beside
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size
+from storage.threads import in_thread
 from storage.tree import Entry, Kind, Limits
 
 if TYPE_CHECKING:
@@ -170,9 +172,12 @@ class GatewaySource:
         root = read_cid(cid)
         if not names:
             return Want(root)
-        found = follow(root, names, await blocks.path(root, names, params.cid))
+        leading = await blocks.path(root, names, params.cid)
+        found = follow(root, names, leading)
         if found is None:
-            raise NotFound(f"{params.cid}: there is no {'/'.join(names)!r} below {cid}")
+            depth, there = names_beside(root, names, leading)
+            hint = await in_thread(lambda _: said(names[:depth], names[depth], there))
+            raise NotFound(f"{params.cid}: there is no {'/'.join(names)!r} below {cid}", hint=hint)
         return found
 
     async def _size(self, blocks: Blocks, wants: Sequence[Want], what: str) -> int | None:

@@ -3,12 +3,14 @@
 Knows: how Kubo answers, and how it goes wrong. Must not know: what is fetched or published.
 
 Kubo tells an error before the first byte as status 500 with JSON. One that comes later stands in an HTTP trailer, which our
-session does not see. So whatever is read as a stream goes over `storage.wire` and is measured against a size that was known
-before, or its trailer is read (`adding`); lists are asked for in one piece, whose JSON is whole or not at all.
+session does not see. So whatever is read as a stream goes over `storage.wire`, and its trailer is read (`trailers`); what is
+asked for here is one JSON value or one block, which is whole or not at all.
 """
 
 import asyncio
 import contextlib
+import io
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,8 @@ ANSWER_MAX_BYTES: Final = 64 << 20
 PROBE_S: Final = 5.0
 AWAY_TRIES: Final = 6
 FAMILIES: Final = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+NAMES_ADDED: Final = (0, 37)
+"""From this version on ``add`` gives the pin that it sets a name."""
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 _MISSING: Final = (
@@ -56,6 +60,7 @@ _MALFORMED: Final = (
     "not unixfs",
     "expected protobuf",
 )
+_AGENT: Final = re.compile(r"kubo/(\d+)\.(\d+)\.")
 _START_HINT: Final = "Start it with `ipfs daemon`, or name another node with --ipfs-connect."
 
 
@@ -82,6 +87,8 @@ class Kubo:
         self._lanes: Lanes | None = None
         self._known = False
         self._gateway: str | None = None
+        self.names_added = False
+        """Whether ``add`` gives the pin that it sets a name; known once it is `ready`."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,9 +133,13 @@ class Kubo:
                 await self.close()
                 self.endpoint, self._gateway = endpoint, None
             try:
-                return (await self.ask("id", Identity)).id
+                found = await self.ask("id", Identity)
             except (Unavailable, TimedOut) as fault:
                 faults.append(fault)
+            else:
+                version = _AGENT.match(found.agent)
+                self.names_added = version is not None and (int(version[1]), int(version[2])) >= NAMES_ADDED
+                return found.id
         raise faults[0]
 
     async def ask(
@@ -139,9 +150,10 @@ class Kubo:
         *,
         what: str = "",
         silence_s: float | None = None,
+        block: bytes | None = None,
     ) -> T:
         """Call a command whose answer is one JSON value. `what` names in faults what was asked for."""
-        async with self.call(command, options, what=what, silence_s=silence_s) as response:
+        async with self.call(command, options, what=what, silence_s=silence_s, block=block) as response:
             body = await read_bounded(response, what or command, silence_s or self.settings.answer_s)
         try:
             return msgspec.json.decode(body, type=form)
@@ -156,14 +168,17 @@ class Kubo:
         *,
         what: str = "",
         silence_s: float | None = None,
+        block: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Call a command; the body is the caller's to read, inside the context, where errors become faults."""
+        """Call a command, with a `block` for one that takes it; the body is the caller's to read, inside the context, where
+        errors become faults."""
         silence_s = silence_s or self.settings.answer_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_s, sock_read=silence_s)
         what = what or command
         try:
             async with AsyncExitStack() as stack:
-                asking = self._opened().post(self.url(command), params=options, timeout=timeout)
+                sent = None if block is None else aiohttp.FormData({"data": io.BytesIO(block)})
+                asking = self._opened().post(self.url(command), params=options, data=sent, timeout=timeout)
                 # A head that trickles is not silence to the session.
                 async with asyncio.timeout(self.settings.connect_s + silence_s):
                     response = await stack.enter_async_context(asking)

@@ -1,30 +1,31 @@
 """Results to IPFS: added to a Kubo node as a tree of its own, and pinned there.
 
-Knows: what a result may hold, and that nothing stays pinned of one that failed. Must not know: HTTP, or how a tree is sent
-(`adding`).
+Knows: what a result may hold, what a job may say of how it is kept, and pinning services. Must not know: HTTP, how a tree is
+sent (`adding`), or how it is pinned (`keeping`).
 
-The tree is pinned afterwards, by itself: then it is known whether the same bytes were
-pinned before, and a pin that is not ours is never taken back; nor is one that a pinning service had. Both may be done twice,
-so a node that is restarted meanwhile costs tries. Links are stored as links, if they stay inside.
+Nothing stays pinned of a result that failed, and no pin that is not ours is ever taken back, nor one that a pinning service
+had. What is done to a node may be done twice, so one that is restarted meanwhile costs tries. Links are stored as links, if
+they stay inside.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Fault, Invalid, TimedOut, Unavailable
+from protocol.errors import Broken, Invalid, TimedOut, Unavailable
 from protocol.jobs import Spec
 from storage.contract import Form, Label, Progress
 from storage.ipfs.adding import ADDING, Adding
 from storage.ipfs.driver import IpfsDriver
-from storage.ipfs.kubo import Away, Options, read_bounded
+from storage.ipfs.keeping import kept, undone_by
 from storage.ipfs.params import PublisherParams
+from storage.ipfs.trailers import asked_lines
 from storage.threads import in_thread
 from storage.tree import Entry, Kind, check_link, walk
 from storage.wire import Silent
@@ -32,18 +33,11 @@ from storage.wire import Silent
 if TYPE_CHECKING:
     from storage.contract import Publisher
 
-UNDO_S: Final = 20.0
+TOP_MAX: Final = 1000
+"""With more entries at its top a result gets no mark: it might be what makes Kubo split the root into several blocks."""
 ILL_MAX: Final = 5
 """So many questions in a row may a pinning service fail to answer while it keeps a result."""
 ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")
-
-
-class _Pins(Struct, frozen=True, rename="pascal"):
-    keys: dict[str, msgspec.Raw] = {}
-
-
-class _Done(Struct, frozen=True, rename="pascal"):
-    pins: list[str] | None = None
 
 
 class _RemotePin(Struct, frozen=True, rename="pascal"):
@@ -69,21 +63,22 @@ class IpfsPublisher(IpfsDriver):
                 told = done_bytes
                 progress(done_bytes, total_bytes)
 
+        async def add(options: Mapping[str, str], mark: str) -> str:
+            wanted = {**options, **_modes(entries), **_shape(params)}
+            adding = Adding(self._kubo, folder, entries, wanted, mark)
+            return await self._kubo.patiently(lambda: self._added(adding, grown))
+
         await self._kubo.ready()
-        cid = await self._kubo.patiently(lambda: self._add(folder, entries, params, grown))
         name = params.name or label.execution
         async with AsyncExitStack() as undoing:
-            await undoing.enter_async_context(self._pinned(cid, name))
+            keeping = kept(self._kubo, add, name, _mark(entries, label))
+            cid = await undoing.enter_async_context(keeping)
             if params.remote:
                 await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
         return Spec("ipfs", {"CID": cid})
 
-    async def _add(
-        self, folder: Path, entries: list[Entry], params: PublisherParams, progress: Progress
-    ) -> str:
+    async def _added(self, adding: Adding, progress: Progress) -> str:
         """Send the tree; answers with the CID of its root."""
-        options = {"pin": "false", "progress": "false", **_modes(entries), **_shape(params)}
-        adding = Adding(self._kubo, folder, entries, options)
         done = 0
 
         def moved(size: int) -> None:
@@ -102,33 +97,6 @@ class IpfsPublisher(IpfsDriver):
         return adding.root
 
     @asynccontextmanager
-    async def _pinned(self, cid: str, name: str) -> AsyncIterator[None]:
-        """Pin the root. Where it was not pinned before, a fault or cancellation, also a later one, takes the pin back."""
-        what = f"pinning {cid}"
-        if await self._kubo.patiently(lambda: self._is_pinned(cid)):
-            yield
-            return
-        async with self._undone_by("pin/rm", {"arg": cid}, what):
-            silence_s = self._kubo.settings.silence_s
-            options = {"arg": cid, "name": name}
-            done = await self._kubo.patiently(
-                lambda: self._kubo.ask("pin/add", _Done, options, what=what, silence_s=silence_s)
-            )
-            if not done.pins:
-                raise Broken(f"{what}: Kubo does not say that it did")
-            yield
-
-    async def _is_pinned(self, cid: str) -> bool:
-        try:
-            pins = await self._kubo.ask("pin/ls", _Pins, {"arg": cid, "type": "recursive"}, what=f"pin {cid}")
-        except (Away, TimedOut):
-            raise
-        except Fault:
-            # That it is not pinned is an error to Kubo, too.
-            return False
-        return bool(pins.keys)
-
-    @asynccontextmanager
     async def _kept_by(self, service: str, cid: str, name: str) -> AsyncIterator[None]:
         """Let a pinning service fetch and keep the root, and wait until it does; taken back as a pin of the node is."""
         what = f"pinning {cid} at the service {service!r}"
@@ -136,7 +104,7 @@ class IpfsPublisher(IpfsDriver):
             yield
             return
         undo = {"service": service, "cid": cid, "name": name, "status": ANY_STATE, "force": "true"}
-        async with self._undone_by("pin/remote/rm", undo, what):
+        async with undone_by(self._kubo, "pin/remote/rm", undo, what):
             # Kubo would wait itself, without a sign of life.
             wanted = {"arg": cid, "service": service, "name": name, "background": "true"}
             silence_s = self._kubo.settings.silence_s
@@ -175,24 +143,18 @@ class IpfsPublisher(IpfsDriver):
     async def _remote_states(self, service: str, cid: str, what: str) -> set[str]:
         """What a pinning service says of its pins of a CID."""
         options = {"service": service, "cid": cid, "status": ANY_STATE}
-        silence_s = self._kubo.settings.silence_s
-        async with self._kubo.call("pin/remote/ls", options, what=what, silence_s=silence_s) as response:
-            body = await read_bounded(response, what, silence_s)
+        found = await asked_lines(self._kubo, "pin/remote/ls", options, what)
         try:
-            return {msgspec.json.decode(line, type=_RemotePin).status for line in body.splitlines() if line}
+            return {msgspec.json.decode(line, type=_RemotePin).status for line in found}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Broken(f"{what}: Kubo answered {body[:100]!r}") from error
+            raise Broken(f"{what}: Kubo answered {b' '.join(found)[:100]!r}") from error
 
-    @asynccontextmanager
-    async def _undone_by(self, command: str, options: Options, what: str) -> AsyncIterator[None]:
-        """On a fault or cancellation inside, call what takes back what may have been done."""
-        try:
-            yield
-        except BaseException:
-            with suppress(Fault, TimeoutError):
-                async with asyncio.timeout(UNDO_S), self._kubo.call(command, options, what=what) as response:
-                    await response.read()
-            raise
+
+def _mark(entries: list[Entry], label: Label) -> str:
+    """What is published beside a result for its pin's sake; empty if that might change more than the root's block."""
+    mark = f".shoal-{label.execution}"
+    top = [entry.path for entry in entries if "/" not in entry.path]
+    return "" if len(top) > TOP_MAX or mark in top else mark
 
 
 def _modes(entries: list[Entry]) -> dict[str, str]:

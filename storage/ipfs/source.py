@@ -28,6 +28,7 @@ from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
 from storage.ipfs.kubo import Kubo
+from storage.ipfs.near import meant
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
@@ -172,14 +173,17 @@ class IpfsSource(IpfsDriver):
             done += size
             moved(done)
 
-        def far(node: Node) -> GatewayFile | KuboFile:
+        def item(node: Node, open_file: Callable[[], int]) -> Item:
             name = f"{params.cid} {node.path}".rstrip()
+            far: GatewayFile | KuboFile
             if gateway:
-                return GatewayFile(gateway, node.cid, node.size_bytes, name)
-            return KuboFile(self._kubo, node.cid, node.size_bytes, name)
+                far = GatewayFile(gateway, node.cid, node.size_bytes, name)
+            else:
+                far = KuboFile(self._kubo, node.cid, node.size_bytes, name)
+            return Item(far, open_file, told=far.told)
 
         settings = self._kubo.settings
-        parts = Files((Item(far(node), open_file) for node, open_file in files), settings.part_bytes)
+        parts = Files((item(node, open_file) for node, open_file in files), settings.part_bytes)
         count = sum(-(-node.size_bytes // settings.part_bytes) for node, _ in files)
         try:
             await self._kubo.move(gateway, parts.parts(), min(settings.requests, max(count, 1)), more)
@@ -220,7 +224,11 @@ class IpfsSource(IpfsDriver):
             raise Broken(f"{params.cid} means {found.path!r}, which is no CID") from fault
 
     async def _root(self, params: SourceParams) -> Node:
-        found = await _asked(self._kubo, "files/stat", Stat, params.path, params.cid)
+        try:
+            found = await _asked(self._kubo, "files/stat", Stat, params.path, params.cid)
+        except NotFound as missing:
+            missing.hint = await meant(self._kubo, params) or missing.hint
+            raise
         if int(found.mode, 8) & LINK_BIT:
             raise Invalid(
                 f"{params.cid} is a symbolic link", hint="Name what it leads to, or the folder it is in."

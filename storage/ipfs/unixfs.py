@@ -104,14 +104,33 @@ def follow(root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]) -> 
 
     Raises as `expand`.
     """
-    want = Want(root)
-    for name in names:
-        below = _listed(Want(want.cid), blocks)
-        found = next((each for each in below if each.path == name), None)
-        if found is None:
-            return None
-        want = Want(found.cid, size_bytes=found.size_bytes, total_bytes=found.total_bytes)
+    *_, (want, _) = _followed(root, names, blocks)
     return want
+
+
+def names_beside(root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]) -> tuple[int, list[str]]:
+    """Of a path that `follow` does not find: how many of its names there are, and what there is beside the next one, as far
+    as the blocks tell it. Raises as `expand`."""
+    steps = list(_followed(root, names, blocks))
+    return len(steps) - 2, steps[-1][1]
+
+
+def _followed(
+    root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]
+) -> Iterator[tuple[Want | None, list[str]]]:
+    """What lies at each step of a path, and the names that were there; the last is None if that is none of them."""
+    want: Want | None = Want(root)
+    yield want, []
+    for name in names:
+        assert want is not None
+        below = list(_listed(Want(want.cid), blocks))
+        found = next((each for each in below if each.path == name), None)
+        want = None
+        if found is not None:
+            want = Want(found.cid, size_bytes=found.size_bytes, total_bytes=found.total_bytes)
+        yield want, [each.path for each in below]
+        if want is None:
+            return
 
 
 def _listed(want: Want, blocks: Mapping[bytes, bytes]) -> Iterator[Want]:

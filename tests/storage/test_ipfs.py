@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -29,6 +30,7 @@ from storage.ipfs import (
     SourceParams,
 )
 from storage.ipfs.params import split_path
+from storage.ipfs.publisher import TOP_MAX
 from storage.params import read_params
 from tests.contracts.publisher import ServedPublisherContract
 from tests.contracts.source import ServedSourceContract
@@ -41,6 +43,8 @@ LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.
 NOBODY_HAS = "QmVcxzWM39CEgJ3gQdWxxbEBXCTXpuZpGsRmQUbkxj5483"
 MIB = 1 << 20
 LARGE = hashlib.shake_256(b"ipfs").digest(3 * MIB + 17)
+WIDE: Tree = {f"{number}": b"" for number in range(TOP_MAX)}
+"""So much at the top of a result that it is pinned in the way that reads it again."""
 FOLDER_DATA = "CAE"
 """UnixFS for "a folder", in Base64."""
 
@@ -413,6 +417,30 @@ async def test_too_much_is_refused_before_it_is_fetched(node: servers.Kubo, tmp_
                 await IpfsSource(kubo).resolve(SourceParams(cid), ALL)
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("in/dta.csv", "Did you mean 'in/data.csv'?"),
+        ("IN/data.csv", "Did you mean 'in'?"),
+        ("in/zzz", "In 'in' there is 'data.csv', 'l', 'more', …."),
+        ("zzz/yyy/xxx", "There is 'in'."),
+    ],
+)
+async def test_a_path_to_nothing_says_what_is_there(
+    path: str, hint: str, node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """The nearest names in the folder that the path leads to, else some that it holds; of a node or through gateways."""
+    tree: Tree = {"in/data.csv": b"1", "in/more/x": b"2", "in/l": Link("more"), "in/nothing": b""}
+    cid = await added(node, tree, tmp_path / "added", "--cid-version=1")
+    gateway = GatewaySource([node.gateway_url])
+
+    for each in (source, gateway):
+        with pytest.raises(NotFound, match=path) as caught:
+            await each.resolve(SourceParams(f"{cid}/{path}"), ALL)
+        assert caught.value.hint == hint
+    await gateway.close()
+
+
 # The node.
 
 
@@ -594,6 +622,63 @@ async def test_a_transfer_that_stays_broken_ends_and_leaves_nothing(
     assert list((tmp_path / "room").iterdir()) == []
 
 
+GONE = "block was not found locally (offline): ipld: could not find QmGone"
+
+
+@pytest.mark.parametrize("fault", ["trailer", "behind"])
+@pytest.mark.parametrize(
+    ("words", "kind"), [(GONE, NotFound), ("context deadline exceeded", TimedOut), ("an error", Unavailable)]
+)
+async def test_what_kubo_tells_behind_a_file_is_told(
+    fault: str,
+    words: str,
+    kind: type[Fault],
+    node: servers.Kubo,
+    behind: Kubo,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """An error in an HTTP trailer is the fault that it means, in Kubo's words, even if no byte is missing; nothing is
+    left."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    (tmp_path / "room").mkdir()
+    proxy.plan, proxy.words = on("/api/v0/cat", fault), words
+
+    with pytest.raises(kind) as caught:
+        await brought(IpfsSource(behind), cid, tmp_path / "room" / "in")
+
+    assert cid in caught.value.message
+    assert words in caught.value.message or kind is TimedOut
+    assert list((tmp_path / "room").iterdir()) == []
+
+
+async def test_what_passes_is_gone_on_with_whoever_told_it(
+    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """An error in a trailer that may pass costs a try; what came is not asked for again."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    proxy.plan, proxy.words = on("/api/v0/cat", "trailer", 0, 2), "connection reset by peer"
+
+    assert await brought(IpfsSource(behind), cid, tmp_path / "in") == {"": LARGE}
+
+
+@pytest.mark.parametrize("fault", ["trailer", "behind"])
+async def test_what_kubo_tells_behind_blocks_is_told(
+    fault: str, node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """An error in a trailer behind a CAR that lacks blocks is told in Kubo's words; one that lacks none is whole by its
+    CIDs."""
+    tree: Tree = {f"{number}": f"{tmp_path} {number}".encode() * 99 for number in range(20)}
+    cid = await added(node, tree, tmp_path / "added")
+    proxy.plan, proxy.words = on("/api/v0/dag/export", fault), GONE
+
+    if fault == "behind":
+        assert await brought(IpfsSource(behind), cid, tmp_path / "in") == tree
+    else:
+        with pytest.raises(NotFound, match="could not find QmGone"):
+            await brought(IpfsSource(behind), cid, tmp_path / "in")
+
+
 @pytest.mark.parametrize("fault", ["500", "403", "cut", "ended", "whole", "range"])
 async def test_a_gateway_that_fails_is_done_without(fault: str, node: servers.Kubo, tmp_path: Path) -> None:
     """What the gateway refuses comes by ``cat``; what it answers wrongly is an error or tried again, never data."""
@@ -667,6 +752,12 @@ async def test_progress_counts_the_bytes_of_the_files(
         *(("add", fault, Unavailable) for fault in ("500", "lost", "cut", "hangup")),
         *(("add", fault, TimedOut) for fault in ("mute", "deaf", "stall", "trickle", "drip")),
         *(("add", fault, Broken) for fault in ("ended", "short", "garbage", "xml", "204")),
+        *((command, "500", Unavailable) for command in ("block/get", "block/put")),
+        *((command, "lost", Unavailable) for command in ("block/get", "block/put")),
+        ("block/get", "flip", Broken),
+        *(("pin/update", fault, Unavailable) for fault in ("500", "lost", "cut")),
+        *(("pin/update", fault, TimedOut) for fault in ("held", "stall", "trickle")),
+        *(("pin/update", fault, Broken) for fault in ("ended", "short", "garbage")),
         *(("pin/add", fault, Unavailable) for fault in ("500", "lost", "cut")),
         *(("pin/add", fault, TimedOut) for fault in ("held", "stall", "trickle")),
         *(("pin/add", fault, Broken) for fault in ("ended", "short", "garbage")),
@@ -684,7 +775,8 @@ async def test_a_publishing_that_fails_leaves_no_pin(
     """Whatever breaks, and wherever, is told in time, and nothing of the result stays pinned: a Kubo that hangs up, takes no
     more, answers before it has all, half, without end, or what nobody understands."""
     before = await pins(node)
-    folder = plant({f"{command}-{fault}".replace("/", "-"): LARGE, "x": b""}, tmp_path / "result")
+    tree: Tree = {f"{command}-{fault}".replace("/", "-"): LARGE, "x": b""}
+    folder = plant({**tree, **(WIDE if command == "pin/add" else {})}, tmp_path / "result")
     proxy.plan = on(f"/api/v0/{command}", fault)
 
     with pytest.raises(kind):
@@ -723,13 +815,15 @@ async def test_what_kubo_tells_behind_its_answer_while_publishing_is_told(
     assert await pins(node) == before
 
 
+@pytest.mark.parametrize("command", ["add", "block/put", "pin/update", "pin/add"])
 async def test_a_publishing_that_is_cancelled_leaves_no_pin(
-    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+    command: str, node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    """Cancelled after the pin was set and before we heard of it, the pin is taken back."""
+    """Cancelled after the pin was set or moved and before we heard of it, the pin is taken back."""
     before = await pins(node)
-    folder = plant({"cancelled": LARGE}, tmp_path / "result")
-    proxy.plan = on("/api/v0/pin/add", "held")
+    tree: Tree = {f"cancelled-{command}".replace("/", "-"): LARGE}
+    folder = plant({**tree, **(WIDE if command == "pin/add" else {})}, tmp_path / "result")
+    proxy.plan = on(f"/api/v0/{command}", "held")
     task = asyncio.ensure_future(IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent))
     await proxy.stalled.wait()
 
@@ -740,32 +834,40 @@ async def test_a_publishing_that_is_cancelled_leaves_no_pin(
     assert await pins(node) == before
 
 
-async def test_a_pin_that_is_not_ours_stays(
-    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+@pytest.mark.parametrize("more", [{}, WIDE], ids=["marked", "wide"])
+async def test_a_pin_that_is_not_ours_stays_as_it_is(
+    more: Tree, node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    """The same result published before keeps its pin, whatever happens to the second."""
-    folder = plant({"twice": LARGE}, tmp_path / "result")
-    cid = await ipfs(node, "add", "-rQ", folder)
-    proxy.plan = on("/api/v0/pin/add", "500")
+    """The same result pinned before by somebody else keeps its pin and that one's name, whatever happens to ours."""
+    folder = plant({"twice": LARGE, **more}, tmp_path / "result")
+    cid = await ipfs(node, "add", "-rQ", "--pin-name=theirs", folder)
+    before = await pins(node)
+    label = msgspec.structs.replace(LABEL, execution=ExecutionId("e-of-ours"))
 
-    spec = await IpfsPublisher(behind).publish(folder, PublisherParams(), LABEL, silent)
+    spec = await IpfsPublisher(behind).publish(folder, PublisherParams(), label, silent)
+    proxy.plan = on("/api/v0/pin/", "500")
+    with pytest.raises(Unavailable):
+        await IpfsPublisher(behind).publish(folder, PublisherParams(remote="nobody"), label, silent)
 
     assert spec.params == {"CID": cid}
-    assert cid in await pins(node)
+    assert f"{cid} recursive theirs" in await ipfs(node, "pin", "ls", "--type=recursive", "--names")
+    proxy.plan = on("/api/v0/pin/", "")
+    await IpfsPublisher(behind).publish(folder, PublisherParams(), label, silent)
+    assert await pins(node) == before
 
 
 @pytest.mark.parametrize(
     ("last", "kind", "said"),
     [
         ({"Message": "no space left on device", "Code": 0}, Exhausted, "no space left"),
-        ({"Name": "result/b", "Hash": "Qm"}, Broken, "added 2 of 3"),
+        ({"Name": "result/b", "Hash": "Qm"}, Broken, "did not tell that it added all"),
     ],
 )
 async def test_an_error_in_the_middle_of_adding_is_an_error(
     last: dict[str, Any], kind: type[Fault], said: str, node: servers.Kubo, tmp_path: Path
 ) -> None:
-    """Kubo tells such errors as one more line under status 200, or in a trailer, which nobody sees: then lines are missing,
-    and the hint says where to look."""
+    """Kubo tells such errors as one more line under status 200, or ends without the line of the root: then the hint says
+    where to look."""
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()

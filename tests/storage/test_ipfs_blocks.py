@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import Broken, Exhausted, Fault, Invalid
 from storage.ipfs.car import CarReader
-from storage.ipfs.cid import check_block, cid_text, inlined, parts_of, read_cid
-from storage.ipfs.dag_pb import Type, read_node
+from storage.ipfs.cid import check_block, cid_like, cid_text, inlined, parts_of, read_cid
+from storage.ipfs.dag_pb import Type, read_node, without_link
 from storage.ipfs.sink import Sink
 from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want, expand
@@ -200,3 +200,24 @@ def test_the_words_of_a_gateway_at_the_end_of_a_stream_are_told() -> None:
 
     with pytest.raises(Broken, match="truncated"):
         list(CarReader().feed(car))
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5, unique=True), data=st.data())
+def test_a_folder_without_a_name_is_the_folder_that_never_had_it(
+    names: list[str], data: st.DataObject
+) -> None:
+    """Its block, and so its CID, are the same to the last byte."""
+    gone = data.draw(st.sampled_from(names))
+    (cid, block), *_ = dags.folder((name, [LEAF]) for name in names)
+    (wanted_cid, wanted), *_ = dags.folder((name, [LEAF]) for name in names if name != gone)
+
+    assert without_link(block, gone.encode()) == wanted
+    assert cid_like(cid, wanted) == wanted_cid
+    assert without_link(wanted, gone.encode()) == wanted
+
+
+@given(block=st.binary(max_size=60))
+def test_what_is_no_folder_loses_nothing(block: bytes) -> None:
+    """Any bytes are told as what they are not, or come back whole."""
+    with suppress(Broken):
+        assert without_link(block, b"name") == block

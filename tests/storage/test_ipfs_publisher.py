@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+import storage.ipfs.kubo
 from deploy import servers
 from protocol.errors import Denied, Fault, Invalid, TimedOut, Unavailable
 from storage.contract import silent
 from storage.ipfs import IpfsPublisher, IpfsSettings, Kubo, PublisherParams
 from storage.params import read_params
-from tests.contracts.trees import Link, Tree, plant
+from tests.contracts.trees import Link, Run, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.pinning_service import KEY, PinningService, pinning_service
-from tests.storage.test_ipfs import LABEL, LARGE, ipfs, node, only_here, pins
+from tests.storage.test_ipfs import LABEL, LARGE, ipfs, node, on, only_here, pins, proxy
 
-__all__ = ["node"]
+__all__ = ["node", "proxy"]
 
 
 @pytest.fixture
@@ -78,6 +79,94 @@ async def test_a_pin_has_a_name(
     spec = await publisher.publish(folder, read(params), LABEL, silent)
 
     assert f"{spec.params['CID']} recursive {name}" in await ipfs(
+        node, "pin", "ls", "--type=recursive", "--names"
+    )
+
+
+async def test_a_result_is_pinned_without_being_read_again(
+    node: servers.Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Its root alone is pinned, by a name, and no call walks through its blocks once they are added; a thousand files are
+    answered for in few words."""
+    before = await pins(node)
+    tree: Tree = {f"outputs/{number}": bytes(tmp_path) + bytes([number % 256]) for number in range(1000)}
+    folder = plant(tree, tmp_path / "result")
+    async with Kubo(proxy.endpoint) as kubo:
+        spec = await IpfsPublisher(kubo).publish(folder, read({}), LABEL, silent)
+
+    assert await pins(node) - before == {spec.params["CID"]}
+    assert "pin/add" not in " ".join(proxy.paths)
+    assert proxy.sent_bytes < 3000
+
+
+@pytest.mark.parametrize("params", [{}, {"CIDVersion": 1}])
+@pytest.mark.parametrize("tree", [{}, {"none": None}, {"tool": Run(b"#!/bin/sh\n"), "a": b"1"}])
+async def test_any_result_has_the_cid_that_it_has_by_itself(
+    tree: Tree,
+    params: dict[str, Any],
+    node: servers.Kubo,
+    publisher: IpfsPublisher,
+    tmp_path: Path,
+) -> None:
+    """Nothing of the way it is pinned is in the CID: not of an empty result, nor of one whose files are executable."""
+    folder = plant(tree, tmp_path / "result")
+    modes = ["--preserve-mode"] if "tool" in tree else []
+    version = ["--cid-version=1"] if params else []
+
+    spec = await publisher.publish(folder, read(params), LABEL, silent)
+
+    assert (await ipfs(node, "ls", spec.params["CID"])).count("\n") == max(len(tree) - 1, 0)
+    if not modes:
+        assert spec.params["CID"] == await ipfs(node, "add", "-rQ", "--only-hash", *version, folder)
+    assert spec.params["CID"] in await pins(node)
+
+
+async def test_what_a_killed_publishing_left_pinned_goes(
+    node: servers.Kubo, publisher: IpfsPublisher, tmp_path: Path
+) -> None:
+    """The next try of the same execution ends with one pin, that of the root."""
+    before = await pins(node)
+    folder = plant({"x": only_here(tmp_path)}, tmp_path / "result")
+    mark = folder / f".shoal-{LABEL.execution}"
+    mark.touch()
+    left = await ipfs(node, "add", "-rQ", "--hidden", f"--pin-name={LABEL.execution}", folder)
+    mark.unlink()
+
+    spec = await publisher.publish(folder, read({}), LABEL, silent)
+
+    assert left not in await pins(node)
+    assert await pins(node) - before == {spec.params["CID"]}
+
+
+@pytest.mark.parametrize("why", ["old", "sharded", "mark"])
+async def test_a_result_that_cannot_be_marked_is_pinned_all_the_same(
+    why: str,
+    node: servers.Kubo,
+    publisher: IpfsPublisher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a Kubo that gives no names to what it adds, one that splits a root of few entries, and beside a file that is
+    called as the mark would be: the CID and the name are right, and nothing else is pinned."""
+    before = await pins(node)
+    tree: Tree = {f"{number}": only_here(tmp_path) for number in range(5)}
+    if why == "mark":
+        tree[f".shoal-{LABEL.execution}"] = b"x"
+    folder = plant(tree, tmp_path / "result")
+    if why == "old":
+        monkeypatch.setattr(storage.ipfs.kubo, "NAMES_ADDED", (999, 0))
+    if why == "sharded":
+        await ipfs(node, "config", "--json", "Import.UnixFSDirectoryMaxLinks", "3")
+    try:
+        spec = await publisher.publish(folder, read({}), LABEL, silent)
+        wanted = await ipfs(node, "add", "-rQ", "--pin=false", "--hidden", folder)
+    finally:
+        if why == "sharded":
+            await ipfs(node, "config", "--json", "Import.UnixFSDirectoryMaxLinks", "null")
+
+    assert spec.params["CID"] == wanted
+    assert await pins(node) - before == {wanted}
+    assert f"{wanted} recursive {LABEL.execution}" in await ipfs(
         node, "pin", "ls", "--type=recursive", "--names"
     )
 
@@ -176,6 +265,24 @@ async def test_a_service_that_is_ill_for_a_moment_keeps_the_result(
     spec = await publisher.publish(folder, read({"RemoteService": "faulty", "Name": "kept"}), LABEL, silent)
 
     assert asked > 2
+    assert service.cids == {spec.params["CID"]: "kept"}
+
+
+async def test_half_an_answer_about_a_service_is_none(
+    node: servers.Kubo, service: PinningService, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """What Kubo says in a trailer behind its list of pins at a service is told, and what the service had is not taken back
+    as if it had not been there."""
+    folder = plant({"x": only_here(tmp_path)}, tmp_path / "result")
+    params = read({"RemoteService": "keeper", "Name": "kept"})
+    async with Kubo(node.multiaddr, IpfsSettings(silence_s=5, remote_s=3)) as kubo:
+        spec = await IpfsPublisher(kubo).publish(folder, params, LABEL, silent)
+    proxy.plan, proxy.words = on("/api/v0/pin/remote/ls", "trailer"), "the service is on fire"
+
+    async with Kubo(proxy.endpoint, IpfsSettings(silence_s=5, remote_s=3)) as kubo:
+        with pytest.raises(Unavailable, match="on fire"):
+            await IpfsPublisher(kubo).publish(folder, params, LABEL, silent)
+
     assert service.cids == {spec.params["CID"]: "kept"}
 
 

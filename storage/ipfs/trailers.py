@@ -1,0 +1,83 @@
+"""What Kubo tells behind the first byte of an answer: lines that come one by one, and how the last of them fared.
+
+Knows: that an error which comes too late for the status stands in an HTTP trailer. Must not know: what was asked for.
+Blocking: all of it runs in a lane's thread, because our session passes trailers over.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+
+from protocol.errors import Broken, Exhausted, Fault
+from storage.ipfs.kubo import ANSWER_MAX_BYTES, Kubo, Options
+from storage.lanes import Lane, Request
+from storage.ranged import Refusal
+from storage.wire import Head, Line
+
+TRAILER: Final = "x-stream-error"
+"""Where the words stand (go-ipfs-cmds, `StreamErrHeader`; gateways use it for CARs)."""
+LINE_MAX_BYTES: Final = 1 << 20
+
+
+def words_of(trailers: Mapping[str, str]) -> bytes:
+    """The error that trailers (names in lower case) tell of, as its sender put it; empty for none."""
+    return trailers.get(TRAILER, "").encode("latin-1")
+
+
+def told_behind(kubo: Kubo, what: str, trailers: Mapping[str, str]) -> Fault | None:
+    """The fault that the trailers of an answer about `what` mean, if they tell of any."""
+    words = words_of(trailers)
+    return kubo.fault_of(what, 500, words) if words else None
+
+
+def lines(line: Line, what: str) -> Iterator[bytes]:
+    """A body's lines that are not empty. Raises `Broken` for one that has no end."""
+    room = memoryview(bytearray(1 << 16))
+    rest = b""
+    while count := line.read_into(room):
+        *whole, rest = (rest + bytes(room[:count])).split(b"\n")
+        yield from (each for each in whole if each)
+        if len(rest) > LINE_MAX_BYTES:
+            raise Broken(f"{what}: Kubo answered {rest[:100]!r}")
+    if rest:
+        yield rest
+
+
+class Reading:
+    """A command whose answer is any number of lines: a `storage.lanes.Task`. Afterwards `found` are all of them."""
+
+    moved_bytes = size_bytes = 0
+
+    def __init__(self, kubo: Kubo, command: str, options: Options, what: str) -> None:
+        self.name = what
+        self.found: list[bytes] = []
+        self._kubo = kubo
+        self._target = f"{urlsplit(kubo.url(command)).path}?{urlencode(options, doseq=True)}"
+
+    def request(self) -> Request:
+        """Ask for all."""
+        return Request("POST", self._target, {})
+
+    def refused(self, status: int, body: bytes) -> Refusal:
+        """As Kubo says."""
+        return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
+
+    def answered(self, head: Head, line: Line, lane: Lane) -> None:
+        """Take the lines. Raises what the trailer says, and `Exhausted` for far too many."""
+        size = 0
+        for each in lines(line, self.name):
+            lane.check()
+            size += len(each)
+            if size > ANSWER_MAX_BYTES:
+                raise Exhausted(f"{self.name}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
+            self.found.append(each)
+        fault = told_behind(self._kubo, self.name, line.trailers)
+        if fault is not None:
+            raise fault
+
+
+async def asked_lines(kubo: Kubo, command: str, options: Options, what: str) -> list[bytes]:
+    """Call a command whose answer is any number of lines. Raises as `Kubo.ask`, and what stands behind the lines."""
+    task = Reading(kubo, command, options, what)
+    await kubo.once(task, lambda size: None)
+    return task.found
