@@ -16,7 +16,8 @@ from storage.params import read_params
 from tests.contracts.trees import Link, Run, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.pinning_service import KEY, PinningService, pinning_service
-from tests.storage.test_ipfs import LABEL, LARGE, ipfs, node, on, only_here, pins, proxy
+from tests.storage.test_ipfs import LABEL, LARGE, ipfs, node, only_here, pins
+from tests.storage.test_ipfs_faults import on, proxy
 
 __all__ = ["node", "proxy"]
 
