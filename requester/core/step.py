@@ -131,8 +131,10 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
     turns = view.turns
-    limits = turns.limits(record.key, -record.spec.priority) if turns is not None else {}
     behind = turns is not None and turns.ahead(record, demand)
+    # A job that stands behind others, and has nothing yet that could make way for it, gets no place whatever is kept where.
+    only_waits = behind and not record.executions and record.spec.type not in EVERYWHERE
+    limits = turns.limits(record.key, -record.spec.priority) if turns is not None and not only_waits else {}
     case = Case(record, demand, standing, view, draft.now, policy, limits=limits, behind=behind)
     draft.write(replaced(case))
     if left := draft.left():
