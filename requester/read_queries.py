@@ -58,6 +58,12 @@ def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -
     return found
 
 
+def keys(database: sqlite3.Connection, *, table: str, after: str, limit: int) -> list[JobKey]:
+    """So many keys of jobs that are (`jobs`), or that were deleted (`deleted`), in their order behind this one."""
+    rows = database.execute(f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?", (after, limit))
+    return [row[0] for row in rows.fetchall()]
+
+
 def blobs_named(database: sqlite3.Connection) -> set[str]:
     """The digests of all blobs that jobs in the log name, in any of their versions."""
     return {row[0] for row in database.execute("SELECT DISTINCT digest FROM blobs")}
@@ -66,7 +72,8 @@ def blobs_named(database: sqlite3.Connection) -> set[str]:
 def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:
     """Whether there is a job of this key, and the sequence of the entry that deleted one and is still in the log, else 0.
 
-    Some 20 µs, most of them for taking and giving back the file's lock: so one question, not two.
+    Some 20 µs, most of them for taking and giving back the file's lock: so one question, not two. More in a file that is
+    written meanwhile: what was read of it before is read again.
     """
     there, deleted = database.execute(_STANDS, (key, key)).fetchone()
     return bool(there), deleted

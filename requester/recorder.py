@@ -17,11 +17,12 @@ import structlog
 
 from protocol import failpoints
 from protocol.ids import JobKey
+from requester.core.bloom import Bloom
 from requester.core.model import JobRecord
 from requester.core.retention import Purge
 from requester.live import Live
 from requester.read_model import Group, Store
-from requester.read_queries import BEGINNING, entries, load, load_open, stands
+from requester.read_queries import BEGINNING, entries, keys, load, load_open, stands
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ _REFUSED_S = 2.0
 """The rest before the disk is asked again."""
 _OPEN_AT_ONCE = 1_000
 """Open jobs that are read together: there may be a million."""
+_KEYS_AT_ONCE = 10_000
+"""Keys that are read together, some milliseconds for the loop."""
 
 
 class Recorder:
@@ -62,6 +65,9 @@ class Recorder:
         self._closing = False
         self.recorded: Callable[[], None] = _nobody
         """Told after a group has been written."""
+        self._keys = Bloom()
+        """The keys of all jobs that may be in the tables, or come to be: once `_learned`, no other has to be looked for."""
+        self._learned = False
         self._begun = 0
         """How often the tables were emptied: what was read before is of no use after."""
 
@@ -81,7 +87,21 @@ class Recorder:
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
+            self._keys, self._learned = Bloom(), True
             self._begun += 1
+
+    async def learn(self) -> None:
+        """Learn the keys that are in the tables, so that a new name need not be looked for there."""
+        begun = self._begun
+        for table in ("jobs", "deleted"):
+            after = ""
+            while found := await self.read(partial(keys, table=table, after=after, limit=_KEYS_AT_ONCE)):
+                if begun != self._begun:
+                    return
+                for key in found:
+                    self._keys.add(key)
+                after = found[-1]
+        self._learned = True
 
     def note(self, live: Live | None, seq: int, key: JobKey, data: bytes) -> None:
         """Take an entry that has been folded, in the order of the log."""
@@ -89,6 +109,7 @@ class Recorder:
         self._position = seq
         if live is not None:
             self._changed[key] = live
+            self._keys.add(key)
             if live.record is None and live.deleted is not None:
                 self._gone[key] = live.deleted[0]
             else:
@@ -186,12 +207,15 @@ class Recorder:
         """One job as of the last group written; or None, and the sequence of the entry that deleted it, 0 for none: the
         guard of what comes after. A deletion counts as soon as it is noted.
 
-        Whether there is one is asked right here: most names are new, and a hop to a thread takes ten times as long.
+        Most names are new, and then the tables need not be asked. Else whether there is one is asked right here: a hop to a
+        thread takes ten times as long.
         """
         assert self._index is not None
         while True:
             if key in self._gone:
                 return None, self._gone[key]
+            if self._learned and key not in self._keys:
+                return None, 0
             there, deleted = stands(self._index, key)
             if not there:
                 return None, deleted

@@ -151,6 +151,7 @@ async def running(
         committer.run(),
         follower.run(),
         recorder.run(),
+        recorder.learn(),
         orchestrator.run(),
         reports.answer(),
         reports.listen(),

@@ -15,7 +15,7 @@ from requester.read_queries import entries, find, load
 from requester.recorder import Recorder
 from requester.service import Service
 from requester.verbs import JobQuery
-from tests.requester.cluster import BUSY, a_cluster, a_job, closed, submit
+from tests.requester.cluster import BUSY, a_cluster, a_job, closed, happens, submit
 
 TO_SCHEMA_1 = """
 ALTER TABLE jobs DROP COLUMN last;
@@ -77,6 +77,29 @@ async def test_a_file_of_the_schema_before_is_kept(tmp_path: Path) -> None:
         await closed(service, await submit(service, a_job("job-0", count=3)))
         assert [each.version for each in await service.versions("job-0")] == [1, 2, 3]
         assert not [key for key, (_, has) in content(service._recorder._opened().reader()).items() if not has]
+
+
+async def test_names_of_old_jobs_are_known(tmp_path: Path) -> None:
+    """A requester that begins again has no job in memory that has ended, and knows their names: one that is used again is
+    the next version, one that was deleted begins anew, and a new one is new."""
+    async with a_cluster(tmp_path, settings=BUSY) as cluster:
+        service = await cluster.requester("r1")
+        await cluster.node(cores=8)
+        await some_jobs(service)
+        await cluster.kill("r1")
+
+        service = await cluster.requester("r1")
+        await happens(lambda: service._recorder._learned)
+        assert not service._jobs.closed
+        for name, namespace, version in (
+            ("job-1", "default", 2),
+            ("job-2", "other", 1),
+            ("new", "default", 1),
+        ):
+            job = a_job(name, namespace=namespace, count=3)
+            submission = await service.submit(job, warnings=[], client="test")
+            assert submission.version == version
+            await closed(service, submission.job)
 
 
 async def test_who_leaves_takes_nothing_along(tmp_path: Path) -> None:
