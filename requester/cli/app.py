@@ -41,7 +41,7 @@ _SETTINGS = (
 # A lazy command's own docstring would have to be imported to be shown; these lines are what `--help` lists.
 _ABOUT_JOBS = (
     ("submit:validate", "validate", "Check a job spec without a server."),
-    ("jobs:describe", "describe", "Describe a job: what was asked, what became of it, and why."),
+    ("describe:describe", "describe", "Describe a job: what was asked, what became of it, and why."),
     ("jobs:list_jobs", "list", "List jobs, newest first."),
     ("jobs:executions", "executions", "List a job's executions."),
     ("explain:explain", "explain", "Tell why a job's executions are where they are, or why it waits."),

@@ -8,7 +8,7 @@ from typing import Any
 from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit
-from requester.cli.jobs import JobRef, Namespace
+from requester.cli.flags import JobRef, Namespace
 from requester.cli.output import ObjectFormat, print_object, print_table, size, terminal_width
 from requester.client import job_path
 

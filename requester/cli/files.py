@@ -25,8 +25,8 @@ from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
+from requester.cli.flags import JobRef, Namespace
 from requester.cli.get import Result, is_archive, published, told_if_gone
-from requester.cli.jobs import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
 from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores, shown_entries
 from requester.cli.swarm import KUBO_DEFAULT, read_swarm

@@ -31,7 +31,7 @@ from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
 from requester.cli.exits import CLOSED, Exit, tell
-from requester.cli.jobs import JobRef, Namespace
+from requester.cli.flags import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
 from requester.cli.stores import LINKED, looked_at, opened_stores

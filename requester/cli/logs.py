@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
-from requester.cli.jobs import JobRef, Namespace
+from requester.cli.flags import JobRef, Namespace
 
 
 def logs(

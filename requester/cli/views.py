@@ -1,0 +1,48 @@
+"""What several commands read from the REST answers of `requester.api.views`.
+
+Knows: their fields. Must not know: how anything is printed. Plain functions.
+"""
+
+from typing import Any, Final
+
+from msgspec.structs import fields
+
+from protocol.jobs import Job
+
+Json = dict[str, Any]
+
+_STATES: Final = {
+    0: "Undefined",
+    4: "Refused",
+    5: "BidAccepted",
+    6: "Running",
+    7: "Publishing",
+    9: "Completed",
+    10: "Failed",
+    11: "Cancelled",
+}
+_DESIRED_RUNNING: Final = 1
+
+
+def state_of(execution: Json) -> str:
+    """An execution's state by Bacalhau's name."""
+    number = execution["ComputeState"]["StateType"]
+    return _STATES.get(number, str(number))
+
+
+def desired_of(execution: Json) -> str:
+    """What is wanted of an execution."""
+    return "Running" if execution["DesiredState"]["StateType"] == _DESIRED_RUNNING else "Stopped"
+
+
+def time_of(item: Json) -> str:
+    """When something in a job's history happened, to the millisecond."""
+    return str(item["Time"]).replace("T", " ").rstrip("Z")[:23]
+
+
+def as_spec(job: Json) -> Json:
+    """The job without what the server added; a name that is only the id was no one's wish."""
+    asked = {field.encode_name: job[field.encode_name] for field in fields(Job) if field.encode_name in job}
+    if asked["Name"] == job["ID"]:
+        del asked["Name"]
+    return asked
