@@ -11,34 +11,18 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
 from storage.pour import Piece
 from storage.ranged import ERROR_MAX_BYTES, MOVED_BYTES, PAUSE_MAX_S, Limits, Refusal
-from storage.threads import Stopped, in_thread
-from storage.wire import (
-    Garbled,
-    Head,
-    Line,
-    LineFault,
-    Lines,
-    Route,
-    Silent,
-    Unreached,
-    Untrusted,
-    basic,
-    origin_of,
-)
+from storage.route import UNTRUSTED_HINT, Route
+from storage.threads import Stopped
+from storage.wire import Garbled, Head, Line, LineFault, Lines, Silent, Unreached, Untrusted
 
 BUFFER_BYTES: Final = 1 << 18
 TICK_S: Final = 0.05
@@ -211,7 +195,7 @@ class Lane:
                     Unavailable(f"{task.name}: {error}", hint="Is the server running, the address right?")
                 )
             case Untrusted():
-                return Unavailable(f"{task.name}: {error}", hint="Set AWS_CA_BUNDLE.")
+                return Unavailable(f"{task.name}: {error}", hint=UNTRUSTED_HINT)
             case Silent():
                 where = f", after {so_far}" if task.size_bytes else ""
                 silence = f"{self._route.authority} does not answer: no byte for {self._limits.silence_s:g} s{where}"
@@ -321,36 +305,6 @@ async def _crew(
         raise
     if faults:
         raise faults[0]
-
-
-async def find_route(
-    url: str, limits: Limits, resolver: AbstractResolver, tls: Callable[[], ssl.SSLContext]
-) -> Route:
-    """How the origin of an http or https URL is reached just now. Proxies are those of the environment.
-
-    `resolver` says what a name stands for, and refuses what may not be reached. Raises its fault, and `Unavailable` for a
-    name that is not known.
-    """
-    host, port, secure = origin_of(url)
-    proxy = getproxies().get("https" if secure else "http", "")
-    if proxy and proxy_bypass(f"{host}:{port}"):
-        proxy = ""
-    far_host, far_port, _ = origin_of(proxy) if proxy else (host, port, secure)
-    try:
-        found = await resolver.resolve(far_host, far_port, socket.AF_UNSPEC)
-    except OSError as error:
-        raise Unavailable(f"the address of {far_host!r} is not known", hint="Is the name right?") from error
-    parts = urlsplit(proxy)
-    return Route(
-        host=host,
-        port=port,
-        addresses=tuple((each["family"], each["host"]) for each in found),
-        address_port=far_port,
-        tls=await in_thread(lambda _: tls()) if secure else None,
-        proxy=basic(parts.username, parts.password) if proxy else None,
-        connect_s=limits.connect_s,
-        silence_s=limits.silence_s,
-    )
 
 
 def write_all_at(fd: int, data: memoryview, at: int) -> None:

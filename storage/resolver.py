@@ -22,7 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from protocol.errors import Denied
 from storage.addresses import AddressPolicy
 from storage.multiaddr import DEFAULT_PORTS
-from storage.wire import origin_of
+from storage.route import origin_of
 
 LOOKUP_S: Final = 10.0
 # Of their own: names whose servers do not answer hold threads, and the other work of a node shall not wait for those.

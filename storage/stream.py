@@ -21,12 +21,11 @@ from msgspec.structs import replace
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
 from storage.addresses import OWN_NETWORKS, read_policy
 from storage.http_faults import FINAL, check_status
-from storage.lanes import find_route
 from storage.ranged import MOVED_BYTES, PAUSE_MAX_S, Limits, check_range
 from storage.resolver import CheckedResolver
-from storage.s3.client import trust
+from storage.route import UNTRUSTED_HINT, Route, find_route
 from storage.tree import CHUNK_BYTES
-from storage.wire import Garbled, Head, Line, LineFault, Lost, Route, Silent, Untrusted
+from storage.wire import Garbled, Head, Line, LineFault, Lost, Silent, Untrusted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -50,7 +49,7 @@ def opened(
     parts = urlsplit(url)
     policy = read_policy(OWN_NETWORKS)
     policy.check_host(parts.hostname or "", parts.port or 0)
-    route = asyncio.run(find_route(url, LIMITS, CheckedResolver(policy), lambda: trust("")))
+    route = asyncio.run(find_route(url, LIMITS, CheckedResolver(policy)))
     with contextlib.closing(_Body(url, route, size_bytes, etag)) as body:
         body.begin(HASTY if hasty else LIMITS)
         yield cast(BinaryIO, io.BufferedReader(body, CHUNK_BYTES))
@@ -162,8 +161,7 @@ class _Body(io.RawIOBase):
             case Silent():
                 return TimedOut(f"{self._what} was silent for {self._limits.silence_s:g} s, {so_far}")
             case Untrusted():
-                hint = "Check the server's certificate, or set SSL_CERT_FILE."
-                return Unavailable(f"{self._what}: {error}", hint=hint, kind=FINAL)
+                return Unavailable(f"{self._what}: {error}", hint=UNTRUSTED_HINT, kind=FINAL)
             case Garbled():
                 return Broken(f"{self._what}: {error}", kind=FINAL)
             case Lost() if self._at:

@@ -1,13 +1,12 @@
 """HTTP/1.1 for bulk data: blocking, from a thread, bytes straight between the socket and where they belong.
 
-Knows: connections (kept and used again), heads and bodies as RFC 9112 has them, proxies, TLS. Must not know: what is asked
-for, or when to ask again. An event loop would carry each byte through Python's hands; a thread leaves it to the system,
-which moves it while other threads run (docs/adr/0009).
+Knows: connections (kept and used again), heads and bodies as RFC 9112 has them, how proxies are spoken to, TLS. Must not
+know: where a connection leads (`storage.route`), what is asked for, or when to ask again. An event loop would carry each
+byte through Python's hands; a thread leaves it to the system, which moves it while other threads run (docs/adr/0009).
 
 All that goes wrong with a connection is a `LineFault`, so that nobody takes it for a fault of the disk.
 """
 
-import base64
 import contextlib
 import re
 import socket
@@ -16,11 +15,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
 from storage.pour import Piece, pour
+from storage.route import Route
 
 HEAD_MAX_BYTES: Final = 1 << 16
 SEND_BYTES: Final = 1 << 20
@@ -33,9 +32,6 @@ CRAWL_BYTES: Final = 1024
 """So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
 
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}[ \t]*(;.*)?")
-
-Address = tuple[int, str]
-"""Its family, and its text: of a Unix socket its path."""
 
 
 class LineFault(Exception):
@@ -62,54 +58,11 @@ class Garbled(LineFault):
     """What was answered is not HTTP/1.1, or not a body as its head announces."""
 
 
-class Route(Struct, frozen=True):
-    """How an origin is reached: where its connections go, and what is said on them.
-
-    `addresses` are tried in order. `proxy` is the ``Proxy-Authorization`` (maybe empty) of a proxy that the addresses are
-    of, None if they are the origin's own. `tls` None means none.
-    """
-
-    host: str
-    port: int
-    addresses: tuple[Address, ...]
-    address_port: int
-    tls: ssl.SSLContext | None = None
-    proxy: str | None = None
-    connect_s: float = 10.0
-    silence_s: float = 30.0
-
-    @property
-    def authority(self) -> str:
-        """What stands in ``Host``: the port only where it is not the usual one."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-    @property
-    def key(self) -> tuple[str, int, bool]:
-        """Connections of an equal key lead to the same place."""
-        return self.host, self.port, self.tls is not None
-
-
 class Head(Struct, frozen=True):
     """An answer's status and headers, their names in lower case."""
 
     status: int
     headers: dict[str, str]
-
-
-def basic(user: str | None, password: str | None) -> str:
-    """The header's value for a name and password, both as they stand in a URL; empty for none."""
-    if user is None:
-        return ""
-    pair = f"{unquote(user)}:{unquote(password or '')}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
-
-
-def origin_of(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether it is TLS, of an http or https URL."""
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    return parts.hostname or "", parts.port or (443 if secure else 80), secure
 
 
 class Line:

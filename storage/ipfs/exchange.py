@@ -12,8 +12,9 @@ from storage.ipfs.holders import CAR_TYPE, Ask, Holder
 from storage.ipfs.trailers import words_of
 from storage.lanes import Lane, Lanes, Request
 from storage.ranged import Limits, Refusal
+from storage.route import Route
 from storage.threads import Stopped
-from storage.wire import Head, Line, LineFault, Route, Silent
+from storage.wire import Head, Line, LineFault, Silent
 
 NOBODY_HINT: Final = "Perhaps no node that can be reached has it: pin it somewhere, or name another gateway."
 

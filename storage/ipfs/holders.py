@@ -4,7 +4,6 @@ Knows: how each is asked for a CAR or a block (https://specs.ipfs.tech/http-gate
 refusals mean. Must not know: what the blocks are for. Neither is believed: who asks checks every block against its CID.
 """
 
-import ssl
 from collections.abc import Mapping
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -14,9 +13,8 @@ from msgspec import Struct
 
 from protocol.errors import Denied, Fault, NotFound, Unavailable
 from storage.ipfs.kubo import Kubo
-from storage.lanes import find_route
 from storage.ranged import Limits
-from storage.wire import Route
+from storage.route import Route, find_route
 
 CAR_TYPE: Final = "application/vnd.ipld.car"
 RECORD_TYPE: Final = "application/vnd.ipfs.ipns-record"
@@ -68,7 +66,7 @@ class Gateway:
 
     async def route(self, limits: Limits) -> Route:
         """As the environment has it, by a proxy if it names one."""
-        return await find_route(self._url, limits, ThreadedResolver(), ssl.create_default_context)
+        return await find_route(self._url, limits, ThreadedResolver())
 
     def car(self, path: str, *, whole: bool = True) -> Ask:
         """See `Holder`."""

@@ -12,7 +12,6 @@ import contextlib
 import io
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Self, TypeVar
@@ -29,8 +28,9 @@ from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
 from storage.multiaddr import is_loopback, parse_endpoint
 from storage.ranged import Crawl, Limits, open_session
+from storage.route import Address, Route, trust
 from storage.threads import in_thread
-from storage.wire import Address, Lost, Route, Unreached
+from storage.wire import Lost, Unreached
 
 T = TypeVar("T")
 Options = Mapping[str, str | Sequence[str]]
@@ -249,9 +249,7 @@ class Kubo:
             port=endpoint.port,
             addresses=addresses,
             address_port=endpoint.port,
-            tls=await in_thread(lambda _: ssl.create_default_context())
-            if endpoint.scheme == "https"
-            else None,
+            tls=await in_thread(lambda _: trust()) if endpoint.scheme == "https" else None,
             connect_s=self.settings.connect_s,
             silence_s=self.settings.silence_s,
         )

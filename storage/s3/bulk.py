@@ -2,7 +2,7 @@
 
 Knows: request targets, S3's errors and its listings. Must not know: where an account comes from, or what is done with the
 bytes. botocore says once for each bucket where its objects are and in which scope they are signed for
-(`storage.s3.client`); from then on requests are made here, in threads.
+(`storage.s3.connection`); from then on requests are made here, in threads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

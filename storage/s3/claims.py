@@ -15,7 +15,7 @@ from protocol.errors import Conflict
 from protocol.ids import short
 from protocol.together import together
 from storage.contract import Label
-from storage.s3.client import Connection, Found
+from storage.s3.connection import Connection, Found
 from storage.s3.upload import NOT_THERE
 
 EXECUTION: Final = "shoal-execution"

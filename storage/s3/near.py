@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from protocol.errors import Fault
 from storage.near import NAMES_MAX, did_you_mean, near
-from storage.s3.client import Connection
+from storage.s3.connection import Connection
 from storage.s3.faults import faults
 from storage.threads import in_thread
 

@@ -19,20 +19,20 @@ from protocol.nodes import Offer
 from storage.addresses import AddressPolicy
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
-from storage.lanes import Again, Lane, Lanes, Request, Task, find_route
+from storage.lanes import Again, Lane, Lanes, Request, Task
 from storage.lister import Lister
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
+from storage.route import find_route, origin_of
 from storage.s3.bulk import refusal_of
-from storage.s3.client import trust
 from storage.s3.digests import check_sha256
 from storage.s3.keys import Object, landing
 from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
 from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
-from storage.wire import Head, Line, origin_of
+from storage.wire import Head, Line
 
 
 class SignedObject(Struct, frozen=True, rename="pascal"):
@@ -233,7 +233,7 @@ class PreSignedSource:
         host, port, _ = origin_of(url)
         policy: AddressPolicy = self._settings.addresses
         policy.check_host(host, port)
-        route = await find_route(url, self._limits, CheckedResolver(policy), lambda: trust(""))
+        route = await find_route(url, self._limits, CheckedResolver(policy))
         await self._lanes.move(tasks, route, count, moved)
 
 

@@ -24,7 +24,7 @@ from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
 from storage.s3.bulk import Bulk
 from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_ours
-from storage.s3.client import Connection
+from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import faults
 from storage.s3.keys import ODD_HINT, Object, plain_key

@@ -29,7 +29,7 @@ from storage.ranged import Refusal, check_size
 from storage.s3.bulk import Bulk
 from storage.s3.checksums import CRCS, CrcSum, check_file, told
 from storage.s3.claims import of_ours
-from storage.s3.client import Connection
+from storage.s3.connection import Connection
 from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
 from storage.s3.globs import pattern_of

@@ -17,7 +17,7 @@ from msgspec import Struct, field, structs
 from protocol.errors import Fault
 from storage.lanes import Request
 from storage.s3.bulk import Bulk
-from storage.s3.client import Connection
+from storage.s3.connection import Connection
 from storage.s3.faults import faults
 from storage.s3.pieces import Piece, Stream
 from storage.threads import in_thread

@@ -13,7 +13,8 @@ import pytest
 
 from protocol.errors import Broken
 from storage.pour import Piece, Stretch
-from storage.wire import Garbled, Line, LineFault, Lines, Lost, Route, Silent, Unreached, Untrusted, basic
+from storage.route import Route, basic
+from storage.wire import Garbled, Line, LineFault, Lines, Lost, Silent, Unreached, Untrusted
 
 Script = Callable[[socket.socket], None]
 LOOPBACK: Final = Path(__file__).with_name("loopback.pem")

@@ -1,0 +1,222 @@
+"""One connection to S3: what can be asked of it, and how bulk data goes over it.
+
+Knows: calls of aiobotocore's client, and what goes past it: bulk data (`storage.s3.bulk`). Must not know: how connections
+are made (`storage.s3.client`), or what is read or written. A signed URL never stands in a message.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiohttp.abc import AbstractResolver
+from msgspec import Struct
+
+from protocol.errors import Broken, Exhausted, Fault, Unavailable
+from storage.lanes import Lanes, Task
+from storage.ranged import Limits
+from storage.route import find_route
+from storage.s3 import signing
+from storage.s3.bulk import PROBE, Bulk, pages
+from storage.s3.checksums import told
+from storage.s3.faults import ABOUT_ALL, code_of, faults, status_of
+from storage.s3.keys import Object
+
+SIGNED_S: Final = 3600
+RENEW_S: Final = 30.0
+"""How often an account that grows old is asked for anew while data moves."""
+
+
+class Place(Struct, frozen=True):
+    """Where requests go. `signed` says that they carry the node's account."""
+
+    endpoint: str
+    region: str
+    signed: bool
+    profile: str = ""
+    addressing: str = ""
+
+
+class Found(Struct, frozen=True):
+    """What is at a key: its ETag, and what was kept with it."""
+
+    etag: str
+    meta: dict[str, str]
+
+
+class Roads(Struct, frozen=True):
+    """What all connections of a client go over where they carry bulk data."""
+
+    lanes: Lanes
+    limits: Limits
+    resolver: AbstractResolver
+    check_url: Callable[[str], None]
+    ca_bundle: str = ""
+
+
+class Connection:
+    """One endpoint and region with one account, or none. Its methods raise our faults, which name `endpoint`.
+
+    `raw` is aiobotocore's client, `account` botocore's credentials (None: unsigned), `roads` what bulk data goes over.
+    """
+
+    def __init__(self, raw: Any, place: Place, account: Any, roads: Roads) -> None:
+        self.raw = raw
+        self.signed = place.signed
+        self.endpoint: str = raw.meta.endpoint_url
+        self._region = place.region
+        self._regions: dict[str, str] = {}
+        self._account = account
+        self._roads = roads
+        self._bulks: dict[str, Bulk] = {}
+        raw.meta.events.register("needs-retry.s3", self._note_region)
+
+    @asynccontextmanager
+    async def bulk(self, bucket: str) -> AsyncIterator[Bulk]:
+        """How the bucket's objects are asked for; while in here, its account is kept from growing old."""
+        found = self._bulks.get(bucket)
+        account = await self._signing_account()
+        if found is None:
+            url = await self.signed_url(bucket, PROBE)
+            self._roads.check_url(url)
+            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account)
+        if found.signer is not None and account is not None:
+            found.signer.account = account
+        if found.signer is None or not hasattr(self._account, "refresh_needed"):
+            yield found
+            return
+        renewing = asyncio.create_task(self._renew(found.signer))
+        try:
+            yield found
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+
+    async def move(
+        self,
+        bulk: Bulk,
+        tasks: Iterator[Task],
+        count: int,
+        moved: Callable[[int], None],
+        finish_s: float = 0.0,
+    ) -> None:
+        """Do tasks of a bucket, `count` at once; see `Lanes.move`. Raises the first one's fault."""
+        roads = self._roads
+        try:
+            route = await find_route(bulk.origin, roads.limits, roads.resolver, roads.ca_bundle)
+        except Unavailable as fault:
+            if ".amazonaws.com" in bulk.origin:
+                fault.hint = "Without an Endpoint it is Amazon's S3; another server is named in the job or on the node."
+            raise
+        await roads.lanes.move(tasks, route, count, moved, finish_s)
+
+    async def _signing_account(self) -> signing.Account | None:
+        if self._account is None:
+            return None
+        with faults("the AWS configuration", self.endpoint, signed=True):
+            now = await self._account.get_frozen_credentials()
+        return signing.Account(now.access_key, now.secret_key, now.token or "")
+
+    async def _renew(self, signer: signing.Signer) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with contextlib.suppress(Fault):
+                signer.account = await self._signing_account() or signer.account
+
+    def region_of(self, bucket: str) -> str:
+        """The bucket's own region, as far as S3 has told it: botocore goes there by itself, a signed URL does not."""
+        return self._regions.get(bucket, self._region)
+
+    async def head(self, bucket: str, key: str, version: str = "") -> tuple[Object, str]:
+        """An object as it is now, and its content type. Raises `NotFound`, `Denied`, `Unavailable` and others."""
+        wanted = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
+        wanted |= {"VersionId": version} if version else {}
+        with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
+            try:
+                found = await self.raw.head_object(**wanted)
+            except self.raw.exceptions.ClientError as error:
+                await self._ask_why(bucket, status_of(error))
+                if status_of(error) != 400:
+                    raise
+                # The question's answer named the bucket's region, which an answer without a body could not.
+                found = await self.raw.head_object(**wanted)
+        if "ContentLength" not in found:
+            raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
+        etag, told_version = found.get("ETag", ""), found.get("VersionId", "")
+        looked = Object(key, found["ContentLength"], etag, told_version, told(found))
+        return looked, found.get("ContentType", "")
+
+    async def part_bytes(self, bucket: str, found: Object, version: str = "") -> int:
+        """How large the first part is that an object was put together of; 0 if the store does not say."""
+        wanted = {"Bucket": bucket, "Key": found.key, "PartNumber": 1, "IfMatch": found.etag}
+        wanted |= {"VersionId": version} if version else {}
+        with faults(f"s3://{bucket}/{found.key}", self.endpoint, signed=self.signed):
+            told_part = await self.raw.head_object(**wanted)
+        return int(told_part.get("ContentLength", 0))
+
+    async def look(self, bucket: str, key: str) -> Found | None:
+        """What is at a key just now, or None. Raises `Denied`, `Unavailable` and others."""
+        with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
+            try:
+                found = await self.raw.head_object(Bucket=bucket, Key=key)
+            except self.raw.exceptions.ClientError as error:
+                await self._ask_why(bucket, status_of(error))
+                if status_of(error) == 404:
+                    return None
+                raise
+        return Found(found.get("ETag", ""), found.get("Metadata") or {})
+
+    async def _ask_why(self, bucket: str, status: int) -> None:
+        """A look at an object that is refused has no body and no code: raise what a request with a body is told."""
+        try:
+            await self.raw.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except self.raw.exceptions.ClientError as better:
+            # An object that is not there says nothing of its bucket; other refusals are the same for both.
+            if status != 404 or code_of(better) in ABOUT_ALL:
+                raise
+
+    def _note_region(self, response: Any, request_dict: Any, **more: Any) -> None:
+        """See each answer; those from the wrong region name the right one."""
+        if response is None:
+            return
+        headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = headers.get("x-amz-bucket-region") or response[1].get("Error", {}).get("Region")
+        bucket = request_dict.get("context", {}).get("s3_redirect", {}).get("bucket")
+        if region and bucket and self._regions.get(bucket) != region:
+            self._regions[bucket] = region
+            self._bulks.pop(bucket, None)
+
+    async def objects(self, bucket: str, prefix: str, limit: int) -> list[Object]:
+        """All objects whose keys begin with `prefix`. Raises `Exhausted` beyond `limit`, and what S3 says: `Invalid` of
+        kind ``Region`` if the bucket is in another."""
+        found: list[list[Object]] = []
+
+        def within() -> Iterator[Task]:
+            for page in pages(bulk, prefix, found):
+                if sum(len(each) for each in found) > limit:
+                    break
+                yield page
+
+        async with self.bulk(bucket) as bulk:
+            await self.move(bulk, within(), 1, lambda _: None)
+        objects = [each for page in found for each in page]
+        if len(objects) > limit:
+            raise Exhausted(
+                f"s3://{bucket}/{prefix} has more than {limit} objects", hint="Use a longer prefix."
+            )
+        return objects
+
+    async def has_any(self, bucket: str, prefix: str) -> bool:
+        """Whether any object's key begins with `prefix`."""
+        with faults(f"s3://{bucket}/{prefix}", self.endpoint, signed=self.signed):
+            page = await self.raw.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        # A server that keeps keys otherwise than they are written lists others.
+        return any(each["Key"].startswith(prefix) for each in page.get("Contents") or ())
+
+    async def signed_url(self, bucket: str, key: str, version: str = "", expires_s: int = SIGNED_S) -> str:
+        """A URL that answers a GET with the object, for so long; as it stands where there is no account."""
+        wanted = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
+        with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
+            url: str = await self.raw.generate_presigned_url("get_object", Params=wanted, ExpiresIn=expires_s)
+        return url
