@@ -58,6 +58,7 @@ class DiskGuard:
 
     async def watch(self, clock: Clock) -> Exhausted:
         """Return when it takes too much. While its engine cannot tell, the rest is looked at."""
+        await clock.sleep(REST_S)
         while True:
             began = clock.elapsed()
             try:

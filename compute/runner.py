@@ -12,14 +12,13 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from compute import admission
 from compute.admission import Plan
-from compute.disk_guard import REST_S, DiskGuard
+from compute.disk_guard import DiskGuard
 from compute.engines.contract import Engine, Exit, Running
 from compute.engines.contract import Run as EngineRun
 from compute.environment import environment
@@ -42,8 +41,7 @@ from compute.execution import (
     advance,
 )
 from compute.faults import StepFailed, failure_of
-from compute.logs import OutputLog
-from compute.output import Head
+from compute.following import Following
 from compute.publishing import publish
 from compute.shop import Shop
 from compute.staging import Ready, Staging
@@ -55,10 +53,10 @@ from storage.contract import Progress as Telling
 
 START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
-DRAIN_S: Final = 10.0
+REST_S: Final = 10.0
 """How long the rest of the output may take to arrive once the program has ended."""
-FOLLOW_AFTER_S: Final = 0.5
-"""A program that has ended by then is read at once; only others, and those that somebody waits for, are followed."""
+REST_AFTER_STOP_S: Final = 1.0
+"""And that of a program that was ended."""
 RECOVER_TRIES: Final = 20
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
@@ -96,8 +94,7 @@ class Runner:
         self._plan = plan
         self._ready: Ready | None = None
         self._running: Running | None = None
-        self._following: asyncio.Task[None] | None = None
-        self._head = Head()
+        self._following: Following | None = None
 
     def hold(self) -> None:
         """After a restart: have the room that its program has, whether there is any or not, and keep what it reads, before
@@ -273,14 +270,13 @@ class Runner:
     async def _follow(self) -> Event:
         running = self._running
         assert running is not None, "only what was started is followed"
-        self._head = Head()
         shop = self._shop
         log = shop.logs.open(self.execution.id)
-        follow = partial(self._follow_output, running, log)
-        later = shop.alarms.set(FOLLOW_AFTER_S, follow)
-        log.call_when_wanted(follow)
+        following = self._following = Following(
+            self.execution.id, shop.node, running, log, shop.tasks, lambda failure: self.tell(Failed(failure))
+        )
         if self._restored:
-            follow()
+            following.begin()
         limit_s = self._run.execution_timeout_s
         self.guard = guard = DiskGuard(
             self._folder, self._run.amounts.disk_bytes, self.execution.inputs, shop.inputs, running, log
@@ -288,24 +284,22 @@ class Runner:
         with (
             self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)),
             self._guarded(guard),
+            following.when_wanted(shop.alarms),
         ):
             try:
                 ending = await running.wait()
             except asyncio.CancelledError:
                 # Twice at once: the node ends too.
                 if self._interrupted and self._task is not None and self._task.cancelling() == 1:
-                    follow()
+                    following.begin()
                 raise
-            finally:
-                later.cancel()
-                log.call_when_wanted(None)
         self.guard = None
-        await self._drain(DRAIN_S, running, log)
+        await following.finish(REST_S)
         log.flush()
         if ending.failure is None and (excess := await guard.excess(layer=False)) is not None:
             ending = Exit(ending.code, excess.failure())
         failpoints.reached("node.program.ended")
-        return ProgramEnded(self._head.output(ending.code, _message(ending)), ending.failure)
+        return ProgramEnded(following.head.output(ending.code, _message(ending)), ending.failure)
 
     async def _publish(self) -> Event:
         results = self._folder / "results"
@@ -338,7 +332,8 @@ class Runner:
         self._shop.inputs.release(self.execution.id)
         self._shop.logs.end(self.execution.id, self._shop.clock.now())
         failpoints.reached("node.cleaned")
-        return Cleaned(self._head.output(0, "") if self._head.anything else None)
+        head = self._following.head if self._following is not None else None
+        return Cleaned(head.output(0, "") if head is not None and head.anything else None)
 
     # Their parts
 
@@ -361,7 +356,6 @@ class Runner:
             watching.cancel()
 
     async def _watch(self, guard: DiskGuard) -> None:
-        await self._shop.clock.sleep(REST_S)
         self.tell(Failed((await guard.watch(self._shop.clock)).failure()))
 
     async def _find(self, engine: Engine[Any]) -> Running | None:
@@ -375,44 +369,6 @@ class Runner:
                 await self._shop.clock.sleep(AGAIN_S)
         return await engine.recover(self.execution.id)
 
-    async def _keep_output(self, running: Running, log: OutputLog) -> None:
-        """Copy what the program writes; a lost connection costs output, and ends nothing. Raises `StepFailed` when the
-        disk takes no more.
-        """
-        try:
-            async for chunk in running.output():
-                log.write(chunk)
-                self._head.add(chunk)
-        except OSError as error:
-            raise StepFailed(failure_of(error, self._shop.node, "keeping the program's output")) from error
-        except Fault as fault:
-            _log.warning("output was lost", execution=self.execution.id, fault=fault.message)
-        except Exception:  # noqa: BLE001 (an engine's bug costs its program's output, never the node)
-            _log.exception("output was lost in a way it should not", execution=self.execution.id)
-
-    async def _keep_following(self, running: Running, log: OutputLog) -> None:
-        try:
-            await self._keep_output(running, log)
-        except StepFailed as failed:
-            self.tell(Failed(failed.failure))
-
-    def _follow_output(self, running: Running, log: OutputLog) -> None:
-        if self._following is None:
-            self._following = self._shop.tasks.create_task(self._keep_following(running, log))
-
-    async def _drain(
-        self, limit_s: float, running: Running | None = None, log: OutputLog | None = None
-    ) -> None:
-        """Wait for the rest of the output, then stop following; that of a short program is read only now."""
-        following, self._following = self._following, None
-        if following is not None and not following.done():
-            await asyncio.wait([following], timeout=limit_s)
-            following.cancel()
-        elif following is None and running is not None and log is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    await self._keep_output(running, log)
-
     async def _remove_program(self) -> None:
         if self._running is None and self.execution.starts:
             engine = self._engine()
@@ -421,7 +377,8 @@ class Runner:
         if self._running is not None:
             if self.execution.holding:
                 await self._running.stop(self._shop.limits.stop_grace_s)
-            await self._drain(1.0)
+            if self._following is not None:
+                await self._following.end(REST_AFTER_STOP_S)
             await self._running.remove()
             self._running = None
 
