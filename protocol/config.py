@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from protocol.errors import Fault, Invalid, NotFound
+from protocol.spelling import nearest
 
 FILE_NAME: Final = "shoal.yaml"
 FILE_MAX_BYTES: Final = 1 << 20
@@ -153,7 +154,7 @@ class Config:
         for layer in self._layers:
             for lower, setting in layer.settings.items():
                 if lower not in by_lower and lower not in passed_whole and not lower.startswith(passed):
-                    warnings.setdefault(lower, _unknown(setting, by_lower))
+                    warnings.setdefault(lower, _unknown(setting, by_lower.values()))
         return list(warnings.values())
 
 
@@ -297,15 +298,12 @@ def _unfit(setting: Setting, wanted: str) -> Invalid:
     )
 
 
-def _unknown(setting: Setting, by_lower: Mapping[str, str]) -> str:
-    from difflib import get_close_matches
-
-    lower = setting.key.lower()
-    if setting.where == _TYPED and (near := get_close_matches(lower, by_lower, n=1, cutoff=_SLIP)):
+def _unknown(setting: Setting, known: Iterable[str]) -> str:
+    if setting.where == _TYPED and (near := nearest(setting.key, known, likeness=_SLIP)):
         raise Invalid(
             f"{setting.where}: {setting.key} is not a setting of this program",
-            hint=f"Did you mean {by_lower[near[0]]}?",
+            hint=f"Did you mean {near[0]}?",
         )
-    near = get_close_matches(lower, by_lower, n=1)
-    meant = f'; did you mean "{by_lower[near[0]]}"?' if near else ""
+    near = nearest(setting.key, known)
+    meant = f'; did you mean "{near[0]}"?' if near else ""
     return f"{setting.where}: {setting.key} is not a setting of this program and does nothing{meant}"

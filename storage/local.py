@@ -16,7 +16,6 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -24,9 +23,9 @@ from msgspec import Struct
 
 from protocol.errors import Denied, Invalid, NotFound, Unavailable
 from protocol.nodes import Offer
+from protocol.spelling import did_you_mean, nearest_few
 from storage.allow_list import Allowed, is_allowed, read_allow_list
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
-from storage.near import NAMES_MAX, did_you_mean, near
 from storage.settings import StorageSettings
 from storage.threads import Apart, Stop
 from storage.tree import text_of
@@ -116,7 +115,7 @@ class LocalSource:
             asked = asked.parent
         try:
             with os.scandir(asked.parent) as found:
-                names = near(asked.name, (each.name for each in islice(found, NAMES_MAX)))
+                names = nearest_few(asked.name, (each.name for each in found))
         except OSError:
             return ""
         paths = [str(asked.parent / each) for each in names]

@@ -5,13 +5,13 @@ Knows: Bacalhau's reading rules (any key case, null means absent) and how a faul
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from msgspec import inspect
 
 from protocol.errors import Invalid
+from protocol.spelling import near
 
 P = TypeVar("P")
 
@@ -81,10 +81,8 @@ def _fields(value: Mapping[str, Any], form: inspect.StructType, what: str, path:
 
 
 def _refuse_unknown(key: str, spelling: str, names: list[str], what: str) -> NoReturn:
-    lower = {name.lower(): name for name in names}
-    near = get_close_matches(key.lower(), lower, n=1)
-    if near:
-        hint = f"Did you mean {lower[near[0]]}?"
+    if meant := near(key, names):
+        hint = f"Did you mean {meant}?"
     elif names:
         hint = f"It has the fields {', '.join(names)}."
     else:

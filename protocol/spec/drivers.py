@@ -12,7 +12,8 @@ from protocol.errors import Invalid
 from protocol.jobs import Spec
 from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
 from protocol.spec.bounds import Path
-from protocol.spec.faults import Findings, near, no_such, path_text, quoted
+from protocol.spec.faults import Findings, no_such, path_text, quoted
+from protocol.spelling import near
 
 OWN: Final = "own"
 """Type of an input that is a person's own file or folder (``./data``), with ``Path`` and maybe ``To``: whoever reads their

@@ -7,7 +7,6 @@ A fault's **path** is the place in the document's canonical names: ``("Tasks", 0
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Final, Protocol
 
 import msgspec
@@ -134,18 +133,6 @@ class Findings:
             return fault
         line, column = (fault.line, fault.column) if fault.line else self._places.place(path, key=key)
         return msgspec.structs.replace(fault, file=self._file, line=line, column=column)
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, or an empty text; case does not count."""
-    if len(word) > 64:
-        return ""
-    lower = {each.lower(): each for each in known}
-    begun = [each for each in lower if len(word) > 1 and each.startswith(word.lower())]
-    if len(begun) == 1:
-        return lower[begun[0]]
-    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.5 if len(word) < 4 else 0.6)
-    return lower[found[0]] if found else ""
 
 
 def no_such(what: str, name: str, known: Iterable[str]) -> str:

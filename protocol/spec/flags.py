@@ -23,7 +23,8 @@ import msgspec
 from protocol.errors import Invalid
 from protocol.jobs import Input, ResultPath, Spec
 from protocol.spec.drivers import OWN, is_relative
-from protocol.spec.faults import near, quoted, shown
+from protocol.spec.faults import quoted, shown
+from protocol.spelling import near
 
 TARGET_DEFAULT: Final = "/inputs"
 

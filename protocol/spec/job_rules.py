@@ -12,11 +12,12 @@ from protocol.jobs import Constraint, Job
 from protocol.spec import bounds
 from protocol.spec.blobs import inline_url
 from protocol.spec.bounds import Path
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, path_text, quoted
 from protocol.spec.policy_rules import read_disconnect, read_placement, read_retry, read_update
 from protocol.spec.selectors import OPERATORS, fault_in
 from protocol.spec.shape import Rules
 from protocol.spec.task_rules import check_list, check_name, check_texts, read_task
+from protocol.spelling import near
 
 TYPES: Final = ("batch", "ops", "service", "daemon")
 EVERYWHERE: Final = ("ops", "daemon")

@@ -12,7 +12,8 @@ import msgspec
 
 from protocol.jobs import Network, Port
 from protocol.spec.bounds import DOMAINS_MAX, PORTS_MAX, Path
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, path_text, quoted
+from protocol.spelling import near
 
 TYPES: Final = ("Default", "None", "Host", "Full", "HTTP", "Bridge")
 """In the order of Bacalhau's numbers since 1.5; ``Full`` is an older name of ``Host``."""

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from protocol.jobs import Disconnect, Placement, Retry, Update
 from protocol.spec import bounds
 from protocol.spec.bounds import Path
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, path_text, quoted
+from protocol.spelling import near
 
 CAUSES: Final = ("program", "timeout", "system", "node")
 CAUSES_DEFAULT: Final = ("system", "node")

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import inspect
 
 from protocol.spec.bounds import Path
-from protocol.spec.faults import Findings, near, path_text, quoted
+from protocol.spec.faults import Findings, path_text, quoted
+from protocol.spelling import near
 
 T = TypeVar("T")
 

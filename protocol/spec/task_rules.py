@@ -18,11 +18,12 @@ from protocol.spec import bounds
 from protocol.spec.bounds import Path
 from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
-from protocol.spec.faults import Findings, near, no_such, path_text, quoted
+from protocol.spec.faults import Findings, no_such, path_text, quoted
 from protocol.spec.network import read_network
 from protocol.spec.older import REWRITES, OlderWasm, docker_today, tell_moved, wasm_today
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from protocol.spec.shape import Rules, read_struct
+from protocol.spelling import near
 
 SYSTEM_ENV: Final = "BACALHAU_"
 """The beginning of the names that the system itself sets."""

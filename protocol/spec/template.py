@@ -19,7 +19,8 @@ import msgspec
 
 from protocol.errors import Invalid
 from protocol.spec.bounds import ACTION_MAX_CHARACTERS, FAULTS_FOUND_MAX, TEXT_MAX_BYTES
-from protocol.spec.faults import SpecFault, SpecFaults, near, quoted
+from protocol.spec.faults import SpecFault, SpecFaults, quoted
+from protocol.spelling import near
 
 _ACTION: Final = re.compile(r"\{\{(?:(-)(?=\s))?(.*?)(?:(?<=\s)(-))?\}\}|\{\{", re.DOTALL)
 _COMMENT: Final = re.compile(r"\s*/\*.*\*/\s*", re.DOTALL)

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,6 +22,7 @@ from msgspec import Struct
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.jobs import Spec
+from protocol.spelling import nearest
 from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
 from requester.cli.flags import JobRef, Namespace
@@ -221,7 +221,7 @@ def _no_such_file(job: str, wanted: str, names: dict[str, str]) -> NotFound:
         return NotFound(
             f"{wanted!r} is a folder", hint=f"It holds {len(below)} files: shoal ls {job} {wanted}"
         )
-    near = get_close_matches(wanted, sorted(names), n=1)
+    near = nearest(wanted, sorted(names))
     hint = f"Did you mean {near[0]}?" if near else f"What there is: shoal ls {job}"
     return NotFound(f"no result of job {job} has a file {wanted!r}", hint=hint)
 

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from protocol.errors import Fault, NotFound
+from protocol.spelling import NAMES_MAX, SHOWN, did_you_mean, nearest_few
 from storage.ipfs.answers import Listing
 from storage.ipfs.kubo import Kubo
 from storage.ipfs.params import SourceParams, split_path
-from storage.near import NAMES_MAX, SHOWN, did_you_mean, near
 from storage.threads import in_thread
 
 FOLDERS_MAX: Final = 4
@@ -39,7 +39,7 @@ async def meant(kubo: Kubo, params: SourceParams) -> str:
 
 def said(above: Sequence[str], wanted: str, there: Sequence[str]) -> str:
     """The sentence about a name that is not among those that are `there`, in the folder at the path `above`. Blocks."""
-    names = near(wanted, there)
+    names = nearest_few(wanted, there)
     if names:
         return did_you_mean(["/".join((*above, each)) for each in names])
     if not there:

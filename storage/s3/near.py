@@ -8,7 +8,7 @@ import asyncio
 from typing import Any, Final
 
 from protocol.errors import Fault
-from storage.near import NAMES_MAX, did_you_mean, near
+from protocol.spelling import NAMES_MAX, did_you_mean, nearest_few
 from storage.s3.connection import Connection
 from storage.s3.faults import faults
 from storage.threads import in_thread
@@ -33,7 +33,7 @@ async def _meant(connection: Connection, bucket: str, key: str) -> str:
         found = await _held(connection, bucket, above)
         if found or not above:
             name, slash, _ = key.removeprefix(above).partition("/")
-            names = await in_thread(lambda _: near(name + slash, found))  # noqa: B023
+            names = await in_thread(lambda _: nearest_few(name + slash, found))  # noqa: B023
             return did_you_mean([above + each for each in names])
     return ""
 
