@@ -21,11 +21,12 @@ from typing import Final
 import structlog
 
 from protocol import failpoints, messages, subjects
+from protocol.batches import TOGETHER_MAX, batched
 from protocol.bus import Messages
 from protocol.clock import Clock
 from protocol.errors import Broken, Fault
 from protocol.ids import ExecutionId
-from protocol.messages import TOGETHER_MAX, TOGETHER_MAX_BYTES, Report, ReportBatch, Verdict
+from protocol.messages import Report, ReportBatch, Verdict
 from protocol.states import ENDS
 
 QUIET_S: Final = 0.15
@@ -123,32 +124,28 @@ class Reporter:
                 _log.error("ends could not be kept", executions=len(fresh), fault=fault.message)
         late = asyncio.get_running_loop().call_later(RHYTHM_S, self._go_on, message)
         try:
-            await self._say_together(fresh)
+            first, *others = batched(fresh, _encoded)
+            for reports, data in others:
+                self._tasks.create_task(self._say_together(reports, data))
+            await self._say_together(*first)
         finally:
             late.cancel()
         self._go_on(message)
 
-    async def _say_together(self, reports: Sequence[Report]) -> None:
+    async def _say_together(self, reports: Sequence[Report], data: bytes) -> None:
         """Say these in one message, then each alone that was not settled by its answer."""
         if len(reports) == 1:
-            await self._say(reports[0])
-            return
-        data = messages.encode(ReportBatch(list(reports)))
-        if len(data) > TOGETHER_MAX_BYTES:
-            half = len(reports) // 2
-            self._tasks.create_task(self._say_together(reports[:half]))
-            await self._say_together(reports[half:])
+            await self._say(reports[0], data)
             return
         answer = await self._ask(subjects.many_reports(reports[0].node), data, ANSWER_S)
         verdicts = answer.each if answer is not None else []
         for report, verdict in zip_longest(reports, verdicts[: len(reports)]):
             if not self._settled(report, verdict):
-                self._tasks.create_task(self._say(report))
+                self._tasks.create_task(self._say(report, messages.encode(report)))
 
-    async def _say(self, report: Report) -> None:
+    async def _say(self, report: Report, data: bytes) -> None:
         """Say this until it is answered."""
         subject = subjects.reports(report.node, report.job)
-        data = messages.encode(report)
         pause_s, answer_s = REPEAT_S, ANSWER_S
         while self._newest.get(report.execution) is report:
             verdict = await self._ask(subject, data, answer_s)
@@ -186,3 +183,7 @@ class Reporter:
         if verdict.verdict in ("stored", "drop"):
             return True
         return verdict.verdict == "noted" and report.state not in ENDS
+
+
+def _encoded(reports: Sequence[Report]) -> bytes:
+    return messages.encode(reports[0] if len(reports) == 1 else ReportBatch(list(reports)))

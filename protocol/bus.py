@@ -22,7 +22,6 @@ MESSAGE_MAX_BYTES: Final = 1_000_000
 ENTRY_MAX_BYTES: Final = 524_288
 BATCH_MAX: Final = 256
 SHORT_S: Final = 30.0
-"""So long may the log seem to end before a position that was read: a server that stood still answers with what it knew."""
 
 _SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(?:(?:\*|[^\s.*>]+)\.)*(?:[*>]|[^\s.*>]+)")
@@ -94,6 +93,25 @@ class LogState(Struct, frozen=True):
     last: int
     size_bytes: int
     limit_bytes: int
+
+
+class ShortLog:
+    """Whether a log that seems to end before a position that was read is to be asked again.
+
+    So it may seem for `patience_s`: a server that stood still answers with what it knew. After that it is another log.
+    """
+
+    def __init__(self, patience_s: float = SHORT_S) -> None:
+        self._patience_s = patience_s
+        self._since: float | None = None
+
+    def may_pass(self, last: int, position: int, now: float) -> bool:
+        """Whether its end at `last`, told at `now` (elapsed seconds), is before the position and may yet be behind it."""
+        if last >= position:
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since < self._patience_s
 
 
 class Cell(Struct, frozen=True):

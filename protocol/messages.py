@@ -10,7 +10,7 @@ A command is a level, not an edge: it says what shall be, carries the sequence o
 be repeated at will.
 """
 
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -20,10 +20,6 @@ from protocol.ids import ExecutionId, JobId, NodeId, RequesterId
 from protocol.jobs import Amounts, Spec, Task
 from protocol.nodes import NodeInfo
 from protocol.states import ExecutionState
-
-TOGETHER_MAX: Final = 64
-TOGETHER_MAX_BYTES: Final = 262_144
-"""What one batch of commands or reports carries; what is larger travels alone."""
 
 
 class Run(Struct, frozen=True, gc=False, tag="run", omit_defaults=True):

@@ -14,14 +14,13 @@ import structlog
 from msgspec import Struct
 
 from protocol import failpoints, subjects
+from protocol.batches import TOGETHER_MAX, batched
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.entries import Reported
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import (
-    TOGETHER_MAX,
-    TOGETHER_MAX_BYTES,
     Command,
     CommandAnswer,
     CommandBatch,
@@ -106,19 +105,16 @@ class Dispatch:
         if self._gathered.get(node) is gathered:
             del self._gathered[node]
         try:
-            await self._carry(node, gathered)
+            batches = batched(gathered, _encoded)
+            if len(batches) == 1:
+                await self._carry(node, *batches[0])
+            else:
+                await asyncio.gather(*(self._carry(node, orders, data) for orders, data in batches))
         finally:
             self._on_their_way -= len(gathered)
 
-    async def _carry(self, node: NodeId, orders: Sequence[_Order]) -> None:
-        """Bring some commands to a node in one message, or in several where they are too many or it knows no such form."""
-        data = encode(
-            orders[0].command if len(orders) == 1 else CommandBatch([each.command for each in orders])
-        )
-        if len(orders) > 1 and len(data) > TOGETHER_MAX_BYTES:
-            half = len(orders) // 2
-            await asyncio.gather(self._carry(node, orders[:half]), self._carry(node, orders[half:]))
-            return
+    async def _carry(self, node: NodeId, orders: Sequence[_Order], data: bytes) -> None:
+        """Bring some commands to a node in one message, or each alone where it knows no such form."""
         failpoints.reached("requester.command.begun")
         try:
             answer = decode(
@@ -130,7 +126,7 @@ class Dispatch:
             return
         failpoints.reached("requester.command.answered")
         if len(orders) > 1 and not answer.taken and len(answer.each) != len(orders):
-            await asyncio.gather(*(self._carry(node, [each]) for each in orders))
+            await asyncio.gather(*(self._carry(node, [each], encode(each.command)) for each in orders))
             return
         each = answer.each if len(answer.each) == len(orders) else [answer] * len(orders)
         for order, answered in zip(orders, each, strict=True):
@@ -158,3 +154,7 @@ class Dispatch:
             failure=failure,
         )
         self._put(live, Input(lambda _: Reported(report), lambda _: None))
+
+
+def _encoded(orders: Sequence[_Order]) -> bytes:
+    return encode(orders[0].command if len(orders) == 1 else CommandBatch([each.command for each in orders]))

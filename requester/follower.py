@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from protocol.bus import SHORT_S, Bus, LogState, Record
+from protocol.bus import Bus, LogState, Record, ShortLog
 from protocol.clock import Clock
 from protocol.errors import Broken, Unavailable
 from requester.recorder import Recorder
@@ -139,11 +139,11 @@ class Follower:
                 waiter.set_result(None)
 
     async def _state_beyond(self, created: str, position: int) -> LogState:
-        """The log's state; one that says less than we have read already is asked for again, for `SHORT_S` at most."""
-        until = self._clock.elapsed() + SHORT_S
+        """The log's state, once it is that of a log that has our position, or of another one."""
+        short = ShortLog()
         while True:
             state = await self._asked(self._bus.log_state)
-            if state.created != created or state.last >= position or self._clock.elapsed() >= until:
+            if state.created != created or not short.may_pass(state.last, position, self._clock.elapsed()):
                 return state
             await self._clock.sleep(_AGAIN_S)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from protocol.bus import SHORT_S, Record
+from protocol.bus import SHORT_S, Record, ShortLog
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
 from protocol.nats.api import API, ApiError, Done, call, unavailable
@@ -43,11 +43,11 @@ _KEY_FROM: Final = len("job.")
 
 
 async def read(wire: Wire, after: int, short_s: float = SHORT_S) -> AsyncGenerator[list[Record], None]:
-    """See `protocol.bus.Bus.read`. `short_s`: see `SHORT_S`."""
+    """See `protocol.bus.Bus.read`. `short_s`: see `protocol.bus.ShortLog`."""
     created = ""
     position = after
     failures = 0
-    short_since: float | None = None
+    short = ShortLog(short_s)
     while await wire.until_connected():
         if failures:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1])
@@ -57,15 +57,12 @@ async def read(wire: Wire, after: int, short_s: float = SHORT_S) -> AsyncGenerat
             if created and state.created != created:
                 raise Broken(f"the log was made anew at {state.created}; what was read is of {created}")
             created = state.created
-            now = asyncio.get_running_loop().time()
-            if state.last < position:
-                short_since = now if short_since is None else short_since
-                if now - short_since >= short_s:
-                    raise Broken(
-                        f"the log ends at {state.last}, before the position {position}: it is another log"
-                    )
+            if short.may_pass(state.last, position, asyncio.get_running_loop().time()):
                 continue
-            short_since = None
+            if state.last < position:
+                raise Broken(
+                    f"the log ends at {state.last}, before the position {position}: it is another log"
+                )
             feed = await _Feed.open(wire, position)
         except Unavailable as error:
             if wire.connected:
