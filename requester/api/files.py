@@ -13,14 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.errors import Fault, Invalid, NotFound
-from protocol.messages import FileWritten
+from protocol.messages import FileWritten, Written
 from requester.api import queries, views
 from requester.api.envelope import answer
 from requester.api.jobs import BASE
 from requester.api.keys import VERBS
 from requester.core.model import ExecutionRecord
 from requester.verbs import Verbs
-from requester.written import is_below, rows_of
+from requester.written import has_all, is_below, rows_of
 
 routes = web.RouteTableDef()
 Json = dict[str, Any]
@@ -93,18 +93,20 @@ async def _listed(verbs: Verbs, record: ExecutionRecord, path: str) -> Listed:
             known = await verbs.files(record)
         except Fault as fault:
             why, hint = fault.message, fault.hint
-    others = len(written.links) + len(written.folders)
-    if not why and others != written.others:
-        of = "its" if written.others is None else f"its {written.others}"
-        why = f"of {of} links and empty folders {others} are known"
+    told = replace(written, files=known)
     # Hundreds of thousands of rows must not hold up other calls.
-    whole = views.written(replace(written, files=known))
-    found = await asyncio.to_thread(_below, whole, path) if asked else _below(whole, path)
+    found, whole = await asyncio.to_thread(_below, told, path) if asked else _below(told, path)
+    if not why and not whole:
+        of = "its" if written.others is None else f"its {written.others}"
+        others = len(written.links) + len(written.folders)
+        why = f"of {of} links and empty folders {others} are known"
     return Listed(found, asked, _lacking(record, len(known), why, hint) if why else None)
 
 
-def _below(written: Json, path: str) -> list[Json]:
-    return [row for row in rows_of(written) if is_below(row["Path"], path)]
+def _below(written: Written, path: str) -> tuple[list[Json], bool]:
+    """What a record names at `path` and below, and whether it names all that was written."""
+    view = views.written(written)
+    return [row for row in rows_of(view) if is_below(row["Path"], path)], has_all(view)
 
 
 def _lacking(record: ExecutionRecord, known: int, why: str, hint: str = "") -> Json:
