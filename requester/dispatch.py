@@ -32,7 +32,8 @@ from protocol.messages import (
 )
 from protocol.states import ExecutionState
 from requester.core.commands import run
-from requester.live import Input, Jobs, Live
+from requester.jobs import Jobs
+from requester.live import Input, Live
 
 _log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from protocol.clock import Clock
 from protocol.errors import Fault
 from requester.committer import Committer
 from requester.core.fleet import Fleet
-from requester.live import Jobs
+from requester.jobs import Jobs
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 from requester.registry import Registry

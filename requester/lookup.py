@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from protocol.errors import Conflict, NotFound
 from protocol.ids import JobKey, job_key, key_of
 from requester.core.model import JobRecord
-from requester.live import Jobs
+from requester.jobs import Jobs
 from requester.read_queries import find
 from requester.recorder import Recorder
 

@@ -38,7 +38,8 @@ from requester.core.step import counts, step
 from requester.core.turns import Turn, Turns
 from requester.core.view import View
 from requester.dispatch import Dispatch
-from requester.live import Input, Jobs, Live
+from requester.jobs import Jobs
+from requester.live import Input, Live
 from requester.presence import Presence
 from requester.recorder import Recorder
 from requester.settings import Settings

@@ -12,7 +12,7 @@ from protocol.messages import Beat, Cancel, FullList, Report
 from protocol.states import ENDS
 from requester.core.commands import extra, missing
 from requester.follower import Follower
-from requester.live import Jobs
+from requester.jobs import Jobs
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 

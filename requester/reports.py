@@ -24,7 +24,8 @@ from protocol.messages import Progress, Report, ReportBatch, RunOutput, Verdict,
 from protocol.states import ENDS, ExecutionState
 from requester.core.model import LONG_RUNNING, JobRecord
 from requester.follower import Follower
-from requester.live import Input, Jobs, Live, Settled
+from requester.jobs import Jobs
+from requester.live import Input, Live, Settled
 from requester.orchestrator import Orchestrator
 
 _log = structlog.get_logger(__name__)

@@ -17,7 +17,8 @@ from protocol.ids import ExecutionId, JobKey
 from protocol.together import together
 from requester.core.model import JobRecord
 from requester.core.retention import RATE_MAX, Purge, blob_goes, purge_of, safe_position
-from requester.live import Jobs, Live
+from requester.jobs import Jobs
+from requester.live import Live
 from requester.presence import Presence
 from requester.read_queries import BEGINNING, blobs_named, keys_of, last_of_open, over
 from requester.recorder import Recorder

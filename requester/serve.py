@@ -22,7 +22,7 @@ from requester.committer import Committer
 from requester.core.fleet import Fleet
 from requester.duties import Duties
 from requester.follower import Follower
-from requester.live import Jobs
+from requester.jobs import Jobs
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 from requester.recorder import Recorder

@@ -30,7 +30,8 @@ from requester.core.membership import APPROVED, DELETED, REJECTED
 from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.duties import Duties
 from requester.follower import Follower
-from requester.live import Input, Jobs, Live, Settled, Watcher
+from requester.jobs import Jobs
+from requester.live import Input, Live, Settled, Watcher
 from requester.logs import Logs
 from requester.lookup import Lookup
 from requester.orchestrator import Orchestrator

@@ -12,7 +12,7 @@ from protocol.bus import Bus, Message
 from protocol.errors import Denied, Fault, Invalid, Unavailable
 from protocol.ids import NodeId, key_of
 from protocol.messages import UploadAnswer, UploadRequest, decode, encode
-from requester.live import Jobs
+from requester.jobs import Jobs
 
 MANAGED: Final = "s3managed"
 ANSWER_S: Final = 14.0
