@@ -1,13 +1,19 @@
-"""Finds the job that a person means: by name, by id, or by the beginning of an id.
+"""Finds the job that a person means, by name, by id or by the beginning of an id: as it is now, and as it was.
 
-Knows: where jobs are found, in memory and in the read model. Must not know: what is done with them.
+Knows: where jobs are found: in memory, in the read model, in what the log's reader still has to bring. Must not know: what
+is done with them.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
 
-from protocol.errors import Conflict, NotFound
+from protocol.bus import Bus
+from protocol.entries import Entry
+from protocol.errors import Conflict, NotFound, TimedOut, Unavailable
 from protocol.ids import JobKey, job_key, key_of
+from protocol.messages import decode
+from requester.core.history import of_log
 from requester.core.model import JobRecord
+from requester.follower import Follower
 from requester.jobs import Jobs
 from requester.read_queries import find
 from requester.recorder import Recorder
@@ -16,12 +22,82 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Lookup:
-    """Records by reference, each the newest that this requester knows. `settle` brings the read model up to that."""
+    """Records by reference, each the newest that this requester knows. It waits `wait_s` at most for the log's reader."""
 
-    def __init__(self, jobs: Jobs, recorder: Recorder, settle: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, bus: Bus, jobs: Jobs, recorder: Recorder, follower: Follower, *, wait_s: float
+    ) -> None:
+        self._bus = bus
         self._jobs = jobs
         self._recorder = recorder
-        self._settle = settle
+        self._follower = follower
+        self._wait_s = wait_s
+
+    async def job(self, ref: str, namespace: str, version: int = 0) -> JobRecord:
+        """The job that `ref` names, as it is, or as it was when the version after `version` came.
+
+        Raises `NotFound`, `Conflict.MultipleJobsFound` with the candidates, and `Unavailable` while nobody can say whether
+        there is such a job.
+        """
+        try:
+            record = await self._known(ref, namespace)
+        except NotFound as unknown:
+            if not await self._catch_up():
+                raise Unavailable(
+                    f"whether there is a job {ref} is not known here: the log cannot be read just now",
+                    hint="ask again in a moment, or ask another requester",
+                ) from unknown
+            record = await self._known(ref, namespace)
+        if not version or version == record.version:
+            return record
+        return await self.at_version(record, version)
+
+    async def _catch_up(self) -> bool:
+        """Read the log to its end: a job that is not known yet may have been submitted elsewhere a moment ago.
+
+        False if that cannot be done now.
+        """
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._follower.reached(await self._bus.newest())
+        except (TimeoutError, Unavailable, TimedOut):
+            return False
+        return True
+
+    async def versions(self, record: JobRecord) -> list[JobRecord]:
+        """A job as it was at the end of each of its versions, oldest first; the last is its present state."""
+        last = {
+            each.version: each
+            for each, _ in of_log(await self.entries(record))
+            if each is not None and each.id == record.id
+        }
+        return list(last.values())
+
+    async def at_version(self, record: JobRecord, version: int) -> JobRecord:
+        """A job as it was when its next version came."""
+        found = next((each for each in await self.versions(record) if each.version == version), None)
+        if found is None:
+            raise NotFound(f"job {record.id} has no version {version}", kind="JobVersion")
+        return found
+
+    async def entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
+        """All entries of a job, with their sequences, in order."""
+        await self._read_up_to(record.revision)
+        every = [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
+        # A name that was used again after its first job was purged or deleted has the entries of both.
+        return [(seq, entry) for seq, entry in every if entry.job == record.id]
+
+    async def settle(self) -> None:
+        """Have everything in the read model that anyone was told here."""
+        await self._read_up_to(self._jobs.newest)
+        await self._recorder.settle()
+
+    async def _read_up_to(self, seq: int) -> None:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._follower.reached(seq)
+        except TimeoutError:
+            pass  # What has been read so far is told.
 
     async def by_key(self, key: JobKey) -> JobRecord | None:
         """The job of a key: from memory, else from the read model."""
@@ -33,8 +109,8 @@ class Lookup:
             return None
         return await self._recorder.load(key)
 
-    async def job(self, ref: str, namespace: str) -> JobRecord:
-        """The job that `ref` names. Raises `NotFound`, and `Conflict.MultipleJobsFound` with the candidates."""
+    async def _known(self, ref: str, namespace: str) -> JobRecord:
+        """The job that `ref` names, if it is known here already."""
         if key_of(ref) is not None:
             record = await self._with_id(ref, namespace) or await self._named(ref, namespace)
         else:
@@ -52,7 +128,7 @@ class Lookup:
             return found
         if namespace not in ("", "*"):
             return None
-        await self._settle()
+        await self.settle()
         named = await self._recorder.read(lambda database: find(database, name=name))
         return await self._only(name, [record for record in named if record.id != name])
 
@@ -62,7 +138,7 @@ class Lookup:
             found = await self.by_key(key)
             matches = [found] if found is not None and found.id == ref else []
         elif ref.startswith("j-"):
-            await self._settle()
+            await self.settle()
             matches = await self._recorder.read(lambda database: find(database, prefix=ref))
         else:
             return None

@@ -5,7 +5,7 @@ it is given, in whatever thread that is at home.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -13,9 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from protocol.ids import ExecutionId, JobKey, job_key, key_prefix
+from protocol.jobs import Constraint
+from protocol.spec.selectors import matches_all
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.retention import Candidate
 from requester.read_model import CHAIN
+from requester.verbs import JobQuery
 
 ORDERS: Final = {
     "created_at": "created_at",
@@ -135,23 +138,34 @@ def _named(database: sqlite3.Connection, name: str) -> Iterator[JobRecord]:
         yield from (_job.decode(row[0]) for row in rows)
 
 
-def page(
-    database: sqlite3.Connection, *, namespace: str, state: str, order_by: str, reverse: bool
-) -> Iterable[JobRecord]:
-    """Jobs in order, without their executions, read as far as the caller goes on. `order_by` is a key of `ORDERS`."""
+def select(
+    database: sqlite3.Connection, query: JobQuery, labels: Sequence[Constraint]
+) -> tuple[list[JobRecord], bool]:
+    """Jobs in order, without their executions, and whether more follow. `labels` are what the query's selectors ask for."""
+    matching = (
+        record
+        for record in _in_order(database, query)
+        if not labels or matches_all(labels, record.spec.labels)
+    )
+    found = list(islice(matching, query.offset, query.offset + query.limit if query.limit else None))
+    return found, bool(query.limit) and next(matching, None) is not None
+
+
+def _in_order(database: sqlite3.Connection, query: JobQuery) -> Iterator[JobRecord]:
+    """The jobs of a query's namespace and state, read as far as the caller goes on."""
     where: list[str] = []
     values: list[str] = []
-    if namespace:
+    if query.namespace not in ("", "*"):
         where.append("namespace = ?")
-        values.append(namespace)
-    if state:
+        values.append(query.namespace)
+    if query.state:
         where.append("state = ?")
-        values.append(state)
+        values.append(query.state.lower())
     condition = f"WHERE {' AND '.join(where)}" if where else ""
-    direction = "DESC" if reverse else "ASC"
+    order = ORDERS[query.order_by or "created_at"]
+    direction = "DESC" if query.reverse else "ASC"
     rows = database.execute(
-        f"SELECT record FROM jobs {condition} ORDER BY {ORDERS[order_by]} {direction}, key {direction}",
-        values,
+        f"SELECT record FROM jobs {condition} ORDER BY {order} {direction}, key {direction}", values
     )
     return (_job.decode(row[0]) for row in rows)
 

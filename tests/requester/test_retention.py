@@ -373,7 +373,7 @@ async def test_a_job_that_left_the_log_is_still_in_hand(tmp_path: Path, doing: s
         services.append(await cluster.requester("r3"))
         seen = [await closed(service, old) for service in services]
         for service in services:
-            await service._settle()
+            await service._lookup.settle()
         kept = [await service._recorder.load(seen[0].key) for service in services]
         assert all(record == seen[-1] for record in [*seen, *kept])
 

@@ -244,8 +244,8 @@ async def test_a_watch_that_comes_just_as_its_job_ends(
         found = [await until(service, job, lambda record: bool(record.executions))]
         look = service._lookup.job
 
-        async def looked(ref: str, namespace: str) -> JobRecord:
-            return found.pop() if found else await look(ref, namespace)
+        async def looked(ref: str, namespace: str, version: int = 0) -> JobRecord:
+            return found.pop() if found else await look(ref, namespace, version)
 
         await node.until(lambda node: bool(node.runs))
         node.finish(node.runs[0].execution)

@@ -1,0 +1,69 @@
+"""What people ask of a job: the event that it comes to, or why it cannot be.
+
+Knows: a job's record, and what may be asked of it in which state. Must not know: where the record is from, or who asks.
+"""
+
+from protocol.entries import Deleted, Submitted
+from protocol.errors import Conflict, NotFound
+from protocol.jobs import Job
+from protocol.states import JobState
+from requester.core.model import ExecutionRecord, JobRecord
+
+
+def submitted(record: JobRecord | None, job: Job, warnings: list[str], client: str, force: bool) -> Submitted:
+    """A job's first version, or its next. Raises `Conflict` when nothing would change, or for a collision of hashes."""
+    if record is None:
+        return Submitted(job, 1, warnings, client)
+    if (record.spec.namespace, record.spec.name) != (job.namespace, job.name):
+        raise Conflict(
+            f"the name {job.name!r} has the same hash as {record.spec.name!r} in {record.spec.namespace}",
+            kind="NameCollision",
+            hint="choose another name",
+        )
+    if record.spec == job and not force:
+        raise Conflict(
+            f"no changes detected for new job spec. Job name: '{job.name}'",
+            kind="NoChanges",
+            hint="Use the --force flag to override this warning",
+            details={"JobID": record.id, "Version": str(record.version)},
+        )
+    return Submitted(job, record.version + 1, warnings, client)
+
+
+def deleted(record: JobRecord, reason: str, client: str) -> Deleted:
+    """Raises `Conflict` for a job that has not ended."""
+    if not record.closed:
+        raise Conflict(
+            f"cannot delete job in state {record.state.capitalize()}",
+            kind="JobState",
+            hint="stop it first: job stop",
+            details={"JobID": record.id, "State": record.state},
+        )
+    return Deleted(reason, client)
+
+
+def rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str, *, anew: bool) -> Submitted:
+    """A version that repeats an earlier one. Raises `Conflict` for a job that waits to run: it needs no other go."""
+    if record.state in (JobState.PENDING, JobState.QUEUED):
+        raise Conflict(
+            f"cannot rerun job in state {record.state.capitalize()}",
+            kind="JobState",
+            hint="it has not begun to run; a changed spec is submitted under the same name",
+            details={"JobID": record.id, "State": record.state},
+        )
+    again = wanted or record
+    return Submitted(again.spec, record.version + 1, again.warnings, client, again.version, reason, anew)
+
+
+def execution_named(record: JobRecord, ref: str) -> ExecutionRecord:
+    """One of a job's executions by id or unique prefix. Raises `NotFound` or `Conflict`."""
+    found = [each for id_, each in record.executions.items() if id_.startswith(ref)]
+    if not found:
+        raise NotFound(f"job {record.id} has no execution {ref}", kind="Execution")
+    if len(found) > 1:
+        raise Conflict(
+            f"{ref} could be any of {len(found)} executions",
+            kind="MultipleExecutionsFound",
+            details={each.id: each.state for each in found},
+        )
+    return found[0]
