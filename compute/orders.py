@@ -1,0 +1,223 @@
+"""Commands in: what a node was ordered, with which sequence, and what it answers.
+
+Knows: the commands of `protocol.messages`, and which executions are here or were. Must not know: how an execution is carried
+out (`compute.runner`), or how commands arrive.
+
+A command is a level: it is compared with the sequence known for its execution, the highest wins, and the same one twice is
+one. It is answered when it is in the journal. A command without a way to answer, for another node or of another form, is
+refused. What was forgotten stays known by name for an hour, so a late copy of an order starts nothing.
+"""
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+import structlog
+
+from compute import admission
+from compute.admission import Plan
+from compute.execution import CancelOrdered, Failed, ReportDropped, ordered
+from compute.facts import Facts
+from compute.faults import failure_of
+from compute.journal import GONE_MAX, Journal, Remembered
+from compute.runner import Runner
+from compute.shop import Shop
+from protocol import failpoints, messages
+from protocol.bus import Message
+from protocol.clock import Clock
+from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
+from protocol.ids import ExecutionId, NodeId, is_token, key_of
+from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Run
+from protocol.states import ENDS
+
+EXECUTIONS_MAX: Final = 10_000
+"""How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
+
+TAKEN: Final = CommandAnswer(True)
+_ORDER: Final[Any] = Command | CommandBatch
+_log = structlog.get_logger(__name__)
+
+
+class Orders:
+    """One node's. `runners` are the executions that are here; once `leaving` is set, no more are taken.
+
+    `upto` is the newest sequence that was obeyed.
+    """
+
+    def __init__(
+        self, node: NodeId, facts: Facts, journal: Journal, clock: Clock, remembered: Remembered
+    ) -> None:
+        self.runners: dict[ExecutionId, Runner] = {}
+        self.leaving = False
+        self.upto = remembered.upto
+        self._node = node
+        self._facts = facts
+        self._journal = journal
+        self._clock = clock
+        self._log_created = remembered.log_created
+        self._gone = dict(remembered.gone)
+        self._unanswered: list[tuple[Message, list[CommandAnswer]]] = []
+        self._answering: asyncio.Task[None] | None = None
+
+    async def obey(self, message: Message, shop: Shop) -> None:
+        """Carry out what a message orders, and have it answered."""
+        failpoints.reached("node.command.received")
+        if message.respond is None:
+            _log.warning("a command without a way to answer was ignored", subject=message.subject)
+            return
+        try:
+            order: Command | CommandBatch = messages.decode(message.data, _ORDER)
+        except Fault as fault:
+            await _respond(message, [CommandAnswer(False, fault.failure())])
+            return
+        commands = order.commands if isinstance(order, CommandBatch) else [order]
+        answers = [self._answer_to(command, shop) for command in commands]
+        if not any(answer.taken for answer in answers):
+            await _respond(message, answers)
+            return
+        # The answer waits for the journal; the next command does not wait for this answer, so commits gather.
+        self._unanswered.append((message, answers))
+        if self._answering is None:
+            self._answering = shop.tasks.create_task(self._answer_when_kept())
+
+    def _answer_to(self, command: Command, shop: Shop) -> CommandAnswer:
+        """Do it, and say what is to be answered; that it is taken only once the journal has it."""
+        try:
+            self._carry_out(command, shop)
+        except Fault as fault:
+            return CommandAnswer(False, fault.failure())
+        except Exception as error:  # noqa: BLE001 (an order that nobody foresaw must not end the node, again and again)
+            _log.exception("an order failed in a way it should not", order=type(command).__name__)
+            return CommandAnswer(False, failure_of(error, self._node, "taking an order"))
+        return TAKEN
+
+    async def _answer_when_kept(self) -> None:
+        """Answer commands once they are in the journal, all that came before a commit together.
+
+        Nobody waits for the answer itself; the commit is that of the first program that starts, if any does at once.
+        """
+        while self._unanswered:
+            group, self._unanswered = self._unanswered, []
+            failed = None
+            try:
+                await self._journal.commit(now=False)
+            except Fault as fault:
+                # A full disk may have room again: then the order is given anew, here or elsewhere.
+                failed = CommandAnswer(False, failure_of(fault, self._node, "taking an order"))
+            for message, answers in group:
+                failpoints.reached("node.command.kept")
+                if failed is not None:
+                    answers = [failed if answer.taken else answer for answer in answers]
+                await _respond(message, answers)
+        self._answering = None
+
+    def _carry_out(self, command: Command, shop: Shop) -> None:
+        """Do it, or raise the fault that the answer tells."""
+        if command.node != self._node:
+            raise Invalid(f"this is node {self._node}, not {command.node}")
+        match command:
+            case Run():
+                self._ordered(command, shop)
+            case Cancel():
+                self._cancelled(command)
+            case FullList():
+                self._listed(command)
+
+    def _ordered(self, run: Run, shop: Shop) -> None:
+        if run.execution in self.runners:
+            return
+        if key_of(run.job) is None or not is_token(run.execution):
+            raise Invalid(f"{run.execution!r} of {run.job!r} is no execution of a job")
+        if run.execution in self._gone:
+            raise Conflict(f"execution {run.execution} was here and is done with", kind="Gone")
+        if self.leaving:
+            raise Exhausted("this node is leaving", hint="Another node will do.", kind="Leaving")
+        if len(self.runners) >= EXECUTIONS_MAX:
+            raise Exhausted(f"this node has {EXECUTIONS_MAX} executions already", kind="Executions")
+        plan, refused = self._considered(run, shop)
+        execution, _ = ordered(run, self._clock.now())
+        runner = self.runners[run.execution] = Runner(shop, execution, plan)
+        runner.begin()
+        if refused is not None:
+            runner.tell(Failed(refused, refused=True))
+        self._note_upto(run.seq)
+
+    def _considered(self, run: Run, shop: Shop) -> tuple[Plan | None, Failure | None]:
+        """The plan for an execution, or the lasting reason why there is none."""
+        refused = admission.refusal(run, self._facts.info, shop.policy, shop.host)
+        if refused is None:
+            try:
+                return admission.plan(run, shop.engines, shop.drivers), None
+            except Fault as fault:
+                refused = fault.failure()
+        return None, refused
+
+    def _cancelled(self, cancel: Cancel) -> None:
+        runner = self.runners.get(cancel.execution)
+        if runner is not None:
+            if cancel.seq < runner.execution.run.seq:
+                raise Conflict(f"execution {cancel.execution} was ordered later than this", kind="Old")
+            runner.tell(CancelOrdered(cancel.reason))
+        elif cancel.execution not in self._gone:
+            # The order to run it may still be on its way, and is older.
+            self._remember_gone(cancel.execution, cancel.seq)
+        self._note_upto(cancel.seq)
+
+    def _listed(self, listed: FullList) -> None:
+        if listed.created != self._log_created:
+            if self._log_created:
+                self._change_log(listed)
+            self._log_created = listed.created
+            self._journal.note("log_created", listed.created)
+        if listed.upto < self.upto:
+            raise Conflict(f"this list is of {listed.upto}, and {self.upto} is known", kind="Old")
+        wanted = set(listed.executions)
+        for runner in list(self.runners.values()):
+            if runner.execution.id not in wanted and runner.execution.run.seq <= listed.upto:
+                runner.tell(ReportDropped())
+        self._note_upto(listed.upto)
+
+    def _change_log(self, listed: FullList) -> None:
+        """Go over to a log that was made anew, or restored. Raises `Conflict` while anything goes on here that it does not
+        know."""
+        unknown = [
+            runner
+            for id_, runner in self.runners.items()
+            if id_ not in listed.executions and runner.execution.state not in ENDS
+        ]
+        if unknown:
+            _log.warning("another log lists this node's executions: ending none", created=listed.created)
+            raise Conflict("this node holds executions of another log", kind="Log")
+        self.upto = 0
+        self._journal.note("upto", "0")
+        # What has ended here is open in a log that was restored from before: it is run again.
+        self._gone.clear()
+        self._journal.forget_names()
+
+    def _note_upto(self, seq: int) -> None:
+        if seq > self.upto:
+            self.upto = seq
+            self._journal.note("upto", str(seq))
+
+    def forgotten(self, execution: ExecutionId) -> None:
+        """An execution is done with: it stays known by name."""
+        runner = self.runners.pop(execution)
+        self._remember_gone(execution, runner.execution.run.seq)
+        failpoints.reached("node.forgotten")
+
+    def _remember_gone(self, execution: ExecutionId, seq: int) -> None:
+        self._gone[execution] = seq
+        while len(self._gone) > GONE_MAX:
+            del self._gone[next(iter(self._gone))]
+        self._journal.forget(execution, seq, self._clock.now())
+
+
+async def _respond(message: Message, answers: list[CommandAnswer]) -> None:
+    """Answer, if somebody still waits for it: once for all commands of a message, where all were taken."""
+    if all(answer.taken for answer in answers):
+        answer = TAKEN
+    else:
+        answer = answers[0] if len(answers) == 1 else CommandAnswer(False, each=answers)
+    if message.respond is not None:
+        with contextlib.suppress(Fault):
+            await message.respond(messages.encode(answer))
