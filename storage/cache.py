@@ -75,7 +75,6 @@ class Cache:
         boot: str | None = None,
     ) -> None:
         self.shelf = Shelf(budget_bytes)
-        self.fetches = 0
         self._folder = folder
         self._tasks = tasks
         self._changed = changed
@@ -188,7 +187,6 @@ class Cache:
 
     async def _arrive(self, key: Key, entry: Entry, flight: Flight, fetch: Fetch) -> None:
         """Bring it to a name of its own, and rename that."""
-        self.fetches += 1
         beside = self._folder / f"{ARRIVING}{secrets.token_hex(8)}"
 
         def told(done_bytes: int, total_bytes: int | None) -> None:

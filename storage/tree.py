@@ -106,11 +106,6 @@ def text_of(name: str) -> str:
     return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")
 
 
-def safe_join(root: Path, name: str) -> Path:
-    """Where `name` lies below `root`; raises as `safe_parts`. Says nothing of links: to create it, use `TreeWriter`."""
-    return root.joinpath(*safe_parts(name))
-
-
 def check_link(name: str, target: str) -> None:
     """Raise `Invalid` unless the link `name` stays inside its tree, whatever else the tree holds.
 

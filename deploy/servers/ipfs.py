@@ -28,7 +28,6 @@ class Kubo(Server):
         host: str = LOOPBACK,
         api_port: int,
         gateway_port: int,
-        folder: Path,
         peer_id: str,
     ) -> None:
         super().__init__(start)
@@ -37,7 +36,6 @@ class Kubo(Server):
         self.api_url = f"http://{host}:{api_port}"
         self.gateway_url = f"http://{host}:{gateway_port}"
         self.peer_id = peer_id
-        self.ipfs_path = folder
 
     async def swarm_multiaddr(self) -> str:
         """Where other nodes reach this one, until it is restarted."""
@@ -85,7 +83,6 @@ async def kubo(
             host=host,
             api_port=api_port,
             gateway_port=gateway_port,
-            folder=repository,
             peer_id=peer_id,
         )
 

@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from protocol.errors import Invalid
 from protocol.jobs import Spec
 
 
@@ -70,19 +69,6 @@ ENGINES: Final[dict[str, type[EngineParams]]] = {
     "noop": NoopParams,
 }
 """Every engine type there is, with the form of its parameters."""
-
-ENTRYPOINT_DEFAULT: Final = "_start"
-
-
-def read_engine(engine: Spec) -> EngineParams:
-    """The parameters of a canonical job's engine. Raises `Invalid` for an unknown type or params of another form."""
-    form = ENGINES.get(engine.type.lower())
-    if form is None:
-        raise Invalid(f'there is no engine "{engine.type}"', hint=f"Engines are {', '.join(ENGINES)}.")
-    try:
-        return msgspec.convert(engine.params, form)
-    except msgspec.ValidationError as error:
-        raise Invalid(f"engine {engine.type}: {error}") from error
 
 
 def engine_spec(type: str, params: EngineParams) -> Spec:

@@ -35,7 +35,6 @@ class Load:
         self._numbers = count(1)
         self.submissions: list[Submission] = []
         self.open: dict[str, Submission] = {}
-        self.hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Submit and follow until there was enough, then until every accepted job has ended."""

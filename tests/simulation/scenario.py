@@ -24,9 +24,6 @@ from protocol.jobs import (
 )
 from protocol.spec.engines import NoopParams
 
-CALM_S = 4.0
-"""How long after the last fault at most something is still begun."""
-
 
 class Action(Struct, frozen=True):
     """Something that a person does or that goes wrong, at `at` seconds. `who` is a process where that matters."""

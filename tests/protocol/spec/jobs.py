@@ -1,7 +1,7 @@
 """Canonical jobs of every kind, for laws."""
 
 from hypothesis import strategies as st
-from msgspec import UNSET
+from msgspec import UNSET, convert
 
 from protocol.jobs import (
     Constraint,
@@ -19,7 +19,8 @@ from protocol.jobs import (
     Timeouts,
     Update,
 )
-from protocol.spec.engines import DockerParams, NoopParams, WasmParams, engine_spec
+from protocol.spec import engines
+from protocol.spec.engines import DockerParams, EngineParams, NoopParams, WasmParams, engine_spec
 from protocol.spec.job_rules import EVERYWHERE, SYSTEM_META, TYPES
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -189,3 +190,8 @@ def jobs(draw: st.DrawFn) -> Job:
         disconnect=draw(st.just(UNSET) | st.builds(Disconnect, st.floats(0, 3_600))),
         placement=draw(st.just(UNSET) | st.sampled_from([Placement(), Placement("pack")])),
     )
+
+
+def read_engine(engine: Spec) -> EngineParams:
+    """The parameters of a canonical job's engine."""
+    return convert(engine.params, engines.ENGINES[engine.type])

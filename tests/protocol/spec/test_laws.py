@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from protocol.jobs import Job
 from protocol.spec import Defaults, SpecFault, SpecFaults, TypeDefaults, read_body, read_spec
 from protocol.spec.blobs import large_inline, with_blob
-from protocol.spec.engines import engine_spec, read_engine
+from protocol.spec.engines import engine_spec
 from protocol.spec.quantities import amounts
-from tests.protocol.spec.jobs import PUBLISHERS, TIMEOUTS, jobs
+from tests.protocol.spec.jobs import PUBLISHERS, TIMEOUTS, jobs, read_engine
 
 # Keys of a job, so that chance finds its way into every rule.
 KEYS = st.sampled_from(

@@ -13,8 +13,8 @@ from protocol.spec.engines import (
     NoopParams,
     WasmParams,
     engine_spec,
-    read_engine,
 )
+from tests.protocol.spec.jobs import read_engine
 from tests.protocol.spec.writing import body, faults_of_body
 
 S3 = {"Type": "s3", "Params": {"Bucket": "b"}}

@@ -11,7 +11,7 @@ from protocol.ids import ExecutionId, NodeId, job_id, nameless_key
 from protocol.jobs import Amounts, Constraint, Job, Resources, Spec, Task, Timeouts
 from protocol.messages import Report, RunOutput
 from protocol.nodes import NodeInfo, Offer
-from protocol.states import ENDS, ExecutionState
+from protocol.states import ExecutionState
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import ExecutionRecord, JobRecord, NodeRecord
@@ -169,6 +169,3 @@ def refold(entries: Sequence[Entry]) -> JobRecord | None:
     for seq, entry in enumerate(entries, 1):
         record = fold(record, entry, seq)
     return record
-
-
-ENDINGS = sorted(ENDS - {S.LOST})
