@@ -11,7 +11,16 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace, Version
-from requester.cli.output import Column, ListFormat, Paging, moment, print_list, print_object
+from requester.cli.output import (
+    Column,
+    ListFormat,
+    Order,
+    Paging,
+    WholeList,
+    moment,
+    print_list,
+    print_object,
+)
 from requester.cli.views import as_spec, desired_of, state_of, time_of
 from requester.cli.waiting import Waiting, wait_for
 from requester.client import JOBS, job_path
@@ -24,6 +33,7 @@ def list_jobs(
     labels: Annotated[str, Parameter(help="A label selector: 'team=a,!canary'.")] = "",
     namespace: Annotated[str, Parameter(help="One namespace only; default all.")] = "*",
     paging: Paging = Paging(),
+    order: Order = Order(),
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
@@ -44,14 +54,11 @@ def list_jobs(
             labels=labels,
             limit=paging.limit,
             next_token=paging.next_token,
-            order_by=paging.order_by,
-            reverse="false" if paging.order_reversed else "true",
+            order_by=order.order_by,
+            reverse="false" if order.order_reversed else "true",
         )
     print_list(page["Items"] or [], columns, how)
-    if page["NextToken"] and how.output == "table":
-        tell(
-            f"\nTo fetch more records use: shoal job list --limit {paging.limit} --next-token {page['NextToken']}"
-        )
+    _tell_of_more("list", page, paging, how)
     return Exit.OK
 
 
@@ -62,7 +69,8 @@ def executions(
     namespace: Namespace = "",
     version: Version = 0,
     all_versions: Annotated[bool, Parameter(help="Of all versions of the job.")] = False,
-    paging: Paging = Paging(limit=0),
+    part: WholeList = WholeList(),
+    order: Order = Order(),
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
@@ -86,9 +94,9 @@ def executions(
             namespace=namespace,
             job_version=version or "",
             all_job_versions="true" if all_versions else "",
-            order_by=paging.order_by,
-            reverse="true" if paging.order_reversed else "",
-            limit=paging.limit or "",
+            order_by=order.order_by,
+            reverse="true" if order.order_reversed else "",
+            limit=part.limit or "",
         )
     print_list(page["Items"] or [], columns, how)
     return Exit.OK
@@ -104,10 +112,12 @@ def history(
     event_type: Annotated[str, Parameter(help="all, job or execution.")] = "all",
     execution_id: Annotated[str, Parameter(help="Of one execution only.")] = "",
     paging: Paging = Paging(limit=1_000),
+    order_by: Annotated[str, Parameter(show=False)] = "",
+    order_reversed: Annotated[bool, Parameter(show=False)] = False,
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
-    """Tell what happened to a job."""
+    """Tell what happened to a job, the oldest first. (Bacalhau's flags for another order are taken, and do nothing.)"""
     columns: list[Column] = [
         ("TIME", time_of),
         ("LEVEL", lambda item: item["Type"]),
@@ -129,6 +139,9 @@ def history(
             next_token=paging.next_token,
         )
     print_list(page["Items"] or [], columns, how)
+    # An open job's history has a token behind its last item too: for what is still to come.
+    if len(page["Items"] or []) == paging.limit:
+        _tell_of_more(f"history {job}", page, paging, how)
     return Exit.OK
 
 
@@ -200,6 +213,13 @@ def versions(
         items = client.call("GET", job_path(job, "versions"), namespace=namespace)["Items"] or []
     print_list(items, columns, how)
     return Exit.OK
+
+
+def _tell_of_more(command: str, page: Json, paging: Paging, how: ListFormat) -> None:
+    """How to see what follows, for a person; a program has the token."""
+    if page["NextToken"] and how.output == "table":
+        more = f"shoal job {command} --limit {paging.limit} --next-token {page['NextToken']}"
+        tell(f"\nTo fetch more records use: {more}")
 
 
 def _state_of_version(version: Json, all_versions: list[Json]) -> str:

@@ -9,7 +9,7 @@ from protocol.ids import short
 from protocol.spec.quantities import parse_duration_s
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
-from requester.cli.output import Column, ListFormat, ObjectFormat, Paging, print_list, print_object, size
+from requester.cli.output import Column, ListFormat, ObjectFormat, WholeList, print_list, print_object, size
 from requester.client import NODES, node_path
 
 Json = dict[str, Any]
@@ -26,7 +26,11 @@ def list_nodes(
     ] = "labels,capacity",
     filter_approval: Annotated[str, Parameter(help="approved, pending or rejected.")] = "",
     filter_status: Annotated[str, Parameter(help="connected or disconnected.")] = "",
-    paging: Paging = Paging(limit=0),
+    part: WholeList = WholeList(),
+    order_by: Annotated[
+        str, Parameter(help="id, type, approval, status or available_ with cpu, memory, disk or gpu.")
+    ] = "id",
+    order_reversed: Annotated[bool, Parameter(help="The other way round.")] = False,
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:
@@ -36,9 +40,9 @@ def list_nodes(
             "GET",
             NODES,
             labels=labels,
-            limit=paging.limit or "",
-            order_by=paging.order_by,
-            reverse="true" if paging.order_reversed else "",
+            limit=part.limit or "",
+            order_by=order_by,
+            reverse="true" if order_reversed else "",
             **{"filter-approval": filter_approval, "filter-status": filter_status},
         )
     columns: list[Column] = [

@@ -43,12 +43,28 @@ class ListFormat:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Paging:
-    """Flags of commands that print a long list."""
+    """Flags of commands that print a list page by page."""
 
     limit: Annotated[int, Parameter(help="At most so many.")] = 10
     next_token: Annotated[str, Parameter(help="Go on where an earlier list ended.")] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Flags of commands that print a list in the order of times."""
+
     order_by: Annotated[str, Parameter(help="created_at or modified_at.")] = ""
     order_reversed: Annotated[bool, Parameter(help="The other way round.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WholeList:
+    """Flags of commands that print all there is, unless so many are asked for. Bacalhau's are taken, and do nothing."""
+
+    limit: Annotated[int, Parameter(help="At most so many; default all.")] = 0
+    next_token: Annotated[str, Parameter(show=False)] = ""
 
 
 @Parameter(name="*")

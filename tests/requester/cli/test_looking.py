@@ -118,6 +118,21 @@ def test_executions_and_history(shoal: Shoal, jobs: list[JobId]) -> None:
     assert "ExecutionLevel" not in shoal("job", "history", "first", "--event-type", "job").out
 
 
+def test_a_long_history_goes_on_where_it_was_cut(shoal: Shoal, jobs: list[JobId]) -> None:
+    """A history that has more than was asked for says how to see the rest, and the rest is all that was left out."""
+    whole = shoal("job", "history", "first", "--output", "csv", "--hide-header").out.splitlines()
+    first = shoal("job", "history", "first", "--output", "csv", "--hide-header", "--limit", "2")
+    assert first.out.splitlines() == whole[:2]
+    assert "--next-token" not in first.err
+
+    told = shoal("job", "history", "first", "--limit", "2").err
+    words = told.partition("shoal ")[2].split()
+    assert words[:3] == ["job", "history", "first"]
+    words[words.index("--limit") + 1] = "1000"
+    assert shoal(*words, "--output", "csv", "--hide-header").out.splitlines() == whole[2:]
+    assert "--next-token" not in shoal(*words).err
+
+
 def test_what_is_not_there_is_3(shoal: Shoal, twin: Twin) -> None:
     """An unknown job or node is told with its name and exit code 3."""
     for words in (
