@@ -178,6 +178,15 @@ async def cluster(
     # Containers carry their node's name, and a node takes those that it does not know for its own leftovers: two clusters
     # of one machine must not share names, and one that is started again on its folder has to keep them.
     mark = blake2b(bytes(root.resolve()), digest_size=3).hexdigest()
+
+    def requester(number: int, nats: NatsServer, port: int) -> Requester:
+        name = f"requester-{number}"
+        return Requester(name, root / name, nats, port, environment, requester_flags)
+
+    def compute(number: int, nats: NatsServer) -> Part:
+        name = f"compute-{number}"
+        return _compute(f"{name}-{mark}", root / name, nats, environment, compute_flags)
+
     try:
         async with AsyncExitStack() as stack:
             nats = await stack.enter_async_context(nats_server(root / "nats"))
@@ -186,27 +195,8 @@ async def cluster(
             ours = Cluster(
                 root,
                 nats,
-                [
-                    Requester(
-                        f"requester-{number}",
-                        root / f"requester-{number}",
-                        nats,
-                        port,
-                        environment,
-                        requester_flags,
-                    )
-                    for number, port in zip(range(max(requesters + hybrids, 1)), ports, strict=False)
-                ],
-                [
-                    _compute(
-                        f"compute-{number}-{mark}",
-                        root / f"compute-{number}",
-                        nats,
-                        environment,
-                        compute_flags,
-                    )
-                    for number in range(computes + hybrids)
-                ],
+                [requester(number, nats, port) for number, port in enumerate(ports)],
+                [compute(number, nats) for number in range(computes + hybrids)],
             )
             stack.push_async_callback(_end, ours)
             await _start(ours)

@@ -23,7 +23,7 @@ from nats import errors
 from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 
-from protocol.errors import Denied, Invalid, Unavailable
+from protocol.errors import Denied, Fault, Invalid, Unavailable
 from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
 from protocol.nats.parser import MessageParser
@@ -139,26 +139,26 @@ class Wire(Client):
                 ping_interval=PING_S,
             )
             await within(wait_s, connecting)
-        except TimeoutError as error:
+        except (TimeoutError, errors.Error, ValueError, Denied) as error:
             await self.shut()
-            raise Unavailable(
-                f"no NATS server answers at {_without_passwords(servers)} ({self.last_error or 'no answer'})",
-                hint="Start one with `nats-server -c nats.conf`, or name its address.",
-            ) from error
-        except (errors.Error, ValueError) as error:
-            raise Invalid(
-                f"{_without_passwords(servers)} is not an address of NATS servers: {error}"
-            ) from error
-        except Denied as error:
-            await self.shut()
-            raise Denied(
-                f"the NATS server at {_without_passwords(servers)} {error.message}", hint=error.hint
-            ) from error
+            raise self._unopened(error, _without_passwords(servers)) from error
         self._opening = False
         self._inbox = f"{inbox}.{os.urandom(9).hex()}."
         self._inbox_length = len(self._inbox)
         self._up.set()
         await self.listen(f"{self._inbox}*", self._on_answer)
+
+    def _unopened(self, error: Exception, servers: str) -> Fault:
+        """What it means that no connection was made."""
+        match error:
+            case Denied():
+                return Denied(f"the NATS server at {servers} {error.message}", hint=error.hint)
+            case TimeoutError():
+                return Unavailable(
+                    f"no NATS server answers at {servers} ({self.last_error or 'no answer'})",
+                    hint="Start one with `nats-server -c nats.conf`, or name its address.",
+                )
+        return Invalid(f"{servers} is not an address of NATS servers: {error}")
 
     async def shut(self) -> None:
         """Close for good. Harmless twice."""

@@ -107,7 +107,10 @@ class TaskFlags:
         Parameter(alias="-o", help="A folder to keep, name:path, such as outputs:/outputs; repeatable."),
     ] = None
     publisher: Annotated[
-        str, Parameter(alias="-p", help="Where results go: ipfs, local, or s3://bucket/key,opt=region=….")
+        str,
+        Parameter(
+            alias="-p", help="Where results go: ipfs, local, s3managed, or s3://bucket/key,opt=region=…."
+        ),
     ] = ""
     cpu: Annotated[str, Parameter(help="Cores: 500m, 2.")] = ""
     memory: Annotated[str, Parameter(help="Memory: 512Mb, 2Gi.")] = ""
