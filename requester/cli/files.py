@@ -1,43 +1,35 @@
 """``shoal ls JOB`` and ``shoal cat JOB PATH``: a look at single files of results, without downloading the rest.
 
-Knows: what a job's record says of what was written, and where one file of each kind of result is read. Must not know: how
-an archive or a store works. A list comes from the record alone where the record has all of it, else from the node that
-keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds. Whether a
-file is the right one is decided by the SHA-256 that the execution told, wherever that is known.
+Knows: what a job's record says of what was written, and what a person is shown. Must not know: where a result lies, or how
+it is read (`requester.cli.contents`). A list comes from the record alone where the record has all of it, else from the node that
+keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds.
 """
 
-import asyncio
 import hashlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Fault, NotFound, TimedOut, Unavailable
 from protocol.ids import short
-from protocol.jobs import Spec
 from protocol.spelling import nearest
+from requester.cli.contents import content, entries
 from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
 from requester.cli.flags import JobRef, Namespace
-from requester.cli.get import Result, is_archive, published, told_if_gone
 from requester.cli.output import Column, ListFormat, print_list
-from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores, shown_entries
-from requester.cli.swarm import KUBO_DEFAULT, read_swarm
+from requester.cli.results import Result, published
+from requester.cli.stores import shown_entries
+from requester.cli.swarm import KUBO_DEFAULT
 from requester.client import job_path
 from requester.written import digests_of, has_all, has_all_files, is_below, links_of, rows_of
-from storage.contract import silent
-from storage.tree import CHUNK_BYTES, Entry, Kind, safe_parts, text_of
+from storage.tree import Entry, Kind, safe_parts, text_of
 
 Json = dict[str, Any]
-CHANGED: Final = "Changed"
-"""Kind of a `Broken` that says that what lies there is not, or no longer, what was published."""
 FILES: Final = "results/files"
 """The part of a job's path that tells what its results hold."""
 FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: stdout, outputs/model.bin.")]
@@ -180,7 +172,7 @@ def _known(api: Api, route: str, result: Result, namespace: str, path: str = "")
 def _listed(api: Api, result: Result, written: Json | None, route: str, namespace: str) -> list[Json]:
     """What a result holds, in the order of a walk. Raises what its store says, if nothing else helps."""
     if written is None:
-        return [_item(each, {}) for each in shown_entries(_entries(api, result))]
+        return [_item(each, {}) for each in shown_entries(entries(api, result))]
     if has_all(written):
         return rows_of(written)
     known = _known(api, route, result, namespace)
@@ -188,7 +180,7 @@ def _listed(api: Api, result: Result, written: Json | None, route: str, namespac
         return known.rows
     digests = digests_of(written) | known.digests
     try:
-        return [_item(each, digests) for each in shown_entries(_entries(api, result))]
+        return [_item(each, digests) for each in shown_entries(entries(api, result))]
     except (Unavailable, TimedOut, Denied, NotFound) as fault:
         tell(f"The result cannot be looked at just now: {fault.message}")
         tell(f"These are {len(digests)} of its {written['Count']} files, as its record has them.")
@@ -235,7 +227,7 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
 
     told = hashlib.sha256()
     with ExitStack() as stack:
-        pieces = _content(stack, api, result, path, digest)
+        pieces = content(stack, api, result, path, digest)
         if pieces is None:
             return False
         try:
@@ -253,166 +245,3 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
             hint="It was damaged on its way, or changed where it lies.",
         )
     return True
-
-
-def _content(stack: ExitStack, api: Api, result: Result, path: str, digest: str) -> Iterator[bytes] | None:
-    """The pieces of one file, None if it is not there; `digest` is the one that the record has, if it has it."""
-    from storage.peek import content
-
-    if result.spec.type.lower() == "ipfs":
-        return _from_ipfs(stack, api, result.spec, path)
-    if result.relay or is_archive(result.spec):
-        return content(_archive(stack, result), path, check=not digest)
-    try:
-        return _from_bucket(stack, api, result.spec, path)
-    except Broken as changed:
-        if changed.kind != CHANGED or not digest:
-            raise
-        return _rewritten(stack, api, result.spec, path, digest, changed)
-
-
-def _entries(api: Api, result: Result) -> list[Entry]:
-    """All that is in a result. Raises what its store says."""
-    from storage.peek import listing
-
-    with ExitStack() as stack:
-        if result.relay or is_archive(result.spec):
-            found = listing(_archive(stack, result))
-            return [
-                Entry("/".join(safe_parts(each.path)), each.kind, each.size_bytes, target=each.target)
-                for each in found
-            ]
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-        return entries_of(result.spec, scratch, read_swarm(api.settings()))
-
-
-def _archive(stack: ExitStack, result: Result) -> Any:
-    """The archive as a stream: from its node or store, else through the requester."""
-    from storage.stream import opened
-
-    params = {key.lower(): value for key, value in result.spec.params.items()}
-    kind = result.spec.type.lower()
-    if kind == "s3":
-        return stack.enter_context(
-            opened(asyncio.run(_signed(params, str(params["key"]), str(params.get("versionid", "")))))
-        )
-    url = params.get("presignedurl") if kind == LINKED else params.get("url")
-    if not isinstance(url, str):
-        raise Invalid(f"there is no way to look into a result of the type {result.spec.type!r}")
-    try:
-        return stack.enter_context(opened(url, hasty=bool(result.relay)))
-    except (Unavailable, TimedOut, Denied, NotFound):
-        if not result.relay:
-            raise
-        with told_if_gone(result):
-            return stack.enter_context(opened(result.relay))
-
-
-def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[bytes] | None:
-    """The object as it was published. Raises `Broken` of kind ``Changed`` for another one, by its ETag."""
-    from storage.stream import opened
-
-    if spec.type.lower() not in ("s3", LINKED):
-        raise Invalid(f"there is no way to look into a result of the type {spec.type!r}")
-    params = {key.lower(): value for key, value in spec.params.items()}
-    key = _key_of(params, path)
-    etag, size_bytes = "", None
-    try:
-        if objects := params.get("objects"):
-            found = next((each for each in objects if each["Key"] == key), None)
-            if found is None:
-                return None
-            url, etag, size_bytes = found["PreSignedURL"], found.get("ETag", ""), found["Size"]
-        elif params.get("listing"):
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-            pinned = asyncio.run(_pinned(api, spec, key, scratch))
-            if pinned is None:
-                return None
-            url, etag, size_bytes = (
-                asyncio.run(_signed(params, key, pinned.version)),
-                pinned.etag,
-                pinned.size_bytes,
-            )
-        else:
-            url = asyncio.run(_signed(params, key, ""))
-        file = stack.enter_context(opened(url, size_bytes=size_bytes, etag=etag))
-    except NotFound as fault:
-        if not etag:
-            return None
-        raise Broken(f"{key} is not there any more: it was removed since it was published") from fault
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
-
-
-def _rewritten(
-    stack: ExitStack, api: Api, spec: Spec, path: str, digest: str, changed: Broken
-) -> Iterator[bytes]:
-    """The object of that key, whoever has put it there, if its bytes are those of the record: all of it is looked at before
-    any of it is given. Raises `changed` if they are not."""
-    from storage.stream import opened
-
-    params = {key.lower(): value for key, value in spec.params.items()}
-    key = _key_of(params, path)
-    links = {each["Key"]: each["PreSignedURL"] for each in params.get("objects") or ()}
-    told = hashlib.sha256()
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-    kept = stack.enter_context((scratch / "file").open("w+b"))
-    try:
-        url = links.get(key) or asyncio.run(_signed(params, key, ""))
-        with opened(url) as file:
-            while piece := file.read(CHUNK_BYTES):
-                told.update(piece)
-                kept.write(piece)
-    except Fault:
-        raise changed from None
-    if told.hexdigest() != digest:
-        raise changed
-    kept.seek(0)
-    return iter(lambda: kept.read(CHUNK_BYTES), b"")
-
-
-def _key_of(params: Json, path: str) -> str:
-    """Of the object that a file at that path of a result is; the params' names are in lower case."""
-    prefix = str(params.get("key", "")).removesuffix("*").rstrip("/")
-    return f"{prefix}/{path}" if prefix else path
-
-
-async def _pinned(api: Api, spec: Spec, key: str, scratch: Path) -> Any:
-    """One of a result's objects as it was found (`storage.s3.keys.Object`); None if there is none of that key."""
-    async with opened_stores([spec.type], scratch, read_swarm(api.settings())) as drivers:
-        stored = await looked_at(drivers, spec)
-        files = stored.resolved.pinned.landing.files
-        return next((each for _, each in files if each.key == key), None)
-
-
-async def _signed(params: Json, key: str, version: str) -> str:
-    from storage.addresses import OWN_NETWORKS, read_policy
-    from storage.s3 import S3Client, S3Settings
-
-    async with S3Client(S3Settings(addresses=read_policy(OWN_NETWORKS))) as client:
-        connection = await client.connect(
-            str(params.get("endpoint", "")),
-            str(params.get("region", "")),
-            addressing=str(params.get("addressingstyle", "")),
-        )
-        return await connection.signed_url(str(params.get("bucket", "")), key, version)
-
-
-def _from_ipfs(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[bytes] | None:
-    cid = str(next((value for key, value in spec.params.items() if key.lower() == "cid"), ""))
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-    try:
-        fetched = asyncio.run(_fetched(api, Spec("ipfs", {"CID": f"{cid}/{path}"}), scratch))
-    except NotFound:
-        return None
-    if fetched.is_dir():
-        return None
-    file = stack.enter_context(fetched.open("rb"))
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
-
-
-async def _fetched(api: Api, spec: Spec, scratch: Path) -> Path:
-    async with opened_stores([spec.type], scratch, read_swarm(api.settings())) as drivers:
-        stored = await looked_at(drivers, spec)
-        fetched = await stored.driver.fetch(stored.params, stored.resolved, scratch / "file", silent)
-        path: Path = fetched.path
-        return path
