@@ -1,8 +1,8 @@
 """``shoal ls JOB`` and ``shoal cat JOB PATH``: a look at single files of results, without downloading the rest.
 
 Knows: what a job's record says of what was written, and what a person is shown. Must not know: where a result lies, or how
-it is read (`requester.cli.contents`). A list comes from the record alone where the record has all of it, else from the node that
-keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds.
+it is read (`requester.cli.contents`). A list comes from the record alone where the record has all of it, else from the node
+that keeps it; where that is away, an archive is read once, and not kept, and any other store is asked what it holds.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ from storage.s3.faults import faults
 from storage.s3.keys import Object
 from storage.s3.params import S3Settings, SourceParams
 from storage.s3.presigned import SignedObject
-from storage.s3.source import listed
+from storage.s3.selection import listed
 from storage.s3.upload import completed
 
 OBJECTS_MAX: Final = 10_000

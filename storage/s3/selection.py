@@ -1,0 +1,153 @@
+"""Which objects an input means: one, all below a prefix, those that a pattern, a filter and a partition leave.
+
+Knows: what a job's params say of keys, and how S3 is asked which there are. Must not know: how their bytes come.
+"""
+
+from msgspec import structs
+
+from protocol.errors import Fault, NotFound
+from protocol.together import together
+from storage.contract import Share
+from storage.s3.claims import of_ours
+from storage.s3.connection import Connection
+from storage.s3.globs import pattern_of
+from storage.s3.keys import Object
+from storage.s3.listing import Listing, check_listing, digest_of
+from storage.s3.near import meant
+from storage.s3.params import SourceParams
+from storage.s3.partitions import behind_prefix, index_of, shares_out
+from storage.s3.patterns import search
+
+FOLDER_TYPE = "application/x-directory"
+
+
+async def find(
+    connection: Connection, params: SourceParams, share: Share, limit: int
+) -> tuple[SourceParams, list[Object]]:
+    """What the params mean, now that S3 was asked, and the objects that this execution reads.
+
+    Raises `Exhausted` beyond `limit` objects, `NotFound` with what may have been meant, and what S3 says.
+    """
+    if params.listing is not None:
+        objects = await listed(connection, params, params.listing, limit)
+        check_listing(params.url, params.listing, objects)
+        return params, await _shared_out(await _filtered(objects, params), params, share)
+    if not params.is_prefix:
+        try:
+            found = await _one(connection, params)
+        except NotFound as missing:
+            if missing.kind != "Object" or not _may_be_many(params):
+                raise
+        else:
+            if found is not None:
+                return params, await _shared_out([found], params, share)
+            params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
+    objects = []
+    if params.is_prefix or params.is_glob:
+        objects = await connection.objects(params.bucket, params.prefix, limit)
+    listed_first = objects[0].key if objects else ""
+    objects = await _filtered(await _matching(objects, params), params)
+    if not objects and not params.allow_empty:
+        nothing = _nothing(params, connection.endpoint)
+        if listed_first:
+            nothing.hint = f"There are others below it, as {listed_first!r}. {nothing.hint}"
+        elif said := await meant(connection, params.bucket, params.prefix):
+            nothing.hint = f"{said} {nothing.hint}"
+        raise nothing
+    every = structs.replace(params, key=params.prefix + "*", version_id="", checksum_sha256="")
+    return every, await _shared_out(objects, every, share)
+
+
+async def listed(connection: Connection, params: SourceParams, listing: Listing, limit: int) -> list[Object]:
+    """What is there of a result's objects; `check_listing` says whether that is all of it. Raises what S3 says."""
+    if not listing.objects:
+        found = await connection.objects(params.bucket, params.key, limit)
+        if digest_of(found) == listing.sha256 or len(found) <= listing.count:
+            return found
+        # Others lie there too.
+        keys = [each.key for each in found]
+        ours = set(await of_ours(connection, params.bucket, keys, listing.execution_id))
+        return [each for each in found if each.key in ours]
+    there: dict[str, Object] = {}
+
+    async def look(key: str, version: str) -> None:
+        try:
+            there[key], _ = await connection.head(params.bucket, key, version)
+        except NotFound as missing:
+            if missing.kind == "Bucket":
+                raise
+
+    await together(look(each.key, each.version_id) for each in listing.objects)
+    return [there[each.key] for each in listing.objects if each.key in there]
+
+
+async def _one(connection: Connection, params: SourceParams) -> Object | None:
+    """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""
+    try:
+        found, content_type = await connection.head(params.bucket, params.key, params.version_id)
+    except NotFound as missing:
+        if missing.kind == "Object" and await _is_folder(connection, params):
+            missing.hint = f"There are objects below it: write {params.key}/ for all of them."
+        elif missing.kind == "Object" and not params.version_id:
+            missing.hint = await meant(connection, params.bucket, params.key) or missing.hint
+        raise
+    pinned = params.version_id or params.checksum_sha256
+    if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0 and not pinned:
+        return None
+    return found
+
+
+def _may_be_many(params: SourceParams) -> bool:
+    """Whether a key of which there is no object may mean others, or none."""
+    return (params.is_glob or params.allow_empty) and not params.version_id
+
+
+async def _is_folder(connection: Connection, params: SourceParams) -> bool:
+    try:
+        return await connection.has_any(params.bucket, params.key + "/")
+    except Fault:
+        # Whether there is anything below is only for a hint.
+        return False
+
+
+async def _matching(objects: list[Object], params: SourceParams) -> list[Object]:
+    """The objects that the key's wildcards mean, where it has any."""
+    if not objects or not params.is_glob:
+        return objects
+    rests = [each.key.removeprefix(params.prefix) for each in objects]
+    matches = await search(pattern_of(params.key), rests, "source s3: Key")
+    return [each for each, match in zip(objects, matches, strict=True) if match]
+
+
+async def _filtered(objects: list[Object], params: SourceParams) -> list[Object]:
+    if not params.filter or not objects:
+        return objects
+    rests = [each.key.removeprefix(params.prefix) for each in objects]
+    matches = await search(params.filter, rests, "source s3: Filter")
+    return [each for each, match in zip(objects, matches, strict=True) if match]
+
+
+async def _shared_out(objects: list[Object], params: SourceParams, share: Share) -> list[Object]:
+    partition = params.partition
+    if not shares_out(partition, share.count):
+        return objects
+    objects = [each for each in objects if not each.is_marker]
+    groups: list[list[str]] = [[]] * len(objects)
+    if partition.type.lower() == "regex":
+        rests = [behind_prefix(each.key, params.prefix) for each in objects]
+        groups = await search(partition.pattern, rests, "source s3: Partition.Pattern")
+    return [
+        each
+        for each, match in zip(objects, groups, strict=True)
+        if index_of(each.key, params.prefix, partition, share.count, match) == share.index
+    ]
+
+
+def _nothing(params: SourceParams, endpoint: str) -> NotFound:
+    passing = f" passing Filter {params.filter!r}" if params.filter else ""
+    does = f"matches {params.key!r}" if params.is_glob else f"begins with {params.prefix!r}"
+    return NotFound(
+        f"s3://{params.bucket}/{params.prefix}*: no object of bucket {params.bucket!r} {does}{passing} (at {endpoint})",
+        hint="Check Key and Filter, or write AllowEmpty: true if there may be none.",
+        kind="Prefix",
+    )
