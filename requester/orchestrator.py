@@ -4,16 +4,14 @@ Knows: when a job is looked at, and what is done before and after an entry is in
 as it does (`requester.core`), HTTP, or how reports and beats arrive (they are brought here).
 
 Whoever receives a call or a report commits what follows from it. All else (room that was freed, deadlines, lost nodes) is
-the business of the job's owner; the requester of rank k looks k times `takeover_s` later and usually finds it done. One
-entry of a job is in flight at a time; what comes meanwhile joins the next.
+the business of the job's owner (`requester.agenda`). One entry of a job is in flight at a time; what comes meanwhile joins
+the next.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b
-from heapq import heappop, heappush
 from itertools import count
 from typing import Final
 
@@ -26,6 +24,7 @@ from protocol.entries import Assigned, Entry, Event
 from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import decode, encode
+from requester.agenda import LOOKS, Agenda
 from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
@@ -47,10 +46,6 @@ from requester.settings import Settings
 _log = structlog.get_logger(__name__)
 _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
-_LOOKS: Final = 100
-"""Jobs looked at before others get their turn on the loop."""
-_DUE_MAX: Final = 1_000
-"""Jobs whose time has come that are looked at in one tick."""
 _QUEUE_S: Final = 1.0
 """Between two looks at the queue that nothing called for: waiting alone may get a job a node of its own."""
 _AGAIN_S: Final = 0.01
@@ -86,10 +81,7 @@ class Orchestrator:
         self._ops = count(1)
         # Unique to this start of this requester, and a token: 16 digits, then the number of the operation.
         self._op_prefix = blake2b(f"{presence.me} {clock.now()}".encode(), digest_size=8).hexdigest()
-        self._looks: deque[JobKey] = deque()
-        self._to_look: set[JobKey] = set()
-        self._news = asyncio.Event()
-        self._due: list[tuple[float, int, JobKey]] = []
+        self._agenda = Agenda(clock, presence.rank, takeover_s=settings.takeover_s)
         self._full_for: dict[JobKey, frozenset[NodeId]] = {}
         """The nodes that had no room for a job which runs on every node, when it was looked at last."""
         self._queue_wanted = False
@@ -114,15 +106,7 @@ class Orchestrator:
         """Look at the jobs that need it, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.dispatch.run())
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._looks:
-                    for _ in range(min(_LOOKS, len(self._looks))):
-                        key = self._looks.popleft()
-                        self._to_look.discard(key)
-                        self.look(key)
-                    await asyncio.sleep(0)
+            await self._agenda.run(self.look)
 
     # Occasions
 
@@ -133,15 +117,8 @@ class Orchestrator:
 
     def attend(self, key: JobKey) -> None:
         """A job may need a decision that nobody asked for: its owner looks now, the others later."""
-        if not self.acting:
-            return
-        rank = self._presence.rank(key)
-        if rank:
-            self.remind(self._clock.now() + rank * self._settings.takeover_s, key)
-        elif key not in self._to_look:
-            self._to_look.add(key)
-            self._looks.append(key)
-            self._news.set()
+        if self.acting:
+            self._agenda.attend(key)
 
     def begin_anew(self) -> None:
         """Forget all jobs: the log is read from its beginning, and until its end is reached nothing is decided unasked.
@@ -152,7 +129,7 @@ class Orchestrator:
         self._full_for.clear()
         self._jobs.clear()
         for key in self._jobs.open:
-            self.remind(self._clock.now(), key)
+            self._agenda.remind(self._clock.now(), key)
 
     def resume(self, record: JobRecord) -> None:
         """Take an open job from the read model at the start."""
@@ -175,7 +152,7 @@ class Orchestrator:
         for number, key in enumerate(self._jobs.queue.misled(self._reason_now)):
             if not self._presence.rank(key):
                 self.attend(key)
-            while number % _LOOKS == 0 and (self._looks or len(self._committer) >= _LOOKS):
+            while number % LOOKS == 0 and (self._agenda or len(self._committer) >= LOOKS):
                 await self._clock.sleep(self._settings.tick_s)
 
     def _reason_now(self, demand: Demand) -> str:
@@ -196,22 +173,13 @@ class Orchestrator:
             if silent_s is not None and live is not None and live.record is not None:
                 patience_s = lost_after(live.record.spec) - silent_s
                 if patience_s > 0:
-                    rank = self._presence.rank(key)
-                    self.remind(now + patience_s + rank * self._settings.takeover_s, key)
-
-    def remind(self, at: float, key: JobKey) -> None:
-        """Look at a job at that time (unix seconds), whoever owns it."""
-        heappush(self._due, (at, next(self._ops), key))
+                    self._agenda.remind_in_turn(now + patience_s, key)
 
     def tick(self) -> None:
         """Look at the jobs whose time has come, and now and then at what is kept for those that wait."""
-        now = self._clock.now()
-        if now - self._queue_seen >= _QUEUE_S:
+        if self._clock.now() - self._queue_seen >= _QUEUE_S:
             self._want_queue()
-        for _ in range(_DUE_MAX):
-            if not self._due or self._due[0][0] > now:
-                break
-            key = heappop(self._due)[2]
+        for key in self._agenda.due():
             live = self._jobs.get(key)
             if live is not None:
                 live.due = None
@@ -338,7 +306,7 @@ class Orchestrator:
     def _let_go(self, live: Live) -> None:
         """Nothing came of what was taken. What waits behind it is looked at in a moment; a job without any is let go."""
         if live.inputs:
-            self.remind(self._clock.now() + _PASSED_S, live.key)
+            self._agenda.remind(self._clock.now() + _PASSED_S, live.key)
         else:
             self._jobs.forget(live)
 
@@ -374,7 +342,7 @@ class Orchestrator:
             live.inputs[:0] = taken
             if outcome.last > live.guard:
                 live.behind = outcome.last
-                self.remind(self._clock.now() + 1.0, live.key)
+                self._agenda.remind(self._clock.now() + 1.0, live.key)
             else:
                 self._reread(live)
             return
@@ -386,14 +354,14 @@ class Orchestrator:
         if live.record is None:
             self._let_go(live)
         else:
-            self.remind(self._clock.now() + 1.0, live.key)
+            self._agenda.remind(self._clock.now() + 1.0, live.key)
 
     def _hand_over(self, live: Live, taken: list[Input]) -> None:
         """All was forgotten while this was on its way: what waits goes on with the job as it is in memory now."""
         here = self._jobs.make(live.key)
         here.inputs[:0] = [*taken, *live.inputs]
         live.inputs = []
-        self.remind(self._clock.now(), live.key)
+        self._agenda.remind(self._clock.now(), live.key)
 
     def _give_back(self, key: JobKey, entry: Entry) -> None:
         """Take back the room of assignments that did not come to be."""
@@ -481,7 +449,7 @@ class Orchestrator:
             due = now + _PASSED_S
         if due is not None and (live.due is None or due < live.due):
             live.due = due
-            self.remind(due + self._presence.rank(live.key) * self._settings.takeover_s, live.key)
+            self._agenda.remind_in_turn(due, live.key)
 
     def _reread(self, live: Live) -> None:
         if self._tasks is not None:
@@ -494,7 +462,7 @@ class Orchestrator:
         try:
             last = await self._bus.last(live.key)
         except (Unavailable, TimedOut):
-            self.remind(self._clock.now() + 1.0, live.key)
+            self._agenda.remind(self._clock.now() + 1.0, live.key)
             return
         if not live.behind or not self._jobs.holds(live):
             return
@@ -503,7 +471,7 @@ class Orchestrator:
             return
         if last.seq > self._position():
             live.behind = last.seq
-            self.remind(self._clock.now() + 1.0, live.key)
+            self._agenda.remind(self._clock.now() + 1.0, live.key)
             return
         if last.seq > live.guard:
             await self._recorder.settle()

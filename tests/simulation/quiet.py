@@ -89,7 +89,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
         "waiting appends": list(service._orchestrator._committer._waiting),
         "early reports": service._duties._reports._early,
         "commands on their way": orchestrator.dispatch._on_their_way,
-        "looks": list(orchestrator._looks),
+        "looks": list(orchestrator._agenda._looks),
         "inputs": [live.key for live in jobs.closed.values() if live.busy],
         "waiters for the log": service._follower._waiting,
     }.items():
