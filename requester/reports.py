@@ -8,8 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from heapq import heappush
-from itertools import count
 
 import structlog
 from msgspec.structs import replace
@@ -17,7 +15,7 @@ from msgspec.structs import replace
 from protocol import failpoints, subjects
 from protocol.bus import Bus, Message, Refused, Stored
 from protocol.clock import Clock
-from protocol.entries import Event, Reported
+from protocol.entries import Reported
 from protocol.errors import Broken, Fault
 from protocol.ids import key_of
 from protocol.messages import Progress, Report, ReportBatch, RunOutput, Verdict, decode, encode
@@ -77,8 +75,7 @@ class Reports:
         self._orchestrator = orchestrator
         self._follower = follower
         self._wait_s = wait_s
-        self._early: list[tuple[float, int, Answer, Report]] = []
-        self._count = count()
+        self._early: list[tuple[float, Answer, Report]] = []
         self._answers: deque[tuple[Callable[[bytes], Awaitable[None]], bytes]] = deque()
         self._news = asyncio.Event()
 
@@ -119,11 +116,11 @@ class Reports:
         """Look again at reports that came before the entry they answer, and let go of those that waited too long."""
         now = self._clock.elapsed()
         early, self._early = self._early, []
-        for until, _, answer, report in early:
+        for until, answer, report in early:
             if self._follower.position >= report.seq or now >= until:
                 self._judge(answer, report, last_look=now >= until)
             else:
-                heappush(self._early, (until, next(self._count), answer, report))
+                self._early.append((until, answer, report))
 
     def folded(self) -> None:
         """The log's reader has come further."""
@@ -171,7 +168,7 @@ class Reports:
                     answer(LATER)
                 else:
                     until = self._clock.elapsed() + self._wait_s
-                    heappush(self._early, (until, next(self._count), answer, report))
+                    self._early.append((until, answer, report))
                 return
             if record is None or live is None:
                 answer(DROP)
@@ -181,8 +178,8 @@ class Reports:
         if verdict is NOTED and not _worth_keeping(record, report):
             self._jobs.note(live, report)
         elif verdict is None or verdict is NOTED:
-            event = partial(_event, Reported(report))
-            self._orchestrator.put(live, Input(event, partial(self._settled, answer, live, report)))
+            event = Reported(report)
+            self._orchestrator.put(live, Input(lambda _: event, partial(self._settled, answer, live, report)))
             return
         answer(verdict)
 
@@ -231,7 +228,3 @@ def _worth_keeping(record: JobRecord, report: Report) -> bool:
         and report.state is ExecutionState.RUNNING
         and known.state in (ExecutionState.ASSIGNED, ExecutionState.STAGING)
     )
-
-
-def _event(event: Reported, _: JobRecord | None) -> Event:
-    return event

@@ -233,6 +233,21 @@ async def test_an_old_job_goes_on(tmp_path: Path) -> None:
         assert [each.version for each in records[0].executions.values()] == [1, 2]
 
 
+async def test_a_job_can_be_stopped_where_nobody_has_heard_of_it_yet(tmp_path: Path) -> None:
+    """A requester that was cut off while a job was submitted elsewhere stops it as soon as it is back."""
+    async with a_cluster(tmp_path) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        await cluster.node(script=hold)
+        bus = cluster.buses["r2"]
+        bus.cut()
+        job = await submit(one, a_job())
+        bus.mend()
+
+        record = await two.stop(job, namespace="", reason="enough", client="test")
+
+        assert (record.id, record.state) == (job, JobState.STOPPED)
+
+
 async def test_a_watch_that_comes_just_as_its_job_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
