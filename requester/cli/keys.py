@@ -8,6 +8,7 @@ file of keys, on the machine that has it; only `revoke`, `--finish` and `push` r
 import asyncio
 import os
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,12 +29,42 @@ Keys = Annotated[
     Path | None,
     Parameter(help="The file of the cluster's keys (SHOAL_KEYS); default keys.json in the data folder."),
 ]
-Out = Annotated[Path | None, Parameter(help="Where to write the credentials; default NAME.creds.")]
-Key = Annotated[
-    str, Parameter(help="Its public key (U…), if it made its seed itself; the file then lacks the seed.")
-]
 Name = Annotated[str, Parameter(name="NAME", help="Its name in the cluster.")]
+Finish = Annotated[bool, Parameter(help="The new key is in place: revoke the old one.")]
 _NODE, _REQUESTER, _PERSON = "node", "requester", "admin"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Issuing:
+    """Flags of commands that make credentials."""
+
+    out: Annotated[Path | None, Parameter(help="Where to write the credentials; default NAME.creds.")] = None
+    key: Annotated[
+        str, Parameter(help="Its public key (U…), if it made its seed itself; the file then lacks the seed.")
+    ] = ""
+    keys: Keys = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Servers:
+    """Flags of commands that reach the NATS servers."""
+
+    nats: flags.Nats = None
+    config: flags.Settings = None
+
+    def addresses(self) -> str:
+        """Where they are, by flags and settings."""
+        settings = read_config(
+            flags={"NATS.URL": self.nats},
+            given=self.config or [],
+            environ=os.environ,
+            files=config_files(os.environ, Path.cwd()),
+            keys=shared.NATS,
+            variables=shared.VARIABLES,
+        )
+        return ",".join(shared.nats_servers(settings, os.environ))
 
 
 def init(
@@ -75,11 +106,11 @@ def list_enrolled(*, keys: Keys = None, how: ListFormat = ListFormat()) -> int:
     return Exit.OK
 
 
-def push(*, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None) -> int:
+def push(*, keys: Keys = None, servers: Servers = Servers()) -> int:
     """Tell the NATS servers of the accounts as they are: after an upgrade, or when `revoke` could not reach them."""
     with _changing(keys) as keyring:
         signed, messenger = keyring.renewed(), keyring.messenger()
-    _tell_servers(nats, config, messenger, signed)
+    _tell_servers(servers, messenger, signed)
     return Exit.OK
 
 
@@ -88,13 +119,12 @@ def backup(
     /,
     *,
     keys: Keys = None,
-    nats: flags.Nats = None,
-    config: flags.Settings = None,
+    servers: Servers = Servers(),
 ) -> int:
     """Copy the log, inline data and what is known of nodes from the NATS servers into a folder, while work goes on."""
     from deploy.backup import backup as take
 
-    contents = asyncio.run(take(_servers(nats, config), _as_person(keys), folder))
+    contents = asyncio.run(take(servers.addresses(), _as_person(keys), folder))
     for part in contents.streams:
         tell(f"{part.stream}: {part.state.get('messages', 0)} messages, {size(part.size_bytes)}")
     return Exit.OK
@@ -106,92 +136,66 @@ def restore(
     *,
     replicas: Annotated[int, Parameter(help="Copies among the NATS servers; default as they were.")] = 0,
     keys: Keys = None,
-    nats: flags.Nats = None,
-    config: flags.Settings = None,
+    servers: Servers = Servers(),
 ) -> int:
     """Make the streams of a backup on NATS servers that have none."""
     from deploy.backup import restore as put_back
 
-    contents = asyncio.run(put_back(_servers(nats, config), _as_person(keys), folder, replicas))
+    contents = asyncio.run(put_back(servers.addresses(), _as_person(keys), folder, replicas))
     tell(f"Restored: {', '.join(part.stream for part in contents.streams)}. Now start the requesters.")
     return Exit.OK
 
 
-def admin(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+def admin(name: Name, /, *, issuing: Issuing = Issuing()) -> int:
     """Give a person credentials for NATS's own tools: all rights on streams, none on accounts."""
-    return _enroll(_PERSON, name, out, key, keys)
+    return _enroll(_PERSON, name, issuing)
 
 
-def enroll_node(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+def enroll_node(name: Name, /, *, issuing: Issuing = Issuing()) -> int:
     """Give a compute node credentials of its own."""
-    return _enroll(_NODE, name, out, key, keys)
+    return _enroll(_NODE, name, issuing)
 
 
-def enroll_requester(name: Name, /, *, out: Out = None, key: Key = "", keys: Keys = None) -> int:
+def enroll_requester(name: Name, /, *, issuing: Issuing = Issuing()) -> int:
     """Give a requester credentials of its own."""
-    return _enroll(_REQUESTER, name, out, key, keys)
+    return _enroll(_REQUESTER, name, issuing)
 
 
-def revoke_node(
-    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
-) -> int:
+def revoke_node(name: Name, /, *, keys: Keys = None, servers: Servers = Servers()) -> int:
     """Take a node's credentials back: the NATS servers cut it off at once."""
-    return _revoke(_NODE, name, keys, nats, config)
+    return _revoke(_NODE, name, keys, servers)
 
 
-def revoke_requester(
-    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
-) -> int:
+def revoke_requester(name: Name, /, *, keys: Keys = None, servers: Servers = Servers()) -> int:
     """Take a requester's credentials back: the NATS servers cut it off at once."""
-    return _revoke(_REQUESTER, name, keys, nats, config)
+    return _revoke(_REQUESTER, name, keys, servers)
 
 
-def revoke_admin(
-    name: Name, /, *, keys: Keys = None, nats: flags.Nats = None, config: flags.Settings = None
-) -> int:
+def revoke_admin(name: Name, /, *, keys: Keys = None, servers: Servers = Servers()) -> int:
     """Take a person's credentials back."""
-    return _revoke(_PERSON, name, keys, nats, config)
-
-
-Finish = Annotated[bool, Parameter(help="The new key is in place: revoke the old one.")]
+    return _revoke(_PERSON, name, keys, servers)
 
 
 def rotate_node(
-    name: Name,
-    /,
-    *,
-    finish: Finish = False,
-    out: Out = None,
-    key: Key = "",
-    keys: Keys = None,
-    nats: flags.Nats = None,
-    config: flags.Settings = None,
+    name: Name, /, *, finish: Finish = False, issuing: Issuing = Issuing(), servers: Servers = Servers()
 ) -> int:
     """Give a node a new key; the old one counts until --finish."""
-    return _rotate(_NODE, name, finish, out, key, keys, nats, config)
+    return _finish(_NODE, name, issuing.keys, servers) if finish else _rotate(_NODE, name, issuing)
 
 
 def rotate_requester(
-    name: Name,
-    /,
-    *,
-    finish: Finish = False,
-    out: Out = None,
-    key: Key = "",
-    keys: Keys = None,
-    nats: flags.Nats = None,
-    config: flags.Settings = None,
+    name: Name, /, *, finish: Finish = False, issuing: Issuing = Issuing(), servers: Servers = Servers()
 ) -> int:
     """Give a requester a new key; the old one counts until --finish."""
-    return _rotate(_REQUESTER, name, finish, out, key, keys, nats, config)
+    return _finish(_REQUESTER, name, issuing.keys, servers) if finish else _rotate(_REQUESTER, name, issuing)
 
 
-def _enroll(role: str, name: str, out: Path | None, key: str, keys: Path | None) -> int:
-    path = out or Path(f"{name}.creds")
+def _enroll(role: str, name: str, issuing: Issuing) -> int:
+    path = _file_of(name, issuing)
     if path.exists():
         raise Conflict(f"{path} is there already", hint="name another file with --out")
-    with _changing(keys) as keyring:
-        made = keyring.enroll(role, name, key)
+    with _changing(issuing.keys) as keyring:
+        made = keyring.enroll(role, name, issuing.key)
         _write(path, made)
     tell(f"{role} {name} may connect with {path} (public key {made.key}).")
     if role == _PERSON:
@@ -203,26 +207,10 @@ def _enroll(role: str, name: str, out: Path | None, key: str, keys: Path | None)
     return Exit.OK
 
 
-def _rotate(
-    role: str,
-    name: str,
-    finish: bool,
-    out: Path | None,
-    key: str,
-    keys: Path | None,
-    nats: list[str] | None,
-    config: list[str] | None,
-) -> int:
-    if finish:
-        with _changing(keys) as keyring:
-            old = keyring.finish(role, name)
-            signed, messenger = keyring.renewed(role), keyring.messenger()
-        _tell_servers(nats, config, messenger, signed)
-        tell(f"{len(old)} old key(s) of {role} {name} count no more.")
-        return Exit.OK
-    path = out or Path(f"{name}.creds")
-    with _changing(keys) as keyring:
-        made = keyring.rotate(role, name, key)
+def _rotate(role: str, name: str, issuing: Issuing) -> int:
+    path = _file_of(name, issuing)
+    with _changing(issuing.keys) as keyring:
+        made = keyring.rotate(role, name, issuing.key)
         # Over the earlier file, if it is here: a running process reads it when it connects again.
         _write(path, made)
     tell(
@@ -232,22 +220,30 @@ def _rotate(
     return Exit.OK
 
 
-def _revoke(role: str, name: str, keys: Path | None, nats: list[str] | None, config: list[str] | None) -> int:
+def _finish(role: str, name: str, keys: Path | None, servers: Servers) -> int:
+    """End a rotation: the new key alone counts."""
+    with _changing(keys) as keyring:
+        old = keyring.finish(role, name)
+        signed, messenger = keyring.renewed(role), keyring.messenger()
+    _tell_servers(servers, messenger, signed)
+    tell(f"{len(old)} old key(s) of {role} {name} count no more.")
+    return Exit.OK
+
+
+def _revoke(role: str, name: str, keys: Path | None, servers: Servers) -> int:
     with _changing(keys) as keyring:
         old = keyring.revoke(role, name)
         signed, messenger = keyring.renewed(role), keyring.messenger()
-    _tell_servers(nats, config, messenger, signed)
+    _tell_servers(servers, messenger, signed)
     tell(f"{role} {name} may not connect any more ({', '.join(old)}).")
     return Exit.OK
 
 
-def _tell_servers(
-    nats: list[str] | None, config: list[str] | None, messenger: str, signed: list[dict[str, str]]
-) -> None:
+def _tell_servers(servers: Servers, messenger: str, signed: list[dict[str, str]]) -> None:
     from deploy.accounts import push as push_accounts
 
     try:
-        took = asyncio.run(push_accounts(_servers(nats, config), messenger, signed))
+        took = asyncio.run(push_accounts(servers.addresses(), messenger, signed))
     except Fault as fault:
         fault.hint = (
             f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
@@ -256,16 +252,8 @@ def _tell_servers(
     tell(f"{len(took)} NATS server(s) took it: {', '.join(took)}")
 
 
-def _servers(nats: list[str] | None, config: list[str] | None) -> str:
-    settings = read_config(
-        flags={"NATS.URL": nats},
-        given=config or [],
-        environ=os.environ,
-        files=config_files(os.environ, Path.cwd()),
-        keys=shared.NATS,
-        variables=shared.VARIABLES,
-    )
-    return ",".join(shared.nats_servers(settings, os.environ))
+def _file_of(name: str, issuing: Issuing) -> Path:
+    return issuing.out or Path(f"{name}.creds")
 
 
 def _as_person(keys: Path | None) -> str:
