@@ -36,6 +36,7 @@ from msgspec import Struct
 from compute.execution import Execution
 from protocol.errors import Broken, Exhausted, Fault
 from protocol.ids import ExecutionId
+from protocol.messages import encode
 from protocol.process import lock_folder
 
 FILE: Final = "journal.db"
@@ -79,7 +80,6 @@ DELETE FROM ended WHERE number < coalesce(
 _BOUND: Final = "DELETE FROM ended WHERE number <= (SELECT max(number) FROM ended) - ?"
 
 _log = structlog.get_logger(__name__)
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Execution)
 
 
@@ -277,15 +277,15 @@ class Journal:
     def _write_executions(self) -> dict[ExecutionId, int]:
         """Write what is marked, of what was written before all but its order; the rows of what is new.
 
-        What cannot be written down (text that is none) must not keep the rest from it.
+        What cannot be written down must not keep the rest from it.
         """
         new, rows, changed = {}, [], []
         for name, execution in self._dirty.items():
             number = self._numbers.get(name)
             kept = execution if number is None else msgspec.structs.replace(execution, run=None)
             try:
-                body = _encoder.encode(kept)
-            except (UnicodeEncodeError, msgspec.EncodeError):
+                body = encode(kept)
+            except (TypeError, ValueError, msgspec.EncodeError):
                 _log.exception("an execution cannot be kept in the journal", execution=name)
                 continue
             if number is None:

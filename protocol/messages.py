@@ -10,7 +10,8 @@ A command is a level, not an edge: it says what shall be, carries the sequence o
 be repeated at will.
 """
 
-from typing import Any, TypeVar
+import re
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -349,13 +350,32 @@ class UploadAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
 
 T = TypeVar("T")
 
+_HALF: Final = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder()
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
 def encode(message: Any) -> bytes:
-    """The JSON form of a message or entry."""
-    return _encoder.encode(message)
+    """The JSON form of a message or entry.
+
+    What a file system or a server told in bytes that are no UTF-8 stands as ``\\xff``: no foreign word keeps a message back.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        return _encoder.encode(_as_text(msgspec.to_builtins(message)))
+
+
+def _as_text(value: Any) -> Any:
+    """The same with halves of surrogate pairs, as Python keeps such bytes, written out."""
+    match value:
+        case str():
+            return _HALF.sub(lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", value)
+        case dict():
+            return {_as_text(key): _as_text(each) for key, each in value.items()}
+        case list():
+            return [_as_text(each) for each in value]
+    return value
 
 
 def decode(data: bytes, form: type[T]) -> T:

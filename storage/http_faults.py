@@ -22,7 +22,7 @@ def check_status(what: str, status: int, reason: str, *wanted: int) -> None:
     """Raise the fault that a status stands for, unless it is one of those `wanted`."""
     if status in wanted:
         return
-    message = f"{what} answers {status} {reason}".rstrip()
+    message = f"{what} answers {status} {header_text(reason)}".rstrip()
     if status in (404, 410):
         raise NotFound(message, hint="Check the URL.")
     if status in (401, 403, 407):
@@ -32,6 +32,17 @@ def check_status(what: str, status: int, reason: str, *wanted: int) -> None:
     if 400 <= status < 500:
         raise Invalid(message, hint="Check the URL.")
     raise Broken(f"{message}, which is not the file", kind=FINAL)
+
+
+def header_text(told: str) -> str:
+    """A header or reason as text. What is no UTF-8 is Latin-1, as in HTTP it once was; aiohttp leaves it as what cannot be
+    written down.
+    """
+    try:
+        told.encode()
+    except UnicodeEncodeError:
+        return told.encode(errors="surrogateescape").decode("latin-1")
+    return told
 
 
 def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silence_s: float) -> Fault:

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
 from protocol.errors import Broken, Exhausted, Fault, Unavailable
+from storage.http_faults import header_text
 from storage.lanes import Lanes, Task
 from storage.ranged import Limits
 from storage.route import find_route
@@ -143,7 +144,7 @@ class Connection:
                 found = await self.raw.head_object(**wanted)
         if "ContentLength" not in found:
             raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
-        etag, told_version = found.get("ETag", ""), found.get("VersionId", "")
+        etag, told_version = (header_text(found.get(name, "")) for name in ("ETag", "VersionId"))
         looked = Object(key, found["ContentLength"], etag, told_version, told(found))
         return looked, found.get("ContentType", "")
 

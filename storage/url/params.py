@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from yarl import URL
 
 from protocol.errors import Broken, Invalid
-from storage.http_faults import FINAL
+from storage.http_faults import FINAL, header_text
 from storage.tree import safe_parts
 
 _PLAIN: Final = re.compile(r"[!-~]+")
@@ -72,8 +72,11 @@ class Version(Struct, frozen=True):
 
     @property
     def exact(self) -> bool:
-        """Whether equal versions have equal bytes (RFC 9110, 8.8.1): a weak ETag or a time in seconds does not say so."""
-        return bool(self.etag) and not self.etag.startswith("W/")
+        """Whether equal versions have equal bytes (RFC 9110, 8.8.1): a weak ETag or a time in seconds does not say so.
+
+        One beyond ASCII is not sure to be sent back as it came.
+        """
+        return bool(self.etag) and not self.etag.startswith("W/") and self.etag.isascii()
 
 
 class Pinned(Struct, frozen=True):
@@ -116,15 +119,16 @@ def identity(params: UrlParams, pinned: Pinned) -> str:
 
 def version_of(answer: aiohttp.ClientResponse) -> Version:
     """The version that an answer's headers speak of."""
-    headers = answer.headers
-    return Version(headers.get("ETag", ""), headers.get("Last-Modified", ""), answer.content_length)
+    etag, modified = (header_text(answer.headers.get(name, "")) for name in ("ETag", "Last-Modified"))
+    return Version(etag, modified, answer.content_length)
 
 
 def file_name(params: UrlParams, answer: aiohttp.ClientResponse) -> str:
     """The name of the downloaded file: never a path, never empty."""
     last = unquote(parse_url(params.url).raw_path.rpartition("/")[2])
     disposition = answer.content_disposition
-    for name in (params.name, last, (disposition.filename or "") if disposition else ""):
+    said = header_text(disposition.filename or "") if disposition else ""
+    for name in (params.name, last, said):
         with contextlib.suppress(Invalid):
             return safe_parts(name)[-1]
     return "download"

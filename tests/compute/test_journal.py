@@ -73,17 +73,32 @@ async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None
 
 
 async def test_what_cannot_be_written_down_keeps_no_other_from_it(tmp_path: Path) -> None:
-    """An execution with text that is none costs its own memory alone: those beside it are durable, and the node goes on."""
+    """An execution that holds what is no data costs its own memory alone: those beside it are durable; the node goes on."""
     journal = Journal(tmp_path)
     journal.open(0.0)
     one, two = (ordered(order(number), 1.0)[0] for number in (1, 2))
-    journal.save(replace(one, run=replace(one.run, node=NodeId("\udcff"))))
+    odd = noop({"no": object()})
+    journal.save(replace(one, run=replace(one.run, task=odd)))
     journal.save(two)
     await journal.commit()
     await journal.close()
 
     again = Journal(tmp_path)
     assert again.open(20.0).executions == [two]
+    again.abandon()
+
+
+async def test_bytes_that_are_no_text_are_written_out(tmp_path: Path) -> None:
+    """What a file system or a server called something in bytes beyond UTF-8 is kept, legibly."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    execution, _ = ordered(order(1), 1.0)
+    journal.save(replace(execution, run=replace(execution.run, node=NodeId("n\udcff"))))
+    await journal.close()
+
+    again = Journal(tmp_path)
+    (kept,) = again.open(20.0).executions
+    assert kept.run.node == "n\\xff"
     again.abandon()
 
 

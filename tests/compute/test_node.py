@@ -22,6 +22,7 @@ from protocol.nodes import Offer
 from protocol.spec.blobs import BlobUrl
 from protocol.states import ExecutionState
 from tests.compute.twins import NODE, FakeRequester, noop, order
+from tests.storage.faulty_http import answering
 
 S = ExecutionState
 
@@ -87,6 +88,30 @@ async def test_disabled_sources_are_not_offered(
         assert agent.ready.is_set()
     assert requester.beats[-1].node.offers("sources", "inline") is None
     assert requester.beats[-1].node.labels["name"] == NODE
+
+
+@pytest.mark.parametrize(
+    ("head", "state", "told"),
+    [
+        (b"HTTP/1.1 404 Pas trouv\xe9", S.FAILED, "404 Pas trouvé"),
+        (b'HTTP/1.1 200 OK\r\nContent-Disposition: inline; filename="caf\xe9"', S.COMPLETED, "|café"),
+        (b'HTTP/1.1 200 OK\r\nETag: "caf\xe9"', S.COMPLETED, "café"),
+        (b"HTTP/1.1 200 OK\r\nLast-Modified: f\xe9vrier", S.COMPLETED, "février"),
+    ],
+)
+async def test_a_servers_odd_words_do_a_node_no_harm(
+    head: bytes, state: S, told: str, hub: MemoryHub, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """Bytes beyond UTF-8 in what a web server says end up legible in the report, and the node goes on."""
+    made = settings(tmp_path / "node", allowed_addresses=("loopback",))
+    engines = {"noop": NoopEngine(NODE)}
+    async with answering(head, b"xyz") as url, running(MemoryBus(hub), made, engines=engines, host={}):
+        source = Spec("urlDownload", {"URL": url})
+        run = order(task=noop(input_sources=[Input(source, "/in")]))
+        await requester.run(run)
+        report = await requester.ended(run)
+    assert report.state is state
+    assert told in (report.failure.message if report.failure else report.inputs[0].identity)
 
 
 async def test_an_engine_that_hangs_does_not_hold_up_the_start(

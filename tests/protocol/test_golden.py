@@ -1,14 +1,17 @@
 """Messages and entries on the wire: one golden file each, read by every later version."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET, Struct
 
 from protocol import entries, messages
-from protocol.errors import Broken
+from protocol.errors import Broken, Failure
 from protocol.messages import Command, decode, encode
 from tests.protocol.examples import EXAMPLES, GOLDEN, golden, kinds
 
@@ -82,6 +85,18 @@ def test_an_entry_holds_every_event(form: type[Any]) -> None:
     holding = msgspec.structs.replace(entry, events=[example])
 
     assert decode(encode(holding), entries.Entry) == holding
+
+
+@given(message=st.text(st.characters(codec=None)), path=st.binary())
+def test_no_word_of_a_stranger_keeps_a_message_back(message: str, path: bytes) -> None:
+    """Names and headers in bytes that are no UTF-8 are written out; text is sent as it is."""
+    name = os.fsdecode(path)
+    answer = messages.UploadAnswer([name], failure=Failure("Broken", message, name, details={name: message}))
+
+    sent = decode(encode(answer), messages.UploadAnswer)
+
+    halves = any("\ud800" <= letter <= "\udfff" for letter in message + name)
+    assert (sent == answer) is not halves
 
 
 @pytest.mark.parametrize(

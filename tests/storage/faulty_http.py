@@ -133,6 +133,20 @@ class FaultyServer:
 
 
 @contextlib.asynccontextmanager
+async def answering(head: bytes, body: bytes = b"") -> AsyncIterator[str]:
+    """A server that answers with this very status line and these headers, whatever is asked; its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"%b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (head, len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@contextlib.asynccontextmanager
 async def faulty_server() -> AsyncIterator[FaultyServer]:
     """A server on a free port of loopback."""
     server = FaultyServer()

@@ -22,7 +22,7 @@ from storage.url import UrlParams, open_url
 from tests.contracts.source import ServedSourceContract
 from tests.contracts.trees import Tree, snapshot
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
-from tests.storage.faulty_http import BODY, FaultyServer, faulty_server
+from tests.storage.faulty_http import BODY, FaultyServer, answering, faulty_server
 from tests.storage.s3_world import serving
 
 ALL = Share()
@@ -353,6 +353,12 @@ class TestNames:
         assert await bring(source, server.url("/faults/named/?as=said.txt"), tmp_path) == {
             "said.txt": b"named"
         }
+
+    async def test_a_name_in_latin_1_is_read_as_one(self, source: Source[UrlParams], tmp_path: Path) -> None:
+        """What is no UTF-8 in Content-Disposition is what a browser would take it for."""
+        said = b'HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename="caf\xe9.txt"'
+        async with answering(said, b"x") as url:
+            assert await bring(source, url, tmp_path) == {"café.txt": b"x"}
 
     async def test_the_path_goes_before_the_server(
         self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
