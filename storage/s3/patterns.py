@@ -30,7 +30,10 @@ found = [find(text) for text in texts]
 json.dump([[match[0], *(group or "" for group in match.groups())] if match else [] for match in found], sys.stdout)
 """
 
-_TOKEN: Final = re.compile(r"\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\$", re.DOTALL)
+_TOKEN: Final = re.compile(
+    r"\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\$|\(\?<(?=[A-Za-z_])|\{(?=,\d*\})",
+    re.DOTALL,
+)
 _POSIX: Final = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -54,8 +57,8 @@ def in_python(pattern: str, field: str) -> str:
     if len(pattern) > PATTERN_MAX:
         raise Invalid(f"{field} has {len(pattern)} characters and the limit is {PATTERN_MAX}")
     many_lines = re.match(r"\(\?[a-z]*m", pattern) is not None
-    ours = _TOKEN.sub(lambda found: _token(found[0], many_lines), pattern)
     try:
+        ours = _TOKEN.sub(lambda found: _token(found[0], many_lines), pattern)
         re.compile(ours, re.ASCII)
     except (re.error, RecursionError, OverflowError) as error:
         raise Invalid(f"{field} {pattern!r} is not a regular expression: {error}") from error
@@ -95,8 +98,26 @@ def _token(token: str, many_lines: bool) -> str:
         return "$" if many_lines else r"\Z"
     if token == r"\z":
         return r"\Z"
+    if token == "(?<":
+        return "(?P<"
+    if token == "{":
+        # Without a least number it is no repetition to RE2.
+        return r"\{"
     if token.startswith(r"\Q"):
         return re.escape(token[2:].removesuffix(r"\E"))
     if token.startswith("["):
-        return re.sub(r"\[:(\w+):\]", lambda found: _POSIX.get(found[1], found[0]), token)
+        inner = re.sub(
+            r"\[:(\^?)(\w+):\]", lambda found: _class(found[2], negated=bool(found[1])), token[1:-1]
+        )
+        return f"[{inner}]"
     return token
+
+
+def _class(name: str, *, negated: bool) -> str:
+    """A POSIX class as it stands between brackets. Raises ``re.error`` for one that there is not."""
+    if name not in _POSIX:
+        raise re.error(f"there is no class [:{name}:]")
+    if not negated:
+        return _POSIX[name]
+    others = [chr(code) for code in range(128) if not re.match(f"[{_POSIX[name]}]", chr(code))]
+    return "".join(map(re.escape, others)) + r"\x80-\U0010ffff"

@@ -183,6 +183,11 @@ def test_a_partition_that_cannot_work_is_refused(partition: dict[str, object], n
         (r"\.csv$", "a.csv\n", []),
         (r"\.csv\z", "a.csv", [".csv"]),
         (r"[[:digit:]]+", "ab12", ["12"]),
+        (r"[[:^digit:]]+", "12ab", ["ab"]),
+        (r"[^[:^digit:]x]+", "ab12", ["12"]),
+        (r"(?<year>\d{4})", "y2024", ["2024", "2024"]),
+        (r"[:dig:]+", "a:d", [":d"]),
+        (r"a{,2}", "aa{,2}", ["a{,2}"]),
         (r"[]$]", "a$", ["$"]),
         (r"\Qa.b\E$", "a.b", ["a.b"]),
         (r"\d", "٣", []),
@@ -190,11 +195,13 @@ def test_a_partition_that_cannot_work_is_refused(partition: dict[str, object], n
     ],
 )
 async def test_patterns_mean_what_they_mean_to_re2(pattern: str, text: str, match: list[str]) -> None:
-    """ASCII classes, the very end of the text, POSIX classes and quoting are read as Bacalhau's engine reads them."""
+    """ASCII classes, the very end of the text, POSIX classes, names and quoting are read as Bacalhau's engine reads them."""
     assert await search(pattern, [text], "Filter") == [match]
 
 
-@pytest.mark.parametrize("pattern", ["[unclosed", "(", "*a", "a{2000000000000}", "(" * 500, "a" * 1001])
+@pytest.mark.parametrize(
+    "pattern", ["[unclosed", "(", "*a", "a{2000000000000}", "(" * 500, "a" * 1001, "[[:digits:]]"]
+)
 async def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     """The field is named, and nothing runs."""
     with pytest.raises(Invalid, match="Filter"):
