@@ -13,6 +13,8 @@ from storage.locality import KIND as LOCALITY
 
 NODES_OWN = frozenset({"local", "localdirectory"})
 """Sources whose data is this node's own: another node may well have it."""
+TAKEN = "Conflict.Taken"
+"""The result's place has somebody else's: another attempt would find it there, too."""
 _NAMES = {
     "s3": lambda params: f"s3://{params.get('bucket', '')}/{params.get('key', '')}",
     "ipfs": lambda params: f"ipfs://{params.get('cid', '')}",
@@ -72,6 +74,7 @@ def publisher_failure(error: Exception, publisher: Spec, node: NodeId) -> Failur
     return msgspec.structs.replace(
         failure,
         message=f"publisher {place_of(publisher)}: {failure.message}",
+        retryable=failure.retryable and failure.code != TAKEN,
         details={**failure.details, "publisher": publisher.type},
     )
 

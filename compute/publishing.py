@@ -18,6 +18,7 @@ from protocol import failpoints
 from protocol.errors import Fault, TimedOut
 from protocol.jobs import Spec
 from protocol.messages import Written
+from protocol.spec.job_rules import EVERYWHERE
 from storage.contract import Label, Progress
 from storage.threads import in_thread
 
@@ -38,6 +39,8 @@ async def publish(
         at=shop.clock.now(),
         partition=run.partition,
         attempt=run.attempt,
+        version=run.version,
+        everywhere=run.job_type in EVERYWHERE,
         notes=folder.parent,
     )
     limit_s = shop.limits.publishing_s

@@ -32,6 +32,9 @@ class Share(Struct, frozen=True):
 class Label(Struct, frozen=True):
     """What a publisher may put into names: who publishes, and when (unix seconds).
 
+    `everywhere` says that the job runs on each node instead of in partitions: then it is the node that tells one piece of
+    its work from another.
+
     `notes` is a folder that outlives the process, for what a publisher must know to clean up after ``kill -9``, if there is
     one; it goes when the execution does.
     """
@@ -43,6 +46,7 @@ class Label(Struct, frozen=True):
     partition: int = 0
     attempt: int = 1
     version: int = 1
+    everywhere: bool = False
     notes: Path | None = None
 
 

@@ -18,6 +18,8 @@ from requester.core.model import LONG_RUNNING, ExecutionRecord
 
 LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""
+TAKEN: Final = "Conflict.Taken"
+"""Where the result was to go there is another's."""
 PROGRAM_FAILED: Final = "ProgramFailed"
 OUT_OF_MEMORY: Final = "Exhausted.Memory"
 OVER_DISK: Final = "Exhausted.DiskLimit"
@@ -150,7 +152,9 @@ def mendable(execution: ExecutionRecord, rule: Rule) -> bool:
 
 def lasting(failure: Failure | None) -> bool:
     """Whether a fault around the program would come back at any other attempt."""
-    return failure is not None and not failure.retryable and failure.code.partition(".")[0] in LASTING
+    if failure is None or failure.retryable:
+        return False
+    return failure.code == TAKEN or failure.code.partition(".")[0] in LASTING
 
 
 def sent_away(failure: Failure | None) -> bool:

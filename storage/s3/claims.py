@@ -3,9 +3,10 @@
 Knows: what stands in an object's metadata about whose result it is. Must not know: what is published.
 
 A key that holds the execution's id (or a UUID) is nobody else's. Any other key may hold a result already: it is replaced if
-it is of the same execution, or of an earlier attempt at the same partition, which counts no more; else publishing is a
-`Conflict` that says whose it is. Objects are made under a condition, so that of two who come at once one is told. Servers
-that know no conditions have been asked for the object just before.
+it is of the same execution, or of an earlier attempt at the same work, which counts no more; else publishing is a `Conflict`
+that says whose it is. Work is a partition of one version of a job, or a node of a job that runs everywhere. Objects are made
+under a condition, so that of two who come at once one is told. Servers that know no conditions are asked for the object
+just before.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,14 +23,15 @@ EXECUTION: Final = "shoal-execution"
 WORK: Final = "shoal-work"
 ATTEMPT: Final = "shoal-attempt"
 LOOKS_AT_ONCE: Final = 16
-HINT: Final = "Put {executionID} or {partition} into Key, or write Overwrite: true."
+HINT: Final = "Put {executionID}, {partition} or {nodeID} into Key, or write Overwrite: true."
 
 
 def meta_of(label: Label) -> dict[str, str]:
     """What is kept with a result's objects."""
+    part = label.node if label.everywhere else label.partition
     return {
         EXECUTION: label.execution,
-        WORK: f"{label.job}/{label.version}/{label.partition}",
+        WORK: f"{label.job}/{label.version}/{part}",
         ATTEMPT: str(label.attempt),
     }
 
@@ -93,4 +95,4 @@ def taken(bucket: str, key: str, meta: Mapping[str, str]) -> Conflict:
     """That a key has something already, and whose it is."""
     whose = meta.get(EXECUTION, "")
     said = f"the result of execution {short(whose)}" if whose else "not a result of shoal"
-    return Conflict(f"s3://{bucket}/{key} is there already: {said}", hint=HINT, kind="Key")
+    return Conflict(f"s3://{bucket}/{key} is there already: {said}", hint=HINT, kind="Taken")

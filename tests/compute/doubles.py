@@ -78,12 +78,14 @@ class StagedPublisher:
         self.publishing = asyncio.Event()
         self.times = 0
         self.seen: dict[str, str] = {}
+        self.labels: list[Label] = []
 
     async def probe(self) -> Offer:
         return Offer(self.type)
 
     async def publish(self, folder: Path, params: Nothing, label: Label, progress: Progress) -> Spec:
         self.times += 1
+        self.labels.append(label)
         self.publishing.set()
         await self.gate.wait()
         if self.fault is not None:

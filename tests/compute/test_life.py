@@ -13,7 +13,7 @@ import pytest
 
 from compute.admission import Policy
 from compute.shop import Limits
-from protocol.errors import NotFound, Unavailable
+from protocol.errors import Conflict, Fault, NotFound, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
@@ -242,17 +242,47 @@ async def test_an_engines_fault_is_the_failure(
     assert node.leftovers() == []
 
 
-async def test_a_publishers_fault_fails_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
-    """A result that cannot be published is never dropped in silence."""
-    node = nodes(drivers=drivers(publisher=StagedPublisher(Unavailable("the bucket does not answer"))))
+@pytest.mark.parametrize(("job_type", "everywhere"), [("batch", False), ("ops", True), ("daemon", True)])
+async def test_a_publisher_is_told_whose_result_it_is(
+    job_type: str, everywhere: bool, nodes: Nodes, requester: FakeRequester
+) -> None:
+    """Which version, partition and attempt, and whether the job runs on every node: what names of results may hold, and what
+    tells one piece of work from another."""
+    publisher = StagedPublisher()
+    node = nodes(drivers=drivers(publisher=publisher))
+    await node.start()
+    run = order(
+        task=noop(publisher=Spec("test")), job_type=job_type, version=3, partition=4, partitions=5, attempt=2
+    )
+    await requester.run(run)
+    await requester.ended(run)
+    (label,) = publisher.labels
+    assert (label.job, label.execution, label.node) == (run.job, run.execution, NODE)
+    assert (label.version, label.partition, label.attempt, label.everywhere) == (3, 4, 2, everywhere)
+
+
+@pytest.mark.parametrize(
+    ("fault", "retryable"),
+    [
+        (Unavailable("the bucket does not answer"), True),
+        (Conflict("it was changed meanwhile", kind="Key"), True),
+        (Conflict("there is another result", kind="Taken"), False),
+    ],
+    ids=["ill", "raced", "taken"],
+)
+async def test_a_publishers_fault_fails_the_execution(
+    fault: Fault, retryable: bool, nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A result that cannot be published is never dropped in silence; where its place is taken, no other attempt is made."""
+    node = nodes(drivers=drivers(publisher=StagedPublisher(fault)))
     await node.start()
     run = order(task=noop({"Stdout": "kept"}, publisher=Spec("test")))
     await requester.run(run)
     report = await requester.ended(run)
     assert report.state is S.FAILED
     assert report.failure is not None
-    assert report.failure.message == "publisher test: the bucket does not answer"
-    assert report.failure.retryable
+    assert report.failure.message == f"publisher test: {fault}"
+    assert report.failure.retryable is retryable
     assert report.output is not None
     assert report.output.stdout == "kept"
 

@@ -324,32 +324,45 @@ async def test_without_a_bucket_there_is_no_leave() -> None:
 # Keys that more than one execution wants.
 
 
+EVERYWHERE = replace(LABEL, everywhere=True)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (LABEL, OTHER),
+        (LABEL, replace(LABEL, execution=ExecutionId("e-2"), version=2, attempt=2)),
+        (EVERYWHERE, replace(EVERYWHERE, execution=ExecutionId("e-2"), node=NodeId("n-2"), attempt=2)),
+    ],
+    ids=["partition", "version", "node"],
+)
 async def test_no_execution_overwrites_another_in_silence(
-    encoding: str, bucket: Bucket, publisher: S3Publisher, tmp_path: Path
+    first: Label, other: Label, encoding: str, bucket: Bucket, publisher: S3Publisher, tmp_path: Path
 ) -> None:
     """A key that holds another execution's result, or anything else, is a `Conflict` that says whose it is and what to do;
-    what is there stays. ``Overwrite`` takes its place, and so does a later attempt at the same partition."""
+    what is there stays: another partition's, another version's, or another node's where a job runs on every node.
+    ``Overwrite`` takes its place, and so does a later attempt at the same work."""
     folder = plant({"stdout": b"first"}, tmp_path / "result")
-    await publisher.publish(folder, to(bucket, "out", encoding), LABEL, silent)
+    await publisher.publish(folder, to(bucket, "out", encoding), first, silent)
     before = {
         key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ETag"]
         for key in await bucket.keys()
     }
 
     with pytest.raises(Conflict, match="e-1") as caught:
-        await publisher.publish(folder, to(bucket, "out", encoding), OTHER, silent)
+        await publisher.publish(folder, to(bucket, "out", encoding), other, silent)
 
     assert "{executionID}" in caught.value.hint
     assert before == {
         key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ETag"]
         for key in await bucket.keys()
     }
-    later = replace(LABEL, execution=ExecutionId("e-3"), attempt=2)
+    later = replace(first, execution=ExecutionId("e-3"), attempt=2)
     await publisher.publish(folder, to(bucket, "out", encoding), later, silent)
     with pytest.raises(Conflict, match="e-3"):
-        await publisher.publish(folder, to(bucket, "out", encoding), LABEL, silent)
-    await publisher.publish(folder, to(bucket, "out", encoding, overwrite=True), OTHER, silent)
+        await publisher.publish(folder, to(bucket, "out", encoding), first, silent)
+    await publisher.publish(folder, to(bucket, "out", encoding, overwrite=True), other, silent)
     await bucket.put("foreign.tar.gz", b"x")
     await bucket.put("foreign/x", b"x")
     with pytest.raises(Conflict, match="not a result of shoal"):

@@ -18,6 +18,7 @@ KILLED = Failure("Exhausted.Memory", "killed for its memory")
 SLOW = Failure("TimedOut.Execution", "took longer than 5s", retryable=True)
 ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
 NO_IMAGE = Failure("NotFound.Image", "no such image")
+TAKEN = Failure("Conflict.Taken", "there is another result")
 
 
 def tried(retry: Retry, failure: Failure, *, exit_code: int = 0, type_: str = "batch") -> int:
@@ -51,6 +52,7 @@ def tried(retry: Retry, failure: Failure, *, exit_code: int = 0, type_: str = "b
         (Retry(attempts=1), ILL, 0, 1),
         (Retry(attempts=5, causes=["program"]), ILL, 0, 1),
         (Retry(attempts=5, causes=["program", "timeout", "system", "node"]), NO_IMAGE, 0, 1),
+        (Retry(attempts=5), TAKEN, 0, 1),
     ],
 )
 def test_a_job_says_what_is_tried_again(
