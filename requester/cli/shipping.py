@@ -197,7 +197,8 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
         )
         if spec is None:
             with _folder(path) as folder:
-                params = {"Bucket": bucket, "Key": key, "Encoding": "plain"}
+                # Whoever puts something there just now puts the same.
+                params = {"Bucket": bucket, "Key": key, "Encoding": "plain", "Overwrite": True}
                 spec = await _published(S3Publisher(client=client), folder, params)
                 # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
                 spec.params.pop("Listing")

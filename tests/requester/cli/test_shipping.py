@@ -1,15 +1,20 @@
 """``-i ./folder:/in``: a person's own files get to where nodes find them, once."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import yaml
+from msgspec import to_builtins
 
 from deploy.servers import Kubo, S3Server
-from protocol.jobs import Spec
+from protocol.config import Config
+from protocol.jobs import Input, Spec
+from protocol.spec.drivers import OWN
+from requester.cli.shipping import shipped as shipped_input
 from storage.addresses import read_policy
 from storage.contract import Share, silent
 from storage.drivers import open_drivers
@@ -79,14 +84,18 @@ def test_a_folder_goes_to_ipfs(shoal: Shoal, folder: Path, kubo: Kubo) -> None:
     assert asyncio.run(arrives(file, folder, kubo.multiaddr)) == b"one"
 
 
-def test_a_folder_goes_to_s3_once(
-    shoal: Shoal, folder: Path, s3: S3Server, background: Background, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It lies under its digest; the same bytes are not sent again, other ones lie elsewhere."""
+@pytest.fixture
+def bucket(s3: S3Server, background: Background, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket that the person's own account reaches."""
     for name, value in {**s3.environment, "AWS_ENDPOINT_URL_S3": s3.endpoint}.items():
         monkeypatch.setenv(name, value)
     bucket = f"ship-{uuid4().hex[:12]}"
     background.run(made_bucket(s3, bucket))
+    return bucket
+
+
+def test_a_folder_goes_to_s3_once(shoal: Shoal, folder: Path, bucket: str) -> None:
+    """It lies under its digest; the same bytes are not sent again, other ones lie elsewhere."""
     plant(PLAIN, folder / "mine")
     words = ("-i", f"src=./mine,dst=/in,opt=to=s3://{bucket}/from/me")
 
@@ -103,6 +112,18 @@ def test_a_folder_goes_to_s3_once(
     file = shipped(shoal, "-i", f"src=./mine/a,dst=/in/a,opt=to=s3://{bucket}")
     assert file["Target"] == "/in"
     assert asyncio.run(arrives(file, folder)) == {"a": b"uno"}
+
+
+def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -> None:
+    """Jobs that are submitted side by side, each with the same new folder: none takes away what another has put there."""
+    plant(PLAIN | {f"many/{number}": b"x" * 1000 for number in range(200)}, folder / "mine")
+    wanted = Input(Spec(OWN, {"Path": str(folder / "mine"), "To": f"s3://{bucket}"}), "/in")
+
+    with ThreadPoolExecutor(4) as people:
+        made = list(people.map(lambda _: shipped_input(wanted, lambda: Config([])), range(4)))
+
+    assert made == made[:1] * 4
+    assert asyncio.run(arrives(to_builtins(made[0]), folder)) == snapshot(folder / "mine")
 
 
 @pytest.mark.parametrize(
