@@ -3,16 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
+from msgspec.structs import replace
 
 from deploy.servers import S3Server
+from protocol.ids import ExecutionId, JobId, NodeId
 from storage.addresses import read_policy
-from storage.s3 import Credentials, S3Client, S3Settings
+from storage.contract import Label, Share, silent
+from storage.s3 import Credentials, PublisherParams, S3Client, S3Settings, S3Source, SourceParams
+from tests.contracts.trees import Tree, snapshot
 
+ALL = Share()
+LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
+OTHER = replace(LABEL, execution=ExecutionId("e-2"), partition=1)
 LOOPBACK = read_policy(["loopback"])
 """Leave to reach servers on this machine, which no node has by itself."""
 NO_TYPE = "X-No-Type"
@@ -27,13 +35,21 @@ def settings_of(server: S3Server, **more: Any) -> S3Settings:
 
 
 class Bucket:
-    """A bucket of its own on a real server."""
+    """A bucket of its own on a real server. `of` and `to` are the params of an input from it and of a result for it."""
 
     def __init__(self, raw: Any, server: S3Server, name: str) -> None:
         self.raw = raw
         self.server = server
         self.name = name
         self.endpoint = server.endpoint
+
+    def of(self, key: str, **more: Any) -> SourceParams:
+        """The params of a key in the bucket."""
+        return SourceParams(self.name, key, endpoint=self.endpoint, **more)
+
+    def to(self, key: str, encoding: str, **more: Any) -> PublisherParams:
+        """A place in the bucket."""
+        return PublisherParams(self.name, key, endpoint=self.endpoint, encoding=encoding, **more)
 
     async def put(self, key: str, data: bytes = b"", **more: str) -> dict[str, Any]:
         """Make an object."""
@@ -67,6 +83,12 @@ async def new_bucket(server: S3Server, name: str) -> AsyncIterator[Bucket]:
         finally:
             with suppress(ClientError, BotoCoreError):
                 await connection.raw.delete_bucket(Bucket=name)
+
+
+async def brought(source: S3Source, params: SourceParams, into: Path, share: Share = ALL) -> Tree:
+    """Resolve and fetch."""
+    fetched = await source.fetch(params, await source.resolve(params, share), into, silent)
+    return snapshot(fetched.path)
 
 
 class OddS3:

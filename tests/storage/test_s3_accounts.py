@@ -1,43 +1,45 @@
-"""Who asks S3, and under which address: profiles that a job names, secrets that show nowhere, hosts that name buckets."""
+"""Who asks S3, and under which address: accounts and profiles, secrets that show nowhere, regions, endpoints, links, hosts that
+name buckets."""
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from deploy.servers import S3Server, s3_server
-from protocol.errors import Denied, Fault
-from protocol.ids import ExecutionId, JobId, NodeId
-from storage.contract import Label, Share, silent
+from protocol.errors import Denied, Fault, Invalid
+from storage.contract import silent
 from storage.params import read_params
-from storage.s3 import Credentials, PublisherParams, S3Client, S3Publisher, S3Settings, S3Source, SourceParams
+from storage.s3 import (
+    Credentials,
+    PublisherParams,
+    S3Client,
+    S3Publisher,
+    S3Settings,
+    S3Source,
+    SourceParams,
+    presign,
+)
 from storage.s3.results import ResultSigner, Signing
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.s3_world import Bucket, new_bucket
+from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, settings_of
 
-ALL = Share()
-LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
 TREE: Tree = {"a b": b"1", "d/empty": b"", "large": b"x" * (20 << 20)}
 DOMAIN = "s3.shoal.test"
 
 
 @pytest.fixture
-async def bucket(s3: S3Server, request: pytest.FixtureRequest) -> AsyncIterator[Bucket]:
-    async with new_bucket(s3, f"accounts-{abs(hash(request.node.name)) % 10**9}") as bucket:
-        await bucket.put("k", b"bytes")
-        yield bucket
-
-
-@pytest.fixture
-def profiles(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def profiles(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node's AWS configuration: the profile `data` has the account, `wrong` another secret, and there is no default."""
     path = tmp_path / "credentials"
     path.write_text(
-        f"[data-1]\naws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
-        f"[data-wrong]\naws_access_key_id = {s3.access_key}\naws_secret_access_key = CANARY-SECRET\n"
-        f"[private]\naws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
+        f"[data-1]\naws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n"
+        f"[data-wrong]\naws_access_key_id = {server.access_key}\naws_secret_access_key = CANARY-SECRET\n"
+        f"[private]\naws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n"
     )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
 
@@ -50,6 +52,7 @@ def settings(bucket: Bucket) -> S3Settings:
 async def test_a_job_names_a_profile_that_is_allowed(profiles: None, bucket: Bucket, tmp_path: Path) -> None:
     """With a profile of the node's configuration an input is read and a result published, without one the node has no
     account; the spec of the result names no profile."""
+    await bucket.put("k", b"bytes")
     async with S3Client(settings(bucket)) as client:
         source, publisher = S3Source(client=client), S3Publisher(client=client)
         params = SourceParams(bucket.name, "k", profile="data-1")
@@ -70,7 +73,12 @@ async def test_a_job_names_a_profile_that_is_allowed(profiles: None, bucket: Buc
     ("profile", "said"), [("private", "lets jobs use"), ("data-2", "data-2"), ("data-wrong", "signature")]
 )
 async def test_a_profile_that_is_not_for_jobs_is_refused(
-    profile: str, said: str, profiles: None, bucket: Bucket, s3: S3Server, caplog: pytest.LogCaptureFixture
+    profile: str,
+    said: str,
+    profiles: None,
+    bucket: Bucket,
+    server: S3Server,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A profile that is not allowed, not there, or wrong is `Denied` by name; no secret is in what is said or logged."""
     caplog.set_level("DEBUG")
@@ -85,7 +93,7 @@ async def test_a_profile_that_is_not_for_jobs_is_refused(
         chain = chain.__cause__
     assert caught.value.code == "Denied"
     assert "CANARY-SECRET" not in told + caplog.text
-    assert s3.secret_key not in told + caplog.text
+    assert server.secret_key not in told + caplog.text
 
 
 class Names(AbstractResolver):
@@ -132,3 +140,167 @@ async def test_a_bucket_may_stand_in_the_hosts_name(tmp_path: Path) -> None:
     signed = await signer.shown(spec)
     await signer.close()
     assert signed == spec
+
+
+async def test_wrong_credentials_are_said_so(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong secret and an unknown account are `Denied`, with what to do; the secret is nowhere."""
+    await bucket.put("k", b"x")
+    for account in (
+        Credentials(bucket.server.access_key, "canary-secret"),
+        Credentials("CANARYUNKNOWNACCOUNT", "canary-secret"),
+    ):
+        for key in ("k", "prefix/"):
+            async with S3Client(S3Settings(credentials=account, addresses=LOOPBACK, retry_s=0.01)) as client:
+                with pytest.raises(Denied) as caught:
+                    await S3Source(client=client).resolve(bucket.of(key), ALL)
+            assert caught.value.hint
+            said: list[str] = [caplog.text, repr(account)]
+            fault: BaseException | None = caught.value
+            while fault is not None:
+                said.append(str(fault))
+                fault = fault.__cause__
+            assert "canary-secret" not in " ".join(said)
+
+
+async def test_the_chain_of_the_node_gives_the_account(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without settings the AWS environment counts."""
+    await bucket.put("k", b"x")
+    for name, value in bucket.server.environment.items():
+        monkeypatch.setenv(name, value)
+    async with S3Client(S3Settings(addresses=LOOPBACK)) as client:
+        source = S3Source(client=client)
+        assert await brought(source, bucket.of("k"), tmp_path / "1") == {"k": b"x"}
+        assert (await source.probe()).available
+
+
+async def test_a_public_bucket_needs_no_account(odd: OddS3, tmp_path: Path) -> None:
+    """Without an account requests are unsigned; an account that is refused is left away."""
+    odd.objects = {"in/a": b"public"}
+    params = SourceParams("odd", "in/", endpoint=odd.endpoint)
+    async with S3Client(S3Settings(addresses=LOOPBACK)) as client:
+        assert await brought(S3Source(client=client), params, tmp_path / "1") == {"a": b"public"}
+        assert (await S3Source(client=client).probe()).version == "unsigned"
+    assert not any(
+        "Authorization" in each.headers or "X-Amz-Signature" in each.query for each in odd.requests
+    )
+
+    odd.private = True
+    async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"), addresses=LOOPBACK)) as client:
+        assert await brought(S3Source(client=client), params, tmp_path / "2") == {"a": b"public"}
+
+
+async def test_nothing_waits_for_a_cloud_that_is_not_there(
+    odd: OddS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A metadata service that does not answer holds up no probe; the first transfer waits for it, and no other."""
+    asked, open_up = asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def metadata(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        asked.set()
+        await open_up.wait()
+        writer.close()
+
+    odd.objects = {"in/a": b"public"}
+    params = SourceParams("odd", "in/", endpoint=odd.endpoint)
+    server = await asyncio.start_server(metadata, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "60")
+    async with server, S3Client(S3Settings(addresses=LOOPBACK)) as client:
+        source = S3Source(client=client)
+        assert (await source.probe()).available
+        await asked.wait()
+        assert (await source.probe()).version == ""
+        assert not open_up.is_set()
+        open_up.set()
+        assert await brought(source, params, tmp_path / "1") == {"a": b"public"}
+        before = calls
+        assert await brought(source, params, tmp_path / "2") == {"a": b"public"}
+        assert (await source.probe()).version == "unsigned"
+        assert calls == before
+
+
+async def test_a_profile_that_is_not_there_is_told() -> None:
+    """A slip in the name of a profile makes the driver unavailable, and says which name."""
+    async with S3Client(S3Settings(profile="nobody")) as client:
+        source = S3Source(client=client)
+        with pytest.raises(Denied, match="nobody"):
+            await client.connect()
+        offer = await source.probe()
+    assert not offer.available
+    assert "nobody" in offer.reason
+
+
+async def test_a_bucket_in_another_region_is_found(odd: OddS3, tmp_path: Path) -> None:
+    """A wrong region is corrected by what the server answers, for every request of the fetch."""
+    odd.region = "eu-north-1"
+    odd.objects = {"in/a": b"north", "k": b"x"}
+    async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"), addresses=LOOPBACK)) as client:
+        for number, (key, content) in enumerate((("in/", {"a": b"north"}), ("k", {"k": b"x"}))):
+            params = SourceParams("odd", key, endpoint=odd.endpoint, region="us-west-2")
+            assert await brought(S3Source(client=client), params, tmp_path / str(number)) == content
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://169.254.169.254",
+        "http://2852039166",
+        "http://[::ffff:169.254.169.254]",
+        "http://0xA9FEA9FE:80",
+        "http://127.0.0.1:9000",
+        "http://localhost:9000",
+        "http://10.1.2.3",
+    ],
+)
+async def test_an_endpoint_may_not_lead_to_the_nodes_own_network(endpoint: str) -> None:
+    """A job reads neither the machine's credentials nor its neighbours by way of an endpoint, however that is spelt."""
+    async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"), connect_s=2, tries=2)) as client:
+        with pytest.raises(Denied, match="does not let jobs reach"):
+            await S3Source(client=client).resolve(SourceParams("b", "latest/", endpoint=endpoint), ALL)
+
+
+@pytest.mark.parametrize("how", ["setting", "variable"])
+async def test_the_nodes_own_endpoint_is_reached(
+    odd: OddS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """An endpoint that the node's owner configured needs no further leave, be it left out of the job or named there."""
+    odd.objects = {"in/a": b"near"}
+    settings = S3Settings(endpoint=odd.endpoint if how == "setting" else "")
+    if how == "variable":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", odd.endpoint)
+    async with S3Client(settings) as client:
+        for number, endpoint in enumerate(("", odd.endpoint)):
+            params = SourceParams("odd", "in/", endpoint=endpoint)
+            assert await brought(S3Source(client=client), params, tmp_path / str(number)) == {"a": b"near"}
+        with pytest.raises(Denied):
+            await S3Source(client=client).resolve(
+                SourceParams("buc", "k", endpoint="http://127.0.0.1:1"), ALL
+            )
+
+
+async def test_a_signed_url_serves_anybody(bucket: Bucket) -> None:
+    """`presign` gives a URL that brings the object without an account, and a tampered one does not."""
+    await bucket.put("a key +é", b"signed")
+    async with S3Client(settings_of(bucket.server)) as client, aiohttp.ClientSession() as anybody:
+        url = await presign(client, bucket.of("a key +é"), expires_s=60)
+        async with anybody.get(URL(url, encoded=True)) as response:
+            assert (response.status, await response.read()) == (200, b"signed")
+        async with anybody.get(
+            URL(url.replace("X-Amz-Expires=60", "X-Amz-Expires=6000"), encoded=True)
+        ) as response:
+            assert response.status == 403
+        with pytest.raises(Invalid, match="prefix"):
+            await presign(client, bucket.of("a/"), expires_s=60)
+    async with S3Client(S3Settings(addresses=LOOPBACK)) as nobody:
+        with pytest.raises(Denied, match="no account"):
+            await presign(nobody, bucket.of("k"), expires_s=60)
+
+
+# Publishing.

@@ -11,31 +11,22 @@ from aiohttp import web
 
 from deploy.servers import S3Server, s3_server
 from protocol.errors import Broken, Denied, Fault, TimedOut, Unavailable
-from protocol.ids import ExecutionId, JobId, NodeId
-from storage.contract import Label, Share, silent
+from storage.contract import Share, silent
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
 from storage.s3.upload import whole_etag
 from tests.contracts.trees import plant, snapshot
-from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
-from tests.storage.s3_world import Bucket, new_bucket, settings_of
+from tests.storage.fault_proxy import FaultProxy, Plan
+from tests.storage.s3_world import LABEL, Bucket, new_bucket, settings_of
 
 ALL = Share()
 MIB = 1 << 20
 DATA = hashlib.shake_256(b"faults").digest(3 * MIB + 17)
-LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
 
 
 @pytest.fixture
-async def bucket(s3: S3Server, request: pytest.FixtureRequest) -> AsyncIterator[Bucket]:
-    name = "faults-" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
-    async with new_bucket(s3, name) as bucket:
-        yield bucket
-
-
-@pytest.fixture
-async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
-    async with fault_proxy(bucket.endpoint) as proxy:
-        yield proxy
+def server(s3: S3Server) -> S3Server:
+    """One make is enough."""
+    return s3
 
 
 @pytest.fixture

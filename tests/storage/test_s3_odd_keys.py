@@ -1,6 +1,5 @@
 """Keys that are no good names of files, on two real servers: each is a defined result or a clear error."""
 
-import itertools
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
@@ -12,17 +11,14 @@ from botocore.exceptions import ClientError
 from deploy.programs import find
 from deploy.servers import S3Server
 from protocol.errors import Broken, Invalid, NotFound
-from protocol.ids import ExecutionId, JobId, NodeId
 from storage.archive import unpack
-from storage.contract import Label, Share, silent
+from storage.contract import Share, silent
 from storage.params import read_params
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
 from tests.contracts.trees import Link, Run, Tree, plant, snapshot
-from tests.storage.s3_world import Bucket, new_bucket, settings_of
+from tests.storage.s3_world import LABEL, Bucket, settings_of
 
 ALL = Share()
-LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
-NUMBERS = itertools.count(1)
 LONG: Final = "/".join(["n" * 250, "m" * 200, "m" * 200, "m" * 200, "e" * 168])
 """With ``k/`` before it these are 1,024 bytes."""
 DATA: Final = b"bytes"
@@ -37,12 +33,6 @@ ODD: Final = ("k/a/../b", "k/..", "k/a//b", "/k/b")
 
 
 @pytest.fixture
-async def bucket(server: S3Server) -> AsyncIterator[Bucket]:
-    async with new_bucket(server, f"odd-keys-{next(NUMBERS)}") as bucket:
-        yield bucket
-
-
-@pytest.fixture
 async def client(server: S3Server) -> AsyncIterator[S3Client]:
     async with S3Client(settings_of(server)) as client:
         yield client
@@ -53,11 +43,6 @@ def make(request: pytest.FixtureRequest) -> str:
     """Which program the server is."""
     first = request.node.callspec.params["server"] == "s3"
     return "versitygw" if first and find("versitygw") else "weed"
-
-
-def of(bucket: Bucket, key: str) -> SourceParams:
-    """The params of a key in the bucket."""
-    return SourceParams(bucket.name, key, endpoint=bucket.endpoint)
 
 
 async def brought(client: S3Client, params: SourceParams, into: Path) -> Tree:
@@ -85,10 +70,10 @@ async def test_an_odd_key_that_a_disk_can_hold_is_held(
         assert not isinstance(data, (Link, Run))
         await bucket.put(key, data or b"")
 
-    assert await brought(client, of(bucket, "k/"), tmp_path / "all") == with_folders(tree)
+    assert await brought(client, bucket.of("k/"), tmp_path / "all") == with_folders(tree)
     for number, (key, data) in enumerate(zip(keys, tree.values(), strict=True)):
         if data is not None:
-            alone = await brought(client, of(bucket, key), tmp_path / str(number))
+            alone = await brought(client, bucket.of(key), tmp_path / str(number))
             assert alone == {key.rpartition("/")[2]: data}
 
 
@@ -113,11 +98,11 @@ async def test_an_odd_key_is_brought_as_the_server_keeps_it(
     kept = KEPT[make][key]
     assert await bucket.keys() == [kept]
 
-    assert await brought(client, of(bucket, key), tmp_path / "one") == {"b": DATA}
-    assert (await brought(client, of(bucket, "k/"), tmp_path / "all"))[kept[2:]] == DATA
+    assert await brought(client, bucket.of(key), tmp_path / "one") == {"b": DATA}
+    assert (await brought(client, bucket.of("k/"), tmp_path / "all"))[kept[2:]] == DATA
     # The keys as they were put, which the server has forgotten: none is found, or the server's answer is refused.
     with pytest.raises((NotFound, Broken), match=r"begins with|not asked for"):
-        await brought(client, of(bucket, key[: key.rindex("/") + 1] + "*"), tmp_path / "odd")
+        await brought(client, bucket.of(key[: key.rindex("/") + 1] + "*"), tmp_path / "odd")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "one"]
 
 

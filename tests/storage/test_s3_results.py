@@ -6,7 +6,6 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,31 +13,21 @@ from msgspec.structs import replace
 
 from deploy.servers import S3Server
 from protocol.errors import Conflict, Denied, Fault, Invalid
-from protocol.ids import ExecutionId, JobId, NodeId
+from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
-from storage.addresses import OWN_NETWORKS, read_policy
 from storage.archive import unpack
 from storage.contract import Label, Share, silent
 from storage.params import read_params
-from storage.s3 import PublisherParams, S3Publisher, S3Settings
+from storage.s3 import S3Publisher, S3Settings
 from storage.s3.managed import ManagedParams, ManagedPublisher
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ManagedBucket, ResultSigner, Signing, managed_key
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.fault_proxy import FaultProxy, fault_proxy
-from tests.storage.s3_world import Bucket, new_bucket, settings_of
+from tests.storage.fault_proxy import FaultProxy
+from tests.storage.s3_world import LABEL, OTHER, Bucket, settings_of
 
-LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
-OTHER = replace(LABEL, execution=ExecutionId("e-2"), partition=1)
 TREE: Tree = {"stdout": b"hello\n", "outputs/a b+é": b"x" * 70_000, "outputs/empty": b""}
-NUMBERS = itertools.count(1)
 MIB = 1 << 20
-
-
-@pytest.fixture
-async def bucket(server: S3Server) -> AsyncIterator[Bucket]:
-    async with new_bucket(server, f"results-{next(NUMBERS)}") as bucket:
-        yield bucket
 
 
 @pytest.fixture
@@ -46,30 +35,6 @@ async def publisher(server: S3Server) -> AsyncIterator[S3Publisher]:
     publisher = S3Publisher(settings_of(server))
     yield publisher
     await publisher.close()
-
-
-@pytest.fixture
-async def signer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ResultSigner]:
-    """A requester's signer, with the account in its environment."""
-    for name, value in bucket.server.environment.items():
-        monkeypatch.setenv(name, value)
-    managed = ManagedBucket(bucket.name, "managed", endpoint=bucket.endpoint)
-    signer = ResultSigner(Signing(managed=managed, endpoint=bucket.endpoint))
-    yield signer
-    await signer.close()
-
-
-@pytest.fixture
-async def anybody() -> AsyncIterator[PreSignedSource]:
-    """Somebody who has links and no account."""
-    source = PreSignedSource(S3Settings(addresses=read_policy(OWN_NETWORKS), retry_s=0.01))
-    yield source
-    await source.aclose()
-
-
-def to(bucket: Bucket, key: str, encoding: str, **more: Any) -> PublisherParams:
-    """A place in the bucket."""
-    return PublisherParams(bucket.name, key, endpoint=bucket.endpoint, encoding=encoding, **more)
 
 
 async def brought(anybody: PreSignedSource, spec: Spec, into: Path) -> Tree:
@@ -94,7 +59,7 @@ async def test_a_result_is_read_by_its_links_alone(
 ) -> None:
     """Who has no account reads an archive by the link that Bacalhau's clients read, and a tree by a link for each object."""
     folder = plant(TREE, tmp_path / "result")
-    spec = await publisher.publish(folder, to(bucket, "out/{executionID}", encoding), LABEL, silent)
+    spec = await publisher.publish(folder, bucket.to("out/{executionID}", encoding), LABEL, silent)
 
     shown = await signer.shown(spec, objects=True)
 
@@ -119,7 +84,7 @@ async def test_without_an_account_a_result_stays_as_it_is(
 ) -> None:
     """A requester that cannot sign, or shall not, tells the result as it was published."""
     folder = plant(TREE, tmp_path / "result")
-    spec = await publisher.publish(folder, to(bucket, "out", "gzip"), LABEL, silent)
+    spec = await publisher.publish(folder, bucket.to("out", "gzip"), LABEL, silent)
     for signing in (Signing(), Signing(disabled=True)):
         signer = ResultSigner(signing)
         assert await signer.shown(spec, objects=True) == spec
@@ -131,7 +96,7 @@ async def test_a_link_that_is_refused_says_what_to_do(
 ) -> None:
     """A link that has expired, or was changed, is `Denied`; asking again gives another."""
     folder = plant(TREE, tmp_path / "result")
-    spec = await publisher.publish(folder, to(bucket, "out", "gzip"), LABEL, silent)
+    spec = await publisher.publish(folder, bucket.to("out", "gzip"), LABEL, silent)
     shown = await signer.shown(spec)
     broken = shown.params["PreSignedURL"].replace("X-Amz-Expires=1800", "X-Amz-Expires=604800")
 
@@ -225,12 +190,6 @@ async def test_a_store_that_does_not_answer_keeps_nobody_waiting(
 
     assert [each.type for each in told] == ["s3", "s3PreSigned", "s3", "s3"]
     assert told[0] == stuck
-
-
-@pytest.fixture
-async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
-    async with fault_proxy(bucket.endpoint) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -344,14 +303,14 @@ async def test_no_execution_overwrites_another_in_silence(
     what is there stays: another partition's, another version's, or another node's where a job runs on every node.
     ``Overwrite`` takes its place, and so does a later attempt at the same work."""
     folder = plant({"stdout": b"first"}, tmp_path / "result")
-    await publisher.publish(folder, to(bucket, "out", encoding), first, silent)
+    await publisher.publish(folder, bucket.to("out", encoding), first, silent)
     before = {
         key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ETag"]
         for key in await bucket.keys()
     }
 
     with pytest.raises(Conflict, match="e-1") as caught:
-        await publisher.publish(folder, to(bucket, "out", encoding), other, silent)
+        await publisher.publish(folder, bucket.to("out", encoding), other, silent)
 
     assert "{executionID}" in caught.value.hint
     assert before == {
@@ -359,14 +318,14 @@ async def test_no_execution_overwrites_another_in_silence(
         for key in await bucket.keys()
     }
     later = replace(first, execution=ExecutionId("e-3"), attempt=2)
-    await publisher.publish(folder, to(bucket, "out", encoding), later, silent)
+    await publisher.publish(folder, bucket.to("out", encoding), later, silent)
     with pytest.raises(Conflict, match="e-3"):
-        await publisher.publish(folder, to(bucket, "out", encoding), first, silent)
-    await publisher.publish(folder, to(bucket, "out", encoding, overwrite=True), other, silent)
+        await publisher.publish(folder, bucket.to("out", encoding), first, silent)
+    await publisher.publish(folder, bucket.to("out", encoding, overwrite=True), other, silent)
     await bucket.put("foreign.tar.gz", b"x")
     await bucket.put("foreign/x", b"x")
     with pytest.raises(Conflict, match="not a result of shoal"):
-        await publisher.publish(folder, to(bucket, "foreign", encoding), LABEL, silent)
+        await publisher.publish(folder, bucket.to("foreign", encoding), LABEL, silent)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
@@ -376,7 +335,7 @@ async def test_of_two_who_come_at_once_one_is_told(
     """Two executions that publish to one key at the same moment: at most one succeeds, and only its bytes are there."""
     one = plant({"stdout": b"one" * 9, "one": b"1"}, tmp_path / "one")
     two = plant({"stdout": b"two", "two": b"2"}, tmp_path / "two")
-    params = to(bucket, "out", encoding)
+    params = bucket.to("out", encoding)
 
     told = await asyncio.gather(
         publisher.publish(one, params, LABEL, silent),

@@ -22,14 +22,18 @@ from storage.s3.listing import OBJECTS_MAX, Listing, Pin, check_listing, digest_
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ResultSigner
 from tests.contracts.trees import Tree, plant, snapshot, with_folders
-from tests.storage.s3_world import Bucket, settings_of
-from tests.storage.test_s3_results import LABEL, OTHER, anybody, bucket, publisher, signer, to
-
-__all__ = ["anybody", "bucket", "publisher", "signer"]
+from tests.storage.s3_world import LABEL, OTHER, Bucket, settings_of
 
 FEW: Tree = {"stdout": b"hello\n", "outputs/a": b"a" * 3_000, "outputs/none": None}
 MANY: Tree = {f"outputs/{number:02}": f"number {number}".encode() for number in range(OBJECTS_MAX + 5)}
 NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+async def publisher(server: S3Server) -> AsyncIterator[S3Publisher]:
+    publisher = S3Publisher(settings_of(server))
+    yield publisher
+    await publisher.close()
 
 
 @pytest.fixture
@@ -70,9 +74,9 @@ async def test_a_result_is_its_own_objects_and_no_others(
     was published, with an account and by links. Of the older it is said that it is not there as it was."""
     before = plant({**tree, "old": b"old", "stdout": b"before\n"}, tmp_path / "before")
     after = plant(tree, tmp_path / "after")
-    old = await publisher.publish(before, to(bucket, "out", "plain"), LABEL, silent)
+    old = await publisher.publish(before, bucket.to("out", "plain"), LABEL, silent)
     await bucket.put("out/notes.txt", b"a person's")
-    new = await publisher.publish(after, to(bucket, "out", "plain", overwrite=True), OTHER, silent)
+    new = await publisher.publish(after, bucket.to("out", "plain", overwrite=True), OTHER, silent)
     assert {"out/old", "out/notes.txt"} <= set(await bucket.keys())
 
     for way, bring in ways.items():
@@ -88,9 +92,7 @@ async def test_a_result_that_was_changed_is_an_error(
     what: str, tree: Tree, bucket: Bucket, publisher: S3Publisher, ways: Ways, tmp_path: Path
 ) -> None:
     """An object that has other bytes now, or is gone, is told (by name, if there are few), and nothing is brought."""
-    spec = await publisher.publish(
-        plant(tree, tmp_path / "result"), to(bucket, "out", "plain"), LABEL, silent
-    )
+    spec = await publisher.publish(plant(tree, tmp_path / "result"), bucket.to("out", "plain"), LABEL, silent)
     key = next(f"out/{path}" for path, data in tree.items() if data)
     if what == "changed":
         await bucket.put(key, b"other")
@@ -109,7 +111,7 @@ async def test_where_versions_are_kept_a_result_stays(
 ) -> None:
     """In a bucket with versions a result is read as it was published after it was overwritten."""
     await bucket.raw.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
-    params = to(bucket, "out", "plain", overwrite=True)
+    params = bucket.to("out", "plain", overwrite=True)
     old = await publisher.publish(plant({"stdout": b"old"}, tmp_path / "old"), params, LABEL, silent)
     await publisher.publish(plant({"stdout": b"new"}, tmp_path / "new"), params, OTHER, silent)
 
@@ -122,12 +124,12 @@ async def test_a_result_among_others_is_not_cleared_away(
 ) -> None:
     """A later attempt takes the place of an earlier one's objects, and not of what somebody else has put among them."""
     folder = plant({"a": b"1", "m": b"2"}, tmp_path / "result")
-    await publisher.publish(folder, to(bucket, "out", "plain"), LABEL, silent)
+    await publisher.publish(folder, bucket.to("out", "plain"), LABEL, silent)
     await bucket.put("out/notes", b"a person's")
     later = replace(LABEL, execution=ExecutionId("e-3"), attempt=2)
 
     with pytest.raises(Conflict, match="out/notes is there already: not a result of shoal"):
-        await publisher.publish(folder, to(bucket, "out", "plain"), later, silent)
+        await publisher.publish(folder, bucket.to("out", "plain"), later, silent)
 
     assert await bucket.keys() == ["out/a", "out/m", "out/notes"]
 
@@ -136,7 +138,7 @@ async def test_a_result_as_an_input_is_still_a_prefix(
     bucket: Bucket, publisher: S3Publisher, source: S3Source, tmp_path: Path
 ) -> None:
     """Bacalhau's fields alone mean what they mean there: all that lies below the prefix."""
-    spec = await publisher.publish(plant(FEW, tmp_path / "result"), to(bucket, "out", "plain"), LABEL, silent)
+    spec = await publisher.publish(plant(FEW, tmp_path / "result"), bucket.to("out", "plain"), LABEL, silent)
     await bucket.put("out/later", b"x")
     params = SourceParams(bucket.name, str(spec.params["Key"]), endpoint=bucket.endpoint)
 
@@ -182,7 +184,7 @@ async def test_two_who_overwrite_at_once_are_each_told_the_truth(
 ) -> None:
     """Of two results that overwrite one another at the same moment, each is brought whole or not at all."""
     trees: list[Tree] = [{f"f{number}": name * 9 for number in range(8)} for name in (b"one", b"two")]
-    params = to(bucket, "out", "plain", overwrite=True)
+    params = bucket.to("out", "plain", overwrite=True)
     specs = await asyncio.gather(
         *(
             publisher.publish(plant(tree, tmp_path / str(number)), params, label, silent)

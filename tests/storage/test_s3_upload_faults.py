@@ -14,9 +14,8 @@ from botocore.parsers import ResponseParserError
 
 from deploy.servers import S3Server
 from protocol.errors import Broken, Denied, Fault, Invalid, TimedOut, Unavailable
-from protocol.ids import ExecutionId, JobId, NodeId
 from storage.addresses import read_policy
-from storage.contract import Label, Share, silent
+from storage.contract import Share, silent
 from storage.s3 import (
     Credentials,
     PublisherParams,
@@ -28,32 +27,18 @@ from storage.s3 import (
 )
 from storage.s3.faults import faults
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
-from tests.storage.s3_world import Bucket, OddS3, new_bucket, odd_s3, serving, settings_of
+from tests.storage.fault_proxy import FaultProxy, Plan
+from tests.storage.s3_world import LABEL, Bucket, OddS3, serving, settings_of
 
 MIB = 1 << 20
-LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.0)
-NUMBERS = itertools.count(1)
 DATA = hashlib.shake_256(b"upload").digest(6 * MIB)
 KEY = "out/e-1.tar.gz"
 
 
 @pytest.fixture
-async def bucket(s3: S3Server) -> AsyncIterator[Bucket]:
-    async with new_bucket(s3, f"upload-faults-{next(NUMBERS)}") as bucket:
-        yield bucket
-
-
-@pytest.fixture
-async def proxy(bucket: Bucket) -> AsyncIterator[FaultProxy]:
-    async with fault_proxy(bucket.endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def odd() -> AsyncIterator[OddS3]:
-    async with odd_s3() as odd:
-        yield odd
+def server(s3: S3Server) -> S3Server:
+    """One make is enough."""
+    return s3
 
 
 @pytest.fixture
