@@ -125,13 +125,20 @@ def version_of(answer: aiohttp.ClientResponse) -> Version:
 
 def file_name(params: UrlParams, answer: aiohttp.ClientResponse) -> str:
     """The name of the downloaded file: never a path, never empty."""
-    last = unquote(parse_url(params.url).raw_path.rpartition("/")[2])
+    asked = parse_url(params.url)
     disposition = answer.content_disposition
     said = header_text(disposition.filename or "") if disposition else ""
-    for name in (params.name, last, said):
+    redirected = (answer.url.host, answer.url.raw_path) != (asked.host, asked.raw_path)
+    found = (said, _last(answer.url), _last(asked)) if redirected else (_last(asked), said)
+    for name in (params.name, *found):
         with contextlib.suppress(Invalid):
             return safe_parts(name)[-1]
     return "download"
+
+
+def _last(url: URL) -> str:
+    """The last element of a URL's path."""
+    return unquote(url.raw_path.rpartition("/")[2])
 
 
 def _is_name(text: str) -> bool:

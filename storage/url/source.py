@@ -3,8 +3,8 @@
 Knows: HTTP, and how servers go wrong. Must not know: what the file is for.
 
 The result is a folder that holds one file, because Bacalhau mounts ``<Target>/<name>``. Its name is the one in the params;
-else the last element of the path of the URL that was asked for; if that is empty, what Content-Disposition says; else
-``download``.
+else the last element of the URL's path; if that is empty, what Content-Disposition says; else ``download``. After redirects
+it is, as there, what Content-Disposition says, else the last element of the URL that they lead to.
 
 Only a whole body under status 200 is data, or the rest of one under the 206 that was asked for. What is resolved is read
 from the headers of a GET that goes no further, because servers answer HEAD in ways of their own. An attempt that got a good

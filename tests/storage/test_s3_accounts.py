@@ -1,5 +1,4 @@
-"""Who asks S3, and under which address: accounts and profiles, secrets that show nowhere, regions, endpoints, links, hosts that
-name buckets."""
+"""Who asks S3, and where: accounts and profiles, secrets that show nowhere, regions, endpoints, links, names of hosts."""
 
 import asyncio
 import socket
