@@ -110,8 +110,14 @@ async def unpack(archive: Path, into: Path, progress: Progress, limits: Limits |
         await in_thread(work)
 
 
-def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> None:
-    """Unpack a ``.tar.gz`` stream into `folder`; blocking, calls `moved` between pieces.
+def extract(
+    archive: IO[bytes],
+    folder: Path,
+    limits: Limits,
+    moved: Stop,
+    told: Callable[[int], None] = lambda done_bytes: None,
+) -> None:
+    """Unpack a ``.tar.gz`` stream into `folder`; blocking, calls `moved` between pieces, and `told` with what was written.
 
     Raises `Broken` (not an archive, damaged, cut short), `Invalid` naming the member (its name or link leads outside, its
     kind is not taken), `Exhausted` (beyond `limits`). What was written before a fault is the caller's to remove.
@@ -121,6 +127,7 @@ def extract(archive: IO[bytes], folder: Path, limits: Limits, moved: Stop) -> No
 
         def written(done_bytes: int) -> None:
             moved()
+            told(done_bytes)
             _check_ratio(limits, done_bytes, archive)
 
         try:

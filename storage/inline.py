@@ -35,6 +35,8 @@ BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 """Given a digest, an offset and a limit in bytes: the whole's size and a piece. Raises `NotFound`, `Unavailable`."""
 
 PIECE_BYTES = 262_144
+TOLD_S = 0.05
+"""How often it is told what an archive has unpacked to: a disk writes some 50 MB meanwhile."""
 SEEN_KEPT = 4_096
 """Digests of inline data that are remembered."""
 
@@ -130,8 +132,30 @@ class InlineSource:
             with tempfile.TemporaryFile(dir=into.parent) as packed:
                 await self._write(content, packed, progress)
                 packed.seek(0)
-                await in_thread(partial(extract, packed, beside, self._limits))
+                await self._unpack(packed, beside, partial(_further, progress, content.size_bytes))
         return Fetched(into)
+
+    async def _unpack(self, packed: IO[bytes], beside: Path, told: Callable[[int], None]) -> None:
+        """Unpack an archive; `told` hears what its files take, and ends it by what it raises."""
+        done_bytes = 0
+
+        def written(size_bytes: int) -> None:
+            nonlocal done_bytes
+            done_bytes = size_bytes
+
+        def work(stop: Stop) -> None:
+            extract(packed, beside, self._limits, stop, written)
+
+        unpacking = asyncio.ensure_future(in_thread(work))
+        try:
+            while not unpacking.done():
+                await asyncio.wait([unpacking], timeout=TOLD_S)
+                told(done_bytes)
+        except BaseException:
+            unpacking.cancel()
+            await asyncio.gather(unpacking, return_exceptions=True)
+            raise
+        await unpacking
 
     async def _write(self, content: Content, file: IO[bytes], progress: Progress) -> None:
         """Bring the bytes into `file`, and see that they are those that were named."""
@@ -193,6 +217,12 @@ def read_url(url: str) -> Content:
 
 def _append(file: int, piece: bytes, stop: Stop) -> None:
     write_all(file, piece)
+
+
+def _further(progress: Progress, packed_bytes: int, done_bytes: int) -> None:
+    """Tell `progress`, which has heard of the packed bytes, of more than those."""
+    if done_bytes > packed_bytes:
+        progress(done_bytes, None)
 
 
 def _shown(content: Content) -> str:

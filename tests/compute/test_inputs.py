@@ -1,7 +1,9 @@
 """Inputs that executions share: brought once, kept while anyone reads them, counted once, and within each task's Disk."""
 
 import asyncio
+import base64
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from protocol.held import input_token
 from protocol.jobs import Amounts, Input, Spec
 from protocol.messages import Report, Run
 from protocol.states import ExecutionState
+from storage.archive import pieces
 from storage.cache_entries import DATA, key_of
 from tests.compute.doubles import StagedSource, drivers
 from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
@@ -198,6 +201,23 @@ async def test_real_bytes_count_while_they_come(
     run = order(2, READING, amounts=Amounts(cpu=0.1, disk_bytes=1_000_000))
     await requester.run(run)
     all_read([await requester.ended(run)])
+
+
+async def test_what_an_archive_unpacks_to_counts_while_it_does(
+    nodes: Nodes, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """A small archive inside a job that is a large input is stopped at the task's Disk, before its program starts."""
+    (tmp_path / "packing").mkdir()
+    (tmp_path / "packing" / "zeros").write_bytes(bytes(30_000_000))
+    packed = base64.b64encode(b"".join(pieces(tmp_path / "packing"))).decode()
+    node = nodes()
+    await node.start()
+    source = Spec("inline", {"URL": f"data:application/gzip;base64,{packed}"})
+    task = noop(input_sources=[Input(source, "/in")])
+    failure = await failed(requester, order(1, task, amounts=Amounts(cpu=0.1, disk_bytes=1_000_000)))
+    assert failure.code == "Exhausted.DiskLimit"
+    assert "its inputs have more than" in failure.message
+    assert list((node.folder / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize("cacheable", [True, False])

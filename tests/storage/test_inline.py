@@ -241,6 +241,26 @@ class TestFaults:
                 limits=Limits(size_bytes=1_000_000),
             )
 
+    async def test_what_an_archive_unpacks_to_is_told_and_can_be_too_much(self, tmp_path: Path) -> None:
+        """Progress hears of the files' bytes, not only of the packed ones; what it raises ends the unpacking."""
+        params = InlineParams(
+            data_url(archive_of({"zeros": b"\0" * 30_000_000}, tmp_path, "much"), "application/gzip")
+        )
+        source = InlineSource(None, Limits(), 5.0)
+        resolved = await source.resolve(params, ALL)
+        told: list[int] = []
+
+        def enough(done_bytes: int, total_bytes: int | None) -> None:
+            told.append(done_bytes)
+            if done_bytes > 1_000_000:
+                raise Exhausted("that is too much")
+
+        with pytest.raises(Exhausted, match="too much"):
+            await source.fetch(params, resolved, tmp_path / "in", enough)
+
+        assert told == sorted(told)
+        assert not (tmp_path / "in").exists()
+
     async def test_a_large_file_meets_the_limit(self, tmp_path: Path) -> None:
         """A node's limit on one input holds for plain data as well, before any of it moves."""
         with pytest.raises(Exhausted, match="more than 10 bytes"):
