@@ -39,6 +39,7 @@ class Arrival:
         self._progress = progress
         self._digest = hashlib.sha256()
         self._file = -1
+        self._vouched = True
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +51,7 @@ class Arrival:
     def wanted(self) -> dict[str, str]:
         """The headers that ask for what is missing, none for everything."""
         version = self._pinned.version
-        if not self.done or not (version.exact or self.params.digest):
+        if not (self.done and self._vouched and (version.exact or self.params.digest)):
             return {}
         same = {"If-Range": version.etag} if version.exact else {}
         return {"Range": f"bytes={self.done}-", **same}
@@ -76,7 +77,11 @@ class Arrival:
         length = int(part[2]) + 1 - self.done
         if answer.content_length not in (None, length) or (size is not None and self.done + length != size):
             raise Broken(f"{shown(self.params)} answers with another part than was asked for", kind=FINAL)
-        if version.exact and found.etag not in ("", version.etag):
+        if version.exact and not found.etag:
+            # It may be of another version: the next attempt asks for everything.
+            self._vouched = False
+            raise Broken(f"{shown(self.params)} does not say of which version the rest is")
+        if version.exact and found.etag != version.etag:
             raise changed(self.params)
 
     def total(self, answer: aiohttp.ClientResponse) -> int | None:

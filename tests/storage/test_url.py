@@ -609,6 +609,32 @@ class TestTransfer:
         assert starts == sorted(set(starts))
         assert len(starts) == 6
 
+    async def test_a_rest_of_which_nobody_knows_the_version_is_not_taken(
+        self, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """A server that answers a range without an ETag is asked for the whole file again."""
+        asked: list[str] = []
+
+        async def sloppy(request: web.Request) -> web.StreamResponse:
+            asked.append(request.headers.get("Range", ""))
+            half = len(BODY) // 2
+            if asked[-1]:
+                told = {"Content-Range": f"bytes {half}-{len(BODY) - 1}/{len(BODY)}"}
+                return web.Response(status=206, body=b"?" * half, headers=told)
+            if len(asked) != 2:
+                return web.Response(body=BODY, headers={"ETag": '"1"'})
+            response = web.StreamResponse(headers={"ETag": '"1"'})
+            response.content_length = len(BODY)
+            await response.prepare(request)
+            await response.write(BODY[:half])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+
+        async with serving(sloppy) as url:
+            assert await bring(source, f"{url}/f", tmp_path) == {"f": BODY}
+        assert asked == ["", "", f"bytes={len(BODY) // 2}-", ""]
+
 
 class TestSecrets:
     """What people see of a URL."""
