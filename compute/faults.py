@@ -10,6 +10,7 @@ from protocol.ids import NodeId
 from protocol.jobs import Input, Spec
 from protocol.process import FULL
 from storage.locality import KIND as LOCALITY
+from storage.url.params import shown_url
 
 NODES_OWN = frozenset({"local", "localdirectory"})
 """Sources whose data is this node's own: another node may well have it."""
@@ -18,7 +19,7 @@ TAKEN = "Conflict.Taken"
 _NAMES = {
     "s3": lambda params: f"s3://{params.get('bucket', '')}/{params.get('key', '')}",
     "ipfs": lambda params: f"ipfs://{params.get('cid', '')}",
-    "urldownload": lambda params: str(params.get("url", "")),
+    "urldownload": lambda params: shown_url(str(params.get("url", ""))),
     "local": lambda params: str(params.get("sourcepath", "")),
     "localdirectory": lambda params: str(params.get("sourcepath", "")),
 }
@@ -57,9 +58,11 @@ def input_failure(error: Exception, index: int, wanted: Input, node: NodeId) -> 
     """What to raise when an input cannot be had: the message names its target and where it comes from."""
     failure = failure_of(error, node, f"fetching input {wanted.target}")
     source = wanted.source.type
+    place = place_of(wanted.source)
+    where = "" if place in failure.message else f" ({place})"
     told = msgspec.structs.replace(
         failure,
-        message=f"input {wanted.target} ({place_of(wanted.source)}): {failure.message}",
+        message=f"input {wanted.target}{where}: {failure.message}",
         details={**failure.details, "input": str(index), "target": wanted.target, "source": source},
     )
     kind = failure.code.partition(".")[0]

@@ -45,6 +45,11 @@ class Credential(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Credential({self.name}, for {self.host})"
 
+    @property
+    def where(self) -> str:
+        """The server that it may be sent to, as people write it."""
+        return f"{self.scheme}://{self.host}" + (f":{self.port}" if self.port is not None else "")
+
     def is_for(self, url: URL) -> bool:
         """Whether it may be sent to that URL's server."""
         port = self.port if self.port is not None else (443 if self.scheme == "https" else 80)

@@ -97,8 +97,16 @@ def parse_url(text: str) -> URL:
 
 
 def shown(params: UrlParams) -> str:
-    """The URL for people: without password and query, which may hold secrets."""
-    url = parse_url(params.url)
+    """The URL for people; see `shown_url`."""
+    return shown_url(params.url)
+
+
+def shown_url(text: str) -> str:
+    """A URL for people: without password and query, which may hold secrets. Of what is none, nothing is shown."""
+    try:
+        url = parse_url(text)
+    except ValueError:
+        return "what is no URL"
     return str(url.with_user(None).with_query(None).with_fragment(None)) + ("?…" if url.query_string else "")
 
 

@@ -192,8 +192,8 @@ class UrlSource:
             raise Denied(f"this node has no credentials named {params.credentials[:100]!r}", hint=hint)
         if not found.is_for(parse_url(params.url)):
             raise Denied(
-                f"the credentials {found.name!r} of this node are for {found.scheme}://{found.host}, "
-                f"not for {shown(params)}"
+                f"the credentials {found.name!r} of this node are for {found.where}, not for {shown(params)}",
+                hint="Name those of that server, or leave Credentials out.",
             )
         return found
 

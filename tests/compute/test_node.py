@@ -93,7 +93,7 @@ async def test_disabled_sources_are_not_offered(
 @pytest.mark.parametrize(
     ("head", "state", "told"),
     [
-        (b"HTTP/1.1 404 Pas trouv\xe9", S.FAILED, "404 Pas trouvé"),
+        (b"HTTP/1.1 404 Pas trouv\xe9", S.FAILED, "/?… answers 404 Pas trouvé"),
         (b'HTTP/1.1 200 OK\r\nContent-Disposition: inline; filename="caf\xe9"', S.COMPLETED, "|café"),
         (b'HTTP/1.1 200 OK\r\nETag: "caf\xe9"', S.COMPLETED, "café"),
         (b"HTTP/1.1 200 OK\r\nLast-Modified: f\xe9vrier", S.COMPLETED, "février"),
@@ -102,16 +102,17 @@ async def test_disabled_sources_are_not_offered(
 async def test_a_servers_odd_words_do_a_node_no_harm(
     head: bytes, state: S, told: str, hub: MemoryHub, requester: FakeRequester, tmp_path: Path
 ) -> None:
-    """Bytes beyond UTF-8 in what a web server says end up legible in the report, and the node goes on."""
+    """Bytes beyond UTF-8 in what a web server says end up legible in the report, and the node goes on; signatures do not."""
     made = settings(tmp_path / "node", allowed_addresses=("loopback",))
     engines = {"noop": NoopEngine(NODE)}
     async with answering(head, b"xyz") as url, running(MemoryBus(hub), made, engines=engines, host={}):
-        source = Spec("urlDownload", {"URL": url})
+        source = Spec("urlDownload", {"URL": f"{url}?signature=hush"})
         run = order(task=noop(input_sources=[Input(source, "/in")]))
         await requester.run(run)
         report = await requester.ended(run)
     assert report.state is state
     assert told in (report.failure.message if report.failure else report.inputs[0].identity)
+    assert "hush" not in repr(report)
 
 
 async def test_an_engine_that_hangs_does_not_hold_up_the_start(
