@@ -75,7 +75,7 @@ def _shown(entry: Entry) -> str:
 
 
 def _ago(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    sizes = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+    size, unit = next((each for each in sizes if seconds >= each[0]), sizes[-1])
+    count = round(seconds / size)
+    return f"{count} {unit}{'' if count == 1 else 's'}"

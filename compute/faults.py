@@ -59,7 +59,7 @@ def input_failure(error: Exception, index: int, wanted: Input, node: NodeId) -> 
     failure = failure_of(error, node, f"fetching input {wanted.target}")
     source = wanted.source.type
     place = place_of(wanted.source)
-    where = "" if place in failure.message else f" ({place})"
+    where = "" if place.removeprefix("ipfs://") in failure.message else f" ({place})"
     told = msgspec.structs.replace(
         failure,
         message=f"input {wanted.target}{where}: {failure.message}",

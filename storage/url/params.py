@@ -161,11 +161,14 @@ def changed(params: UrlParams) -> Broken:
     return Broken(message, hint="Run the job again.", kind=FINAL)
 
 
-def other_size(params: UrlParams, size_bytes: int | None) -> Broken:
-    message = (
-        f"{shown(params)} has {size_bytes} bytes or more, not the {params.size_bytes} that the job names"
+def other_size(params: UrlParams, size_bytes: int) -> Broken:
+    wanted = params.size_bytes or 0
+    has = (
+        f"more than the {wanted} bytes" if size_bytes > wanted else f"{size_bytes} bytes and not the {wanted}"
     )
-    return Broken(message, hint="Correct Size, or leave it out.", kind=FINAL)
+    return Broken(
+        f"{shown(params)} has {has} that the job names", hint="Correct Size, or leave it out.", kind=FINAL
+    )
 
 
 def redirected(params: UrlParams, at: URL, location: str) -> URL:

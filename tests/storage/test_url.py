@@ -443,7 +443,7 @@ class TestOptions:
         ("options", "word"),
         [
             ({"sha256": "0" * 64}, "has the SHA-256"),
-            ({"size_bytes": len(BODY) - 1}, "not the"),
+            ({"size_bytes": len(BODY) - 1}, "more than the"),
             ({"size_bytes": len(BODY) + 1}, "not the"),
         ],
     )
