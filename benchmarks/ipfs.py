@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import psutil
+from msgspec import Struct
 
 from benchmarks.record import Figure, figure
 from benchmarks.standstill import MARK, Delay, Watcher, latest_s, show, worst
@@ -35,6 +36,20 @@ IDLE: Final = "an idle loop beside ipfs get"
 SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
 
 
+class Times(Struct, frozen=True):
+    """What was timed: seconds of ours and of the peer's."""
+
+    name: str
+    ours: list[float]
+    peer: str
+    beside: list[float]
+    mark: str = ""
+
+    def figure(self) -> Figure:
+        """As it is shown and kept."""
+        return figure(self.name, self.ours, "s", peer=self.peer, peer_values=self.beside, mark=self.mark)
+
+
 async def measure() -> list[Figure]:
     """All figures of this part."""
     try:
@@ -46,24 +61,25 @@ async def measure() -> list[Figure]:
         small = await asyncio.to_thread(made_small, folder / "small")
         async with kubo(folder / "kubo", offline=True) as node, watched() as watch:
             ipfs = [tool, "--api", node.multiaddr]
-            figures = []
+            times: list[Times] = []
             for name, path, wanted in ((SMALL, folder / "small", small), (LARGE, data, digest)):
-                figures += await _gets(folder, node, ipfs, name, path, wanted, watch)
+                times += await _gets(folder, node, ipfs, name, path, wanted, watch)
             for name, path in ((SMALL, folder / "small"), (LARGE, data)):
-                figures.append(await _adds(folder, node, ipfs, name, path, watch))
-            return [*figures, *watch.figures()]
+                times.append(await _adds(folder, node, ipfs, name, path, watch))
+        # Not while the loop is watched: a figure feels the machine's pace, and holds the loop up for it.
+        return [*(each.figure() for each in times), *watch.figures()]
 
 
 async def _gets(
     folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path, digest: str, watch: "Watch"
-) -> list[Figure]:
+) -> list[Times]:
     cid = (await run([*ipfs, "add", "-rQ", "--cid-version=1", str(path)])).strip()
 
     async def peer(into: Path) -> Path:
         await run([*ipfs, "get", "-o", str(into), cid])
         return into
 
-    figures = []
+    times = []
     for what, connect, gateways in (
         (f"{name} from IPFS to disk", node.multiaddr, ()),
         (f"{name} from IPFS to disk, through a gateway", "", (node.gateway_url,)),
@@ -73,11 +89,11 @@ async def _gets(
         ) as fetch:
             ours, beside = await turns(folder, digest, watch.over(fetch), watch.beside(peer))
         mark = "" if gateways else MARK_GET
-        figures.append(figure(what, ours, "s", peer="ipfs get", peer_values=beside, mark=mark))
-    return figures
+        times.append(Times(what, ours, "ipfs get", beside, mark))
+    return times
 
 
-async def _adds(folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path, watch: "Watch") -> Figure:
+async def _adds(folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path, watch: "Watch") -> Times:
     result = folder / f"result-{path.name}"
     result.mkdir()
     os.rename(path, result / path.name)
@@ -107,14 +123,8 @@ async def _adds(folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path
                     times[way].append(took)
             if len(cids) != 1:
                 raise RuntimeError(f"other bytes were published than were given: {cids}")
-    return figure(
-        f"{name} published to IPFS",
-        times["ours"],
-        "s",
-        peer="ipfs add",
-        peer_values=times["peer"],
-        mark=MARK_ADD if name == LARGE else "",
-    )
+    mark = MARK_ADD if name == LARGE else ""
+    return Times(f"{name} published to IPFS", times["ours"], "ipfs add", times["peer"], mark)
 
 
 class Watch:

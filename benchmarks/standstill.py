@@ -11,12 +11,12 @@ is left is ours: processor time, system calls that wait, the interpreter's lock.
 
 import asyncio
 import ctypes
-import faulthandler
 import os
 import signal
 import time
-from types import TracebackType
-from typing import Final, Self
+import traceback
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
 
 from msgspec import Struct
 
@@ -55,29 +55,30 @@ class Delay(Struct, frozen=True):
 
 
 class Watcher:
-    """Measures the ticks of the loop that it is used on; a context manager, one in a process.
+    """Measures the ticks of the loop that it is used on; a context manager, one in a process, in its main thread.
 
-    Where a loop stands can't be told by the loop, nor by another thread, if the interpreter's lock is what it waits for. So
-    the kernel is asked for a signal, and its handler, which is faulthandler's, needs neither. It tells of the thread alone
-    that it interrupts, the main one where that takes signals: the frames of others move while they are read, and reading
-    them has ended a benchmark with a segmentation fault.
+    Where a loop stands can't be told by the loop, so a signal comes when it is late. Its handler is Python's: it runs when
+    a call that stands ends, in the frame that made it. (One that reads frames at any moment, as faulthandler does, has ended
+    two benchmarks with a segmentation fault.)
     """
 
     def __init__(self) -> None:
-        self._told = self._stat = -1
+        self._stat = -1
+        self._where = ""
+        self._before: Any = signal.SIG_DFL
 
     def __enter__(self) -> Self:
         self._stat = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self._told = os.memfd_create("standstill")
-        faulthandler.register(signal.SIGALRM, self._told, all_threads=False)
+        self._before = signal.signal(signal.SIGALRM, self._look)
+        # What waits in a system call goes on waiting.
+        signal.siginterrupt(signal.SIGALRM, False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.unregister(signal.SIGALRM)
-        os.close(self._told)
+        signal.signal(signal.SIGALRM, self._before)
         os.close(self._stat)
 
     async def delay(self) -> Delay:
@@ -88,7 +89,8 @@ class Watcher:
         await asyncio.sleep(TICK_S)
         late_s = max(time.perf_counter() - began - TICK_S, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        queued_s, where = _queued_s() - queued, self._where()
+        queued_s = _queued_s() - queued
+        where, self._where = self._where, ""
         if late_s < STILL_S:
             return Delay(late_s, queued_s)
         now = self._stolen()
@@ -107,15 +109,8 @@ class Watcher:
                 found[int(words[0].removeprefix(b"cpu"))] = int(words[_STEAL])
         return found
 
-    def _where(self) -> str:
-        """What was written down since the last look."""
-        size = os.fstat(self._told).st_size
-        if not size:
-            return ""
-        text = os.pread(self._told, size, 0).decode(errors="replace")
-        os.lseek(self._told, 0, os.SEEK_SET)
-        os.ftruncate(self._told, 0)
-        return text
+    def _look(self, signal_number: int, frame: FrameType | None) -> None:
+        self._where = "".join(traceback.format_stack(frame)[::-1])
 
 
 def show(own_s: float, where: str) -> None:
