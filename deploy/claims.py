@@ -95,7 +95,7 @@ RIGHTS: Final[Mapping[str, Claims]] = {
                 *(LOG_SUBJECTS, BLOB_SUBJECTS, f"$KV.{CELL_BUCKET}.>", "$JS.API.INFO"),
                 *_stream_api(LOG_STREAM, *_MAKE_AND_READ, "STREAM.PURGE.{}", *_CONSUME),
                 *_stream_api(BLOB_STREAM, *_MAKE_AND_READ, "STREAM.PURGE.{}"),
-                *_stream_api(_CELL_STREAM, *_MAKE_AND_READ),
+                *_stream_api(_CELL_STREAM, *_MAKE_AND_READ, "STREAM.PURGE.{}"),
                 # What requesters say to nodes and to each other.
                 *(ALL_COMMANDS, ALL_LOGS, ALL_RESULTS, f"req.{_SELF}.>"),
             ],

@@ -190,6 +190,11 @@ class Bus(Messages, Protocol):
     async def list_cells(self) -> list[Cell]:
         """All cells."""
 
+    async def remove_cell(self, name: str, revision: int) -> None:
+        """Remove a cell, unless it was changed after that revision. Twice is harmless. Raises `Unavailable`, and `Denied`
+        where a server was not told yet that requesters may.
+        """
+
     async def put_blob(self, data: bytes) -> str:
         """Store bytes; returns their SHA-256 in hexadecimal. Storing the same bytes again is harmless, and makes them new.
 

@@ -117,6 +117,11 @@ class MemoryHub:
     def happens(self, probability: float) -> bool:
         return probability > 0 and self._random.random() < probability
 
+    def remove_cell(self, name: str, revision: int) -> None:
+        known = self.cells.get(name)
+        if known is not None and known.revision <= revision:
+            del self.cells[name]
+
     # Messages
 
     def join(self, subscription: _Subscription) -> None:
@@ -371,6 +376,11 @@ class MemoryBus:
     async def list_cells(self) -> list[Cell]:
         await asyncio.sleep(0)
         return list(self._reach().cells.values())
+
+    async def remove_cell(self, name: str, revision: int) -> None:
+        check_cell_name(name)
+        await asyncio.sleep(0)
+        self._reach().remove_cell(name, revision)
 
     async def put_blob(self, data: bytes) -> str:
         await asyncio.sleep(0)

@@ -156,6 +156,10 @@ class NatsBus(NatsMessages):
     async def list_cells(self) -> list[Cell]:
         return await self._cells.all()
 
+    async def remove_cell(self, name: str, revision: int) -> None:
+        check_cell_name(name)
+        await self._cells.remove(name, revision)
+
     async def put_blob(self, data: bytes) -> str:
         return await self._blobs.put(data)
 

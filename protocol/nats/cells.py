@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.bus import Cell, Outcome, Refused, Stale, Stored
 from protocol.errors import Exhausted
-from protocol.nats.api import ApiError, Kept, StreamInfo, call, unavailable
+from protocol.nats.api import ApiError, Done, Kept, StreamInfo, call, unavailable
 from protocol.nats.frames import header_value
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import CELL_STREAM, CELL_SUBJECTS
@@ -58,6 +58,14 @@ class Cells:
         if self._listed is None or self._listed[0] != now:
             self._listed = now, await self._read_all()
         return list(self._listed[1])
+
+    async def remove(self, name: str, revision: int) -> None:
+        """See `protocol.bus.Bus.remove_cell`. Nothing stays of it, not even a mark: names may be made up without end."""
+        what = {"filter": _PREFIX + name, "seq": max(revision, 0) + 1}
+        try:
+            await call(self._wire, f"STREAM.PURGE.{CELL_STREAM}", Done, what)
+        except ApiError as error:
+            raise unavailable(error) from error
 
     async def _read_all(self) -> list[Cell]:
         subjects = await self._subjects()

@@ -75,6 +75,36 @@ class StoreContract:
         for cell in listed:
             assert cell == await other.get_cell(cell.name)
 
+    async def test_a_cell_is_removed_as_it_was_known(self, buses: Buses) -> None:
+        """One that was changed since stays; of one that is gone nothing is left, and revision 0 makes it anew. Others are as
+        they were.
+        """
+        one, other = buses
+        name, beside = secrets.token_hex(6), secrets.token_hex(6)
+        first = await one.put_cell(name, b"1", revision=0)
+        assert await one.put_cell(beside, b"stays", revision=0)
+        assert first
+        second = await other.put_cell(name, b"2", revision=first)
+        assert second
+
+        await one.remove_cell(name, first)
+        found = await one.get_cell(name)
+        assert found is not None
+        assert found.data == b"2"
+
+        for _ in range(2):
+            await one.remove_cell(name, second)
+            assert await other.get_cell(name) is None
+        names = {cell.name for cell in await other.list_cells()}
+        assert name not in names
+        assert beside in names
+        assert await other.put_cell(name, b"3", revision=second) is None
+        again = await other.put_cell(name, b"3", revision=0)
+        assert again
+        assert again > second
+        await one.remove_cell(name, second)
+        assert (await one.get_cell(name)) is not None
+
     @pytest.mark.parametrize("name", ["", "a.b", "a b", "*", ">", "x" * 65])
     async def test_a_cell_s_name_is_one_token(self, buses: Buses, name: str) -> None:
         """Any other name is `Invalid`."""

@@ -186,6 +186,7 @@ async def test_a_requester_keeps_cells_and_blobs(connect: Connect) -> None:
         await log.publish("$KV.NODES.n1", b"{2}", headers=guard)
     listed = await requester.api("STREAM.INFO.KV_NODES", {"subjects_filter": "$KV.NODES.>"})
     assert listed["state"]["subjects"] == {"$KV.NODES.n1": 1}
+    assert (await requester.api("STREAM.PURGE.KV_NODES", {"filter": "$KV.NODES.n1"}))["purged"] == 1
 
     await log.publish("blobs.abc.0", b"piece")
     kept = await requester.api("STREAM.MSG.GET.BLOBS", {"last_by_subj": "blobs.abc.0"})
