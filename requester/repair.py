@@ -46,10 +46,14 @@ class Repair:
             return
         node = beat.node.id
         held = self._jobs.fleet.held(node)
+        listed = self._listed.get(node) == (beat.incarnation, self._follower.created)
+        idle = not held and not beat.executions
+        if listed and idle:
+            return
         mine = not self._presence.rank(node)
-        if self._listed.get(node) != (beat.incarnation, self._follower.created) and mine:
+        if not listed and mine:
             self._list(beat)
-        if not held and not beat.executions:
+        if idle:
             return
         self._note(beat)
         now = self._clock.elapsed()
@@ -62,6 +66,10 @@ class Repair:
             for execution in extra(held, beat.executions):
                 cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
                 self._dispatch.tell(node, cancel)
+
+    def forget(self, node: NodeId) -> None:
+        """The node is not known any more; who comes under its name is told anew all it should have."""
+        self._listed.pop(node, None)
 
     def _list(self, beat: Beat) -> None:
         """Tell a node that has just started, or that this requester hears for the first time, all it should have."""

@@ -105,6 +105,7 @@ async def running(
         changed=orchestrator.nodes_changed,
         moves=orchestrator.attend_node,
         heard=repair.heard,
+        left=repair.forget,
     )
     duties = Duties(
         bus,

@@ -17,7 +17,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How one requester runs. Times in seconds, sizes in bytes.
 
     `silence_s` is how long a node may be silent before its work is given up; `away_s` how long jobs that only it could run
-    wait for it; `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says
+    wait for it; `forget_s` how long it is remembered (0: for ever), which is less where more than `away_max` nodes are away;
+    `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says
     that it is there, and three of them without a beat make another one absent. `commits_max` bounds the entries that
     wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory, and
     `keep_waiting` of those that wait.
@@ -40,6 +41,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     policy: Policy = field(default_factory=Policy)
     silence_s: float = SILENCE_S
     away_s: float = 600.0
+    forget_s: float = 7 * 86_400.0
+    away_max: int = 10_000
     beat_s: float = 1.0
     takeover_s: float = 1.0
     tick_s: float = 0.1

@@ -26,6 +26,7 @@ PASSWORD: Final = ("NATS.Password", "Orchestrator.Auth.Token", "Node.Network.Aut
 HOST: Final = ("API.Host", "Node.ServerAPI.Host")
 PORT: Final = ("API.Port", "Node.ServerAPI.Port")
 SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
+FORGET: Final = "Orchestrator.NodeManager.ForgetAfter"
 KEEP: Final = "Orchestrator.KeepFor"
 NATS_HOST: Final = ("Orchestrator.Host", "Node.Network.Host")
 NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
@@ -42,6 +43,7 @@ OWN: Final = (
     *NATS_HOST,
     *NATS_PORT,
     SILENCE,
+    FORGET,
     KEEP,
     "NATS.Replicas",
     "NATS.LogMaxBytes",
@@ -191,6 +193,7 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
         api_port=config.number(*PORT, default=default.api_port, most=65_535),
         manual_approval=config.flag(*APPROVAL),
         silence_s=config.seconds(SILENCE, default=default.silence_s),
+        forget_s=config.seconds(FORGET, default=default.forget_s),
         keep_s=config.seconds(KEEP, default=default.keep_s),
     )
 

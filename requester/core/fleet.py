@@ -58,6 +58,8 @@ class Fleet:
     def __init__(self, hearing_since: float = 0.0) -> None:
         self.hearing_since = hearing_since
         self.nodes: dict[NodeId, NodeRecord] = {}
+        self.heard_at: dict[NodeId, float] = {}
+        """When each of them was last heard, in unix seconds: apart from its record, which is the same from beat to beat."""
         self._hosts = _Hosts()
         self.host: Callable[[NodeId], Host] = self._hosts.__getitem__
         """What is promised on a node, and what is left."""
@@ -79,6 +81,7 @@ class Fleet:
         """Take a node's newest record. True if that changes how it stands towards any demand."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
+        self.heard_at.setdefault(node.info.id, node.last_beat_at)
         if node.cordon is not None or node.aside is not None:
             self.kept_away[node.info.id] = None
         else:
@@ -98,14 +101,12 @@ class Fleet:
         self._host(node.info.id).resize(node.info.capacity)
         return True
 
-    def heard(self, node: NodeRecord, at: float) -> None:
-        """A known node is still there, and nothing about it is new."""
-        self.nodes[node.info.id] = replace(node, last_beat_at=at)
-
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""
         known = self.nodes.pop(node, None)
+        self.heard_at.pop(node, None)
         self.kept_away.pop(node, None)
+        self.health.forget(node)
         if known is not None:
             self._note_inputs(node, known.held, {})
             self._whole = self._whole - known.info.capacity
@@ -200,9 +201,11 @@ class Fleet:
         return known.drain_by if known is not None else None
 
     def told(self, node: NodeRecord) -> NodeRecord:
-        """The node's record with what is free on it, for people."""
-        host = self.host(node.info.id)
-        return replace(node, free=host.free, running=len(host.held))
+        """The node's record with what is free on it and when it was last heard, for people."""
+        id_ = node.info.id
+        host = self.host(id_)
+        heard_at = self.heard_at.get(id_, node.last_beat_at)
+        return replace(node, free=host.free, running=len(host.held), last_beat_at=heard_at)
 
     def _note_inputs(self, node: NodeId, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         for token in before:

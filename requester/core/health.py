@@ -89,6 +89,10 @@ class Health:
         if known is not None and known.last_at <= at:
             del self.troubled[node]
 
+    def forget(self, node: NodeId) -> None:
+        """The node is not known any more."""
+        self.troubled.pop(node, None)
+
     def fade(self, now: float) -> None:
         """Forget what was long ago."""
         for node in [node for node, each in self.troubled.items() if now - each.last_at > FADE_S]:

@@ -1,10 +1,14 @@
-"""Who is alive: judged by the last beat heard, and by how long we could have heard any.
+"""Who is alive: judged by the last beat heard, and by how long we could have heard any; and who is forgotten.
 
-Knows: when silence means absence. Must not know: how beats arrive or what follows from an absence.
+Knows: when silence means absence, and when an absence has lasted long enough. Must not know: how beats arrive or what
+follows from an absence.
 """
 
+from collections.abc import Mapping
 from math import inf
 from typing import Final
+
+from protocol.ids import NodeId
 
 SILENCE_S: Final = 5.0
 APPROVED: Final = "APPROVED"
@@ -26,3 +30,14 @@ def silent_before(hearing_since: float, now: float, silence_s: float = SILENCE_S
 def silent(last_beat_at: float, hearing_since: float, now: float, silence_s: float = SILENCE_S) -> bool:
     """Whether a node (or requester) has been silent for too long."""
     return last_beat_at < silent_before(hearing_since, now, silence_s)
+
+
+def forgotten(away: Mapping[NodeId, float], now: float, forget_s: float, away_max: int) -> list[NodeId]:
+    """Which nodes to forget of those that are away, each with the time since when (unix seconds), the longest first: after
+    `forget_s` (0: never), and earlier where more than `away_max` are away, as of a fleet whose names are made up anew.
+    """
+    if not forget_s:
+        return []
+    order = sorted(away, key=lambda node: (away[node], node))
+    too_many = len(order) - away_max
+    return [node for number, node in enumerate(order) if number < too_many or now - away[node] >= forget_s]

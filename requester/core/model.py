@@ -158,6 +158,8 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `expected` is False once it has been away for so long that no job should wait for it. `held` are the inputs whose bytes
     it says it has, by `protocol.held.input_token`, with their sizes in bytes. `cordon` and `aside` keep new work away.
+    `away_since` (unix seconds) is from when on an absence counts that has lasted so long, 0 for none: what a person said of
+    the node meanwhile begins it anew.
     """
 
     info: NodeInfo
@@ -174,6 +176,7 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     held: dict[str, int] = field(default_factory=dict)
     cordon: Cordon | None = None
     aside: Aside | None = None
+    away_since: float = 0.0
 
     @property
     def drain_by(self) -> float | None:

@@ -1,14 +1,16 @@
 """A beat is read the same whether its node was described before or not."""
 
+import json
+
 import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Broken
 from protocol.ids import ExecutionId, NodeId
-from protocol.messages import Beat, encode
+from protocol.messages import Beat, decode, encode
 from protocol.nodes import NodeInfo, Offer
 from protocol.states import ExecutionState
-from requester.beats import Beats, _Closed
+from requester.beats import Beats, _Rest
 
 BEAT = Beat(
     NodeInfo(NodeId("n"), "1", labels={"zone": "a"}, engines=[Offer("wasm")]),
@@ -23,8 +25,46 @@ BEAT = Beat(
 
 def test_every_field_of_a_beat_is_read() -> None:
     """Also those that are added to it one day."""
-    assert _Closed.__struct_fields__ == Beat.__struct_fields__
+    assert ("node", *_Rest.__struct_fields__) == Beat.__struct_fields__
     assert Beats().read("node.n.beat", encode(BEAT)) == BEAT
+
+
+def test_a_beat_in_another_s_name_is_none() -> None:
+    """The server vouches for the subject: whose node the body is, has to fit, also after one that did."""
+    beats = Beats()
+    beats.read("node.n.beat", encode(BEAT))
+    for _ in range(2):
+        with pytest.raises(Broken, match="m"):
+            beats.read("node.n.beat", encode(replace(BEAT, node=replace(BEAT.node, id=NodeId("m")))))
+
+
+def test_the_order_of_members_means_nothing() -> None:
+    """Whoever writes a beat in another order, or with spaces, is read the same; so is what follows it."""
+    plain = decode(encode(BEAT), dict[str, object])
+    for turned in (dict(reversed(plain.items())), plain):
+        beats = Beats()
+        for _ in range(2):
+            assert beats.read("node.n.beat", json.dumps(turned, indent=1).encode()) == BEAT
+            assert beats.read("node.n.beat", encode(BEAT)) == BEAT
+
+
+def test_a_longer_description_is_another_one() -> None:
+    """What was read is known again by all of its bytes, not by how they begin."""
+    beats = Beats()
+    beats.read("node.n.beat", encode(BEAT))
+    with pytest.raises(Broken):
+        beats.read("node.n.beat", encode(BEAT).replace(b',"incarnation"', b'}"incarnation"'))
+    assert beats.read("node.n.beat", encode(BEAT)) == BEAT
+
+
+def test_what_is_forgotten_is_read_anew() -> None:
+    """Nothing is left of a node that is not known any more."""
+    beats = Beats()
+    first = beats.read("node.n.beat", encode(BEAT))
+    beats.forget("node.n.beat")
+    beats.forget("node.n.beat")
+    assert beats._last == {}
+    assert beats.read("node.n.beat", encode(BEAT)).node is not first.node
 
 
 def test_the_same_description_is_the_same_object() -> None:
@@ -37,7 +77,8 @@ def test_the_same_description_is_the_same_object() -> None:
     again = beats.read("node.n.beat", encode(later))
     assert again == later
     assert again.node is first.node
-    assert beats.read("node.m.beat", encode(changed)) == changed
+    other = replace(BEAT, node=replace(BEAT.node, id=NodeId("m")))
+    assert beats.read("node.m.beat", encode(other)) == other
     assert beats.read("node.n.beat", encode(changed)) == changed
 
 

@@ -1,21 +1,42 @@
 """Nodes that a person takes out of service, that fail too often, or that fall silent for a while."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
-from protocol.errors import Failure, NotFound
+from protocol.errors import Denied, Failure, NotFound
 from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
+from protocol.memory_bus import MemoryBus
 from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.policy import Policy
 from requester.registry import NodeCell
-from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+from requester.service import Service
+from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit, until
 
+FORGETFUL = replace(QUICK, silence_s=0.3, away_s=0.6)
 PATIENT = replace(QUICK, policy=Policy(backoff_s=0.02, backoff_max_s=0.1, join_grace_s=0.2, healthy_s=0.05))
+
+
+class Forbidding(MemoryBus):
+    """A bus whose server does not let cells be removed. `refused` is how often it was asked to."""
+
+    refused = 0
+
+    async def remove_cell(self, name: str, revision: int) -> None:
+        self.refused += 1
+        raise Denied("not yours")
+
+
+def kept(cluster: Cluster) -> dict[str, NodeCell]:
+    """What is kept of nodes, by name."""
+    return {name: decode(cell.data, NodeCell) for name, cell in cluster.hub.cells.items()}
 
 
 async def test_cordon_and_drain(tmp_path: Path) -> None:
@@ -81,6 +102,108 @@ async def test_a_node_is_removed_by_who_never_heard_it(tmp_path: Path) -> None:
         node.incarnation += 1
         await cluster.find(node)
         await happens(lambda: one.facts()["nodes"] == two.facts()["nodes"] == 1)
+
+
+def everything_kept(service: Service) -> list[Mapping[Any, Any]]:
+    """All that a requester keeps by node."""
+    registry, fleet = service._duties._registry, service._jobs.fleet
+    repair: Any = registry._left.__self__  # type: ignore[attr-defined]
+    return [
+        *(fleet.nodes, fleet.heard_at, fleet._hosts, fleet._holders, fleet._holding, fleet.kept_away),
+        *(fleet.troubled, registry._notes, registry._beats._last, registry._to_save, repair._listed),
+    ]
+
+
+async def test_a_node_that_stays_away_leaves_everything(tmp_path: Path) -> None:
+    """Names that are made up for each machine cost nothing for ever: after a while nothing is left of a node, at any
+    requester or in what is kept, whether it was removed or just did not come back; also if a requester was restarted
+    meanwhile. Who comes under such a name later is a new node.
+    """
+    settings = replace(FORGETFUL, forget_s=1.5)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        nodes = [await cluster.node(f"n{number}") for number in range(4)]
+        for node in nodes:
+            node.held = {"an input": 7}
+        await happens(lambda: len(cluster.hub.cells) == len(nodes))
+        await closed(one, await submit(one, a_job(count=8)))
+        await two.set_membership("n0", "DELETED", "sold")
+        for node in nodes:
+            await cluster.lose(node)
+        await happens(lambda: sum(cell.away_since > 0 for cell in kept(cluster).values()) == len(nodes))
+        await cluster.kill("r1")
+        one = await cluster.requester("r1")
+
+        await happens(lambda: not cluster.hub.cells)
+        await happens(lambda: not any(map(len, [*everything_kept(one), *everything_kept(two)])))
+
+        await cluster.find(nodes[1])
+        await happens(lambda: len(cluster.hub.cells) == 1)
+        await closed(two, await submit(two, a_job("again")))
+
+
+async def test_a_word_against_a_node_is_not_forgotten(tmp_path: Path) -> None:
+    """A node that a person has rejected or cordoned is remembered however long it is away: it does not come back as if
+    nothing had been said. Once the word is taken back it goes, but not at that moment.
+    """
+    settings = replace(FORGETFUL, forget_s=0.5)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        nodes = [await cluster.node(f"n{number}") for number in range(3)]
+        await happens(lambda: len(cluster.hub.cells) == 3)
+        await service.set_membership("n0", "REJECTED", "not ours")
+        await service.cordon("n1", reason="a bad disk")
+        for node in nodes:
+            await cluster.lose(node)
+        await happens(lambda: {*cluster.hub.cells} == {"n0", "n1"})
+        marks = {name: cell.away_since for name, cell in kept(cluster).items()}
+
+        await service.uncordon("n1")
+        after = await service.node("n1")
+        assert after.away_since > marks["n1"] > 0
+        await happens(lambda: {*cluster.hub.cells} == {"n0"})
+        assert [node.info.id for node in await service.nodes()] == ["n0"]
+        await cluster.find(nodes[0])
+        await happens(lambda: service._jobs.fleet.nodes[nodes[0].id].connected)
+        assert (await service.node("n0")).membership == "REJECTED"
+
+
+async def test_a_node_that_holds_work_is_not_forgotten(tmp_path: Path) -> None:
+    """A job that bears a long silence finds its node again."""
+    settings = replace(FORGETFUL, forget_s=0.3)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester()
+        node, other = await cluster.node("n1", script=hold), await cluster.node("n2", engines=())
+        job = await submit(service, a_job(disconnect=Disconnect(60)))
+        await node.until(lambda node: bool(node.runs))
+        await happens(lambda: len(cluster.hub.cells) == 2)
+        for each in (node, other):
+            await cluster.lose(each)
+        await happens(
+            lambda: {*cluster.hub.cells} == {"n1"} and not service._jobs.fleet.nodes[node.id].expected
+        )
+
+        await cluster.find(node)
+        node.finish(node.runs[0].execution)
+        record = await closed(service, job)
+        assert [(each.node, each.state) for each in record.executions.values()] == [("n1", S.COMPLETED)]
+
+
+async def test_a_cell_that_cannot_be_removed(tmp_path: Path) -> None:
+    """Where servers do not allow it yet, that is said once in a while, and all else goes on."""
+    settings = replace(FORGETFUL, forget_s=0.1)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        bus = Forbidding(cluster.hub)
+        with capture_logs() as logs:
+            service = await cluster.requester(bus=bus)
+            node = await cluster.node("n1")
+            await happens(lambda: len(cluster.hub.cells) == 1)
+            await cluster.lose(node)
+            await happens(lambda: bus.refused > 0)
+            await cluster.node("n2")
+            await closed(service, await submit(service, a_job()))
+            await happens(lambda: len(cluster.hub.cells) == 2)
+        assert [line["reason"] for line in logs if "forgotten" in line["event"]] == ["not yours"]
 
 
 async def test_a_word_about_a_node_that_was_just_removed(tmp_path: Path) -> None:

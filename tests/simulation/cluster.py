@@ -74,6 +74,7 @@ class Cluster:
         self.machines = Machines(self.scheduler, self.hub, seed, folder)
         self.machines.note, self.machines.wrong = self.note, self.wrong
         self.machines.keep_s, self.machines.manual = scenario.keep_s, scenario.manual
+        self.machines.forget_s = scenario.forget_s
         self._calm = not scenario.older and all(action.what in PEOPLE for action in scenario.actions)
         at_nodes = all(action.what in PEOPLE or action.who.startswith("n") for action in scenario.actions)
         punctual = at_nodes and not scenario.older
@@ -81,7 +82,7 @@ class Cluster:
         way_s = scenario.latency_s[1]
         self.words = Words(self.wrong, self.checker, self.scheduler, punctual=punctual, way_s=way_s)
         self.hub.stored = self._stored
-        self.hub.written = self.words.written
+        self.hub.written, self.hub.removed = self.words.written, self._forgotten
         self.machines.decided = self.words.decided
         self.hub.cleared = self.checker.cleared
         self.checker.thinned = self.hub.thinned
@@ -383,6 +384,10 @@ class Cluster:
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
         self.checker.stored(who, append, seq, self.scheduler.now)
+
+    def _forgotten(self, who: str, node: str) -> None:
+        self.note(who, f"forgets {node}")
+        self.words.removed(who, node)
 
     def _reached(self, name: str) -> None:
         """A process has come to a failpoint."""

@@ -89,6 +89,8 @@ class SimulatedHub(MemoryHub):
         """Told of each job of which the log has nothing any more."""
         self.written: Callable[[str, Cell], None] = lambda who, cell: None
         """Told of each cell that was changed, and by whom."""
+        self.removed: Callable[[str, str], None] = lambda who, name: None
+        """Told of each cell that was removed, and by whom."""
         self.thinned: set[JobKey] = set()
         """Jobs that went on while their earlier versions were taken out of the log."""
         self._last_arrival: dict[tuple[int, int], float] = {}
@@ -363,6 +365,17 @@ class SimulatedBus(MemoryBus):
 
     async def list_cells(self) -> list[Cell]:
         return await self._ask(lambda: list(self._server.cells.values()))
+
+    async def remove_cell(self, name: str, revision: int) -> None:
+        check_cell_name(name)
+        await self._ask(partial(self._remove_cell, name, revision))
+
+    def _remove_cell(self, name: str, revision: int) -> None:
+        server = self._server
+        there = name in server.cells
+        server.remove_cell(name, revision)
+        if there and name not in server.cells:
+            server.removed(self.name, name)
 
 
 def _time_out(answer: "asyncio.Future[bytes]", why: str) -> None:

@@ -67,6 +67,8 @@ PATIENCE = Settings(
     ),
 )
 """A requester's settings: shorter than in earnest, so that a minute of virtual time holds a long story."""
+FORGETFUL_S = 4.5
+"""Where nodes are forgotten soon, they are waited for that long."""
 NODE_BEAT_S = 1.0
 CAPACITY = Amounts(cpu=4, memory_bytes=4_000_000_000, disk_bytes=10_000_000_000, gpu=0)
 
@@ -83,6 +85,8 @@ class Machines:
         self.keep_s = 0.0
         self.manual = False
         """Whether people approve each node."""
+        self.forget_s = 0.0
+        """How long nodes are remembered that are away, 0 for longer than the story."""
         self.note: Callable[[str, str], None] = lambda who, what: None
         self.wrong: Callable[[str], None] = lambda what: None
         self.decided: Callable[[str, Fleet, Append], None] = lambda who, fleet, append: None
@@ -235,6 +239,8 @@ class RequesterProcess(Process):
             keep_s=self.machines.keep_s,
             manual_approval=self.machines.manual,
         )
+        if self.machines.forget_s:
+            settings = replace(settings, away_s=FORGETFUL_S, forget_s=self.machines.forget_s)
         async with running(bus, settings, clock=self.clock, randbits=self.random.getrandbits) as service:
             self._listen_to(service)
             self.service = service

@@ -38,6 +38,9 @@ def going_on(cluster: "Cluster") -> list[str]:
         for call in cluster.calls
         if not call.answer
     ]
+    found += [
+        f"nothing is kept of {node.name}" for node in cluster.nodes if node.name not in cluster.hub.cells
+    ]
     for process in cluster.processes.values():
         if not process.alive:
             found.append(f"{process.name} is not there")

@@ -49,6 +49,8 @@ class Scenario(Struct):
     """How long closed jobs stay in the log, 0 for ever. Some are away for longer."""
     manual: bool = False
     """Whether people approve each node."""
+    forget_s: float = 0.0
+    """How long nodes are remembered that are away, 0 for longer than the story."""
     older: list[str] = field(default_factory=list)
     """The processes that are of the version before this one."""
     actions: list[Action] = field(default_factory=list)
@@ -73,6 +75,8 @@ def draw(seed: int) -> Scenario:
     if random.random() < 0.08:
         everybody = [*_names("r", scenario.requesters), *_names("n", scenario.nodes)]
         scenario.older = random.sample(everybody, random.randint(1, len(everybody) - 1))
+    if random.random() < 0.1:
+        _forgetful(random, scenario)
     return scenario
 
 
@@ -326,6 +330,18 @@ def _absence(random: Random, scenario: Scenario) -> list[Action]:
         begin = at - 2 * scenario.latency_s[1] * random.random()
         actions.append(Action(max(begin, 0.1), "submit", job=job))
     return actions
+
+
+def _forgetful(random: Random, scenario: Scenario) -> None:
+    """Nodes are forgotten soon, and one is away for about as long: killed, or cut off and at work."""
+    scenario.forget_s = random.uniform(0.2, 4.0)
+    who, at = random.choice(_names("n", scenario.nodes)), random.uniform(0.5, 4.0)
+    away_s = scenario.forget_s + random.uniform(6.0, 18.0)
+    away = Action(at, "kill", who, seconds=away_s)
+    if random.random() < 0.4:
+        away = Action(at, "cut", who, seconds=away_s, number=1.0, text="both")
+    scenario.actions = sorted([*scenario.actions, away], key=lambda action: action.at)
+    scenario.chaos_s = max(scenario.chaos_s, at + away_s + random.uniform(0.0, 2.0))
 
 
 def _down_s(random: Random) -> float:

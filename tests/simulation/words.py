@@ -103,6 +103,13 @@ class Words:
             self._by_word(said, tuple(ABOUT_MEMBERSHIP), f"{who} makes {node} {now.membership}")
         self._follow(node, now)
 
+    def removed(self, who: str, node: str) -> None:
+        """A node was away for so long that it is forgotten: never one against which a word stands."""
+        was = self.cells.pop(node)
+        if was.membership == REJECTED or (was.membership != DELETED and was.cordon is not None):
+            self._wrong(f"I11: {who} forgets {node}, which is {was.membership} and {was.cordon}")
+        self._checker.barred.pop(node, None)
+
     def _by_word(self, said: list[Word], about: tuple[str, ...], what: str) -> None:
         if not any(word.what in about for word in said):
             self._wrong(f"I11: {what}, and nobody said so")
@@ -123,8 +130,12 @@ class Words:
             self._scheduler.after(wait_s, self._check_empty, node, now)
 
     def _check_empty(self, node: str, then: NodeCell) -> None:
-        now = self.cells[node]
-        if self._punctual and (now.membership, now.cordon) == (then.membership, then.cordon):
+        now = self.cells.get(node)
+        if (
+            now is not None
+            and self._punctual
+            and (now.membership, now.cordon) == (then.membership, then.cordon)
+        ):
             for id_ in self.work_on(node):
                 self._wrong(f"I11: {id_} is still on {node}, which is {then.membership} and {then.cordon}")
 

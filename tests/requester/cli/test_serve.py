@@ -92,6 +92,7 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
         "old.yaml",
         "Orchestrator.NodeManager.ManualApproval",
         "Orchestrator.NodeManager.DisconnectTimeout=1m",
+        "Orchestrator.NodeManager.ForgetAfter=48h",
         "JobDefaults.Batch.Task.Timeouts.TotalTimeout=30m",
         "JobDefaults.Batch.Task.Publisher.Type=local",
         "JobDefaults.Service.Priority=3",
@@ -100,6 +101,7 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
     assert (made.settings.api_host, made.settings.api_port) == ("127.0.0.9", 99)
     assert made.settings.manual_approval
     assert made.settings.silence_s == 60
+    assert made.settings.forget_s == 2 * 86_400
     assert made.defaults.batch.timeouts.total_timeout == 1800
     assert made.defaults.batch.publisher.type == "local"
     assert made.defaults.service.priority == 3
