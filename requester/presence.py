@@ -23,6 +23,9 @@ DEAF_BEATS: Final = 2
 DEAF_S: Final = 1.0
 """So many of our own beats, and for so long, have to be missing."""
 
+RANKS_MAX: Final = 65_536
+"""Ranks that are remembered: a node's is asked for with each of its beats, a job's with each of its entries."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -56,11 +59,19 @@ class Presence:
         """Told of each beat of another."""
         self.me = me
         self.there: tuple[RequesterId, ...] = (me,)
+        self._ranks: dict[str, int] = {}
         self.address = ""
 
     def rank(self, key: str) -> int:
         """How many others come before this one for a job's key or a node's id."""
-        return owners.rank(self.me, self.there, key)
+        if len(self.there) < 2:
+            return 0
+        rank = self._ranks.get(key)
+        if rank is None:
+            if len(self._ranks) >= RANKS_MAX:
+                self._ranks.clear()
+            rank = self._ranks[key] = owners.rank(self.me, self.there, key)
+        return rank
 
     def others(self) -> list[RequesterBeat]:
         """The newest beats of the others that are there."""
@@ -120,6 +131,7 @@ class Presence:
         there = tuple(sorted([self.me, *self._heard]))
         if there != self.there:
             self.there = there
+            self._ranks.clear()
             _log.info("requesters there", requesters=there)
             self.changed()
 
