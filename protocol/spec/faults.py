@@ -170,7 +170,8 @@ def _text(faults: list[SpecFault], shown_faults: list[SpecFault], file: str) -> 
     width = min(max(map(len, places), default=0), 40)
     lines = [f"{count} in {file or 'the job'}"]
     lines += [
-        f"  {place:<{width}}  {fault}".rstrip() for place, fault in zip(places, shown_faults, strict=True)
+        f"  {place:<{width}}  {fault}".rstrip() if place else f"  {fault}"
+        for place, fault in zip(places, shown_faults, strict=True)
     ]
     if len(faults) > len(shown_faults):
         lines.append(f"  … and {len(faults) - len(shown_faults)} more")
@@ -178,4 +179,7 @@ def _text(faults: list[SpecFault], shown_faults: list[SpecFault], file: str) -> 
 
 
 def _place(fault: SpecFault) -> str:
-    return f"{fault.file}:{fault.line}:{fault.column}" if fault.line else fault.path
+    """Where in the text it is, else its path, where the message does not name that itself."""
+    if fault.line:
+        return f"{fault.file}:{fault.line}:{fault.column}"
+    return "" if fault.path in fault.message else fault.path

@@ -92,14 +92,14 @@ def test_faults_travel_with_their_failure() -> None:
 
 
 def test_a_body_s_faults_have_paths() -> None:
-    """A program gets every fault with its JSON path."""
+    """A program gets every fault with its JSON path; a message that names it has it once."""
     with pytest.raises(SpecFaults) as caught:
         read_body({"Type": "batch", "Count": "x", "Tasks": [{"Name": "main", "Engine": {"Type": "docker"}}]})
 
     assert caught.value.message.splitlines() == [
         "2 problems in the job",
-        "  Count                         Count must be a whole number, and is a text (write it without quotes)",
-        "  Tasks[0].Engine.Params.Image  Tasks[0].Engine.Params.Image is missing",
+        "  Count must be a whole number, and is a text (write it without quotes)",
+        "  Tasks[0].Engine.Params.Image is missing",
     ]
 
 
