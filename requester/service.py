@@ -230,8 +230,7 @@ class Service:
         self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False
     ) -> list[ExecutionRecord]:
         record = await self.job(ref, namespace=namespace)
-        wanted = version or record.version
-        return [each for each in record.executions.values() if all_versions or each.version == wanted]
+        return list(record.executions.values()) if all_versions else record.shown(version)
 
     async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:
         record = await self.job(ref, namespace=namespace)

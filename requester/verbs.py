@@ -146,7 +146,7 @@ class Verbs(Protocol):
     async def executions(
         self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False
     ) -> list[ExecutionRecord]:
-        """A job's executions, oldest first."""
+        """A job's executions, oldest first: those of `version`, of all, or without either what `JobRecord.shown` gives."""
 
     async def history(self, ref: str, query: HistoryQuery, *, namespace: str = "") -> HistoryPage:
         """A job's history."""

@@ -68,7 +68,7 @@ def executions(
     *,
     namespace: Namespace = "",
     version: Version = 0,
-    all_versions: Annotated[bool, Parameter(help="Of all versions of the job.")] = False,
+    all_versions: Annotated[bool, Parameter(help="Also what has ended of earlier versions.")] = False,
     part: WholeList = WholeList(),
     order: Order = Order(),
     how: ListFormat = ListFormat(),

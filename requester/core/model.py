@@ -106,6 +106,12 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
         version = self.version
         return [each for each in self.executions.values() if each.version != version and each.open]
 
+    def shown(self, version: int = 0) -> list[ExecutionRecord]:
+        """The executions of a version; without one those of the present version, and what still runs of earlier ones."""
+        if version:
+            return [each for each in self.executions.values() if each.version == version]
+        return [each for each in self.executions.values() if each.version == self.version or each.open]
+
     def published(self) -> list[ExecutionRecord]:
         """The execution whose result counts, for each partition of the present version that has one, in order.
 

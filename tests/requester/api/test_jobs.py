@@ -332,13 +332,18 @@ async def test_history_can_be_narrowed(api: Api, twin: Twin) -> None:
 
 
 async def test_executions_are_ordered_and_cut(api: Api, twin: Twin) -> None:
-    """Order, direction, limit and versions of a job's executions."""
+    """Order, direction, limit and versions of a job's executions: of earlier ones what still runs, or what is asked for."""
     id_ = await twin.submitted(a_job("n", count=2))
     made = [await twin.assign(id_, partition=number) for number in range(2)]
     path = f"{JOBS}/n/executions"
     assert [item["ID"] for item in (await _get(api, path, order_by="create_time"))["Items"]] == made
     assert [item["ID"] for item in (await _get(api, path, reverse="true", limit=1))["Items"]] == made[1:]
     await twin.submitted(a_job("n", count=3))
+    assert [(item["ID"], item["JobVersion"]) for item in (await _get(api, path))["Items"]] == [
+        (id_, 1) for id_ in made
+    ]
+    for execution in made:
+        await twin.report(execution, ExecutionState.CANCELLED)
     assert (await _get(api, path))["Items"] == []
     assert len((await _get(api, path, all_job_versions="true"))["Items"]) == 2
     assert len((await _get(api, path, job_version=1))["Items"]) == 2

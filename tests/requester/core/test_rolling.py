@@ -79,6 +79,9 @@ def test_a_version_that_does_not_come_up_stops_its_update() -> None:
     world.submit(a_job(type_="service", count=3, labels={"v": "2"}))
     new = next(each for each in world.open() if each.version == 2)
     world.report(new, S.FAILED, Failure("NotFound.Image", "no such image"))
+    # Who asks for the job's executions is not told that nothing of it runs.
+    assert [(each.version, each.open) for each in world.job.shown()] == [(1, True), (1, True), (2, False)]
+    assert [each.version for each in world.job.shown(1)] == [1, 1, 1]
     world.now += 1_000
     world.look()
 
