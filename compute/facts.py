@@ -33,7 +33,8 @@ PROBE_S: Final = 10.0
 FIRST_PROBE_S: Final = 2.0
 """A node that starts does not wait longer for an engine or server that hangs."""
 NVIDIA_S: Final = 10.0
-VERSION: Final = "0.1.0"
+VERSION: Final = "0.2.0"
+"""Raised with each release: nodes of one version are taken to read jobs alike (ADR 0022)."""
 RESERVE_SHARE: Final = "5%"
 RESERVE_BYTES: Final = 10 << 30
 _UNLIMITED: Final = 1 << 60

@@ -4,10 +4,13 @@ import importlib
 import importlib.util
 import pkgutil
 import subprocess
+import tomllib
 import warnings
 from pathlib import Path
 
 import pytest
+
+from compute.facts import VERSION
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("protocol", "storage", "compute", "requester", "deploy")
@@ -49,6 +52,12 @@ def modules() -> list[str]:
             each.name for each in pkgutil.walk_packages([folder], f"{package}.", onerror=lambda name: None)
         ]
     return found
+
+
+def test_a_node_tells_the_version_of_the_project() -> None:
+    """What nodes say of themselves is raised with the project's version: requesters go by it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
 
 
 @pytest.mark.parametrize("host", REGISTRY_HOSTS)

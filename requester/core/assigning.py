@@ -10,11 +10,12 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from protocol.entries import Assigned
+from protocol.errors import Failure
 from protocol.held import input_token
 from protocol.ids import NodeId, execution_id
 from protocol.jobs import Amounts
 from protocol.ranking import Ranking
-from requester.core.attempts import by_node, by_partition, failures_by_node, refusals
+from requester.core.attempts import by_node, by_partition, failures_by_node
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.policy import Policy, rule_of
@@ -26,8 +27,9 @@ from requester.core.view import View
 class Case(Struct, frozen=True):
     """A job that may need places, and all that is looked at to find them. `now` is in unix seconds.
 
-    `left` are executions that this same decision takes away: their room may be taken by what follows them. `limits` is the
-    most that may be used of nodes that are kept for others; `behind`: others like it wait before it, and go first.
+    `refused` are nodes that do not take it. `left` are executions that this same decision takes away: their room may be
+    taken by what follows them. `limits` is the most that may be used of nodes that are kept for others; `behind`: others
+    like it wait before it, and go first.
     """
 
     record: JobRecord
@@ -36,6 +38,7 @@ class Case(Struct, frozen=True):
     view: View
     now: float
     policy: Policy
+    refused: Mapping[NodeId, Failure] = {}
     left: Sequence[ExecutionRecord] = ()
     limits: Mapping[NodeId, Amounts] = {}
     behind: bool = False
@@ -61,9 +64,7 @@ def partitions(case: Case) -> Assignment:
     rule = rule_of(record.spec, case.policy)
     attempts = by_partition(record, rule)
     serving = {each.partition for each in record.older()}
-    current = record.current() if attempts else []
-    failures = failures_by_node(current)
-    excluded = frozenset(refusals(current))
+    failures = failures_by_node(record.current() if attempts else ())
     room = _room(case)
     assigned: list[Assigned] = []
     short_of = 0
@@ -79,7 +80,7 @@ def partitions(case: Case) -> Assignment:
         number = tried.number + 1 if tried else 1
         id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
-        attempt = Attempt(demand, inputs, failures, excluded, seed=int(id_[2:10], 16))
+        attempt = Attempt(demand, inputs, failures, case.refused, seed=int(id_[2:10], 16))
         choice = rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1
@@ -102,7 +103,6 @@ def everywhere(case: Case) -> Assignment:
     rule = rule_of(record.spec, case.policy)
     attempts = by_node(record, rule)
     serving = {each.node for each in record.older()}
-    excluded = refusals(record.current())
     room = _room(case)
     parts = _Parts(case) if record.spec.type == "ops" and record.spec.shares_out() else None
     if parts is not None and not case.view.settled:
@@ -114,7 +114,7 @@ def everywhere(case: Case) -> Assignment:
     ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
     for host in standing.order:
         node = host.id
-        if node in excluded or node in serving:
+        if node in case.refused or node in serving:
             continue
         tried = attempts.get(node)
         if tried is not None and (tried.open or tried.over(rule) or now < tried.ready_at(rule)):

@@ -121,12 +121,3 @@ def failures_by_node(executions: Iterable[ExecutionRecord]) -> dict[NodeId, int]
         if execution.state in (ExecutionState.FAILED, ExecutionState.LOST, ExecutionState.CANCELLED):
             counts[execution.node] = counts.get(execution.node, 0) + 1
     return counts
-
-
-def refusals(executions: Iterable[ExecutionRecord]) -> dict[NodeId, str]:
-    """The nodes that have refused one of these executions for a lasting reason, with the reason."""
-    return {
-        execution.node: "refused: " + (execution.failure.message if execution.failure else "no reason given")
-        for execution in executions
-        if execution.state is ExecutionState.REFUSED
-    }

@@ -37,8 +37,7 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     # What a daemon does on other nodes goes on when it cannot run on one: that node has it no more.
     elsewhere = spec.type == "daemon" and any(map(_came_up, current))
     for execution in current:
-        lasting = spec.type != "ops" and not elsewhere and not mendable(execution, rule)
-        if _invalid(execution) or lasting:
+        if spec.type != "ops" and not elsewhere and not mendable(execution, rule):
             return failed(execution.failure)
     if spec.type not in EVERYWHERE and (rule.attempts_max or rule.losses_max):
         for attempts in by_partition(record, rule).values():
@@ -78,14 +77,6 @@ def _all_completed(record: JobRecord, current: Sequence[ExecutionRecord]) -> boo
     if len(current) < record.spec.count:
         return False
     return len({each.partition for each in current if each.state is S.COMPLETED}) >= record.spec.count
-
-
-def _invalid(execution: ExecutionRecord) -> bool:
-    """Whether a node refused the job for its own sake: no other node could take it."""
-    failure = execution.failure
-    if execution.state is not S.REFUSED or failure is None:
-        return False
-    return failure.code.partition(".")[0] == "Invalid" and not failure.retryable
 
 
 def failed(failure: Failure | None) -> Closed:

@@ -11,10 +11,11 @@ from msgspec import Struct
 from protocol.ids import NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import inputs_of
-from requester.core.attempts import failures_by_node, refusals
+from requester.core.attempts import failures_by_node
 from requester.core.fleet import Fleet
 from requester.core.model import EVERYWHERE, JobRecord
 from requester.core.placement import Attempt, rank
+from requester.core.refusing import refusals
 from requester.core.standing import demand_of, no_room
 
 NODES_MAX: Final = 256
@@ -35,7 +36,7 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
     """How each node stands towards the job's next execution, those first that could take it."""
     demand = demand_of(record.spec)
     standing = fleet.standing(demand)
-    refused = refusals(record.current())
+    refused = refusals(record, fleet.nodes)
     failures = failures_by_node(record.current())
     choice = rank(standing, Attempt(demand, inputs_of(record, 0), failures, refused), fleet)
     first = choice.node if choice is not None else None
@@ -46,7 +47,7 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
         if node in had:
             found.append(NodeStanding(node, "has", had[node]))
         elif node in refused:
-            found.append(NodeStanding(node, "refused", refused[node]))
+            found.append(NodeStanding(node, "refused", refused[node].message, refused[node].hint))
         elif node == first and choice is not None:
             found.insert(0, NodeStanding(node, "next", choice.why))
         elif host.has(demand.amounts, demand.ports):

@@ -224,6 +224,7 @@ def _changed(record: JobRecord, event: Event, at: float, seq: int) -> ExecutionR
             inputs=report.inputs or execution.inputs,
             written=report.written,
             ports=report.ports or execution.ports,
+            incarnation=report.incarnation or execution.incarnation,
         )
     if isinstance(event, Cancelled | Lost):
         execution = record.executions.get(event.execution)

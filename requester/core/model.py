@@ -25,7 +25,8 @@ EVERYWHERE: Final = frozenset({"ops", "daemon"})
 class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest.
 
-    `partitions` is among how many the inputs are shared out where the job's count does not say it.
+    `partitions` is among how many the inputs are shared out where the job's count does not say it. `incarnation` is that of
+    the node when it reported last, 0 if it has not.
     """
 
     id: ExecutionId
@@ -50,6 +51,7 @@ class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     inputs: list[InputRead] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     written: Written | None = None
+    incarnation: int = 0
 
     @property
     def open(self) -> bool:

@@ -55,9 +55,9 @@ def _outdated(execution: ExecutionRecord, record: JobRecord, view: View) -> Fail
 def _has_place(execution: ExecutionRecord, case: Case, room: Remaining, *, daemon: bool) -> bool:
     """Whether what takes its place has one, with the room it leaves; then that is taken."""
     if daemon:
-        return execution.node in case.standing.fitting
+        return execution.node in case.standing.fitting and execution.node not in case.refused
     room.give_back(execution)
-    node = choose(case.standing, Attempt(case.demand), room)
+    node = choose(case.standing, Attempt(case.demand, excluded=case.refused), room)
     if node is None:
         room.take_again(execution)
         return False

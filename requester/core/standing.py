@@ -204,7 +204,7 @@ def no_room(demand: Demand, free: Amounts, ports: frozenset[int]) -> str:
 
 def explain(
     standing: Standing,
-    excluded: Mapping[NodeId, str],
+    refused: Mapping[NodeId, Failure],
     *,
     needed: int,
     lack: Callable[[NodeId], str] = lambda _: "fits, but has no room now",
@@ -212,10 +212,10 @@ def explain(
     """Why a task cannot be placed now: for lack of room, of a node that is away, or of any node that could run it.
 
     `lack` says what a node that fits lacks just now. The message is made for people, one line a node; `details` has the
-    same by node id.
+    same by node id. Nodes that have `refused` the task count for nothing, however they stand.
     """
-    refused = [Unfit(node, reason) for node, reason in excluded.items()]
-    could = [node for node in standing.fitting if node not in excluded]
+    could = [node for node in standing.fitting if node not in refused]
+    away = [each for each in standing.away if each.node not in refused]
     known = standing.known
     if could:
         full = [Unfit(node, lack(node)) for node in could[:WAITING_TOLD]]
@@ -226,16 +226,21 @@ def explain(
             retryable=True,
             details=_details(full, more=known - len(full)),
         )
-    if standing.away:
+    unfit = [
+        Unfit(node, f"refused: {refused[node].message}", refused[node].hint)
+        for node in (*standing.fitting, *(each.node for each in standing.away))
+        if node in refused
+    ]
+    unfit += standing.unfit
+    if away:
         return Failure(
             code=f"{NO_SUITABLE_NODE}.Away",
-            message=f"waiting for a node: {len(standing.away)} of {_nodes(known)} could run this job, and none is here",
+            message=f"waiting for a node: {len(away)} of {_nodes(known)} could run this job, and none is here",
             hint="start or approve one of them",
             retryable=True,
-            details=_details([*standing.away, *refused, *standing.unfit]),
+            details=_details([*away, *unfit]),
         )
-    lines = [*refused, *standing.unfit]
-    if not lines:
+    if not unfit:
         return Failure(
             code=f"{NO_SUITABLE_NODE}.NoNodes",
             message=f"no node can run this job (needs {needed}, has 0 of 0): no compute node is connected",
@@ -243,13 +248,13 @@ def explain(
         )
     table = "".join(
         f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
-        for each in lines[:NODES_TOLD]
+        for each in unfit[:NODES_TOLD]
     )
     return Failure(
         code=NO_SUITABLE_NODE,
         message=f"no node can run this job (needs {needed}, has 0 of {known}){table}",
         hint="change the job, or a node as told above; a QueueTimeout makes the job wait for such a node",
-        details=_details(lines),
+        details=_details(unfit),
     )
 
 

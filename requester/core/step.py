@@ -15,18 +15,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopRequested
-from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
-from requester.core.attempts import refusals
 from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
 from requester.core.fold import accepts, fold_events, waiting
 from requester.core.giving_up import given_up
 from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
 from requester.core.policy import Policy
+from requester.core.refusing import headline, refusals, unreadable
 from requester.core.rolling import replaced
-from requester.core.standing import NO_SUITABLE_NODE, Demand, Standing, demand_of, explain, no_room
+from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of, explain, no_room
 from requester.core.view import View
 
 S = ExecutionState
@@ -131,11 +130,15 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     demand = demand_of(record.spec)
     standing = view.fleet.standing(demand)
     turns = view.turns
+    refused = refusals(record, view.fleet.nodes)
+    if refused and view.settled and not record.older() and unreadable(standing, refused):
+        reason = explain(standing, refused, needed=max(record.spec.count, 1))
+        return failed(headline(record, view.fleet.nodes, reason))
     behind = turns is not None and turns.ahead(record, demand)
     # A job that stands behind others, and has nothing yet that could make way for it, gets no place whatever is kept where.
     only_waits = behind and not record.executions and record.spec.type not in EVERYWHERE
     limits = turns.limits(record.key, -record.spec.priority) if turns is not None and not only_waits else {}
-    case = Case(record, demand, standing, view, draft.now, policy, limits=limits, behind=behind)
+    case = Case(record, demand, standing, view, draft.now, policy, refused, limits=limits, behind=behind)
     draft.write(replaced(case))
     if left := draft.left():
         case = replace(case, record=draft.record, left=left)
@@ -146,7 +149,7 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
         return None
     if not placed.short_of:
         return _ops_end(draft, standing, view, policy) if record.spec.type == "ops" and view.settled else None
-    return _queue(draft, demand, standing, placed, view, policy)
+    return _queue(draft, case, placed)
 
 
 def _ops_end(draft: _Draft, standing: Standing, view: View, policy: Policy) -> Closed | None:
@@ -156,22 +159,19 @@ def _ops_end(draft: _Draft, standing: Standing, view: View, policy: Policy) -> C
     return ops_end(draft.record, away.union(standing.fitting), policy)
 
 
-def _queue(
-    draft: _Draft, demand: Demand, standing: Standing, placed: Assignment, view: View, policy: Policy
-) -> Closed | None:
+def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
     """Let the job wait with its reason, or end it because no node could ever run it.
 
     Lack of room, and nodes that are away, only ever queue. That no node fits ends the job at once, unless it has a
     QueueTimeout; or after a grace, if nodes may still be about to come.
     """
-    record, now = draft.record, draft.now
+    record, now, view = draft.record, draft.now, case.view
     assert record is not None
-    refused = refusals(record.current())
     reason = explain(
-        standing,
-        refused,
+        case.standing,
+        case.refused,
         needed=placed.short_of,
-        lack=lambda node: no_room(demand, placed.room.unlimited(node), placed.room.of(node).ports),
+        lack=lambda node: no_room(case.demand, placed.room.unlimited(node), placed.room.of(node).ports),
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
@@ -179,17 +179,11 @@ def _queue(
         # What runs of an earlier version is not ended because its successor finds no place.
         reason = replace(reason, retryable=True)
     if not limit and record.spec.type != "daemon" and not reason.retryable and view.settled:
-        hasty = reason.code == NO_SUITABLE_NODE and (refused or not record.current())
-        if hasty or now >= since + policy.join_grace_s:
-            return failed(_last_refusal(record) or reason)
+        hasty = reason.code == NO_SUITABLE_NODE and (case.refused or not record.current())
+        if hasty or now >= since + case.policy.join_grace_s:
+            return failed(headline(record, view.fleet.nodes, reason))
     # A requester that has heard too little yet does not know better than what stands there.
     another = record.queued is None or (record.queued.code != reason.code and view.settled)
     if waiting(record) and another:
         draft.write([Queued(reason)])
     return None
-
-
-def _last_refusal(record: JobRecord) -> Failure | None:
-    """When all that could run the job refused it, the newest refusal is the headline."""
-    refused = [execution for execution in record.current() if execution.state is S.REFUSED]
-    return refused[-1].failure if refused else None

@@ -66,6 +66,8 @@ class History(Struct):
     attempts: dict[ExecutionId, Attempt] = field(default_factory=dict)
     closings: list[tuple[int, JobState]] = field(default_factory=list)
     """Every final state that was ever written, with its version."""
+    last: int = 0
+    """The sequence of its newest entry."""
 
     def of(self, partition: int) -> list[Attempt]:
         """The attempts of the present version at a partition."""
@@ -142,6 +144,8 @@ class Checker:
             fault = self._take(append.key, entry, event, now) or self._barred(event, now)
             if fault:
                 self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
+        if (job := self.jobs.get(append.key)) is not None:
+            job.last = seq
 
     def _take(self, key: JobKey, entry: Entry, event: Event, now: float) -> str:
         """Follow one event; the answer says what is wrong with it."""

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from protocol import failpoints
+from protocol.bus import Append
 from protocol.errors import Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import JobState
+from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED
 from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
@@ -33,6 +35,7 @@ from tests.simulation.processes import (
     RequesterProcess,
 )
 from tests.simulation.scenario import Action, Scenario
+from tests.simulation.versions import Versions
 from tests.simulation.words import ABOUT_MEMBERSHIP, ABOUT_NODES, Word, Words
 
 QUIET_S = 150.0
@@ -83,7 +86,8 @@ class Cluster:
         self.words = Words(self.wrong, self.checker, self.scheduler, punctual=punctual, way_s=way_s)
         self.hub.stored = self._stored
         self.hub.written, self.hub.removed = self.words.written, self._forgotten
-        self.machines.decided = self.words.decided
+        self.versions = Versions(self.wrong, self.checker)
+        self.machines.decided = self._decided
         self.hub.cleared = self.checker.cleared
         self.checker.thinned = self.hub.thinned
         self.story: list[Line] = []
@@ -381,6 +385,10 @@ class Cluster:
 
     def _of(self, action: Action) -> Process:
         return self.processes[action.who]
+
+    def _decided(self, who: str, fleet: Fleet, append: Append) -> None:
+        self.words.decided(who, fleet, append)
+        self.versions.decided(who, fleet, append)
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
         self.checker.stored(who, append, seq, self.scheduler.now)

@@ -29,6 +29,18 @@ class SimulatedParams(Struct, frozen=True, rename="pascal", forbid_unknown_field
     text: str = ""
 
 
+class OlderParams(Struct, frozen=True, rename="pascal", forbid_unknown_fields=True):
+    """What the version before reads: `text` is new since then."""
+
+    seconds: float = 0.0
+    fails: str = ""
+
+    @property
+    def text(self) -> str:
+        """Always the same."""
+        return ""
+
+
 class Disk:
     """A node's disk, as far as drivers see it."""
 
@@ -73,6 +85,12 @@ class SimulatedSource:
         return Fetched(into)
 
 
+class OlderSource(SimulatedSource):
+    """The source as it was in the version before."""
+
+    params: ClassVar[Form] = OlderParams
+
+
 class SimulatedPublisher:
     """Keeps the digest of what it was given."""
 
@@ -97,6 +115,7 @@ class SimulatedPublisher:
         return Spec("sim", {"Execution": label.execution, "Digest": digest.hexdigest()})
 
 
-def simulated_drivers(shelf: Shelf, disk: Disk, clock: Clock) -> Drivers:
-    """The drivers of a simulated node."""
-    return Drivers({"sim": SimulatedSource(disk, clock)}, {"sim": SimulatedPublisher(shelf)})
+def simulated_drivers(shelf: Shelf, disk: Disk, clock: Clock, *, older: bool) -> Drivers:
+    """The drivers of a simulated node, of the present version or the one before."""
+    source = OlderSource if older else SimulatedSource
+    return Drivers({"sim": source(disk, clock)}, {"sim": SimulatedPublisher(shelf)})

@@ -37,6 +37,7 @@ from requester.core.policy import Policy
 from requester.serve import running
 from requester.service import Service
 from requester.settings import Settings
+from tests.simulation import versions
 from tests.simulation.drivers import Disk, Shelf, simulated_drivers
 from tests.simulation.loop import Loop, Scheduler
 from tests.simulation.network import Link, SimulatedBus, SimulatedHub
@@ -331,9 +332,15 @@ class NodeProcess(Process):
 
     async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
         node = NodeId(self.name)
-        drivers: Drivers = simulated_drivers(self.machines.shelf, self.disk, self.clock)
+        drivers: Drivers = simulated_drivers(self.machines.shelf, self.disk, self.clock, older=self.older)
         engines = {"noop": NoopEngine(node, self.world)}
-        info = NodeInfo(node, "simulated", labels=self.labels, capacity=self.capacity, largest=self.capacity)
+        info = NodeInfo(
+            node,
+            versions.BEFORE if self.older else versions.PRESENT,
+            labels=self.labels,
+            capacity=self.capacity,
+            largest=self.capacity,
+        )
         facts = Facts(info, engines, drivers, self.clock)
         await facts.first_probe()
         self.journal = journal = Journal(self.folder)

@@ -135,7 +135,7 @@ def test_a_lost_node_never_counts_as_a_failure() -> None:
 
 
 def test_a_refusing_node_is_not_asked_again() -> None:
-    """A node that refuses is left out; when all have refused, the newest refusal is the headline."""
+    """A node that refuses is left out; when all have refused for one reason, that is the headline."""
     world = World(a_node("n1"), a_node("n2"))
     world.submit(a_job())
     refusal = Failure("Denied.Path", "path /data is not allowed here")

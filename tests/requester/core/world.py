@@ -51,11 +51,12 @@ def a_node(
     cores: float = 4,
     engines: Sequence[str] = ("noop",),
     labels: dict[str, str] | None = None,
+    version: str = "0",
     **more: object,
 ) -> NodeRecord:
     info = NodeInfo(
         id=NodeId(name),
-        version="0",
+        version=version,
         labels=labels or {},
         engines=[Offer(engine) for engine in engines],
         capacity=Amounts(cores, 1 << 30, 1 << 30, 0),
