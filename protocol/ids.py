@@ -61,13 +61,16 @@ def nameless_key(random: int) -> JobKey:
     return JobKey(f"{random & ((1 << 60) - 1):015x}")
 
 
-def execution_id(job: JobId, version: int, partition: int, attempt: int) -> ExecutionId:
-    """The id of one attempt at one partition of one version of a job.
+def execution_id(
+    job: JobId, version: int, partition: int, attempt: int, node: NodeId | None = None
+) -> ExecutionId:
+    """The id of one attempt at one partition of one version of a job; of one that runs everywhere, on a `node`.
 
     Derived, not random: two requesters that decide the same thing at once name it alike, and deciding needs no randomness.
     A job's id is never used twice, so neither is this one.
     """
-    digest = blake2b(f"{job}/{version}/{partition}/{attempt}".encode(), digest_size=16).digest()
+    place = partition if node is None else f"{partition}/{node}"
+    digest = blake2b(f"{job}/{version}/{place}/{attempt}".encode(), digest_size=16).digest()
     number = int.from_bytes(digest)
     return ExecutionId("e-" + _uuid8(number >> 68, number & ((1 << RANDOM_BITS) - 1)))
 

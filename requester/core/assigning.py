@@ -109,7 +109,6 @@ def everywhere(case: Case) -> Assignment:
         return Assignment([], 0, room)
     assigned: list[Assigned] = []
     full: list[NodeId] = []
-    number = max((tried.number for tried in attempts.values()), default=0)
     why = f"it runs on every node that fits: {len(standing.order)} of {standing.known}"
     ranking = Ranking(standing.known, len(standing.order), others=dict(standing.reasons))
     for host in standing.order:
@@ -125,11 +124,12 @@ def everywhere(case: Case) -> Assignment:
         if not room.of(node).has(demand.amounts, demand.ports):
             full.append(node)
             continue
-        number += 1
+        # Counted on each node, so the node is in the id.
+        attempt = tried.number + 1 if tried is not None else 1
         room.take(node, demand)
-        id_ = execution_id(record.id, record.version, 0, number)
+        id_ = execution_id(record.id, record.version, part, attempt, node)
         count = parts.count if parts is not None else 0
-        assigned.append(Assigned(id_, part, number, node, demand.amounts, why, ranking, count))
+        assigned.append(Assigned(id_, part, attempt, node, demand.amounts, why, ranking, count))
         if len(assigned) >= case.policy.events_max:
             break
     short_of = len(full) or int(not attempts and not serving and not assigned)

@@ -3,10 +3,10 @@
 Knows: the refusals of a job's present version, and the versions of nodes. Must not know: what a job demands of a node
 (`standing`), or where it goes instead.
 
-What a node refuses for its own sake (a path that it does not give, its owner's rules) says nothing of others. That it cannot
-read the job (`Invalid`) does: nodes of one version read alike, so the others of its version are not asked one by one, unless one
-has read it. Those of another version are: they may know a field that this one does not. And a node that was started anew is
-asked again, for it may have been upgraded.
+What a node refuses for its own sake (a path that it does not give, its owner's rules) says nothing of others. That it
+cannot read the job (`Invalid`) does: nodes of one version read alike, so the others of its version are not asked one by
+one, unless one has read it. Those of another version are: they may know a field that this one does not. And a node that was
+started anew is asked again, for it may have been upgraded.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from protocol.ids import (
     RANDOM_BITS,
     JobId,
     JobKey,
+    NodeId,
     execution_id,
     is_token,
     job_id,
@@ -102,11 +103,17 @@ def test_a_nameless_jobs_key_has_the_form_of_any_other(random: int) -> None:
     assert re.fullmatch(r"[0-9a-f]{15}", nameless_key(random))
 
 
-@given(
-    st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)),
-    st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)),
+Attempt = tuple[int, int, int, NodeId | None]
+ATTEMPTS = st.tuples(
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.none() | st.sampled_from([NodeId("0"), NodeId("1"), NodeId("n1")]),
 )
-def test_an_execution_is_named_by_what_it_is(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+
+
+@given(ATTEMPTS, ATTEMPTS)
+def test_an_execution_is_named_by_what_it_is(one: Attempt, other: Attempt) -> None:
     """Two requesters that decide the same name it alike; nothing else gets that name."""
     job = JobId("j-01234567-89ab-8cde-8123-456789abcdef")
 

@@ -210,10 +210,12 @@ class Checker:
             return f"{event.execution} is assigned twice"
         if job.stopping:
             return "assigned though it was stopped"
-        made = execution_id(job.id, job.version, event.partition, event.attempt)
+        everywhere = spec.type in EVERYWHERE
+        node = event.node if everywhere else None
+        made = execution_id(job.id, job.version, event.partition, event.attempt, node)
         if event.execution != made:
             return f"{event.execution} is not the id of attempt {event.attempt}"
-        fault = self._everywhere(job, event) if spec.type in EVERYWHERE else self._partition(job, event)
+        fault = self._everywhere(job, event) if everywhere else self._partition(job, event)
         job.attempts[event.execution] = Attempt(
             event.execution, job.version, event.partition, event.attempt, event.node
         )
@@ -225,6 +227,8 @@ class Checker:
         ]
         if any(each.state not in ENDS for each in here):
             return f"two open executions on {event.node}"
+        if event.attempt != len(here) + 1:
+            return f"I8: attempt {event.attempt} on {event.node} after {len(here)} others"
         if job.spec.type == "ops":
             if any(each.state is S.COMPLETED for each in here):
                 return f"I3: an ops job comes to {event.node} again"

@@ -65,6 +65,22 @@ def test_a_job_says_what_is_tried_again(
 def test_an_ops_job_is_tried_again_on_the_same_node_if_it_says_so() -> None:
     """An ops job with a retry policy has that many attempts on each node."""
     assert tried(Retry(attempts=3, causes=["program"]), CRASH, exit_code=3, type_="ops") == 6
+
+
+@pytest.mark.parametrize("type_", ["ops", "daemon"])
+def test_attempts_are_counted_on_each_node(type_: str) -> None:
+    """The first attempt on a node is its first, however many there were elsewhere; and each has an id of its own."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job(type_=type_, count=0, retry=Retry(attempts=3, causes=["program"])))
+    (first,) = [each for each in world.open() if each.node == "n1"]
+    world.report(first, S.FAILED, CRASH, exit_code=3)
+    world.now += 400
+    world.look()
+    world.fleet.put(a_node("n3"))
+    world.look()
+
+    told = sorted((each.node, each.attempt) for each in world.executions())
+    assert told == [("n1", 1), ("n1", 2), ("n2", 1), ("n3", 1)]
     assert tried(Retry(), CRASH, exit_code=3, type_="ops") == 2
 
 
