@@ -181,9 +181,9 @@ class _Look:
         return wrong + await self._left_over(publisher)
 
     async def _left_over(self, publisher: Publisher[Any]) -> list[str]:
-        """Unfinished uploads, and files that nobody knows."""
+        """Unfinished uploads, pins on what is no result, and files that nobody knows."""
         if self._kind == "ipfs":
-            return []
+            return await self._left_pinned()
         if isinstance(publisher, LocalPublisher):
             names = {path.name for path in Path(os.environ[ENDPOINT]).iterdir()}
             known = {f"e-{number}{SUFFIX}" for number in range(self._number + 1)} | {".key"}
@@ -195,6 +195,19 @@ class _Look:
                 f"{self._number}: an unfinished upload of {each['Key']}"
                 for each in uploads
                 if self._kind != "shared" or await _parts_of(raw, each)
+            ]
+
+    async def _left_pinned(self) -> list[str]:
+        """What is pinned under the execution's name and has the mark that it was added with."""
+        execution = f"e-{self._number}"
+        asked = {"type": "recursive", "names": "true", "name": execution}
+        async with Kubo(os.environ[ENDPOINT]) as node:
+            pins = await node.ask("pin/ls", dict[str, Any], asked)
+            named = [cid for cid, pin in pins["Keys"].items() if pin["Name"] == execution]
+            return [
+                f"{self._number}: {cid} is still pinned"
+                for cid in named
+                if f".shoal-{execution}" in str(await node.ask("ls", dict[str, Any], {"arg": cid}))
             ]
 
     async def _archive(self, publisher: Publisher[Any]) -> bytes | None:
