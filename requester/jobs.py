@@ -102,6 +102,22 @@ class Jobs:
         live.written = record.revision
         self._place(live)
 
+    def pass_by(self, record: JobRecord) -> bool:
+        """Let a job that is not here wait without coming to memory, if it may leave at once: nothing hangs on it, and there
+        are enough of those that wait. True if so; whoever asks sees to it that `load` finds it.
+        """
+        if record.queued is None or not self.crowded or not _untried(record):
+            return False
+        self._line_up(record, record.queued.code)
+        self.away += 1
+        self.newest = max(self.newest, record.revision)
+        return True
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many that wait are here as are kept."""
+        return len(self._waiting) >= self._waiting_max
+
     def make(self, key: JobKey) -> Live:
         """The job of this key, made without a record if it is new here."""
         live = self.get(key)
@@ -296,22 +312,26 @@ class Jobs:
         """Let a job wait in the queue if its record says so."""
         record = live.record
         self._waiting.pop(live.key, None)
-        if record is not None and record.queued is not None and not record.closed:
-            untried = not record.executions and record.stopping is None and record.spec.type not in EVERYWHERE
-            self.queue.put(
-                live.key,
-                demand_of(record.spec),
-                priority=record.spec.priority,
-                namespace=record.spec.namespace,
-                age=record.submitted_at,
-                since=record.queued_at if record.queued_at is not None else record.submitted_at,
-                reason=record.queued.code if untried else "",
-            )
-            if untried:
-                self._waiting[live.key] = live
-                self._let_one_go()
-        else:
+        if record is None or record.queued is None or record.closed:
             self.queue.remove(live.key)
+            return
+        untried = _untried(record)
+        self._line_up(record, reason=record.queued.code if untried else "")
+        if untried:
+            self._waiting[live.key] = live
+            self._let_one_go()
+
+    def _line_up(self, record: JobRecord, reason: str) -> None:
+        spec = record.spec
+        self.queue.put(
+            record.key,
+            demand_of(spec),
+            priority=spec.priority,
+            namespace=spec.namespace,
+            age=record.submitted_at,
+            since=record.queued_at if record.queued_at is not None else record.submitted_at,
+            reason=reason,
+        )
 
     def only_waits(self, live: Live) -> bool:
         """Whether a job waits that never had an execution, and nothing hangs on it: it needs no look until news come."""
@@ -341,3 +361,8 @@ class Jobs:
             if live.busy or live.record is None or live.written < live.record.revision:
                 break
             del self.closed[key]
+
+
+def _untried(record: JobRecord) -> bool:
+    """Whether a job that waits never had an execution, and nothing else is under way with it."""
+    return not record.executions and record.stopping is None and record.spec.type not in EVERYWHERE

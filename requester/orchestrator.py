@@ -20,7 +20,7 @@ import structlog
 from protocol import bus, failpoints
 from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Refused, Stale, Stored
 from protocol.clock import Clock
-from protocol.entries import Assigned, Entry, Event
+from protocol.entries import Assigned, Entry, Event, Submitted
 from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import decode, encode
@@ -29,7 +29,7 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
-from requester.core.fold import begins_anew
+from requester.core.fold import begins_anew, fold
 from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
 from requester.core.standing import Demand, explain
@@ -133,7 +133,10 @@ class Orchestrator:
 
     def resume(self, record: JobRecord) -> None:
         """Take an open job from the read model at the start."""
-        self._await_deadline(self._jobs.adopt(record), record.modified_at)
+        if self._jobs.pass_by(record):
+            self._passed_by(record)
+        else:
+            self._await_deadline(self._jobs.adopt(record), record.modified_at)
 
     def attend_mine(self) -> None:
         """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
@@ -405,6 +408,8 @@ class Orchestrator:
             if live is not None:
                 live.guard = max(live.guard, record.seq)
             return live
+        if live is None and self._passes_by(entry, record.seq):
+            return None
         if live is None or live.record is None:
             live = await self._recall(record.key, entry) or self._jobs.make(record.key)
         freed = self._jobs.fold(live, entry, record.seq)
@@ -413,6 +418,27 @@ class Orchestrator:
             self.decide(live)
         self.after(live, freed)
         return live
+
+    def _passes_by(self, entry: Entry, seq: int) -> bool:
+        """Whether this is another requester's new job that has to wait in a queue that is long already: until its turn comes
+        it is in the queue and in the read model, and never was in memory.
+        """
+        first = entry.first
+        if not self._jobs.crowded or not isinstance(first, Submitted) or first.version != 1:
+            return False
+        job = fold(None, entry, seq)
+        if job is None or not self._jobs.pass_by(job):
+            return False
+        self._recorder.keep(job)
+        self._passed_by(job)
+        return True
+
+    def _passed_by(self, job: JobRecord) -> None:
+        """What the arrival of a job leads to that is not in memory."""
+        due = self._due_at(job, min(job.modified_at, self._clock.now()))
+        if due is not None:
+            self._agenda.remind_in_turn(due, job.key)
+        self._joined(job.key)
 
     async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
         """A closed job that has left memory and goes on (a new version) comes back from the read model."""
@@ -432,7 +458,11 @@ class Orchestrator:
             # What became due between the decision and now, for the log was slow, was not seen by it.
             self._await_deadline(live, min(live.record.modified_at, self._clock.now()))
         self._freed(freed)
-        waiting = self._jobs.queue.get(live.key)
+        self._joined(live.key)
+
+    def _joined(self, key: JobKey) -> None:
+        """A job has come to the queue, if it is there."""
+        waiting = self._jobs.queue.get(key)
         if waiting is not None:
             self.turns.joined(waiting.demand)
             self._want_queue()
@@ -442,14 +472,17 @@ class Orchestrator:
         record = live.record
         if record is None or record.closed:
             return
-        now = self._clock.now()
-        due = next_deadline(record, self._jobs.running_since, since, self._settings.policy)
-        if due is not None and due <= now:
-            # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).
-            due = now + _PASSED_S
+        due = self._due_at(record, since)
         if due is not None and (live.due is None or due < live.due):
             live.due = due
             self._agenda.remind_in_turn(due, live.key)
+
+    def _due_at(self, record: JobRecord, since: float) -> float | None:
+        due = next_deadline(record, self._jobs.running_since, since, self._settings.policy)
+        if due is None or due > (now := self._clock.now()):
+            return due
+        # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).
+        return now + _PASSED_S
 
     def _reread(self, live: Live) -> None:
         if self._tasks is not None:

@@ -50,6 +50,10 @@ class Recorder:
         self._index: sqlite3.Connection | None = None
         self._created = ""
         self._changed: dict[JobKey, Live] = {}
+        self._passing: dict[JobKey, JobRecord] = {}
+        """New jobs that wait and are not in memory (`keep`), to be written with the next group;"""
+        self._on_the_way: dict[JobKey, JobRecord] = {}
+        """and those of the group that is being written."""
         self._gone: dict[JobKey, int] = {}
         """Deleted jobs that may still be in the tables, with the sequence of the entry that says so."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
@@ -83,7 +87,7 @@ class Recorder:
     async def begin(self, created: str) -> None:
         """Start over for another log."""
         async with self._lock:
-            self._changed, self._entries, self._gone = {}, [], {}
+            self._changed, self._passing, self._entries, self._gone = {}, {}, [], {}
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
@@ -109,12 +113,20 @@ class Recorder:
         self._position = seq
         if live is not None:
             self._changed[key] = live
+            self._passing.pop(key, None)
             self._keys.add(key)
             if live.record is None and live.deleted is not None:
                 self._gone[key] = live.deleted[0]
             else:
                 self._gone.pop(key, None)
         self._news.set()
+
+    def keep(self, record: JobRecord) -> None:
+        """Have a new job that does not come to memory: `load_here` finds it from now on. Its entry is noted next."""
+        self._passing[record.key] = record
+        self._changed.pop(record.key, None)
+        self._keys.add(record.key)
+        self._gone.pop(record.key, None)
 
     async def room(self) -> None:
         """Return when no more than a group waits: the next one gathers while `run` writes it."""
@@ -143,7 +155,10 @@ class Recorder:
             group = Group(
                 created=self._created,
                 position=self._position,
-                records=[(record, since) for _, record, since in changed if record is not None],
+                records=[
+                    *((record, 0) for record in self._passing.values()),
+                    *((record, since) for _, record, since in changed if record is not None),
+                ],
                 entries=self._entries,
                 deleted=[
                     (live.key, *live.deleted)
@@ -152,6 +167,7 @@ class Recorder:
                 ],
             )
             taken, self._changed, self._entries = self._changed, {}, []
+            self._on_the_way, self._passing = self._passing, {}
             self._taken.set()
             try:
                 while not await self._in(self._writing, partial(self._write, group)):
@@ -162,10 +178,13 @@ class Recorder:
                 # Whoever waited left: the group goes with the next one. Written twice is written once.
                 self._entries[:0] = group.entries
                 self._changed = taken | self._changed
+                left = {key: each for key, each in self._on_the_way.items() if key not in self._changed}
+                self._passing, self._on_the_way = left | self._passing, {}
                 self._news.set()
                 raise
             failpoints.reached("requester.model.written")
             self.written = group.position
+            self._on_the_way = {}
             self._gone = {key: seq for key, seq in self._gone.items() if seq > group.position}
             for live, record, _ in changed:
                 if record is not None:
@@ -194,9 +213,9 @@ class Recorder:
             after = (found[-1].created_at, found[-1].key)
 
     def load_here(self, key: JobKey) -> JobRecord | None:
-        """One job as of the last group written, read on the loop: some 50 µs, where a hop to a thread takes more."""
+        """One job that is not in memory, read on the loop: some 50 µs, where a hop to a thread takes more."""
         assert self._index is not None
-        return load(self._index, key)
+        return self._passing.get(key) or self._on_the_way.get(key) or load(self._index, key)
 
     async def load(self, key: JobKey) -> JobRecord | None:
         """One job as of the last group written."""

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Conflict
+from protocol.ids import job_key
 from protocol.jobs import Timeouts
 from protocol.states import JobState
 from requester.service import Service
@@ -88,6 +89,34 @@ async def test_what_can_be_done_with_jobs(tmp_path: Path) -> None:
         with pytest.raises(Conflict, match="no changes"):
             await submit(service, a_job("job-06"))
         assert (await service.job("job-06")).version == 1
+
+
+async def test_a_job_that_never_was_in_memory(tmp_path: Path) -> None:
+    """Another requester's job that has to wait is known at once, also before it is in the read model: it is stopped,
+    updated and described there as any other."""
+    async with a_long_queue(tmp_path) as (cluster, service, _):
+        other = await cluster.requester("r2")
+        await happens(lambda: other._jobs.away >= JOBS)
+        async with other._recorder._lock:
+            # Nothing is written meanwhile.
+            for name in ("one", "two", "three"):
+                await submit(service, a_job(name))
+            keys = [job_key("default", name) for name in ("one", "two", "three")]
+            await happens(lambda: all(key in other._jobs.queue for key in keys))
+            assert not other._jobs.open.keys() & set(keys)
+
+            stopped = await other.stop("one", namespace="", reason="enough", client="")
+            again = await other.submit(a_job("two", priority=1), warnings=[], client="")
+            assert again.version == 2
+            assert (await other.explain("three")).place is not None
+
+        listed, _ = await other.jobs(JobQuery(limit=100))
+        known = {record.spec.name: (record.state, record.version) for record in listed}
+        assert stopped.state is JobState.STOPPED
+        assert known["one"] == (JobState.STOPPED, 1)
+        assert known["two"] == (JobState.QUEUED, 2)
+        assert known["three"] == (JobState.QUEUED, 1)
+        assert len(other._jobs) == len(service._jobs)
 
 
 async def test_what_is_no_longer_true_is_told(tmp_path: Path) -> None:
