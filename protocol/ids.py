@@ -28,7 +28,7 @@ SHORT_LENGTH: Final = 10
 """Characters of a shortened id: prefix, dash and eight digits, as Bacalhau prints it."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_JOB = re.compile(r"j-([0-9a-f]{8})-([0-9a-f]{4})-8([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_JOB = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def job_key(namespace: str, name: str) -> JobKey:
@@ -46,8 +46,7 @@ def job_id(key: JobKey, random: int) -> JobId:
 
 def key_of(job: str) -> JobKey | None:
     """The key inside a whole job id, or None if `job` is not one (a name, or a prefix)."""
-    found = _JOB.fullmatch(job)
-    return JobKey("".join(found.groups())) if found else None
+    return JobKey(job[2:10] + job[11:15] + job[17:20]) if _JOB.fullmatch(job) else None
 
 
 def key_prefix(beginning: str) -> str:

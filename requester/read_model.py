@@ -211,7 +211,8 @@ class Store:
                     database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
                 database.execute(_FORGET_BLOBS, (key, seq))
                 database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
-            database.execute(_THERE_AGAIN, (_text([row[0] for row in jobs]),))
+            if database.execute("SELECT EXISTS (SELECT 1 FROM deleted)").fetchone()[0]:
+                database.execute(_THERE_AGAIN, (_text([row[0] for row in jobs]),))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
@@ -302,5 +303,5 @@ def _row(record: JobRecord, last: int) -> tuple[str, str, str, str, str, int, in
         record.created_at,
         record.modified_at,
         last,
-        _encode(replace(record, executions={})),
+        _encode(replace(record, executions={}) if record.executions else record),
     )

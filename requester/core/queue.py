@@ -92,9 +92,11 @@ class Queue:
 
     def restore(self, key: JobKey, waiting: Waiting) -> None:
         """Let a job wait as it did before."""
-        if self._jobs.get(key) == waiting:
-            return
-        self.remove(key)
+        known = self._jobs.get(key)
+        if known is not None:
+            if known == waiting:
+                return
+            self.remove(key)
         self._jobs[key] = waiting
         lines = self._lines.get(waiting.demand)
         if lines is None:
