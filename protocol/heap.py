@@ -14,13 +14,15 @@ from typing import Final
 
 THRESHOLDS: Final = (20_000, 20, 50)
 """New objects before the youngest are looked at; and how many such looks before the next older ones are."""
+READING: Final = (500_000, 20, 50)
+"""The same while a long log is read: nearly all that is new is there to stay."""
 
 
-def settle() -> None:
+def settle(*, to_read: bool = False) -> None:
     """Take what is in memory now as there to stay, and look through the rest less often.
 
-    Called before much is read at the start, and again once all is started.
+    Called before much is read at the start (`to_read`), and again once all is started.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*THRESHOLDS)
+    gc.set_threshold(*(READING if to_read else THRESHOLDS))

@@ -115,7 +115,7 @@ async def _serve(wanted: Plan) -> int:
             if bus is None:
                 return Exit.OK
             signer = ResultSigner(wanted.signing)
-            heap.settle()
+            heap.settle(to_read=True)
             try:
                 api = _api(wanted, listener, signer)
                 work = [serve_requester(bus, settings, api, version=installed_version(), bucket=signer)]
