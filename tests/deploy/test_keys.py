@@ -132,6 +132,35 @@ async def test_a_revoked_key_stays_out_after_a_restart(own_nats_server: NatsServ
     await bus.close()
 
 
+async def test_an_answer_that_is_on_its_way_while_accounts_change_is_lost(
+    own_nats_server: NatsServer,
+) -> None:
+    """Servers that are told of a change forget who waits for an answer from the other account: the question was heard, its
+    answer never arrives, and the next question is answered. So whoever asks across the border asks again."""
+    server, told = own_nats_server, ("--keys", str(own_nats_server.keys), "--nats", own_nats_server.url)
+    requester = await connect(server.url, name="r1", role="requester", credentials=server.requester("r1"))
+    node = await connect(server.url, name="n1", role="node", credentials=server.node("n1"))
+
+    async def ask(what: bytes) -> bytes:
+        return await node.request("report.n1.0", what, timeout_s=2 * LIMIT_S)
+
+    async with requester.subscribe("report.*.*") as asked, asyncio.timeout(LIMIT_S):
+        first, one = asyncio.create_task(ask(b"1")), await anext(asked)
+        assert await shoal("cluster", "push", *told) == 0
+        again, other = asyncio.create_task(ask(b"2")), await anext(asked)
+        assert (one.data, other.data) == (b"1", b"2")
+        for question in (one, other):
+            assert question.respond is not None
+            await question.respond(b"stored")
+
+        assert await again == b"stored"
+        # What was sent before it on the same ways has come before it, or never will.
+        assert not first.done()
+        first.cancel()
+    await node.close()
+    await requester.close()
+
+
 async def test_servers_that_cannot_be_reached_are_told_later(
     own_nats_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
