@@ -145,7 +145,7 @@ def test_a_relay_that_stays_broken_is_told(
 def test_get_goes_on_where_the_relay_broke_off(
     fault: str, last: int, shoal: Shoal, relayed: Relayed, folder: Path
 ) -> None:
-    """As `cat` does."""
+    """A download that a requester broke off, or failed to begin, is gone on with and is whole in the end."""
     relayed.proxy.plan = on(".tar.gz", fault, last=last)
 
     ran = shoal("get", "words")

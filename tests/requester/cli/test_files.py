@@ -193,7 +193,7 @@ def test_cat_tells_other_bytes_than_those_written(shoal: Shoal, finished: Finish
 def test_cat_goes_through_the_requester_where_the_node_is_away(
     shoal: Shoal, finished: Finished, twin: Twin, shelf: Shelf
 ) -> None:
-    """As `get` does."""
+    """A file of a result on a node that cannot be reached from here is printed all the same."""
     shelf.url = "http://127.0.0.1:1"
     execution = finished.publish(0, None)
     twin.archives[execution] = archive_of(**FILES)

@@ -109,7 +109,7 @@ def test_a_description_says_what_and_why(shoal: Shoal, jobs: list[JobId]) -> Non
 
 
 def test_executions_and_history(shoal: Shoal, jobs: list[JobId]) -> None:
-    """The other two views of a job."""
+    """Executions are told with their nodes, states and attempts; of a history one kind of events can be asked for alone."""
     header, line = shoal("job", "executions", "first").out.splitlines()
     assert {"ID", "NODE-ID", "STATE", "ATTEMPT"} <= {*header.split()}
     assert "n-0f29f45c" in line
