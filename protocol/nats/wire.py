@@ -140,8 +140,11 @@ class Wire(Client):
             )
             await within(wait_s, connecting)
         except (TimeoutError, errors.Error, ValueError, Denied) as error:
-            await self.shut()
-            raise self._unopened(error, _without_passwords(servers)) from error
+            fault = self._unopened(error, _without_passwords(servers))
+            if not isinstance(fault, Invalid):
+                # Else nothing was begun, and nats-py cannot close what has no servers.
+                await self.shut()
+            raise fault from error
         self._opening = False
         self._inbox = f"{inbox}.{os.urandom(9).hex()}."
         self._inbox_length = len(self._inbox)
