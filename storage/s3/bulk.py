@@ -146,7 +146,11 @@ def read_page(body: bytes) -> tuple[list[Object], str]:
         match _name(each):
             case "Contents":
                 fields = {_name(field): field.text or "" for field in each}
-                objects.append((fields["Key"], int(fields["Size"]), fields.get("ETag", "")))
+                size_bytes = int(fields["Size"])
+                if size_bytes < 0:
+                    # An object of it would come to no part, and not be there without a word.
+                    raise ValueError("an object of less than no bytes")
+                objects.append((fields["Key"], size_bytes, fields.get("ETag", "")))
             case "NextContinuationToken":
                 following = each.text or ""
             case "EncodingType":

@@ -25,6 +25,7 @@ from storage.s3 import (
     S3Source,
     SourceParams,
 )
+from storage.s3.bulk import read_page
 from storage.s3.faults import faults
 from tests.contracts.trees import Tree, plant, snapshot
 from tests.storage.fault_proxy import FaultProxy, Plan
@@ -249,6 +250,14 @@ async def test_an_answer_without_end_is_not_kept(status: int, client: S3Client) 
         async with asyncio.timeout(10):
             await endless.ended.wait()
     assert peak_bytes < 32 * MIB
+
+
+@pytest.mark.parametrize("size", ["-1", "", "1 KiB"])
+def test_a_listing_with_a_size_that_is_none_is_none(size: str) -> None:
+    """An object whose size cannot be is never one that is left out in silence."""
+    contents = f"<Contents><Key>in/k</Key><Size>{size}</Size></Contents>"
+    with pytest.raises(ValueError, match=r"invalid literal|less than no"):
+        read_page(f"<ListBucketResult>{contents}</ListBucketResult>".encode())
 
 
 async def test_a_redirect_leads_nowhere(client: S3Client, odd: OddS3) -> None:
