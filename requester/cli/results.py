@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from protocol.errors import NotFound
+from protocol.errors import NotFound, Unavailable
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.stores import LINKED
@@ -47,16 +47,22 @@ def _result(endpoint: Endpoint, job: str, item: Json) -> Result:
 
 @contextmanager
 def told_if_gone(result: Result) -> Iterator[None]:
-    """What the requester does not find on a node that kept it has been removed there, which a status does not say."""
+    """What a requester's status does not say: that a node does not keep a result any more, or is not connected."""
     from storage.kept import GONE_HINT
 
+    what = f"the result of execution {short(result.execution)}"
     try:
         yield
     except NotFound as fault:
         if not result.relay:
             raise
-        message = f"the result of execution {short(result.execution)} is not kept on its node any more"
+        message = f"{what} is not kept on its node any more"
         raise NotFound(message, hint=GONE_HINT, kind="Results") from fault
+    except Unavailable as fault:
+        if not result.relay or f"{result.relay} answers 503" not in fault.message:
+            raise
+        message = f"{what} is kept by its node, which is not connected"
+        raise Unavailable(message, hint="Start the node again, or publish to S3 or IPFS.") from fault
 
 
 def is_archive(spec: Spec) -> bool:

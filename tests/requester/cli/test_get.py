@@ -9,9 +9,11 @@ import pytest
 from compute.provenance import Manifests
 from deploy import servers
 from deploy.servers import Kubo, S3Server
+from protocol.errors import Unavailable
 from protocol.ids import ExecutionId, JobId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
+from requester.verbs import Archive
 from storage.addresses import read_policy
 from storage.contract import Label, silent
 from storage.drivers import open_drivers
@@ -65,7 +67,36 @@ def test_a_node_that_cannot_be_reached_is_read_through_the_requester(
     ran = shoal("get", "words")
 
     assert ran.code == 0, ran.err
+    assert ran.out == f"Results for job 'words' have been written to...\n{folder / 'job-words'}\n"
     assert _tree(folder / "job-words") == {"stdout": "relayed\n" * 1000}
+
+
+@pytest.mark.parametrize("words", [("get", "words"), ("cat", "words", "stdout")], ids=["get", "cat"])
+def test_a_node_that_is_away_with_its_result_is_told(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    shelf: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    """Where neither the person nor the requester reaches the node that keeps a result, that is what is said, and nothing is
+    printed as if it were the result."""
+
+    async def away(*_: object, **__: object) -> Archive:
+        raise Unavailable("the node n1 is not connected")
+
+    monkeypatch.setattr(twin, "archive", away)
+    shelf.url = "http://127.0.0.1:1"
+    execution = finished.publish(0, None)
+    finished.close()
+
+    ran = shoal(*words)
+
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert (
+        f"{execution[:10]} is kept by its node, which is not connected\nHint: Start the node again" in ran.err
+    )
 
 
 def test_raw_keeps_executions_apart(shoal: Shoal, finished: Finished, folder: Path) -> None:
