@@ -21,6 +21,7 @@ from protocol.spec.changes import changes
 from protocol.spec.selectors import parse_selector
 from protocol.states import JobState
 from requester.core import requests
+from requester.core.deadlines import next_attempt
 from requester.core.explanation import standings
 from requester.core.history import of_log
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
@@ -215,6 +216,9 @@ class Service:
         kept = next((each.node for each in reserved if each.key == record.key), None)
         ahead = queue.place(record.key, self._jobs.fleet.share)
         return QueuePlace(ahead, len(queue), waiting.since, kept)
+
+    def next_attempt(self, record: JobRecord) -> float | None:
+        return next_attempt(record, self._clock.now(), self._settings.policy)
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         if query.order_by and query.order_by not in ORDERS:

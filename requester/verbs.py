@@ -137,6 +137,9 @@ class Verbs(Protocol):
     def queue_place(self, record: JobRecord) -> QueuePlace | None:
         """Where a job stands in the queue, None if it does not wait."""
 
+    def next_attempt(self, record: JobRecord) -> float | None:
+        """When a job that rests after an attempt is tried or started again, in unix seconds; None if it does not rest."""
+
     async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
         """Why a job's executions went where they are, and where the next one could go."""
 

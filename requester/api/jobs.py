@@ -166,6 +166,9 @@ async def describe(request: web.Request) -> web.Response:
     place = request.app[VERBS].queue_place(record)
     if place is not None:
         view["Queue"] = views.queue_place(place)
+    resting = request.app[VERBS].next_attempt(record)
+    if resting is not None:
+        view["NextAttempt"] = views.timestamp(resting)
     include = {
         part.strip().lower() for value in request.query.getall("include", []) for part in value.split(",")
     }

@@ -58,7 +58,7 @@ def describe(
 def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
-    _print_pairs(_head(job) + _queue(view) + _update(view))
+    _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view))
     if executions:
         counts = Counter(state_of(each) for each in executions)
         _section("Summary")
@@ -111,6 +111,13 @@ def _queue(view: Json) -> list[tuple[str, str]]:
     if "others" in details:
         lines.append(f"and {details['others']} more: shoal job explain {short(view['Job']['ID'])}")
     return [*pairs, ("Why", "\n".join(lines))]
+
+
+def _rest(view: Json) -> list[tuple[str, str]]:
+    """When a job that rests is tried again."""
+    if "NextAttempt" not in view:
+        return []
+    return [("Next Attempt", f"{view['NextAttempt'].replace('T', ' ')[:19]}, after a rest")]
 
 
 def _update(view: Json) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from requester.cli.exits import CLOSED, tell
 from requester.cli.output import clean, size
 
 Json = dict[str, Any]
+Line = tuple[str, str, str]
+"""Execution, topic, text."""
 
 PLAIN_EVERY_S: Final = 5.0
 """Without a terminal, bytes are told this often at most."""
@@ -30,27 +32,32 @@ _WORDS: Final = {
 
 
 class Stages:
-    """Remembers what was told; `lines` gives what is new in a view: (execution, topic, text)."""
+    """Remembers what was told; `lines` gives what is new in a view."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, str, str]] = set()
+        self._told: set[Line] = set()
 
-    def lines(self, view: Json) -> list[tuple[str, str, str]]:
+    def lines(self, view: Json) -> list[Line]:
         """The news in a watch's view of a job."""
-        job, found = view["Job"], []
+        job, found = view["Job"], list[Line]()
         state = job["State"]
         if state["StateType"] == "Queued":
             found.append(("", "Queued", state["Message"] or "waiting for a node with room"))
         if held_up := held_up_update(job, view.get("Executions", [])):
             found.append(("", "Updating", held_up))
         for execution in view.get("Executions", []):
-            found += [(execution["ID"], *event) for event in _events(execution)]
+            found += self._not_passed([(execution["ID"], *event) for event in _events(execution)])
         if state["StateType"] in CLOSED:
             # Why is told once, as the command's error.
             found.append(("", state["StateType"], ""))
         return [line for line in found if self._new(line)]
 
-    def _new(self, line: tuple[str, str, str]) -> bool:
+    def _not_passed(self, lines: list[Line]) -> list[Line]:
+        """What comes behind the last line that was told: that a program runs may be heard before what led to it."""
+        told = [number for number, line in enumerate(lines) if line in self._told]
+        return lines[told[-1] + 1 :] if told else lines
+
+    def _new(self, line: Line) -> bool:
         if line in self._told:
             return False
         self._told.add(line)

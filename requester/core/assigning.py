@@ -15,10 +15,10 @@ from protocol.held import input_token
 from protocol.ids import NodeId, execution_id
 from protocol.jobs import Amounts
 from protocol.ranking import Ranking
-from requester.core.attempts import by_node, by_partition, failures_by_node
+from requester.core.attempts import by_node, by_partition, failures_by_node, rule_for
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, rank
-from requester.core.policy import Policy, rule_of
+from requester.core.policy import Policy
 from requester.core.room import Remaining
 from requester.core.standing import Demand, Standing
 from requester.core.view import View
@@ -61,7 +61,7 @@ def partitions(case: Case) -> Assignment:
     A partition goes to the node that has failed this job least, so a second attempt is on another node if there is one.
     """
     record, demand, now = case.record, case.demand, case.now
-    rule = rule_of(record.spec, case.policy)
+    rule = rule_for(record, case.policy)
     attempts = by_partition(record, rule)
     serving = {each.partition for each in record.older()}
     failures = failures_by_node(record.current() if attempts else ())
@@ -100,7 +100,7 @@ def everywhere(case: Case) -> Assignment:
     one that joins later has none. It begins when all nodes have had the time to be heard.
     """
     record, demand, standing, now = case.record, case.demand, case.standing, case.now
-    rule = rule_of(record.spec, case.policy)
+    rule = rule_for(record, case.policy)
     attempts = by_node(record, rule)
     serving = {each.node for each in record.older()}
     room = _room(case)

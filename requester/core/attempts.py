@@ -4,11 +4,14 @@ Knows: how to read the executions of a job's present version. Must not know: wha
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
+
+from msgspec.structs import replace
 
 from protocol.ids import NodeId
 from protocol.states import ENDS, ExecutionState
-from requester.core.model import ExecutionRecord, JobRecord
-from requester.core.policy import Rule, cause_of, mendable, rest_s, sent_away
+from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.policy import LASTS, Policy, Rule, cause_of, mendable, rest_s, rule_of, sent_away
 
 
 class Attempts:
@@ -78,6 +81,31 @@ def _ran_s(execution: ExecutionRecord) -> float:
         return execution.stages[-1].at - began
     never = began is None and execution.stages
     return 0.0 if never else execution.modified_at - execution.created_at
+
+
+def rule_for(record: JobRecord, policy: Policy) -> Rule:
+    """The rule by which a job's attempts follow each other. What has come up and is not meant to end bears what else would
+    end it: images and keys that are missing for a while come back, and what runs beside is not to fall with it.
+    """
+    rule = rule_of(record.spec, policy)
+    return _patient(rule) if serves(record) else rule
+
+
+def serves(record: JobRecord) -> bool:
+    """Whether a job that is not meant to end has come up, in its present version: it stays then until a person ends it."""
+    return record.spec.type in LONG_RUNNING and any(map(_came_up, record.current()))
+
+
+@lru_cache(maxsize=64)
+def _patient(rule: Rule) -> Rule:
+    return replace(rule, causes=rule.causes | {LASTS})
+
+
+def _came_up(execution: ExecutionRecord) -> bool:
+    """Whether an execution's program runs, or has run."""
+    told = any(stage.state is ExecutionState.RUNNING for stage in execution.stages)
+    running = execution.state in (ExecutionState.RUNNING, ExecutionState.COMPLETED)
+    return told or running or cause_of(execution) == "program"
 
 
 _newest: list[tuple[JobRecord, Rule, dict[int, Attempts]]] = []

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from protocol.ids import ExecutionId
 from protocol.states import ExecutionState
-from requester.core.attempts import by_node, by_partition
+from requester.core.attempts import by_node, by_partition, rule_for, serves
 from requester.core.model import EVERYWHERE, LONG_RUNNING, JobRecord
-from requester.core.policy import Policy, healthy_after_s, rule_of
+from requester.core.policy import Policy, healthy_after_s
 
 
 def next_deadline(
@@ -31,7 +31,7 @@ def next_deadline(
                 for execution in record.executions.values()
                 if execution.open and execution.id in running_since
             ]
-    if record.queued is not None and record.queued_at is not None:
+    if record.queued is not None and record.queued_at is not None and not serves(record):
         if timeouts.queue_timeout:
             moments.append(record.queued_at + timeouts.queue_timeout)
         elif not record.queued.retryable:
@@ -41,6 +41,11 @@ def next_deadline(
     if record.executions:
         moments += _rests(record, since, policy)
     return min(moments, default=None)
+
+
+def next_attempt(record: JobRecord, now: float, policy: Policy) -> float | None:
+    """When the rest of a job is over that waits to be tried or started again (unix seconds), or None."""
+    return None if record.closed else min(_rests(record, now, policy), default=None)
 
 
 def _healthy(record: JobRecord, since: float, policy: Policy) -> list[float]:
@@ -56,7 +61,7 @@ def _healthy(record: JobRecord, since: float, policy: Policy) -> list[float]:
 
 def _rests(record: JobRecord, since: float, policy: Policy) -> list[float]:
     """The ends of the rests before next attempts."""
-    rule = rule_of(record.spec, policy)
+    rule = rule_for(record, policy)
     if not rule.restarts and all(execution.open for execution in record.executions.values()):
         return []
     attempts = by_node(record, rule) if record.spec.type in EVERYWHERE else by_partition(record, rule)

@@ -11,10 +11,10 @@ from protocol.entries import Closed
 from protocol.errors import Failure
 from protocol.ids import NodeId
 from protocol.states import ExecutionState, JobState
-from requester.core.attempts import Attempts, by_node, by_partition
+from requester.core.attempts import Attempts, by_node, by_partition, rule_for, serves
 from requester.core.giving_up import NODE_LOST, too_long
 from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
-from requester.core.policy import Policy, cause_of, mendable, rule_of
+from requester.core.policy import Policy, mendable
 from requester.core.standing import NO_SUITABLE_NODE
 
 S = ExecutionState
@@ -33,11 +33,9 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     if record.older():
         # A version that does not come up must not take down the one that runs; the update stands still.
         return None
-    rule = rule_of(spec, policy)
-    # What a daemon does on other nodes goes on when it cannot run on one: that node has it no more.
-    elsewhere = spec.type == "daemon" and any(map(_came_up, current))
+    rule = rule_for(record, policy)
     for execution in current:
-        if spec.type != "ops" and not elsewhere and not mendable(execution, rule):
+        if spec.type != "ops" and not mendable(execution, rule):
             return failed(execution.failure)
     if spec.type not in EVERYWHERE and (rule.attempts_max or rule.losses_max):
         for attempts in by_partition(record, rule).values():
@@ -49,18 +47,13 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     limit = spec.task.timeouts.queue_timeout
     if (
         limit
+        and not serves(record)
         and record.queued is not None
         and record.queued_at is not None
         and now >= record.queued_at + limit
     ):
         return failed(_waited(record.queued, limit))
     return None
-
-
-def _came_up(execution: ExecutionRecord) -> bool:
-    """Whether an execution's program runs, or has run."""
-    told = any(stage.state is S.RUNNING for stage in execution.stages)
-    return told or execution.state in (S.RUNNING, S.COMPLETED) or cause_of(execution) == "program"
 
 
 def _waited(reason: Failure, limit_s: int) -> Failure:
@@ -97,7 +90,7 @@ def ops_end(record: JobRecord, there: Collection[NodeId], policy: Policy) -> Clo
     """An ops job ends when no execution is open and none is tried again on a node that is `there`; one failure fails it."""
     if record.open():
         return None
-    rule = rule_of(record.spec, policy)
+    rule = rule_for(record, policy)
     unfinished: ExecutionRecord | None = None
     for node, attempts in by_node(record, rule).items():
         if attempts.completed or attempts.last is None:

@@ -20,6 +20,8 @@ LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""
 TAKEN: Final = "Conflict.Taken"
 """Where the result was to go there is another's."""
+LASTS: Final = "lasting"
+"""The cause of such a failure: no job names it."""
 PROGRAM_FAILED: Final = "ProgramFailed"
 OUT_OF_MEMORY: Final = "Exhausted.Memory"
 OVER_DISK: Final = "Exhausted.DiskLimit"
@@ -60,7 +62,7 @@ class Policy(Struct, frozen=True, cache_hash=True):
     events_max: int = 100
 
 
-class Rule(Struct, frozen=True):
+class Rule(Struct, frozen=True, cache_hash=True):
     """How one job's attempts follow each other: its own retry policy with the requester's in what it leaves open.
 
     `attempts_max` 0 means no limit. `restarts`: the program is started again however it ends.
@@ -137,7 +139,7 @@ def cause_of(execution: ExecutionRecord) -> str:
         return "program"
     if code == OVER_TIME:
         return "timeout"
-    return "lasting" if lasting(failure) else "system"
+    return LASTS if lasting(failure) else "system"
 
 
 def mendable(execution: ExecutionRecord, rule: Rule) -> bool:

@@ -233,10 +233,11 @@ def explain(
     ]
     unfit += standing.unfit
     if away:
+        able = f"{len(away)} of {_nodes(known)} could run this job"
         return Failure(
             code=f"{NO_SUITABLE_NODE}.Away",
-            message=f"waiting for a node: {len(away)} of {_nodes(known)} could run this job, and none is here",
-            hint="start or approve one of them",
+            message=f"waiting for a node: {able}, and none takes work now",
+            hint=_only(each.hint for each in away) or "bring one of them back, as told for each",
             retryable=True,
             details=_details([*away, *unfit]),
         )
@@ -256,6 +257,12 @@ def explain(
         hint="change the job, or a node as told above; a QueueTimeout makes the job wait for such a node",
         details=_details(unfit),
     )
+
+
+def _only(hints: Iterable[str]) -> str:
+    """The one hint that there is, else nothing."""
+    found = set(hints)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _details(lines: Sequence[Unfit], more: int = 0) -> dict[str, str]:

@@ -18,6 +18,7 @@ from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopReq
 from protocol.ids import JobId, NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
+from requester.core.attempts import serves
 from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
 from requester.core.fold import accepts, fold_events, waiting
 from requester.core.giving_up import given_up
@@ -175,8 +176,8 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
-    if record.older():
-        # What runs of an earlier version is not ended because its successor finds no place.
+    if record.older() or serves(record):
+        # What serves is not ended because its successor, or more of it, finds no place.
         reason = replace(reason, retryable=True)
     if not limit and record.spec.type != "daemon" and not reason.retryable and view.settled:
         hasty = reason.code == NO_SUITABLE_NODE and (case.refused or not record.current())

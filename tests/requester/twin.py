@@ -30,11 +30,13 @@ from protocol.ranking import Candidate, Ranking
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector
 from protocol.states import ExecutionState, JobState
+from requester.core.deadlines import next_attempt
 from requester.core.explanation import standings
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.core.policy import Policy
 from requester.verbs import (
     Archive,
     Explanation,
@@ -238,6 +240,9 @@ class Twin:
             fleet.put(node)
         record = await self.job(ref, namespace=namespace)
         return Explanation(record, standings(record, fleet), self.queue_place(record))
+
+    def next_attempt(self, record: JobRecord) -> float | None:
+        return next_attempt(record, record.modified_at, Policy())
 
     def queue_place(self, record: JobRecord) -> QueuePlace | None:
         if record.queued is None:

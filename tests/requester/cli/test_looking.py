@@ -14,7 +14,7 @@ from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import Job, ResultPath, Spec, Task
 from protocol.messages import LogChunk
-from protocol.states import JobState
+from protocol.states import ExecutionState, JobState
 from requester.cli.output import print_table
 from requester.verbs import LogLine
 from tests.conftest import Background
@@ -236,6 +236,17 @@ def test_a_waiting_job_tells_its_place(shoal: Shoal, twin: Twin, background: Bac
     out = shoal("describe", job).out
     assert "0 of 1 waiting jobs go first, since 2025-06-15" in out
     assert f"{NODE[:10]}  fits, but has 0 of the 1 cores free now" in out
+
+
+def test_a_job_that_rests_says_until_when(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Between two attempts ``describe`` tells when the next begins."""
+    job = background.run(twin.submitted(a_job("ill")))
+    execution = background.run(twin.assign(job))
+    assert "Next Attempt" not in shoal("describe", "ill").out
+    ill = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
+    background.run(twin.report(execution, ExecutionState.FAILED, failure=ill))
+
+    assert re.search(r"Next Attempt += 2025-06-15 15:0\d:\d\d, after a rest", shoal("describe", job).out)
 
 
 def test_an_update_that_does_not_come_up(shoal: Shoal, twin: Twin, background: Background) -> None:

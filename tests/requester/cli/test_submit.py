@@ -14,6 +14,7 @@ from protocol.errors import Failure, Unavailable
 from protocol.ids import JobId
 from protocol.messages import RunOutput
 from protocol.states import ExecutionState, JobState
+from requester.cli.progress import Stages
 from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import SPEC, Shoal
@@ -204,6 +205,19 @@ def test_an_update_that_finds_no_place_is_told(shoal: Shoal, twin: Twin, backgro
 
     assert ran.code == 124
     assert "nothing of version 2 runs yet, an earlier one goes on; why: shoal job explain j-" in ran.err
+
+
+def test_what_is_heard_late_is_not_told() -> None:
+    """That a program runs may be heard before what led to it, which is then no news."""
+    job = {"ID": "j-1", "Version": 1, "State": {"StateType": "Running", "Message": ""}}
+    execution: dict[str, Any] = {"ID": "e-1", "NodeID": "n1", "State": "running", "Stages": []}
+    stages = Stages()
+    first = stages.lines({"Job": job, "Executions": [execution]})
+    passed = [{"State": state, "Message": ""} for state in ("assigned", "staging", "running", "completed")]
+    last = stages.lines({"Job": job, "Executions": [{**execution, "State": "completed", "Stages": passed}]})
+
+    assert [topic for _, topic, _ in first] == ["Assigned", "Running"]
+    assert [topic for _, topic, _ in last] == ["Completed"]
 
 
 def test_a_watch_survives_a_requester(shoal: Shoal, twin: Twin) -> None:

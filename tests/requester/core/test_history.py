@@ -72,11 +72,17 @@ def test_queueing_loss_and_stop() -> None:
 
     assert told(world) == [
         ("Submission", "Job submitted"),
-        ("Queueing", "Job queued. waiting for a node: 1 of 1 node could run this job, and none is here"),
+        (
+            "Queueing",
+            "Job queued. waiting for a node: 1 of 1 node could run this job, and none takes work now",
+        ),
         ("Scheduling", "Requested execution on n1"),
         ("State Update", "Running"),
         ("Scheduling", "Execution stop requested because node has disappeared: n1 silent for 6 s"),
-        ("Queueing", "Job queued. waiting for a node: 1 of 1 node could run this job, and none is here"),
+        (
+            "Queueing",
+            "Job queued. waiting for a node: 1 of 1 node could run this job, and none takes work now",
+        ),
         ("State Update", "Job stop requested: enough"),
         ("State Update", "Job stopped: enough"),
     ]

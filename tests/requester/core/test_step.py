@@ -338,24 +338,36 @@ def test_ops_fails_if_a_part_was_read_by_nobody() -> None:
     assert world.job.message.startswith("1 of the 2 parts of its inputs were read by nobody (part 1): ")
 
 
-def test_a_daemon_outlives_a_node_that_cannot_run_it() -> None:
-    """What no attempt can mend ends a daemon that has come up nowhere; one that runs elsewhere goes on there, and leaves
-    that node alone."""
+@pytest.mark.parametrize("type_", ["service", "daemon"])
+def test_what_serves_stays(type_: str) -> None:
+    """What no attempt can mend ends a service or daemon that has come up nowhere. One that has goes on, and what failed is
+    tried again after growing rests; nor is it ended because more of it finds no node."""
     missing = Failure("NotFound.Image", "no such image")
     young, grown = World(a_node("n1"), a_node("n2")), World(a_node("n1"), a_node("n2"))
+    count = 2 if type_ == "service" else 0
     for world in (young, grown):
-        world.submit(a_job(type_="daemon", count=0))
-    first, second = grown.open()
-    grown.report(first, S.RUNNING)
-    for world in (young, grown):
-        world.report(second, S.FAILED, missing)
-    grown.report(grown.open()[0], S.FAILED, Failure("ProgramFailed", "exit code 1"))
+        world.submit(a_job(type_=type_, count=count, timeouts=Timeouts(queue_timeout=60)))
+    serving = grown.open()[0]
+    grown.report(serving, S.RUNNING)
+    grown.now += 10
+    young.report(young.open()[1], S.FAILED, missing)
+    rests = []
+    for _ in range(3):
+        grown.report(grown.open()[1], S.FAILED, missing)
+        rests.append((deadline(grown) or grown.now) - grown.now)
+        grown.now += rests[-1]
+        grown.look()
+    for node in ("n1", "n2"):
+        grown.fleet.put(a_node(node, cores=0.5))
+    for execution in grown.open():
+        grown.report(execution, S.FAILED, Failure("ProgramFailed", "exit code 1"))
     grown.now += 1_000
     grown.look()
 
     assert (young.job.state, young.job.failure) == (JobState.FAILED, missing)
-    assert grown.job.state is JobState.RUNNING
-    assert [each.node for each in grown.open()] == [first.node]
+    assert rests == [1.0, 2.0, 4.0]
+    assert not grown.open()
+    assert not grown.job.closed
 
 
 def test_where_a_job_of_every_node_runs_is_explained() -> None:
