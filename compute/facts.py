@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 from msgspec import Struct, field
 
 from compute.engines.contract import Engine
@@ -24,6 +25,7 @@ from protocol.nodes import Gpu, NodeInfo, Offer
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from storage.contract import Drivers
 
+_log = structlog.get_logger(__name__)
 PROBE_EVERY_S: Final = 15.0
 PROBE_LOST_S: Final = 2.0
 """What was here and is not now is looked for more often: until it is seen again, jobs that need it are refused."""
@@ -233,6 +235,9 @@ async def _offer(name: str, part: Any, within_s: float) -> Offer:
         return Offer(name, available=False, reason=f"it did not answer within {within_s:g} s")
     except Fault as fault:
         return Offer(name, available=False, reason=fault.message, hint=fault.hint)
+    except Exception as error:  # noqa: BLE001 (one part that fails as nobody foresaw must not end the node and all its work)
+        _log.exception("a part of this node could not be asked whether it works", part=name)
+        return Offer(name, available=False, reason=f"it could not be asked: {type(error).__name__}: {error}")
 
 
 def _part(name: str, share: str, there: float, parse: Callable[[str], float]) -> float:

@@ -11,6 +11,7 @@ own that returns ends with 0.
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -25,6 +26,8 @@ from protocol.ids import ExecutionId
 from protocol.nodes import Offer
 from protocol.spec.engines import WasmParams
 
+VERSION: Final = version("wasmtime")
+"""That which this process began with: it may be replaced on the disk meanwhile."""
 TAIL_S: Final = 0.05
 """How often a running program's output file is looked at."""
 PIECE_BYTES: Final = 65_536
@@ -103,9 +106,7 @@ class WasmEngine:
 
     async def probe(self) -> Offer:
         """wasmtime comes with this package, so the engine is always there."""
-        from importlib.metadata import version
-
-        return Offer(type=self.type, version=f"wasmtime {version('wasmtime')}")
+        return Offer(type=self.type, version=f"wasmtime {VERSION}")
 
     async def changed(self) -> None:
         """It is always there."""

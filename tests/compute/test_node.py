@@ -137,6 +137,23 @@ async def test_an_engine_that_hangs_does_not_hold_up_the_start(
         await requester.until(lambda: _available(requester, "noop"))
 
 
+async def test_a_part_that_fails_as_nobody_foresaw_does_not_end_the_node(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path
+) -> None:
+    """The node goes on without it and says why: its packages may just be being replaced."""
+
+    class Replaced(NoopEngine):
+        async def probe(self) -> Offer:
+            raise LookupError("no such package")
+
+    made = settings(tmp_path / "node")
+    async with running(MemoryBus(hub), made, engines={"noop": Replaced(NODE)}, host={}):
+        await requester.until(lambda: bool(requester.beats))
+        offer = requester.beats[-1].node.offers("engines", "noop")
+        assert offer is not None
+        assert offer.reason == "it could not be asked: LookupError: no such package"
+
+
 def _available(requester: FakeRequester, engine: str) -> bool:
     offer = requester.beats[-1].node.offers("engines", engine)
     return offer is not None and offer.available
