@@ -15,7 +15,7 @@ from requester.core.history import of_log
 from requester.core.model import JobRecord
 from requester.follower import Follower
 from requester.jobs import Jobs
-from requester.read_queries import find
+from requester.read_queries import FOUND_MAX, find
 from requester.recorder import Recorder
 
 DEFAULT_NAMESPACE = "default"
@@ -148,8 +148,9 @@ class Lookup:
 
     async def _only(self, ref: str, found: list[JobRecord]) -> JobRecord | None:
         if len(found) > 1:
+            more = " or more" if len(found) == FOUND_MAX else ""
             raise Conflict(
-                f"{ref} could be any of {len(found)} jobs",
+                f"{ref} could be any of {len(found)}{more} jobs",
                 kind="MultipleJobsFound",
                 hint="use more of the id, or the namespace",
                 details={record.id: f"{record.spec.name} in {record.spec.namespace}" for record in found},

@@ -115,8 +115,12 @@ def entries(database: sqlite3.Connection, key: JobKey) -> list[tuple[int, bytes]
     return database.execute(_ENTRIES_OF, (key,)).fetchall()
 
 
+FOUND_MAX: Final = 20
+"""Jobs that are named to a person who meant one of them."""
+
+
 def find(
-    database: sqlite3.Connection, *, name: str = "", prefix: str = "", limit: int = 20
+    database: sqlite3.Connection, *, name: str = "", prefix: str = "", limit: int = FOUND_MAX
 ) -> list[JobRecord]:
     """Jobs of a name in any namespace, or whose id begins with `prefix`; without their executions."""
     if name:

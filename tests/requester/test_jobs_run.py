@@ -12,6 +12,7 @@ from protocol.jobs import Spec, Timeouts
 from protocol.messages import Run
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.read_queries import FOUND_MAX
 from requester.verbs import HistoryQuery, JobQuery
 from tests.requester.cluster import BUSY, QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 
@@ -455,7 +456,8 @@ async def test_two_at_once(tmp_path: Path) -> None:
 
 
 async def test_references(tmp_path: Path) -> None:
-    """A job is found by name, by id and by the beginning of its id; an ambiguous one names its candidates."""
+    """A job is found by name, by id and by the beginning of its id; an ambiguous one names its candidates, or the first of
+    them."""
     async with a_cluster(tmp_path) as cluster:
         service = await cluster.requester()
         await cluster.node()
@@ -469,6 +471,11 @@ async def test_references(tmp_path: Path) -> None:
         with pytest.raises(Conflict) as ambiguous:
             await service.job("j-")
         assert set(ambiguous.value.details) == {job, other}
+        assert ambiguous.value.message == "j- could be any of 2 jobs"
+        for number in range(FOUND_MAX):
+            await submit(service, a_job(f"another-{number}"))
+        with pytest.raises(Conflict, match="any of 20 or more jobs"):
+            await service.job("j-")
 
 
 async def test_lists(tmp_path: Path) -> None:
