@@ -22,9 +22,10 @@ from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Refused, Stale, 
 from protocol.clock import Clock
 from protocol.entries import Assigned, Entry, Event, Submitted
 from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
-from protocol.ids import ExecutionId, JobKey, NodeId, key_of
+from protocol.ids import JobKey, NodeId, key_of
 from protocol.messages import decode, encode
 from requester.agenda import LOOKS, Agenda
+from requester.backlog import Backlog
 from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.deadlines import next_deadline
@@ -34,7 +35,7 @@ from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
 from requester.core.standing import Demand, explain
 from requester.core.step import counts, step
-from requester.core.turns import Turn, Turns
+from requester.core.turns import Turns
 from requester.core.view import View
 from requester.dispatch import Dispatch
 from requester.jobs import Jobs
@@ -46,8 +47,6 @@ from requester.settings import Settings
 _log = structlog.get_logger(__name__)
 _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
-_QUEUE_S: Final = 1.0
-"""Between two looks at the queue that nothing called for: waiting alone may get a job a node of its own."""
 _AGAIN_S: Final = 0.01
 """The rest before asking the log again while another's append is in flight."""
 _PASSED_S: Final = 0.5
@@ -82,11 +81,10 @@ class Orchestrator:
         # Unique to this start of this requester, and a token: 16 digits, then the number of the operation.
         self._op_prefix = blake2b(f"{presence.me} {clock.now()}".encode(), digest_size=8).hexdigest()
         self._agenda = Agenda(clock, presence.rank, takeover_s=settings.takeover_s)
-        self._full_for: dict[JobKey, frozenset[NodeId]] = {}
-        """The nodes that had no room for a job which runs on every node, when it was looked at last."""
-        self._queue_wanted = False
-        self._queue_seen = 0.0
         self.turns = Turns(jobs.queue, jobs.fleet, settings.policy)
+        self._backlog = Backlog(
+            clock, self.turns, jobs=jobs, agenda=self._agenda, presence=presence, decide=self.decide
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self.dispatch = Dispatch(
             the_bus,
@@ -98,9 +96,16 @@ class Orchestrator:
         )
         self.gone: Mapping[NodeId, float] = {}
         self.settled = False
-        self.acting = False
-        """Whether the log has been read to its end, so that unasked decisions may be made."""
         self.counters = {"entries": 0, "stale": 0, "refused": 0}
+
+    @property
+    def acting(self) -> bool:
+        """Whether the log has been read to its end, so that unasked decisions may be made."""
+        return self._backlog.acting
+
+    @acting.setter
+    def acting(self, acting: bool) -> None:
+        self._backlog.acting = acting
 
     async def run(self) -> None:
         """Look at the jobs that need it, until cancelled."""
@@ -126,7 +131,7 @@ class Orchestrator:
         A job half read looks as if its node still had to run what it ended long ago.
         """
         self.acting = False
-        self._full_for.clear()
+        self._backlog.clear()
         self._jobs.clear()
         for key in self._jobs.open:
             self._agenda.remind(self._clock.now(), key)
@@ -180,8 +185,7 @@ class Orchestrator:
 
     def tick(self) -> None:
         """Look at the jobs whose time has come, and now and then at what is kept for those that wait."""
-        if self._clock.now() - self._queue_seen >= _QUEUE_S:
-            self._want_queue()
+        self._backlog.tick()
         for key in self._agenda.due():
             live = self._jobs.get(key)
             if live is not None:
@@ -200,8 +204,7 @@ class Orchestrator:
 
     def nodes_changed(self) -> None:
         """A node came, went or changed: look at the queue and at the jobs that run on every node."""
-        self.turns.everything()
-        self._want_queue()
+        self._backlog.changed()
         for key in tuple(self._jobs.everywhere):
             self.attend(key)
 
@@ -227,10 +230,7 @@ class Orchestrator:
         except Fault as fault:
             self._undecidable(live, taken, fault)
             return
-        if decision.full:
-            self._full_for[live.key] = frozenset(decision.full)
-        else:
-            self._full_for.pop(live.key, None)
+        self._backlog.lacked(live.key, decision.full)
         if not decision.events:
             for item in taken:
                 item.done(None)
@@ -377,8 +377,7 @@ class Orchestrator:
                     self._fleet.release(event.node, event.execution)
         if live is not None:
             self._jobs.requeue(live)
-        self.turns.everything()
-        self._want_queue()
+        self._backlog.changed()
 
     def forget_gone(self, live: Live) -> None:
         """Forget a job of which nothing is left, if the log's reader has come to its last entry; else the reader does it."""
@@ -438,7 +437,7 @@ class Orchestrator:
         due = self._due_at(job, min(job.modified_at, self._clock.now()))
         if due is not None:
             self._agenda.remind_in_turn(due, job.key)
-        self._joined(job.key)
+        self._backlog.joined(job.key)
 
     async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
         """A closed job that has left memory and goes on (a new version) comes back from the read model."""
@@ -457,15 +456,8 @@ class Orchestrator:
         if live.record is not None:
             # What became due between the decision and now, for the log was slow, was not seen by it.
             self._await_deadline(live, min(live.record.modified_at, self._clock.now()))
-        self._freed(freed)
-        self._joined(live.key)
-
-    def _joined(self, key: JobKey) -> None:
-        """A job has come to the queue, if it is there."""
-        waiting = self._jobs.queue.get(key)
-        if waiting is not None:
-            self.turns.joined(waiting.demand)
-            self._want_queue()
+        self._backlog.freed(freed)
+        self._backlog.joined(live.key)
 
     def _await_deadline(self, live: Live, since: float) -> None:
         """Look again when something becomes due that nobody can have seen at `since`."""
@@ -524,58 +516,9 @@ class Orchestrator:
             await self._recorder.forget(record)
             if live.record is not record or not self._jobs.holds(live):
                 return
-        self._freed(self._jobs.vanished(live))
+        self._backlog.freed(self._jobs.vanished(live))
         live.behind = 0
         self.decide(live)
-
-    # The queue
-
-    def _freed(self, nodes: set[NodeId]) -> None:
-        """There is more room on these nodes: what can be nowhere else is looked at first, then the queue."""
-        if not nodes:
-            return
-        for key in [key for key, full in self._full_for.items() if not nodes.isdisjoint(full)]:
-            del self._full_for[key]
-            if self.acting and not self._presence.rank(key):
-                asyncio.get_running_loop().call_soon(self.look, key)
-        self.turns.freed(nodes)
-        self._want_queue()
-
-    def _want_queue(self) -> None:
-        if not self._queue_wanted and self.acting and len(self._jobs.queue):
-            self._queue_wanted = True
-            asyncio.get_running_loop().call_soon(self._serve_queue)
-
-    def _serve_queue(self) -> None:
-        """Give room to waiting jobs in their order. Another's job gets its share of the room, and its owner acts."""
-        self._queue_wanted = False
-        self._queue_seen = self._clock.now()
-        seen: list[Turn] = []
-        lent: list[tuple[NodeId, ExecutionId]] = []
-        for turn in self.turns.due(self._queue_seen):
-            seen.append(turn)
-            live = self._jobs.open.get(turn.key)
-            if live is not None and live.inflight:
-                continue
-            if self._presence.rank(turn.key):
-                self.attend(turn.key)
-                promise = ExecutionId(f"lent-{turn.key}")
-                waiting = turn.waiting
-                self._fleet.hold(turn.node, promise, waiting.demand.amounts, (), waiting.namespace)
-                lent.append((turn.node, promise))
-                continue
-            live = live or self._jobs.recall(turn.key)
-            if live is not None:
-                self.decide(live)
-        for node, promise in lent:
-            self._fleet.release(node, promise)
-        for turn in seen:
-            # Also one whose entry is on its way: that may say something else than where it runs.
-            live = self._jobs.open.get(turn.key)
-            if live is not None:
-                self._jobs.requeue(live)
-            else:
-                self._jobs.queue.restore(turn.key, turn.waiting)
 
 
 def _read(live: Live | None, record: bus.Record) -> Entry:

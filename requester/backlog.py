@@ -1,0 +1,127 @@
+"""Room goes to the jobs that wait for it: in the order of the queue, and first to what can be nowhere else.
+
+Knows: when the queue is worth a look, and who acts on whose turn. Must not know: whose turn it is (`requester.core.turns`),
+or how a job is decided (that is handed in).
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Final
+
+from protocol.clock import Clock
+from protocol.ids import ExecutionId, JobKey, NodeId
+from requester.agenda import Agenda
+from requester.core.turns import Turn, Turns
+from requester.jobs import Jobs
+from requester.live import Live
+from requester.presence import Presence
+
+AGAIN_S: Final = 1.0
+"""Between two looks at the queue that nothing called for: waiting alone may get a job a node of its own."""
+
+
+class Backlog:
+    """One requester's. `decide` writes what follows about a job in memory; until `acting`, nobody is given anything."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        turns: Turns,
+        *,
+        jobs: Jobs,
+        agenda: Agenda,
+        presence: Presence,
+        decide: Callable[[Live], None],
+    ) -> None:
+        self._clock = clock
+        self._turns = turns
+        self._jobs = jobs
+        self._agenda = agenda
+        self._presence = presence
+        self._decide = decide
+        self._full_for: dict[JobKey, frozenset[NodeId]] = {}
+        self._wanted = False
+        self._seen_at = 0.0
+        self.acting = False
+
+    def clear(self) -> None:
+        """All jobs have been forgotten."""
+        self._full_for.clear()
+
+    def lacked(self, key: JobKey, full: Collection[NodeId]) -> None:
+        """A job that runs on every node was looked at, and these nodes had no room for it."""
+        if full:
+            self._full_for[key] = frozenset(full)
+        else:
+            self._full_for.pop(key, None)
+
+    def joined(self, key: JobKey) -> None:
+        """A job may have come to the queue."""
+        waiting = self._jobs.queue.get(key)
+        if waiting is not None:
+            self._turns.joined(waiting.demand)
+            self._want()
+
+    def freed(self, nodes: Collection[NodeId]) -> None:
+        """There is more room on these nodes: what can be nowhere else is looked at first, then the queue."""
+        if not nodes:
+            return
+        there = frozenset(nodes)
+        for key in [key for key, full in self._full_for.items() if not there.isdisjoint(full)]:
+            del self._full_for[key]
+            if self.acting and not self._presence.rank(key):
+                asyncio.get_running_loop().call_soon(self._look, key)
+        self._turns.freed(nodes)
+        self._want()
+
+    def changed(self) -> None:
+        """Nodes came, went or changed, or room was given back: every waiting job may have a place."""
+        self._turns.everything()
+        self._want()
+
+    def tick(self) -> None:
+        """Look again now and then."""
+        if self._clock.now() - self._seen_at >= AGAIN_S:
+            self._want()
+
+    def _look(self, key: JobKey) -> None:
+        live = self._jobs.get(key)
+        if live is not None:
+            self._decide(live)
+
+    def _want(self) -> None:
+        if not self._wanted and self.acting and len(self._jobs.queue):
+            self._wanted = True
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Give room to waiting jobs in their order. Another's job gets its share of the room, and its owner acts."""
+        self._wanted = False
+        self._seen_at = self._clock.now()
+        seen: list[Turn] = []
+        lent: list[tuple[NodeId, ExecutionId]] = []
+        fleet = self._jobs.fleet
+        for turn in self._turns.due(self._seen_at):
+            seen.append(turn)
+            live = self._jobs.open.get(turn.key)
+            if live is not None and live.inflight:
+                continue
+            if self._presence.rank(turn.key):
+                self._agenda.attend(turn.key)
+                promise = ExecutionId(f"lent-{turn.key}")
+                waiting = turn.waiting
+                fleet.hold(turn.node, promise, waiting.demand.amounts, (), waiting.namespace)
+                lent.append((turn.node, promise))
+                continue
+            live = live or self._jobs.recall(turn.key)
+            if live is not None:
+                self._decide(live)
+        for node, promise in lent:
+            fleet.release(node, promise)
+        for turn in seen:
+            # Also one whose entry is on its way: that may say something else than where it runs.
+            live = self._jobs.open.get(turn.key)
+            if live is not None:
+                self._jobs.requeue(live)
+            else:
+                self._jobs.queue.restore(turn.key, turn.waiting)
