@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -41,6 +41,18 @@ Api = Callable[[Verbs, str, int], AbstractAsyncContextManager[tuple[str, int]]]
 """Serves the verbs at a host and port while the context is open; gives the address it listens on."""
 
 
+class _Parts(NamedTuple):
+    """A requester put together, with nothing of it begun; `work` is what goes on while it is there."""
+
+    service: Service
+    jobs: Jobs
+    orchestrator: Orchestrator
+    follower: Follower
+    recorder: Recorder
+    retention: Retention
+    work: list[Coroutine[Any, Any, None]]
+
+
 @asynccontextmanager
 async def running(
     bus: Bus,
@@ -60,6 +72,51 @@ async def running(
     randbits = randbits or random.Random(secrets.randbits(256)).getrandbits
     if not settings.id:
         settings = replace(settings, id=RequesterId(f"r-{uuid4()}"))
+    parts = _put_together(bus, settings, clock, version=version, randbits=randbits, bucket=bucket)
+    try:
+        await _resume(parts)
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(each) for each in parts.work]
+            try:
+                await parts.follower.read_to_the_end()
+                _log.info(
+                    "requester ready",
+                    id=settings.id,
+                    folded=parts.follower.position,
+                    open_jobs=len(parts.jobs),
+                )
+                yield parts.service
+            finally:
+                for task in started:
+                    task.cancel()
+    finally:
+        for each in parts.work:
+            each.close()
+        await parts.recorder.close()
+
+
+async def _resume(parts: _Parts) -> None:
+    """Take up the jobs that were open when this requester ended, but for those whose end it missed."""
+    await parts.follower.begin()
+    async for some in parts.recorder.every_open():
+        missed = await parts.retention.missed(some)
+        for record in some:
+            if record.key in missed:
+                await parts.recorder.forget(record)
+            else:
+                parts.orchestrator.resume(record)
+
+
+def _put_together(
+    bus: Bus,
+    settings: Settings,
+    clock: Clock,
+    *,
+    version: str,
+    randbits: Callable[[int], int],
+    bucket: Bucket | None,
+) -> _Parts:
+    """Who is told what by whom: each part knows the others only as what it is given here."""
     fleet = Fleet()
     recorder = Recorder(settings.read_model, pause_s=settings.flush_s, group_max=settings.flush_max)
     jobs = Jobs(
@@ -170,28 +227,7 @@ async def running(
     ]
     if bucket is not None:
         work.append(serve_uploads(bus, jobs, bucket))
-    try:
-        await follower.begin()
-        async for some in recorder.every_open():
-            missed = await retention.missed(some)
-            for record in some:
-                if record.key in missed:
-                    await recorder.forget(record)
-                else:
-                    orchestrator.resume(record)
-        async with asyncio.TaskGroup() as tasks:
-            started = [tasks.create_task(each) for each in work]
-            try:
-                await follower.read_to_the_end()
-                _log.info("requester ready", id=settings.id, folded=follower.position, open_jobs=len(jobs))
-                yield service
-            finally:
-                for task in started:
-                    task.cancel()
-    finally:
-        for each in work:
-            each.close()
-        await recorder.close()
+    return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
 
 
 async def serve(
