@@ -15,12 +15,13 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from cyclopts import Group, Parameter
 
-from protocol.errors import Invalid, NotFound
+from protocol.errors import Invalid
 from protocol.jobs import Input, Spec
 from protocol.spec import Reading, SpecFault, SpecFaults, flags, read_spec
 from protocol.spec.selectors import parse_selector
 from requester.cli.endpoint import Api
 from requester.cli.exits import tell
+from requester.cli.reading import read_start
 from requester.cli.shipping import shipped
 from requester.cli.waiting import Waiting, submit_and_wait
 
@@ -263,23 +264,15 @@ def _module(where: str) -> Input:
             name = PurePosixPath(where.partition("://")[2].partition("?")[0]).name
             found = msgspec.structs.replace(found, target=f"{MODULE_TARGET}/{name or 'main.wasm'}")
         return found
-    path = Path(where)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MODULE_MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"there is no module {where}", hint="give a file, or ipfs://, s3:// or https://"
-        ) from error
-    except OSError as error:
-        raise Invalid(f"the module {where} cannot be read: {error.strerror}") from error
+    hint = "give a file, or ipfs://, s3:// or https://"
+    data = read_start(where, "module", at_most_bytes=MODULE_MAX_BYTES, hint=hint)
     if len(data) > MODULE_MAX_BYTES:
         raise Invalid(
             f"the module {where} is larger than {MODULE_MAX_BYTES // 2**20} MiB and does not fit into a request",
             hint="put it on S3, IPFS or a web server and give its URI",
         )
     url = f"data:application/wasm;base64,{b64encode(data).decode()}"
-    return Input(source=Spec("inline", {"URL": url}), target=f"{MODULE_TARGET}/{path.name}")
+    return Input(source=Spec("inline", {"URL": url}), target=f"{MODULE_TARGET}/{Path(where).name}")
 
 
 def _present(**fields: Any) -> Json:

@@ -12,13 +12,14 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from protocol.errors import Invalid, NotFound
+from protocol.errors import Invalid
 from protocol.spec import Reading, read_spec
 from protocol.spec.bounds import TEXT_MAX_BYTES
 from protocol.spec.template import fill_in, values_of
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, tell
 from requester.cli.output import clean_text
+from requester.cli.reading import read_start
 from requester.cli.shipping import check_own, shipped_spec
 from requester.cli.waiting import Waiting, submit_and_wait
 
@@ -99,16 +100,8 @@ def read(spec: str, filling: Filling) -> Reading:
             tell("Reading a job spec from the terminal; end it with Ctrl+D.")
         text = _text(sys.stdin.buffer.read(TEXT_MAX_BYTES + 1), "standard input")
         return read_spec(filling.fill_in(text, "<stdin>"), file="<stdin>")
-    path = Path(spec)
-    try:
-        with path.open("rb") as file:
-            data = file.read(TEXT_MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"there is no file {spec}", hint="give the path of a job spec, or - for standard input"
-        ) from error
-    except OSError as error:
-        raise Invalid(f"{spec} cannot be read: {error.strerror}") from error
+    hint = "give the path of a job spec, or - for standard input"
+    data = read_start(spec, "file", at_most_bytes=TEXT_MAX_BYTES, hint=hint)
     return read_spec(filling.fill_in(_text(data, spec), spec), file=spec)
 
 
