@@ -15,8 +15,9 @@ from requester.verbs import LogLine, Verbs
 _WAIT_S = 10.0
 """How long a node may hold a request for more output."""
 _ANSWER_S = 5.0
-_TRIES = 5
-"""Requests without an answer in a row before the output counts as out of reach."""
+_TRIES = 2
+"""Requests without an answer in a row before the output counts as out of reach: one may be lost on its way."""
+_TRIES_FOLLOWING = 5
 _END = -1
 
 
@@ -32,7 +33,7 @@ class Logs:
     ) -> AsyncGenerator[LogLine, None]:
         """What an execution wrote, until its end or (not following) the present. The node's word, else what the log kept."""
         cursor = _END if tail else 0
-        failed = 0
+        failed, tries = 0, _TRIES_FOLLOWING if follow else _TRIES
         while True:
             wanted = LogsRequest(execution.id, cursor, wait_s=_WAIT_S if follow else 0.0)
             try:
@@ -42,7 +43,7 @@ class Logs:
                 answer = decode(data, LogsAnswer)
             except (Unavailable, TimedOut) as fault:
                 failed += 1
-                if failed < _TRIES and follow and isinstance(fault, TimedOut):
+                if failed < tries and isinstance(fault, TimedOut):
                     continue
                 for line in await self._kept(execution, fault, told=cursor > 0):
                     yield line

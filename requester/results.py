@@ -13,6 +13,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from protocol import subjects
+from protocol.asking import ask
 from protocol.bus import Messages
 from protocol.errors import Broken, Exhausted, Fault, NotFound, Unavailable, fault_of
 from protocol.ids import ExecutionId, NodeId
@@ -27,7 +28,8 @@ KEPT_TYPE: Final = "urldownload"
 PIECE_BYTES: Final = 524_288
 LINK_S: Final = 2.0
 """A node that does not answer by then is told of by its old link."""
-PIECE_S: Final = 15.0
+PIECE_S: Final = 5.0
+TRIES: Final = 3
 AT_ONCE: Final = 32
 LIST_MAX_BYTES: Final = 16 << 20
 """A longer list (some 150,000 files) is not asked for: its result says what is in it."""
@@ -55,7 +57,7 @@ class KeptResults:
                 if record.node in silent:
                     return record
                 try:
-                    answer = await self._ask(record, ResultRequest(record.id), LINK_S)
+                    answer = await self._ask(record, ResultRequest(record.id), LINK_S, tries=1)
                 except NotFound:
                     return record
                 except Fault:
@@ -71,10 +73,10 @@ class KeptResults:
         """The archive that a node keeps of an execution. Raises `NotFound`; `Unavailable` if the node does not answer."""
         if not is_kept(record):
             raise NotFound(f"execution {record.id} has no result that its node keeps")
-        first = await self._ask(record, ResultRequest(record.id), PIECE_S)
+        first = await self._ask(record, ResultRequest(record.id))
 
         async def read(offset: int) -> bytes:
-            answer = await self._ask(record, ResultRequest(record.id, offset, PIECE_BYTES), PIECE_S)
+            answer = await self._ask(record, ResultRequest(record.id, offset, PIECE_BYTES))
             if answer.version != first.version or not answer.data:
                 raise Broken(f"the result of execution {record.id} was replaced while it was read")
             return answer.data
@@ -106,7 +108,7 @@ class KeptResults:
         whole = bytearray()
         while True:
             wanted = ResultRequest(record.id, len(whole), PIECE_BYTES, part)
-            answer = await self._ask(record, wanted, PIECE_S)
+            answer = await self._ask(record, wanted)
             if answer.size_bytes > LIST_MAX_BYTES:
                 raise Exhausted(
                     f"the list of what execution {record.id} wrote has {answer.size_bytes:,} bytes"
@@ -115,10 +117,18 @@ class KeptResults:
             if len(whole) >= answer.size_bytes or not answer.data:
                 return bytes(whole)
 
-    async def _ask(self, record: ExecutionRecord, wanted: ResultRequest, timeout_s: float) -> ResultAnswer:
+    async def _ask(
+        self,
+        record: ExecutionRecord,
+        wanted: ResultRequest,
+        timeout_s: float = PIECE_S,
+        *,
+        tries: int = TRIES,
+    ) -> ResultAnswer:
         what = "the list of the result" if wanted.part else "the result"
         try:
-            data = await self._bus.request(subjects.results(record.node), encode(wanted), timeout_s=timeout_s)
+            subject = subjects.results(record.node)
+            data = await ask(self._bus, subject, encode(wanted), timeout_s=timeout_s, tries=tries)
         except Unavailable as fault:
             raise Unavailable(
                 f"the node {record.node}, which keeps {what} of execution {record.id}, is not connected",

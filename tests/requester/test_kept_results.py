@@ -13,14 +13,15 @@ import pytest
 from compute.provenance import Manifests
 from compute.result_answers import ResultAnswers
 from protocol import subjects
+from protocol.clock import ManualClock
 from protocol.errors import Broken, Exhausted, NotFound, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Spec
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import Written
+from protocol.messages import ResultAnswer, Written, encode
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
-from requester.results import PIECE_BYTES, KeptResults
+from requester.results import PIECE_BYTES, PIECE_S, KeptResults
 from storage.contract import Label, silent
 from storage.local_publisher import LocalPublisher, LocalPublisherParams, open_local_publisher
 from storage.settings import LocalPublishing, StorageSettings
@@ -213,3 +214,19 @@ async def test_a_list_that_is_not_what_was_recorded_is_none(
 
     with pytest.raises(kind):
         await kept.files(of)
+
+
+async def test_a_question_that_gets_lost_is_asked_again() -> None:
+    """One message that is lost between a requester and a node, as while accounts change, costs seconds and no download."""
+    clock = ManualClock()
+    hub = MemoryHub(clock=clock)
+    kept = KeptResults(MemoryBus(hub))
+    async with MemoryBus(hub).subscribe(subjects.results(NODE)) as asked:
+        reading = asyncio.ensure_future(kept.archive(record()))
+        await anext(asked)
+        await clock.advance(PIECE_S)
+        question = await anext(asked)
+        assert question.respond is not None
+        await question.respond(encode(ResultAnswer(3, "v1")))
+
+        assert (await reading).size_bytes == 3
