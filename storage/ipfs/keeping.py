@@ -14,7 +14,7 @@ A mark is the same for every try of one execution: what a killed one left pinned
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -29,7 +29,7 @@ Add = Callable[[Mapping[str, str], str], Awaitable[str]]
 UNDO_S: Final = 20.0
 LOOKS: Final = 2
 LOOK_AGAIN_S: Final = 0.5
-"""Kubo may still be at what we have hung up on."""
+"""Kubo may still be at what we have hung up on, and pin it in the end."""
 SHA_256: Final = 0x12
 _NOT_PINNED: Final = "not pinned or pinned indirectly"
 _NO_LONGER_THERE: Final = "'from' cid was not recursively pinned"
@@ -44,6 +44,14 @@ class _Pin(Struct, frozen=True, rename="pascal"):
 
 class _Pins(Struct, frozen=True, rename="pascal"):
     keys: dict[str, _Pin] = {}
+
+
+class _Asked(Struct, frozen=True, rename="pascal"):
+    """What was asked of Kubo lately; `active` while it is at it."""
+
+    command: str
+    active: bool
+    options: dict[str, Any] = {}
 
 
 class _Done(Struct, frozen=True, rename="pascal"):
@@ -197,15 +205,29 @@ class _Marked:
     async def _all_marked(self) -> list[str]:
         """What is pinned by the name and has the mark: an answer that did not come may have told of it."""
         asked = {"type": "recursive", "names": "true", "name": self._name}
-        for look in range(LOOKS):
-            if look:
-                await asyncio.sleep(LOOK_AGAIN_S)
+        look = 0
+        while True:
+            look += 1
+            # Asked first: what ends after that is pinned by the time of the look.
+            adding = await self._is_adding()
             pins = await self._kubo.ask("pin/ls", _Pins, asked, what=f"pins named {self._name!r}")
             named = [cid for cid, pin in pins.keys.items() if pin.name == self._name]
             found = [cid for cid in named if self._mark.encode() in await self._block(cid)]
-            if found:
+            if found or (look >= LOOKS and not adding):
                 return found
-        return []
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _is_adding(self) -> bool:
+        """Whether Kubo is still at an ``add`` that pins by the name, as far as it tells."""
+        try:
+            asked = await self._kubo.ask("diag/cmds", list[_Asked], what="what Kubo is at")
+        except Fault:
+            # A node whose API is open to some commands only.
+            return False
+        return any(
+            each.active and each.command == "add" and each.options.get("pin-name") == self._name
+            for each in asked
+        )
 
     async def _block(self, cid: str) -> bytes:
         """A block that the node has."""
