@@ -17,6 +17,7 @@ from typing import Any
 from protocol import failpoints
 from protocol.bus import Append
 from protocol.errors import Conflict, Fault, NotFound, TimedOut, Unavailable
+from protocol.ids import NodeId
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import JobState
@@ -171,7 +172,7 @@ class Cluster:
         going_on = ["nothing was looked at"]
         while self.scheduler.now < end and not self.wrongs:
             self._stop_what_runs_for_ever()
-            self._take_nodes_back()
+            self._take_nodes_back(end - self.scheduler.now)
             self.scheduler.run(self.scheduler.now + 1.0)
             going_on = quiet(self)
             if not going_on:
@@ -187,13 +188,18 @@ class Cluster:
             if endless and history.spec.name not in self._being_stopped():
                 self._act(Action(self.scheduler.now, "stop", text=history.spec.name))
 
-    def _take_nodes_back(self) -> None:
-        """What people took out is in again, once what had to leave it is gone; what they removed is started anew."""
+    def _take_nodes_back(self, left_s: float) -> None:
+        """What people took out is in again, once what had to leave it is gone; what they removed is started anew; and what
+        was set aside for longer than is left is let back, as a person is told to do who does not want to wait.
+        """
         open_calls = {
             call.action.text for call in self.calls if call.action.what in ABOUT_NODES and not call.answer
         }
         for node in self.nodes:
             cell = self.words.cells.get(node.name)
+            if node.name not in open_calls and self._aside_for(node.name) > left_s:
+                self._act(Action(self.scheduler.now, "uncordon", text=node.name))
+                continue
             if cell is not None and cell.membership == DELETED:
                 self._start_anew(node, cell.deleted)
             if cell is None or cell.membership == DELETED or node.name in open_calls:
@@ -204,6 +210,15 @@ class Cluster:
                 self._act(Action(self.scheduler.now, "approve", text=node.name))
             elif cell.cordon is not None:
                 self._act(Action(self.scheduler.now, "uncordon", text=node.name))
+
+    def _aside_for(self, node: str) -> float:
+        """The longest that a requester gives a node no work for its troubles, in seconds from now."""
+        found = [0.0]
+        for process in self.requesters:
+            known = process.service._jobs.fleet.nodes.get(NodeId(node)) if process.service else None
+            if known is not None and known.aside is not None:
+                found.append(known.aside.until - process.clock.now())
+        return max(found)
 
     def _start_anew(self, node: NodeProcess, removed: int) -> None:
         """A node that was removed in this life is known again in its next."""
