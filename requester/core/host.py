@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import CPU_TOLERANCE, NOTHING, Amounts
 
-_ROOMY: Final = 8
-"""A node of which this part is free, in every respect, is roomy."""
+_ROOMY: Final = 1 / 8
+"""A node of which so much is free, in every respect, is roomy."""
 
 
 class Promise(Struct, frozen=True, gc=False):
@@ -48,8 +48,6 @@ class Host(Struct, eq=False):
     ports: frozenset[int] = frozenset()
     held: dict[ExecutionId, Promise] = field(default_factory=dict)
     capacity: Amounts = NOTHING
-    part: Amounts = NOTHING
-    """So much of everything makes it roomy."""
     passing: Amounts = NOTHING
 
     @property
@@ -69,23 +67,17 @@ class Host(Struct, eq=False):
 
     def is_small(self, amounts: Amounts) -> bool:
         """Whether a node like this, as long as it is roomy, has that much free."""
-        part = self.part
+        whole = self.capacity
         return (
-            amounts.cpu <= part.cpu
-            and amounts.memory_bytes <= part.memory_bytes
-            and amounts.disk_bytes <= part.disk_bytes
-            and amounts.gpu <= part.gpu
+            amounts.cpu <= whole.cpu * _ROOMY
+            and amounts.memory_bytes <= whole.memory_bytes * _ROOMY
+            and amounts.disk_bytes <= whole.disk_bytes * _ROOMY
+            and amounts.gpu <= whole.gpu * _ROOMY
         )
 
     def resize(self, capacity: Amounts) -> None:
         """Give that much in all from now on."""
         self.capacity = capacity
-        self.part = Amounts(
-            capacity.cpu / _ROOMY,
-            capacity.memory_bytes // _ROOMY,
-            capacity.disk_bytes // _ROOMY,
-            capacity.gpu // _ROOMY,
-        )
         self.gpus = capacity.gpu > 0
         self.leave(self._without(self.held.values()))
         self.passing = self._without_staying()
@@ -124,27 +116,27 @@ class Host(Struct, eq=False):
 
     def leave(self, free: Amounts) -> None:
         """Have that much left, whatever is held."""
-        self._have(free.cpu, free.memory_bytes, free.disk_bytes, free.gpu)
+        self.cpu, self.memory_bytes = free.cpu, free.memory_bytes
+        self.disk_bytes, self.gpu = free.disk_bytes, free.gpu
+        self._weigh()
 
     def _give(self, amounts: Amounts, sign: int) -> None:
-        self._have(
-            self.cpu + sign * amounts.cpu,
-            self.memory_bytes + sign * amounts.memory_bytes,
-            self.disk_bytes + sign * amounts.disk_bytes,
-            self.gpu + sign * amounts.gpu,
-        )
+        self.cpu += sign * amounts.cpu
+        self.memory_bytes += sign * amounts.memory_bytes
+        self.disk_bytes += sign * amounts.disk_bytes
+        self.gpu += sign * amounts.gpu
+        self._weigh()
 
-    def _have(self, cpu: float, memory_bytes: int, disk_bytes: int, gpu: int) -> None:
-        self.cpu, self.memory_bytes, self.disk_bytes, self.gpu = cpu, memory_bytes, disk_bytes, gpu
-        whole, part = self.capacity, self.part
-        of_cpu = cpu / whole.cpu if whole.cpu else 1.0
-        of_memory = memory_bytes / whole.memory_bytes if whole.memory_bytes else 1.0
-        self.share = min(of_cpu, of_memory)
+    def _weigh(self) -> None:
+        whole = self.capacity
+        of_cpu = self.cpu / whole.cpu if whole.cpu else 1.0
+        of_memory = self.memory_bytes / whole.memory_bytes if whole.memory_bytes else 1.0
+        self.share = min(of_memory, of_cpu)
         self.roomy = (
-            cpu >= part.cpu
-            and memory_bytes >= part.memory_bytes
-            and disk_bytes >= part.disk_bytes
-            and gpu >= part.gpu
+            self.cpu >= whole.cpu * _ROOMY
+            and self.memory_bytes >= whole.memory_bytes * _ROOMY
+            and self.disk_bytes >= whole.disk_bytes * _ROOMY
+            and self.gpu >= whole.gpu * _ROOMY
         )
 
     def _without(self, promises: Iterable[Promise]) -> Amounts:

@@ -130,9 +130,7 @@ def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room
     wanted, inputs, ports = demand.amounts, attempt.inputs, demand.ports
     changed, preferences, troubled = room.changed, standing.preferences, room.troubled
     sign = 1.0 if demand.pack else -1.0
-    small, spare = standing.small, not wanted.gpu
-    # Nearly all decisions: nothing but room tells the nodes apart.
-    plain = not (failures or inputs or preferences or troubled)
+    small = standing.small
     found: list[Score] = []
     for position, host in enumerate(hosts):
         node = host.id
@@ -140,15 +138,12 @@ def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room
             host = changed.get(node, host)
         if not ((small and host.roomy) or host.has(wanted, ports)) or (excluded and node in excluded):
             continue
-        if plain:
-            found.append((0, 0, 0, 0, 1 if spare and host.gpus else 0, sign * host.share, position, node))
-            continue
         score = (
             failures.get(node, 0) if failures else 0,
             -step_of(input_bytes(inputs, host.inputs)) if inputs else 0,
             -preferences.get(node, 0) if preferences else 0,
             troubled[node].streak if troubled and node in troubled else 0,
-            1 if spare and host.gpus else 0,
+            1 if host.gpus and not wanted.gpu else 0,
             sign * host.share,
             position,
             node,
