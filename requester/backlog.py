@@ -21,7 +21,8 @@ AGAIN_S: Final = 1.0
 
 
 class Backlog:
-    """One requester's. `decide` writes what follows about a job in memory; until `acting`, nobody is given anything."""
+    """One requester's. `decide` writes what follows about a job in memory, `look` does so by its key; until `acting`, nobody
+    is given anything."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Backlog:
         agenda: Agenda,
         presence: Presence,
         decide: Callable[[Live], None],
+        look: Callable[[JobKey], None],
     ) -> None:
         self._clock = clock
         self._turns = turns
@@ -39,7 +41,8 @@ class Backlog:
         self._agenda = agenda
         self._presence = presence
         self._decide = decide
-        self._full_for: dict[JobKey, frozenset[NodeId]] = {}
+        self._look = look
+        self._full_for: dict[JobKey, Collection[NodeId]] = {}
         self._wanted = False
         self._seen_at = 0.0
         self.acting = False
@@ -51,7 +54,7 @@ class Backlog:
     def lacked(self, key: JobKey, full: Collection[NodeId]) -> None:
         """A job that runs on every node was looked at, and these nodes had no room for it."""
         if full:
-            self._full_for[key] = frozenset(full)
+            self._full_for[key] = full
         else:
             self._full_for.pop(key, None)
 
@@ -62,12 +65,11 @@ class Backlog:
             self._turns.joined(waiting.demand)
             self._want()
 
-    def freed(self, nodes: Collection[NodeId]) -> None:
+    def freed(self, nodes: set[NodeId]) -> None:
         """There is more room on these nodes: what can be nowhere else is looked at first, then the queue."""
         if not nodes:
             return
-        there = frozenset(nodes)
-        for key in [key for key, full in self._full_for.items() if not there.isdisjoint(full)]:
+        for key in [key for key, full in self._full_for.items() if not nodes.isdisjoint(full)]:
             del self._full_for[key]
             if self.acting and not self._presence.rank(key):
                 asyncio.get_running_loop().call_soon(self._look, key)
@@ -83,11 +85,6 @@ class Backlog:
         """Look again now and then."""
         if self._clock.now() - self._seen_at >= AGAIN_S:
             self._want()
-
-    def _look(self, key: JobKey) -> None:
-        live = self._jobs.get(key)
-        if live is not None:
-            self._decide(live)
 
     def _want(self) -> None:
         if not self._wanted and self.acting and len(self._jobs.queue):

@@ -83,7 +83,13 @@ class Orchestrator:
         self._agenda = Agenda(clock, presence.rank, takeover_s=settings.takeover_s)
         self.turns = Turns(jobs.queue, jobs.fleet, settings.policy)
         self._backlog = Backlog(
-            clock, self.turns, jobs=jobs, agenda=self._agenda, presence=presence, decide=self.decide
+            clock,
+            self.turns,
+            jobs=jobs,
+            agenda=self._agenda,
+            presence=presence,
+            decide=self.decide,
+            look=self.look,
         )
         self._tasks: asyncio.TaskGroup | None = None
         self.dispatch = Dispatch(
