@@ -7,6 +7,7 @@ file of keys, on the machine that has it; only `revoke`, `--finish` and `push` r
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -222,21 +223,26 @@ def _rotate(role: str, name: str, issuing: Issuing) -> int:
 
 def _finish(role: str, name: str, keys: Path | None, servers: Servers) -> int:
     """End a rotation: the new key alone counts."""
-    with _changing(keys) as keyring:
-        old = keyring.finish(role, name)
-        signed, messenger = keyring.renewed(role), keyring.messenger()
-    _tell_servers(servers, messenger, signed)
+    old = _ended(role, keys, servers, lambda keyring: keyring.finish(role, name))
     tell(f"{len(old)} old key(s) of {role} {name} count no more.")
     return Exit.OK
 
 
 def _revoke(role: str, name: str, keys: Path | None, servers: Servers) -> int:
-    with _changing(keys) as keyring:
-        old = keyring.revoke(role, name)
-        signed, messenger = keyring.renewed(role), keyring.messenger()
-    _tell_servers(servers, messenger, signed)
+    old = _ended(role, keys, servers, lambda keyring: keyring.revoke(role, name))
     tell(f"{role} {name} may not connect any more ({', '.join(old)}).")
     return Exit.OK
+
+
+def _ended(
+    role: str, keys: Path | None, servers: Servers, end: Callable[["Keyring"], list[str]]
+) -> list[str]:
+    """Have keys count no more, and tell the servers so; which they were."""
+    with _changing(keys) as keyring:
+        old = end(keyring)
+        signed, messenger = keyring.renewed(role), keyring.messenger()
+    _tell_servers(servers, messenger, signed)
+    return old
 
 
 def _tell_servers(servers: Servers, messenger: str, signed: list[dict[str, str]]) -> None:
