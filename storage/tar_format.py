@@ -9,6 +9,7 @@ that is not UTF-8 survives. Owners are not written, and set-user-id bits cannot 
 other 644.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -24,6 +25,8 @@ _EXTENSION_MAX_BYTES: Final = 1 << 20
 _EXTENSIONS_MAX: Final = 16
 """Headers that say something of the one member behind them; real archives have one to four."""
 _TIME_MAX_S: Final = 1 << 33
+_NEGATIVE: Final = 0xFF
+"""How GNU's binary form of a number below zero begins."""
 
 _KINDS: Final = {b"0": Kind.FILE, b"\0": Kind.FILE, b"7": Kind.FILE, b"5": Kind.FOLDER, b"2": Kind.LINK}
 _FLAGS: Final = {Kind.FILE: b"0", Kind.FOLDER: b"5", Kind.LINK: b"2"}
@@ -111,7 +114,7 @@ def _member(block: bytes, flag: bytes, extra: _Extra) -> Entry:
     if kind is Kind.FILE and name.endswith(b"/"):
         kind = Kind.FOLDER
     size = _number(block[124:136]) if extra.size_bytes is None else extra.size_bytes
-    mtime = float(_number(block[136:148])) if extra.mtime is None else extra.mtime
+    mtime = _time(block[136:148]) if extra.mtime is None else extra.mtime
     return Entry(
         path=path,
         kind=kind,
@@ -160,6 +163,8 @@ def _apply(extra: _Extra, key: bytes, value: bytes) -> None:
             extra.size_bytes = _checked(int(value))
         elif key == b"mtime":
             extra.mtime = float(value)
+            if math.isnan(extra.mtime):
+                raise ValueError
     except ValueError as error:
         raise Broken(f"the archive has a wrong {key.decode()} in a header: {value[:40]!r}") from error
     if key.startswith(b"GNU.sparse"):
@@ -196,6 +201,11 @@ def _number(field: bytes) -> int:
         return _checked(int(digits or b"0", 8))
     except ValueError as error:
         raise Broken(f"the archive has a wrong number in a header: {digits[:20]!r}") from error
+
+
+def _time(field: bytes) -> float:
+    """A time in seconds. GNU tar writes one before 1970 as a negative number in binary form; it becomes 1970's beginning."""
+    return 0.0 if field[0] == _NEGATIVE else float(_number(field))
 
 
 def _checked(number: int) -> int:

@@ -299,6 +299,24 @@ class TestStrangers:
 
         assert snapshot(tmp_path / "out") == {"a": Run(b"new"), "l": Run(b"x")}
 
+    @pytest.mark.parametrize("mtime", [-1, -86_400, 1 << 40])
+    def test_a_strange_time_does_no_harm(self, tmp_path: Path, mtime: int) -> None:
+        """A file from before 1970, or from the far future, is taken like any other."""
+        info = tarfile.TarInfo("old")
+        info.mtime = mtime
+
+        extract(archive_of(info.tobuf(tarfile.GNU_FORMAT)), tmp_path / "out", Limits(), nothing)
+
+        assert 0 <= (tmp_path / "out" / "old").stat().st_mtime <= 1 << 33
+
+    def test_a_time_that_is_no_number_is_refused(self, tmp_path: Path) -> None:
+        """A time of ``nan`` is a fault of the archive that says so, and none of ours."""
+        info = tarfile.TarInfo("x")
+        info.pax_headers = {"mtime": "nan"}
+
+        with pytest.raises(Broken, match="wrong mtime in a header"):
+            extract(archive_of(info.tobuf(tarfile.PAX_FORMAT)), tmp_path / "out", Limits(), nothing)
+
     def test_rights_are_cut_to_two_kinds(self, tmp_path: Path) -> None:
         """Set-user-id bits and the like do not survive: a file is executable or not."""
         members = archive_of(member("tool", mode=0o7777), member("odd", mode=0o004), member("secret", mode=0))
