@@ -218,10 +218,12 @@ def _entry(want: Want, name: bytes, cid: bytes, total_bytes: int) -> Want:
 def _unique(wants: Iterator[Want]) -> list[Want]:
     """Two names that are one would make a tree of what came last."""
     found = list(wants)
-    named = [want.path for want in found if want.role is Role.NODE]
-    if len(set(named)) != len(named):
-        twice = next(path for path in named if named.count(path) > 1)
-        raise Invalid(f"the name {twice!r} stands there twice", kind="Name")
+    named: set[str] = set()
+    for want in found:
+        if want.role is Role.NODE:
+            if want.path in named:
+                raise Invalid(f"the name {want.path!r} stands there twice", kind="Name")
+            named.add(want.path)
     return found
 
 
