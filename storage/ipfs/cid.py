@@ -24,6 +24,9 @@ CID_MAX_BYTES: Final = 4096
 EMPTY_CID: Final = "bafkqaaa"
 """A CID that holds its (empty) content in itself: every gateway has it."""
 
+HASH: Final = "Hash"
+"""Kind of a fault that says that nobody can tell here whether a block is right."""
+
 _V0_HEAD: Final = b"\x12\x20"
 _V0_BYTES: Final = 34
 _USUAL: Final = {b"\x01\x55\x12\x20": RAW, b"\x01\x70\x12\x20": DAG_PB}
@@ -161,6 +164,7 @@ def check_block(cid: bytes, block: bytes, whence: str) -> None:
             raise Invalid(
                 f"the block {cid_text(cid)} cannot be verified: its hash function (0x{parts.hash:x}) is not taken here",
                 hint="Add the data again with sha2-256 or blake2b-256.",
+                kind=HASH,
             )
         found = function(block)[: len(parts.digest)]
     if found != parts.digest:

@@ -266,12 +266,15 @@ def test_what_is_no_cid_is_refused_when_it_is_read(text: str) -> None:
         ("--cid-version=1", "--max-directory-links=3", "--max-hamt-fanout=8"),
         ("--inline", "--inline-limit=100"),
         ("--raw-leaves", "--chunker=size-65536"),
+        ("--cid-version=1", "--hash=sha2-512"),
+        ("--cid-version=1", "--hash=blake3"),
+        ("--cid-version=1", "--hash=sha1"),
     ],
 )
 async def test_data_comes_however_it_was_added(
     options: tuple[str, ...], node: servers.Kubo, source: IpfsSource, tmp_path: Path
 ) -> None:
-    """CIDs of version 1, sharded folders, data inside its own CID and raw blocks are all the same to a job."""
+    """CIDs of version 1, sharded folders, data inside its own CID, raw blocks and other hashes are all the same to a job."""
     tree: Tree = {f"folder/{number}": str(number).encode() for number in range(50)}
     tree |= {"large": LARGE, "empty": b"", "l": Link("large")}
     cid = await added(node, tree, tmp_path / "added", *options)
