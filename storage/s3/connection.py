@@ -129,6 +129,14 @@ class Connection:
         """The bucket's own region, as far as S3 has told it: botocore goes there by itself, a signed URL does not."""
         return self._regions.get(bucket, self._region)
 
+    async def elsewhere(self, bucket: str) -> str:
+        """The region that a bucket is in if it is another than this connection's; empty if S3 tells of none."""
+        # botocore goes there by itself, and learns which region it is. One who may not list is told it as well.
+        with contextlib.suppress(Fault):
+            await self.has_any(bucket, "")
+        region = self.region_of(bucket)
+        return region if region != self._region else ""
+
     async def head(self, bucket: str, key: str, version: str = "") -> tuple[Object, str]:
         """An object as it is now, and its content type. Raises `NotFound`, `Denied`, `Unavailable` and others."""
         wanted = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}

@@ -11,8 +11,13 @@ from typing import Any, Final
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 
 REDIRECTS: Final = frozenset(
-    {"301", "307", "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
+    {
+        *("301", "307", "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"),
+        "IllegalLocationConstraintException",  # of regions that an account has to opt in to
+    }
 )
+REGION: Final = "Region"
+"""Kind of a fault that says that a bucket is in another region than it was asked for in."""
 
 NO_ACCOUNT: Final = frozenset(
     {
@@ -59,7 +64,7 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     if code == "NotImplemented" or status == 501:
         return Invalid(said, kind="NotImplemented")
     if code in REDIRECTS or status in (301, 307):
-        return Invalid(said, hint="The bucket is in another region: name it as Region.", kind="Region")
+        return Invalid(said, hint="The bucket is in another region: name it as Region.", kind=REGION)
     if code in _BUSY or status >= 500 or status == 429:
         return Unavailable(said)
     if code in ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"):

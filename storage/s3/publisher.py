@@ -26,7 +26,7 @@ from storage.s3.bulk import Bulk
 from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_ours
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
-from storage.s3.faults import faults
+from storage.s3.faults import REGION, faults
 from storage.s3.keys import ODD_HINT, Object, plain_key
 from storage.s3.listing import listing_of
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
@@ -47,9 +47,30 @@ class S3Publisher(S3Driver):
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
         entries = await in_thread(lambda _: list(walk(folder)))
-        connection = await self._client.connect(
-            params.endpoint, params.region, profile=params.profile, addressing=params.addressing_style
+        connection = await self._connect(params, params.region)
+        try:
+            return await self._publish(connection, folder, entries, params, label, progress)
+        except Invalid as fault:
+            region = await connection.elsewhere(params.bucket) if fault.kind == REGION else ""
+            if not region:
+                raise
+        connection = await self._connect(params, region)
+        return await self._publish(connection, folder, entries, params, label, progress)
+
+    async def _connect(self, params: PublisherParams, region: str) -> Connection:
+        return await self._client.connect(
+            params.endpoint, region, profile=params.profile, addressing=params.addressing_style
         )
+
+    async def _publish(
+        self,
+        connection: Connection,
+        folder: Path,
+        entries: list[Entry],
+        params: PublisherParams,
+        label: Label,
+        progress: Progress,
+    ) -> Spec:
         unique = str(uuid4())
         key = published_key(params, label, unique)
         own = label.execution in key or unique in key
@@ -63,7 +84,8 @@ class S3Publisher(S3Driver):
             )
             if params.plain:
                 put_there = await publishing.objects(key)
-                return _spec(params, key, connection, {"Listing": _listed(put_there, label)})
+                listing = await in_thread(lambda _: _listed(put_there, label))
+                return _spec(params, key, connection, {"Listing": listing})
             sent = await publishing.archive(key, own=own)
         return _spec(params, key, connection, _pinned(sent))
 
@@ -148,7 +170,7 @@ class _Publishing:
 
     async def objects(self, prefix: str) -> list[Object]:
         """One object a file; what was put there. On a fault those that were sent are removed again."""
-        files, markers = _objects(self._entries, prefix)
+        files, markers = await in_thread(lambda _: _objects(self._entries, prefix))
         condition: dict[str, str] = {}
         if self._claimed is not None:
             limit = self._settings.objects

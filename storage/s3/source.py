@@ -29,6 +29,7 @@ from storage.s3.checksums import CRCS, check_file
 from storage.s3.connection import Connection
 from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
+from storage.s3.faults import REGION
 from storage.s3.keys import Landing, Object, landing
 from storage.s3.params import SourceParams
 from storage.s3.remote_object import RemoteObject, version_of
@@ -68,14 +69,12 @@ class S3Source(S3Driver):
                 raise denied from None
         size_bytes = sum(each.size_bytes for each in objects)
         check_size(params.url, size_bytes, self._client.settings.max_bytes)
+        # There may be hundreds of thousands.
+        placed = await in_thread(lambda _: landing(objects, sought.prefix))
         return Resolved(
-            identity=_identity(sought, objects),
+            identity=await in_thread(lambda _: _identity(sought, objects)),
             size_bytes=size_bytes,
-            pinned=Pinned(
-                await in_thread(lambda _: landing(objects, sought.prefix)),
-                connection.region_of(params.bucket),
-                connection.signed,
-            ),
+            pinned=Pinned(placed, connection.region_of(params.bucket), connection.signed),
             cacheable=all(each.etag for each in objects),
         )
 
@@ -124,7 +123,9 @@ class S3Source(S3Driver):
         requests = settings.small_requests if small else settings.requests
         count = sum(-(-each.size_bytes // settings.part_bytes) for _, each in landing.files)
         async with connection.bulk(params.bucket) as bulk:
-            brought = [(name, RemoteObject(bulk, params, each)) for name, each in landing.files]
+            brought = await in_thread(
+                lambda _: [(name, RemoteObject(bulk, params, each)) for name, each in landing.files]
+            )
             items = (Item(remote, partial(tree.open, name), remote.summed) for name, remote in brought)
             files = Files(items, settings.part_bytes)
             try:
@@ -189,12 +190,10 @@ class S3Source(S3Driver):
         limit = self._client.settings.objects
         try:
             return connection, *await find(connection, params, share, limit)
-        except Invalid as elsewhere:
-            if elsewhere.kind != "Region":
+        except Invalid as fault:
+            region = await connection.elsewhere(params.bucket) if fault.kind == REGION else ""
+            if not region:
                 raise
-        # botocore goes there by itself, and learns which region it is.
-        await connection.has_any(params.bucket, params.prefix)
-        region = connection.region_of(params.bucket)
         connection = await self._connect(params, region, signed=connection.signed)
         return connection, *await find(connection, params, share, limit)
 

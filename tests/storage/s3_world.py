@@ -92,7 +92,7 @@ async def brought(source: S3Source, params: SourceParams, into: Path, share: Sha
 
 
 class OddS3:
-    """Speaks as much of S3 as a source needs, and holds any key at all, without asking for an account.
+    """Speaks as much of S3 as a source needs, takes objects, and holds any key at all, without asking for an account.
 
     With a `region`, requests that were signed for another one are refused as AWS does it. With `next` each page of a listing
     says that this token brings another; `strange` is a key that every listing has besides.
@@ -119,6 +119,9 @@ class OddS3:
         if request.query.get("list-type") == "2":
             return self._list(request.query.get("prefix", ""))
         key = request.path.split("/", 2)[2]
+        if request.method == "PUT":
+            self.objects[key] = await request.read()
+            return web.Response(headers={"ETag": '"put"'})
         if key not in self.objects:
             return self._error(404, "NoSuchKey", "The specified key does not exist.")
         data = self.objects[key]

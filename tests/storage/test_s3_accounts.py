@@ -247,6 +247,29 @@ async def test_a_bucket_in_another_region_is_found(odd: OddS3, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("key", "encoding", "found"),
+    [
+        ("{executionID}", "gzip", ["e-1.tar.gz"]),
+        ("latest", "gzip", ["latest.tar.gz"]),
+        ("latest", "plain", ["latest/stdout"]),
+    ],
+)
+async def test_a_result_goes_to_a_bucket_in_another_region(
+    odd: OddS3, tmp_path: Path, key: str, encoding: str, found: list[str]
+) -> None:
+    """A job that names no region, or a wrong one, does not lose its result: it is put where the bucket is, and its spec says
+    where that is."""
+    odd.region = "eu-north-1"
+    folder = plant({"stdout": b"out"}, tmp_path / "result")
+    params = PublisherParams("odd", key, endpoint=odd.endpoint, encoding=encoding)
+    async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"), addresses=LOOPBACK)) as client:
+        spec = await S3Publisher(client=client).publish(folder, params, LABEL, silent)
+
+    assert list(odd.objects) == found
+    assert spec.params["Region"] == "eu-north-1"
+
+
+@pytest.mark.parametrize(
     "endpoint",
     [
         "http://169.254.169.254",
