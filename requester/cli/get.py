@@ -4,11 +4,14 @@ Knows: which driver reads a result, and where it is put. Must not know: how a dr
 """
 
 import asyncio
+import errno
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 import msgspec
 from cyclopts import Parameter
@@ -31,7 +34,7 @@ from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
-from requester.cli.results import Result, is_archive, published, told_if_gone
+from requester.cli.results import NewLinks, Result, is_archive, published, told_if_gone
 from requester.cli.stores import LINKED, looked_at, opened_stores
 from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
 from storage.contract import Drivers, silent
@@ -85,7 +88,11 @@ def get(
             Node_IPFS_SwarmKeyPath=ipfs_swarm_key,
         )
         limit_s = download_timeout_secs or None
-        asyncio.run(_fetch_all(results, folder, raw=raw, limit_s=limit_s, swarm=read_swarm(settings)))
+        links = NewLinks(partial(_again, api, record))
+        fetching = _fetch_all(
+            results, folder, raw=raw, limit_s=limit_s, swarm=read_swarm(settings), links=links
+        )
+        asyncio.run(fetching)
     except KeyboardInterrupt:
         tell("\nStopped; nothing was kept.")
         return Exit.INTERRUPTED
@@ -113,20 +120,27 @@ def _folder_name(record: Json) -> str:
     return name if plain and record["Namespace"] == "default" else short(record["ID"])
 
 
+def _again(api: Api, record: Json) -> list[Result]:
+    """The results once more."""
+    with api.client() as client:
+        return published(client, record, links=True)
+
+
 async def _fetch_all(
-    results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, swarm: Swarm
+    results: list[Result], folder: Path, *, raw: bool, limit_s: float | None, swarm: Swarm, links: NewLinks
 ) -> None:
     """Fetch beside the folder, then put everything there at once: a failed download leaves no half of it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             scratch = Path(name)
-            types = [each.spec.type for each in results]
-            async with asyncio.timeout(limit_s), opened_stores(types, scratch, swarm) as drivers:
+            stores = opened_stores([each.spec.type for each in results], scratch, swarm, links.of)
+            async with asyncio.timeout(limit_s), stores as drivers:
                 trees = []
+                away: set[str] = set()
                 for each in results:
                     with told_if_gone(each):
-                        tree = await _fetch(drivers, each, scratch)
+                        tree = await _fetch(drivers, each, scratch, away)
                     await _check(each, tree)
                     trees.append((each.execution, tree))
             await asyncio.to_thread(_put, trees, scratch / "whole", folder, raw=raw)
@@ -135,20 +149,30 @@ async def _fetch_all(
             f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
         ) from error
     except OSError as error:
-        hint = "Free some space there, or name another folder with --output-dir."
-        raise Exhausted(f"the results cannot be written to {folder}: {error.strerror}", hint=hint) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"{'Free some space there, or name' if full else 'Name'} another folder with --output-dir."
+        kind = Exhausted if full else Denied
+        raise kind(f"the results cannot be written to {folder}: {error.strerror}", hint=hint) from error
 
 
-async def _fetch(drivers: Drivers, result: Result, scratch: Path) -> Path:
-    """One execution's result, unpacked: a folder. Raises a driver's faults, with the execution named."""
+async def _fetch(drivers: Drivers, result: Result, scratch: Path, away: set[str]) -> Path:
+    """One execution's result, unpacked: a folder. Raises a driver's faults, with the execution named.
+
+    Nodes that could not be reached come into `away`: what else they keep is brought by the requester at once.
+    """
     try:
         into = scratch / result.execution
+        other = _other_way(result)
+        node = urlsplit(str(result.spec.params.get("URL"))).netloc if result.relay else ""
         try:
+            if other is not None and node in away:
+                return await _fetched(drivers, other, into)
             return await _fetched(drivers, result.spec, into)
-        except (Unavailable, TimedOut, Denied, NotFound):
-            other = _other_way(result)
-            if other is None:
+        except (Unavailable, TimedOut, Denied, NotFound) as fault:
+            if other is None or node in away:
                 raise
+            if node and isinstance(fault, Unavailable | TimedOut):
+                away.add(node)
             return await _fetched(drivers, other, into)
         except Broken as changed:
             if changed.kind != "Changed":

@@ -54,7 +54,7 @@ def _entries(result: Path) -> list[tuple[str, bool]]:
     """Everything inside by its path, a folder before what is in it; whether it is a folder. A link is never followed."""
     found = []
     for folder, folders, files in os.walk(result):
-        for name in (*folders, *files):
-            path = Path(folder) / name
-            found.append((str(path.relative_to(result)), name in folders and not path.is_symlink()))
+        above = Path(folder).relative_to(result)
+        found += [(str(above / name), not (Path(folder) / name).is_symlink()) for name in folders]
+        found += [(str(above / name), False) for name in files]
     return found

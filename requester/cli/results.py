@@ -3,7 +3,8 @@
 Knows: the answers of ``/results``, and which results are archives. Must not know: how one is fetched or looked into.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from requester.client import JOBS, Client, Endpoint
 Json = dict[str, Any]
 
 ARCHIVE_END: Final = ".tar.gz"
+AGAIN_S: Final = 5.0
+"""Results are not asked for more often than that, however many of them want newer links."""
 
 
 class Result(Struct, frozen=True):
@@ -43,6 +46,34 @@ def _result(endpoint: Endpoint, job: str, item: Json) -> Result:
     kept = spec.type.lower() == "urldownload"
     relay = f"{endpoint}{JOBS}/{job}/results/{item['ExecutionID']}{ARCHIVE_END}" if kept else ""
     return Result(item["ExecutionID"], spec, relay, (item.get("Written") or {}).get("SHA256", ""))
+
+
+class NewLinks:
+    """Links to a job's results that are asked for anew, because those that were told first end after a while.
+
+    `ask` tells all results again; it blocks.
+    """
+
+    def __init__(self, ask: Callable[[], list[Result]]) -> None:
+        self._ask = ask
+        self._asked_at: float | None = None
+        self._links: dict[tuple[str, str, str], dict[str, str]] = {}
+
+    async def of(self, result: Any) -> dict[str, str]:
+        """Those of a result (`storage.s3.presigned.PreSignedParams`), by their keys: a `Renew`."""
+        now = asyncio.get_running_loop().time()
+        if self._asked_at is None or now - self._asked_at > AGAIN_S:
+            self._links = await asyncio.to_thread(self._told)
+            self._asked_at = now
+        return self._links.get(result.of, {})
+
+    def _told(self) -> dict[tuple[str, str, str], dict[str, str]]:
+        from storage.params import read_params
+        from storage.s3.presigned import PreSignedParams
+
+        found = [each.spec for each in self._ask() if each.spec.type.lower() == LINKED]
+        read = [read_params(each.params, PreSignedParams, f"result {LINKED}") for each in found]
+        return {each.of: each.links for each in read}
 
 
 @contextmanager

@@ -29,8 +29,11 @@ class Stored(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def opened_stores(types: Sequence[str], scratch: Path, swarm: Swarm) -> AsyncIterator[Drivers]:
-    """The drivers for results of these `types`; a Kubo is sought, or started, only if one needs it."""
+async def opened_stores(
+    types: Sequence[str], scratch: Path, swarm: Swarm, renew: Any = None
+) -> AsyncIterator[Drivers]:
+    """The drivers for results of these `types`; a Kubo is sought, or started, only if one needs it. `renew` is whom to ask
+    for newer links, if there is anybody (`storage.s3.presigned.Renew`)."""
     from protocol.log_output import set_up
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.drivers import open_drivers
@@ -53,7 +56,7 @@ async def opened_stores(types: Sequence[str], scratch: Path, swarm: Swarm) -> As
             addresses=read_policy(OWN_NETWORKS),
         )
         drivers = await stack.enter_async_context(open_drivers(settings))
-        links = PreSignedSource(S3Settings(addresses=settings.addresses))
+        links = PreSignedSource(S3Settings(addresses=settings.addresses), renew)
         drivers.sources[LINKED] = await stack.enter_async_context(aclosing(links))
         yield drivers
 

@@ -4,17 +4,22 @@ Knows: what a requester's `/results` says of them, and how such a link is read i
 
 Bacalhau's `s3PreSigned` has the link beside what it is of, in `SourceSpec`. A tree of objects is shoal's own addition:
 `Objects` has a link, a size and an ETag for each, and `Key` their prefix.
+
+A link is good for half an hour or so, and a large result takes longer. So whoever can ask for links again gives the source a
+`Renew`, and what is asked for later is asked for by a newer link.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct, field
 
-from protocol.errors import Broken, Denied, Invalid, NotFound
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound
 from protocol.nodes import Offer
 from storage.addresses import AddressPolicy
 from storage.arrival import arriving
@@ -33,6 +38,9 @@ from storage.s3.params import S3Settings
 from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
 from storage.wire import Head, Line
+
+LIFE_S: Final = 1800.0
+"""How long a link is good that does not say it."""
 
 
 class SignedObject(Struct, frozen=True, rename="pascal"):
@@ -72,6 +80,16 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
         return self.key or str(self.source_spec.get("Key") or "") or "result.tar.gz"
 
     @property
+    def links(self) -> dict[str, str]:
+        """The link of each object, by its key."""
+        return {each.key: each.pre_signed_url for each in self.objects} or {self.name: self.pre_signed_url}
+
+    @property
+    def of(self) -> tuple[str, str, str]:
+        """What tells this result from others, whatever its links."""
+        return self.execution_id, self.bucket, self.name
+
+    @property
     def url(self) -> str:
         """How messages name a tree."""
         return f"s3://{self.bucket}/{self.key}"
@@ -82,16 +100,24 @@ class PreSignedParams(Struct, frozen=True, rename="pascal"):
         return self.checksum_sha256 or str(self.source_spec.get("ChecksumSHA256") or "")
 
 
-class Link:
-    """An object's bytes by its link: a `storage.parts.Far`."""
+Renew = Callable[[PreSignedParams], Awaitable[Mapping[str, str]]]
+"""New links to the objects of a result, by their keys. Raises `Fault`."""
 
-    def __init__(self, found: Object, url: str) -> None:
-        parts = urlsplit(url)
-        self._target = f"{parts.path}?{parts.query}"
-        self._where = parts.netloc
+
+class Link:
+    """An object's bytes by its link, the newest of those for its key: a `storage.parts.Far`."""
+
+    def __init__(self, found: Object, links: Mapping[str, str]) -> None:
+        self._links = links
+        self._where = urlsplit(links[found.key]).netloc
         self._etag = found.etag
         self.name = found.key
         self.size_bytes = found.size_bytes
+
+    @property
+    def _target(self) -> str:
+        parts = urlsplit(self._links[self.name])
+        return f"{parts.path}?{parts.query}"
 
     def request(self, start: int, end: int) -> Request:
         """A part of it."""
@@ -120,8 +146,8 @@ class _Look:
     size_bytes = 0
     moved_bytes = 0
 
-    def __init__(self, name: str, url: str) -> None:
-        self._link = Link(Object(name, -1), url)
+    def __init__(self, name: str, links: Mapping[str, str]) -> None:
+        self._link = Link(Object(name, -1), links)
         self.name = name
         self.found = Object(name, 0)
 
@@ -154,8 +180,11 @@ class PreSignedSource:
     type: ClassVar[str] = "s3PreSigned"
     params: ClassVar[Form] = PreSignedParams
 
-    def __init__(self, settings: S3Settings | None = None) -> None:
+    def __init__(self, settings: S3Settings | None = None, renew: Renew | None = None) -> None:
+        """To be made when the links have just been told; `renew` None means that there are no others."""
         self._settings = settings or S3Settings()
+        self._renew = renew
+        self._told_at = asyncio.get_running_loop().time()
         given = self._settings
         self._limits = Limits(
             given.connect_s, given.silence_s, given.retry_s, given.tries, part_bytes=given.part_bytes
@@ -172,28 +201,30 @@ class PreSignedSource:
 
     async def resolve(self, params: PreSignedParams, share: Share) -> Resolved:
         """Look at the object behind the link; of a tree all is told already. Raises as `Source`."""
+        links = params.links
+        if asyncio.get_running_loop().time() - self._told_at > _life_s(links) / 2:
+            await self._renew_all(params, links)
         if params.objects:
-            found = [
-                (Object(each.key, each.size, each.e_tag), each.pre_signed_url) for each in params.objects
-            ]
+            found = [Object(each.key, each.size, each.e_tag) for each in params.objects]
             if params.listing is not None:
-                check_listing(params.url, params.listing, [each for each, _ in found])
+                check_listing(params.url, params.listing, found)
         else:
-            look = _Look(params.name, params.pre_signed_url)
-            await self._move(params.pre_signed_url, iter([look]), 1)
-            found = [(look.found, params.pre_signed_url)]
-        size_bytes = sum(each.size_bytes for each, _ in found)
+            look = _Look(params.name, links)
+            await self._move(links[params.name], iter([look]), 1)
+            found = [look.found]
+        size_bytes = sum(each.size_bytes for each in found)
         check_size(params.name, size_bytes, self._settings.max_bytes)
-        pins = " ".join(f"{each.key}?etag={each.etag}" for each, _ in found)
-        return Resolved(f"s3PreSigned {pins}", size_bytes, pinned=found)
+        pins = " ".join(f"{each.key}?etag={each.etag}" for each in found)
+        return Resolved(f"s3PreSigned {pins}", size_bytes, pinned=(found, links))
 
     async def fetch(
         self, params: PreSignedParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         """Bring it into the folder `into`. Raises as `Source`."""
-        found: list[tuple[Object, str]] = resolved.pinned
-        urls = {each.key: url for each, url in found}
-        placed = landing([each for each, _ in found], params.name)
+        found: list[Object]
+        links: dict[str, str]
+        found, links = resolved.pinned
+        placed = landing(found, params.name)
         done = 0
 
         def moved(size: int) -> None:
@@ -205,16 +236,15 @@ class PreSignedSource:
             with TreeWriter(beside, TreeLimits(entries=self._settings.objects * 2)) as tree:
                 for folder in placed.folders:
                     tree.folder(folder)
-                items = (
-                    Item(Link(each, urls[each.key]), partial(tree.open, name)) for name, each in placed.files
-                )
+                items = (Item(Link(each, links), partial(tree.open, name)) for name, each in placed.files)
                 files = Files(items, self._settings.part_bytes)
                 try:
                     if placed.files:
                         requests = min(
                             self._settings.small_requests, _parts_in(found, self._settings.part_bytes)
                         )
-                        await self._move(found[0][1], files.parts(), requests, moved)
+                        async with self._renewing(params, links):
+                            await self._move(links[found[0].key], files.parts(), requests, moved)
                 except (Broken, NotFound) as fault:
                     if params.listing is None or fault.kind not in ("Changed", "Object"):
                         raise
@@ -227,7 +257,30 @@ class PreSignedSource:
 
     async def entries(self, params: PreSignedParams, resolved: Resolved) -> list[Entry]:
         """See `storage.lister.Lister`."""
-        return landing([each for each, _ in resolved.pinned], params.name).entries
+        found, _ = resolved.pinned
+        return landing(found, params.name).entries
+
+    @asynccontextmanager
+    async def _renewing(self, params: PreSignedParams, links: dict[str, str]) -> AsyncIterator[None]:
+        """While this is open, `links` are renewed before they end."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_life_s(links) / 2)
+                await self._renew_all(params, links)
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+
+    async def _renew_all(self, params: PreSignedParams, links: dict[str, str]) -> None:
+        """Have newer links, where there are any; that nobody tells them now says nothing of the old ones."""
+        if self._renew is not None:
+            with suppress(Fault):
+                links |= {key: url for key, url in (await self._renew(params)).items() if key in links}
 
     async def _move(self, url: str, tasks: Any, count: int, moved: Any = lambda _: None) -> None:
         host, port, _ = origin_of(url)
@@ -237,8 +290,15 @@ class PreSignedSource:
         await self._lanes.move(tasks, route, count, moved)
 
 
-def _parts_in(found: list[tuple[Object, str]], part_bytes: int) -> int:
-    return max(sum(-(-each.size_bytes // part_bytes) for each, _ in found), 1)
+def _parts_in(found: list[Object], part_bytes: int) -> int:
+    return max(sum(-(-each.size_bytes // part_bytes) for each in found), 1)
+
+
+def _life_s(links: Mapping[str, str]) -> float:
+    """How long the first of the links is good from when it was made, in seconds: all are made alike."""
+    query = parse_qs(urlsplit(next(iter(links.values()))).query)
+    told = query.get("X-Amz-Expires", [""])[0]
+    return float(told) if told.isascii() and told.isdecimal() else LIFE_S
 
 
 if TYPE_CHECKING:

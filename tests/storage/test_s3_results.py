@@ -15,16 +15,17 @@ from deploy.servers import S3Server
 from protocol.errors import Conflict, Denied, Fault, Invalid
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
+from storage.addresses import OWN_NETWORKS, read_policy
 from storage.archive import unpack
 from storage.contract import Label, Share, silent
 from storage.params import read_params
 from storage.s3 import S3Publisher, S3Settings
 from storage.s3.managed import ManagedParams, ManagedPublisher
-from storage.s3.presigned import PreSignedSource
+from storage.s3.presigned import PreSignedParams, PreSignedSource
 from storage.s3.results import ManagedBucket, ResultSigner, Signing, managed_key
 from tests.contracts.trees import Tree, plant, snapshot
 from tests.storage.fault_proxy import FaultProxy
-from tests.storage.s3_world import LABEL, OTHER, Bucket, settings_of
+from tests.storage.s3_world import LABEL, OTHER, Bucket, serving, settings_of
 
 TREE: Tree = {"stdout": b"hello\n", "outputs/a b+é": b"x" * 70_000, "outputs/empty": b""}
 MIB = 1 << 20
@@ -105,6 +106,36 @@ async def test_a_link_that_is_refused_says_what_to_do(
 
     assert "ask for the results again" in caught.value.hint
     assert "X-Amz" not in caught.value.message
+
+
+async def test_a_link_that_ends_on_the_way_is_renewed(tmp_path: Path) -> None:
+    """A result that takes longer to come than its link is good comes all the same, by newer links."""
+    content = bytes(range(256)) * 3 * (MIB >> 8)
+    renewed = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        wanted = request.http_range
+        assert wanted.start is not None
+        assert wanted.stop is not None
+        if request.query["number"] == "1" and renewed.is_set():
+            return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
+        if wanted.stop > 1:
+            await renewed.wait()
+        told = f"bytes {wanted.start}-{wanted.stop - 1}/{len(content)}"
+        return web.Response(status=206, body=content[wanted], headers={"Content-Range": told})
+
+    async def renew(params: PreSignedParams) -> dict[str, str]:
+        renewed.set()
+        return {params.name: params.pre_signed_url.replace("number=1", "number=2")}
+
+    async with serving(answer) as url:
+        params = PreSignedParams(f"{url}/b/k?number=1&X-Amz-Expires=1", bucket="b", key="k")
+        settings = S3Settings(part_bytes=MIB, small_requests=1, addresses=read_policy(OWN_NETWORKS))
+        source = PreSignedSource(settings, renew)
+        fetched = await source.fetch(params, await source.resolve(params, Share()), tmp_path / "in", silent)
+        await source.aclose()
+
+    assert (fetched.path / "k").read_bytes() == content
 
 
 async def test_a_managed_result_is_told_by_its_link(bucket: Bucket, signer: ResultSigner) -> None:

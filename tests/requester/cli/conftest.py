@@ -101,13 +101,14 @@ class Shelf:
         self.archives: dict[str, bytes] = {}
         self.url = ""
         self.expired = False
+        self.ill = False
         self.asked = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
         data = self.archives.get(request.path)
-        if self.expired:
-            return web.Response(status=403)
+        if self.expired or self.ill:
+            return web.Response(status=403 if self.expired else 503)
         return web.Response(body=data) if data is not None else web.Response(status=404)
 
 

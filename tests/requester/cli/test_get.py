@@ -71,6 +71,21 @@ def test_a_node_that_cannot_be_reached_is_read_through_the_requester(
     assert _tree(folder / "job-words") == {"stdout": "relayed\n" * 1000}
 
 
+def test_a_node_that_cannot_be_reached_is_not_asked_for_each_result(
+    shoal: Shoal, finished: Finished, twin: Twin, shelf: Shelf, folder: Path
+) -> None:
+    """A job with many results on such a node is not waited for as often: once is enough to know."""
+    shelf.ill = True
+    first, second = finished.publish(0, None), finished.publish(1, None)
+    twin.archives |= {first: archive_of(a="1"), second: archive_of(b="2")}
+    finished.close()
+
+    assert shoal("get", "words").code == 0
+
+    assert _tree(folder / "job-words") == {"a": "1", "b": "2"}
+    assert shelf.asked == 3, "the tries for the first result"
+
+
 @pytest.mark.parametrize("words", [("get", "words"), ("cat", "words", "stdout")], ids=["get", "cat"])
 def test_a_node_that_is_away_with_its_result_is_told(
     shoal: Shoal,
@@ -166,6 +181,18 @@ def test_what_is_there_is_never_touched(shoal: Shoal, finished: Finished, folder
     (folder / "empty").mkdir()
     assert shoal("get", "words", "--output-dir", "empty").code == 0
     assert _tree(folder / "empty") == {"stdout": "one\n"}
+
+
+def test_a_folder_that_may_not_be_made_is_told_so(shoal: Shoal, finished: Finished) -> None:
+    """What keeps results from being written is said, and no room on a disk is asked for that has enough."""
+    finished.publish(0, archive_of(stdout="one\n"))
+    finished.close()
+
+    ran = shoal("get", "words", "--output-dir", "/proc/here/there")
+
+    assert ran.code != 0
+    assert "cannot be written to /proc/here/there" in ran.err
+    assert "Hint: Name another folder with --output-dir" in ran.err
 
 
 def test_a_failed_program_has_a_result_too(shoal: Shoal, finished: Finished, folder: Path) -> None:
