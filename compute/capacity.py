@@ -78,10 +78,17 @@ class Ledger:
         if execution not in self.held:
             self._give(execution, Held(amounts, tuple(gpus)))
 
+    def could_grow(self, execution: ExecutionId, amounts: Amounts) -> bool:
+        """Whether there is room for a holder to have this much instead."""
+        held = self.held[execution].amounts
+        return amounts == held or _fits(amounts - held, self.free)
+
     def grow(self, execution: ExecutionId, amounts: Amounts) -> bool:
         """Let a holder have this much instead, if there is room; else nothing changes."""
         held = self.held[execution]
-        if not _fits(amounts - held.amounts, self.free):
+        if amounts == held.amounts:
+            return True
+        if not self.could_grow(execution, amounts):
             return False
         gpus, passed = held.gpus, held.passed
         self._take_back(execution)

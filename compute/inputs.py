@@ -104,7 +104,7 @@ class Inputs:
             amounts.disk_bytes + self.cache.shelf.cost(shared),
             amounts.gpu,
         )
-        if not self._ledger.grow(execution, with_entries):
+        if not self._ledger.could_grow(execution, with_entries):
             return False
         self._ledger.grow(execution, amounts)
         if shared:

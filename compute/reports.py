@@ -30,6 +30,8 @@ from protocol.messages import Report, ReportBatch, Verdict
 from protocol.states import ENDS
 
 QUIET_S: Final = 0.15
+QUIET_LOOK_S: Final = 0.02
+"""Between two looks at the states that have lasted: a timer for each of two thousand a second costs more than they do."""
 ANSWER_S: Final = 1.0
 ANSWER_MAX_S: Final = 10.0
 """How long one answer may take, at first and later: a commit is in it, but whoever has the question may have been killed."""
@@ -92,13 +94,12 @@ class Reporter:
 
     async def _break_silence(self) -> None:
         while self._quiet:
-            due, newest = self._quiet.popleft()
-            wait_s = due - self._clock.elapsed()
-            if wait_s > 0:
-                await self._clock.sleep(wait_s)
-            report = newest()
-            if report is not None:
-                self.send(report)
+            await self._clock.sleep(max(self._quiet[0][0] - self._clock.elapsed(), QUIET_LOOK_S))
+            now = self._clock.elapsed()
+            while self._quiet and self._quiet[0][0] <= now:
+                report = self._quiet.popleft()[1]()
+                if report is not None:
+                    self.send(report)
         self._quiet_task = None
 
     def _begin(self) -> None:

@@ -99,7 +99,10 @@ class Staging:
         works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
         if not self._plan.engine.prepared(self._plan.engine_params):
             works.append(self._prepare(told))
-        await together(works)
+        if len(works) == 1:
+            await works[0]
+        else:
+            await together(works)
         there = [each for each in brought if each is not None]
         mounts = [each.mount for each in there] + self._result_folders()
         return Ready([each.read for each in there], mounts, take_ports(self._run, self._ports))

@@ -100,14 +100,18 @@ def test_priority_comes_before_order() -> None:
 
 
 def test_growing_needs_room() -> None:
-    """What an input's size adds is held only if it is free."""
+    """What an input's size adds is held only if it is free; to ask whether it is holds nothing."""
     ledger = Ledger(CAPACITY)
     ledger.ask(name(1), Amounts(disk_bytes=10))
     ledger.ask(name(2), Amounts(disk_bytes=50))
     ledger.admit()
+    assert not ledger.could_grow(name(1), Amounts(disk_bytes=60))
     assert not ledger.grow(name(1), Amounts(disk_bytes=60))
+    assert ledger.could_grow(name(1), Amounts(disk_bytes=50))
+    assert ledger.free.disk_bytes == 40
     assert ledger.grow(name(1), Amounts(disk_bytes=50))
     assert ledger.free.disk_bytes == 0
+    assert ledger.grow(name(1), Amounts(disk_bytes=50))
 
 
 def test_what_is_found_again_holds_its_room() -> None:
