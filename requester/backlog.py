@@ -116,9 +116,12 @@ class Backlog:
         for node, promise in lent:
             fleet.release(node, promise)
         for turn in seen:
-            # Also one whose entry is on its way: that may say something else than where it runs.
             live = self._jobs.open.get(turn.key)
+            if live is not None and live.inflight and live.placed:
+                # It holds its room, and nobody waits behind it. If its entry does not come to be, it is put back then.
+                continue
             if live is not None:
+                # Also one whose entry is on its way, for that says something else than where it runs.
                 self._jobs.requeue(live)
             else:
                 self._jobs.queue.restore(turn.key, turn.waiting)

@@ -264,6 +264,7 @@ class Orchestrator:
             self._let_go(live)
             return
         live.flying = (data, entry)
+        live.placed = decision.after is None or decision.after.queued is None
 
     def _take(self, live: Live) -> tuple[list[Input], list[Event]]:
         """The inputs of the next entry: a submission alone, or some others. What would change nothing is told so."""

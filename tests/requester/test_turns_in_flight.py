@@ -10,6 +10,8 @@ from protocol.bus import Append, Outcome
 from protocol.clock import ManualClock
 from protocol.jobs import Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
+from requester.core.history import QUEUEING
+from requester.verbs import HistoryQuery
 from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, closed, hold, submit, until
 
 UNSWEPT = replace(QUICK, sweep_s=1_000.0)
@@ -54,6 +56,45 @@ async def test_a_turn_that_comes_too_early_is_kept(tmp_path: Path) -> None:
         async with asyncio.timeout(WITHIN_S):
             await update
             await free.until(lambda node: [run.version for run in node.runs] == [2])
+
+
+class LateLog(MemoryBus):
+    """What is appended reaches the log only while it is `open`."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        self.asked.set()
+        await self.open.wait()
+        return await super().append(entries)
+
+
+async def test_nobody_waits_behind_a_job_that_has_its_place(tmp_path: Path) -> None:
+    """While it is on its way to the log where a job runs that had waited, others that come take the room that is left."""
+    async with a_cluster(tmp_path, settings=UNSWEPT) as cluster:
+        bus = LateLog(cluster.hub)
+        service = await cluster.requester(bus=bus)
+        full = await cluster.node("n1", cores=1, script=hold)
+        await submit(service, a_job("first"))
+        await full.until(lambda node: len(node.runs) == 1)
+        await submit(service, a_job("second"))
+
+        bus.open.clear()
+        bus.asked.clear()
+        roomy = await cluster.node("n2", cores=2, script=hold)
+        async with asyncio.timeout(WITHIN_S):
+            await bus.asked.wait()
+            third = asyncio.create_task(submit(service, a_job("third")))
+            await asyncio.sleep(0)
+            bus.open.set()
+            await third
+            await roomy.until(lambda node: len(node.runs) == 2)
+        told = await service.history("third", HistoryQuery())
+        assert QUEUEING not in [item.topic for item in told.items]
 
 
 async def test_a_time_that_is_over_too_early_is_kept(tmp_path: Path) -> None:
