@@ -17,26 +17,25 @@ from typing import Final
 
 import structlog
 
-from protocol import bus, failpoints
+from protocol import failpoints
 from protocol.bus import ENTRY_MAX_BYTES, Append, Bus, Outcome, Refused, Stale, Stored
 from protocol.clock import Clock
-from protocol.entries import Assigned, Entry, Event, Submitted
-from protocol.errors import Broken, Exhausted, Fault, Invalid, TimedOut, Unavailable
-from protocol.ids import JobKey, NodeId, key_of
-from protocol.messages import decode, encode
+from protocol.entries import Assigned, Entry, Event
+from protocol.errors import Exhausted, Fault, Invalid
+from protocol.ids import JobKey, NodeId
+from protocol.messages import encode
 from requester.agenda import LOOKS, Agenda
+from requester.applier import Applier
 from requester.backlog import Backlog
 from requester.committer import Committer
 from requester.core.commands import orders
-from requester.core.deadlines import next_deadline
-from requester.core.fleet import Fleet
-from requester.core.fold import begins_anew, fold
 from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
 from requester.core.standing import Demand, explain
 from requester.core.step import counts, step
 from requester.core.turns import Turns
 from requester.core.view import View
+from requester.deadlines import Deadlines
 from requester.dispatch import Dispatch
 from requester.jobs import Jobs
 from requester.live import Input, Live
@@ -47,10 +46,8 @@ from requester.settings import Settings
 _log = structlog.get_logger(__name__)
 _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
-_AGAIN_S: Final = 0.01
-"""The rest before asking the log again while another's append is in flight."""
-_PASSED_S: Final = 0.5
-"""The rest before looking again at a job whose deadline has passed without anything following from it."""
+_MOMENT_S: Final = 0.5
+"""The rest before looking at what waits behind inputs of which nothing came."""
 
 
 class Orchestrator:
@@ -58,7 +55,7 @@ class Orchestrator:
 
     def __init__(
         self,
-        the_bus: Bus,
+        bus: Bus,
         clock: Clock,
         settings: Settings,
         *,
@@ -68,14 +65,12 @@ class Orchestrator:
         recorder: Recorder,
         position: Callable[[], int],
     ) -> None:
-        self._bus = the_bus
         self._clock = clock
         self._settings = settings
         self._jobs = jobs
-        self._fleet: Fleet = jobs.fleet
+        self._fleet = jobs.fleet
         self._committer = committer
         self._presence = presence
-        self._recorder = recorder
         self._position = position
         self._ops = count(1)
         # Unique to this start of this requester, and a token: 16 digits, then the number of the operation.
@@ -91,9 +86,20 @@ class Orchestrator:
             decide=self.decide,
             look=self.look,
         )
-        self._tasks: asyncio.TaskGroup | None = None
+        self._deadlines = Deadlines(clock, settings.policy, jobs=jobs, agenda=self._agenda)
+        self.applier = Applier(
+            bus,
+            clock,
+            jobs=jobs,
+            recorder=recorder,
+            agenda=self._agenda,
+            deadlines=self._deadlines,
+            backlog=self._backlog,
+            position=position,
+            decide=self.decide,
+        )
         self.dispatch = Dispatch(
-            the_bus,
+            bus,
             clock,
             jobs=jobs,
             put=self.put,
@@ -115,8 +121,9 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Look at the jobs that need it, until cancelled."""
-        async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self.dispatch.run())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.dispatch.run())
+            tasks.create_task(self.applier.run())
             await self._agenda.run(self.look)
 
     # Occasions
@@ -145,9 +152,9 @@ class Orchestrator:
     def resume(self, record: JobRecord) -> None:
         """Take an open job from the read model at the start."""
         if self._jobs.pass_by(record):
-            self._passed_by(record)
+            self.applier.passed_by(record)
         else:
-            self._await_deadline(self._jobs.adopt(record), record.modified_at)
+            self._deadlines.await_next(self._jobs.adopt(record), record.modified_at)
 
     def attend_mine(self) -> None:
         """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
@@ -197,7 +204,7 @@ class Orchestrator:
             if live is not None:
                 live.due = None
                 if live.behind:
-                    self._reread(live)
+                    self.applier.reread(live)
                 else:
                     # Also one that another requester has closed meanwhile: what waits to be written is told so.
                     self.decide(live)
@@ -240,7 +247,7 @@ class Orchestrator:
         if not decision.events:
             for item in taken:
                 item.done(None)
-            self._await_deadline(live, now)
+            self._deadlines.await_next(live, now)
             return
         number = next(self._ops)
         entry = Entry(job, f"{self._op_prefix}{number}", self._presence.me, now, decision.events)
@@ -316,7 +323,7 @@ class Orchestrator:
     def _let_go(self, live: Live) -> None:
         """Nothing came of what was taken. What waits behind it is looked at in a moment; a job without any is let go."""
         if live.inputs:
-            self._agenda.remind(self._clock.now() + _PASSED_S, live.key)
+            self._agenda.remind(self._clock.now() + _MOMENT_S, live.key)
         else:
             self._jobs.forget(live)
 
@@ -337,7 +344,7 @@ class Orchestrator:
             for item in taken:
                 item.done(outcome)
             if not known:
-                self.after(live, freed)
+                self.applier.after(live, freed)
             if more or live.inputs or (live.missed and live.record is not None):
                 self.decide(live)
             else:
@@ -354,7 +361,7 @@ class Orchestrator:
                 live.behind = outcome.last
                 self._agenda.remind(self._clock.now() + 1.0, live.key)
             else:
-                self._reread(live)
+                self.applier.reread(live)
             return
         if isinstance(outcome, Refused):
             self.counters["refused"] += 1
@@ -394,145 +401,3 @@ class Orchestrator:
     def _settle(self, taken: list[Input], fault: Fault) -> None:
         for item in taken:
             item.done(fault)
-
-    # What follows from the log
-
-    async def take(self, record: bus.Record) -> None:
-        """Fold an entry that the log's reader brings; one that this requester wrote is folded already."""
-        live = self._jobs.get(record.key)
-        if live is None or not live.has_folded(record.seq):
-            live = await self._fold(live, record)
-        self._recorder.note(live, record.seq, record.key, record.data)
-        if live is not None and live.record is None:
-            self._jobs.forget(live)
-
-    async def _fold(self, live: Live | None, record: bus.Record) -> Live | None:
-        try:
-            entry = _read(live, record)
-        except Broken as fault:
-            _log.error("an entry is passed over", seq=record.seq, key=record.key, reason=fault.message)
-            if live is not None:
-                live.guard = max(live.guard, record.seq)
-            return live
-        if live is None and self._passes_by(entry, record.seq):
-            return None
-        if live is None or live.record is None:
-            live = await self._recall(record.key, entry) or self._jobs.make(record.key)
-        freed = self._jobs.fold(live, entry, record.seq)
-        if live.behind and live.guard >= live.behind:
-            live.behind = 0
-            self.decide(live)
-        self.after(live, freed)
-        return live
-
-    def _passes_by(self, entry: Entry, seq: int) -> bool:
-        """Whether this is another requester's new job that has to wait in a queue that is long already: until its turn comes
-        it is in the queue and in the read model, and never was in memory.
-        """
-        first = entry.first
-        if not self._jobs.crowded or not isinstance(first, Submitted) or first.version != 1:
-            return False
-        job = fold(None, entry, seq)
-        if job is None or not self._jobs.pass_by(job):
-            return False
-        self._recorder.keep(job)
-        self._passed_by(job)
-        return True
-
-    def _passed_by(self, job: JobRecord) -> None:
-        """What the arrival of a job leads to that is not in memory."""
-        due = self._due_at(job, min(job.modified_at, self._clock.now()))
-        if due is not None:
-            self._agenda.remind_in_turn(due, job.key)
-        self._backlog.joined(job.key)
-
-    async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
-        """A closed job that has left memory and goes on (a new version) comes back from the read model."""
-        if getattr(entry.first, "version", 0) == 1:
-            return None
-        record = await self._recorder.load(key)
-        if record is None or begins_anew(record, entry):
-            return None
-        live = self._jobs.get(key)
-        if live is not None and live.record is None and not live.inflight:
-            self._jobs.restore(live, record)
-        return live or self._jobs.adopt(record)
-
-    def after(self, live: Live, freed: set[NodeId]) -> None:
-        """What a folded entry leads to: the next deadline, and a look at the queue if room was freed."""
-        if live.record is not None:
-            # What became due between the decision and now, for the log was slow, was not seen by it.
-            self._await_deadline(live, min(live.record.modified_at, self._clock.now()))
-        self._backlog.freed(freed)
-        self._backlog.joined(live.key)
-
-    def _await_deadline(self, live: Live, since: float) -> None:
-        """Look again when something becomes due that nobody can have seen at `since`."""
-        record = live.record
-        if record is None or record.closed:
-            return
-        due = self._due_at(record, since)
-        if due is not None and (live.due is None or due < live.due):
-            live.due = due
-            self._agenda.remind_in_turn(due, live.key)
-
-    def _due_at(self, record: JobRecord, since: float) -> float | None:
-        due = next_deadline(record, self._jobs.running_since, since, self._settings.policy)
-        if due is None or due > (now := self._clock.now()):
-            return due
-        # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).
-        return now + _PASSED_S
-
-    def _reread(self, live: Live) -> None:
-        if self._tasks is not None:
-            live.behind = live.behind or live.guard + 1
-            self._tasks.create_task(self._read_last(live))
-
-    async def _read_last(self, live: Live) -> None:
-        """A guard did not hold and the log's reader does not bring why: ask for the job's newest entry."""
-        await self._clock.sleep(_AGAIN_S)
-        try:
-            last = await self._bus.last(live.key)
-        except (Unavailable, TimedOut):
-            self._agenda.remind(self._clock.now() + 1.0, live.key)
-            return
-        if not live.behind or not self._jobs.holds(live):
-            return
-        if last is None:
-            await self.vanished(live)
-            return
-        if last.seq > self._position():
-            live.behind = last.seq
-            self._agenda.remind(self._clock.now() + 1.0, live.key)
-            return
-        if last.seq > live.guard:
-            await self._recorder.settle()
-            record = await self._recorder.load(live.key)
-            if not self._jobs.holds(live):
-                return
-            if live.record is None and record is not None:
-                self._jobs.restore(live, record)
-            live.guard = max(live.guard, last.seq)
-        live.behind = 0
-        self.decide(live)
-
-    async def vanished(self, live: Live) -> None:
-        """The log has nothing of a job any more. If it was open here, its end was missed, and the read model is wrong."""
-        record = live.record
-        if record is not None and not record.closed:
-            await self._recorder.forget(record)
-            if live.record is not record or not self._jobs.holds(live):
-                return
-        self._backlog.freed(self._jobs.vanished(live))
-        live.behind = 0
-        self.decide(live)
-
-
-def _read(live: Live | None, record: bus.Record) -> Entry:
-    """The entry in a record of the log. Raises `Broken` if it cannot be read or belongs to another subject."""
-    if live is not None and live.flying is not None and live.flying[0] == record.data:
-        return live.flying[1]
-    entry = decode(record.data, Entry)
-    if key_of(entry.job) != record.key:
-        raise Broken(f"it names {entry.job}, which is not this subject's job")
-    return entry

@@ -140,7 +140,7 @@ def _put_together(
     )
     presence.changed = orchestrator.attend_mine
     recorder.recorded = jobs.recorded
-    follower = Follower(bus, clock, recorder, take=orchestrator.take, anew=orchestrator.begin_anew)
+    follower = Follower(bus, clock, recorder, take=orchestrator.applier.take, anew=orchestrator.begin_anew)
     reports = Reports(
         bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
     )
@@ -187,7 +187,7 @@ def _put_together(
         presence=presence,
         jobs=jobs,
         spoken_of=registry.spoken_of,
-        vanished=orchestrator.vanished,
+        vanished=orchestrator.applier.vanished,
         # Who has heard no node for a while knows nothing of what nodes speak of.
         ready=lambda: orchestrator.acting and orchestrator.settled,
     )

@@ -579,7 +579,7 @@ async def test_data_that_is_submitted_while_it_is_removed_is_there(
             presence=one._presence,
             jobs=one._jobs,
             spoken_of=set,
-            vanished=one._orchestrator.vanished,
+            vanished=one._orchestrator.applier.vanished,
             ready=lambda: True,
         )
         cluster.hub.blobs[digest] = Blob(data, BlobLook(0.0, 0))
