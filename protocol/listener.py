@@ -6,10 +6,11 @@ from. Both buses use it, so a slow listener loses the same messages under either
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 import structlog
 
-from protocol.bus import Message
+from protocol.bus import Listening, Message
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +46,8 @@ class Listener:
             self._dropped += 1
             return False
         self._waiting.append(message)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return True
 
     def close(self) -> None:
@@ -54,22 +56,43 @@ class Listener:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def __aiter__(self) -> "Listener":
         return self
 
     async def __anext__(self) -> Message:
+        if not self._waiting and not await self._more():
+            raise StopAsyncIteration
+        return self._waiting.popleft()
+
+    async def several(self) -> list[Message]:
+        """See `protocol.bus.Listening`."""
+        if not self._waiting:
+            await self._more()
+        some = list(self._waiting)
+        self._waiting.clear()
+        return some
+
+    async def _more(self) -> bool:
+        """Wait until something waits; False if nothing will."""
         while not self._waiting:
             if self._dropped:
                 _log.warning("a slow listener caught up", subject=self._subject, dropped=self._dropped)
                 self._dropped = 0
             if self._closed:
-                raise StopAsyncIteration
+                return False
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._waiting.popleft()
+        return True
+
+
+if TYPE_CHECKING:
+
+    def _fits(listener: Listener) -> Listening:
+        return listener

@@ -24,6 +24,7 @@ from protocol.bus import (
     BlobLook,
     Bus,
     Cell,
+    Listening,
     LogState,
     Message,
     Outcome,
@@ -298,7 +299,7 @@ class MemoryBus:
     @asynccontextmanager
     async def subscribe(
         self, subject: str, *, group: str = "", pending: int = 65_536
-    ) -> AsyncIterator[AsyncIterator[Message]]:
+    ) -> AsyncIterator[Listening]:
         check_pattern(subject, group)
         if self._closed:
             raise Unavailable("the bus is closed")

@@ -16,6 +16,7 @@ from protocol.bus import (
     BlobLook,
     Bus,
     Cell,
+    Listening,
     LogState,
     Message,
     Messages,
@@ -75,7 +76,7 @@ class NatsMessages:
     @asynccontextmanager
     async def subscribe(
         self, subject: str, *, group: str = "", pending: int = 65_536
-    ) -> AsyncIterator[AsyncIterator[Message]]:
+    ) -> AsyncIterator[Listening]:
         check_pattern(subject, group)
         self._check_open()
         listener = Listener(subject, pending)

@@ -1,9 +1,11 @@
 """Reads beats. Most say of their node what the last one said, and that is not read again.
 
-Knows: the form of a `Beat`, and the bytes in which each node last described itself. Must not know: what follows from a beat.
-Who gets two beats with the same description gets the very same `NodeInfo`, so that looking for a change costs nothing.
+Knows: the form of a `Beat`, and the bytes of each node's last one. Must not know: what follows from a beat. Who gets two
+beats with the same description gets the very same `NodeInfo`, and for two that differ by their time alone the very same
+`Beat`: so looking for a change costs nothing.
 """
 
+import re
 from typing import Final
 
 import msgspec
@@ -11,13 +13,15 @@ from msgspec import Raw, Struct, field
 
 from protocol import subjects
 from protocol.errors import Broken
-from protocol.ids import ExecutionId
+from protocol.ids import ExecutionId, NodeId
 from protocol.messages import Beat, decode
 from protocol.nodes import NodeInfo
 from protocol.states import ExecutionState
 
 _NODE: Final = b'{"node":'
-"""How each beat begins that our nodes send."""
+"""How each beat begins that our nodes send,"""
+_TIME: Final = re.compile(rb'"incarnation":\d+,"at":(\d+\.\d+)(?=[,}])')
+"""and how it goes on behind its node."""
 
 
 class _Rest(Struct, frozen=True, gc=False):
@@ -37,40 +41,58 @@ class _Closed(Struct, frozen=True, gc=False):
     node: Raw
 
 
+class _Last(Struct, frozen=True, gc=False):
+    """A node's last beat: the bytes before its time, `described` of them up to the comma behind its node, and the others."""
+
+    begins: bytes
+    described: int
+    ends: bytes
+    beat: Beat
+
+
 _rest = msgspec.json.Decoder(_Rest)
 _closed = msgspec.json.Decoder(_Closed)
 
 
 class Beats:
-    """The descriptions of all nodes heard, by the subject of their beats."""
+    """The last beats of all nodes heard, by their subjects."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[bytes, NodeInfo]] = {}
-        """How the last beat of each began, up to the comma behind its node; and that node."""
+        self._last: dict[str, _Last] = {}
 
     def read(self, subject: str, data: bytes) -> Beat:
-        """The beat. Raises `Broken`, also if it is in another node's name."""
+        """The beat, with the time of an earlier one if nothing else is new. Raises `Broken`, also if it is in another node's
+        name.
+        """
         last = self._last.get(subject)
+        if (
+            last is not None
+            and data.startswith(last.begins)
+            and data.endswith(last.ends)
+            and data[len(last.begins) : -len(last.ends)].replace(b".", b"", 1).isdigit()
+        ):
+            return last.beat
         try:
-            if last is not None and data.startswith(last[0]):
-                node, rest = last[1], _rest.decode(b"{" + data[len(last[0]) :])
-            else:
-                node, rest = self._described(subject, data), _rest.decode(data)
+            return self._read(subject, data, last)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Broken(f"a message cannot be read: {error}") from error
-        return Beat(node, rest.incarnation, rest.at, rest.upto, rest.leaving, rest.executions, rest.held)
 
-    def forget(self, subject: str) -> None:
-        """Nobody is heard there any more."""
-        self._last.pop(subject, None)
+    def forget(self, node: NodeId) -> None:
+        """Nobody is heard under that name any more."""
+        self._last.pop(subjects.beats(node), None)
 
-    def _described(self, subject: str, data: bytes) -> NodeInfo:
-        """The node, which describes itself anew."""
-        described = bytes(_closed.decode(data).node)
-        node = decode(described, NodeInfo)
-        if node.id != subjects.node_in(subject):
-            raise Broken(f"it names the node {node.id}")
-        begins = _NODE + described + b","
-        if data.startswith(begins):
-            self._last[subject] = begins, node
-        return node
+    def _read(self, subject: str, data: bytes, last: _Last | None) -> Beat:
+        if last is not None and data.startswith(described := last.begins[: last.described]):
+            node, rest = last.beat.node, _rest.decode(b"{" + data[last.described :])
+        else:
+            bytes_ = bytes(_closed.decode(data).node)
+            node, rest = decode(bytes_, NodeInfo), _rest.decode(data)
+            if node.id != subjects.node_in(subject):
+                raise Broken(f"it names the node {node.id}")
+            described = _NODE + bytes_ + b","
+        beat = Beat(node, rest.incarnation, rest.at, rest.upto, rest.leaving, rest.executions, rest.held)
+        time = _TIME.match(data, len(described)) if data.startswith(described) else None
+        if time is not None:
+            starts, ends = time.span(1)
+            self._last[subject] = _Last(data[:starts], len(described), data[ends:], beat)
+        return beat

@@ -8,7 +8,9 @@ from protocol.clock import Clock
 from protocol.errors import Fault
 from requester.committer import Committer
 from requester.core.fleet import Fleet
+from requester.forgetting import Forgetting
 from requester.jobs import Jobs
+from requester.node_cells import NodeCells
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 from requester.registry import Registry
@@ -32,6 +34,8 @@ class Duties:
         jobs: Jobs,
         orchestrator: Orchestrator,
         registry: Registry,
+        cells: NodeCells,
+        forgetting: Forgetting,
         reports: Reports,
         committer: Committer,
         presence: Presence,
@@ -43,6 +47,8 @@ class Duties:
         self._jobs = jobs
         self._orchestrator = orchestrator
         self._registry = registry
+        self._cells = cells
+        self._forgetting = forgetting
         self._reports = reports
         self._committer = committer
         self._presence = presence
@@ -105,7 +111,8 @@ class Duties:
     async def refresh(self) -> None:
         """Cells and the log's size, until cancelled."""
         while True:
-            await self._registry.refresh()
+            if await self._cells.refresh():
+                await self._forgetting.some()
             try:
                 state = await self._bus.log_state()
             except Fault:

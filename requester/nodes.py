@@ -1,7 +1,7 @@
 """Nodes as people see them, and what people decide about them.
 
 Knows: how a node is named, and what is told of it. Must not know: how a decision reaches the other requesters
-(`requester.registry`), or what follows from it.
+(`requester.words`), or what follows from it.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,17 @@ from protocol.spec.bounds import SECONDS_MAX
 from requester.core.membership import APPROVED, DELETED, REJECTED
 from requester.core.model import Cordon, NodeRecord
 from requester.jobs import Jobs
-from requester.registry import Registry
+from requester.words import Words
 
 
 class Nodes:
     """All nodes. `attend` has the jobs looked at that have work on a node."""
 
-    def __init__(
-        self, clock: Clock, jobs: Jobs, registry: Registry, attend: Callable[[NodeId], None]
-    ) -> None:
+    def __init__(self, clock: Clock, jobs: Jobs, words: Words, attend: Callable[[NodeId], None]) -> None:
         self._clock = clock
         self._jobs = jobs
         self._fleet = jobs.fleet
-        self._registry = registry
+        self._words = words
         self._attend = attend
 
     def all(self) -> list[NodeRecord]:
@@ -62,7 +60,7 @@ class Nodes:
         if membership not in (APPROVED, REJECTED, DELETED):
             raise Invalid(f"membership {membership!r} is not one of {APPROVED}, {REJECTED}, {DELETED}")
         node = self.one(ref)
-        after = await self._registry.set_membership(node.info.id, membership, message)
+        after = await self._words.set_membership(node.info.id, membership, message)
         self._attend(node.info.id)
         return self._told(after)
 
@@ -73,9 +71,9 @@ class Nodes:
         node = self.one(ref)
         now = self._clock.now()
         cordon = Cordon(now, reason, now + drain_s if drain_s is not None else None)
-        return self._told(await self._registry.set_cordon(node.info.id, cordon))
+        return self._told(await self._words.set_cordon(node.info.id, cordon))
 
     async def uncordon(self, ref: str) -> NodeRecord:
         """See `requester.verbs.Verbs.uncordon`."""
         node = self.one(ref)
-        return self._told(await self._registry.set_cordon(node.info.id, None))
+        return self._told(await self._words.set_cordon(node.info.id, None))

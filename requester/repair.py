@@ -45,9 +45,8 @@ class Repair:
         if not self._orchestrator.acting:
             return
         node = beat.node.id
-        held = self._jobs.fleet.held(node)
+        idle = not beat.executions and not self._jobs.fleet.holds(node)
         listed = self._listed.get(node) == (beat.incarnation, self._follower.created)
-        idle = not held and not beat.executions
         if listed and idle:
             return
         mine = not self._presence.rank(node)
@@ -56,6 +55,7 @@ class Repair:
         if idle:
             return
         self._note(beat)
+        held = self._jobs.fleet.held(node)
         now = self._clock.elapsed()
         for execution in missing(held, beat.executions):
             key = self._jobs.key_of_execution.get(execution)

@@ -17,12 +17,15 @@ from msgspec.structs import replace
 from protocol.bus import Bus
 from protocol.clock import Clock, SystemClock
 from protocol.ids import RequesterId
+from requester.beats import Beats
 from requester.blobs import serve_blobs
 from requester.committer import Committer
 from requester.core.fleet import Fleet
 from requester.duties import Duties
 from requester.follower import Follower
+from requester.forgetting import Forgetting
 from requester.jobs import Jobs
+from requester.node_cells import NodeCells
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 from requester.recorder import Recorder
@@ -34,6 +37,7 @@ from requester.service import Service
 from requester.settings import Settings
 from requester.uploads import Bucket, serve_uploads
 from requester.verbs import Verbs
+from requester.words import Words
 
 _log = structlog.get_logger(__name__)
 
@@ -153,7 +157,8 @@ def _put_together(
         presence=presence,
         after_s=settings.repair_after_s,
     )
-    registry = Registry(
+    beats = Beats()
+    cells = NodeCells(
         bus,
         clock,
         settings,
@@ -161,8 +166,18 @@ def _put_together(
         presence=presence,
         changed=orchestrator.nodes_changed,
         moves=orchestrator.attend_node,
+        left=[beats.forget, repair.forget],
+    )
+    registry = Registry(
+        bus,
+        clock,
+        settings,
+        fleet=fleet,
+        cells=cells,
+        beats=beats,
+        changed=orchestrator.nodes_changed,
+        moves=orchestrator.attend_node,
         heard=repair.heard,
-        left=repair.forget,
     )
     duties = Duties(
         bus,
@@ -172,13 +187,15 @@ def _put_together(
         jobs=jobs,
         orchestrator=orchestrator,
         registry=registry,
+        cells=cells,
+        forgetting=Forgetting(bus, clock, settings, fleet=fleet, presence=presence, cells=cells),
         reports=reports,
         committer=committer,
         presence=presence,
     )
     follower.caught_up = duties.begin
     presence.folded, presence.recorded = lambda: follower.position, lambda: recorder.written
-    presence.heard = registry.told
+    presence.heard = cells.told
     retention = Retention(
         bus,
         clock,
@@ -198,7 +215,7 @@ def _put_together(
         version=version,
         jobs=jobs,
         orchestrator=orchestrator,
-        registry=registry,
+        words=Words(bus, clock, fleet=fleet, presence=presence, cells=cells),
         recorder=recorder,
         follower=follower,
         presence=presence,
@@ -215,7 +232,7 @@ def _put_together(
         reports.listen(),
         reports.listen_to_progress(),
         registry.listen(),
-        registry.listen_to_people(),
+        cells.listen_to_people(),
         presence.listen(),
         presence.beat(),
         duties.tick(),

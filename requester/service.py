@@ -38,7 +38,6 @@ from requester.orchestrator import Orchestrator
 from requester.presence import Presence
 from requester.read_queries import ORDERS, select
 from requester.recorder import Recorder
-from requester.registry import Registry
 from requester.results import KeptResults
 from requester.settings import Settings
 from requester.verbs import (
@@ -53,6 +52,7 @@ from requester.verbs import (
     Submission,
     Verbs,
 )
+from requester.words import Words
 
 
 class Service:
@@ -67,7 +67,7 @@ class Service:
         version: str,
         jobs: Jobs,
         orchestrator: Orchestrator,
-        registry: Registry,
+        words: Words,
         recorder: Recorder,
         follower: Follower,
         presence: Presence,
@@ -87,7 +87,7 @@ class Service:
         self._randbits = randbits
         self._lookup = Lookup(bus, jobs, recorder, follower, wait_s=settings.report_wait_s)
         self._intake = Intake(jobs, recorder, orchestrator.put, timeout_s=settings.submit_timeout_s)
-        self._nodes = Nodes(clock, jobs, registry, orchestrator.attend_node)
+        self._nodes = Nodes(clock, jobs, words, orchestrator.attend_node)
         self._logs = Logs(bus, self)
         self._kept = KeptResults(bus)
 

@@ -16,6 +16,8 @@ Deliver = Callable[[int, bytes, bytes, bytes, bytes], None]
 LINE_MAX_BYTES: Final = 1 << 20
 """A line that has not ended by then is not the server's."""
 _END: Final = b"\r\n"
+_END_BYTES: Final = len(_END)
+_MESSAGES: Final = (b"MSG ", b"HMSG")
 
 
 class MessageParser(Parser):
@@ -44,14 +46,13 @@ class MessageParser(Parser):
             self.buf.clear()
         begin = 0
         while (line_end := data.find(_END, begin)) >= 0:
-            kind = data[begin : begin + 4]
-            if kind == b"MSG " or kind == b"HMSG":
+            if data.startswith(_MESSAGES, begin):
                 after = self._take(data, begin, line_end)
                 if not after:
                     break
                 begin = after
                 continue
-            line, begin = data[begin : line_end + len(_END)], line_end + len(_END)
+            line, begin = data[begin : line_end + _END_BYTES], line_end + _END_BYTES
             resets = self._resets
             self.buf += line
             await super().parse()
@@ -70,17 +71,17 @@ class MessageParser(Parser):
         """
         words = data[begin:line_end].split()
         headed = words[0] == b"HMSG"
+        starts = line_end + _END_BYTES
         try:
-            headers_end = line_end + len(_END) + (int(words[-2]) if headed else 0)
-            end = line_end + len(_END) + int(words[-1])
+            headers_end = starts + int(words[-2]) if headed else starts
+            end = starts + int(words[-1])
             number = int(words[2])
         except (ValueError, IndexError) as error:
             raise ProtocolError from error
-        if len(data) < end + len(_END):
-            self._needed = end + len(_END) - begin
+        after = end + _END_BYTES
+        if len(data) < after:
+            self._needed = after - begin
             return 0
         reply = words[3] if len(words) == 5 + headed else b""
-        self._deliver(
-            number, words[1], reply, data[headers_end:end], data[line_end + len(_END) : headers_end]
-        )
-        return end + len(_END)
+        self._deliver(number, words[1], reply, data[headers_end:end], data[starts:headers_end])
+        return after

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import NOTHING, Amounts
 from requester.core.health import Health, Trouble
+from requester.core.hearing import Hearing
 from requester.core.host import Host, Promise
 from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
@@ -58,8 +59,7 @@ class Fleet:
     def __init__(self, hearing_since: float = 0.0) -> None:
         self.hearing_since = hearing_since
         self.nodes: dict[NodeId, NodeRecord] = {}
-        self.heard_at: dict[NodeId, float] = {}
-        """When each of them was last heard, in unix seconds: apart from its record, which is the same from beat to beat."""
+        self.hearing = Hearing()
         self._hosts = _Hosts()
         self.host: Callable[[NodeId], Host] = self._hosts.__getitem__
         """What is promised on a node, and what is left."""
@@ -81,7 +81,7 @@ class Fleet:
         """Take a node's newest record. True if that changes how it stands towards any demand."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
-        self.heard_at.setdefault(node.info.id, node.last_beat_at)
+        self.hearing.place(node)
         if node.cordon is not None or node.aside is not None:
             self.kept_away[node.info.id] = None
         else:
@@ -104,7 +104,7 @@ class Fleet:
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""
         known = self.nodes.pop(node, None)
-        self.heard_at.pop(node, None)
+        self.hearing.drop(node)
         self.kept_away.pop(node, None)
         self.health.forget(node)
         if known is not None:
@@ -172,6 +172,10 @@ class Fleet:
         """What is promised on a node, by execution."""
         return self.host(node).held
 
+    def holds(self, node: NodeId) -> bool:
+        """Whether anything is promised on a node."""
+        return node in self._holding
+
     def holders(self) -> list[NodeId]:
         """The nodes that hold anything."""
         return list(self._holding)
@@ -204,8 +208,7 @@ class Fleet:
         """The node's record with what is free on it and when it was last heard, for people."""
         id_ = node.info.id
         host = self.host(id_)
-        heard_at = self.heard_at.get(id_, node.last_beat_at)
-        return replace(node, free=host.free, running=len(host.held), last_beat_at=heard_at)
+        return replace(node, free=host.free, running=len(host.held), last_beat_at=self.hearing.at(id_))
 
     def _note_inputs(self, node: NodeId, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         for token in before:

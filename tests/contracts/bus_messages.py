@@ -66,6 +66,30 @@ class MessagesContract:
 
             assert [int(message.data) for message in await take(messages, 1_000)] == list(range(1_000))
 
+    async def test_all_that_waits_can_be_taken_at_once(self, buses: Buses) -> None:
+        """Nothing is lost, repeated or overtaken, whether one message is taken at a time or all that wait; who asks for all
+        waits for one, and has none at the end.
+        """
+        one, other = buses
+        subject = fresh_subject()
+        async with one.subscribe(subject, pending=100) as messages, asyncio.timeout(LIMIT_S):
+            asking = asyncio.ensure_future(messages.several())
+            await arrived(one)
+            assert not asking.done()
+            for number in range(60):
+                await other.publish(subject, b"%d" % number)
+            taken = list(await asking)
+            while len(taken) < 60:
+                taken += [await anext(messages)] if len(taken) % 2 else await messages.several()
+            assert [int(message.data) for message in taken] == list(range(60))
+
+            for number in range(200):
+                await other.publish(subject, b"%d" % number)
+            await arrived(other)
+            await arrived(one)
+            assert [int(message.data) for message in await messages.several()] == list(range(100))
+        assert await messages.several() == []
+
     async def test_one_member_of_a_group_gets_each_message(self, buses: Buses) -> None:
         """Within a group every message has exactly one receiver; a listener outside the group still gets them all."""
         one, other = buses

@@ -61,8 +61,8 @@ def test_what_is_forgotten_is_read_anew() -> None:
     """Nothing is left of a node that is not known any more."""
     beats = Beats()
     first = beats.read("node.n.beat", encode(BEAT))
-    beats.forget("node.n.beat")
-    beats.forget("node.n.beat")
+    beats.forget(BEAT.node.id)
+    beats.forget(BEAT.node.id)
     assert beats._last == {}
     assert beats.read("node.n.beat", encode(BEAT)).node is not first.node
 
@@ -80,6 +80,44 @@ def test_the_same_description_is_the_same_object() -> None:
     other = replace(BEAT, node=replace(BEAT.node, id=NodeId("m")))
     assert beats.read("node.m.beat", encode(other)) == other
     assert beats.read("node.n.beat", encode(changed)) == changed
+
+
+def test_only_the_time_of_a_beat_may_differ_from_what_was_read_before() -> None:
+    """A beat that says nothing new is the one before, and its time is not read; whatever else is new, is read, wherever in
+    the beat it stands.
+    """
+    beats = Beats()
+    news = [
+        replace(BEAT, incarnation=33),
+        replace(BEAT, upto=8),
+        replace(BEAT, leaving=False),
+        replace(BEAT, executions={}),
+        replace(BEAT, executions={ExecutionId("e"): ExecutionState.PUBLISHING}),
+        replace(BEAT, held=None),
+        Beat(BEAT.node, 3, 5.0),
+        Beat(BEAT.node, 3, 5.0, 5),
+        Beat(BEAT.node, 3, 5.0, held={}),
+    ]
+    for new in news:
+        before = beats.read("node.n.beat", encode(BEAT))
+        assert beats.read("node.n.beat", encode(replace(BEAT, at=1_764_498_123.25))) is before
+        assert beats.read("node.n.beat", encode(new)) == new
+        assert beats.read("node.n.beat", encode(replace(new, at=71.5))) == new
+
+
+@pytest.mark.parametrize("time", [b"", b'"x"', b"1,2", b"1.2.3", b'5.0,"upto":9', b"1}", b"null"])
+def test_in_the_place_of_a_time_is_a_time(time: bytes) -> None:
+    """A beat is not taken for the one before by how it begins and ends."""
+    beats = Beats()
+    plain = encode(Beat(BEAT.node, 3, 5.0))
+    beats.read("node.n.beat", plain)
+    other = plain.replace(b'"at":5.0', b'"at":' + time)
+    assert other != plain
+    if time.startswith(b"5.0"):
+        assert beats.read("node.n.beat", other) == Beat(BEAT.node, 3, 5.0, 9)
+    else:
+        with pytest.raises(Broken):
+            beats.read("node.n.beat", other)
 
 
 def test_what_is_no_beat_is_said() -> None:

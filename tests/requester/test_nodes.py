@@ -16,7 +16,7 @@ from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.policy import Policy
-from requester.registry import NodeCell
+from requester.notes import NodeCell
 from requester.service import Service
 from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit, until
 
@@ -106,11 +106,12 @@ async def test_a_node_is_removed_by_who_never_heard_it(tmp_path: Path) -> None:
 
 def everything_kept(service: Service) -> list[Mapping[Any, Any]]:
     """All that a requester keeps by node."""
-    registry, fleet = service._duties._registry, service._jobs.fleet
-    repair: Any = registry._left.__self__  # type: ignore[attr-defined]
+    cells, fleet = service._duties._cells, service._jobs.fleet
+    beats, repair = (tell.__self__ for tell in cells._left)  # type: ignore[attr-defined]
     return [
-        *(fleet.nodes, fleet.heard_at, fleet._hosts, fleet._holders, fleet._holding, fleet.kept_away),
-        *(fleet.troubled, registry._notes, registry._beats._last, registry._to_save, repair._listed),
+        *(fleet.nodes, fleet._hosts, fleet._holders, fleet._holding, fleet.kept_away),
+        *(fleet.hearing._there, fleet.hearing._missed, fleet.hearing._away),
+        *(fleet.troubled, cells.notes, beats._last, cells._to_save, repair._listed),
     ]
 
 

@@ -15,8 +15,8 @@ from protocol.messages import decode, encode
 from protocol.states import ENDS
 from requester.core.fold import fold
 from requester.core.model import JobRecord
+from requester.notes import NodeCell
 from requester.read_queries import load
-from requester.registry import NodeCell
 from requester.service import Service
 from tests.simulation.processes import NodeProcess, RequesterProcess
 

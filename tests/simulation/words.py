@@ -19,7 +19,7 @@ from protocol.messages import decode
 from protocol.states import ENDS
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED
-from requester.registry import NodeCell
+from requester.notes import NodeCell
 from tests.simulation.checker import Checker
 from tests.simulation.loop import Scheduler
 

@@ -1,0 +1,90 @@
+"""What people say here about nodes: written into cells, whoever else writes there at the same time.
+
+Knows: how a word changes what is kept of a node. Must not know: what follows from it, or how nodes are named by people
+(`requester.nodes`).
+"""
+
+from collections.abc import Callable
+
+import structlog
+from msgspec.structs import replace
+
+from protocol.bus import Bus
+from protocol.clock import Clock
+from protocol.errors import Conflict, NotFound
+from protocol.ids import NodeId
+from protocol.messages import decode, encode
+from requester.core.fleet import Fleet
+from requester.core.membership import DELETED
+from requester.core.model import Cordon, NodeRecord
+from requester.node_cells import NodeCells
+from requester.notes import NodeCell
+from requester.presence import Presence
+
+_log = structlog.get_logger(__name__)
+
+
+class Words:
+    """Words about all nodes."""
+
+    def __init__(self, bus: Bus, clock: Clock, *, fleet: Fleet, presence: Presence, cells: NodeCells) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._fleet = fleet
+        self._presence = presence
+        self._cells = cells
+
+    async def set_membership(self, id_: NodeId, membership: str, message: str) -> NodeRecord:
+        """Write a person's decision about a node. Raises `NotFound`, `Conflict`, `Unavailable`."""
+
+        def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
+            if kept.membership == membership:
+                raise Conflict(f"node {id_} is already {membership.lower()}")
+            if membership == DELETED:
+                # All of it: who comes back under that name is a new node.
+                deleted = max(kept.incarnation, 1)
+                return NodeCell(node.info, DELETED, message, deleted=deleted, away_since=self._clock.now())
+            return replace(kept, membership=membership, message=message, deleted=0)
+
+        node = await self._write(id_, decided)
+        _log.info("membership", node=id_, membership=membership, message=message)
+        return node
+
+    async def set_cordon(self, id_: NodeId, cordon: Cordon | None) -> NodeRecord:
+        """Keep new work from a node, or let it come again and forgive the node's troubles. Raises as above."""
+        forgiven_at = self._clock.now() if cordon is None else 0.0
+
+        def decided(node: NodeRecord, kept: NodeCell) -> NodeCell:
+            return replace(kept, cordon=cordon, forgiven_at=forgiven_at or kept.forgiven_at)
+
+        node = await self._write(id_, decided)
+        _log.info("cordon", node=id_, cordon=cordon)
+        return node
+
+    async def _write(self, id_: NodeId, change: Callable[[NodeRecord, NodeCell], NodeCell]) -> NodeRecord:
+        """Change what is kept of a node, whoever else does so at the same time; the node as it is then."""
+        for _ in range(5):
+            node = self._fleet.nodes.get(id_)
+            if node is None:
+                raise NotFound(f"node {id_} is not known")
+            cell = await self._bus.get_cell(id_)
+            kept = decode(cell.data, NodeCell) if cell is not None else None
+            if kept is not None and kept.bars(node.incarnation):
+                # Another requester was told a moment ago to forget it.
+                self._cells.apply(id_, kept)
+                raise NotFound(f"node {id_} is not known")
+            if kept is None or kept.membership == DELETED:
+                kept = NodeCell(node.info, node.membership)
+            newest = max(node.incarnation, kept.incarnation)
+            # Of whom a person speaks is not forgotten at that moment.
+            away_since = self._clock.now() if kept.away_since or not node.expected else 0.0
+            new = change(node, replace(kept, info=node.info, incarnation=newest, away_since=away_since))
+            saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
+            if saved is not None:
+                self._cells.notes[id_].keep(new, saved)
+                # All of the cell: another's word may stand in it that was not known here yet.
+                self._cells.apply(id_, new)
+                await self._presence.tell_decided(saved)
+                known = self._fleet.nodes.get(id_, node)
+                return replace(known, membership=new.membership, cordon=new.cordon)
+        raise Conflict(f"node {id_} is being changed by others", hint="try again")
