@@ -7,8 +7,8 @@ printed. Whether a file is the right one is decided by the SHA-256 that the exec
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,10 @@ def content(stack: ExitStack, api: Api, result: Result, path: str, digest: str) 
     if result.relay or is_archive(result.spec):
         return peek.content(_archive(stack, result), path, check=not digest)
     try:
-        return _from_bucket(stack, api, result.spec, path)
+        found = _from_bucket(stack, api, result.spec, path)
+        if found is None and digest:
+            raise Broken(f"{path} is not there any more: it was removed since it was published")
+        return found
     except Broken as changed:
         if changed.kind != CHANGED or not digest:
             raise
@@ -92,13 +95,16 @@ def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[
     params = {key.lower(): value for key, value in spec.params.items()}
     key = _key_of(params, path)
     etag, size_bytes = "", None
+    listing = params.get("listing")
     try:
         if objects := params.get("objects"):
             found = next((each for each in objects if each["Key"] == key), None)
             if found is None:
                 return None
             url, etag, size_bytes = found["PreSignedURL"], found.get("ETag", ""), found["Size"]
-        elif params.get("listing"):
+        elif listing and not listing.get("Objects"):
+            url, etag = asyncio.run(_of_many(params, key, str(listing.get("ExecutionID", ""))))
+        elif listing:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
             pinned = asyncio.run(_pinned(api, spec, key, scratch))
             if pinned is None:
@@ -159,17 +165,41 @@ async def _pinned(api: Api, spec: Spec, key: str, scratch: Path) -> Any:
         return next((each for _, each in files if each.key == key), None)
 
 
+async def _of_many(params: Json, key: str, execution: str) -> tuple[str, str]:
+    """A link to one of a result's objects that are too many to be named, and its ETag: what was put there says by whom.
+
+    Raises `NotFound`, and `Broken` of kind ``Changed`` if somebody else has put something there since.
+    """
+    from storage.s3.claims import EXECUTION
+
+    async with _connected(params) as connection:
+        bucket = str(params.get("bucket", ""))
+        found = await connection.look(bucket, key)
+        if found is None:
+            raise NotFound(f"s3://{bucket}/{key} is not there")
+        if found.meta.get(EXECUTION) != execution:
+            raise Broken(f"s3://{bucket}/{key} is not as it was published", kind=CHANGED)
+        return await connection.signed_url(bucket, key), found.etag
+
+
 async def _signed(params: Json, key: str, version: str) -> str:
+    async with _connected(params) as connection:
+        url: str = await connection.signed_url(str(params.get("bucket", "")), key, version)
+        return url
+
+
+@asynccontextmanager
+async def _connected(params: Json) -> AsyncIterator[Any]:
+    """A connection to where a result lies, with the person's own account."""
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.s3 import S3Client, S3Settings
 
     async with S3Client(S3Settings(addresses=read_policy(OWN_NETWORKS))) as client:
-        connection = await client.connect(
+        yield await client.connect(
             str(params.get("endpoint", "")),
             str(params.get("region", "")),
             addressing=str(params.get("addressingstyle", "")),
         )
-        return await connection.signed_url(str(params.get("bucket", "")), key, version)
 
 
 def _from_ipfs(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[bytes] | None:

@@ -137,6 +137,8 @@ class ResultSigner:
         listing = params.listing
         if listing is not None and listing.objects:
             return [each.found for each in listing.objects]
+        if listing is not None and listing.count > OBJECTS_MAX:
+            raise Exhausted(f"{params.url} has {listing.count} objects, and at most {OBJECTS_MAX} are signed")
         connection = await self._lister.connect(
             params.endpoint, params.region, addressing=params.addressing_style
         )
