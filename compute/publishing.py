@@ -16,8 +16,9 @@ from compute.output import write_streams
 from compute.shop import Shop
 from protocol import failpoints
 from protocol.errors import Fault, TimedOut
+from protocol.ids import NodeId
 from protocol.jobs import Spec
-from protocol.messages import Written
+from protocol.messages import Run, Written
 from protocol.spec.job_rules import EVERYWHERE
 from storage.contract import Label, Progress
 from storage.threads import in_thread
@@ -32,17 +33,7 @@ async def publish(
     assert publisher is not None, "only tasks with a publisher come here"
     log = shop.logs.of(execution.id)
     await write_streams(folder, log, execution.output.exit_code if execution.output else 0)
-    label = Label(
-        job=run.job,
-        execution=execution.id,
-        node=shop.node,
-        at=shop.clock.now(),
-        partition=run.partition,
-        attempt=run.attempt,
-        version=run.version,
-        everywhere=run.job_type in EVERYWHERE,
-        notes=folder.parent,
-    )
+    label = label_of(run, shop.node, shop.clock.now(), folder.parent)
     limit_s = shop.limits.publishing_s
     record = partial(shop.manifests.record, execution.id, folder)
     failpoints.reached("node.publish.begun")
@@ -57,6 +48,21 @@ async def publish(
         raise StepFailed(publisher_failure(error, run.task.publisher, shop.node)) from error
     failpoints.reached("node.publish.done")
     return Published(result, written)
+
+
+def label_of(run: Run, node: NodeId, at: float, notes: Path | None = None) -> Label:
+    """What a publisher is told of an execution that publishes `at` that time (unix seconds)."""
+    return Label(
+        job=run.job,
+        execution=run.execution,
+        node=node,
+        at=at,
+        partition=run.partition,
+        attempt=run.attempt,
+        version=run.version,
+        everywhere=run.job_type in EVERYWHERE,
+        notes=notes,
+    )
 
 
 async def _beside(publishing: Awaitable[Spec], recording: Awaitable[Written]) -> tuple[Spec, Written]:

@@ -223,6 +223,7 @@ class Runner:
             shop.room,
             shop.ports,
             shop.inputs,
+            shop.clock,
             shop.limits.resolving_s,
         )
         if self._restored:

@@ -9,7 +9,7 @@ In the folder: ``input-<index>``, ``results/<name>`` (what is published, with ``
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -17,20 +17,24 @@ from compute import admission
 from compute.admission import Plan
 from compute.capacity import Ports
 from compute.engines.contract import Mount
-from compute.faults import StepFailed, input_failure, place_of
+from compute.faults import StepFailed, input_failure, place_of, publisher_failure
 from compute.inputs import Inputs, Wanted
 from compute.ports import take_ports
+from compute.publishing import label_of
 from compute.room import Room
+from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut
 from protocol.held import input_token
 from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
 from protocol.spec.drivers import IN_PLACE
 from protocol.together import together
-from storage.contract import Progress, Share
+from storage.contract import Foreseeing, Progress, Share
 
 RESOLVING_MAX: Final = 32
 """Inputs of one execution that are looked at side by side."""
+FORESEEING_S: Final = 5.0
+"""A store that does not answer by then is asked when there is a result."""
 _ENGINE: Final = -1
 """Stands beside the indexes of inputs for what the engine prepares."""
 
@@ -65,6 +69,7 @@ class Staging:
         room: Room,
         ports: Ports,
         inputs: Inputs,
+        clock: Clock,
         resolving_s: float,
     ) -> None:
         self._run = run
@@ -74,6 +79,7 @@ class Staging:
         self._room = room
         self._ports = ports
         self._shared = inputs
+        self._clock = clock
         self._resolving_s = resolving_s
         self._inputs = run.task.input_sources
         self._came: dict[int, int] = {}
@@ -99,6 +105,9 @@ class Staging:
         works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
         if not self._plan.engine.prepared(self._plan.engine_params):
             works.append(self._prepare(told))
+        publisher, params = self._plan.publisher or (None, None)
+        if isinstance(publisher, Foreseeing):
+            works.append(self._foresee(publisher, params))
         if len(works) == 1:
             await works[0]
         else:
@@ -212,6 +221,17 @@ class Staging:
             await self._plan.engine.prepare(self._plan.engine_params, preparing)
         finally:
             del self._awaited[_ENGINE]
+
+    async def _foresee(self, publisher: Foreseeing[Any], params: Any) -> None:
+        """Find out what keeps the result from being published while nothing is lost by it. Raises `StepFailed`."""
+        label = label_of(self._run, self._node, self._clock.now())
+        try:
+            async with asyncio.timeout(FORESEEING_S):
+                await publisher.foresee(params, label)
+        except TimeoutError:
+            return
+        except Fault as fault:
+            raise StepFailed(publisher_failure(fault, self._run.task.publisher, self._node)) from fault
 
     def _result_folders(self) -> list[Mount]:
         """A folder for each result path, which any user inside the program may write to, whatever our umask."""

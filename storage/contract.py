@@ -9,7 +9,7 @@ as Bacalhau reads them; unknown fields are refused with a near spelling.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -132,6 +132,14 @@ class Publisher(Protocol[P_contra]):
         it where the driver says so. On a fault nothing half-published is advertised. Publishing the same execution again
         is harmless.
         """
+
+
+@runtime_checkable
+class Foreseeing(Protocol[P_contra]):
+    """A publisher that can tell, before a program has run for hours, that its result could not be put there."""
+
+    async def foresee(self, params: P_contra, label: Label) -> None:
+        """Raise what `publish` would, as far as it is clear now and will not pass; what may pass is not raised."""
 
 
 class Drivers(Struct, frozen=True):

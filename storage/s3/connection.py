@@ -218,10 +218,15 @@ class Connection:
 
     async def has_any(self, bucket: str, prefix: str) -> bool:
         """Whether any object's key begins with `prefix`."""
+        return bool(await self.first(bucket, prefix))
+
+    async def first(self, bucket: str, prefix: str) -> str:
+        """The first key that begins with `prefix`; empty if there is none."""
         with faults(f"s3://{bucket}/{prefix}", self.endpoint, signed=self.signed):
             page = await self.raw.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         # A server that keeps keys otherwise than they are written lists others.
-        return any(each["Key"].startswith(prefix) for each in page.get("Contents") or ())
+        found = (each["Key"] for each in page.get("Contents") or () if each["Key"].startswith(prefix))
+        return next(found, "")
 
     async def signed_url(self, bucket: str, key: str, version: str = "", expires_s: int = SIGNED_S) -> str:
         """A URL that answers a GET with the object, for so long; as it stands where there is no account."""

@@ -18,12 +18,21 @@ from uuid import uuid4
 
 from msgspec import structs, to_builtins
 
-from protocol.errors import Broken, Conflict, Denied, Fault, Invalid
+from protocol.errors import Broken, Conflict, Denied, Fault, Invalid, NotFound
 from protocol.jobs import Spec
 from storage import archive
-from storage.contract import Form, Label, Progress, Publisher
+from storage.contract import Foreseeing, Form, Label, Progress, Publisher
 from storage.s3.bulk import Bulk
-from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, meta_of, of_ours
+from storage.s3.claims import (
+    EXECUTION,
+    HINT,
+    claim,
+    claim_prefix,
+    may_replace,
+    meta_of,
+    of_ours,
+    taken,
+)
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import REGION, faults
@@ -37,6 +46,8 @@ from storage.tree import CHUNK_BYTES, Entry, Kind, open_inside, walk
 
 SMALL_FILE_BYTES: Final = 1 << 20
 DELETE_MAX: Final = 1000
+FOR_GOOD: Final = frozenset({"Profile", "Address"})
+"""Kinds of `Denied` that a node's own settings say."""
 
 
 class S3Publisher(S3Driver):
@@ -56,6 +67,27 @@ class S3Publisher(S3Driver):
                 raise
         connection = await self._connect(params, region)
         return await self._publish(connection, folder, entries, params, label, progress)
+
+    async def foresee(self, params: PublisherParams, label: Label) -> None:
+        """See `storage.contract.Foreseeing`: whether the bucket is there, and the key free to take."""
+        unique = str(uuid4())
+        key = published_key(params, label, unique)
+        shared = not (params.overwrite or label.execution in key or unique in key)
+        try:
+            connection = await self._connect(params, params.region)
+            if shared and params.plain:
+                key = await connection.first(params.bucket, key) or key
+            found = await connection.look(params.bucket, key)
+        except (NotFound, Invalid):
+            raise
+        except Fault as fault:
+            # One who may write and not look is denied as well; and whoever is away may be back by then.
+            if fault.kind not in FOR_GOOD:
+                return
+            raise
+        # Some stores make a marker for each folder by themselves, and keep nothing with it.
+        if found is not None and shared and not key.endswith("/") and not may_replace(found.meta, label):
+            raise taken(params.bucket, key, found.meta)
 
     async def _connect(self, params: PublisherParams, region: str) -> Connection:
         return await self._client.connect(
@@ -358,5 +390,5 @@ def _listed(put_there: Sequence[Object], label: Label) -> dict[str, Any]:
 
 if TYPE_CHECKING:
 
-    def _fits(driver: S3Publisher) -> Publisher[PublisherParams]:
-        return driver
+    def _fits(driver: S3Publisher) -> tuple[Publisher[PublisherParams], Foreseeing[PublisherParams]]:
+        return driver, driver

@@ -16,6 +16,7 @@ from compute.shop import Limits
 from protocol.errors import Conflict, Fault, NotFound, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.states import ExecutionState
+from storage.contract import Label
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
 from tests.compute.twins import NODE, FakeRequester, NodeOnTest, noop, order
 
@@ -99,6 +100,36 @@ async def test_results_are_laid_out_as_bacalhau_does(nodes: Nodes, requester: Fa
     assert report.failure is not None
     assert report.failure.message == "program exited with code 4"
     assert report.result == Spec("test", {"at": run.execution})
+
+
+class ForeseeingPublisher(StagedPublisher):
+    """A publisher that tells before the program runs what it would fail with."""
+
+    async def foresee(self, params: Any, label: Label) -> None:
+        self.labels.append(label)
+        if self.fault is not None:
+            raise self.fault
+
+
+async def test_what_keeps_a_result_from_its_place_is_told_before_the_program_runs(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A bucket that is not there, or a place that is somebody else's, costs no run of the program."""
+    publisher = ForeseeingPublisher(Conflict("it is there already", kind="Taken"))
+    node = nodes(drivers=drivers(publisher=publisher))
+    await node.start()
+    run = order(task=noop(publisher=Spec("test")))
+    await requester.run(run)
+    report = await requester.ended(run)
+
+    assert node.world.starts == {}
+    assert publisher.times == 0
+    assert [each.execution for each in publisher.labels] == [run.execution]
+    assert report.state is S.FAILED
+    assert report.failure is not None
+    assert report.failure.code == "Conflict.Taken"
+    assert not report.failure.retryable
+    assert report.failure.message == "publisher test: it is there already"
 
 
 async def test_a_result_published_by_the_node_can_be_fetched(nodes: Nodes, requester: FakeRequester) -> None:

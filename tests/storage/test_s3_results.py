@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from deploy.servers import S3Server
-from protocol.errors import Conflict, Denied, Fault, Invalid
+from protocol.errors import Conflict, Denied, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
 from storage.addresses import OWN_NETWORKS, read_policy
@@ -340,6 +340,8 @@ async def test_no_execution_overwrites_another_in_silence(
         for key in await bucket.keys()
     }
 
+    with pytest.raises(Conflict, match="e-1"):
+        await publisher.foresee(bucket.to("out", encoding), other)
     with pytest.raises(Conflict, match="e-1") as caught:
         await publisher.publish(folder, bucket.to("out", encoding), other, silent)
 
@@ -349,6 +351,9 @@ async def test_no_execution_overwrites_another_in_silence(
         for key in await bucket.keys()
     }
     later = replace(first, execution=ExecutionId("e-3"), attempt=2)
+    await publisher.foresee(bucket.to("out", encoding), later)
+    await publisher.foresee(bucket.to("out", encoding, overwrite=True), other)
+    await publisher.foresee(bucket.to("out/{executionID}", encoding), other)
     await publisher.publish(folder, bucket.to("out", encoding), later, silent)
     with pytest.raises(Conflict, match="e-3"):
         await publisher.publish(folder, bucket.to("out", encoding), first, silent)
@@ -357,6 +362,19 @@ async def test_no_execution_overwrites_another_in_silence(
     await bucket.put("foreign/x", b"x")
     with pytest.raises(Conflict, match="not a result of shoal"):
         await publisher.publish(folder, bucket.to("foreign", encoding), LABEL, silent)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_bucket_that_is_not_there_is_told_beforehand(
+    encoding: str, bucket: Bucket, publisher: S3Publisher
+) -> None:
+    """A slip in a bucket's name is found before the program runs; a store that is away may be back when it has."""
+    there = bucket.to("{jobID}", encoding)
+
+    await publisher.foresee(there, LABEL)
+    with pytest.raises(NotFound, match="no such bucket"):
+        await publisher.foresee(replace(there, bucket="slip"), LABEL)
+    await publisher.foresee(replace(there, endpoint="http://127.0.0.1:1"), LABEL)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
