@@ -52,6 +52,7 @@ _MISSING: Final = (
     "no link by that name",
     "does not exist",
     "no such file",
+    "called on wrong kind",  # a path that goes on below a file
 )
 _MALFORMED: Final = (
     "invalid path",

@@ -43,7 +43,7 @@ def said(above: Sequence[str], wanted: str, there: Sequence[str]) -> str:
     if names:
         return did_you_mean(["/".join((*above, each)) for each in names])
     if not there:
-        return ""
+        return f"{'/'.join(above)!r} is a file, or a folder with nothing in it." if above else ""
     where = f"In {'/'.join(above)!r} there is" if above else "There is"
     return f"{where} {', '.join(repr(each) for each in there[:SHOWN])}{', …' if len(there) > SHOWN else ''}."
 

@@ -5,7 +5,7 @@ Knows: what a job's params say of keys, and how S3 is asked which there are. Mus
 
 from msgspec import structs
 
-from protocol.errors import Fault, NotFound
+from protocol.errors import Fault, Invalid, NotFound
 from protocol.together import together
 from storage.contract import Share
 from storage.s3.claims import of_ours
@@ -86,11 +86,14 @@ async def _one(connection: Connection, params: SourceParams) -> Object | None:
     """The object of that key, or None if it stands for a folder. Raises `NotFound` with what may have been meant."""
     try:
         found, content_type = await connection.head(params.bucket, params.key, params.version_id)
-    except NotFound as missing:
-        if missing.kind == "Object" and await _is_folder(connection, params):
-            missing.hint = f"There are objects below it: write {params.key}/ for all of them."
-        elif missing.kind == "Object" and not params.version_id:
-            missing.hint = await meant(connection, params.bucket, params.key) or missing.hint
+    except (NotFound, Invalid) as fault:
+        # What is no version S3 calls a bad request, and one that says that the object was removed a method not allowed.
+        if params.version_id and fault.kind in ("", "Object"):
+            raise _no_version(params, connection.endpoint) from fault
+        if fault.kind == "Object" and await _is_folder(connection, params):
+            fault.hint = f"There are objects below it: write {params.key}/ for all of them."
+        elif fault.kind == "Object":
+            fault.hint = await meant(connection, params.bucket, params.key) or fault.hint
         raise
     pinned = params.version_id or params.checksum_sha256
     if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0 and not pinned:
@@ -148,6 +151,14 @@ async def _shared_out(objects: list[Object], params: SourceParams, share: Share)
 
     # A hash of each key takes a second for a hundred thousand of them.
     return await in_thread(ours)
+
+
+def _no_version(params: SourceParams, endpoint: str) -> NotFound:
+    return NotFound(
+        f"{params.url}: it has no version {params.version_id[:100]!r} at {endpoint}",
+        hint="See which there are: aws s3api list-object-versions, or leave VersionID out.",
+        kind="Object",
+    )
 
 
 def _nothing(params: SourceParams, endpoint: str) -> NotFound:

@@ -421,6 +421,7 @@ async def test_too_much_is_refused_before_it_is_fetched(node: servers.Kubo, tmp_
         ("IN/data.csv", "Did you mean 'in'?"),
         ("in/zzz", "In 'in' there is 'data.csv', 'l', 'more', …."),
         ("zzz/yyy/xxx", "There is 'in'."),
+        ("in/data.csv/x", "'in/data.csv' is a file, or a folder with nothing in it."),
     ],
 )
 async def test_a_path_to_nothing_says_what_is_there(

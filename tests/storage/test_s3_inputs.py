@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.servers import S3Server
-from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut
+from protocol.errors import Broken, Exhausted, NotFound, TimedOut
 from storage.contract import Share
 from storage.s3 import Partition, S3Client, S3Source, SourceParams
 from tests.storage.s3_world import ALL, Bucket, OddS3, brought, settings_of
@@ -167,8 +167,10 @@ async def test_a_version_is_brought_as_it_was(bucket: Bucket, source: S3Source, 
     assert await brought(source, params, tmp_path / "1") == {"k": b"old"}
     assert await brought(source, bucket.of("k"), tmp_path / "2") == {"k": b"new"}
     assert version in (await source.resolve(params, ALL)).identity
-    with pytest.raises((NotFound, Invalid)):
-        await source.resolve(bucket.of("k", version_id="0" * len(version)), ALL)
+    for wrong in ("0" * len(version), "nonsense"):
+        with pytest.raises(NotFound, match=f"/k: it has no version '{wrong}'") as caught:
+            await source.resolve(bucket.of("k", version_id=wrong), ALL)
+        assert "list-object-versions" in caught.value.hint
 
 
 async def test_a_checksum_is_verified(bucket: Bucket, source: S3Source, tmp_path: Path) -> None:
