@@ -189,6 +189,7 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
 
     bucket, _, prefix = to.removeprefix("s3://").partition("/")
     target = wanted.target if path.is_dir() else _folder_of(path, wanted.target)
+    _tell_of_executables(path)
     digest = await asyncio.to_thread(digest_of, path)
     key = "/".join(filter(None, (prefix.strip("/"), f"sha256-{digest}"))) + "/"
     async with S3Client(S3Settings()) as client:
@@ -205,6 +206,18 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
         else:
             tell("It is there already.")
     return msgspec.structs.replace(wanted, source=spec, target=target)
+
+
+def _tell_of_executables(path: Path) -> None:
+    """Say what of a person's files does not arrive from S3."""
+    from storage.tree import walk
+
+    modes = (each.executable for each in walk(path)) if path.is_dir() else [os.access(path, os.X_OK)]
+    if count := sum(modes):
+        tell(
+            f"Note: executable files that will not be so when they come from S3: {count}. "
+            "Ship with opt=to=ipfs, or run scripts as: sh FILE."
+        )
 
 
 async def _there(client: Any, source: Source[Any], bucket: str, key: str, size_bytes: int) -> Spec | None:

@@ -21,7 +21,7 @@ from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
 from tests.conftest import Background
-from tests.contracts.trees import Link, Tree, plant, snapshot, with_folders
+from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
 from tests.requester.cli.conftest import Shoal
 from tests.requester.cli.test_get import made_bucket
 
@@ -112,6 +112,17 @@ def test_a_folder_goes_to_s3_once(shoal: Shoal, folder: Path, bucket: str) -> No
     file = shipped(shoal, "-i", f"src=./mine/a,dst=/in/a,opt=to=s3://{bucket}")
     assert file["Target"] == "/in"
     assert asyncio.run(arrives(file, folder)) == {"a": b"uno"}
+
+
+def test_what_s3_does_not_keep_is_said(shoal: Shoal, folder: Path, bucket: str) -> None:
+    """A program among the files will not start where they arrive, and that is not found out by the job."""
+    plant({"tool": Run(b"#!/bin/sh\n"), "data": b"x"}, folder / "mine")
+    for path, said in (("mine", True), ("mine/tool", True), ("mine/data", False)):
+        where = f"src=./{path},dst=/in/{Path(path).name},opt=to=s3://{bucket}"
+        ran = shoal("docker", "run", "--dry-run", "-i", where, "ubuntu", "true")
+
+        assert ran.code == 0
+        assert ("will not be so when they come from S3: 1." in ran.err) is said
 
 
 def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -> None:
