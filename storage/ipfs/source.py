@@ -274,14 +274,13 @@ class IpfsSource(IpfsDriver):
     async def _entries(self, folder: Node, params: SourceParams) -> list[Node]:
         what = f"{params.cid} {folder.path}".rstrip()
         listing = await _asked(self._kubo, "ls", Listing, f"/ipfs/{folder.cid}", what)
-        return [await self._sized(_node(folder, link, what), what) for link in listing.links]
-
-    async def _sized(self, node: Node, what: str) -> Node:
-        """Kubo tells of a raw block what its folder says; some tools write no size there."""
-        if node.kind is not Kind.FILE or node.size_bytes or is_empty(read_cid(node.cid)):
-            return node
-        found = await _asked(self._kubo, "files/stat", Stat, f"/ipfs/{node.cid}", what)
-        return structs.replace(node, size_bytes=found.size)
+        nodes = await in_thread(partial(_nodes, folder, listing.links, what))
+        for index, node in enumerate(nodes):
+            # Kubo tells of a raw block what its folder says; some tools write no size there.
+            if node.kind is Kind.FILE and not node.size_bytes and not is_empty(read_cid(node.cid)):
+                found = await _asked(self._kubo, "files/stat", Stat, f"/ipfs/{node.cid}", what)
+                nodes[index] = structs.replace(node, size_bytes=found.size)
+        return nodes
 
 
 async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -> T:
@@ -290,6 +289,15 @@ async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) 
     # Kubo is told the limit too, so that it stops seeking; it answers a little before we would give up.
     options = {"arg": path, "timeout": f"{silence_s:g}s"}
     return await kubo.ask(command, form, options, what=what, silence_s=silence_s + 5)
+
+
+def _nodes(folder: Node, links: list[Link], what: str, stop: Stop) -> list[Node]:
+    """The entries of a folder, of which there may be a hundred thousand. Raises as `_node`."""
+    nodes = []
+    for link in links:
+        stop()
+        nodes.append(_node(folder, link, what))
+    return nodes
 
 
 def _node(folder: Node, link: Link, what: str) -> Node:
