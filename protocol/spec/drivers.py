@@ -29,6 +29,18 @@ def _any(text: str) -> str:
     return ""
 
 
+def _bucket(text: str) -> str:
+    if "://" in text:
+        return f"must be a bucket's name alone, and is {quoted(text)}: what stands behind the name is Key"
+    return ""
+
+
+def _cid(text: str) -> str:
+    if "://" in text and not text.strip().startswith(("ipfs://", "ipns://")):
+        return f"must be a CID, CID/path or /ipns/NAME, and is {quoted(text)}: a URL is read by urlDownload"
+    return ""
+
+
 def _web_url(text: str) -> str:
     try:
         parts = urlsplit(text)
@@ -71,8 +83,8 @@ def _encoding(text: str) -> str:
 
 
 SOURCES: Final[Mapping[str, Mapping[str, Check]]] = {
-    "ipfs": {"CID": _any},
-    "s3": {"Bucket": _any},
+    "ipfs": {"CID": _cid},
+    "s3": {"Bucket": _bucket},
     "urlDownload": {"URL": _web_url},
     "local": {"SourcePath": _absolute},
     "inline": {"URL": _inline},
@@ -84,7 +96,7 @@ SOURCES: Final[Mapping[str, Mapping[str, Check]]] = {
 
 PUBLISHERS: Final[Mapping[str, Mapping[str, Check]]] = {
     "ipfs": {},
-    "s3": {"Bucket": _any, "Key": _any},
+    "s3": {"Bucket": _bucket, "Key": _any},
     "s3managed": {},
     "local": {},
     "noop": {},

@@ -215,6 +215,8 @@ WRONG_TASKS = [
     (source("ipfs"), "InputSources[0].Source.Params.CID", "is missing"),
     (source("ipfs", CID=5), "InputSources[0].Source.Params.CID", "must be a text"),
     (source("s3", Key="k"), "InputSources[0].Source.Params.Bucket", "is missing"),
+    (source("s3", Bucket="s3://b/k"), "InputSources[0].Source.Params.Bucket", "a bucket's name alone"),
+    (source("ipfs", CID="https://ipfs.io/ipfs/Qm"), "InputSources[0].Source.Params.CID", "must be a CID"),
     (source("urlDownload"), "InputSources[0].Source.Params.URL", "is missing"),
     (source("urlDownload", URL="ftp://x/y"), "InputSources[0].Source.Params.URL", "http://"),
     (source("urlDownload", URL="http://[x"), "InputSources[0].Source.Params.URL", "not a URL"),
