@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from protocol import flags
-from protocol.errors import Fault
+from protocol.errors import Fault, NotFound
 from protocol.process import FULL, run_loop, stop_signal, unusable
 
 if TYPE_CHECKING:
@@ -136,7 +136,15 @@ def _look(command: "Callable[[Path], int]", data_dir: str, config: list[str] | N
         settings = _settings({"DataDir": data_dir}, config or [])
     except Fault as fault:
         return _complain(fault, EXIT_USAGE)
-    return command(settings.data_dir / "cache")
+    folder = settings.data_dir / "cache"
+    try:
+        # A slip in its name would else pass for a cache in which all is well.
+        os.listdir(folder)
+    except OSError as error:
+        hint = "Name the node's own folder with --data-dir, as a user that may read it."
+        missing = NotFound(f"there are no inputs of a node in {folder}: {error.strerror}", hint=hint)
+        return _complain(missing, EXIT_USAGE)
+    return command(folder)
 
 
 def _settings(given: dict[str, Any], config: list[str]) -> "Settings":

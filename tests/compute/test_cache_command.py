@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from compute.__main__ import app
 from compute.cache_command import list_entries, verify_entries
 from storage.cache_entries import DATA, ENTRY, MANIFEST, Entry, key_of
 from storage.manifest import write_manifest
@@ -41,3 +42,16 @@ def test_each_entry_is_in_a_state_that_has_a_name(tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     states = {line.split("s3://b/")[1].split("?")[0]: line.split("etag=1")[1].strip() for line in lines[:-1]}
     assert states == {"whole": "", "new": "UNCHECKED", "changed": "SPOILED"}
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_folder_that_is_no_nodes_is_told_so(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip in the folder's name does not pass for a cache in which all is well."""
+    assert app(["cache", command, "--data-dir", str(tmp_path / "slip")]) == 2
+
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"no inputs of a node in {tmp_path}/slip/cache" in told.err
+    assert "--data-dir" in told.err
