@@ -39,6 +39,7 @@ MEDIA_TYPES: Final = frozenset({"application/gzip", "application/x-gzip"})
 
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_NOTHING: Final = bytes(CHUNK_BYTES)
 DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 
 
@@ -180,9 +181,15 @@ def _write(member: Entry, stream: BinaryIO, writer: TreeWriter, written: Callabl
             piece = stream.read(min(left, CHUNK_BYTES))
             if not piece:
                 raise Broken(f"the archive is cut short: {left} bytes of {member.path!r} are missing")
-            write_all(file, piece)
+            if piece == _NOTHING:
+                # A hole takes no room, here as where it comes from.
+                os.lseek(file, len(piece), os.SEEK_CUR)
+            else:
+                write_all(file, piece)
             left -= len(piece)
             written(member.size_bytes - left)
+        if member.size_bytes >= len(_NOTHING):
+            os.ftruncate(file, member.size_bytes)
         os.utime(file, (member.mtime, member.mtime))
     finally:
         os.close(file)

@@ -51,6 +51,22 @@ async def test_a_folder_comes_back_from_its_archive(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "out") == with_folders(TREE)
 
 
+async def test_holes_take_no_room(tmp_path: Path) -> None:
+    """A disk image of which little was written is unpacked as one: equal bytes, with holes in its middle and at its end."""
+    plant({"image": b""}, tmp_path / "in")
+    with (tmp_path / "in" / "image").open("r+b") as image:
+        for at in (0, 20 << 20):
+            image.seek(at)
+            image.write(b"x" * 5000)
+        image.truncate((40 << 20) + 17)
+
+    await pack(tmp_path / "in", tmp_path / "a.tar.gz", silent)
+    await unpack(tmp_path / "a.tar.gz", tmp_path / "out", silent)
+
+    assert (tmp_path / "out" / "image").read_bytes() == (tmp_path / "in" / "image").read_bytes()
+    assert (tmp_path / "out" / "image").stat().st_blocks * 512 <= 4 << 20
+
+
 async def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
     """A file may be named by any bytes; tar keeps them."""
     plant({}, tmp_path / "in")
