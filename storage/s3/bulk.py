@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from protocol.errors import Broken, Invalid, Unavailable
 from storage.lanes import Lane, Request
 from storage.ranged import Refusal
-from storage.s3.faults import fault_of
+from storage.s3.faults import fault_of, not_s3
 from storage.s3.keys import ODD_HINT, Object
 from storage.s3.signing import Account, Scope, Signer, query_of, quoted_path
 from storage.wire import Head, Line
@@ -98,10 +98,7 @@ class Page:
     def refused(self, status: int, body: bytes) -> Refusal:
         """As S3 says. One that has no bucket of that name says so; a bare 404 is some other server's."""
         if status == 404 and not error_in(body)[0]:
-            said = f"{self.name}: {self._bulk.endpoint} does not answer as S3 does (status 404)"
-            return Refusal(
-                Invalid(said, hint="Is Endpoint an S3 server's address, without a path?"), again=False
-            )
+            return Refusal(not_s3(self.name, self._bulk.endpoint), again=False)
         return self._bulk.refusal(self.name, status, body)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:

@@ -21,7 +21,7 @@ from storage.route import find_route
 from storage.s3 import signing
 from storage.s3.bulk import PROBE, Bulk, pages
 from storage.s3.checksums import told
-from storage.s3.faults import ABOUT_ALL, code_of, faults, status_of
+from storage.s3.faults import ABOUT_ALL, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
 
 SIGNED_S: Final = 3600
@@ -145,7 +145,7 @@ class Connection:
             try:
                 found = await self.raw.head_object(**wanted)
             except self.raw.exceptions.ClientError as error:
-                await self._ask_why(bucket, status_of(error))
+                await self._ask_why(bucket, key, status_of(error))
                 if status_of(error) != 400:
                     raise
                 # The question's answer named the bucket's region, which an answer without a body could not.
@@ -170,13 +170,13 @@ class Connection:
             try:
                 found = await self.raw.head_object(Bucket=bucket, Key=key)
             except self.raw.exceptions.ClientError as error:
-                await self._ask_why(bucket, status_of(error))
+                await self._ask_why(bucket, key, status_of(error))
                 if status_of(error) == 404:
                     return None
                 raise
         return Found(found.get("ETag", ""), found.get("Metadata") or {})
 
-    async def _ask_why(self, bucket: str, status: int) -> None:
+    async def _ask_why(self, bucket: str, key: str, status: int) -> None:
         """A look at an object that is refused has no body and no code: raise what a request with a body is told."""
         try:
             await self.raw.list_objects_v2(Bucket=bucket, MaxKeys=1)
@@ -184,6 +184,8 @@ class Connection:
             # An object that is not there says nothing of its bucket; other refusals are the same for both.
             if status != 404 or code_of(better) in ABOUT_ALL:
                 raise
+            if code_of(better) == "404":
+                raise not_s3(f"s3://{bucket}/{key}", self.endpoint) from better
 
     def _note_region(self, response: Any, request_dict: Any, **more: Any) -> None:
         """See each answer; those from the wrong region name the right one."""

@@ -72,6 +72,12 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     return Invalid(said)
 
 
+def not_s3(what: str, endpoint: str) -> Invalid:
+    """What a bare 404 about a bucket means: S3 says which bucket it has not."""
+    said = f"{what}: {endpoint} does not answer as S3 does (status 404)"
+    return Invalid(said, hint="Is Endpoint an S3 server's address, without a path?")
+
+
 @contextmanager
 def faults(what: str, endpoint: str, *, signed: bool) -> Iterator[None]:
     """Turn botocore's errors about `what` into our faults."""

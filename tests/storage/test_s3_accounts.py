@@ -6,6 +6,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -25,7 +26,7 @@ from storage.s3 import (
 )
 from storage.s3.results import ResultSigner, Signing
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, settings_of
+from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, serving, settings_of
 
 TREE: Tree = {"a b": b"1", "d/empty": b"", "large": b"x" * (20 << 20)}
 DOMAIN = "s3.shoal.test"
@@ -286,6 +287,19 @@ async def test_an_endpoint_may_not_lead_to_the_nodes_own_network(endpoint: str) 
     async with S3Client(S3Settings(credentials=Credentials("A" * 16, "s"), connect_s=2, tries=2)) as client:
         with pytest.raises(Denied, match="does not let jobs reach"):
             await S3Source(client=client).resolve(SourceParams("b", "latest/", endpoint=endpoint), ALL)
+
+
+@pytest.mark.parametrize("key", ["k", "in/"])
+async def test_a_server_that_is_no_s3_is_told_so(key: str) -> None:
+    """Who writes the address of some other server is not told that an object is missing there."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=404, text="" if request.method == "HEAD" else "404 page not found")
+
+    async with serving(answer) as url, S3Client(S3Settings(addresses=LOOPBACK, tries=2)) as client:
+        with pytest.raises(Invalid, match="does not answer as S3 does") as caught:
+            await S3Source(client=client).resolve(SourceParams("b", key, endpoint=url), ALL)
+        assert "Is Endpoint an S3 server's address" in caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["setting", "variable"])
