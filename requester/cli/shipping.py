@@ -200,7 +200,12 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
             with _folder(path) as folder:
                 # Whoever puts something there just now puts the same.
                 params = {"Bucket": bucket, "Key": key, "Encoding": "plain", "Overwrite": True}
-                spec = await _published(S3Publisher(client=client), folder, params)
+                try:
+                    spec = await _published(S3Publisher(client=client), folder, params)
+                except Invalid as fault:
+                    if fault.kind == "Link":
+                        fault.hint = "Ship with opt=to=ipfs, which keeps links, or without the link."
+                    raise
                 # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
                 spec.params.pop("Listing")
         else:

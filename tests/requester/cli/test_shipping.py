@@ -123,6 +123,12 @@ def test_what_s3_does_not_keep_is_said(shoal: Shoal, folder: Path, bucket: str) 
 
         assert ran.code == 0
         assert ("will not be so when they come from S3: 1." in ran.err) is said
+    (folder / "mine" / "link").symlink_to("data")
+    ran = shoal(
+        "docker", "run", "--dry-run", "-i", f"src=./mine,dst=/in,opt=to=s3://{bucket}", "ubuntu", "true"
+    )
+    assert "the link 'link' cannot be" in ran.err
+    assert "Hint: Ship with opt=to=ipfs" in ran.err
 
 
 def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -> None:
