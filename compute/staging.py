@@ -177,8 +177,16 @@ class Staging:
         finally:
             del self._awaited[index]
         token = input_token(spec, share.index, share.count)
-        writes = self._inputs[index].read_write is True and spec.type.lower() not in IN_PLACE
+        asked = self._inputs[index].read_write is True or self._has_another_below(index)
+        writes = asked and spec.type.lower() not in IN_PLACE
         return Wanted(spec.type, source, params, resolved, token, writes=writes)
+
+    def _has_another_below(self, index: int) -> bool:
+        """Whether another input, or a result path, lies below this input's target: then it must be a copy of its own, in
+        which an engine can make the place for that one."""
+        above = self._inputs[index].target.rstrip("/") + "/"
+        places = [each.target for each in self._inputs] + [each.path for each in self._run.task.result_paths]
+        return any(each.rstrip("/").startswith(above) for each in places)
 
     async def _fetch(self, index: int, wanted: Wanted, brought: list[Brought | None], told: Told) -> None:
         target = self._inputs[index].target

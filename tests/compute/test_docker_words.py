@@ -249,6 +249,11 @@ RUNC = "failed to create shim task: OCI runtime create failed: runc create faile
             "Invalid.Mount",
             "/proc",
         ),
+        (
+            RUNC + 'error mounting "/d" to rootfs at "/in/x": open /m/in/x: read-only file system: unknown',
+            "Invalid.Mount",
+            "below one that is mounted read-only",
+        ),
         ("adding interface veth1 to bridge docker0 failed: no such device", "Unavailable", "docker0"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from compute.shop import Limits
 from compute.turns import Turns
 from protocol.held import input_token
-from protocol.jobs import Amounts, Input, Spec
+from protocol.jobs import Amounts, Input, ResultPath, Spec
 from protocol.messages import Report, Run
 from protocol.states import ExecutionState
 from storage.archive import pieces
@@ -164,6 +164,31 @@ async def test_who_writes_has_a_copy_of_its_own(
     await requester.quiet(node)
     assert source.fetches == (1 if cacheable else 3)
     assert node.leftovers() == []
+
+
+@pytest.mark.parametrize("below", ["input", "result", "none"])
+async def test_what_has_another_below_it_is_a_copy_of_its_own(
+    nodes: Nodes, requester: FakeRequester, below: str
+) -> None:
+    """An input or a result path may lie below another input, as with Bacalhau: the place for it is made in a copy, never
+    among the bytes that others read."""
+    node = nodes(drivers=drivers(StagedSource(cacheable=True, size_bytes=4)))
+    await node.start()
+    beside = {"input": "/in/deep/other", "none": "/in-other"}.get(below)
+    task = noop(
+        {"Seconds": 3600},
+        input_sources=[Input(Spec("test"), "/in"), *([Input(Spec("test"), beside)] if beside else [])],
+        publisher=Spec("test"),
+        result_paths=[ResultPath("out", "/in/out")] if below == "result" else [],
+    )
+    run = order(1, task)
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+
+    own = node.folder / "executions" / run.execution / "input-0"
+    assert own.exists() is (below != "none")
+    node.world.end(run.execution)
+    await requester.ended(run)
 
 
 @pytest.mark.parametrize("cacheable", [True, False])

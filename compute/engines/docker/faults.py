@@ -140,6 +140,12 @@ def start_fault(image: str, message: str) -> Fault:
         return Unavailable(f"a port that the job publishes is taken on this node ({message})", kind="Port")
     if "inside /proc" in said or "not a directory" in said:
         return Invalid(f"docker: an input or result path cannot be mounted there ({message})", kind="Mount")
+    if "error mounting" in said and "read-only file system" in said:
+        return Invalid(
+            f"docker: an input or result path lies below one that is mounted read-only ({message})",
+            hint="put them beside each other, or let the program write to the upper one (ReadWrite: true)",
+            kind="Mount",
+        )
     return Unavailable(f"Docker could not start the container ({message})")
 
 
