@@ -34,7 +34,9 @@ _DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAcces
 _BUSY: Final = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"}
 )
-ACCOUNT_HINT: Final = "Give the node an account: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+ACCOUNT_HINT: Final = (
+    "The node (or you) needs an account: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+)
 
 
 def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, signed: bool) -> Fault:
@@ -49,7 +51,7 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     if code in ("NoSuchVersion", "NoSuchUpload"):
         return NotFound(said)
     if code in NO_ACCOUNT:
-        return Denied(f"{what}: {endpoint} does not know the node's account ({code})", hint=ACCOUNT_HINT)
+        return Denied(f"{what}: {endpoint} does not know the account ({code})", hint=ACCOUNT_HINT)
     if code == "SignatureDoesNotMatch":
         return Denied(
             f"{what}: {endpoint} refuses the signature ({code})", hint="Check AWS_SECRET_ACCESS_KEY."
