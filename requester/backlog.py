@@ -50,6 +50,7 @@ class Backlog:
     def clear(self) -> None:
         """All jobs have been forgotten."""
         self._full_for.clear()
+        self._turns.everything()
 
     def lacked(self, key: JobKey, full: Collection[NodeId]) -> None:
         """A job that runs on every node was looked at, and these nodes had no room for it."""

@@ -66,6 +66,8 @@ def partitions(case: Case) -> Assignment:
     serving = {each.partition for each in record.older()}
     failures = failures_by_node(record.current() if attempts else ())
     room = _room(case)
+    turns = case.view.turns
+    offered = turns.offered_to(record.key) if turns is not None else None
     assigned: list[Assigned] = []
     short_of = 0
     for partition in range(record.spec.count):
@@ -80,7 +82,8 @@ def partitions(case: Case) -> Assignment:
         number = tried.number + 1 if tried else 1
         id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
-        attempt = Attempt(demand, inputs, failures, case.refused, seed=int(id_[2:10], 16))
+        seed = int(id_[2:10], 16)
+        attempt = Attempt(demand, inputs, failures, case.refused, seed, offered)
         choice = rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1

@@ -60,7 +60,8 @@ class Room(Protocol):
 class Attempt(Struct, frozen=True, gc=False):
     """What one attempt wants: its job's demand, the tokens of its inputs, and what has happened to the job on nodes.
 
-    `excluded` are nodes that cannot take it though they fit; `seed` makes the order of equals.
+    `excluded` are nodes that cannot take it though they fit; `seed` makes the order of equals. `offered` is a node that is
+    known to have room: among very many full ones it need not be looked for.
     """
 
     demand: Demand
@@ -68,6 +69,7 @@ class Attempt(Struct, frozen=True, gc=False):
     failures: Mapping[NodeId, int] = {}
     excluded: Collection[NodeId] = ()
     seed: int = 0
+    offered: NodeId | None = None
 
 
 class Choice(Struct, frozen=True, gc=False):
@@ -116,9 +118,12 @@ def _sample(standing: Standing, attempt: Attempt, room: Room) -> list[Host]:
     # So short that the last does not come round to the first: no node is drawn twice.
     step = (seed >> 16) % (count // SAMPLE_SIZE) + 1
     sample = [order[at % count] for at in range(seed, seed + SAMPLE_SIZE * step, step)]
-    if not attempt.inputs:
+    offered = standing.fitting.get(attempt.offered) if attempt.offered is not None else None
+    if not attempt.inputs and offered is None:
         return sample
     drawn = {host.id: host for host in sample}
+    if offered is not None:
+        drawn[offered.id] = offered
     for token in attempt.inputs:
         holders = [node for node in room.having(token) if node in standing.fitting]
         drawn.update((node, standing.fitting[node]) for node in holders[:HOLDERS_MAX])

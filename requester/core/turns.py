@@ -65,6 +65,9 @@ class Turns:
         self._policy = policy
         self._news = News()
         self._reserve_at = 0.0
+        self._offered: tuple[JobKey, NodeId] | None = None
+        self._full: set[Demand] = set()
+        """Those for which no node had room when all were looked at, and none was freed since that has."""
 
     def freed(self, nodes: Iterable[NodeId]) -> None:
         """These nodes have more room than before."""
@@ -73,6 +76,10 @@ class Turns:
     def joined(self, demand: Demand) -> None:
         """A job with this demand has come to the queue."""
         self._news.joined[demand] = None
+
+    def offered_to(self, key: JobKey) -> NodeId | None:
+        """The node that has room for a job, while it is this job's turn."""
+        return self._offered[1] if self._offered is not None and self._offered[0] == key else None
 
     def everything(self) -> None:
         """Nodes came, went or changed: every waiting job may have a place."""
@@ -85,25 +92,28 @@ class Turns:
         look_for_nodes = now >= self._reserve_at
         if look_for_nodes:
             self._reserve_at = now + RESERVE_EVERY_S
+        if look_for_nodes or news.everything:
+            self._full.clear()
         keepers = {kept.key for kept in known.values()}
         blocked: set[Demand] = set()
         round_ = self.queue.round(self._fleet.share)
         while (head := round_.next(blocked)) is not None:
             key, waiting = head
             demand = waiting.demand
-            node = None
-            if key in keepers or self._concerns(news, demand):
-                attempt = Attempt(demand, seed=int(key[:8], 16))
-                room = Remaining(self._fleet, self.limits(key, waiting.place[0]))
-                node = choose(self._fleet.standing(demand), attempt, room)
+            node = self._place_for(key, waiting, news, kept=key in keepers)
             if node is not None:
                 self.queue.remove(key)
+                self._offered = key, node
                 yield Turn(key, waiting, node)
+                self._offered = None
                 continue
             blocked.add(demand)
             long_enough = now - waiting.since >= self._policy.reserve_after_s
             if long_enough and (look_for_nodes or key in keepers):
                 self._reserve(key, waiting, known, anew=look_for_nodes)
+        if news.freed:
+            # For whom nobody waited just now, there may be room on what was freed.
+            self._full &= blocked
         if any(node not in self.reserved for node in known):
             # What was kept is free again: the next look is at all.
             self.everything()
@@ -130,14 +140,27 @@ class Turns:
             share=self._fleet.share,
         )
 
-    def _concerns(self, news: News, demand: Demand) -> bool:
-        """Whether the news could have made room for a demand."""
-        if news.everything or demand in news.joined:
-            return True
-        return any(
-            self._fleet.host(node).has(demand.amounts, ()) and node in self._fleet.standing(demand).fitting
-            for node in news.freed
+    def _place_for(self, key: JobKey, waiting: Waiting, news: News, *, kept: bool) -> NodeId | None:
+        """A node that has room for a waiting job: looked for if the news could have made some, or one is `kept` for it."""
+        demand = waiting.demand
+        standing = self._fleet.standing(demand)
+        offered = next(
+            (
+                node
+                for node in news.freed
+                if self._fleet.host(node).has(demand.amounts, ()) and node in standing.fitting
+            ),
+            None,
         )
+        joined = demand in news.joined and demand not in self._full
+        if offered is None and not (kept or joined or news.everything):
+            return None
+        limits = self.limits(key, waiting.place[0])
+        attempt = Attempt(demand, seed=int(key[:8], 16), offered=offered)
+        node = choose(standing, attempt, Remaining(self._fleet, limits))
+        if node is None and not limits:
+            self._full.add(demand)
+        return node
 
     def _reserve(
         self,

@@ -1,18 +1,21 @@
 """Which node a task goes to, and why not the others."""
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 
 import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Failure
 from protocol.held import input_token
+from protocol.ids import NodeId
 from protocol.jobs import Amounts, Constraint, Input, Job, Network, Placement, Port, Resources, Spec
 from protocol.nodes import Gpu, Offer
 from protocol.states import ExecutionState
 from requester.core.fleet import Fleet
+from requester.core.host import Host
 from requester.core.model import NodeRecord
-from requester.core.placement import Attempt, choose, rank
+from requester.core.placement import SAMPLE_SIZE, Attempt, choose, rank
 from requester.core.standing import Demand, demand_of, explain
 from tests.requester.core.world import World, a_job, a_node
 
@@ -294,3 +297,55 @@ def test_defaults_are_demanded() -> None:
     task = replace(job.task, resources=Resources())
 
     assert demand_of(replace(job, tasks=[task])).amounts == Amounts(0.5, 512_000_000)
+
+
+class Looks(dict[NodeId, Host]):
+    """Nodes that are as they are; counts how many are looked at."""
+
+    count = 0
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, node: NodeId, host: Host) -> Host:  # type: ignore[override]
+        self.count += 1
+        return host
+
+
+class LookedAt:
+    """What is known of a fleet's nodes, with the number of those that were looked at."""
+
+    def __init__(self) -> None:
+        self.looks = Looks()
+        self.changed: Mapping[NodeId, Host] = self.looks
+        self.troubled = Fleet().troubled
+
+    def having(self, token: str) -> Collection[NodeId]:
+        return ()
+
+
+def test_a_node_that_is_offered_need_not_be_looked_for() -> None:
+    """Where one node of a thousand full ones has room, and that is known, the others cost nothing but a few looks."""
+    fleet = a_fleet(*(a_node(f"n{number}", cores=1) for number in range(1_000)))
+    demand = demand_of(a_job(cpu="1"))
+    for number in range(1_000):
+        if number != 777:
+            fleet.hold(NodeId(f"n{number}"), f"e{number}", Amounts(cpu=1))  # type: ignore[arg-type]
+    room, found = LookedAt(), NodeId("n777")
+
+    assert choose(fleet.standing(demand), Attempt(demand, seed=1, offered=found), room) == found
+    assert room.looks.count <= SAMPLE_SIZE + 1
+    assert choose(fleet.standing(demand), Attempt(demand, seed=1), room) == found
+
+
+def test_what_is_offered_and_does_not_do_is_not_taken() -> None:
+    """A node that was offered is none of those that take a job if it is excluded, is full, or is not there any more."""
+    fleet = a_fleet(*(a_node(f"n{number}", cores=1) for number in range(1_000)))
+    demand = demand_of(a_job(cpu="1"))
+    full = NodeId("n1")
+    fleet.hold(full, "e1", Amounts(cpu=1))  # type: ignore[arg-type]
+    standing = fleet.standing(demand)
+
+    assert choose(standing, Attempt(demand, offered=full), fleet) != full
+    assert choose(standing, Attempt(demand, excluded={NodeId("n2")}, offered=NodeId("n2")), fleet) != "n2"
+    assert choose(standing, Attempt(demand, offered=NodeId("gone")), fleet) is not None

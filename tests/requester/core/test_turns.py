@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from protocol.entries import Assigned, Entry, Event, Reported, Submitted
-from protocol.ids import JobKey, NodeId, job_id, nameless_key
+from protocol.ids import ExecutionId, JobKey, NodeId, job_id, nameless_key
 from protocol.jobs import Job
 from protocol.messages import Report
 from protocol.states import ExecutionState as S
@@ -211,3 +211,43 @@ def test_higher_priority_does_not_wait_for_what_is_kept() -> None:
     urgent = crowd.submit(a_job(cpu="2", priority=1))
     assert not crowd.waits(urgent)
     assert not crowd.waits(small)
+
+
+def test_a_job_is_offered_the_node_of_its_turn() -> None:
+    """For as long as its turn lasts, and nobody else is."""
+    crowd = Crowd(a_node("n1", cores=1))
+    crowd.submit(a_job(cpu="1"))
+    waiting = crowd.submit(a_job(cpu="1"))
+    (running,) = crowd.running()
+    crowd.fleet.release(running.node, running.id)
+    crowd.turns.freed([running.node])
+
+    for turn in crowd.turns.due(crowd.now):
+        assert (turn.key, turn.node) == (waiting, "n1")
+        assert crowd.turns.offered_to(waiting) == "n1"
+        assert crowd.turns.offered_to(JobKey("another")) is None
+        crowd.fleet.hold(turn.node, ExecutionId("e-taken"), turn.waiting.demand.amounts)
+    assert crowd.turns.offered_to(waiting) is None
+
+
+def test_room_that_was_freed_while_nobody_wanted_it_is_not_forgotten() -> None:
+    """What had no room before it was freed has its turn when it comes again, also if another was looked at meanwhile."""
+    crowd = Crowd(a_node("n1", cores=2))
+    node, small, large = NodeId("n1"), demand_of(a_job(cpu="1")), demand_of(a_job(cpu="2"))
+    for name in ("e1", "e2"):
+        crowd.fleet.hold(node, ExecutionId(name), small.amounts)
+
+    def turns() -> list[JobKey]:
+        return [turn.key for turn in crowd.turns.due(crowd.now)]
+
+    crowd.queue.put(JobKey("1"), small, age=1.0, since=1.0)
+    crowd.turns.joined(small)
+    assert not turns()
+    crowd.queue.remove(JobKey("1"))
+    crowd.queue.put(JobKey("2"), large, age=2.0, since=2.0)
+    crowd.fleet.release(node, ExecutionId("e1"))
+    crowd.turns.freed([node])
+    assert not turns()
+    crowd.queue.put(JobKey("3"), small, age=3.0, since=3.0)
+    crowd.turns.joined(small)
+    assert turns() == ["3"]
