@@ -135,8 +135,15 @@ def everywhere(case: Case) -> Assignment:
         assigned.append(Assigned(id_, part, attempt, node, demand.amounts, why, ranking, count))
         if len(assigned) >= case.policy.events_max:
             break
-    short_of = len(full) or int(not attempts and not serving and not assigned)
+    idle = not serving and not assigned and not any(each.open for each in attempts.values())
+    nowhere = idle and (not attempts or (record.spec.type == "daemon" and _fits_nowhere(case)))
+    short_of = len(full) or int(nowhere)
     return Assignment(assigned, short_of, room, full)
+
+
+def _fits_nowhere(case: Case) -> bool:
+    """Whether no node is left that could go on with a job, as far as is known once all have had the time to be heard."""
+    return case.view.settled and all(host.id in case.refused for host in case.standing.order)
 
 
 class _Parts:

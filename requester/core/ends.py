@@ -9,7 +9,7 @@ from typing import Final
 
 from protocol.entries import Closed
 from protocol.errors import Failure
-from protocol.ids import NodeId
+from protocol.ids import NodeId, short
 from protocol.states import ExecutionState, JobState
 from requester.core.attempts import Attempts, by_node, by_partition, rule_for, serves
 from requester.core.giving_up import NODE_LOST, too_long
@@ -19,7 +19,7 @@ from requester.core.standing import NO_SUITABLE_NODE
 
 S = ExecutionState
 TOLD_MAX: Final = 8
-"""Parts that are named one by one."""
+"""Parts, or nodes, that are named one by one."""
 
 
 def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
@@ -87,29 +87,54 @@ def _exhausted(attempts: Attempts) -> Closed:
 
 
 def ops_end(record: JobRecord, there: Collection[NodeId], policy: Policy) -> Closed | None:
-    """An ops job ends when no execution is open and none is tried again on a node that is `there`; one failure fails it."""
+    """An ops job ends when no execution is open and none is tried again on a node that is `there`; one failure fails it.
+
+    A node that refused it is one that does not fit, as is known late: where others have done it that is said and no failure,
+    unless a part of the inputs was meant for that node.
+    """
     if record.open():
         return None
     rule = rule_for(record, policy)
     unfinished: ExecutionRecord | None = None
+    refused: list[ExecutionRecord] = []
+    completed = False
     for node, attempts in by_node(record, rule).items():
         if attempts.completed or attempts.last is None:
+            completed = completed or attempts.completed is not None
             continue
-        refused = attempts.last.state is S.REFUSED
-        if node in there and not refused and not attempts.over(rule):
+        if attempts.last.state is S.REFUSED:
+            refused.append(attempts.last)
+            continue
+        if node in there and not attempts.over(rule):
             return None
         unfinished = unfinished or attempts.last
     if unfinished is not None:
         return failed(unfinished.failure)
     unread = _unread(record)
-    return Closed(JobState.COMPLETED) if unread is None else failed(unread)
+    if refused and (unread is not None or not completed):
+        return failed(refused[0].failure)
+    return Closed(JobState.COMPLETED, _refused_by(refused)) if unread is None else failed(unread)
+
+
+def _refused_by(refused: Sequence[ExecutionRecord]) -> str:
+    """Where a job that runs on every node does not run, for people; empty if nobody refused it."""
+    if not refused:
+        return ""
+    lines = [
+        f"\n  {short(each.node)}  {each.failure.message if each.failure is not None else 'no reason given'}"
+        for each in refused[:TOLD_MAX]
+    ]
+    more = f"\n  and {len(refused) - TOLD_MAX} more" if len(refused) > TOLD_MAX else ""
+    nodes = "1 node" if len(refused) == 1 else f"{len(refused)} nodes"
+    return f"refused by {nodes}, done on all others that fit:{''.join(lines)}{more}"
 
 
 def _unread(record: JobRecord) -> Failure | None:
     """Why inputs that are shared out among nodes have not been read whole, or None."""
     current = record.current()
     parts = max((each.partitions for each in current), default=0)
-    unread = sorted(set(range(parts)).difference(each.partition for each in current))
+    read = {each.partition for each in current if each.state is not S.REFUSED}
+    unread = sorted(set(range(parts)).difference(read))
     if not unread:
         return None
     told = ", ".join(map(str, unread[:TOLD_MAX])) + (", …" if len(unread) > TOLD_MAX else "")

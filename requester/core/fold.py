@@ -255,10 +255,12 @@ def _settled(record: JobRecord, at: float) -> JobRecord:
         queued = None
     state = JobState.PENDING
     for execution in record.executions.values():
-        if execution.version == record.version or execution.open:
+        if execution.open:
             state = JobState.RUNNING
-            if execution.open:
-                break
+            break
+        if execution.version == record.version:
+            # It rests between two attempts.
+            state = JobState.RUNNING
     else:
         if queued is not None:
             state = JobState.QUEUED

@@ -126,7 +126,8 @@ def _submission(event: Submitted, *, first: bool) -> str:
 def _closed(event: Closed, at: float) -> Line:
     details = {"NewState": _STATE_NAMES.get(event.state, event.state)}
     if event.state is JobState.COMPLETED:
-        return "", STATE, "Completed successfully", at, details
+        message = "Completed successfully" + (f", {event.message}" if event.message else "")
+        return "", STATE, message, at, details
     if event.state is JobState.STOPPED:
         message = "Job stopped" + (f": {event.message}" if event.message else "")
         return "", STATE, message, at, details

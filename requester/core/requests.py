@@ -43,8 +43,8 @@ def deleted(record: JobRecord, reason: str, client: str) -> Deleted:
 
 
 def rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str, *, anew: bool) -> Submitted:
-    """A version that repeats an earlier one. Raises `Conflict` for a job that waits to run: it needs no other go."""
-    if record.state in (JobState.PENDING, JobState.QUEUED):
+    """A version that repeats an earlier one. Raises `Conflict` for one that has not begun to run: it needs no other go."""
+    if record.state in (JobState.PENDING, JobState.QUEUED) and not record.current():
         raise Conflict(
             f"cannot rerun job in state {record.state.capitalize()}",
             kind="JobState",

@@ -207,12 +207,14 @@ def explain(
     refused: Mapping[NodeId, Failure],
     *,
     needed: int,
+    waits: bool = False,
     lack: Callable[[NodeId], str] = lambda _: "fits, but has no room now",
 ) -> Failure:
     """Why a task cannot be placed now: for lack of room, of a node that is away, or of any node that could run it.
 
-    `lack` says what a node that fits lacks just now. The message is made for people, one line a node; `details` has the
-    same by node id. Nodes that have `refused` the task count for nothing, however they stand.
+    `lack` says what a node that fits lacks just now; `waits`: whatever the reason is, it is waited until that changes. The
+    message is made for people, one line a node; `details` has the same by node id. Nodes that have `refused` the task count
+    for nothing, however they stand.
     """
     could = [node for node in standing.fitting if node not in refused]
     away = [each for each in standing.away if each.node not in refused]
@@ -244,8 +246,12 @@ def explain(
     if not unfit:
         return Failure(
             code=f"{NO_SUITABLE_NODE}.NoNodes",
-            message=f"no node can run this job (needs {needed}, has 0 of 0): no compute node is connected",
+            message=(
+                "waiting for a node" if waits else f"no node can run this job (needs {needed}, has 0 of 0)"
+            )
+            + ": no compute node is connected",
             hint="start one with: python -m compute --nats nats://HOST:4222",
+            retryable=waits,
         )
     table = "".join(
         f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
@@ -253,8 +259,14 @@ def explain(
     )
     return Failure(
         code=NO_SUITABLE_NODE,
-        message=f"no node can run this job (needs {needed}, has 0 of {known}){table}",
-        hint="change the job, or a node as told above; a QueueTimeout makes the job wait for such a node",
+        message=(
+            f"waiting for a node: none of {_nodes(known)} can run this job{table}"
+            if waits
+            else f"no node can run this job (needs {needed}, has 0 of {known}){table}"
+        ),
+        hint="change the job, or a node as told above"
+        + ("" if waits else "; a QueueTimeout makes the job wait for such a node"),
+        retryable=waits,
         details=_details(unfit),
     )
 

@@ -132,7 +132,8 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     standing = view.fleet.standing(demand)
     turns = view.turns
     refused = refusals(record, view.fleet.nodes)
-    if refused and view.settled and not record.older() and unreadable(standing, refused):
+    may_end = not record.older() and not _has_been_read(record)
+    if refused and view.settled and may_end and unreadable(standing, refused):
         reason = explain(standing, refused, needed=max(record.spec.count, 1))
         return failed(headline(record, view.fleet.nodes, reason))
     behind = turns is not None and turns.ahead(record, demand)
@@ -153,6 +154,13 @@ def _place(draft: _Draft, view: View, policy: Policy) -> Closed | None:
     return _queue(draft, case, placed)
 
 
+def _has_been_read(record: JobRecord) -> bool:
+    """Whether a job goes on though nobody is left that could read it: it serves, or has been done somewhere."""
+    if record.spec.type == "ops":
+        return any(each.state is S.COMPLETED for each in record.current())
+    return serves(record)
+
+
 def _ops_end(draft: _Draft, standing: Standing, view: View, policy: Policy) -> Closed | None:
     """A node that a person keeps new work from is not waited for: nobody knows for how long that is."""
     assert draft.record is not None
@@ -164,7 +172,8 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
     """Let the job wait with its reason, or end it because no node could ever run it.
 
     Lack of room, and nodes that are away, only ever queue. That no node fits ends the job at once, unless it has a
-    QueueTimeout; or after a grace, if nodes may still be about to come.
+    QueueTimeout; or after a grace, if nodes may still be about to come. A daemon, which goes wherever it can, waits; and
+    what serves is not ended because its successor, or more of it, finds no place.
     """
     record, now, view = draft.record, draft.now, case.view
     assert record is not None
@@ -172,14 +181,12 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
         case.standing,
         case.refused,
         needed=placed.short_of,
+        waits=record.spec.type == "daemon" or bool(record.older()) or serves(record),
         lack=lambda node: no_room(case.demand, placed.room.unlimited(node), placed.room.of(node).ports),
     )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
-    if record.older() or serves(record):
-        # What serves is not ended because its successor, or more of it, finds no place.
-        reason = replace(reason, retryable=True)
-    if not limit and record.spec.type != "daemon" and not reason.retryable and view.settled:
+    if not limit and not reason.retryable and view.settled:
         hasty = reason.code == NO_SUITABLE_NODE and (case.refused or not record.current())
         if hasty or now >= since + case.policy.join_grace_s:
             return failed(headline(record, view.fleet.nodes, reason))

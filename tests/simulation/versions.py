@@ -3,7 +3,7 @@
 Knows: which version reads what, and what a requester knows of its nodes when it decides. Must not know: how it decides.
 
 A node of the version before does not know a field that jobs may have. No requester ends a job for that while it knows a node
-of the present version that fits. (An ops job fails in the end if one node did not take it, wherever else it ran.)
+of the present version that fits; nor an ops job that was done anywhere.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ class Versions:
     def decided(self, who: str, fleet: Fleet, append: Append) -> None:
         """A requester has decided upon an entry: by what it knows just now."""
         job = self._checker.jobs.get(append.key)
-        if job is None or job.last != append.guard or job.spec.type == "ops":
-            # It is behind, and the log will not take this; or it fails for that wherever else it ran.
+        if job is None or job.last != append.guard:
+            # It is behind, and the log will not take this.
             return
         for event in decode(append.data, Entry).events:
             if isinstance(event, Closed) and event.failure is not None and UNREAD in event.message:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from protocol.entries import Assigned, Event
+from protocol.entries import Assigned, Event, Reported
 from protocol.errors import Failure
 from protocol.ids import NodeId
-from protocol.jobs import Timeouts
+from protocol.jobs import Input, Spec, Timeouts
+from protocol.messages import Stage
+from protocol.nodes import Offer
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.explanation import standings
@@ -165,17 +167,84 @@ def test_what_one_node_has_read_is_no_matter_of_its_version() -> None:
     assert world.job.state is JobState.RUNNING
 
 
-def test_an_ops_job_runs_where_it_can_be_read() -> None:
-    """An ops job goes on where it is understood, and fails in the end because it was not everywhere."""
+@pytest.mark.parametrize("refused", [UNREAD, NOT_HERE])
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_an_ops_job_is_done_where_nobody_refuses_it(refused: Failure, first: str) -> None:
+    """An ops job runs on every node that takes it, and completes; its message says which nodes refused it, and why."""
+    world = World(a_node("old", version="0.1"), a_node("new", version="0.2"))
+    world.submit(a_job_of("ops"))
+    for execution in sorted(world.open(), key=lambda each: each.node != first):
+        state, failure = (S.REFUSED, refused) if execution.node == "old" else (S.COMPLETED, None)
+        world.report(execution, state, failure)
+
+    assert world.job.state is JobState.COMPLETED
+    assert world.job.message == f"refused by 1 node, done on all others that fit:\n  old  {refused.message}"
+    assert len(world.executions()) == 2
+
+
+def test_an_ops_job_that_was_done_stays_done() -> None:
+    """An ops job completes though the node that did it has left and the only other one cannot read it."""
     world = World(a_node("old", version="0.1"), a_node("new", version="0.2"))
     world.submit(a_job_of("ops"))
     by_node = {each.node: each for each in world.open()}
-    world.report(by_node[NodeId("old")], S.REFUSED, UNREAD)
-    assert on(world.open()) == {"new"}
-
     world.report(by_node[NodeId("new")], S.COMPLETED)
+    world.fleet.drop(NodeId("new"))
+    world.report(by_node[NodeId("old")], S.REFUSED, UNREAD)
 
-    assert (world.job.state, world.job.failure) == (JobState.FAILED, UNREAD)
+    assert world.job.state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("refused", [UNREAD, NOT_HERE])
+def test_an_ops_job_that_all_refuse_fails(refused: Failure) -> None:
+    """An ops job that no node takes has been done nowhere: it fails with the refusal."""
+    world = World(a_node("n1"), a_node("n2"))
+    world.submit(a_job_of("ops"))
+    while world.open():
+        refuse(world, refused)
+
+    assert (world.job.state, world.job.failure) == (JobState.FAILED, refused)
+
+
+def test_a_part_that_its_node_refuses_is_missing() -> None:
+    """An ops job whose inputs are shared out fails with the refusal if a node does not take its part."""
+    nodes = [a_node(name) for name in ("n1", "n2")]
+    world = World(*(replace(each, info=replace(each.info, sources=[Offer("s3")])) for each in nodes))
+    job = a_job_of("ops")
+    source = Input(Spec("s3", {"Bucket": "b", "Partition": {"Type": "object"}}), "/in")
+    world.submit(replace(job, tasks=[replace(job.task, input_sources=[source])]))
+    refuse(world, NOT_HERE)
+    world.report(world.open()[0], S.COMPLETED)
+
+    assert (world.job.state, world.job.failure) == (JobState.FAILED, NOT_HERE)
+
+
+@pytest.mark.parametrize("type_", ["service", "daemon"])
+def test_what_serves_waits_for_who_can_read_it(type_: str) -> None:
+    """A service or daemon that has come up is not ended because the only node that can read it is gone for long: it says
+    that it waits, and goes on when a node comes that can."""
+    world = World(a_node("old", version="0.1"), a_node("new", version="0.2"))
+    world.submit(a_job(type_=type_, count=0 if type_ == "daemon" else 2))
+    for execution in world.open():
+        if execution.node == "old":
+            world.report(execution, S.REFUSED, UNREAD)
+    for execution in world.open():
+        running = world.report_of(execution, S.RUNNING)
+        world.look(Reported(replace(running, stages=[Stage(S.RUNNING, world.now)])))
+    put_aside(world, "new")
+    world.fleet.put(replace(world.fleet.nodes[NodeId("new")], expected=False))
+    world.gone = {NodeId("new"): 600.0}
+    world.look()
+    world.now += 1_000
+    world.look()
+
+    assert world.job.state is JobState.QUEUED
+    assert world.job.queued is not None
+    assert world.job.queued.message.startswith("waiting for a node: none of 2 nodes can run this job")
+    assert UNREAD.message in world.job.queued.details["old"]
+    world.fleet.put(a_node("newer", version="0.2"))
+    world.look()
+    assert on(world.open()) == {"newer"}
+    assert world.job.queued is None
 
 
 @pytest.mark.parametrize("type_", ["service", "daemon"])

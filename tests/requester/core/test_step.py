@@ -24,6 +24,7 @@ from protocol.messages import Stage
 from protocol.nodes import Offer
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core import requests
 from requester.core.commands import run
 from requester.core.deadlines import next_deadline
 from requester.core.explanation import standings
@@ -467,6 +468,65 @@ def test_the_same_report_twice_is_one() -> None:
     events = world.look(completed, completed, failed)
 
     assert events == [completed, Closed(JobState.COMPLETED)]
+
+
+def test_a_daemon_without_a_node_says_that_it_waits() -> None:
+    """A daemon that runs nowhere because no node is left for it waits, and says for what; it goes on when there is one."""
+    world = World(a_node("n1"), a_node("n2", cores=0.5))
+    world.submit(a_job(type_="daemon", count=0))
+    world.report(world.open()[0], S.RUNNING)
+    node = world.fleet.nodes[NodeId("n1")]
+    told = []
+    for changed in (replace(node, connected=False), replace(node, info=replace(node.info, engines=[]))):
+        world.fleet.put(changed)
+        world.gone = {NodeId("n1"): 60.0}
+        world.look()
+        world.now += 100
+        assert world.look() == []
+        assert world.job.state is JobState.QUEUED
+        assert world.job.queued is not None
+        told.append((world.job.queued.message.split("\n")[0], world.job.queued.details["n1"].split(" (")[0]))
+        assert deadline(world) is None
+
+    assert told == [
+        ("waiting for a node: 1 of 2 nodes could run this job, and none takes work now", "is not connected"),
+        ("waiting for a node: none of 2 nodes can run this job", "has no engine noop"),
+    ]
+    world.fleet.put(node)
+    world.gone = {}
+    world.look()
+    assert [each.node for each in world.open()] == ["n1"]
+    assert world.job.state is JobState.RUNNING
+    assert world.job.queued is None
+
+
+def test_a_daemon_that_fits_nowhere_yet_waits() -> None:
+    """A daemon for which no node fits is not ended and not looked at again and again: it waits for a node."""
+    world = World(a_node("n1", engines=["docker"]))
+    world.submit(a_job(type_="daemon", count=0))
+
+    assert world.job.queued is not None
+    assert world.job.queued.message.startswith(
+        "waiting for a node: none of 1 node can run this job\n  n1  has no"
+    )
+    assert world.job.queued.retryable
+    assert deadline(world) is None
+
+
+def test_between_two_attempts_a_job_waits_for_room() -> None:
+    """A job whose next attempt finds no room says that it waits, and for what, as its first would; it may be run anew."""
+    world = World(a_node("n1", cores=1))
+    world.submit(a_job())
+    world.report(world.open()[0], S.FAILED, ILL)
+    world.fleet.hold(NodeId("n1"), ExecutionId("other"), Amounts(cpu=1))
+    rests = world.job.state
+    world.now += 10
+    world.look()
+
+    assert [rests, world.job.state] == [JobState.RUNNING, JobState.QUEUED]
+    assert world.job.queued is not None
+    assert world.job.queued.code == "Exhausted.NoRoom"
+    assert requests.rerun(world.job, None, "", "", anew=False).version == 2
 
 
 def test_a_daemon_that_lacks_room_somewhere_writes_nothing() -> None:
