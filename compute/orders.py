@@ -13,6 +13,7 @@ import contextlib
 from typing import Any, Final
 
 import structlog
+from msgspec import Struct
 
 from compute import admission
 from compute.admission import Plan
@@ -33,9 +34,28 @@ from protocol.states import ENDS
 EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
 
+OTHER_LOG_S: Final = 60.0
+"""So long goes on what another log does not know, whose requesters list what is to be here: it may be the wrong one."""
+OTHER_LOG_GAP_S: Final = 10.0
+"""Who has not listed anything for that long begins anew: they do so with each beat."""
+
 TAKEN: Final = CommandAnswer(True)
 _ORDER: Final[Any] = Command | CommandBatch
 _log = structlog.get_logger(__name__)
+
+
+class _OtherLog(Struct, frozen=True):
+    """Another log than the one that was gone by: when it was created, when it was last heard of, and what goes on here that
+    it has not known since when. Times in elapsed seconds.
+    """
+
+    created: str
+    heard_at: float
+    unknown: dict[ExecutionId, float]
+
+    def goes_on(self, listed: FullList, now: float) -> bool:
+        """Whether a list is of this log, and follows the one before it."""
+        return listed.created == self.created and now - self.heard_at < OTHER_LOG_GAP_S
 
 
 class Orders:
@@ -56,6 +76,7 @@ class Orders:
         self._clock = clock
         self._log_created = remembered.log_created
         self._gone = dict(remembered.gone)
+        self._other_log: _OtherLog | None = None
         self._unanswered: list[tuple[Message, list[CommandAnswer]]] = []
         self._answering: asyncio.Task[None] | None = None
 
@@ -169,6 +190,7 @@ class Orders:
                 self._change_log(listed)
             self._log_created = listed.created
             self._journal.note("log_created", listed.created)
+        self._other_log = None
         if listed.upto < self.upto:
             raise Conflict(f"this list is of {listed.upto}, and {self.upto} is known", kind="Old")
         wanted = set(listed.executions)
@@ -178,16 +200,28 @@ class Orders:
         self._note_upto(listed.upto)
 
     def _change_log(self, listed: FullList) -> None:
-        """Go over to a log that was made anew, or restored. Raises `Conflict` while anything goes on here that it does not
-        know."""
-        unknown = [
-            runner
+        """Go over to a log that was made anew, or restored. What goes on here and has been unknown there for long is ended;
+        before that, raises `Conflict`."""
+        now, before = self._clock.elapsed(), self._other_log
+        if before is not None and not before.goes_on(listed, now):
+            before = None
+        unknown = {
+            id_: before.unknown.get(id_, now) if before is not None else now
             for id_, runner in self.runners.items()
             if id_ not in listed.executions and runner.execution.state not in ENDS
-        ]
-        if unknown:
-            _log.warning("another log lists this node's executions: ending none", created=listed.created)
+        }
+        if any(now - since < OTHER_LOG_S for since in unknown.values()):
+            if before is None:
+                _log.warning(
+                    "another log does not know what goes on here: it is ended unless its own log is back in time",
+                    created=listed.created,
+                    executions=len(unknown),
+                    within_s=OTHER_LOG_S,
+                )
+            self._other_log = _OtherLog(listed.created, now, unknown)
             raise Conflict("this node holds executions of another log", kind="Log")
+        for id_ in unknown:
+            self.runners[id_].tell(ReportDropped())
         self.upto = 0
         self._journal.note("upto", "0")
         # What has ended here is open in a log that was restored from before: it is run again.

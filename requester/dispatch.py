@@ -139,7 +139,9 @@ class Dispatch:
     def _not_taken(self, node: NodeId, order: Command, failure: Failure | None) -> None:
         """A node that can never take an order has refused it; what may pass is ordered again after its next beat."""
         reason = failure.message if failure is not None else "no reason given"
-        _log.warning("a node did not take a command", node=node, order=type(order).__name__, reason=reason)
+        # A list is sent again with each beat, and its node says once why it does not take it.
+        tell = _log.debug if isinstance(order, FullList) else _log.warning
+        tell("a node did not take a command", node=node, order=type(order).__name__, reason=reason)
         key = key_of(order.job) if isinstance(order, Run) else None
         live = self._jobs.open.get(key) if key is not None else None
         if live is None or failure is None or failure.retryable or not isinstance(order, Run):

@@ -6,11 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from compute.admission import Policy
 from compute.execution import CancelOrdered
+from compute.orders import OTHER_LOG_S
 from compute.shop import Limits
 from protocol import messages, subjects
+from protocol.clock import ManualClock
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
 from protocol.messages import CommandAnswer, CommandBatch, Report
@@ -200,6 +203,37 @@ async def test_a_list_from_another_log_ends_nothing(nodes: Nodes, requester: Fak
     await requester.ended(run)
     await requester.quiet(node)
     assert (await requester.full_list(1, [], created="log-2")).taken
+
+
+async def test_what_no_log_knows_is_ended_after_a_while(nodes: Nodes, requester: FakeRequester) -> None:
+    """Work that a restored log does not know goes on for a minute, which is said once, and longer if that log is not heard
+    of meanwhile; then it is ended, and the restored log counts. What was ordered by that log goes on."""
+    clock = ManualClock()
+    node = nodes(clock=clock, limits=Limits(stop_grace_s=0.0))
+    await node.start()
+    assert (await requester.full_list(1, [], created="log-1")).taken
+    lost, new = order(8, noop(LONG)), order(2, noop(LONG))
+    await requester.run(lost)
+
+    async def listed() -> bool:
+        return (await requester.full_list(2, [new], created="log-2")).taken
+
+    with capture_logs() as told:
+        assert not await listed()
+        await clock.advance(OTHER_LOG_S)
+        for _ in range(int(OTHER_LOG_S // 5)):
+            assert not await listed()
+            await clock.advance(5)
+        await requester.run(new)
+        assert lost.execution in node.here.runners
+        assert await listed()
+    async with asyncio.timeout(WITHIN_S):
+        while list(node.here.runners) != [new.execution]:
+            await clock.advance(0.1)
+
+    assert len([line for line in told if "another log" in line["event"]]) == 2
+    assert (await requester.full_list(3, [new], created="log-2")).taken
+    assert node.world.starts[new.execution] == 1
 
 
 async def test_a_log_that_knows_less_gets_what_ended_again(nodes: Nodes, requester: FakeRequester) -> None:
