@@ -175,7 +175,7 @@ async def describe(request: web.Request) -> web.Response:
     if include & {"executions", "execution"}:
         view["Executions"] = {
             "NextToken": "",
-            "Items": views.executions(record.current(), record.spec.namespace),
+            "Items": views.executions(record.current(), record),
         }
     if "history" in include:
         page = await request.app[VERBS].history(
@@ -267,9 +267,7 @@ async def executions(request: web.Request) -> web.Response:
     )
     found = sorted(found, key=lambda one: getattr(one, order_by), reverse=queries.flag(query, "reverse"))
     limit = queries.number(query, "limit")
-    return answer(
-        {"NextToken": "", "Items": views.executions(found[:limit] if limit else found, record.spec.namespace)}
-    )
+    return answer({"NextToken": "", "Items": views.executions(found[:limit] if limit else found, record)})
 
 
 @routes.get(BASE + "/{ref}/explain")

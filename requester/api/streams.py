@@ -161,7 +161,7 @@ def _update(update: JobUpdate) -> dict[str, Any]:
         record = update.job
         return {
             "Job": views.job(record),
-            "Executions": views.executions(record.current(), record.spec.namespace),
+            "Executions": views.executions(record.current(), record),
         }
     return {} if update.progress is None else {"Progress": views.progress(update.progress)}
 

@@ -21,7 +21,7 @@ from protocol.messages import Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
-from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.core.model import EVERYWHERE, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.verbs import Explanation, QueuePlace
 
 Json = dict[str, Any]
@@ -123,16 +123,20 @@ def queue_place(place: QueuePlace) -> Json:
     return view
 
 
-def execution(record: ExecutionRecord, namespace: str) -> Json:
-    """One execution, with the numbers of Bacalhau's states and our own name in ``State``."""
+def execution(record: ExecutionRecord, job: JobRecord) -> Json:
+    """One execution of a job, with the numbers of Bacalhau's states and our own name in ``State``.
+
+    ``Name`` is empty in Bacalhau; here it says which attempt at what this is: at a partition, or on a node.
+    """
+    place = record.node if job.spec.type in EVERYWHERE else record.partition
     message = (
         record.failure.message if record.failure else (record.stages[-1].message if record.stages else "")
     )
     view: Json = {
         "ID": record.id,
-        "Namespace": namespace,
+        "Namespace": job.spec.namespace,
         "EvalID": evaluation_id(record.job, record.version, record.ordered),
-        "Name": f"{short(record.job)}.{record.partition}.{record.attempt}",
+        "Name": f"{short(record.job)}.{place}.{record.attempt}",
         "NodeID": record.node,
         "JobID": record.job,
         "JobVersion": record.version,
@@ -181,9 +185,9 @@ def execution(record: ExecutionRecord, namespace: str) -> Json:
     return view
 
 
-def executions(records: Iterable[ExecutionRecord], namespace: str) -> list[Json]:
+def executions(records: Iterable[ExecutionRecord], job: JobRecord) -> list[Json]:
     """Several executions of one job."""
-    return [execution(record, namespace) for record in records]
+    return [execution(record, job) for record in records]
 
 
 def explanation(explained: Explanation) -> Json:

@@ -99,13 +99,17 @@ class Twin:
             self._news.notify_all()
             return record
 
-    async def assign(self, job: JobId, *, partition: int = 0, attempt: int = 1) -> ExecutionId:
-        """Begin an execution on the one node."""
+    async def assign(
+        self, job: JobId, *, partition: int = 0, attempt: int = 1, node: NodeId | None = None
+    ) -> ExecutionId:
+        """Begin an execution on the one node; of a job that runs on every node, on that `node`."""
         version = self.records[job].version
-        execution = execution_id(job, version, partition, attempt)
+        execution = execution_id(job, version, partition, attempt, node)
         amounts = Amounts(cpu=0.5, memory_bytes=512_000_000)
         ranking = Ranking(2, 1, [Candidate(NODE, input_bytes=3 << 30, free=0.5)], {"has no engine docker": 1})
-        await self.write(job, Assigned(execution, partition, attempt, NODE, amounts, "most room", ranking))
+        await self.write(
+            job, Assigned(execution, partition, attempt, node or NODE, amounts, "most room", ranking)
+        )
         return execution
 
     async def report(self, execution: ExecutionId, state: ExecutionState, **more: Any) -> JobRecord:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import test_utils, web
 
 from protocol.errors import Failure
-from protocol.ids import JobId, NodeId
+from protocol.ids import JobId, NodeId, short
 from protocol.jobs import Input, Job, Resources, ResultPath, Spec, Task, Timeouts
 from protocol.messages import RunOutput, Stage
 from protocol.spec import Defaults, TypeDefaults
@@ -248,6 +248,20 @@ async def test_each_execution_state_has_its_number(
     await twin.report(execution, state, stages=[Stage(state, BEGIN)])
     (item,) = (await _get(api, f"{JOBS}/{id_}/executions"))["Items"]
     assert (item["ComputeState"]["StateType"], item["State"]) == (number, state)
+
+
+async def test_executions_have_names_of_their_own(api: Api, twin: Twin) -> None:
+    """An execution's name says which attempt it is, at a partition or, of a job that runs on every node, on a node."""
+    batch = await twin.submitted(a_job(count=2))
+    ops = await twin.submitted(a_job(type="ops", count=0))
+    for partition in range(2):
+        await twin.assign(batch, partition=partition)
+    for node in ("n-1", "n-2"):
+        await twin.assign(ops, node=NodeId(node))
+
+    for id_, places in ((batch, ["0", "1"]), (ops, ["n-1", "n-2"])):
+        items = (await _get(api, f"{JOBS}/{id_}/executions"))["Items"]
+        assert [item["Name"] for item in items] == [f"{short(id_)}.{place}.1" for place in places]
 
 
 def test_every_state_has_a_translation() -> None:
