@@ -23,7 +23,7 @@ from requester.cli.endpoint import Api
 from requester.cli.exits import tell
 from requester.cli.reading import read_start
 from requester.cli.shipping import shipped
-from requester.cli.waiting import Waiting, submit_and_wait
+from requester.cli.waiting import Submitting, submit_and_wait
 
 Json = dict[str, Any]
 
@@ -137,7 +137,7 @@ def docker_run(
     workdir: Annotated[str, Parameter(alias="-w", help="The folder it starts in.", group=_TASK)] = "",
     job: JobFlags = JobFlags(),
     task: TaskFlags = TaskFlags(),
-    how: Waiting = Waiting(),
+    how: Submitting = Submitting(),
     api: Api = Api(),
 ) -> int:
     """Run a container as a job. Flags stand before IMAGE; all behind it is the program's.
@@ -166,7 +166,7 @@ def wasm_run(
     entry_point: Annotated[str, Parameter(help="The function to call; default _start.", group=_TASK)] = "",
     job: JobFlags = JobFlags(),
     task: TaskFlags = TaskFlags(),
-    how: Waiting = Waiting(),
+    how: Submitting = Submitting(),
     api: Api = Api(),
 ) -> int:
     """Run a WebAssembly module as a job. Flags stand before MODULE; all behind it is the program's."""
@@ -181,7 +181,7 @@ def wasm_run(
 
 
 def _run(
-    engine: Json, modules: Sequence[Input], job: JobFlags, task: TaskFlags, how: Waiting, api: Api
+    engine: Json, modules: Sequence[Input], job: JobFlags, task: TaskFlags, how: Submitting, api: Api
 ) -> int:
     inputs = [shipped(each, api.settings) for each in flags.inputs(task.input or [])]
     reading = read_flags(engine, [*modules, *inputs], job, task, os.environ)

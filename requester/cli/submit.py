@@ -21,7 +21,7 @@ from requester.cli.exits import Exit, tell
 from requester.cli.output import clean_text
 from requester.cli.reading import read_start
 from requester.cli.shipping import check_own, shipped_spec
-from requester.cli.waiting import Waiting, submit_and_wait
+from requester.cli.waiting import Submitting, submit_and_wait
 
 Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
 
@@ -55,7 +55,7 @@ def submit(
     /,
     *,
     filling: Filling = Filling(),
-    how: Waiting = Waiting(),
+    how: Submitting = Submitting(),
     api: Api = Api(),
 ) -> int:
     """Submit a job and wait for it.

@@ -39,7 +39,7 @@ LONG_RUNNING: Final = ("service", "daemon")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Flags of commands that submit a job."""
+    """Flags of commands that have a job run."""
 
     wait: Annotated[
         bool,
@@ -57,17 +57,24 @@ class Waiting:
     dry_run: Annotated[
         bool, Parameter(help="Print the job as it would be submitted; what it would change: shoal diff.")
     ] = False
-    force: Annotated[bool, Parameter(help="Submit even if the job of that name has the same spec.")] = False
     quiet: Annotated[bool, Parameter(help="No progress.")] = False
     exit_zero: Annotated[bool, Parameter(help="End with 0 whatever became of the job, as Bacalhau does.")] = (
         False
     )
-    hide_warnings: Annotated[bool, Parameter(help="No warnings about the spec.")] = False
     node_details: Annotated[bool, Parameter(show=False)] = False
     group_events: Annotated[bool, Parameter(show=False)] = False
 
 
-def submit_and_wait(client: Client, reading: Reading, how: Waiting) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Submitting(Waiting):
+    """Flags of commands that submit a spec, as well."""
+
+    force: Annotated[bool, Parameter(help="Submit even if the job of that name has the same spec.")] = False
+    hide_warnings: Annotated[bool, Parameter(help="No warnings about the spec.")] = False
+
+
+def submit_and_wait(client: Client, reading: Reading, how: Submitting) -> int:
     """Submit a job and do what the flags ask. Returns the exit code. Raises the faults of submission."""
     if not how.hide_warnings and not how.id_only:
         _warn(reading.warnings)

@@ -224,6 +224,10 @@ def test_rerun_versions_and_diff(shoal: Shoal, twin: Twin, background: Backgroun
     assert [row[-2:] for row in rows] == [["1", "Completed"], ["2", "Completed"], ["3", "Completed"]]
     same = shoal("diff", "job.yaml")
     assert (same.out, same.err) == ("", "No changes: the job of that name has this spec.\n")
+    forced = shoal("job", "rerun", "words", "--force")
+    assert forced.code == 2
+    assert "--force" in forced.err
+    assert len(shoal("job", "versions", "words", "--hide-header").out.splitlines()) == 3
 
 
 def test_a_waiting_job_tells_its_place(shoal: Shoal, twin: Twin, background: Background) -> None:
