@@ -123,6 +123,8 @@ class Applier:
         if live.record is not None:
             # What became due between the decision and now, for the log was slow, was not seen by it.
             self._deadlines.await_next(live, min(live.record.modified_at, self._clock.now()))
+        if live.record is None or live.record.closed:
+            self._backlog.left(live.key)
         self._backlog.freed(freed)
         self._backlog.joined(live.key)
 
@@ -172,6 +174,7 @@ class Applier:
             await self._recorder.forget(record)
             if live.record is not record or not self._jobs.holds(live):
                 return
+        self._backlog.left(live.key)
         self._backlog.freed(self._jobs.vanished(live))
         live.behind = 0
         self._decide(live)

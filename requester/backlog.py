@@ -34,6 +34,7 @@ class Backlog:
         presence: Presence,
         decide: Callable[[Live], None],
         look: Callable[[JobKey], None],
+        acting: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._turns = turns
@@ -45,7 +46,7 @@ class Backlog:
         self._full_for: dict[JobKey, Collection[NodeId]] = {}
         self._wanted = False
         self._seen_at = 0.0
-        self.acting = False
+        self._acting = acting
 
     def clear(self) -> None:
         """All jobs have been forgotten."""
@@ -58,6 +59,10 @@ class Backlog:
             self._full_for[key] = full
         else:
             self._full_for.pop(key, None)
+
+    def left(self, key: JobKey) -> None:
+        """A job is over, or was deleted: it lacks nothing any more."""
+        self._full_for.pop(key, None)
 
     def joined(self, key: JobKey) -> None:
         """A job may have come to the queue."""
@@ -72,7 +77,7 @@ class Backlog:
             return
         for key in [key for key, full in self._full_for.items() if not nodes.isdisjoint(full)]:
             del self._full_for[key]
-            if self.acting and not self._presence.rank(key):
+            if self._acting() and not self._presence.rank(key):
                 asyncio.get_running_loop().call_soon(self._look, key)
         self._turns.freed(nodes)
         self._want()
@@ -88,7 +93,7 @@ class Backlog:
             self._want()
 
     def _want(self) -> None:
-        if not self._wanted and self.acting and len(self._jobs.queue):
+        if not self._wanted and self._acting() and len(self._jobs.queue):
             self._wanted = True
             asyncio.get_running_loop().call_soon(self._serve)
 

@@ -85,6 +85,7 @@ class Orchestrator:
             presence=presence,
             decide=self.decide,
             look=self.look,
+            acting=lambda: self.acting,
         )
         self._deadlines = Deadlines(clock, settings.policy, jobs=jobs, agenda=self._agenda)
         self.applier = Applier(
@@ -107,17 +108,10 @@ class Orchestrator:
             timeout_s=settings.command_timeout_s,
         )
         self.gone: Mapping[NodeId, float] = {}
+        self.acting = False
+        """Whether the log has been read to its end, so that unasked decisions may be made."""
         self.settled = False
         self.counters = {"entries": 0, "stale": 0, "refused": 0}
-
-    @property
-    def acting(self) -> bool:
-        """Whether the log has been read to its end, so that unasked decisions may be made."""
-        return self._backlog.acting
-
-    @acting.setter
-    def acting(self, acting: bool) -> None:
-        self._backlog.acting = acting
 
     async def run(self) -> None:
         """Look at the jobs that need it, until cancelled."""

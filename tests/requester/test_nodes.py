@@ -325,6 +325,28 @@ async def test_a_changed_label_and_a_new_node_wake_those_who_wait(tmp_path: Path
         await second.until(lambda node: [run.job_name for run in node.runs] == ["d"])
 
 
+@pytest.mark.parametrize("other", [False, True])
+async def test_what_is_over_is_not_kept_for_the_room_that_it_lacked(tmp_path: Path, other: bool) -> None:
+    """A requester keeps nothing of a job that lacked room on a node once that is stopped and deleted, there or at another
+    requester, though that node never has room again."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, sweep_s=60.0)) as cluster:
+        service = await cluster.requester()
+        stops = await cluster.requester("r2") if other else service
+        full = await cluster.node("n1", cores=1, script=hold)
+        await submit(service, a_job("busy"))
+        await full.until(lambda node: bool(node.runs))
+        await cluster.node("n2", cores=1, script=hold)
+        for name in ("d1", "d2"):
+            await submit(service, a_job(name, type="daemon", count=0))
+        lacking = [each._orchestrator._backlog._full_for for each in (service, stops)]
+        assert any(lacking)
+
+        for name in ("d1", "d2"):
+            await stops.stop(name, namespace="", reason="", client="test")
+        await stops.delete("d1", namespace="", reason="", client="test")
+        await happens(lambda: not any(lacking))
+
+
 async def test_freed_room_goes_first_to_what_can_be_nowhere_else(tmp_path: Path) -> None:
     """A daemon that runs elsewhere gets the room that it lacked on a node as soon as that is free, before what may wait for
     any node."""

@@ -14,6 +14,7 @@ from protocol.ids import JobKey, NodeId
 from protocol.messages import decode, encode
 from protocol.states import ENDS
 from requester.core.fold import fold
+from requester.core.membership import DELETED, REJECTED
 from requester.core.model import JobRecord
 from requester.notes import NodeCell
 from requester.read_queries import load
@@ -41,6 +42,7 @@ def going_on(cluster: "Cluster") -> list[str]:
     found += [
         f"nothing is kept of {node.name}" for node in cluster.nodes if node.name not in cluster.hub.cells
     ]
+    found += _remembered(cluster)
     for process in cluster.processes.values():
         if not process.alive:
             found.append(f"{process.name} is not there")
@@ -51,6 +53,25 @@ def going_on(cluster: "Cluster") -> list[str]:
         elif isinstance(process, RequesterProcess):
             found += [f"{process.name}: {each}" for each in _requester(process, cluster)]
     return found
+
+
+def _remembered(cluster: "Cluster") -> list[str]:
+    """What is kept of nodes that never come back, where nodes are forgotten soon; a word against one is kept for ever."""
+    if not cluster.scenario.forget_s:
+        return []
+    there = {node.name for node in cluster.nodes}
+    cells = {cell.name: decode(cell.data, NodeCell) for cell in cluster.hub.cells.values()}
+    against = {
+        name
+        for name, cell in cells.items()
+        if cell.membership == REJECTED or (cell.membership != DELETED and cell.cordon is not None)
+    }
+    found = [f"a cell of {name}, which is gone for good" for name in cells.keys() - there - against]
+    for requester in cluster.requesters:
+        if requester.service is not None:
+            known = {str(id_) for id_ in requester.service._jobs.fleet.nodes}
+            found += [f"{requester.name} knows {name}, which is gone" for name in known - there - against]
+    return sorted(found)
 
 
 def _node(node: NodeProcess) -> list[str]:
@@ -93,6 +114,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
         "early reports": service._duties._reports._early,
         "commands on their way": orchestrator.dispatch._on_their_way,
         "looks": list(orchestrator._agenda._looks),
+        "lacking room": orchestrator._backlog._full_for,
         "inputs": [live.key for live in jobs.closed.values() if live.busy],
         "waiters for the log": service._follower._waiting,
     }.items():
