@@ -69,6 +69,32 @@ _CONSUME: Final = (
 _ASKED_BY_NODES: Final = (ALL_REPORTS, BLOB_READ, ALL_UPLOADS)
 _CELL_STREAM: Final = f"KV_{CELL_BUCKET}"
 
+
+def _stream(subject: str) -> Claims:
+    return {"name": subject, "subject": subject, "type": "stream"}
+
+
+def _service(subject: str, response: str = "Singleton") -> Claims:
+    return {"name": subject, "subject": subject, "type": "service", "response_type": response}
+
+
+# The border between the accounts is not decoration: a reply subject is checked against no permission, so inside one account
+# whoever may send a request could aim its answer at any subject, the log included. Across the border the reply becomes one
+# that the server made.
+_EXPORTS: Final[Mapping[str, tuple[Claims, ...]]] = {
+    SYSTEM: (),
+    HUB: tuple(_service(each) for each in _ASKED_BY_NODES),
+    NODES: (
+        _stream(ALL_BEATS),
+        _stream(ALL_PROGRESS),
+        _service(ALL_COMMANDS),
+        _service(ALL_LOGS, "Stream"),
+        _service(ALL_RESULTS),
+    ),
+}
+"""What each account offers to the one across the border."""
+_ACROSS: Final[Mapping[str, str]] = {HUB: NODES, NODES: HUB}
+
 RIGHTS: Final[Mapping[str, Claims]] = {
     NODE: {
         # It speaks as itself, of itself, and hears what is said to it; of the log it knows nothing.
@@ -137,45 +163,14 @@ def account(
     roles = [role for role, home in ACCOUNT_OF.items() if home == name]
     body: Claims = {
         "type": "account",
-        "limits": {
-            **_OPEN,
-            **dict.fromkeys(("imports", "exports", "conn", "leaf"), _NO_LIMIT),
-            "wildcards": True,
-            # Only the account of the requesters has streams.
-            **(
-                dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), _NO_LIMIT)
-                if name == HUB
-                else {}
-            ),
-        },
+        "limits": _limits(name),
         "signing_keys": [
             {"kind": "user_scope", "key": signing_keys[role], "role": role, "template": RIGHTS[role]}
             for role in roles
         ],
-        "exports": [],
-        "imports": [],
+        "exports": list(_EXPORTS[name]),
+        "imports": _imports(name, keys),
     }
-    # The border between the accounts is not decoration: a reply subject is checked against no permission, so inside one
-    # account whoever may send a request could aim its answer at any subject, the log included. Across the border the
-    # reply becomes one that the server made.
-    if name == HUB:
-        body["exports"] = [_service(each) for each in _ASKED_BY_NODES]
-        body["imports"] = [
-            _from(keys[NODES], ALL_BEATS, "stream"),
-            _from(keys[NODES], ALL_PROGRESS, "stream"),
-            _from(keys[NODES], ALL_COMMANDS, "service"),
-            _from(keys[NODES], ALL_LOGS, "service"),
-            _from(keys[NODES], ALL_RESULTS, "service"),
-        ]
-    elif name == NODES:
-        body["exports"] = [
-            {"name": ALL_BEATS, "subject": ALL_BEATS, "type": "stream"},
-            {"name": ALL_PROGRESS, "subject": ALL_PROGRESS, "type": "stream"},
-            _service(ALL_COMMANDS),
-            _service(ALL_LOGS, "Stream"),
-            _service(ALL_RESULTS),
-        ]
-        body["imports"] = [_from(keys[HUB], each, "service") for each in _ASKED_BY_NODES]
     if revoked:
         body["revocations"] = dict(revoked)
     return _claims(keys[name], operator_key, name, iat, body)
@@ -206,12 +201,26 @@ def _claims(subject: str, issuer: str, name: str, iat: int, body: Claims) -> Cla
     return {"sub": subject, "iss": issuer, "name": name, "iat": iat, "nats": {**body, "version": 2}}
 
 
-def _service(subject: str, response: str = "Singleton") -> Claims:
-    return {"name": subject, "subject": subject, "type": "service", "response_type": response}
+def _limits(account: str) -> Claims:
+    """No limits but one: only the account of the requesters has streams."""
+    streams = ("mem_storage", "disk_storage", "streams", "consumer") if account == HUB else ()
+    return {
+        **_OPEN,
+        **dict.fromkeys(("imports", "exports", "conn", "leaf"), _NO_LIMIT),
+        "wildcards": True,
+        **dict.fromkeys(streams, _NO_LIMIT),
+    }
 
 
-def _from(account_key: str, subject: str, kind: str) -> Claims:
-    return {"name": subject, "subject": subject, "account": account_key, "type": kind}
+def _imports(account: str, keys: Mapping[str, str]) -> list[Claims]:
+    """All that the account on the other side of the border offers."""
+    other = _ACROSS.get(account)
+    if other is None:
+        return []
+    return [
+        {"name": each["name"], "subject": each["subject"], "account": keys[other], "type": each["type"]}
+        for each in _EXPORTS[other]
+    ]
 
 
 def _b64(data: bytes) -> str:

@@ -6,6 +6,7 @@ Knows: long polls with a cursor, and what is told when a node cannot answer. Mus
 from collections.abc import AsyncGenerator
 
 from protocol import subjects
+from protocol.asking import ask
 from protocol.bus import Bus
 from protocol.errors import Fault, TimedOut, Unavailable
 from protocol.messages import LogChunk, LogsAnswer, LogsRequest, decode, encode
@@ -33,22 +34,21 @@ class Logs:
     ) -> AsyncGenerator[LogLine, None]:
         """What an execution wrote, until its end or (not following) the present. The node's word, else what the log kept."""
         cursor = _END if tail else 0
-        failed, tries = 0, _TRIES_FOLLOWING if follow else _TRIES
         while True:
             wanted = LogsRequest(execution.id, cursor, wait_s=_WAIT_S if follow else 0.0)
             try:
-                data = await self._bus.request(
-                    subjects.logs(execution.node), encode(wanted), timeout_s=wanted.wait_s + _ANSWER_S
+                data = await ask(
+                    self._bus,
+                    subjects.logs(execution.node),
+                    encode(wanted),
+                    timeout_s=wanted.wait_s + _ANSWER_S,
+                    tries=_TRIES_FOLLOWING if follow else _TRIES,
                 )
                 answer = decode(data, LogsAnswer)
             except (Unavailable, TimedOut) as fault:
-                failed += 1
-                if failed < tries and isinstance(fault, TimedOut):
-                    continue
                 for line in await self._kept(execution, fault, told=cursor > 0):
                     yield line
                 return
-            failed = 0
             for chunk in answer.chunks:
                 yield LogLine(execution.id, chunk)
             if answer.failure is not None:
