@@ -59,6 +59,7 @@ class Duties:
         """The log has been read to its end: from now on this requester acts, and silence counts."""
         self._fleet.hearing_since = self._clock.now()
         self._orchestrator.acting = True
+        self._jobs.end_watches()
         self._orchestrator.attend_mine()
 
     async def tick(self) -> None:

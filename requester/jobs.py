@@ -171,13 +171,8 @@ class Jobs:
     def _let_go(self, live: Live, record: JobRecord, after: JobRecord | None) -> set[NodeId]:
         """Give back what a record's executions hold: if it was open here, its end came while this requester was away."""
         if not record.closed and (after is None or after.id != record.id):
-            fault = NotFound(
-                f"job {record.id} ended and left the log while this requester was away",
-                kind="Job",
-                hint="ask another requester",
-            )
             for watcher in live.watchers:
-                watcher.end(fault)
+                watcher.end(_missed(f"job {record.id}"))
         live.written = 0
         self._waiting.pop(live.key, None)
         self.queue.remove(live.key)
@@ -229,6 +224,14 @@ class Jobs:
         for live in busy:
             here = self.make(live.key)
             here.watchers, here.inputs, live.inputs = live.watchers, live.inputs, []
+
+    def end_watches(self) -> None:
+        """The log has been read anew to its end: who watches a job of which it has nothing is told."""
+        for live in [each for each in self.open.values() if each.record is None and each.watchers]:
+            watchers, live.watchers = live.watchers, []
+            for watcher in watchers:
+                watcher.end(_missed("the job"))
+            self.forget(live)
 
     def passed_over(self, written: int) -> list[Live]:
         """The jobs whose newest entry was written here and is not in the read model, though that is `written` up to behind
@@ -361,6 +364,14 @@ class Jobs:
             if live.busy or live.record is None or live.written < live.record.revision:
                 break
             del self.closed[key]
+
+
+def _missed(what: str) -> NotFound:
+    return NotFound(
+        f"{what} ended and left the log while this requester was away",
+        kind="Job",
+        hint="ask another requester",
+    )
 
 
 def _untried(record: JobRecord) -> bool:

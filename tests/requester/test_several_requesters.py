@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from protocol import subjects
 from protocol.bus import Append, Outcome, Record
-from protocol.errors import Broken, Exhausted, Unavailable
+from protocol.errors import Broken, Exhausted, NotFound, Unavailable
 from protocol.ids import JobId, job_key, key_of
 from protocol.memory_bus import MemoryBus, MemoryHub, Mischief
 from protocol.states import ExecutionState as S
@@ -19,6 +20,7 @@ from requester.service import Service
 from requester.verbs import HistoryQuery, JobQuery
 from tests.requester.cluster import (
     QUICK,
+    WITHIN_S,
     a_cluster,
     a_job,
     closed,
@@ -477,6 +479,22 @@ async def test_what_nobody_waits_for_is_not_written(tmp_path: Path) -> None:
         for service in (cut_off, other):
             record = await service.job("same")
             assert (record.version, record.spec.count) == (1, 2)
+
+
+async def test_a_watch_ends_though_the_log_has_nothing_of_its_job_any_more(tmp_path: Path) -> None:
+    """Who watches a job is told if the log was made anew meanwhile and does not have it, and does not wait for ever."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node(script=hold)
+        job = await submit(service, a_job("watched"))
+        async with aclosing(service.watch(job)) as updates:
+            async for update in updates:
+                if update.job is not None and all(each.state is S.RUNNING for each in update.job.open()):
+                    break
+            cluster.hub.begin_anew()
+            with pytest.raises(NotFound, match="left the log while this requester was away"):
+                await asyncio.wait_for(anext(updates), WITHIN_S)
+        await happens(lambda: not service.facts()["open_jobs"])
 
 
 async def test_log_made_anew(tmp_path: Path) -> None:
