@@ -303,6 +303,8 @@ class Checker:
             return "stopped and nobody asked for it"
         if event.state is JobState.FAILED and event.failure is None:
             return "failed without a reason"
+        if event.failure is not None and event.failure.code == "Exhausted.NoRoom":
+            return "failed for lack of room, which is always waited for"
         if event.state is JobState.COMPLETED and job.spec.type == "batch":
             for partition in range(job.spec.count):
                 if not any(each.state is S.COMPLETED for each in job.of(partition)):

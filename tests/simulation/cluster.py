@@ -158,6 +158,7 @@ class Cluster:
         for process in self.processes.values():
             process.failpoint = process.loop.fuse = None
             process.loop.drag_s, process.loop.thread_s = 0.0, THREAD_S
+            process.link.revoked = False
             process.link.mend()
             process.link.lag_s = 0.0
             assert isinstance(process, RequesterProcess | NodeProcess)
@@ -460,12 +461,26 @@ class Cluster:
         link = self._of(action).link
         link.up = link.up and action.text == "down"
         link.down = link.down and action.text == "up"
-        link.noticed = bool(action.number)
+        link.noticed = bool(action.number) or link.revoked
         self.scheduler.after(action.seconds, self._heal, link)
 
     def _heal(self, link: Link) -> None:
         link.mend()
         self.hub.tell_readers()
+
+    def _do_revoke(self, action: Action) -> None:
+        """A node's credentials are taken away: servers cut it off, and no answer comes that is on its way, to nobody."""
+        link = self._of(action).link
+        link.revoked = True
+        link.mend()
+        self.hub.accounts += 1
+        self.words.revoked(action.who, lambda: link.revoked)
+        self.scheduler.after(action.seconds, self._enroll, link)
+
+    def _enroll(self, link: Link) -> None:
+        """It has others, which its process reads when it connects again."""
+        link.revoked = False
+        self._heal(link)
 
     def _do_server_away(self, action: Action) -> None:
         self.hub.there = False
@@ -532,6 +547,11 @@ class Cluster:
         node = self._of(action)
         assert isinstance(node, NodeProcess)
         node.zone = action.text
+        self._do_leave(action)
+
+    def _do_upgrade(self, action: Action) -> None:
+        """A process of the version before is replaced by one of this version."""
+        self._of(action).older = False
         self._do_leave(action)
 
     def _do_log_full(self, action: Action) -> None:

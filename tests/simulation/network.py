@@ -56,7 +56,9 @@ class Weather:
 
 
 class Link:
-    """One process's way to the server. A closed direction loses what is sent; `noticed` says that its client knows."""
+    """One process's way to the server. A closed direction loses what is sent; `noticed` says that its client knows. One
+    whose credentials are `revoked` is closed both ways until it has others.
+    """
 
     def __init__(self, fastest_s: float, slowest_s: float) -> None:
         self.fastest_s = fastest_s
@@ -64,12 +66,13 @@ class Link:
         self.up = True
         self.down = True
         self.noticed = False
+        self.revoked = False
         self.lag_s = 0.0
         """How much later than others this process reads the log."""
 
     def mend(self) -> None:
-        self.up = self.down = True
-        self.noticed = False
+        self.up = self.down = not self.revoked
+        self.noticed = self.revoked
 
 
 class SimulatedHub(MemoryHub):
@@ -91,6 +94,8 @@ class SimulatedHub(MemoryHub):
         """Told of each cell that was changed, and by whom."""
         self.removed: Callable[[str, str], None] = lambda who, name: None
         """Told of each cell that was removed, and by whom."""
+        self.accounts = 0
+        """How often the accounts were changed: what was asked before is not answered after (``docs/credentials.md``)."""
         self.thinned: set[JobKey] = set()
         """Jobs that went on while their earlier versions were taken out of the log."""
         self._last_arrival: dict[tuple[int, int], float] = {}
@@ -227,7 +232,8 @@ class SimulatedBus(MemoryBus):
         for receiver in receivers:
             target = receiver.bus
             assert isinstance(target, SimulatedBus)
-            respond = partial(target._respond, self, answer) if answer is not None else None
+            asked = self._server.accounts
+            respond = partial(target._respond, self, answer, asked) if answer is not None else None
             message = Message(subject, data, respond)
             self._server.carry_message(
                 self, target, id(receiver.listener), partial(self._offer, receiver.listener, message, target)
@@ -256,13 +262,17 @@ class SimulatedBus(MemoryBus):
         finally:
             alarm.cancel()
 
-    async def _respond(self, asker: "SimulatedBus", answer: "asyncio.Future[bytes]", data: bytes) -> None:
-        """Answer a request that came here."""
-        self._server.carry_message(self, asker, -1, partial(self._settle_answer, asker, answer, data))
+    async def _respond(
+        self, asker: "SimulatedBus", answer: "asyncio.Future[bytes]", asked: int, data: bytes
+    ) -> None:
+        """Answer a request that came here, made when the accounts had been changed so often."""
+        self._server.carry_message(self, asker, -1, partial(self._settle_answer, asker, answer, asked, data))
         await asyncio.sleep(0)
 
-    def _settle_answer(self, asker: "SimulatedBus", answer: "asyncio.Future[bytes]", data: bytes) -> None:
-        if not answer.done():
+    def _settle_answer(
+        self, asker: "SimulatedBus", answer: "asyncio.Future[bytes]", asked: int, data: bytes
+    ) -> None:
+        if not answer.done() and asked == self._server.accounts:
             self._server.heard("answer", self.name, asker.name, data)
             answer.set_result(data)
 

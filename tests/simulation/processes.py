@@ -60,8 +60,8 @@ PATIENCE = Settings(
     submit_timeout_s=6.0,
     flush_s=0.3,
     away_s=60.0,
-    keep_closed=4,
-    keep_waiting=2,
+    keep_closed=2,
+    keep_waiting=1,
     retention_s=3.0,
     policy=Policy(
         backoff_s=0.5, backoff_max_s=4.0, restart_backoff_max_s=6.0, join_grace_s=3.0, execution_grace_s=4.0

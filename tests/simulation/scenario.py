@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from protocol import failpoints
 from protocol.jobs import (
@@ -75,6 +76,7 @@ def draw(seed: int) -> Scenario:
     if random.random() < 0.08:
         everybody = [*_names("r", scenario.requesters), *_names("n", scenario.nodes)]
         scenario.older = random.sample(everybody, random.randint(1, len(everybody) - 1))
+        _upgrade(random, scenario)
     if random.random() < 0.1:
         _forgetful(random, scenario)
     return scenario
@@ -333,15 +335,35 @@ def _absence(random: Random, scenario: Scenario) -> list[Action]:
 
 
 def _forgetful(random: Random, scenario: Scenario) -> None:
-    """Nodes are forgotten soon, and one is away for about as long: killed, or cut off and at work."""
+    """Nodes are forgotten soon, and one is away for about as long: killed, or cut off and at work; or for ever."""
     scenario.forget_s = random.uniform(0.2, 4.0)
     who, at = random.choice(_names("n", scenario.nodes)), random.uniform(0.5, 4.0)
     away_s = scenario.forget_s + random.uniform(6.0, 18.0)
     away = Action(at, "kill", who, seconds=away_s)
-    if random.random() < 0.4:
+    draw = random.random()
+    if draw < 0.3:
         away = Action(at, "cut", who, seconds=away_s, number=1.0, text="both")
+    elif draw < 0.7:
+        away = Action(at, "die", who)
     scenario.actions = sorted([*scenario.actions, away], key=lambda action: action.at)
     scenario.chaos_s = max(scenario.chaos_s, at + away_s + random.uniform(0.0, 2.0))
+
+
+def _upgrade(random: Random, scenario: Scenario) -> None:
+    """Some of what is of the version before is replaced while work goes on, one after the other; and somebody makes use of
+    what is new.
+    """
+    at = random.uniform(1.0, scenario.chaos_s)
+    job = a_job(random, "new-field", scenario, kind=random.choice(["small", "several", "ops", "daemon"]))
+    source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")
+    job = replace(job, tasks=[replace(job.task, input_sources=[source])])
+    scenario.actions.append(Action(random.uniform(0.5, scenario.chaos_s), "submit", job=job))
+    for who in scenario.older:
+        if random.random() < 0.5:
+            scenario.actions.append(Action(at, "upgrade", who, seconds=random.uniform(0.0, 2.0)))
+            at += random.uniform(0.0, 5.0)
+    scenario.actions.sort(key=lambda action: action.at)
+    scenario.chaos_s = max(scenario.chaos_s, at)
 
 
 def _down_s(random: Random) -> float:
@@ -377,6 +399,11 @@ def _cut(random: Random, at: float, who: str, requesters: list[str], nodes: list
     which = random.choice(["both", "both", "up", "down"])
     noticed = random.random() < 0.5
     return [Action(at, "cut", who, seconds=_down_s(random), number=float(noticed), text=which)]
+
+
+def _revoke(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
+    """A node's credentials are taken away; later it gets others."""
+    return [Action(max(at, 1.0), "revoke", random.choice(nodes), seconds=random.choice([0.5, 6.0, 12.0]))]
 
 
 def _server(random: Random, at: float, who: str, requesters: list[str], nodes: list[str]) -> list[Action]:
@@ -439,6 +466,7 @@ _FAULTS = {
     "pause": _pause,
     "slow": _slow_down,
     "cut": _cut,
+    "revoke": _revoke,
     "server": _server,
     "answers": _answers,
     "messages": _messages,

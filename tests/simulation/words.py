@@ -5,7 +5,7 @@ Knows: words, who was asked, and what is written in nodes' cells. Must not know:
 - A word that was answered was kept, and a node's cell changes by words alone: of two words in a row both hold.
 - No requester gives work to a node of which it knows that it was taken out.
 - Where nothing goes wrong but at nodes, a node that was taken out gets no new work once everybody knows, and work that has
-  to leave it is gone soon after its time.
+  to leave it is gone soon after its time; what a node had whose credentials were revoked is given up as if it were silent.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,8 @@ from tests.simulation.loop import Scheduler
 ABOUT_CORDON = ("cordon", "drain", "uncordon")
 ABOUT_MEMBERSHIP = {"approve": APPROVED, "reject": REJECTED, "remove": DELETED}
 ABOUT_NODES = (*ABOUT_CORDON, *ABOUT_MEMBERSHIP)
+SILENCE_S = 4.0
+"""`processes.PATIENCE` gives a node up that is silent for so long."""
 HEARD_S = 1.0
 ROUNDS = 5
 """A person's word may take so long to be everywhere, and what was decided before it to be in the log: so many of the longest
@@ -138,6 +140,16 @@ class Words:
         ):
             for id_ in self.work_on(node):
                 self._wrong(f"I11: {id_} is still on {node}, which is {then.membership} and {then.cordon}")
+
+    def revoked(self, node: str, still: Callable[[], bool]) -> None:
+        """A node's credentials were taken away: all it had is given up in time, if that is so `still`."""
+        if self._punctual:
+            self._scheduler.after(SILENCE_S + HEARD_S + self._heard_s, self._check_given_up, node, still)
+
+    def _check_given_up(self, node: str, still: Callable[[], bool]) -> None:
+        if still():
+            for id_ in self.work_on(node):
+                self._wrong(f"I11: {id_} is still on {node}, whose credentials were revoked")
 
     def work_on(self, node: str) -> list[str]:
         """The executions that a node has, as the log has it."""
