@@ -78,9 +78,9 @@ async def test_what_a_node_allows_reaches_the_servers_drivers(node: StorageSetti
 async def test_every_driver_passes_its_suite(node: StorageSettings) -> None:
     """A driver is finished when a test class of its own inherits the contract's suite."""
     modules = [
-        importlib.import_module(f"tests.storage.{found.name}")
-        for found in pkgutil.iter_modules(tests.storage.__path__)
-        if found.name.startswith("test_")
+        importlib.import_module(found.name)
+        for found in pkgutil.walk_packages(tests.storage.__path__, "tests.storage.")
+        if found.name.rpartition(".")[2].startswith("test_")
     ]
     tested = {
         (suite, used)
