@@ -167,6 +167,7 @@ class TestDamage:
             gzip.compress(bytes(511)),
             gzip.compress(bytes(1024) + b"x" * 3_000_000),
         ],
+        ids=["nothing", "no gzip", "empty", "no tar", "half a block", "more behind its end"],
     )
     def test_what_is_no_archive_is_broken(self, tmp_path: Path, data: bytes) -> None:
         """Other bytes than an archive's are a clear fault."""

@@ -182,11 +182,12 @@ async def test_a_body_beyond_the_limit_is_413(api: Api, twin: Twin) -> None:
     assert twin.calls == []
 
 
-async def test_no_answer_takes_for_ever(api: Api, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_answer_takes_for_ever(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verb that hangs is answered for: 503 after the deadline."""
     monkeypatch.setattr(app, "ANSWER_S", 0.01)
     twin.blocked.clear()
-    async with api.get(JOBS) as answer:
+    hasty = test_utils.TestServer(app.application(twin, "0.1.0"))
+    async with test_utils.TestClient(hasty) as api, api.get(JOBS) as answer:
         assert (answer.status, (await answer.json())["Code"]) == (503, "ServiceUnavailable")
 
 
