@@ -6,6 +6,7 @@
 
 BIN := .venv/bin
 TESTS ?= tests
+WORKERS ?= 2
 ONLY ?=
 ARGS ?=
 
@@ -18,9 +19,10 @@ demo:
 	@deploy/setup python kubo s3 docker images
 	@$(BIN)/python -m deploy.demo
 
+# The tests wait more than they work, so two workers share them (WORKERS=0: one after the other, in this process).
 test:
 	@deploy/setup python kubo s3 docker registry images filesystems clients
-	@$(MAKE) --no-print-directory --keep-going lint; lint=$$?; $(BIN)/pytest $(TESTS) && exit $$lint
+	@$(MAKE) --no-print-directory --keep-going lint; lint=$$?; $(BIN)/pytest -n $(WORKERS) $(TESTS) && exit $$lint
 
 # Everything that needs no server: quick enough before each commit.
 check: setup

@@ -3,6 +3,10 @@
 The servers live in a thread with an event loop of its own, so that they outlast the loop of any one test, and any test,
 async or not, can use them. Their handles may be stopped and restarted from any loop.
 
+Side by side (``make test`` runs two workers, ``pytest`` alone none) each worker is a session with servers of its own, on
+ports and in folders that no other has. A file's tests all run in one worker. Only the Docker daemon is one for all: a
+machine has one bridge for it. The process that hands out the tests has it from before the first until after the last.
+
 Where a program is missing, the tests that need it are skipped with a reason that says how to get it. With ``CI=true``
 that is a failure, and so is every other skip: silence must not look like success.
 """
@@ -12,9 +16,9 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import pytest
 import structlog
@@ -49,10 +53,14 @@ class Background:
         """Run a coroutine there, and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
+    def keep(self, context: AbstractAsyncContextManager[T]) -> T:
+        """Enter a context until the end of the session. Raises what that raises."""
+        return self.run(self._contexts.enter_async_context(context))
+
     def enter(self, context: AbstractAsyncContextManager[T]) -> T:
         """Enter a context until the end of the session. A part that is missing skips the test, or fails it in CI."""
         try:
-            return self.run(self._contexts.enter_async_context(context))
+            return self.keep(context)
         except servers.Missing as missing:
             skip(missing)
 
@@ -64,6 +72,24 @@ class Background:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+BACKGROUND: Final = pytest.StashKey[Background]()
+"""Where the process that hands out tests keeps what its workers share."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start what workers share. Where it cannot be had, the tests that need it say so."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        background = session.config.stash[BACKGROUND] = Background()
+        with suppress(servers.Missing, servers.Failed):
+            background.keep(servers.docker_daemon())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End it; all workers have ended."""
+    if background := config.stash.get(BACKGROUND, None):
+        background.close()
 
 
 def skip(missing: servers.Missing) -> NoReturn:

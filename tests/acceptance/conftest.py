@@ -1,8 +1,8 @@
-"""One real deployment for the whole session, and what each test needs of its own in it.
+"""One real deployment for all these tests, and what each test needs of its own in it.
 
 A requester and three compute nodes run as processes of their own, on the session's NATS server, S3 server, Kubo node and
 Docker daemon. A test gets a bucket and a namespace that nobody else has. After each test nothing of its jobs may be on the
-machine, and after the session nothing at all.
+machine, and after the last one nothing at all: the tests that follow have the machine for themselves.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def containers(background: Background, docker_host: str) -> Containers:
     return Containers(background, docker_host)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(
     background: Background,
     s3: S3Server,
@@ -43,7 +43,7 @@ def deployment(
     busybox_image: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
-    """The session's deployment. When it has ended, no process, container or folder of it is left."""
+    """The deployment. When it has ended, no process, container or folder of it is left."""
     shared = tmp_path_factory.mktemp("shared")
     context = cluster(
         computes=NODES,

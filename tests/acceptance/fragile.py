@@ -291,11 +291,11 @@ def full_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _fragile(
     background: Background, folders: Path, containers: Containers, busybox_image: str
 ) -> Iterator[Fragile]:
-    """The session's deployment for breaking, started when the first test wants it."""
+    """The deployment for breaking, started when the first test wants it."""
     shared = Path(tempfile.mkdtemp(prefix="shoal-shared-"))
     stack = AsyncExitStack()
     try:
