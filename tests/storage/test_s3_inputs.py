@@ -2,15 +2,19 @@
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.servers import S3Server
 from protocol.errors import Broken, Exhausted, NotFound, TimedOut
 from storage.contract import Share
-from storage.s3 import Partition, S3Client, S3Source, SourceParams
+from storage.s3 import Partition, S3Client, S3Source, SourceParams, selection
+from storage.s3 import source as s3_source
+from storage.s3.partitions import index_of
 from tests.storage.s3_world import ALL, Bucket, OddS3, brought, settings_of
 
 
@@ -154,6 +158,31 @@ async def test_partitions_by_pattern_keep_a_group_together(
     assert sum(len(share) for share in shares) == 4
     assert any({"user1-a", "user1-b"} <= share for share in shares)
     assert "other" in shares[0]
+
+
+async def test_a_listing_is_sorted_out_beside_the_loop(
+    odd: OddS3, source: S3Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done for each of a hundred thousand keys holds up nothing else that its node does."""
+    asked: list[bool] = []
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*given: Any) -> Any:
+            asked.append(threading.current_thread() is threading.main_thread())
+            return work(*given)
+
+        return watch
+
+    odd.objects = {f"in/{number}": b"x" for number in range(9)}
+    monkeypatch.setattr(selection, "index_of", watched(index_of))
+    monkeypatch.setattr(s3_source, "_identity", watched(s3_source._identity))
+    params = SourceParams("odd", "in/", endpoint=odd.endpoint, partition=Partition("object"))
+
+    found = [(await source.resolve(params, Share(index, 3))).size_bytes or 0 for index in range(3)]
+
+    assert sum(found) == 9
+    assert len(asked) == 3 * 9 + 3
+    assert not any(asked)
 
 
 async def test_a_version_is_brought_as_it_was(bucket: Bucket, source: S3Source, tmp_path: Path) -> None:
