@@ -10,18 +10,17 @@ that it fetched itself since the machine started, and none that an earlier start
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.spec.quantities import format_bytes
-from storage.cache_entries import DATA, ENTRY, MANIFEST, SPOILED, Entry, entries_in
+from storage.cache_entries import DATA, MANIFEST, SPOILED, Entry, entries_by_use, entries_in
 from storage.manifest import difference
 
 
 def list_entries(folder: Path) -> int:
     """Print each entry: when it was last used, its size and what it is. Returns the exit code."""
     now = time.time()
-    found = sorted(_used(folder))
+    found = entries_by_use(folder)
     for used_at, path, entry in found:
         state = _state(path)
         print(f"{_ago(now - used_at):>12}  {format_bytes(entry.size_bytes):>10}  {_shown(entry)}{state}")
@@ -54,12 +53,6 @@ def verify_entries(folder: Path) -> int:
     if unchecked:
         print("Digests are taken by the node that runs on this folder, when it has time.")
     return 1 if wrong else 0
-
-
-def _used(folder: Path) -> Iterator[tuple[float, Path, Entry]]:
-    for path, entry in entries_in(folder):
-        with contextlib.suppress(OSError):
-            yield (path / ENTRY).stat().st_mtime, path, entry
 
 
 def _state(path: Path) -> str:

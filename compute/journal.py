@@ -36,7 +36,7 @@ from msgspec import Struct
 from compute.execution import Execution
 from protocol.errors import Broken, Exhausted, Fault
 from protocol.ids import ExecutionId
-from protocol.messages import encode
+from protocol.messages import InputRead, encode
 from protocol.process import lock_folder
 
 FILE: Final = "journal.db"
@@ -217,14 +217,7 @@ class Journal:
             "SELECT id, seq FROM ended ORDER BY number DESC LIMIT ?", (GONE_MAX,)
         ).fetchall()
         executions = []
-        for number, body, later in self._db.execute(_ALL_WORK):
-            try:
-                execution = _decoder.decode(body) if later is None else _with_order_of(body, later)
-            except msgspec.DecodeError as error:
-                raise Broken(
-                    f"{self._path}: execution {number} cannot be read: {error}",
-                    hint="Was it written by a newer version? Start that one, or move the data folder away.",
-                ) from error
+        for number, execution in _executions(self._db, self._path):
             executions.append(execution)
             self._numbers[execution.id] = number
             self._next = number + 1
@@ -314,6 +307,36 @@ class Journal:
     def _begin_checkpoint(self) -> None:
         if self._checkpoint is None or self._checkpoint.done():
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, _checkpoint, self._path)
+
+
+def inputs_read(folder: Path) -> list[InputRead]:
+    """What the executions in a journal read, found without writing anything: there may be no room for that.
+
+    The data folder must be the caller's (`lock_folder`). Raises `Broken`.
+    """
+    path = (folder / FILE).absolute()
+    if not path.exists():
+        return []
+    # Only a process that was killed leaves its log of writes, and what is needed to read it; else the file is whole.
+    whole = not path.with_name(f"{FILE}-wal").exists()
+    address = f"{path.as_uri()}?{'immutable=1' if whole else 'mode=ro'}"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+            return [read for _, execution in _executions(db, path) for read in execution.inputs]
+    except sqlite3.Error as error:
+        raise _sqlite_fault(path, error) from error
+
+
+def _executions(db: sqlite3.Connection, path: Path) -> Iterator[tuple[int, Execution]]:
+    """All that a journal holds, with the numbers of their rows. Raises `Broken` and ``sqlite3.Error``."""
+    for number, body, later in db.execute(_ALL_WORK):
+        try:
+            yield number, _decoder.decode(body) if later is None else _with_order_of(body, later)
+        except msgspec.DecodeError as error:
+            raise Broken(
+                f"{path}: execution {number} cannot be read: {error}",
+                hint="Was it written by a newer version? Start that one, or move the data folder away.",
+            ) from error
 
 
 def _with_order_of(body: bytes, later: bytes) -> Execution:

@@ -15,6 +15,7 @@ from compute.blobs import blob_reader
 from compute.engines.contract import Engine
 from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
+from compute.first_room import make_first_room
 from compute.journal import Journal
 from compute.settings import Settings
 from compute.uploads import BusGrants
@@ -64,6 +65,7 @@ async def running(
     clock = clock or SystemClock()
     node = node or node_id(settings)
     async with AsyncExitStack() as stack:
+        await asyncio.to_thread(make_first_room, settings.data_dir, settings.disk_reserve)
         journal = Journal(settings.data_dir)
         stack.push_async_callback(journal.close)
         if engines is None:

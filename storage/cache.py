@@ -41,6 +41,7 @@ from storage.cache_entries import (
     checked,
     fit_entry,
     key_of,
+    put_away,
     replace_file,
 )
 from storage.contract import Fetched, Progress, Resolved
@@ -287,10 +288,8 @@ class Cache:
 
     def _put_away(self, key: Key) -> None:
         """Give it a name of what goes, at once; removing follows."""
-        leaving = self._folder / f".leaving-{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
-            (self._folder / key).rename(leaving)
-        self._leaving.append(leaving)
+            self._leaving.append(put_away(self._folder / key))
         if self._removing is None or self._removing.done():
             self._removing = self._tasks.create_task(self._remove())
 

@@ -6,6 +6,7 @@ Knows: its folder's files, and which folders can be served. Must not know: who u
 folder's name follows from type and identity. All functions that take a folder block.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Iterator
@@ -68,6 +69,31 @@ def entries_in(folder: Path) -> Iterator[tuple[Path, Entry]]:
         entry = read_entry(path)
         if entry is not None:
             yield path, entry
+
+
+def entries_by_use(folder: Path) -> list[tuple[float, Path, Entry]]:
+    """The entries in a cache's folder with the times of their last use (unix seconds), the one used longest ago first."""
+    found = []
+    for path, entry in entries_in(folder):
+        # One that goes meanwhile is none any more.
+        with contextlib.suppress(OSError):
+            found.append(((path / ENTRY).stat().st_mtime, path, entry))
+    return sorted(found, key=lambda each: each[0])
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """What a process that was killed left on its way into a cache's folder, or out of it."""
+    return [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
+
+
+def put_away(path: Path) -> Path:
+    """Give an entry the name of what goes, so that nobody finds half of it; the path that is to be removed.
+
+    Raises ``OSError``.
+    """
+    leaving = path.with_name(f".leaving-{secrets.token_hex(8)}")
+    path.rename(leaving)
+    return leaving
 
 
 def cached_bytes(folder: Path) -> int:
