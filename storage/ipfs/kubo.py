@@ -61,6 +61,8 @@ _MALFORMED: Final = (
     "not unixfs",
     "expected protobuf",
 )
+_OFFLINE: Final = "(offline)"
+"""How the words of a node end that has not asked any other."""
 _AGENT: Final = re.compile(r"kubo/(\d+)\.(\d+)\.")
 _START_HINT: Final = "Start it with `ipfs daemon`, or name another node with --ipfs-connect."
 
@@ -287,7 +289,7 @@ class Kubo:
         if "deadline exceeded" in lower or "timeout" in lower:
             return silent(what, self.settings.silence_s, where)
         if any(text in lower for text in _MISSING):
-            return NotFound(said, hint="See what there is: ipfs ls CID." if "no link" in lower else "")
+            return NotFound(said, hint=_missing_hint(lower, self.endpoint.given))
         if "service not known" in lower:
             return Invalid(said, hint="Tell that Kubo of it: ipfs pin remote service add NAME URL KEY.")
         if any(text in lower for text in _MALFORMED):
@@ -353,11 +355,24 @@ class Kubo:
         )
 
 
+def _missing_hint(words: str, node: str) -> str:
+    """What to do about something that is not there, by Kubo's words in small letters."""
+    if "no link" in words:
+        return "See what there is: ipfs ls CID."
+    if _OFFLINE in words:
+        return (
+            f"The node at {node} asks no other node for it: start it without --offline, see whom it reaches with "
+            "`ipfs swarm peers`, or name a node that has it with --ipfs-connect."
+        )
+    return ""
+
+
 def silent(what: str, silence_s: float, where: str) -> TimedOut:
     """The fault of something that the network does not bring."""
     return TimedOut(
         f"{what}: nothing came for {silence_s:g} s (Kubo at {where})",
-        hint="Perhaps no node that can be reached has it: pin it somewhere, or connect to a node that holds it.",
+        hint="Perhaps no node that can be reached has it. See whom this one reaches with `ipfs swarm peers`, connect it to "
+        "one that has it with `ipfs swarm connect`, or pin it on one that it reaches.",
     )
 
 

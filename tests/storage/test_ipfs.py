@@ -399,10 +399,20 @@ async def test_a_cid_that_nobody_has_ends_after_its_limit(kubo: servers.Kubo) ->
     assert caught.value.hint
 
 
-async def test_an_offline_node_says_at_once_what_it_lacks(source: IpfsSource) -> None:
-    """A node that seeks nowhere answers `NotFound`, by the CID."""
-    with pytest.raises(NotFound, match=NOBODY_HAS):
-        await source.resolve(SourceParams(NOBODY_HAS), ALL)
+@pytest.mark.parametrize("where", ["root", "below"])
+async def test_an_offline_node_says_at_once_what_it_lacks(
+    where: str, node: servers.Kubo, source: IpfsSource
+) -> None:
+    """A node that seeks nowhere answers `NotFound`, by the CID; the hint names the node and what can be done about it."""
+    cid = NOBODY_HAS if where == "root" else await folder_of(node, [("x", NOBODY_HAS)])
+
+    with pytest.raises(NotFound, match=cid) as caught:
+        await source.resolve(SourceParams(cid), ALL)
+
+    assert f"could not find {NOBODY_HAS}" in caught.value.message
+    assert f"The node at {node.multiaddr}" in caught.value.hint
+    assert "--offline" in caught.value.hint
+    assert "`ipfs swarm peers`" in caught.value.hint
 
 
 async def test_too_much_is_refused_before_it_is_fetched(node: servers.Kubo, tmp_path: Path) -> None:
