@@ -8,7 +8,9 @@ all, without a word. So what is added is the result with one entry more, the mar
 Its block without the mark is that of the result's own root, and ``pin/update`` moves the pin there, with its name: it reads
 those two blocks alone, and refuses, in one step, where there is a pin already (docs/adr/0011).
 
-A mark is the same for every try of one execution: what a killed one left pinned, the next one moves on.
+A mark is the same for every try of one execution: what a killed one left pinned, the next one moves on. Kubo may still be
+at what an earlier try has sent, and pin the mark once more behind the next one's back; so a try that is not the first waits
+until Kubo is done with the others, and looks again.
 """
 
 import asyncio
@@ -30,6 +32,8 @@ UNDO_S: Final = 20.0
 LOOKS: Final = 2
 LOOK_AGAIN_S: Final = 0.5
 """Kubo may still be at what we have hung up on, and pin it in the end."""
+STRAY_S: Final = 60.0
+"""So long an earlier try's ``add`` is waited for: it has all that it will ever get."""
 SHA_256: Final = 0x12
 _NOT_PINNED: Final = "not pinned or pinned indirectly"
 _NO_LONGER_THERE: Final = "'from' cid was not recursively pinned"
@@ -65,13 +69,14 @@ class _Put(Struct, frozen=True, rename="pascal"):
 
 
 @asynccontextmanager
-async def kept(kubo: Kubo, add: Add, name: str, mark: str) -> AsyncIterator[str]:
+async def kept(kubo: Kubo, add: Add, name: str, mark: str, again: Callable[[], bool]) -> AsyncIterator[str]:
     """Add a result and pin it by `name`; the context's value is its CID. Without a `mark` every block is read twice.
 
-    A fault or cancellation, also a later one within the context, takes the pin back if it is ours.
+    A fault or cancellation, also a later one within the context, takes the pin back if it is ours. `again` says, once the
+    result is added, whether it was sent before.
     """
     if mark and kubo.names_added:
-        marked = _Marked(kubo, name, mark)
+        marked = _Marked(kubo, name, mark, again)
         try:
             cid = await marked.set(add)
             if cid:
@@ -131,10 +136,11 @@ async def _changed(kubo: Kubo, command: str, options: Options, what: str) -> Non
 class _Marked:
     """A result that is added with a mark, and its pin on the way to the result's own root."""
 
-    def __init__(self, kubo: Kubo, name: str, mark: str) -> None:
+    def __init__(self, kubo: Kubo, name: str, mark: str, again: Callable[[], bool]) -> None:
         self._kubo = kubo
         self._name = name
         self._mark = mark
+        self._again = again
         self._cid = ""
         self._root = ""
 
@@ -148,7 +154,20 @@ class _Marked:
             await self._move(root)
         else:
             await self._unpin(self._cid)
+        await self._outlast_others()
         return root
+
+    async def _outlast_others(self) -> None:
+        """Have nothing left of what earlier tries may have sent: wait until Kubo is at no ``add`` by the name any more."""
+        if not self._again():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STRAY_S):
+                while True:
+                    if not await self._is_adding():
+                        break
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        await self._unpin(self._cid)
 
     async def take_back(self) -> None:
         """Let go of whatever pin is ours. Raises nothing: a fault is on its way already."""
@@ -158,6 +177,8 @@ class _Marked:
                     # Where the mark is not pinned any more, the pin was moved; and while it is, the root's is not ours.
                     if not await self._unpin(cid) and self._root:
                         await self._unpin(self._root)
+                if self._cid:
+                    await self._outlast_others()
 
     async def _put_root(self) -> str:
         """Store the block of the root without the mark; its CID. Empty for a root that is more than a block."""

@@ -10,8 +10,8 @@ they stay inside.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -37,6 +37,8 @@ TOP_MAX: Final = 1000
 """With more entries at its top a result gets no mark: it might be what makes Kubo split the root into several blocks."""
 ILL_MAX: Final = 5
 """So many questions in a row may a pinning service fail to answer while it keeps a result."""
+NOTE: Final = "ipfs-add"
+"""A file of this name among an execution's notes says that its result is being published."""
 ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")
 
 
@@ -63,15 +65,24 @@ class IpfsPublisher(IpfsDriver):
                 told = done_bytes
                 progress(done_bytes, total_bytes)
 
+        tries = 0
+
         async def add(options: Mapping[str, str], mark: str) -> str:
             wanted = {**options, **_modes(entries), **_shape(params)}
             adding = Adding(self._kubo, folder, entries, wanted, mark)
-            return await self._kubo.patiently(lambda: self._added(adding, grown))
+
+            async def once() -> str:
+                nonlocal tries
+                tries += 1
+                return await self._added(adding, grown)
+
+            return await self._kubo.patiently(once)
 
         await self._kubo.ready()
         name = params.name or label.execution
         async with AsyncExitStack() as undoing:
-            keeping = kept(self._kubo, add, name, _mark(entries, label))
+            tries += undoing.enter_context(_begun(label.notes))
+            keeping = kept(self._kubo, add, name, _mark(entries, label), lambda: tries > 1)
             cid = await undoing.enter_async_context(keeping)
             if params.remote:
                 await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
@@ -148,6 +159,23 @@ class IpfsPublisher(IpfsDriver):
             return {msgspec.json.decode(line, type=_RemotePin).status for line in found}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Broken(f"{what}: Kubo answered {b' '.join(found)[:100]!r}") from error
+
+
+@contextmanager
+def _begun(notes: Path | None) -> Iterator[bool]:
+    """Whether a former process began to publish this and was killed; while this is open, that is noted of ours."""
+    if notes is None:
+        yield False
+        return
+    note = notes / NOTE
+    former = note.exists()
+    with suppress(OSError):
+        note.touch()
+    try:
+        yield former
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
 
 
 def _mark(entries: list[Entry], label: Label) -> str:

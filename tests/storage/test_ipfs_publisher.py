@@ -1,12 +1,17 @@
 """How a result is added and kept: its shape, its name, and pinning services."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
+from yarl import URL
 
 import storage.ipfs.kubo
 from deploy import servers
@@ -14,7 +19,13 @@ from protocol.errors import Denied, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId
 from storage.contract import silent
 from storage.ipfs import IpfsPublisher, IpfsSettings, Kubo, PublisherParams
+from storage.ipfs.adding import Adding
+from storage.ipfs.publisher import NOTE
+from storage.lanes import Lane
 from storage.params import read_params
+from storage.ranged import Limits
+from storage.tree import walk
+from storage.wire import Lines
 from tests.contracts.trees import Link, Run, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.pinning_service import KEY, PinningService, pinning_service
@@ -139,6 +150,67 @@ async def test_what_a_killed_publishing_left_pinned_goes(
 
     assert left not in await pins(node)
     assert await pins(node) - before == {spec.params["CID"]}
+
+
+async def test_what_a_killed_publishing_pins_behind_the_next_ones_back_goes(
+    node: servers.Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Where Kubo is still at what a killed process has sent, the next try outlasts it, and ends with one pin as ever."""
+    before = await pins(node)
+    folder = plant({"x": only_here(tmp_path)[-999:]}, tmp_path / "result")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / NOTE).touch()
+    asked = asyncio.Event()
+
+    def plan(request: web.Request, number: int) -> str:
+        if request.path.endswith("diag/cmds"):
+            asked.set()
+        return ""
+
+    proxy.plan = plan
+    label = replace(LABEL, notes=notes)
+    async with Kubo(proxy.endpoint) as kubo, half_sent(node, folder) as send_rest:
+        publishing = asyncio.create_task(IpfsPublisher(kubo).publish(folder, read({}), label, silent))
+        waiting = asyncio.create_task(asked.wait())
+        await asyncio.wait([publishing, waiting], return_when=asyncio.FIRST_COMPLETED)
+        await send_rest()
+        waiting.cancel()
+        spec = await publishing
+
+    assert await pins(node) - before == {spec.params["CID"]}
+    assert list(notes.iterdir()) == []
+
+
+@asynccontextmanager
+async def half_sent(node: servers.Kubo, folder: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """What a process sends to publish a folder, but for the end, and Kubo is at it; the value sends that as well."""
+    options = {"pin": "true", "pin-name": LABEL.execution}
+    async with Kubo(node.multiaddr) as kubo:
+        adding = Adding(kubo, folder, list(walk(folder)), options, f".shoal-{LABEL.execution}").request()
+        assert adding.poured is not None
+        lane = Lane(await kubo.route(), Lines(), Limits())
+        body = b"".join(bytes(piece) for piece in adding.poured(lane) if isinstance(piece, memoryview))
+        url = URL(node.api_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        headers = {**adding.headers, "Host": url.host, "Content-Length": len(body), "Connection": "close"}
+        head = [f"POST {adding.target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join([*head, "", ""]).encode() + body[:-9])
+        while '"add"' not in await active(node):
+            pass
+
+        async def send_rest() -> None:
+            writer.write(body[-9:])
+            assert b"200 OK" in await reader.read()
+
+        yield send_rest
+        writer.close()
+
+
+async def active(node: servers.Kubo) -> str:
+    """What Kubo is at."""
+    async with aiohttp.ClientSession() as session, session.post(f"{node.api_url}/api/v0/diag/cmds") as told:
+        return json.dumps([each["Command"] for each in await told.json() if each["Active"]])
 
 
 @pytest.mark.parametrize("why", ["old", "sharded", "mark"])
