@@ -11,7 +11,7 @@ keys          from keys to names on the disk (pure)
 globs         wildcards in keys (pure)
 partitions    which execution reads which object (pure)
 dates         dates in keys, by Go's layouts (pure)
-patterns      regular expressions of strangers, in a process of their own
+patterns      regular expressions of strangers, by RE2
 account       whether the node has an account
 client        connections, by aiobotocore
 bulk          how bytes and listings are asked for past botocore

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import Invalid
+from protocol.errors import Invalid, TimedOut
 from storage.params import read_params
 from storage.s3.dates import same_date
 from storage.s3.params import Partition, SourceParams
@@ -192,17 +192,40 @@ def test_a_partition_that_cannot_work_is_refused(partition: dict[str, object], n
         (r"\Qa.b\E$", "a.b", ["a.b"]),
         (r"\d", "٣", []),
         (r"(?P<year>\d{4})", "y2024", ["2024", "2024"]),
+        (r"(?i)straße", "STRASSE STRAẞE", ["STRAẞE"]),
+        (r"(?i)ÄRGER-σ", "ärger-ς", ["ärger-ς"]),
+        (r"(?i)k", "\u212a", ["\u212a"]),
+        (r"(?i:[à-ö])", "É", ["É"]),
+        (r"(?i)i", "İ", []),
+        (r"\p{Greek}+", "abc αβγ", ["αβγ"]),
+        (r"\pN+", "x٣4", ["٣4"]),
+        (r"(?U)a+", "aaa", ["a"]),
+        (r"(a|ab)(c|bcd)", "abcd", ["abcd", "a", "bcd"]),
+        (r"^b(?m:$)", "b\nc", ["b"]),
+        (r"\bé", "aé", ["é"]),
+        (r"夢$", "夢", ["夢"]),
+        ("x" * 1500, "x" * 1600, ["x" * 1500]),
     ],
 )
-async def test_patterns_mean_what_they_mean_to_re2(pattern: str, text: str, match: list[str]) -> None:
-    """ASCII classes, the very end of the text, POSIX classes, names and quoting are read as Bacalhau's engine reads them."""
+async def test_patterns_mean_what_they_mean_to_bacalhau(pattern: str, text: str, match: list[str]) -> None:
+    """Classes, cases (by Unicode's simple folding), flags, names, quoting, and what is found first are as RE2 has them."""
     assert await search(pattern, [text], "Filter") == [match]
 
 
 @pytest.mark.parametrize(
-    "pattern", ["[unclosed", "(", "*a", "a{2000000000000}", "(" * 500, "a" * 1001, "[[:digits:]]"]
+    "pattern",
+    [
+        *("[unclosed", "(", "*a", "a++", "(" * 500, "[[:digits:]]", r"\Z", "(?=a)", r"(a)\1"),
+        *("a{1001}", "((a{100}){100}){100}", r"\p{Klingon}"),
+    ],
 )
 async def test_what_is_no_pattern_is_refused(pattern: str) -> None:
-    """The field is named, and nothing runs."""
-    with pytest.raises(Invalid, match="Filter"):
+    """The field is named with RE2's reason, and nothing runs."""
+    with pytest.raises(Invalid, match=r"Filter .* is not a regular expression: .+"):
         await search(pattern, ["a"], "Filter")
+
+
+async def test_patterns_have_an_end() -> None:
+    """However many keys and whatever the pattern, trying it ends in time, and says so by the field."""
+    with pytest.raises(TimedOut, match="Filter 'a' took longer than 0 s"):
+        await search("a", ["a"] * 1_000_000, "Filter", limit_s=0)
