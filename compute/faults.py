@@ -10,6 +10,7 @@ from protocol.ids import NodeId
 from protocol.jobs import Input, Spec
 from protocol.process import FULL
 from storage.locality import KIND as LOCALITY
+from storage.mismatch import KIND as MISMATCH
 from storage.url.params import shown_url
 
 NODES_OWN = frozenset({"local", "localdirectory"})
@@ -63,6 +64,7 @@ def input_failure(error: Exception, index: int, wanted: Input, node: NodeId) -> 
     told = msgspec.structs.replace(
         failure,
         message=f"input {wanted.target}{where}: {failure.message}",
+        retryable=failure.retryable and failure.code != f"Broken.{MISMATCH}",
         details={**failure.details, "input": str(index), "target": wanted.target, "source": source},
     )
     kind = failure.code.partition(".")[0]

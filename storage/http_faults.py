@@ -8,6 +8,7 @@ from typing import Final
 import aiohttp
 
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.mismatch import KIND as MISMATCH
 
 FINAL: Final = "Final"
 """Kind of a fault that another attempt would only repeat."""
@@ -15,7 +16,7 @@ FINAL: Final = "Final"
 
 def may_pass(error: Exception) -> bool:
     """Whether another attempt may do better."""
-    return isinstance(error, Fault) and error.retryable and error.kind != FINAL
+    return isinstance(error, Fault) and error.retryable and error.kind not in (FINAL, MISMATCH)
 
 
 def check_status(what: str, status: int, reason: str, *wanted: int) -> None:

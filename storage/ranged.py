@@ -24,7 +24,8 @@ CRAWL_BYTES: Final = 1 << 12
 PAUSE_MAX_S: Final = 5.0
 ERROR_MAX_BYTES: Final = 1 << 16
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+"""What an answer says of its bytes: the first, the last, and how many there are in all."""
 
 
 class Limits(Struct, frozen=True):
@@ -80,7 +81,7 @@ def check_range(
     if not partial:
         return
     said = headers.get("Content-Range") or headers.get("content-range", "")
-    found = _CONTENT_RANGE.fullmatch(said)
+    found = CONTENT_RANGE.fullmatch(said)
     if (
         found is None
         or (int(found[1]), int(found[2])) != (start, end - 1)

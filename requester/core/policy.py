@@ -20,6 +20,8 @@ LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""
 TAKEN: Final = "Conflict.Taken"
 """Where the result was to go there is another's."""
+MISMATCH: Final = "Broken.Mismatch"
+"""The job names other bytes for an input than there are."""
 LASTS: Final = "lasting"
 """The cause of such a failure: no job names it."""
 PROGRAM_FAILED: Final = "ProgramFailed"
@@ -156,7 +158,7 @@ def lasting(failure: Failure | None) -> bool:
     """Whether a fault around the program would come back at any other attempt."""
     if failure is None or failure.retryable:
         return False
-    return failure.code == TAKEN or failure.code.partition(".")[0] in LASTING
+    return failure.code in (TAKEN, MISMATCH) or failure.code.partition(".")[0] in LASTING
 
 
 def sent_away(failure: Failure | None) -> bool:

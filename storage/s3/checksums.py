@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from protocol.errors import Broken
 from storage.threads import Stop
-from storage.tree import CHUNK_BYTES
+from storage.tree import CHUNK_BYTES, digest_file
 
 CRCS: Final = {"CRC64NVME": 8, "CRC32C": 4, "CRC32": 4}
 """Those that ranges can be put together of, with their lengths in bytes."""
@@ -87,6 +87,12 @@ def check_file(name: str, wanted: Checksum, path: Path, part_bytes: int, stop: S
     found = base64.b64encode(outer.digest()).decode()
     if found != wanted.value:
         raise mismatch(name, wanted, found)
+
+
+def sha256_of(path: Path, stop: Stop) -> str:
+    """A file's SHA-256 as S3 writes it; blocking."""
+    digest = digest_file(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), stop)
+    return base64.b64encode(bytes.fromhex(digest)).decode()
 
 
 def mismatch(name: str, wanted: Checksum, found: str) -> Broken:

@@ -10,7 +10,7 @@ A link is good for half an hour or so, and a large result takes longer. So whoev
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from msgspec import Struct, field
 
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound
 from protocol.nodes import Offer
-from storage.addresses import AddressPolicy
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Again, Lane, Lanes, Request, Task
@@ -29,12 +28,13 @@ from storage.lister import Lister
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
-from storage.route import find_route, origin_of
+from storage.route import find_route
 from storage.s3.bulk import refusal_of
-from storage.s3.digests import check_sha256
+from storage.s3.checksums import sha256_of
 from storage.s3.keys import Object, landing
 from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
+from storage.threads import in_thread
 from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
 from storage.wire import Head, Line
@@ -252,7 +252,11 @@ class PreSignedSource:
                 finally:
                     files.close()
             if params.sha256 and placed.files:
-                await check_sha256(params.name, params.sha256, beside / placed.files[0][0])
+                found_sha256 = await in_thread(partial(sha256_of, beside / placed.files[0][0]))
+                if found_sha256 != params.sha256:
+                    said = f"{params.name} has the SHA-256 {found_sha256}, and was published with {params.sha256}"
+                    hint = "It was damaged on its way, or changed where it lies."
+                    raise Broken(said, hint=hint, kind="Checksum")
         return Fetched(into)
 
     async def entries(self, params: PreSignedParams, resolved: Resolved) -> list[Entry]:
@@ -282,11 +286,12 @@ class PreSignedSource:
             with suppress(Fault):
                 links |= {key: url for key, url in (await self._renew(params)).items() if key in links}
 
-    async def _move(self, url: str, tasks: Any, count: int, moved: Any = lambda _: None) -> None:
-        host, port, _ = origin_of(url)
-        policy: AddressPolicy = self._settings.addresses
-        policy.check_host(host, port)
-        route = await find_route(url, self._limits, CheckedResolver(policy))
+    async def _move(
+        self, url: str, tasks: Iterator[Task], count: int, moved: Callable[[int], None] = lambda _: None
+    ) -> None:
+        resolver = CheckedResolver(self._settings.addresses)
+        resolver.check_url(url)
+        route = await find_route(url, self._limits, resolver)
         await self._lanes.move(tasks, route, count, moved)
 
 

@@ -103,7 +103,9 @@ async def _one(connection: Connection, params: SourceParams) -> Object | None:
 
 def _may_be_many(params: SourceParams) -> bool:
     """Whether a key of which there is no object may mean others, or none."""
-    return (params.is_glob or params.allow_empty) and not params.version_id
+    if params.version_id:
+        return False
+    return params.allow_empty or (params.is_glob and not params.checksum_sha256)
 
 
 async def _is_folder(connection: Connection, params: SourceParams) -> bool:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import Struct, structs
 
-from protocol.errors import Denied, Fault, Invalid
+from protocol.errors import Broken, Denied, Fault, Invalid
 from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lister import Lister
+from storage.mismatch import mismatch
 from storage.multiaddr import parse_endpoint
 from storage.parts import Files, Item
 from storage.ranged import check_size
-from storage.s3.checksums import CRCS, check_file
+from storage.s3.checksums import CRCS, check_file, sha256_of
 from storage.s3.connection import Connection
-from storage.s3.digests import check_sha256
 from storage.s3.driver import S3Driver
 from storage.s3.faults import REGION
 from storage.s3.keys import Landing, Object, landing
@@ -93,8 +93,9 @@ class S3Source(S3Driver):
                     tree.folder(folder)
                 brought = await self._bring(connection, params, placed, tree, progress)
             await self._check(connection, params, brought, beside)
-            if params.checksum_sha256 and pinned.landing.files:
-                await check_sha256(params.url, params.checksum_sha256, beside / pinned.landing.files[0][0])
+            if params.checksum_sha256:
+                for name, remote in brought:
+                    await _check_sha256(params, remote.found, beside / name)
         return Fetched(into)
 
     async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
@@ -196,6 +197,20 @@ class S3Source(S3Driver):
                 raise
         connection = await self._connect(params, region, signed=connection.signed)
         return connection, *await find(connection, params, share, limit)
+
+
+async def _check_sha256(params: SourceParams, found: Object, path: Path) -> None:
+    """Raise `Broken` unless what came of the object has the checksum that the params name: of kind ``Mismatch`` where its
+    ETag says that it is all of one version."""
+    sha256 = await in_thread(partial(sha256_of, path))
+    if sha256 != params.checksum_sha256:
+        fault = mismatch(
+            f"s3://{params.bucket}/{found.key}",
+            f"the SHA-256 {sha256}",
+            "ChecksumSHA256",
+            params.checksum_sha256,
+        )
+        raise fault if found.etag else Broken(fault.message, hint=fault.hint, kind="Checksum")
 
 
 def _identity(params: SourceParams, objects: list[Object]) -> str:

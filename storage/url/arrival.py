@@ -8,9 +8,8 @@ does; else it is brought again from its beginning, because two attempts may be a
 
 import hashlib
 import os
-import re
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import aiohttp
 
@@ -18,13 +17,11 @@ from protocol.errors import Broken
 from storage.arrival import remove_tree
 from storage.contract import Progress
 from storage.http_faults import FINAL
+from storage.mismatch import mismatch
+from storage.ranged import CONTENT_RANGE
 from storage.threads import Stop
 from storage.tree import TreeWriter, write_all
-from storage.url.params import Pinned, UrlParams, Version, changed, other_size, shown, version_of
-
-MOVED_BYTES: Final = 1 << 18
-"""A round of attempts that got so much further is followed by another."""
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+from storage.url.params import Pinned, UrlParams, Version, changed, check_size, shown, version_of
 
 
 class Arrival:
@@ -40,6 +37,8 @@ class Arrival:
         self._digest = hashlib.sha256()
         self._file = -1
         self._vouched = True
+        self._joined = False
+        """Whether what came is of several answers, and only the digest says that they are of one version."""
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +64,7 @@ class Arrival:
         """Raise `Broken` unless this is all that is missing, of the same version."""
         version, found = self._pinned.version, version_of(answer)
         told = answer.headers.get("Content-Range", "")
-        part = _CONTENT_RANGE.fullmatch(told)
+        part = CONTENT_RANGE.fullmatch(told)
         size = version.size_bytes
         if (
             part is None
@@ -83,6 +82,7 @@ class Arrival:
             raise Broken(f"{shown(self.params)} does not say of which version the rest is")
         if version.exact and found.etag != version.etag:
             raise changed(self.params)
+        self._joined = not version.exact
 
     def total(self, answer: aiohttp.ClientResponse) -> int | None:
         """How many bytes there are in all, as far as this answer or the resolved version says."""
@@ -95,6 +95,7 @@ class Arrival:
             os.close(self._file)
             self._file = -1
         self.done = 0
+        self._joined = False
         self._digest = hashlib.sha256()
 
     def append(self, piece: bytes, stop: Stop) -> None:
@@ -114,14 +115,21 @@ class Arrival:
             self.furthest = self.done
             self._progress(self.done, total)
 
-    def check_whole(self, total: int | None) -> None:
-        """Raise `Broken` unless what came is everything, and what was named."""
+    def check_whole(self, total: int | None, *, ended: bool) -> None:
+        """Raise `Broken` unless what came is everything, and what was named: of kind ``Mismatch`` if nothing was lost.
+
+        Not `ended`: the server does not say where its body ends, so a cut looks like the end.
+        """
         if total is not None and self.done != total:
             raise Broken(f"{shown(self.params)} ended after {self.done} of {total} bytes")
-        if self.params.size_bytes not in (None, self.done):
-            raise other_size(self.params, self.done)
-        if self.params.digest and self._digest.hexdigest() != self.params.digest:
-            message = (
-                f"{shown(self.params)} has the SHA-256 {self._digest.hexdigest()}, not {self.params.digest}"
-            )
-            raise Broken(message, hint="The file was changed, or was damaged on its way.", kind=FINAL)
+        try:
+            check_size(self.params, self.done)
+            if self.params.digest and self._digest.hexdigest() != self.params.digest:
+                found = f"the SHA-256 {self._digest.hexdigest()}"
+                raise mismatch(shown(self.params), found, "SHA256", self.params.digest)
+        except Broken as fault:
+            if ended and not self._joined:
+                raise
+            # All of it in one answer may be right.
+            self._vouched = False
+            raise Broken(fault.message, hint="It was cut off, or changed meanwhile: try again.") from fault

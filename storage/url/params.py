@@ -18,6 +18,7 @@ from yarl import URL
 
 from protocol.errors import Broken, Invalid
 from storage.http_faults import FINAL, header_text
+from storage.mismatch import mismatch
 from storage.tree import safe_parts
 
 _PLAIN: Final = re.compile(r"[!-~]+")
@@ -161,14 +162,16 @@ def changed(params: UrlParams) -> Broken:
     return Broken(message, hint="Run the job again.", kind=FINAL)
 
 
-def other_size(params: UrlParams, size_bytes: int) -> Broken:
-    wanted = params.size_bytes or 0
-    has = (
-        f"more than the {wanted} bytes" if size_bytes > wanted else f"{size_bytes} bytes and not the {wanted}"
-    )
-    return Broken(
-        f"{shown(params)} has {has} that the job names", hint="Correct Size, or leave it out.", kind=FINAL
-    )
+def check_size(params: UrlParams, size_bytes: int | None, *, more: bool = False) -> None:
+    """Raise `Broken` of kind ``Mismatch`` unless it is the size that the params name, or one of both is not known.
+
+    With `more` there may be more bytes than those.
+    """
+    named = params.size_bytes
+    if named is None or size_bytes is None or size_bytes == named or (more and size_bytes < named):
+        return
+    found = f"at least {size_bytes} bytes" if more else f"{size_bytes} bytes"
+    raise mismatch(shown(params), found, "Size", str(named))
 
 
 def redirected(params: UrlParams, at: URL, location: str) -> URL:

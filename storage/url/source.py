@@ -28,19 +28,19 @@ from storage.arrival import arriving
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.credentials import Credential
 from storage.http_faults import FINAL, check_status, fault_for, may_pass
-from storage.ranged import Crawl
+from storage.ranged import MOVED_BYTES, Crawl
 from storage.resolver import CheckedResolver
 from storage.settings import StorageSettings
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES
-from storage.url.arrival import MOVED_BYTES, Arrival
+from storage.url.arrival import Arrival
 from storage.url.params import (
     Pinned,
     UrlParams,
     changed,
+    check_size,
     file_name,
     identity,
-    other_size,
     parse_url,
     redirected,
     shown,
@@ -72,10 +72,9 @@ class UrlSource:
     async def resolve(self, params: UrlParams, share: Share) -> Resolved:
         pinned = await self._retried(self._pinned, params)
         version = pinned.version
+        check_size(params, version.size_bytes)
         size_bytes = params.size_bytes if version.size_bytes is None else version.size_bytes
-        self._check_size(params, size_bytes or 0)
-        if size_bytes not in (params.size_bytes, None) and params.size_bytes is not None:
-            raise other_size(params, size_bytes)
+        self._check_limit(params, size_bytes or 0)
         exact = bool(params.digest) or version.exact
         return Resolved(identity(params, pinned), size_bytes, pinned, cacheable=exact)
 
@@ -107,13 +106,14 @@ class UrlSource:
                 arrival.forget()
             total = arrival.total(answer)
             await self._copy(arrival, answer, total)
-        arrival.check_whole(total)
+        arrival.check_whole(total, ended=total is not None or "Transfer-Encoding" in answer.headers)
 
     async def _copy(self, arrival: "Arrival", answer: aiohttp.ClientResponse, total: int | None) -> None:
         """Nothing is awaited before the body is: aiohttp drops what it holds when the server goes meanwhile."""
         async with contextlib.aclosing(self._body(arrival, answer)) as body:
             async for piece in body:
-                self._check_size(arrival.params, arrival.done + len(piece))
+                self._check_limit(arrival.params, arrival.done + len(piece))
+                check_size(arrival.params, arrival.done + len(piece), more=True)
                 await in_thread(partial(arrival.append, piece))
                 arrival.tell(total)
         await in_thread(partial(arrival.append, b""))
@@ -201,13 +201,11 @@ class UrlSource:
         connect_s, silence_s = self._settings.connect_s, self._settings.silence_s
         return fault_for(shown(params), error, done, connect_s=connect_s, silence_s=silence_s)
 
-    def _check_size(self, params: UrlParams, size_bytes: int) -> None:
+    def _check_limit(self, params: UrlParams, size_bytes: int) -> None:
         limit = self._settings.max_bytes
         if limit is not None and size_bytes > limit:
             message = f"{shown(params)} has more than {limit} bytes, the most this node takes"
             raise Exhausted(message, hint="Use a node with a higher limit.", kind="Size")
-        if params.size_bytes is not None and size_bytes > params.size_bytes:
-            raise other_size(params, size_bytes)
 
 
 @contextlib.asynccontextmanager

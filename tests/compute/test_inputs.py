@@ -15,6 +15,7 @@ from protocol.messages import Report, Run
 from protocol.states import ExecutionState
 from storage.archive import pieces
 from storage.cache_entries import DATA, key_of
+from storage.mismatch import mismatch
 from tests.compute.doubles import StagedSource, drivers
 from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
 
@@ -254,6 +255,18 @@ async def test_the_node_has_its_limit_too(nodes: Nodes, requester: FakeRequester
     await node.start()
     failure = await failed(requester, order(1, READING))
     assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
+
+
+async def test_other_bytes_than_the_job_names_are_not_asked_for_again(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """An input that is not what the job says of it fails the job with both values: no other attempt would find another."""
+    node = nodes(drivers=drivers(StagedSource(mismatch("it", "6 bytes", "Size", "5"))))
+    await node.start()
+    failure = await failed(requester, order(1, READING))
+    assert (failure.code, failure.retryable) == ("Broken.Mismatch", False)
+    assert failure.message == "input /in (test): it has 6 bytes, and Size says 5"
+    assert failure.hint.startswith("Correct Size")
 
 
 async def test_a_source_that_never_answers_has_an_end(nodes: Nodes, requester: FakeRequester) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from deploy.servers import S3Server
-from protocol.errors import Broken, Exhausted, NotFound, TimedOut
+from protocol.errors import Broken, Exhausted, NotFound
 from storage.contract import Share
+from storage.mismatch import KIND as MISMATCH
 from storage.s3 import Partition, S3Client, S3Source, SourceParams, selection
 from storage.s3 import source as s3_source
 from storage.s3.partitions import index_of
@@ -115,14 +117,12 @@ async def test_filter_takes_what_matches_behind_the_prefix(
         await source.resolve(bucket.of("in/", filter="parquet"), ALL)
 
 
-async def test_a_filter_that_would_run_for_ever_ends(
-    bucket: Bucket, source: S3Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pattern that explodes is stopped and named; the node goes on meanwhile."""
+async def test_a_filter_that_explodes_elsewhere_does_not(bucket: Bucket, source: S3Source) -> None:
+    """Repetitions inside repetitions take no longer than others, and find what they mean."""
     await bucket.put("in/" + "a" * 60 + "!", b"")
-    monkeypatch.setattr("storage.s3.patterns.search.__defaults__", (0.5,))
 
-    with pytest.raises(TimedOut, match="Filter"):
+    assert (await source.resolve(bucket.of("in/", filter="(a+)+!$"), ALL)).size_bytes == 0
+    with pytest.raises(NotFound, match="Filter"):
         await source.resolve(bucket.of("in/", filter="(a+)+$"), ALL)
 
 
@@ -203,16 +203,21 @@ async def test_a_version_is_brought_as_it_was(bucket: Bucket, source: S3Source, 
 
 
 async def test_a_checksum_is_verified(bucket: Bucket, source: S3Source, tmp_path: Path) -> None:
-    """``ChecksumSHA256`` is of the bytes that came; others are an error, and nothing of them stays."""
+    """``ChecksumSHA256`` is of the bytes that came; others are an error with both, and nothing of them stays. It is of
+    one object: what a pattern finds has none."""
     data = b"x" * 3_000_000
     await bucket.put("k", data)
     right = base64.b64encode(hashlib.sha256(data).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(b"y").digest()).decode()
 
     assert await brought(source, bucket.of("k", checksum_sha256=right), tmp_path / "1") == {"k": data}
-    with pytest.raises(Broken, match="SHA-256"):
+    said = re.escape(f"has the SHA-256 {right}, and ChecksumSHA256 says {wrong}")
+    with pytest.raises(Broken, match=said) as caught:
         await brought(source, bucket.of("k", checksum_sha256=wrong), tmp_path / "2")
+    assert caught.value.kind == MISMATCH
     assert not (tmp_path / "2").exists()
+    with pytest.raises(NotFound):
+        await source.resolve(bucket.of("?", checksum_sha256=right), ALL)
 
 
 async def test_an_object_without_a_content_type_is_one_object(

@@ -19,6 +19,7 @@ SLOW = Failure("TimedOut.Execution", "took longer than 5s", retryable=True)
 ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
 NO_IMAGE = Failure("NotFound.Image", "no such image")
 TAKEN = Failure("Conflict.Taken", "there is another result")
+MISMATCH = Failure("Broken.Mismatch", "it has 6 bytes, and Size says 5")
 
 
 def tried(retry: Retry, failure: Failure, *, exit_code: int = 0, type_: str = "batch") -> int:
@@ -53,6 +54,7 @@ def tried(retry: Retry, failure: Failure, *, exit_code: int = 0, type_: str = "b
         (Retry(attempts=5, causes=["program"]), ILL, 0, 1),
         (Retry(attempts=5, causes=["program", "timeout", "system", "node"]), NO_IMAGE, 0, 1),
         (Retry(attempts=5), TAKEN, 0, 1),
+        (Retry(attempts=5), MISMATCH, 0, 1),
     ],
 )
 def test_a_job_says_what_is_tried_again(

@@ -7,6 +7,7 @@ import pytest
 
 from protocol.errors import Broken, Invalid
 from storage.contract import Source
+from storage.mismatch import KIND as MISMATCH
 from storage.params import read_params
 from storage.url import UrlParams
 from tests.storage.faulty_http import BODY, FaultyServer
@@ -44,9 +45,9 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "word"),
         [
-            ({"sha256": "0" * 64}, "has the SHA-256"),
-            ({"size_bytes": len(BODY) - 1}, "more than the"),
-            ({"size_bytes": len(BODY) + 1}, "not the"),
+            ({"sha256": "0" * 64}, f"has the SHA-256 {digest(BODY)}, and SHA256 says {'0' * 64}"),
+            ({"size_bytes": len(BODY) - 1}, rf"{len(BODY)} bytes, and Size says {len(BODY) - 1}"),
+            ({"size_bytes": len(BODY) + 1}, rf"{len(BODY)} bytes, and Size says {len(BODY) + 1}"),
         ],
     )
     @pytest.mark.parametrize("path", ["/f", "/faults/chunked"])
@@ -59,12 +60,15 @@ class TestOptions:
         word: str,
         path: str,
     ) -> None:
-        """Other bytes than those the job names are never delivered, also under status 200; it is not tried again."""
+        """Other bytes than those the job names are never delivered, also under status 200; both values are told, and nobody
+        tries again.
+        """
         server.files["/f"] = BODY
 
-        with pytest.raises(Broken, match=word):
+        with pytest.raises(Broken, match=word) as caught:
             await bring(source, UrlParams(server.url(path), **options), tmp_path)
 
+        assert caught.value.kind == MISMATCH
         assert server.requests[path] <= 2
 
     @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A file that is cut, spoilt or changed on its way arrives whole and right, or not at all."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,51 @@ class TestTransfer:
         async with serving(sloppy) as url:
             assert await bring(source, f"{url}/f", tmp_path) == {"f": BODY}
         assert asked == ["", "", f"bytes={len(BODY) // 2}-", ""]
+
+    async def test_a_file_that_may_have_been_cut_is_asked_for_again(
+        self, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """A server that tells of no length and hangs up too early is no reason to doubt what the job names."""
+        bodies = iter([BODY[:9], BODY[:7], BODY])
+
+        async def sloppy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + next(bodies))
+            with suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+
+        sloppy_server = await asyncio.start_server(sloppy, "127.0.0.1", 0)
+        async with sloppy_server:
+            url = f"http://127.0.0.1:{sloppy_server.sockets[0].getsockname()[1]}/f"
+            params = UrlParams(url, sha256=digest(BODY), size_bytes=len(BODY))
+            assert await bring(source, params, tmp_path) == {"f": BODY}
+
+    async def test_what_was_put_together_is_brought_anew_where_the_digest_does_not_fit(
+        self, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """Where only the digest says that a rest belongs to what came before, a file that was changed in between is asked
+        for from its beginning.
+        """
+        half = len(BODY) // 2
+        asked: list[str] = []
+
+        async def changing(request: web.Request) -> web.StreamResponse:
+            asked.append(request.headers.get("Range", ""))
+            if asked[-1]:
+                told = {"Content-Range": f"bytes {half}-{len(BODY) - 1}/{len(BODY)}"}
+                return web.Response(status=206, body=BODY[half:], headers=told)
+            if len(asked) != 2:
+                return web.Response(body=BODY)
+            response = web.StreamResponse()
+            response.content_length = len(BODY)
+            await response.prepare(request)
+            await response.write(b"?" * half)
+            assert request.transport is not None
+            request.transport.close()
+            return response
+
+        async with serving(changing) as url:
+            found = await bring(source, UrlParams(f"{url}/f", sha256=digest(BODY)), tmp_path)
+        assert found == {"f": BODY}
+        assert asked == ["", "", f"bytes={half}-", ""]
