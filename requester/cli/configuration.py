@@ -80,6 +80,7 @@ SIGNING: Final = (
     f"{S3}.Endpoint",
     f"{S3}.Region",
     f"{S3}.Profile",
+    f"{S3}.AllowedProfiles",
     f"{MANAGED}.Bucket",
     f"{MANAGED}.Key",
     f"{MANAGED}.Region",
@@ -216,6 +217,7 @@ def _signing(config: Config) -> Signing:
         endpoint=config.text(f"{S3}.Endpoint"),
         region=config.text(f"{S3}.Region"),
         profile=config.text(f"{S3}.Profile"),
+        profiles=config.texts(f"{S3}.AllowedProfiles"),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.jobs import Spec
 from requester.cli.endpoint import Api
-from requester.cli.results import Result, is_archive, told_if_gone
+from requester.cli.results import Result, is_archive, told_if_gone, told_whose
 from requester.cli.stores import LINKED, entries_of, looked_at, opened_stores
 from requester.cli.swarm import read_swarm
 from storage.contract import silent
@@ -36,24 +36,25 @@ def content(stack: ExitStack, api: Api, result: Result, path: str, digest: str) 
 
     if result.spec.type.lower() == "ipfs":
         return _from_ipfs(stack, api, result.spec, path)
-    if result.relay or is_archive(result.spec):
-        return peek.content(_archive(stack, result), path, check=not digest)
-    try:
-        found = _from_bucket(stack, api, result.spec, path)
-        if found is None and digest:
-            raise Broken(f"{path} is not there any more: it was removed since it was published")
-        return found
-    except Broken as changed:
-        if changed.kind != CHANGED or not digest:
-            raise
-        return _rewritten(stack, api, result.spec, path, digest, changed)
+    with told_whose(result.spec):
+        if result.relay or is_archive(result.spec):
+            return peek.content(_archive(stack, result), path, check=not digest)
+        try:
+            found = _from_bucket(stack, api, result.spec, path)
+            if found is None and digest:
+                raise Broken(f"{path} is not there any more: it was removed since it was published")
+            return found
+        except Broken as changed:
+            if changed.kind != CHANGED or not digest:
+                raise
+            return _rewritten(stack, api, result.spec, path, digest, changed)
 
 
 def entries(api: Api, result: Result) -> list[Entry]:
     """All that is in a result. Raises what its store says."""
     from storage.peek import listing
 
-    with ExitStack() as stack:
+    with told_whose(result.spec), ExitStack() as stack:
         if result.relay or is_archive(result.spec):
             found = listing(_archive(stack, result))
             return [

@@ -34,7 +34,7 @@ from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.merge import merge
 from requester.cli.output import clean, size
-from requester.cli.results import NewLinks, Result, is_archive, published, told_if_gone
+from requester.cli.results import NewLinks, Result, is_archive, published, told_if_gone, told_whose
 from requester.cli.stores import LINKED, looked_at, opened_stores
 from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
 from storage.contract import Drivers, silent
@@ -139,7 +139,7 @@ async def _fetch_all(
                 trees = []
                 away: set[str] = set()
                 for each in results:
-                    with told_if_gone(each):
+                    with told_if_gone(each), told_whose(each.spec):
                         tree = await _fetch(drivers, each, scratch, away)
                     await _check(each, tree)
                     trees.append((each.execution, tree))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from protocol.errors import NotFound, Unavailable
+from protocol.errors import Denied, NotFound, Unavailable
 from protocol.ids import short
 from protocol.jobs import Spec
 from requester.cli.stores import LINKED
@@ -94,6 +94,22 @@ def told_if_gone(result: Result) -> Iterator[None]:
             raise
         message = f"{what} is kept by its node, which is not connected"
         raise Unavailable(message, hint="Start the node again, or publish to S3 or IPFS.") from fault
+
+
+@contextmanager
+def told_whose(spec: Spec) -> Iterator[None]:
+    """What a refusal does not say: that a result was published with an account which neither the requester nor the person
+    has shown to the store."""
+    try:
+        yield
+    except Denied as fault:
+        profile = spec.params.get("Profile") or (spec.params.get("SourceSpec") or {}).get("Profile")
+        if profile:
+            fault.hint = (
+                f"Its node published it with the AWS profile {profile!r}. Give the requester that profile and leave to use "
+                f"it (Publishers.Types.S3.AllowedProfiles: [{profile}]), or read it with an account of yours: AWS_PROFILE=…"
+            )
+        raise
 
 
 def is_archive(spec: Spec) -> bool:

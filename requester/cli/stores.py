@@ -69,7 +69,9 @@ async def looked_at(drivers: Drivers, spec: Spec) -> Stored:
     if driver is None:
         known = ", ".join(sorted(drivers.sources))
         raise Invalid(f"there is no way to download the type {spec.type!r}; those that can be are {known}")
-    params = read_params(spec.params, driver.params, f"result {spec.type}")
+    # An account of the nodes' is none of the person's, whatever profile of that name there is here.
+    given = {name: value for name, value in spec.params.items() if name.lower() != "profile"}
+    params = read_params(given, driver.params, f"result {spec.type}")
     return Stored(driver, params, await driver.resolve(params, Share()))
 
 

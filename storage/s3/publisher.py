@@ -375,6 +375,8 @@ def _spec(params: PublisherParams, key: str, connection: Connection, pinned: dic
     }
     if params.addressing_style:
         found["AddressingStyle"] = params.addressing_style
+    if params.profile:
+        found["Profile"] = params.profile
     return Spec("s3", {**found, **pinned})
 
 

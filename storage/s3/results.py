@@ -6,6 +6,10 @@ execution may ask for what.
 A result of one archive becomes `s3PreSigned` as in Bacalhau (`SourceSpec` and `PreSignedURL`), with the fields of the
 result beside them. A tree of objects stays `s3`, as there, unless its links are asked for. Where there is no account, a
 result stays as it is, and is read with the reader's own.
+
+What was published with a profile of the nodes' is signed with the same profile, where this process's AWS configuration has
+it and its owner lets it be used; else, as everything, with its own account, which may or may not read it. A link's
+`SourceSpec` has the profile's name, for whoever has to say why it does not work: beside it older clients would refuse it.
 """
 
 import asyncio
@@ -22,6 +26,7 @@ from storage.addresses import OWN_NETWORKS, read_policy
 from storage.params import read_params
 from storage.s3.bulk import Bulk
 from storage.s3.client import S3Client
+from storage.s3.connection import Connection
 from storage.s3.faults import faults
 from storage.s3.keys import Object
 from storage.s3.params import S3Settings, SourceParams
@@ -51,7 +56,8 @@ class ManagedBucket(Struct, frozen=True):
 
 
 class Signing(Struct, frozen=True):
-    """What a requester's owner decides. `expires_s` is how long a link to a result is good, in seconds."""
+    """What a requester's owner decides. `expires_s` is how long a link to a result is good, in seconds; `profiles` are the
+    names (or patterns) of profiles that results are signed with which were published so."""
 
     expires_s: int = 1800
     disabled: bool = False
@@ -60,6 +66,7 @@ class Signing(Struct, frozen=True):
     endpoint: str = ""
     region: str = ""
     profile: str = ""
+    profiles: tuple[str, ...] = ()
 
 
 class ResultSigner:
@@ -67,7 +74,7 @@ class ResultSigner:
 
     def __init__(self, signing: Signing) -> None:
         self.signing = signing
-        settings = S3Settings(signing.endpoint, signing.region, signing.profile)
+        settings = S3Settings(signing.endpoint, signing.region, signing.profile, signing.profiles)
         # To sign for a place nobody goes there, so it may be anywhere; to list what is there, the policy counts.
         anywhere = read_policy(OWN_NETWORKS)
         self._signer = S3Client(structs.replace(settings, addresses=anywhere))
@@ -111,15 +118,14 @@ class ResultSigner:
         whole = params.key.endswith(archive.SUFFIX)
         if not whole and not (objects and params.is_prefix):
             return result
-        connection = await self._signer.connect(
-            params.endpoint, params.region, addressing=params.addressing_style
-        )
+        connection = await _connected(self._signer, params)
         if not connection.signed:
             return result
+        shown = {name: value for name, value in result.params.items() if name.lower() != "profile"}
         async with connection.bulk(params.bucket) as bulk:
             if whole:
                 url = bulk.link("GET", params.key, _of_version(params.version_id), self.signing.expires_s)
-                return Spec("s3PreSigned", {**result.params, **_signed(params, url, managed=False)})
+                return Spec("s3PreSigned", {**shown, **_signed(params, url, managed=False)})
             found = await self._objects(params)
             links = [
                 SignedObject(
@@ -130,7 +136,9 @@ class ResultSigner:
                 )
                 for each in found
             ]
-            return Spec("s3PreSigned", {**result.params, "Objects": to_builtins(links)})
+            if params.profile:
+                shown["SourceSpec"] = {"Profile": params.profile}
+            return Spec("s3PreSigned", {**shown, "Objects": to_builtins(links)})
 
     async def _objects(self, params: SourceParams) -> list[Object]:
         """The objects of a tree. Of a small one all is known; for any other its bucket is asked."""
@@ -139,9 +147,7 @@ class ResultSigner:
             return [each.found for each in listing.objects]
         if listing is not None and listing.count > OBJECTS_MAX:
             raise Exhausted(f"{params.url} has {listing.count} objects, and at most {OBJECTS_MAX} are signed")
-        connection = await self._lister.connect(
-            params.endpoint, params.region, addressing=params.addressing_style
-        )
+        connection = await _connected(self._lister, params)
         if listing is None:
             return await connection.objects(params.bucket, params.prefix, OBJECTS_MAX)
         # Its reader compares them with the listing, and says what is missing.
@@ -230,6 +236,16 @@ class ResultSigner:
             await connection.raw.delete_object(Bucket=place.bucket, Key=key)
 
 
+async def _connected(client: S3Client, params: SourceParams) -> Connection:
+    """With the account that a result was published with, if it can be used here, else with our own. Raises as `connect`."""
+    if params.profile:
+        with suppress(Denied):
+            return await client.connect(
+                params.endpoint, params.region, profile=params.profile, addressing=params.addressing_style
+            )
+    return await client.connect(params.endpoint, params.region, addressing=params.addressing_style)
+
+
 def _of_version(version: str) -> dict[str, str]:
     return {"versionId": version} if version else {}
 
@@ -251,5 +267,6 @@ def _signed(params: SourceParams, url: str, *, managed: bool) -> dict[str, Any]:
         "VersionID": params.version_id,
         "ChecksumSHA256": params.checksum_sha256,
         "Partition": {"Type": "", "Pattern": "", "StartIndex": 0, "EndIndex": 0, "DateFormat": ""},
+        **({"Profile": params.profile} if params.profile else {}),
     }
     return {"SourceSpec": source, "PreSignedURL": url, "Managed": managed}

@@ -4,14 +4,12 @@ import asyncio
 import socket
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from deploy.servers import S3Server, s3_server
-from protocol.errors import Denied, Fault, Invalid
+from protocol.errors import Denied, Fault
 from storage.contract import silent
 from storage.params import read_params
 from storage.s3 import (
@@ -22,8 +20,8 @@ from storage.s3 import (
     S3Settings,
     S3Source,
     SourceParams,
-    presign,
 )
+from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ResultSigner, Signing
 from tests.contracts.trees import Tree, plant, snapshot
 from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, serving, settings_of
@@ -51,7 +49,7 @@ def settings(bucket: Bucket) -> S3Settings:
 
 async def test_a_job_names_a_profile_that_is_allowed(profiles: None, bucket: Bucket, tmp_path: Path) -> None:
     """With a profile of the node's configuration an input is read and a result published, without one the node has no
-    account; the spec of the result names no profile."""
+    account. The spec of the result names the profile, and so is read with the same account."""
     await bucket.put("k", b"bytes")
     async with S3Client(settings(bucket)) as client:
         source, publisher = S3Source(client=client), S3Publisher(client=client)
@@ -64,7 +62,10 @@ async def test_a_job_names_a_profile_that_is_allowed(profiles: None, bucket: Buc
         )
 
         assert snapshot(fetched.path) == {"k": b"bytes"}
-        assert "data-1" not in repr(spec)
+        assert spec.params["Profile"] == "data-1"
+        result = read_params(spec.params, SourceParams, "source s3")
+        again = await source.fetch(result, await source.resolve(result, ALL), tmp_path / "again", silent)
+        assert list(snapshot(again.path)) == ["out.tar.gz"]
         with pytest.raises(Denied, match="unsigned"):
             await source.resolve(SourceParams(bucket.name, "k"), ALL)
 
@@ -94,6 +95,33 @@ async def test_a_profile_that_is_not_for_jobs_is_refused(
     assert caught.value.code == "Denied"
     assert "CANARY-SECRET" not in told + caplog.text
     assert server.secret_key not in told + caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_result_of_a_profile_is_signed_with_it(
+    encoding: str, profiles: None, bucket: Bucket, anybody: PreSignedSource, tmp_path: Path
+) -> None:
+    """A requester that has the profile a result was published with, and leave to use it, gives links that work; one that has
+    not tells the result with the profile's name. What older clients read of a link has no field that they do not know."""
+    tree: Tree = {f"{number}": b"x" for number in range(30)}
+    async with S3Client(settings(bucket)) as client:
+        params = PublisherParams(bucket.name, "out", profile="data-1", encoding=encoding)
+        spec = await S3Publisher(client=client).publish(plant(tree, tmp_path / "r"), params, LABEL, silent)
+
+    told = {}
+    for profiles_ in (("data-*",), ("other",), ()):
+        signer = ResultSigner(Signing(endpoint=bucket.endpoint, profiles=profiles_))
+        told[profiles_] = await signer.shown(spec, objects=True)
+        await signer.close()
+
+    assert told["other",] == told[()] == spec
+    linked = told["data-*",]
+    assert linked.type == "s3PreSigned"
+    assert "Profile" not in linked.params
+    assert linked.params["SourceSpec"]["Profile"] == "data-1"
+    found = read_params(linked.params, anybody.params, "result")
+    fetched = await anybody.fetch(found, await anybody.resolve(found, ALL), tmp_path / "in", silent)
+    assert len(snapshot(fetched.path)) == (1 if encoding == "gzip" else 30)
 
 
 class Names(AbstractResolver):
@@ -319,24 +347,6 @@ async def test_the_nodes_own_endpoint_is_reached(
             await S3Source(client=client).resolve(
                 SourceParams("buc", "k", endpoint="http://127.0.0.1:1"), ALL
             )
-
-
-async def test_a_signed_url_serves_anybody(bucket: Bucket) -> None:
-    """`presign` gives a URL that brings the object without an account, and a tampered one does not."""
-    await bucket.put("a key +é", b"signed")
-    async with S3Client(settings_of(bucket.server)) as client, aiohttp.ClientSession() as anybody:
-        url = await presign(client, bucket.of("a key +é"), expires_s=60)
-        async with anybody.get(URL(url, encoded=True)) as response:
-            assert (response.status, await response.read()) == (200, b"signed")
-        async with anybody.get(
-            URL(url.replace("X-Amz-Expires=60", "X-Amz-Expires=6000"), encoded=True)
-        ) as response:
-            assert response.status == 403
-        with pytest.raises(Invalid, match="prefix"):
-            await presign(client, bucket.of("a/"), expires_s=60)
-    async with S3Client(S3Settings(addresses=LOOPBACK)) as nobody:
-        with pytest.raises(Denied, match="no account"):
-            await presign(nobody, bucket.of("k"), expires_s=60)
 
 
 # Publishing.

@@ -352,6 +352,44 @@ def test_s3_results_come_packed_or_plain(
     assert _tree(folder / "job-words") == {"stdout": "hello\n", "outputs/f": "kept\n"}
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+def test_a_result_of_a_nodes_profile_is_read_with_an_account_of_ones_own(
+    shoal: Shoal,
+    finished: Finished,
+    twin: Twin,
+    background: Background,
+    s3: S3Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+) -> None:
+    """Where the requester cannot sign for it, whoever may read it gets it; whoever may not is told which profile it takes,
+    and what to configure.
+    """
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"get-profile-{encoding}-{uuid4().hex[:8]}"
+    (folder / "result").mkdir()
+    (folder / "result" / "stdout").write_text("hello\n")
+    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
+    background.run(made_bucket(s3, bucket))
+    spec = background.run(published(folder / "result", "s3", params))
+    execution = background.run(twin.assign(finished.job))
+    result = Spec(spec.type, {**spec.params, "Profile": "lab"})
+    background.run(twin.report(execution, S.COMPLETED, result=result))
+    finished.close()
+    ran = shoal("get", "words")
+    assert ran.code == 0, ran.err
+    assert _tree(folder / "job-words") == {"stdout": "hello\n"}
+    for name in s3.environment:
+        monkeypatch.delenv(name)
+    for words in (("get", "words", "--output-dir", "other"), ("cat", "words", "stdout")):
+        ran = shoal(*words)
+        assert ran.code != 0
+        assert "published it with the AWS profile 'lab'" in ran.err
+        assert "Publishers.Types.S3.AllowedProfiles: [lab]" in ran.err
+
+
 async def made_bucket(s3: S3Server, bucket: str) -> None:
     from aiobotocore.session import get_session
 
