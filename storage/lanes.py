@@ -9,7 +9,6 @@ is still missing; only tries that moved (nearly) nothing count, so a transfer th
 
 import asyncio
 import contextlib
-import os
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -305,10 +304,3 @@ async def _crew(
         raise
     if faults:
         raise faults[0]
-
-
-def write_all_at(fd: int, data: memoryview, at: int) -> None:
-    """Write every byte at a place of a file."""
-    while data:
-        written = os.pwrite(fd, data, at)
-        data, at = data[written:], at + written

@@ -11,8 +11,9 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault
-from storage.lanes import Again, Lane, Request, write_all_at
+from storage.lanes import Again, Lane, Request
 from storage.ranged import Refusal, check_range
+from storage.tree import write_all_at
 from storage.wire import Head, Line
 
 PARTIAL: Final = 206

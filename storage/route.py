@@ -4,6 +4,7 @@ Knows: URLs, what the environment says of proxies, and certificates. Must not kn
 (`storage.wire`), or which addresses are allowed (the resolver that is given).
 """
 
+import asyncio
 import base64
 import socket
 import ssl
@@ -67,7 +68,11 @@ async def find_route(url: str, limits: Limits, resolver: AbstractResolver, ca_bu
         proxy = ""
     far_host, far_port, _ = origin_of(proxy) if proxy else (host, port, secure)
     try:
-        found = await resolver.resolve(far_host, far_port, socket.AF_UNSPEC)
+        async with asyncio.timeout(limits.connect_s):
+            found = await resolver.resolve(far_host, far_port, socket.AF_UNSPEC)
+    except TimeoutError as error:
+        said = f"the address of {far_host!r} was not told within {limits.connect_s:g} s"
+        raise Unavailable(said, hint="Do this machine's name servers answer?") from error
     except OSError as error:
         raise Unavailable(f"the address of {far_host!r} is not known", hint="Is the name right?") from error
     parts = urlsplit(proxy)

@@ -50,11 +50,6 @@ class Shelf:
         item = self._items.get(key)
         return item.size_bytes if item is not None else 0
 
-    def is_held(self, key: Key) -> bool:
-        """Whether anyone holds it."""
-        item = self._items.get(key)
-        return item is not None and bool(item.holders)
-
     def held_by(self, holder: Holder) -> list[Key]:
         """What it holds."""
         return list(self._of.get(holder, ()))

@@ -331,6 +331,14 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def write_all_at(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write every byte at a place of a file."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written
+
+
 def _scan(root: int, parts: tuple[str, ...]) -> Iterator[Entry]:
     """The entries of one folder, read at once so that no descriptor stays open while they are used."""
     at = _down(os.dup(root), parts)

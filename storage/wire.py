@@ -28,6 +28,8 @@ IDLE_S: Final = 15.0
 """A connection that was idle for longer is not used again: the other side has probably let go of it."""
 IDLE_MAX: Final = 16
 TRAILERS_MAX: Final = 100
+INTERIM_MAX: Final = 16
+"""Answers with a status below 200, before the one that counts."""
 CRAWL_BYTES: Final = 1024
 """So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
 
@@ -155,10 +157,12 @@ class Line:
 
     def head(self, method: str = "GET") -> Head:
         """Read the head of the answer to a request of that method."""
-        while True:
+        for _ in range(INTERIM_MAX + 1):
             head = self._head()
             if head.status >= 200:
                 break
+        else:
+            raise Garbled(f"the answer does not begin after {INTERIM_MAX} that say it will")
         self.fresh = False
         self._window = (time.monotonic(), 0)
         connection = head.headers.get("connection", "").lower()

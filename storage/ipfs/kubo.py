@@ -241,9 +241,10 @@ class Kubo:
         if not endpoint.socket:
             family = FAMILIES[endpoint.family]
             try:
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM
-                )
+                async with asyncio.timeout(self.settings.connect_s):
+                    found = await asyncio.get_running_loop().getaddrinfo(
+                        endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM
+                    )
             except OSError as error:
                 raise self.away(endpoint.host) from error
             addresses = tuple((each[0], str(each[4][0])) for each in found)

@@ -12,7 +12,7 @@ from typing import Self
 from protocol.errors import Exhausted
 from storage.ipfs.unixfs import Found
 from storage.ranged import check_size
-from storage.tree import Kind, Limits, TreeWriter, new_file
+from storage.tree import Kind, Limits, TreeWriter, new_file, write_all_at
 
 
 class _File:
@@ -82,7 +82,7 @@ class Sink:
         fd = self._open(found)
         left = found.size_bytes - len(found.data)
         try:
-            _write(fd, found.data, found.offset)
+            write_all_at(fd, found.data, found.offset)
         except BaseException:
             os.close(fd)
             raise
@@ -102,7 +102,7 @@ class Sink:
 
     def _piece(self, found: Found) -> None:
         file = self._files[found.path]
-        _write(file.fd, found.data, found.offset)
+        write_all_at(file.fd, found.data, found.offset)
         with self._lock:
             file.left -= len(found.data)
             if file.left:
@@ -115,11 +115,3 @@ class Sink:
             self._shards += 1
         if self._shards > self._limits.entries:
             raise Exhausted(f"{self._what} is sharded into more than {self._limits.entries} parts")
-
-
-def _write(fd: int, data: bytes, at: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, at)
-        at += written
-        rest = rest[written:]

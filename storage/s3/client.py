@@ -14,15 +14,15 @@ from typing import Any, Self
 from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 
-from protocol.errors import Denied, Invalid
+from protocol.errors import Denied
 from storage.lanes import Lanes
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits
 from storage.resolver import CheckedResolver, environment_proxies
 from storage.s3.account import Account
 from storage.s3.connection import Connection, Place, Roads
-from storage.s3.faults import ACCOUNT_HINT, faults
-from storage.s3.params import DEFAULT_REGION, Credentials, S3Settings, SourceParams, check_endpoint
+from storage.s3.faults import faults
+from storage.s3.params import DEFAULT_REGION, Credentials, S3Settings, check_endpoint
 
 
 class S3Client:
@@ -157,21 +157,6 @@ class S3Client:
         named = parse_endpoint(endpoint)
         policy.check_host(named.host, named.port)
         return CheckedResolver(policy)
-
-
-async def presign(client: S3Client, params: SourceParams, expires_s: int) -> str:
-    """A URL with which anybody can read one object for `expires_s` seconds (at most seven days, says S3).
-
-    Raises `Denied` where there is no account to sign with, `Invalid` for a prefix.
-    """
-    if params.is_prefix:
-        raise Invalid(f"{params.url} is a prefix: only one object can be signed")
-    connection = await client.connect(
-        params.endpoint, params.region, profile=params.profile, addressing=params.addressing_style
-    )
-    if not connection.signed:
-        raise Denied(f"{params.url} cannot be signed: there is no account", hint=ACCOUNT_HINT)
-    return await connection.signed_url(params.bucket, params.key, params.version_id, expires_s)
 
 
 def _limits(settings: S3Settings) -> Limits:

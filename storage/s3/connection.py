@@ -230,9 +230,9 @@ class Connection:
         found = (each["Key"] for each in page.get("Contents") or () if each["Key"].startswith(prefix))
         return next(found, "")
 
-    async def signed_url(self, bucket: str, key: str, version: str = "", expires_s: int = SIGNED_S) -> str:
-        """A URL that answers a GET with the object, for so long; as it stands where there is no account."""
+    async def signed_url(self, bucket: str, key: str, version: str = "") -> str:
+        """A URL that answers a GET with the object, for an hour; as it stands where there is no account."""
         wanted = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
-            url: str = await self.raw.generate_presigned_url("get_object", Params=wanted, ExpiresIn=expires_s)
+            url: str = await self.raw.generate_presigned_url("get_object", Params=wanted, ExpiresIn=SIGNED_S)
         return url

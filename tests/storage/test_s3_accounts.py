@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from deploy.servers import S3Server, s3_server
-from protocol.errors import Denied, Fault
+from protocol.errors import Denied, Fault, Invalid
 from storage.contract import silent
 from storage.params import read_params
 from storage.s3 import (
@@ -24,7 +24,7 @@ from storage.s3 import (
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ResultSigner, Signing
 from tests.contracts.trees import Tree, plant, snapshot
-from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, serving, settings_of
+from tests.storage.s3_world import ALL, LABEL, LOOPBACK, Bucket, OddS3, brought, serving
 
 TREE: Tree = {"a b": b"1", "d/empty": b"", "large": b"x" * (20 << 20)}
 DOMAIN = "s3.shoal.test"

@@ -14,7 +14,7 @@ import pytest
 from protocol.errors import Broken
 from storage.pour import Piece, Stretch
 from storage.route import Route, basic
-from storage.wire import Garbled, Line, LineFault, Lines, Lost, Silent, Unreached, Untrusted
+from storage.wire import INTERIM_MAX, Garbled, Line, LineFault, Lines, Lost, Silent, Unreached, Untrusted
 
 Script = Callable[[socket.socket], None]
 LOOPBACK: Final = Path(__file__).with_name("loopback.pem")
@@ -119,6 +119,7 @@ def test_bodies_end_where_their_heads_say(answer: bytes, body: bytes, reusable: 
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", Garbled),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n", Garbled),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, Garbled),
+        (b"HTTP/1.1 102 Processing\r\n\r\n" * (INTERIM_MAX + 1) + b"HTTP/1.1 200 OK\r\n\r\n", Garbled),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", Lost),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", Lost),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Lost),
