@@ -1,4 +1,4 @@
-"""Regular expressions that strangers wrote, in RE2's language and by RE2 itself, as Bacalhau reads them (docs/adr/0024).
+"""Regular expressions that strangers wrote, in RE2's language and by RE2 itself, as Bacalhau reads them (docs/adr/0028).
 
 Knows: how RE2 is asked. Must not know: keys or partitions. No pattern takes longer than its length times that of the text,
 so they are tried in a thread of this process; RE2 itself bounds what a pattern may take of memory.
