@@ -12,14 +12,15 @@ import structlog
 
 from protocol.bus import Bus, Record
 from protocol.clock import Clock
-from protocol.entries import Entry, Submitted
+from protocol.entries import Entry
 from protocol.errors import Broken, TimedOut, Unavailable
 from protocol.ids import JobKey, NodeId, key_of
 from protocol.messages import decode
 from requester.agenda import Agenda
 from requester.backlog import Backlog
-from requester.core.fold import begins_anew, fold
+from requester.core.fold import begins_anew
 from requester.core.model import JobRecord
+from requester.core.newcomers import Newcomer, Newcomers
 from requester.deadlines import Deadlines
 from requester.jobs import Jobs
 from requester.live import Live
@@ -42,6 +43,7 @@ class Applier:
         *,
         jobs: Jobs,
         recorder: Recorder,
+        newcomers: Newcomers,
         agenda: Agenda,
         deadlines: Deadlines,
         backlog: Backlog,
@@ -52,6 +54,7 @@ class Applier:
         self._clock = clock
         self._jobs = jobs
         self._recorder = recorder
+        self._newcomers = newcomers
         self._agenda = agenda
         self._deadlines = deadlines
         self._backlog = backlog
@@ -74,6 +77,8 @@ class Applier:
             self._jobs.forget(live)
 
     async def _fold(self, live: Live | None, record: Record) -> Live | None:
+        if live is None and self._passes_by(record):
+            return None
         try:
             entry = _read(live, record)
         except Broken as fault:
@@ -81,8 +86,6 @@ class Applier:
             if live is not None:
                 live.guard = max(live.guard, record.seq)
             return live
-        if live is None and self._passes_by(entry, record.seq):
-            return None
         if live is None or live.record is None:
             live = await self._recall(record.key, entry) or self._jobs.make(record.key)
         freed = self._jobs.fold(live, entry, record.seq)
@@ -92,18 +95,18 @@ class Applier:
         self.after(live, freed)
         return live
 
-    def _passes_by(self, entry: Entry, seq: int) -> bool:
+    def _passes_by(self, record: Record) -> bool:
         """Whether this is another requester's new job that has to wait in a queue that is long already: until its turn comes
         it is in the queue and in the read model, and never was in memory.
         """
-        first = entry.first
-        if not self._jobs.crowded or not isinstance(first, Submitted) or first.version != 1:
+        if not self._jobs.crowded:
             return False
-        job = fold(None, entry, seq)
-        if job is None or not self._jobs.pass_by(job):
+        new = self._newcomers.read(record.key, record.seq, record.data)
+        if new is None:
             return False
-        self._recorder.keep(job)
-        self.passed_by(job)
+        self._jobs.pass_by(new)
+        self._recorder.keep(new)
+        self.passed_by(new)
         return True
 
     async def _recall(self, key: JobKey, entry: Entry) -> Live | None:
@@ -128,7 +131,7 @@ class Applier:
         self._backlog.freed(freed)
         self._backlog.joined(live.key)
 
-    def passed_by(self, job: JobRecord) -> None:
+    def passed_by(self, job: JobRecord | Newcomer) -> None:
         """What the arrival of a job leads to that is not in memory."""
         self._deadlines.await_first(job)
         self._backlog.joined(job.key)

@@ -117,8 +117,11 @@ class Backlog:
                 lent.append((turn.node, promise))
                 continue
             live = live or self._jobs.recall(turn.key)
-            if live is not None:
-                self._decide(live)
+            if live is None:
+                # It is passed over.
+                seen.pop()
+                continue
+            self._decide(live)
         for node, promise in lent:
             fleet.release(node, promise)
         for turn in seen:

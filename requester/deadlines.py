@@ -10,6 +10,7 @@ from protocol.clock import Clock
 from requester.agenda import Agenda
 from requester.core.deadlines import next_deadline
 from requester.core.model import JobRecord
+from requester.core.newcomers import Newcomer
 from requester.core.policy import Policy
 from requester.jobs import Jobs
 from requester.live import Live
@@ -37,14 +38,19 @@ class Deadlines:
             live.due = due
             self._agenda.remind_in_turn(due, live.key)
 
-    def await_first(self, job: JobRecord) -> None:
+    def await_first(self, job: JobRecord | Newcomer) -> None:
         """The same for a job that waits without being in memory."""
-        due = self._due_at(job, min(job.modified_at, self._clock.now()))
+        if isinstance(job, Newcomer):
+            due = self._not_over(job.due)
+        else:
+            due = self._due_at(job, min(job.modified_at, self._clock.now()))
         if due is not None:
             self._agenda.remind_in_turn(due, job.key)
 
     def _due_at(self, record: JobRecord, since: float) -> float | None:
-        due = next_deadline(record, self._jobs.running_since, since, self._policy)
+        return self._not_over(next_deadline(record, self._jobs.running_since, since, self._policy))
+
+    def _not_over(self, due: float | None) -> float | None:
         if due is None or due > (now := self._clock.now()):
             return due
         # It has passed and nothing followed: something else is awaited too (nodes that were not heard yet).

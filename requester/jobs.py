@@ -20,6 +20,7 @@ from protocol.states import ExecutionState, may_follow
 from requester.core.fleet import Fleet
 from requester.core.fold import begins_anew, fold
 from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.newcomers import Newcomer
 from requester.core.queue import Queue
 from requester.core.standing import demand_of, static_ports
 from requester.live import Live
@@ -71,11 +72,14 @@ class Jobs:
         return self.recall(key) if live is None and key in self.queue else live
 
     def recall(self, key: JobKey) -> Live | None:
-        """Take back a job that waits (or has its turn just now) from the read model; None if that was emptied meanwhile."""
+        """Take back a job that waits (or has its turn just now) from the read model. None if that was emptied meanwhile, or
+        if the job's entry cannot be read: it is passed over, and waits no longer.
+        """
         record = self._load(key)
-        if record is None:
-            return None
         self.away -= 1
+        if record is None:
+            self.queue.remove(key)
+            return None
         live = self.open[key] = self._waiting[key] = Live(key, record, self._life)
         self._let_one_go()
         return live
@@ -102,11 +106,25 @@ class Jobs:
         live.written = record.revision
         self._place(live)
 
-    def pass_by(self, record: JobRecord) -> bool:
-        """Let a job that is not here wait without coming to memory, if it may leave at once: nothing hangs on it, and there
-        are enough of those that wait. True if so; whoever asks sees to it that `load` finds it.
+    def pass_by(self, new: Newcomer) -> None:
+        """Let a new job wait without coming to memory; whoever asks for that sees to it that `load` finds it."""
+        self.queue.put(
+            new.key,
+            new.demand,
+            priority=new.priority,
+            namespace=new.namespace,
+            age=new.at,
+            since=new.at,
+            reason=new.reason,
+        )
+        self.away += 1
+        self.newest = max(self.newest, new.seq)
+
+    def leave_away(self, record: JobRecord) -> bool:
+        """Let a job of the read model wait without coming to memory, if it may leave at once: nothing hangs on it, and there
+        are enough of those that wait. True if so.
         """
-        if record.queued is None or not self.crowded or not _untried(record):
+        if record.queued is None or not self.crowded or not record.untried:
             return False
         self._line_up(record, record.queued.code)
         self.away += 1
@@ -318,7 +336,7 @@ class Jobs:
         if record is None or record.queued is None or record.closed:
             self.queue.remove(live.key)
             return
-        untried = _untried(record)
+        untried = record.untried
         self._line_up(record, reason=record.queued.code if untried else "")
         if untried:
             self._waiting[live.key] = live
@@ -372,8 +390,3 @@ def _missed(what: str) -> NotFound:
         kind="Job",
         hint="ask another requester",
     )
-
-
-def _untried(record: JobRecord) -> bool:
-    """Whether a job that waits never had an execution, and nothing else is under way with it."""
-    return not record.executions and record.stopping is None and record.spec.type not in EVERYWHERE

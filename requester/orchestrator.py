@@ -31,6 +31,7 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
+from requester.core.newcomers import Newcomers
 from requester.core.standing import Demand, explain
 from requester.core.step import counts, step
 from requester.core.turns import Turns
@@ -93,6 +94,7 @@ class Orchestrator:
             clock,
             jobs=jobs,
             recorder=recorder,
+            newcomers=Newcomers(settings.policy),
             agenda=self._agenda,
             deadlines=self._deadlines,
             backlog=self._backlog,
@@ -145,7 +147,7 @@ class Orchestrator:
 
     def resume(self, record: JobRecord) -> None:
         """Take an open job from the read model at the start."""
-        if self._jobs.pass_by(record):
+        if self._jobs.leave_away(record):
             self.applier.passed_by(record)
         else:
             self._deadlines.await_next(self._jobs.adopt(record), record.modified_at)

@@ -7,7 +7,8 @@ remembers how far it has come, so a kill at any moment costs nothing but the rea
 `Store` does the work, in whatever thread it is called; one thread writes and one reads. Keys and ids are random, so with a
 million jobs each index over them is one page more that is written for nearly every row: there are as few as can be. What the
 key says (a name in its namespace, the beginning of an id, the order of ids) is looked up by the key, a job's entries are a
-chain of which its row has the last one, and what cannot change is not written again.
+chain of which its row has the last one, what cannot change is not written again, and what follows from a job's only entry is
+not written at all: in the place of its record, its row has that entry's sequence.
 """
 
 import re
@@ -23,11 +24,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from protocol.ids import JobKey
+from protocol.states import JobState
 from requester.core.model import JobRecord
+from requester.core.newcomers import Newcomer
 from requester.core.retention import Purge
 
-SCHEMA: Final = 2
-"""Raised when the tables or the records in them change. A file of the schema before is brought up to it, for it knows of
+SCHEMA: Final = 3
+"""Raised when the tables or the records in them change. A file of an earlier schema is brought up to it, for it knows of
 jobs that have left the log; any other is filled again."""
 
 _CACHE_KIB: Final = 65_536
@@ -64,7 +67,8 @@ DROP INDEX IF EXISTS jobs_name;
 DROP INDEX IF EXISTS jobs_id;
 DROP INDEX IF EXISTS jobs_open;
 """
-"""A file of schema 1 had an index where there is a chain now."""
+"""A file of schema 1 had an index where there is a chain now. One of schema 2 has the records of all its jobs in their rows,
+which may be."""
 _PUT_JOBS: Final = """
 INSERT INTO jobs (key, id, namespace, name, state, closed, priority, created_at, modified_at, last, record) VALUES {}
 ON CONFLICT (key) DO UPDATE SET
@@ -86,7 +90,8 @@ _PUT_EXECUTIONS: Final = (
 _FORGET_EXECUTIONS: Final = (
     "DELETE FROM executions WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))"
 )
-_FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ? AND last <= ?"
+_FORGET_JOB: Final = "DELETE FROM jobs WHERE key = ?1 AND (last <= ?2 OR record <= ?2)"
+"""Also one that still has news, if its record was that of an entry that is gone."""
 _PUT_ENTRIES: Final = "INSERT OR REPLACE INTO entries (seq, key, before, data) VALUES {}"
 _FORGET_ENTRIES: Final = CHAIN + "DELETE FROM entries WHERE seq <= ? AND seq IN (SELECT seq FROM chain)"
 _PUT_BLOB: Final = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)"
@@ -112,9 +117,13 @@ class Group(Struct):
     created: str
     position: int
     records: list[tuple[JobRecord, int]] = field(default_factory=list)
+    newcomers: list[Newcomer] = field(default_factory=list)
+    """New jobs that wait, each with one entry, which is among these."""
     entries: list[tuple[int, JobKey, bytes]] = field(default_factory=list)
     deleted: list[tuple[JobKey, int, float]] = field(default_factory=list)
     """Jobs that were deleted: the sequence of the entry that says so, and its time."""
+    fresh: set[JobKey] = field(default_factory=set)
+    """Keys of which the tables have nothing: they are not asked."""
 
 
 class Store:
@@ -140,7 +149,7 @@ class Store:
             database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA - 1, SCHEMA):
+            if not 0 <= version <= SCHEMA:
                 raise sqlite3.DatabaseError(f"the read model has schema {version}, not {SCHEMA}")
             named = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'blobs'").fetchone()
             columns = {row[0] for row in database.execute("SELECT name FROM pragma_table_info('entries')")}
@@ -197,11 +206,17 @@ class Store:
             linked, last = _linked(database, group)
             _put(database, _PUT_ENTRIES, linked)
             database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
-            jobs = [_row(record, last.pop(record.key, record.revision)) for record, _ in group.records]
+            first = {key: seq for seq, key, before, _ in linked if not before}
+            jobs = [
+                _row(record, last.pop(record.key, record.revision), first.get(record.key))
+                for record, _ in group.records
+            ]
+            jobs += [_row_of_newcomer(new, last.pop(new.key, new.seq)) for new in group.newcomers]
             _put(database, _PUT_JOBS, jobs)
             # Those that have news without a record are jobs all the same.
             database.executemany(_PUT_LAST, [(seq, key) for key, seq in last.items()])
             namespaces = {record.spec.namespace for record, _ in group.records}
+            namespaces.update([new.namespace for new in group.newcomers])
             database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])
             _put(database, _PUT_EXECUTIONS, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
@@ -212,7 +227,8 @@ class Store:
                 database.execute(_FORGET_BLOBS, (key, seq))
                 database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
             if database.execute("SELECT EXISTS (SELECT 1 FROM deleted)").fetchone()[0]:
-                database.execute(_THERE_AGAIN, (_text([row[0] for row in jobs]),))
+                again = [row[0] for row in jobs if row[0] not in group.fresh]
+                database.execute(_THERE_AGAIN, (_text(again),))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
@@ -265,9 +281,9 @@ def _linked(database: sqlite3.Connection, group: Group) -> tuple[list[tuple[Any,
 
     What belongs to no job, or to one that was deleted, is of no use to anybody; and what is there already is left as it is.
     """
-    keys = {key for _, key, _ in group.entries}.difference(key for key, _, _ in group.deleted)
+    keys = {key for _, key, _ in group.entries}.difference(group.fresh, (key for key, _, _ in group.deleted))
     last: dict[JobKey, int] = dict(database.execute(_LAST_OF, (_text(list(keys)),)).fetchall())
-    jobs = last.keys() | {record.key for record, _ in group.records}
+    jobs = last.keys() | {record.key for record, _ in group.records} | {new.key for new in group.newcomers}
     linked = []
     for seq, key, data in group.entries:
         before = last.get(key, 0)
@@ -290,8 +306,26 @@ def _text(items: list[Any]) -> str:
     return _encode(items).decode()
 
 
-def _row(record: JobRecord, last: int) -> tuple[str, str, str, str, str, int, int, float, float, int, bytes]:
+def _row_of_newcomer(new: Newcomer, last: int) -> tuple[Any, ...]:
+    return (
+        new.key,
+        new.id,
+        new.namespace,
+        new.name,
+        JobState.QUEUED.value,
+        0,
+        new.priority,
+        new.at,
+        new.at,
+        last,
+        new.seq,
+    )
+
+
+def _row(record: JobRecord, last: int, first: int | None) -> tuple[Any, ...]:
+    """A job's row. If its record is no more than what follows from its `first` entry, that one's sequence says it all."""
     spec = record.spec
+    follows = record.revision == first and not record.executions
     return (
         record.key,
         record.id,
@@ -303,5 +337,5 @@ def _row(record: JobRecord, last: int) -> tuple[str, str, str, str, str, int, in
         record.created_at,
         record.modified_at,
         last,
-        _encode(replace(record, executions={}) if record.executions else record),
+        first if follows else _encode(replace(record, executions={}) if record.executions else record),
     )

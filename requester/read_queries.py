@@ -1,13 +1,13 @@
 """What is asked of the read model: one job, lists of jobs, a job's entries, who may leave the log.
 
-Knows: queries. Must not know: when or by whom the tables are written (`read_model`). Each function reads with the connection
-it is given, in whatever thread that is at home.
+Knows: queries, and which records are not kept because they follow from an entry. Must not know: when or by whom the tables
+are written (`read_model`). Each function reads with the connection it is given, in whatever thread that is at home.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from protocol.ids import ExecutionId, JobKey, job_key, key_prefix
 from protocol.jobs import Constraint
 from protocol.spec.selectors import matches_all
 from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.newcomers import record_of
 from requester.core.retention import Candidate
 from requester.read_model import CHAIN
 from requester.verbs import JobQuery
@@ -31,9 +32,11 @@ BEGINNING: Final = (float("-inf"), "")
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
 """
+_RECORD: Final = "record, (SELECT data FROM entries WHERE seq = record)"
+"""A job's record, or the sequence of its only entry and that (`_job`)."""
 _ENTRIES_OF: Final = CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
 
-_job = msgspec.json.Decoder(JobRecord)
+_whole = msgspec.json.Decoder(JobRecord)
 _execution = msgspec.json.Decoder(ExecutionRecord)
 
 
@@ -83,19 +86,23 @@ def stands(database: sqlite3.Connection, key: JobKey) -> tuple[bool, int]:
 
 
 def load(database: sqlite3.Connection, key: JobKey) -> JobRecord | None:
-    """One job with all its executions, or None."""
-    row = database.execute("SELECT record FROM jobs WHERE key = ?", (key,)).fetchone()
-    return _whole(database, row[0]) if row else None
+    """One job with all its executions; None if there is none, or it cannot be read."""
+    row = database.execute(f"SELECT {_RECORD} FROM jobs WHERE key = ?", (key,)).fetchone()
+    return _with_executions(database, row) if row else None
 
 
-def load_open(database: sqlite3.Connection, after: tuple[float, str], limit: int) -> list[JobRecord]:
-    """Jobs that are not closed, the oldest first: so many behind the one of that time and key."""
+def load_open(
+    database: sqlite3.Connection, after: tuple[float, str], limit: int
+) -> tuple[list[JobRecord], tuple[float, str] | None]:
+    """Jobs that are not closed, the oldest first: so many behind the one of that time and key; and what to go on behind,
+    None if that were all."""
     rows = database.execute(
-        "SELECT record FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
+        f"SELECT created_at, key, {_RECORD} FROM jobs WHERE closed = 0 AND (created_at, key) > (?, ?)"
         " ORDER BY created_at, key LIMIT ?",
         (*after, limit),
     ).fetchall()
-    return [_whole(database, row[0]) for row in rows]
+    records = _readable(_with_executions(database, row[2:]) for row in rows)
+    return list(records), rows[-1][:2] if rows else None
 
 
 def last_of_open(
@@ -127,19 +134,19 @@ def find(
         return list(islice(_named(database, name), limit))
     key = key_prefix(prefix)
     rows = database.execute(
-        "SELECT record FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
+        f"SELECT {_RECORD} FROM jobs WHERE key >= ? AND key < ? AND id >= ? AND id < ? LIMIT ?",
         (key, key + "\x7f", prefix, prefix + "\x7f", limit),
     )
-    return [_job.decode(row[0]) for row in rows]
+    return list(_readable(map(_job, rows)))
 
 
 def _named(database: sqlite3.Connection, name: str) -> Iterator[JobRecord]:
     """The jobs of a name. Its key follows from namespace and name: each namespace is asked, some 10 µs, for no index."""
     for (namespace,) in database.execute("SELECT name FROM namespaces").fetchall():
         rows = database.execute(
-            "SELECT record FROM jobs WHERE key = ? AND name = ?", (job_key(namespace, name), name)
+            f"SELECT {_RECORD} FROM jobs WHERE key = ? AND name = ?", (job_key(namespace, name), name)
         )
-        yield from (_job.decode(row[0]) for row in rows)
+        yield from _readable(map(_job, rows))
 
 
 def select(
@@ -169,13 +176,25 @@ def _in_order(database: sqlite3.Connection, query: JobQuery) -> Iterator[JobReco
     order = ORDERS[query.order_by or "created_at"]
     direction = "DESC" if query.reverse else "ASC"
     rows = database.execute(
-        f"SELECT record FROM jobs {condition} ORDER BY {order} {direction}, key {direction}", values
+        f"SELECT {_RECORD} FROM jobs {condition} ORDER BY {order} {direction}, key {direction}", values
     )
-    return (_job.decode(row[0]) for row in rows)
+    return _readable(map(_job, rows))
 
 
-def _whole(database: sqlite3.Connection, data: bytes) -> JobRecord:
-    record = _job.decode(data)
+def _job(row: tuple[Any, Any]) -> JobRecord | None:
+    """The job of a row of `_RECORD`, without its executions; None if it has but an entry, and that cannot be read."""
+    stored, entry = row
+    return record_of(entry, stored) if isinstance(stored, int) else _whole.decode(stored)
+
+
+def _readable(records: Iterable[JobRecord | None]) -> Iterator[JobRecord]:
+    return (record for record in records if record is not None)
+
+
+def _with_executions(database: sqlite3.Connection, row: tuple[Any, Any]) -> JobRecord | None:
+    record = _job(row)
+    if record is None or isinstance(row[0], int):
+        return record
     rows: Sequence[tuple[bytes]] = database.execute(
         "SELECT record FROM executions WHERE key = ? ORDER BY rowid", (record.key,)
     ).fetchall()

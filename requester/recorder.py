@@ -19,6 +19,7 @@ from protocol import failpoints
 from protocol.ids import JobKey
 from requester.core.bloom import Bloom
 from requester.core.model import JobRecord
+from requester.core.newcomers import Newcomer, record_of
 from requester.core.retention import Purge
 from requester.live import Live
 from requester.read_model import Group, Store
@@ -50,10 +51,12 @@ class Recorder:
         self._index: sqlite3.Connection | None = None
         self._created = ""
         self._changed: dict[JobKey, Live] = {}
-        self._passing: dict[JobKey, JobRecord] = {}
+        self._passing: dict[JobKey, Newcomer] = {}
         """New jobs that wait and are not in memory (`keep`), to be written with the next group;"""
-        self._on_the_way: dict[JobKey, JobRecord] = {}
+        self._on_the_way: dict[JobKey, Newcomer] = {}
         """and those of the group that is being written."""
+        self._fresh: set[JobKey] = set()
+        """Keys of the next group of which the tables have nothing for sure."""
         self._gone: dict[JobKey, int] = {}
         """Deleted jobs that may still be in the tables, with the sequence of the entry that says so."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
@@ -88,6 +91,7 @@ class Recorder:
         """Start over for another log."""
         async with self._lock:
             self._changed, self._passing, self._entries, self._gone = {}, {}, [], {}
+            self._fresh = set()
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
@@ -114,19 +118,23 @@ class Recorder:
         if live is not None:
             self._changed[key] = live
             self._passing.pop(key, None)
-            self._keys.add(key)
+            self._meet(key)
             if live.record is None and live.deleted is not None:
                 self._gone[key] = live.deleted[0]
             else:
                 self._gone.pop(key, None)
         self._news.set()
 
-    def keep(self, record: JobRecord) -> None:
+    def keep(self, new: Newcomer) -> None:
         """Have a new job that does not come to memory: `load_here` finds it from now on. Its entry is noted next."""
-        self._passing[record.key] = record
-        self._changed.pop(record.key, None)
-        self._keys.add(record.key)
-        self._gone.pop(record.key, None)
+        self._passing[new.key] = new
+        self._changed.pop(new.key, None)
+        self._meet(new.key)
+        self._gone.pop(new.key, None)
+
+    def _meet(self, key: JobKey) -> None:
+        if self._keys.add(key) and self._learned:
+            self._fresh.add(key)
 
     async def room(self) -> None:
         """Return when no more than a group waits: the next one gathers while `run` writes it."""
@@ -155,18 +163,17 @@ class Recorder:
             group = Group(
                 created=self._created,
                 position=self._position,
-                records=[
-                    *((record, 0) for record in self._passing.values()),
-                    *((record, since) for _, record, since in changed if record is not None),
-                ],
+                records=[(record, since) for _, record, since in changed if record is not None],
+                newcomers=list(self._passing.values()),
                 entries=self._entries,
                 deleted=[
                     (live.key, *live.deleted)
                     for live in self._changed.values()
                     if live.record is None and live.deleted is not None
                 ],
+                fresh=self._fresh,
             )
-            taken, self._changed, self._entries = self._changed, {}, []
+            taken, self._changed, self._entries, self._fresh = self._changed, {}, [], set()
             self._on_the_way, self._passing = self._passing, {}
             self._taken.set()
             try:
@@ -177,6 +184,7 @@ class Recorder:
             except BaseException:
                 # Whoever waited left: the group goes with the next one. Written twice is written once.
                 self._entries[:0] = group.entries
+                self._fresh |= group.fresh
                 self._changed = taken | self._changed
                 left = {key: each for key, each in self._on_the_way.items() if key not in self._changed}
                 self._passing, self._on_the_way = left | self._passing, {}
@@ -207,15 +215,16 @@ class Recorder:
 
     async def every_open(self) -> AsyncIterator[list[JobRecord]]:
         """All open jobs as of the last group written, some at a time."""
-        after = BEGINNING
-        while found := await self.read(partial(load_open, after=after, limit=_OPEN_AT_ONCE)):
+        after: tuple[float, str] | None = BEGINNING
+        while after is not None:
+            found, after = await self.read(partial(load_open, after=after, limit=_OPEN_AT_ONCE))
             yield found
-            after = (found[-1].created_at, found[-1].key)
 
     def load_here(self, key: JobKey) -> JobRecord | None:
         """One job that is not in memory, read on the loop: some 50 µs, where a hop to a thread takes more."""
         assert self._index is not None
-        return self._passing.get(key) or self._on_the_way.get(key) or load(self._index, key)
+        new = self._passing.get(key) or self._on_the_way.get(key)
+        return record_of(new.data, new.seq) if new is not None else load(self._index, key)
 
     async def load(self, key: JobKey) -> JobRecord | None:
         """One job as of the last group written."""

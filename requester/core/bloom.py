@@ -26,13 +26,17 @@ class Bloom:
     def __init__(self) -> None:
         self._bits = bytearray(_PLACES >> 3)
 
-    def add(self, key: JobKey) -> None:
-        """Know a key from now on; again changes nothing."""
+    def add(self, key: JobKey) -> bool:
+        """Know a key from now on; again changes nothing. True if it surely was not known before."""
         first = int(key, 16)
         second = first >> _SECOND
         bits = self._bits
-        bits[(first & _MASK) >> 3] |= 1 << (first & 7)
-        bits[(second & _MASK) >> 3] |= 1 << (second & 7)
+        at, bit = (first & _MASK) >> 3, 1 << (first & 7)
+        also_at, also_bit = (second & _MASK) >> 3, 1 << (second & 7)
+        new = not (bits[at] & bit and bits[also_at] & also_bit)
+        bits[at] |= bit
+        bits[also_at] |= also_bit
+        return new
 
     def __contains__(self, key: JobKey) -> bool:
         first = int(key, 16)

@@ -91,6 +91,11 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
         """Whether this version has its final state."""
         return self.state in JOB_ENDS
 
+    @property
+    def untried(self) -> bool:
+        """Whether it never had an execution, and nothing else is under way with it."""
+        return not self.executions and self.stopping is None and self.spec.type not in EVERYWHERE
+
     def spec_of(self, execution: ExecutionRecord) -> Job:
         """What the version asked for that an execution is of."""
         return self.earlier.get(execution.version, self.spec) if self.earlier else self.spec

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.errors import Conflict
-from protocol.ids import job_key
+from protocol.bus import Append
+from protocol.entries import Entry, Submitted
+from protocol.errors import Conflict, NotFound
+from protocol.ids import job_id, job_key
 from protocol.jobs import Timeouts
+from protocol.messages import decode, encode
 from protocol.states import JobState
 from requester.service import Service
 from requester.verbs import JobQuery
@@ -117,6 +120,42 @@ async def test_a_job_that_never_was_in_memory(tmp_path: Path) -> None:
         assert known["two"] == (JobState.QUEUED, 2)
         assert known["three"] == (JobState.QUEUED, 1)
         assert len(other._jobs) == len(service._jobs)
+
+
+async def test_a_job_that_cannot_be_read(tmp_path: Path) -> None:
+    """An entry that turns out not to be readable when its job is asked for is passed over: there is no such job, and all
+    others are listed, get their turn, and are there after a new start."""
+    async with a_long_queue(tmp_path) as (cluster, service, node):
+        good, bad = job_key("default", "good"), job_key("default", "bad")
+        for key, name, env in ((good, "good", b"{}"), (bad, "bad", b"5")):
+            like = cluster.hub.at(cluster.hub.by_key[job_key("default", "job-11")][0]).record.data
+            entry = decode(like, Entry)
+            submitted, queued = entry.events
+            assert isinstance(submitted, Submitted)
+            spec = replace(submitted.spec, name=name, priority=9)
+            events = [replace(submitted, spec=spec), queued]
+            data = encode(replace(entry, job=job_id(key, 1), op=name, events=events))
+            assert b'"Env":{}' in data
+            await cluster.buses["n1"].append(
+                [Append(key, 0, name, data.replace(b'"Env":{}', b'"Env":' + env))]
+            )
+        await happens(lambda: bad in service._jobs.queue)
+
+        listed, _ = await service.jobs(JobQuery(limit=100))
+        assert "good" in {each.spec.name for each in listed}
+        assert "bad" not in {each.spec.name for each in listed}
+        other = await cluster.requester("r2")
+        with pytest.raises(NotFound):
+            await other.job("bad")
+        assert (await other.job("good")).spec.priority == 9
+        assert bad not in other._jobs.queue
+
+        node.script = complete
+        node.finish(node.runs[0].execution)
+        await closed(service, "good")
+        for number in range(JOBS):
+            await closed(service, f"job-{number:02}")
+        await happens(lambda: not len(service._jobs))
 
 
 async def test_what_is_no_longer_true_is_told(tmp_path: Path) -> None:

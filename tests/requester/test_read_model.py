@@ -2,16 +2,22 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
-from protocol.entries import Entry, Submitted
-from protocol.ids import JobKey, job_id, job_key
+import pytest
+from msgspec.structs import replace
+
+from protocol.entries import Assigned, Entry, Event, Queued, StopRequested, Submitted
+from protocol.errors import Failure
+from protocol.ids import ExecutionId, JobKey, NodeId, job_id, job_key
+from protocol.jobs import Amounts, Timeouts
 from protocol.messages import encode
 from requester.core.fold import fold
 from requester.core.model import JobRecord
 from requester.live import Live
 from requester.read_model import SCHEMA, Store
-from requester.read_queries import entries, find, load
+from requester.read_queries import BEGINNING, entries, find, load, load_open, select
 from requester.recorder import Recorder
 from requester.service import Service
 from requester.verbs import JobQuery
@@ -27,8 +33,25 @@ PRAGMA user_version = 1;
 """
 
 
+def to_schema_2(path: Path) -> None:
+    """Every row has its job's record."""
+    with sqlite3.connect(path) as database:
+        for key, (record, _) in content(database).items():
+            assert record is not None
+            row = (encode(replace(record, executions={})), key)
+            database.execute("UPDATE jobs SET record = ? WHERE key = ?", row)
+        database.execute("PRAGMA user_version = 2")
+
+
+def to_schema_1(path: Path) -> None:
+    """And an index takes the place of the chain."""
+    to_schema_2(path)
+    with sqlite3.connect(path) as database:
+        database.executescript(TO_SCHEMA_1)
+
+
 async def some_jobs(service: Service) -> Path:
-    """Jobs with two versions, in two namespaces, and one that was deleted and came again; the file they are in."""
+    """Jobs with two versions, in two namespaces, one that was deleted and came again, and one that waits; their file."""
     first = [
         await submit(service, a_job(f"job-{number}", namespace=namespace))
         for namespace in ("default", "other")
@@ -41,6 +64,7 @@ async def some_jobs(service: Service) -> Path:
     again = [a_job("job-0", count=2), a_job("job-1", namespace="other", count=3)]
     for job in [await submit(service, each) for each in again]:
         await closed(service, job)
+    await submit(service, a_job("large", cpu="100", timeouts=Timeouts(queue_timeout=3_600)))
     await service.jobs(JobQuery())
     return service._recorder._path
 
@@ -51,7 +75,10 @@ def content(database: sqlite3.Connection) -> dict[JobKey, tuple[JobRecord | None
     return {key: (load(database, key), entries(database, key)) for key in keys}
 
 
-async def test_a_file_of_the_schema_before_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_earlier", [to_schema_1, to_schema_2])
+async def test_a_file_of_an_earlier_schema_is_kept(
+    tmp_path: Path, to_earlier: Callable[[Path], None]
+) -> None:
     """A requester that is upgraded has all that its read model had, also of jobs that have left the log: records, histories
     and names; and what comes later joins it."""
     async with a_cluster(tmp_path, settings=BUSY) as cluster:
@@ -59,10 +86,9 @@ async def test_a_file_of_the_schema_before_is_kept(tmp_path: Path) -> None:
         await cluster.node(cores=8)
         path = await some_jobs(service)
         before = content(service._recorder._opened().reader())
-        assert len(before) == 5
+        assert len(before) == 6
         await cluster.kill("r1")
-        with sqlite3.connect(path) as database:
-            database.executescript(TO_SCHEMA_1)
+        to_earlier(path)
 
         store = Store(path)
         assert content(store.reader()) == before
@@ -100,6 +126,69 @@ async def test_names_of_old_jobs_are_known(tmp_path: Path) -> None:
             submission = await service.submit(job, warnings=[], client="test")
             assert submission.version == version
             await closed(service, submission.job)
+
+
+async def test_what_follows_from_one_entry_is_read_as_if_it_were_kept(tmp_path: Path) -> None:
+    """A job with a single entry is told as any other, whoever asks for it and however; also once more has come of it, and
+    when its key only seemed to be known."""
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    await recorder.open()
+    await recorder.begin("log")
+    reason = Failure("Exhausted.NoRoom", "no node has room", retryable=True)
+    assigned = Assigned(ExecutionId("e-1"), 0, 1, NodeId("n-1"), Amounts(1.0))
+    begun: dict[str, list[Event]] = {"bare": [], "waits": [Queued(reason)], "runs": [assigned], "seems": []}
+    recorder._keys.add(job_key("default", "seems"))
+    lives = {name: Live(job_key("default", name)) for name in begun}
+
+    def comes(seq: int, name: str, events: list[Event]) -> None:
+        live = lives[name]
+        entry = Entry(job_id(live.key, 1), f"op{seq}", "r1", float(seq), events)
+        live.record = fold(live.record, entry, seq)
+        recorder.note(live, seq, live.key, encode(entry))
+
+    async def is_all_there() -> None:
+        await recorder.settle()
+        records = [live.record for live in lives.values() if live.record is not None]
+        bare = [replace(each, executions={}) for each in records]
+        last = records[-1].created_at
+        assert [await recorder.load(live.key) for live in lives.values()] == records
+        assert await recorder.read(lambda database: load_open(database, BEGINNING, 10)) == (
+            records,
+            (last, records[-1].key),
+        )
+        assert await recorder.read(lambda database: select(database, JobQuery(), [])) == (bare, False)
+        for record, alone in zip(records, bare, strict=True):
+            named = await recorder.read(lambda database, name=record.spec.name: find(database, name=name))  # type: ignore[misc]
+            begins = await recorder.read(lambda database, id_=record.id: find(database, prefix=id_[:12]))  # type: ignore[misc]
+            assert named == begins == [alone]
+
+    for seq, (name, more) in enumerate(begun.items(), 1):
+        comes(seq, name, [Submitted(a_job(name), 1), *more])
+    await is_all_there()
+    for seq, name in enumerate(begun, 10):
+        comes(seq, name, [StopRequested("enough")])
+        await is_all_there()
+    await recorder.close()
+
+
+async def test_a_job_of_one_entry_goes_as_a_whole(tmp_path: Path) -> None:
+    """A job that has left the log unseen is forgotten, also if what came of it last could not be read."""
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    await recorder.open()
+    await recorder.begin("log")
+    live = Live(job_key("default", "job"))
+    entry = Entry(job_id(live.key, 1), "op1", "r1", 1.0, [Submitted(a_job("job"), 1)])
+    live.record = fold(None, entry, 1)
+    assert live.record is not None
+    recorder.note(live, 1, live.key, encode(entry))
+    recorder.note(live, 2, live.key, b"no entry")
+    await recorder.settle()
+    assert await recorder.load(live.key) == live.record
+
+    await recorder.forget(live.record)
+    assert await recorder.load(live.key) is None
+    assert await recorder.read(lambda database: load_open(database, BEGINNING, 10)) == ([], None)
+    await recorder.close()
 
 
 async def test_who_leaves_takes_nothing_along(tmp_path: Path) -> None:
