@@ -24,8 +24,9 @@ publisher     a result as an archive, or as one object a file
 """
 
 from storage.s3.client import S3Client
-from storage.s3.params import Credentials, Partition, PublisherParams, S3Settings, SourceParams
+from storage.s3.params import Partition, PublisherParams, S3Settings, SourceParams
 from storage.s3.publisher import S3Publisher
+from storage.s3.signing import Credentials
 from storage.s3.source import S3Source
 
 __all__ = [

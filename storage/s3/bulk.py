@@ -15,7 +15,7 @@ from storage.lanes import Lane, Request
 from storage.ranged import Refusal
 from storage.s3.faults import fault_of, not_s3
 from storage.s3.keys import ODD_HINT, Object
-from storage.s3.signing import Account, Scope, Signer, query_of, quoted_path
+from storage.s3.signing import Credentials, Scope, Signer, query_of, quoted_path
 from storage.wire import Head, Line
 
 PAGE_MAX_BYTES: Final = 1 << 24
@@ -28,7 +28,7 @@ PROBE: Final = "shoal"
 class Bulk:
     """One bucket at one endpoint, with one account or none. `signer` None means unsigned."""
 
-    def __init__(self, bucket: str, endpoint: str, probe_url: str, account: Account | None) -> None:
+    def __init__(self, bucket: str, endpoint: str, probe_url: str, account: Credentials | None) -> None:
         parts = urlsplit(probe_url)
         assert parts.path.endswith(f"/{PROBE}")
         self.bucket = bucket

@@ -22,7 +22,8 @@ from storage.resolver import CheckedResolver, environment_proxies
 from storage.s3.account import Account
 from storage.s3.connection import Connection, Place, Roads
 from storage.s3.faults import faults
-from storage.s3.params import DEFAULT_REGION, Credentials, S3Settings, check_endpoint
+from storage.s3.params import DEFAULT_REGION, S3Settings, check_endpoint
+from storage.s3.signing import Credentials
 
 
 class S3Client:

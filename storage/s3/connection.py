@@ -18,11 +18,11 @@ from storage.http_faults import header_text
 from storage.lanes import Lanes, Task
 from storage.ranged import Limits
 from storage.route import find_route
-from storage.s3 import signing
 from storage.s3.bulk import PROBE, Bulk, pages
 from storage.s3.checksums import told
 from storage.s3.faults import ABOUT_ALL, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
+from storage.s3.signing import Credentials, Signer
 
 SIGNED_S: Final = 3600
 RENEW_S: Final = 30.0
@@ -112,14 +112,14 @@ class Connection:
             raise
         await roads.lanes.move(tasks, route, count, moved, finish_s)
 
-    async def _signing_account(self) -> signing.Account | None:
+    async def _signing_account(self) -> Credentials | None:
         if self._account is None:
             return None
         with faults("the AWS configuration", self.endpoint, signed=True):
             now = await self._account.get_frozen_credentials()
-        return signing.Account(now.access_key, now.secret_key, now.token or "")
+        return Credentials(now.access_key, now.secret_key, now.token or "")
 
-    async def _renew(self, signer: signing.Signer) -> None:
+    async def _renew(self, signer: Signer) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
             with contextlib.suppress(Fault):

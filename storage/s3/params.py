@@ -15,6 +15,7 @@ from storage.addresses import AddressPolicy
 from storage.multiaddr import parse_endpoint
 from storage.s3.globs import is_glob, literal_prefix
 from storage.s3.listing import Listing
+from storage.s3.signing import Credentials
 
 DEFAULT_REGION: Final = "us-east-1"
 MEBIBYTE: Final = 1 << 20
@@ -109,17 +110,6 @@ class PublisherParams(Struct, frozen=True, rename="pascal"):
     def plain(self) -> bool:
         """Whether each file becomes an object."""
         return self.encoding.lower() == "plain"
-
-
-class Credentials(Struct, frozen=True):
-    """An account. Its text form shows no secret."""
-
-    access_key: str
-    secret_key: str
-    session_token: str = ""
-
-    def __repr__(self) -> str:
-        return f"Credentials({self.access_key[:4]}…)"
 
 
 class S3Settings(Struct, frozen=True):

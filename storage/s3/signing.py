@@ -18,15 +18,15 @@ UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 """What stands for the body: its bytes are vouched for by a checksum of their own among the signed headers, and by TLS."""
 
 
-class Account(Struct, frozen=True):
-    """An account as it signs just now. Its text form shows no secret."""
+class Credentials(Struct, frozen=True):
+    """An account. Its text form shows no secret."""
 
     access_key: str
     secret_key: str
-    token: str = ""
+    session_token: str = ""
 
     def __repr__(self) -> str:
-        return f"Account({self.access_key[:4]}…)"
+        return f"Credentials({self.access_key[:4]}…)"
 
 
 class Scope(Struct, frozen=True):
@@ -39,10 +39,10 @@ class Scope(Struct, frozen=True):
 class Signer:
     """Signs as `account`, which may be replaced at any time; from any thread."""
 
-    def __init__(self, account: Account, scope: Scope) -> None:
+    def __init__(self, account: Credentials, scope: Scope) -> None:
         self.account = account
         self._scope = scope
-        self._key: tuple[str, Account, bytes] = ("", account, b"")
+        self._key: tuple[str, Credentials, bytes] = ("", account, b"")
 
     def signed(
         self, method: str, host: str, target: str, headers: Mapping[str, str], at: float | None = None
@@ -52,8 +52,8 @@ class Signer:
         clock = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
         day = clock[:8]
         found = {**headers, "x-amz-content-sha256": UNSIGNED, "x-amz-date": clock}
-        if account.token:
-            found["x-amz-security-token"] = account.token
+        if account.session_token:
+            found["x-amz-security-token"] = account.session_token
         named = sorted([(name.lower(), value) for name, value in found.items()] + [("host", host)])
         names = ";".join(name for name, _ in named)
         path, _, query = target.partition("?")
@@ -78,17 +78,17 @@ class Signer:
             "X-Amz-Date": clock,
             "X-Amz-Expires": str(expires_s),
             "X-Amz-SignedHeaders": "host",
-            **({"X-Amz-Security-Token": account.token} if account.token else {}),
+            **({"X-Amz-Security-Token": account.session_token} if account.session_token else {}),
         }
         query = _in_order("&".join(filter(None, (query, query_of(own)))))
         request = f"{method}\n{path}\n{query}\nhost:{host}\n\nhost\n{UNSIGNED}"
         return f"{path}?{query}&X-Amz-Signature={self._signature(request, clock, scope, account)}"
 
-    def _signature(self, request: str, clock: str, scope: str, account: Account) -> str:
+    def _signature(self, request: str, clock: str, scope: str, account: Credentials) -> str:
         text = f"AWS4-HMAC-SHA256\n{clock}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
         return hmac.new(self._key_of(clock[:8], account), text.encode(), hashlib.sha256).hexdigest()
 
-    def _key_of(self, day: str, account: Account) -> bytes:
+    def _key_of(self, day: str, account: Credentials) -> bytes:
         kept = self._key
         if kept[0] != day or kept[1] is not account:
             key = f"AWS4{account.secret_key}".encode()

@@ -3,14 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import botocore.credentials as boto
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.s3.signing import UNSIGNED, Account, Scope, Signer, query_of, quoted_path
+from storage.s3.signing import UNSIGNED, Credentials, Scope, Signer, query_of, quoted_path
 
 AT = 1_700_000_000.0
 KEYS = st.text(min_size=1, max_size=30).filter(
@@ -18,17 +18,19 @@ KEYS = st.text(min_size=1, max_size=30).filter(
 )
 
 
-def by_botocore(method: str, url: str, headers: dict[str, str], account: Account) -> str:
+def by_botocore(method: str, url: str, headers: dict[str, str], account: Credentials) -> str:
     """The authorization that botocore gives to the same request at the same moment."""
     clock = datetime.fromtimestamp(AT, UTC).strftime("%Y%m%dT%H%M%SZ")
     request = AWSRequest(method, url, headers={**headers, "X-Amz-Content-SHA256": UNSIGNED})
     request.context["timestamp"] = clock
     request.headers["X-Amz-Date"] = clock
     signer: Any = S3SigV4Auth(
-        Credentials(account.access_key, account.secret_key, account.token or None), "s3", "eu-north-1"
+        boto.Credentials(account.access_key, account.secret_key, account.session_token or None),
+        "s3",
+        "eu-north-1",
     )
-    if account.token:
-        request.headers["X-Amz-Security-Token"] = account.token
+    if account.session_token:
+        request.headers["X-Amz-Security-Token"] = account.session_token
     signer._inject_signature_to_request(
         request, signer.signature(signer.string_to_sign(request, _canonical(signer, request)), request)
     )
@@ -43,7 +45,7 @@ def _canonical(signer: Any, request: AWSRequest) -> str:
 @given(KEYS, st.dictionaries(st.sampled_from(["versionId", "prefix", "uploadId", "z"]), KEYS, max_size=3))
 def test_signatures_are_botocores(key: str, query: dict[str, str]) -> None:
     """Whatever the key, the query and the headers, botocore would have signed the same."""
-    account = Account("AKID", "secret", "token" if "z" in query else "")
+    account = Credentials("AKID", "secret", "token" if "z" in query else "")
     target = f"/bucket/{quoted_path(key)}" + (f"?{query_of(query)}" if query else "")
     headers = {"Range": "bytes=0-9", "If-Match": '"etag"'}
 
@@ -54,12 +56,12 @@ def test_signatures_are_botocores(key: str, query: dict[str, str]) -> None:
 
 def test_a_signer_takes_another_account_and_another_day() -> None:
     """A renewed account, and midnight, change the key."""
-    signer = Signer(Account("AKID", "secret"), Scope("eu-north-1"))
+    signer = Signer(Credentials("AKID", "secret"), Scope("eu-north-1"))
     first = signer.signed("GET", "h", "/b/k", {}, AT)
 
     assert signer.signed("GET", "h", "/b/k", {}, AT) == first
     assert signer.signed("GET", "h", "/b/k", {}, AT + 86_400) != first
-    signer.account = Account("AKID", "other")
+    signer.account = Credentials("AKID", "other")
     assert signer.signed("GET", "h", "/b/k", {}, AT)["Authorization"] != first["Authorization"]
 
 
@@ -75,5 +77,5 @@ def test_a_key_stands_in_a_path_as_it_is(key: str) -> None:
 
 def test_no_secret_shows() -> None:
     """The text form of an account has no secret."""
-    assert "secret" not in repr(Account("AKID", "secret", "token"))
-    assert "token" not in repr(Account("AKID", "secret", "token"))
+    assert "secret" not in repr(Credentials("AKID", "secret", "token"))
+    assert "token" not in repr(Credentials("AKID", "secret", "token"))
