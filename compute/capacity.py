@@ -9,7 +9,7 @@ and cannot starve it: once those who were there before it are gone, it fits.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -177,6 +177,8 @@ class Ports:
 
     def take(self, execution: ExecutionId, static: int, usable: Callable[[int], bool]) -> int | None:
         """That port (`static`), or with 0 any of the range; None if there is none. `usable` asks about others' use of it."""
+        if static and self.held.get(static) == execution:
+            return static
         wanted = (static,) if static else self._from_next()
         for port in wanted:
             if port not in self.held and usable(port):
@@ -185,6 +187,10 @@ class Ports:
                     self._next = port + 1
                 return port
         return None
+
+    def hold(self, execution: ExecutionId, ports: Collection[int]) -> None:
+        """After a restart: a program that a former process started has its ports, whether it listens there yet or not."""
+        self.held.update(dict.fromkeys(ports, execution))
 
     def release(self, execution: ExecutionId) -> None:
         """It has no ports any more."""

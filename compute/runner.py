@@ -97,12 +97,13 @@ class Runner:
         self._following: Following | None = None
 
     def hold(self) -> None:
-        """After a restart: have the room that its program has, whether there is any or not, and keep what it reads, before
-        anyone else is let in.
+        """After a restart: have the room and the ports that its program has, whether there is any or not, and keep what it
+        reads, before anyone else is let in.
         """
         execution = self.execution
         if execution.holding or execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
             self._shop.inputs.adopt(execution.id, self._run.amounts, execution.gpus, execution.inputs)
+            self._shop.ports.hold(execution.id, execution.ports.values())
 
     def begin(self) -> None:
         """Go on from where the execution stands: a new one, or one that a former process began."""

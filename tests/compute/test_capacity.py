@@ -139,6 +139,19 @@ def test_ports_are_given_to_one_at_a_time() -> None:
     assert ports.take(name(3), 100, unused) == 100
 
 
+def test_a_program_that_was_found_again_has_its_ports() -> None:
+    """What a program had before its node was started again is nobody else's; started once more, it has it again."""
+    ports = Ports(100, 102)
+
+    ports.hold(name(1), [100, 7])
+
+    assert ports.take(name(2), 0, lambda _: True) == 101
+    assert ports.take(name(2), 7, lambda _: True) is None
+    assert ports.take(name(1), 7, lambda _: False) == 7
+    ports.release(name(1))
+    assert ports.take(name(2), 7, lambda _: True) == 7
+
+
 def test_what_several_share_is_nobodys_but_taken() -> None:
     """Disk that is set aside is not given out again, holds nobody up who wants none, and comes back as it is let go."""
     ledger = Ledger(CAPACITY)

@@ -10,7 +10,7 @@ from compute.engines.contract import Run as EngineRun
 from compute.shop import Limits
 from protocol.errors import Fault
 from protocol.ids import ExecutionId
-from protocol.jobs import Amounts, Input, ResultPath, Spec
+from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.messages import Run
 from protocol.spec.engines import NoopParams
 from protocol.states import ExecutionState
@@ -88,6 +88,26 @@ async def test_a_running_program_is_adopted(nodes: Nodes, requester: FakeRequest
     assert node.world.starts == {run.execution: 1}
     assert report.output is not None
     assert report.output.stdout == "before"
+
+
+async def test_an_adopted_program_keeps_its_ports(nodes: Nodes, requester: FakeRequester) -> None:
+    """A port that a program was given is its own after a restart of the node too, though it does not listen there yet."""
+    node = nodes()
+    await node.start()
+    run = order(task=noop(LONG, network=Network("Host", ports=[Port("web")])))
+    await requester.run(run)
+    port = (await requester.reached(run, S.RUNNING)).ports["web"]
+    await node.crash()
+    await node.start()
+
+    other = order(2, task=noop(LONG, network=Network("Host", ports=[Port("web", static=port)])))
+    await requester.run(other)
+
+    failure = (await requester.ended(other)).failure
+    assert failure is not None
+    assert (failure.code, str(port) in failure.message) == ("Conflict.Port", True)
+    node.world.end(run.execution)
+    await requester.ended(run)
 
 
 async def test_a_program_that_ended_meanwhile_is_told(nodes: Nodes, requester: FakeRequester) -> None:
