@@ -28,6 +28,10 @@ ASIDE_MAX_S: Final = 900.0
 """How long: doubled with each failure after that, up to a limit."""
 
 
+TAKEN: Final = frozenset({"Conflict.Port", "Unavailable.Port", "Exhausted.Port"})
+"""The job wanted a port there that another program has: neither is ill."""
+
+
 class Trouble(Struct):
     """The failures of a node in a row, the jobs they were of (a few), the last of them, and when it was (unix seconds)."""
 
@@ -46,6 +50,8 @@ class Health:
     def ended(self, execution: ExecutionRecord) -> None:
         """Take the end of an execution."""
         cause = cause_of(execution)
+        if execution.failure is not None and execution.failure.code in TAKEN:
+            return
         if cause == "system":
             message = execution.failure.message if execution.failure is not None else "failed"
             known = self.troubled.get(execution.node)

@@ -77,6 +77,15 @@ def test_what_is_ended_for_the_jobs_sake_is_no_trouble() -> None:
     assert health.troubles(N1) == 0
 
 
+@pytest.mark.parametrize("code", ["Conflict.Port", "Unavailable.Port", "Exhausted.Port"])
+def test_a_port_that_another_program_has_is_no_trouble(code: str) -> None:
+    """However many jobs ask for a port of a node that is taken there: the node is not ill, and takes other work."""
+    health = Health()
+    for number in range(ASIDE_AFTER):
+        health.ended(replace(an_end(job=number), failure=Failure(code, "8080 is in use on this node")))
+    assert health.asides(0.0, lambda: [N1, N2]) == {}
+
+
 def test_one_job_alone_sets_no_node_aside() -> None:
     """A job that fails everywhere by its own fault costs no node its place."""
     health = Health()
