@@ -74,10 +74,11 @@ def _unhealthy(case: Case) -> int:
     newest: dict[int | NodeId, ExecutionRecord] = {}
     daemon = record.spec.type == "daemon"
     for execution in record.executions.values():
-        if not daemon and execution.partition < record.spec.count:
-            newest[execution.partition] = execution
-        elif daemon and execution.node in case.standing.fitting:
-            newest[execution.node] = execution
+        place = execution.node if daemon else execution.partition
+        meant = execution.node in case.standing.fitting if daemon else execution.partition < record.spec.count
+        # Of another type that the job had before there may be several at a place: as long as one goes on, that serves.
+        if meant and (execution.open or place not in newest or not newest[place].open):
+            newest[place] = execution
     after_s = healthy_after_s(record.spec, case.policy)
     return sum(not _healthy(each, record, case.now, after_s) for each in newest.values())
 

@@ -1,5 +1,6 @@
 """Services and daemons from one version to the next, and off a node that is drained."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -104,6 +105,22 @@ def test_a_version_that_no_node_can_run_takes_nothing_down() -> None:
 
     assert versions(world) == [1, 1]
     assert world.job.state is JobState.RUNNING
+
+
+@pytest.mark.parametrize(("before", "after"), [("service", "daemon"), ("daemon", "service")])
+def test_a_job_of_another_type_replaces_what_is_left_of_the_first(before: str, after: str) -> None:
+    """A service becomes a daemon, or a daemon a service, though some of what ran before has just ended and rests."""
+    nodes = [a_node("n1")] if before == "service" else [a_node(f"n{number}") for number in range(3)]
+    world = World(*nodes)
+    world.submit(a_job(type_=before, count=3 if before == "service" else 0))
+    come_up(world)
+    world.report(world.open()[-1], S.FAILED, Failure("ProgramFailed", "exit code 1"))
+    world.submit(a_job(type_=after, count=2 if after == "service" else 0))
+    for _ in range(6):
+        if 1 in versions(world):
+            come_up(world)
+
+    assert versions(world) == ([2] if after == "daemon" else [2, 2])
 
 
 def test_fewer_partitions_end_at_once() -> None:
