@@ -3,6 +3,7 @@
 Knows: the columns of their lists. Must not know: how answers come (`requester.client`).
 """
 
+import shlex
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -58,7 +59,8 @@ def list_jobs(
             reverse="false" if order.order_reversed else "true",
         )
     print_list(page["Items"] or [], columns, how)
-    _tell_of_more("list", page, paging, how)
+    asked = {"--labels": labels, "--namespace": namespace if namespace != "*" else ""}
+    _tell_of_more(["list"], asked, page, paging, how)
     return Exit.OK
 
 
@@ -141,7 +143,14 @@ def history(
     print_list(page["Items"] or [], columns, how)
     # An open job's history has a token behind its last item too: for what is still to come.
     if len(page["Items"] or []) == paging.limit:
-        _tell_of_more(f"history {job}", page, paging, how)
+        asked = {
+            "--namespace": namespace,
+            "--version": str(version or ""),
+            "--event-type": event_type if event_type != "all" else "",
+            "--execution-id": execution_id,
+        }
+        words = ["history", job, *(["--all-versions"] if all_versions else [])]
+        _tell_of_more(words, asked, page, paging, how)
     return Exit.OK
 
 
@@ -215,11 +224,14 @@ def versions(
     return Exit.OK
 
 
-def _tell_of_more(command: str, page: Json, paging: Paging, how: ListFormat) -> None:
-    """How to see what follows, for a person; a program has the token."""
+def _tell_of_more(
+    words: list[str], asked: dict[str, str], page: Json, paging: Paging, how: ListFormat
+) -> None:
+    """How to see what follows of the same list, for a person; a program has the token. The order is in the token."""
     if page["NextToken"] and how.output == "table":
-        more = f"shoal job {command} --limit {paging.limit} --next-token {page['NextToken']}"
-        tell(f"\nTo fetch more records use: {more}")
+        flags = {**asked, "--limit": str(paging.limit), "--next-token": page["NextToken"]}
+        given = [word for flag, value in flags.items() if value for word in (flag, value)]
+        tell(f"\nTo fetch more records use: {shlex.join(['shoal', 'job', *words, *given])}")
 
 
 def _state_of_version(version: Json, all_versions: list[Json]) -> str:

@@ -6,6 +6,7 @@ mean the same.
 
 import http.client
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -210,6 +211,27 @@ def test_lists_are_paged_by_the_read_model(shoal: Shoal, world: World) -> None:
             break
         token = ["--next-token", page["NextToken"]]
     assert found == submitted[::-1]
+
+
+def test_what_is_told_to_go_on_with_is_the_same_list(shoal: Shoal, world: World) -> None:
+    """The command that a cut list names goes on with that list: its namespace, its labels and its order."""
+    asked = ("--namespace", "prod", "--labels", "team=a,tier in (x, y)", "--order-reversed", "--limit", "1")
+    wanted = []
+    for _ in range(4):
+        labels = "Labels: {team: a, tier: x}\n"
+        wanted.append(shoal("submit", "--id-only", stdin=f"{NAMELESS}Namespace: prod\n{labels}").out.strip())
+        shoal("submit", "--id-only", stdin=f"{NAMELESS}{labels}")
+        shoal("submit", "--id-only", stdin=f"{NAMELESS}Namespace: prod\n")
+
+    found: list[str] = []
+    told = shlex.join(["shoal", "job", "list", *asked])
+    while told:
+        words = shlex.split(told)[1:]
+        ran = shoal(*words, "--hide-header", "--wide")
+        found += [line.split()[2] for line in ran.out.splitlines()]
+        told = ran.err.partition("use: ")[2]
+
+    assert found == wanted
 
 
 def test_nodes_as_the_requester_knows_them(shoal: Shoal, world: World) -> None:
