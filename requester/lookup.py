@@ -5,20 +5,30 @@ is done with them.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final, TypeVar
 
 from protocol.bus import Bus
 from protocol.entries import Entry
 from protocol.errors import Conflict, NotFound, TimedOut, Unavailable
-from protocol.ids import JobKey, job_key, key_of
+from protocol.ids import JobId, JobKey, job_key, key_of
 from protocol.messages import decode
 from requester.core.history import of_log
-from requester.core.model import JobRecord
+from requester.core.model import HistoryItem, JobRecord
 from requester.follower import Follower
 from requester.jobs import Jobs
 from requester.read_queries import FOUND_MAX, find
 from requester.recorder import Recorder
 
+T = TypeVar("T")
+Stored = list[tuple[int, bytes]]
+"""Entries with their sequences, not read yet."""
+
 DEFAULT_NAMESPACE = "default"
+MANY: Final = 500
+"""So many entries of one job, some 50 ms, are folded beside the loop."""
 
 
 class Lookup:
@@ -66,12 +76,17 @@ class Lookup:
 
     async def versions(self, record: JobRecord) -> list[JobRecord]:
         """A job as it was at the end of each of its versions, oldest first; the last is its present state."""
-        last = {
-            each.version: each
-            for each, _ in of_log(await self.entries(record))
-            if each is not None and each.id == record.id
-        }
-        return list(last.values())
+        stored = await self._entries(record)
+        return await _worked_out(lambda: _versions(stored, record.id), len(stored))
+
+    async def history(
+        self, record: JobRecord, meant: Callable[[HistoryItem], bool], *, limit: int, newest: bool
+    ) -> tuple[list[HistoryItem], bool]:
+        """The lines of a job's history that are meant, and whether there are more than `limit` (0: any number) of them: the
+        first ones are told then, or the `newest`.
+        """
+        stored = await self._entries(record)
+        return await _worked_out(lambda: _lines(stored, record.id, meant, limit, newest), len(stored))
 
     async def at_version(self, record: JobRecord, version: int) -> JobRecord:
         """A job as it was when its next version came."""
@@ -80,12 +95,10 @@ class Lookup:
             raise NotFound(f"job {record.id} has no version {version}", kind="JobVersion")
         return found
 
-    async def entries(self, record: JobRecord) -> list[tuple[int, Entry]]:
-        """All entries of a job, with their sequences, in order."""
+    async def _entries(self, record: JobRecord) -> list[tuple[int, bytes]]:
+        """All entries of a job's name, with their sequences, in order."""
         await self._read_up_to(record.revision)
-        every = [(seq, decode(data, Entry)) for seq, data in await self._recorder.entries(record.key)]
-        # A name that was used again after its first job was purged or deleted has the entries of both.
-        return [(seq, entry) for seq, entry in every if entry.job == record.id]
+        return await self._recorder.entries(record.key)
 
     async def settle(self) -> None:
         """Have everything in the read model that anyone was told here."""
@@ -156,3 +169,35 @@ class Lookup:
                 details={record.id: f"{record.spec.name} in {record.spec.namespace}" for record in found},
             )
         return await self.by_key(found[0].key) if found else None
+
+
+async def _worked_out(work: Callable[[], T], entries: int) -> T:
+    """What so many entries come to. A job may have a hundred thousand: nobody waits meanwhile but who asked."""
+    return work() if entries < MANY else await asyncio.to_thread(work)
+
+
+def _read(stored: Stored, job: JobId) -> Iterator[tuple[int, Entry]]:
+    """The entries of a job: a name that was used again after its first job was purged or deleted has those of both."""
+    for seq, data in stored:
+        entry = decode(data, Entry)
+        if entry.job == job:
+            yield seq, entry
+
+
+def _versions(stored: Stored, job: JobId) -> list[JobRecord]:
+    last: dict[int, JobRecord] = {}
+    for record, _ in of_log(_read(stored, job)):
+        if record is not None and record.id == job:
+            last[record.version] = record
+    return list(last.values())
+
+
+def _lines(
+    stored: Stored, job: JobId, meant: Callable[[HistoryItem], bool], limit: int, newest: bool
+) -> tuple[list[HistoryItem], bool]:
+    lines = (item for _, items in of_log(_read(stored, job)) for item in items if meant(item))
+    if not limit:
+        return list(lines), False
+    # One more than is told, to see whether there is.
+    found = list(deque(lines, limit + 1) if newest else islice(lines, limit + 1))
+    return found[-limit:] if newest else found[:limit], len(found) > limit

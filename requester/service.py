@@ -23,7 +23,6 @@ from protocol.states import JobState
 from requester.core import requests
 from requester.core.deadlines import next_attempt
 from requester.core.explanation import standings
-from requester.core.history import of_log
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.requests import execution_named
 from requester.duties import Duties
@@ -240,19 +239,19 @@ class Service:
         record = await self.job(ref, namespace=namespace)
         execution = execution_named(record, query.execution) if query.execution else None
         version = query.version or record.version
-        lines = [
-            item
-            for _, items in of_log(await self._lookup.entries(record))
-            for item in items
-            if (item.seq, item.index) > query.after
-            and item.at >= query.since
-            and (query.all_versions or item.version == version)
-            and _is_of_kind(item, query.kind)
-            and (execution is None or item.execution == execution.id)
-        ]
-        limit = query.limit or len(lines)
+
+        def meant(item: HistoryItem) -> bool:
+            return (
+                (item.seq, item.index) > query.after
+                and item.at >= query.since
+                and (query.all_versions or item.version == version)
+                and _is_of_kind(item, query.kind)
+                and (execution is None or item.execution == execution.id)
+            )
+
+        lines, more = await self._lookup.history(record, meant, limit=query.limit, newest=query.newest)
         over = record.closed if execution is None else not execution.open
-        return HistoryPage(lines[:limit], ended=over and len(lines) <= limit)
+        return HistoryPage(lines, ended=over and not more, more=more)
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         return await self._kept.linked((await self.job(ref, namespace=namespace)).published())

@@ -41,7 +41,7 @@ class JobQuery(Struct, frozen=True):
 
 class HistoryQuery(Struct, frozen=True):
     """Which items of a job's history: behind the position `after`, (`since` is unix seconds), of one execution, of
-    one version (0: the newest)."""
+    one version (0: the newest). At most `limit` of them (0: all), the first ones, or the `newest`."""
 
     after: tuple[int, int] = (0, -1)
     since: float = 0.0
@@ -50,13 +50,16 @@ class HistoryQuery(Struct, frozen=True):
     version: int = 0
     all_versions: bool = False
     limit: int = 100
+    newest: bool = False
 
 
 class HistoryPage(Struct, frozen=True):
-    """Items in order. `ended` says that the job (or the execution asked for) is closed and nothing follows."""
+    """Items in order. `ended` says that the job (or the execution asked for) is closed and nothing follows; `more` that
+    there are others than those, beyond the limit."""
 
     items: list[HistoryItem]
     ended: bool
+    more: bool = False
 
 
 class JobUpdate(Struct, frozen=True, omit_defaults=True):

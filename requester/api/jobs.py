@@ -20,6 +20,8 @@ from requester.verbs import HistoryQuery, JobQuery
 
 routes = web.RouteTableDef()
 BASE = "/api/v1/orchestrator/jobs"
+INCLUDED_MAX = 1_000
+"""Lines of history that are told with a job, the newest; its own route has all of them."""
 
 _ORDERS = {
     "created_at": "created_at",
@@ -179,9 +181,13 @@ async def describe(request: web.Request) -> web.Response:
         }
     if "history" in include:
         page = await request.app[VERBS].history(
-            record.id, HistoryQuery(version=record.version, limit=1_000), namespace=record.spec.namespace
+            record.id,
+            HistoryQuery(version=record.version, limit=INCLUDED_MAX, newest=True),
+            namespace=record.spec.namespace,
         )
         view["History"] = {"NextToken": "", "Items": [views.history_item(item) for item in page.items]}
+        if page.more:
+            view["History"]["Earlier"] = True
     return answer(view)
 
 

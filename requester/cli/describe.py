@@ -73,6 +73,8 @@ def _describe(view: Json, now: float) -> None:
         _print_history([item for item in items if item.get("ExecutionID") == each["ID"]])
         _print_facts(each)
     _print_output(executions)
+    if view["History"].get("Earlier"):
+        tell(f"\nThis is the newest of its history; all of it: shoal job history {job['ID']}")
 
 
 def _head(job: Json) -> list[tuple[str, str]]:

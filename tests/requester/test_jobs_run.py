@@ -8,10 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Conflict, Failure, Invalid, NotFound
-from protocol.jobs import Spec, Timeouts
+from protocol.jobs import Retry, Spec, Timeouts
 from protocol.messages import Run
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.lookup import MANY
 from requester.read_queries import FOUND_MAX
 from requester.verbs import HistoryQuery, JobQuery
 from tests.requester.cluster import BUSY, QUICK, a_cluster, a_job, closed, happens, hold, submit, until
@@ -542,6 +543,27 @@ async def test_noted_state(tmp_path: Path) -> None:
         assert record.state is JobState.RUNNING
         assert len(cluster.hub.entries) == 1
         assert (await service.nodes())[0].running == 1
+
+
+async def test_the_newest_of_a_long_history(tmp_path: Path) -> None:
+    """What happened last to a job that has been started again very often is told with it, and that there is more; a page
+    from the beginning says the same as before."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=lambda _: Failure("ProgramFailed", "exit code 1"))
+        quick = Retry(backoff=0.001, backoff_max=0.001)
+        job = await submit(service, a_job(type="service", retry=quick))
+        await node.until(lambda node: len(node.runs) > MANY // 2)
+        await service.stop(job, namespace="", reason="enough", client="test")
+
+        whole = await service.history(job, HistoryQuery(limit=0))
+        first = await service.history(job, HistoryQuery(limit=10))
+        last = await service.history(job, HistoryQuery(limit=10, newest=True))
+
+        assert len(whole.items) > MANY
+        assert (whole.ended, first.ended, last.more) == (True, False, True)
+        assert (first.items, last.items) == (whole.items[:10], whole.items[-10:])
+        assert last.items[-1].message == "Job stopped: enough"
 
 
 async def test_service_restarts(tmp_path: Path) -> None:

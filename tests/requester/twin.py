@@ -289,7 +289,9 @@ class Twin:
             )
 
         items = [item for _, lines in of_log(self.entries[record.id]) for item in lines if fits(item)]
-        return HistoryPage(items[: query.limit], record.closed and len(items) <= query.limit)
+        more = len(items) > query.limit
+        found = items[-query.limit :] if query.newest else items[: query.limit]
+        return HistoryPage(found, record.closed and not more, more)
 
     async def results(self, ref: str, *, namespace: str = "") -> list[ExecutionRecord]:
         return (await self.job(ref, namespace=namespace)).published()
