@@ -145,7 +145,7 @@ class Agent:
             ):
                 await self._take_up(shop)
                 tasks.create_task(shop.progress.tell())
-                tasks.create_task(self._beats.run())
+                beating = tasks.create_task(self._beats.run())
                 tasks.create_task(self._facts.watch(self._beats.soon))
                 tasks.create_task(self._keep_house())
                 tasks.create_task(keep_reserve(shop.disk, shop.inputs, self._clock, self._programs))
@@ -153,6 +153,26 @@ class Agent:
                 tasks.create_task(ResultAnswers(self._results, self._manifests).serve(results_asked, tasks))
                 async for message in commands:
                     await self._orders.obey(message, shop)
+                    if self._orders.replaced_by:
+                        beating.cancel()
+                        break
+            if self._orders.replaced_by:
+                await self._stand_aside()
+
+    async def _stand_aside(self) -> None:
+        """A process that was started later is the node: end what counts no more, and be silent until somebody ends this one.
+
+        It does not end by itself: whoever keeps it running would start it again, and then it were the later one.
+        """
+        self._orders.leaving = True
+        _log.error(
+            "another process that was started later speaks as this node: this one ends what it runs and takes no more",
+            node=self._node,
+            incarnation=self.incarnation,
+            later=self._orders.replaced_by,
+            hint="End it, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+        )
+        await self._end_all()
 
     async def leave(self) -> None:
         """Take no more commands, and say so. Programs that can outlive the process go on; the next one adopts them.
@@ -160,8 +180,9 @@ class Agent:
         With `end_work` they are ended instead, and this returns when nothing of them is left.
         """
         self._orders.leaving = True
-        with contextlib.suppress(Fault):
-            await self._beats.beat()
+        if not self._orders.replaced_by:
+            with contextlib.suppress(Fault):
+                await self._beats.beat()
         if self._settings.end_work:
             await self._end_all()
 

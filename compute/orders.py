@@ -28,7 +28,7 @@ from protocol.bus import Message
 from protocol.clock import Clock
 from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
 from protocol.ids import ExecutionId, NodeId, is_token, key_of
-from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Run
+from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Replaced, Run
 from protocol.states import ENDS
 
 EXECUTIONS_MAX: Final = 10_000
@@ -61,7 +61,7 @@ class _OtherLog(Struct, frozen=True):
 class Orders:
     """One node's. `runners` are the executions that are here; once `leaving` is set, no more are taken.
 
-    `upto` is the newest sequence that was obeyed.
+    `upto` is the newest sequence that was obeyed. `replaced_by` is the later start that is the node now, 0 while this is it.
     """
 
     def __init__(
@@ -69,7 +69,9 @@ class Orders:
     ) -> None:
         self.runners: dict[ExecutionId, Runner] = {}
         self.leaving = False
+        self.replaced_by = 0
         self.upto = remembered.upto
+        self._incarnation = remembered.incarnation
         self._node = node
         self._facts = facts
         self._journal = journal
@@ -143,6 +145,9 @@ class Orders:
                 self._cancelled(command)
             case FullList():
                 self._listed(command)
+            case Replaced():
+                if command.incarnation > self._incarnation:
+                    self.replaced_by = command.incarnation
 
     def _ordered(self, run: Run, shop: Shop) -> None:
         if run.execution in self.runners:

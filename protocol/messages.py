@@ -6,8 +6,8 @@ know: subjects (`protocol.subjects`) or what anyone does on receiving one.
 Fields are only ever added, with defaults: a message of an older version is read by every newer one, and a newer one's
 extra fields are ignored by an older reader.
 
-A command is a level, not an edge: it says what shall be, carries the sequence of the log entry that ordered it, and may
-be repeated at will.
+A command is a level, not an edge: it says what shall be, carries the sequence of the log entry that ordered it if one did,
+and may be repeated at will.
 """
 
 import re
@@ -70,7 +70,18 @@ class FullList(Struct, frozen=True, gc=False, tag="list", omit_defaults=True):
     executions: list[ExecutionId] = field(default_factory=list)
 
 
-Command = Run | Cancel | FullList
+class Replaced(Struct, frozen=True, gc=False, tag="replaced"):
+    """A process that was started later speaks as this node too, and it is the node: that is `incarnation`.
+
+    A process of an earlier one ends what it runs and speaks as the node no more. All others, and those of a version that
+    does not know this form, go on.
+    """
+
+    node: NodeId
+    incarnation: int
+
+
+Command = Run | Cancel | FullList | Replaced
 
 
 class CommandBatch(Struct, frozen=True, gc=False, tag="batch"):
@@ -205,7 +216,8 @@ class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A node is alive. `incarnation` grows with each start of its process; `upto` is the newest sequence it obeyed.
+    """A node is alive. `incarnation` grows with each start of its process, and is its time if clocks are right: of two that
+    speak as one node the highest is the node. `upto` is the newest sequence it obeyed.
 
     `held`: the inputs whose bytes are on the node, by `protocol.held.input_token`, with their sizes in bytes; the
     `HELD_MAX` used last. None is what the last beat that had any said: it is told when it changes, and now and then.

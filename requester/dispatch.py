@@ -21,10 +21,12 @@ from protocol.entries import Reported
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import (
+    Cancel,
     Command,
     CommandAnswer,
     CommandBatch,
     FullList,
+    Replaced,
     Report,
     Run,
     decode,
@@ -82,7 +84,7 @@ class Dispatch:
         """Send a command; `told` is called once the node has it."""
         if self._tasks is None or self._on_their_way >= self._at_once:
             return
-        if not isinstance(command, FullList) and command.execution in self._jobs.told_at:
+        if isinstance(command, Run | Cancel) and command.execution in self._jobs.told_at:
             self._jobs.told_at[command.execution] = self._clock.elapsed()
         self._on_their_way += 1
         self.sent += 1
@@ -139,8 +141,9 @@ class Dispatch:
     def _not_taken(self, node: NodeId, order: Command, failure: Failure | None) -> None:
         """A node that can never take an order has refused it; what may pass is ordered again after its next beat."""
         reason = failure.message if failure is not None else "no reason given"
-        # A list is sent again with each beat, and its node says once why it does not take it.
-        tell = _log.debug if isinstance(order, FullList) else _log.warning
+        # A list is sent again with each beat, and its node says once why it does not take it. A process of a version that
+        # does not know that it can be replaced cannot be told.
+        tell = _log.debug if isinstance(order, FullList | Replaced) else _log.warning
         tell("a node did not take a command", node=node, order=type(order).__name__, reason=reason)
         key = key_of(order.job) if isinstance(order, Run) else None
         live = self._jobs.open.get(key) if key is not None else None

@@ -19,6 +19,7 @@ from requester.beats import Beats
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, silent, silent_before
 from requester.core.model import NodeRecord
+from requester.core.twins import Twins, outlived
 from requester.node_cells import NodeCells
 from requester.notes import NodeCell, Note
 from requester.settings import Settings
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 class Registry:
     """All nodes known. `changed` is told of a node that came, went or changed, `moves` of one whose work may have to leave
-    it, `heard` of each beat of an approved one."""
+    it, `heard` of each beat of an approved one, `doubled` now and then of one as which an earlier process speaks too."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Registry:
         changed: Callable[[], None],
         moves: Callable[[NodeId], None],
         heard: Callable[[Beat], None],
+        doubled: Callable[[NodeRecord], None],
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -53,6 +55,8 @@ class Registry:
         self._changed = changed
         self._moves = moves
         self._heard = heard
+        self._doubled = doubled
+        self._twins = Twins()
 
     async def listen(self) -> None:
         """Take beats until cancelled."""
@@ -81,12 +85,23 @@ class Registry:
             self._heard(beat)
 
     def _learn(self, beat: Beat, now: float, note: Note, known: NodeRecord | None) -> NodeRecord | None:
-        """Take what may be new in a beat; the node as it is then, or None if a person has deleted it."""
+        """Take what may be new in a beat; the node as it is then, or None if a person has deleted it, or a later process is
+        the node."""
         id_ = beat.node.id
         cell = note.cell
         if cell is not None and cell.bars(beat.incarnation):
             note.ignored_at = now
             return None
+        if known is not None:
+            if outlived(known, beat.incarnation):
+                self._twins.hear_older(id_, now)
+                # The next beat of the later one is looked at.
+                note.beat = None
+                return None
+            if beat.incarnation != known.incarnation:
+                self._twins.drop(id_)
+            elif self._twins.hear_newest(id_):
+                known = self._tell_of_two(known, now)
         note.spoken_of = beat.executions
         if known is not None and _nothing_new(known, beat):
             node, news = known, False
@@ -104,6 +119,19 @@ class Registry:
             self._changed()
         return node
 
+    def _tell_of_two(self, node: NodeRecord, now: float) -> NodeRecord:
+        """Two processes speak as one node; the node as it is then."""
+        if not node.doubled_since:
+            _log.warning(
+                "two processes speak as one node: only the one that was started last counts",
+                node=node.info.id,
+                hint="End the other, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+            )
+            node = replace(node, doubled_since=now)
+            self._fleet.put(node)
+        self._doubled(node)
+        return node
+
     def look(self) -> None:
         """Find the nodes that have fallen silent, and those that have been away for so long that nobody waits for them."""
         now = self._clock.now()
@@ -118,6 +146,10 @@ class Registry:
             away_since = node.away_since or node.disconnected_since or now
             self._fleet.put(replace(node, expected=False, away_since=away_since))
             self._cells.save_soon(id_)
+        for id_ in self._twins.gone(silent_before(since, now, self._settings.silence_s)):
+            if id_ in nodes and nodes[id_].doubled_since:
+                _log.info("one process speaks as the node again", node=id_)
+                self._fleet.put(replace(nodes[id_], doubled_since=0.0))
         if fallen or missed:
             self._changed()
 
@@ -201,6 +233,7 @@ def _news(known: NodeRecord, beat: Beat, now: float) -> NodeRecord:
         incarnation=beat.incarnation,
         held=known.held if beat.held is None else beat.held,
         away_since=0.0,
+        doubled_since=known.doubled_since if known.incarnation == beat.incarnation else 0.0,
     )
 
 

@@ -8,9 +8,10 @@ from functools import partial
 
 from protocol.clock import Clock
 from protocol.ids import NodeId
-from protocol.messages import Beat, Cancel, FullList, Report
+from protocol.messages import Beat, Cancel, FullList, Replaced, Report
 from protocol.states import ENDS
 from requester.core.commands import extra, missing
+from requester.core.model import NodeRecord
 from requester.follower import Follower
 from requester.jobs import Jobs
 from requester.orchestrator import Orchestrator
@@ -66,6 +67,12 @@ class Repair:
             for execution in extra(held, beat.executions):
                 cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
                 self._dispatch.tell(node, cancel)
+
+    def doubled(self, node: NodeRecord) -> None:
+        """An earlier process speaks as this node too: it is told, wherever it is, that it counts no more."""
+        id_ = node.info.id
+        if self._orchestrator.acting and not self._presence.rank(id_):
+            self._dispatch.tell(id_, Replaced(id_, node.incarnation))
 
     def forget(self, node: NodeId) -> None:
         """The node is not known any more; who comes under its name is told anew all it should have."""

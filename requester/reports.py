@@ -21,6 +21,7 @@ from protocol.ids import key_of
 from protocol.messages import Progress, Report, ReportBatch, RunOutput, Verdict, decode, encode
 from protocol.states import ENDS, ExecutionState
 from requester.core.model import LONG_RUNNING, JobRecord
+from requester.core.twins import outlived
 from requester.follower import Follower
 from requester.jobs import Jobs
 from requester.live import Input, Live, Settled
@@ -158,7 +159,15 @@ class Reports:
         self._judge(answer, report)
 
     def _judge(self, answer: Answer, report: Report, *, last_look: bool = False) -> None:
-        """Settle a report, or let it wait for the entry that ordered its execution."""
+        """Settle a report, or let it wait for the entry that ordered its execution.
+
+        One of a process that a later one has outlived settles nothing; once it is beyond doubt that it lives it is to end
+        what it has: the later one has it too.
+        """
+        node = self._jobs.fleet.nodes.get(report.node)
+        if node is not None and outlived(node, report.incarnation):
+            answer(DROP if node.doubled_since else LATER)
+            return
         key = key_of(report.job)
         live = self._jobs.get(key) if key is not None else None
         record = live.record if live is not None else None

@@ -178,6 +178,7 @@ def _put_together(
         changed=orchestrator.nodes_changed,
         moves=orchestrator.attend_node,
         heard=repair.heard,
+        doubled=repair.doubled,
     )
     duties = Duties(
         bus,

@@ -306,6 +306,12 @@ def node(record: NodeRecord, build: Json) -> Json:
     }
     if record.cordon is not None or record.aside is not None:
         view["Scheduling"] = _kept_away(record)
+    if record.doubled_since:
+        view["Doubled"] = {
+            "Since": timestamp(record.doubled_since),
+            "Reason": "another process that was started earlier speaks as this node too; it does not count",
+            "Hint": "End it, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+        }
     if record.held:
         view["HeldInputs"] = {"Count": len(record.held), "Size": sum(record.held.values())}
     return view

@@ -126,9 +126,12 @@ def _update(node: str, action: str, message: str, api: Api, more: Json | None = 
 
 
 def _status(node: Json) -> str:
-    """The connection, and why a node that is there gets no new work."""
+    """The connection, why a node that is there gets no new work, and whether two processes speak as it."""
     kept = node.get("Scheduling")
-    return str(node["Connection"]) + (f" ({kept['State']})" if kept else "")
+    words = [kept["State"]] if kept else []
+    if "Doubled" in node:
+        words.append("two processes")
+    return str(node["Connection"]) + (f" ({', '.join(words)})" if words else "")
 
 
 def _compute(node: Json) -> Json:

@@ -172,7 +172,8 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     `expected` is False once it has been away for so long that no job should wait for it. `held` are the inputs whose bytes
     it says it has, by `protocol.held.input_token`, with their sizes in bytes. `cordon` and `aside` keep new work away.
     `away_since` (unix seconds) is from when on an absence counts that has lasted so long, 0 for none: what a person said of
-    the node meanwhile begins it anew.
+    the node meanwhile begins it anew. `doubled_since` (unix seconds) is since when an earlier process is known to speak as
+    this node too, 0 for none.
     """
 
     info: NodeInfo
@@ -190,6 +191,7 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     cordon: Cordon | None = None
     aside: Aside | None = None
     away_since: float = 0.0
+    doubled_since: float = 0.0
 
     @property
     def drain_by(self) -> float | None:

@@ -14,12 +14,14 @@ from compute.orders import OTHER_LOG_S
 from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.clock import ManualClock
+from protocol.errors import Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
 from protocol.messages import CommandAnswer, CommandBatch, Report
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 from tests.compute.twins import NODE, WITHIN_S, FakeRequester, NodeOnTest, noop, order
+from tests.requester.cluster import happens
 
 S = ExecutionState
 Nodes = Callable[..., NodeOnTest]
@@ -407,3 +409,41 @@ async def test_a_cancel_at_the_moment_of_ending(nodes: Nodes, requester: FakeReq
     node.here.runners[run.execution].tell(CancelOrdered("not wanted"))
     async with asyncio.timeout(WITHIN_S):
         await node.stop()
+
+
+async def test_a_replaced_process_stands_aside(nodes: Nodes, requester: FakeRequester) -> None:
+    """A process that hears that a later start is the node ends what it runs without a report, says why, and neither beats
+    nor takes orders any more; it does not end by itself, so nobody starts it again as the latest."""
+    node = nodes()
+    agent = await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    reports = len(requester.reports)
+
+    with capture_logs() as logs:
+        assert (await requester.replaced(agent.incarnation + 1)).taken
+        await happens(lambda: not agent.runners)
+    assert node.leftovers() == []
+    assert len(requester.reports) == reports
+    assert [line["later"] for line in logs if "later" in line] == [agent.incarnation + 1]
+    with pytest.raises(Unavailable):
+        await requester.run(order(2))
+    beats = len(requester.beats)
+    await agent.leave()
+    assert len(requester.beats) == beats
+    assert not node.ended
+
+
+async def test_the_newest_process_goes_on(nodes: Nodes, requester: FakeRequester) -> None:
+    """That it, or an earlier start, is the node changes nothing: what tells an older process reaches it as well."""
+    node = nodes()
+    agent = await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    for incarnation in (agent.incarnation, agent.incarnation - 1):
+        assert (await requester.replaced(incarnation)).taken
+
+    await requester.reached(run, S.RUNNING)
+    node.world.end(run.execution)
+    await requester.ended(run)

@@ -31,7 +31,7 @@ async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
 
     again = Journal(tmp_path)
     found = again.open(20.0)
-    assert found.incarnation == 2
+    assert found.incarnation == 21
     assert found.executions == [kept]
     assert found.gone == {gone.id: 2}
     assert found.upto == 7

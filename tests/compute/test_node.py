@@ -168,7 +168,7 @@ async def test_a_folder_is_let_go_of_at_the_end(hub: MemoryHub, tmp_path: Path) 
             async with running(MemoryBus(hub), made, host={}):
                 pass
     async with running(MemoryBus(hub), made, host={}) as agent:
-        assert agent.incarnation == first + 1
+        assert agent.incarnation > first
 
 
 def test_a_node_without_a_name_makes_one_and_keeps_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from deploy.servers import NatsServer
-from protocol.jobs import Amounts, Network, ResultPath, Spec, Task
+from protocol.jobs import Amounts, Job, Network, ResultPath, Spec, Task
 from protocol.messages import Beat
 from protocol.nats_bus import connect
 from protocol.states import ExecutionState
 from tests.compute.twins import NODE, FakeRequester, noop, order
+from tests.requester.cluster import closed, happens, submit, until
+from tests.requester.on_servers import a_requester
 
 S = ExecutionState
 READY_S = 60.0
@@ -37,6 +40,7 @@ class Program:
             *flags,
         ]
         self._environ = os.environ | environ
+        folder.mkdir(exist_ok=True)
         self.log = folder / "node.log"
         self.process: asyncio.subprocess.Process | None = None
 
@@ -46,6 +50,12 @@ class Program:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._environ, stderr=log, stdout=log
             )
+
+    async def says(self, words: str) -> None:
+        """Wait until its log has these words; nothing tells when it does."""
+        async with asyncio.timeout(READY_S):
+            while words not in self.log.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def end(self, number: signal.Signals) -> int:
         """Send it a signal; its exit status."""
@@ -117,11 +127,36 @@ async def test_a_node_that_is_started_before_nats_waits(own_nats_server: NatsSer
         await program.end(signal.SIGKILL)
         await own_nats_server.stop()
         await program.start()
-        async with asyncio.timeout(READY_S):
-            while "waiting for the cluster" not in program.log.read_text():  # noqa: ASYNC110  no event tells
-                await asyncio.sleep(0.05)
+        await program.says("waiting for the cluster")
         await own_nats_server.start()
         assert (await requester.ended(run)).state is S.COMPLETED
+
+
+async def test_two_programs_are_started_as_one_node(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """As after a disk was copied: the one that was started last is the node and runs what there is to run, once that
+    counts; the other one says that it was replaced, ends what it has, and stays silent until somebody ends it."""
+    first, second = [
+        Program(tmp_path / name, own_nats_server, "--engines", "noop") for name in ("first", "second")
+    ]
+    async with a_requester([own_nats_server], tmp_path, "r1") as service:
+        try:
+            await first.start()
+            await happens(lambda: service.facts()["nodes"] == 1)
+            long = await submit(service, Job(tasks=[noop({"Seconds": 20})]))
+            await until(service, long, lambda job: any(each.state is S.RUNNING for each in job.open()))
+            shutil.copytree(tmp_path / "first/node", tmp_path / "second/node")
+            await second.start()
+            await first.says("another process that was started later speaks as this node")
+
+            assert (await service.node(NODE)).doubled_since > 0
+            assert len((await closed(service, long)).executions) == 1
+            await closed(service, await submit(service, Job(tasks=[noop()])))
+            assert "another process" not in second.log.read_text()
+            assert await first.end(signal.SIGTERM) == 0
+            await closed(service, await submit(service, Job(tasks=[noop()])))
+        finally:
+            for program in (first, second):
+                await program.end(signal.SIGKILL)
 
 
 async def test_a_killed_node_adopts_its_containers(

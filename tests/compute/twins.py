@@ -29,12 +29,14 @@ from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.messages import (
     Beat,
     Cancel,
+    Command,
     CommandAnswer,
     CommandBatch,
     FullList,
     LogsAnswer,
     LogsRequest,
     Progress,
+    Replaced,
     Report,
     ReportBatch,
     Run,
@@ -131,6 +133,10 @@ class FakeRequester:
         """Send the full list."""
         return await self._command(FullList(upto, created, NODE, [run.execution for run in runs]))
 
+    async def replaced(self, incarnation: int) -> CommandAnswer:
+        """Say which start is the node now."""
+        return await self._command(Replaced(NODE, incarnation))
+
     async def logs(
         self, run: Run, cursor: int = 0, wait_s: float = 0, limit_bytes: int = 131_072
     ) -> LogsAnswer:
@@ -165,7 +171,7 @@ class FakeRequester:
             await self._heard.wait_for(true)
 
     async def _command(
-        self, command: Run | Cancel | FullList | CommandBatch, to: NodeId = NODE, timeout_s: float = WITHIN_S
+        self, command: Command | CommandBatch, to: NodeId = NODE, timeout_s: float = WITHIN_S
     ) -> CommandAnswer:
         data = messages.encode(command)
         answer = await self.bus.request(subjects.commands(to), data, timeout_s=timeout_s)
@@ -350,6 +356,11 @@ class NodeOnTest:
         if self._bus is not None:
             await self._bus.close()
         await self._stack.aclose()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._task is None or self._task.done()
 
     async def kept(self, execution: ExecutionId, true: Callable[[Execution], bool]) -> None:
         """Wait until this is true of an execution in the journal."""

@@ -129,6 +129,7 @@ EXAMPLES: list[Struct] = [
     RUN,
     CANCEL,
     messages.FullList(7, "2026-01-01T00:00:00Z", NODE, [EXECUTION]),
+    messages.Replaced(NODE, 1_767_225_601),
     messages.CommandBatch([RUN, CANCEL]),
     messages.CommandAnswer(False, FAILURE, [messages.CommandAnswer(True)]),
     STAGE,

@@ -26,6 +26,7 @@ from protocol.messages import (
     CommandAnswer,
     CommandBatch,
     FullList,
+    Replaced,
     Report,
     Run,
     RunOutput,
@@ -121,6 +122,8 @@ class PretendNode:
         self.runs: list[Run] = []
         self.cancelled: list[ExecutionId] = []
         self.lists: list[FullList] = []
+        self.replaced: list[int] = []
+        """The later starts of which it was told that they are the node."""
         self.states: dict[ExecutionId, ExecutionState] = {}
         self.verdicts: dict[ExecutionId, list[str]] = {}
         self.news = asyncio.Condition()
@@ -160,10 +163,12 @@ class PretendNode:
         )
         await self.bus.publish(subjects.beats(self.id), encode(beat))
 
-    async def _take(self, command: Run | Cancel | FullList) -> None:
+    async def _take(self, command: Command) -> None:
         async with self.news:
             if isinstance(command, FullList):
                 self.lists.append(command)
+            elif isinstance(command, Replaced):
+                self.replaced.append(command.incarnation)
             else:
                 self.upto = max(self.upto, command.seq)
             if isinstance(command, Cancel):

@@ -18,7 +18,19 @@ from protocol.states import JobState
 from requester.core.policy import Policy
 from requester.notes import NodeCell
 from requester.service import Service
-from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, hold, submit, until
+from tests.requester.cluster import (
+    QUICK,
+    Cluster,
+    PretendNode,
+    a_cluster,
+    a_job,
+    closed,
+    complete,
+    happens,
+    hold,
+    submit,
+    until,
+)
 
 FORGETFUL = replace(QUICK, silence_s=0.3, away_s=0.6)
 PATIENT = replace(QUICK, policy=Policy(backoff_s=0.02, backoff_max_s=0.1, join_grace_s=0.2, healthy_s=0.05))
@@ -65,6 +77,61 @@ async def test_cordon_and_drain(tmp_path: Path) -> None:
         await happens(lambda: len(two._jobs.fleet.kept_away) == 0)
         await submit(one, a_job("again", cpu="4"))
         await first.until(lambda node: len(node.runs) == 3)
+
+
+async def test_two_processes_speak_as_one_node(tmp_path: Path) -> None:
+    """Of two the one that was started last is the node: the other's beats and reports do not count, it is told so, and
+    people are, once. When the last one is gone the other one is the node, though its start was earlier."""
+    async with a_cluster(tmp_path, settings=FORGETFUL) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", labels={"machine": "first"}, script=hold)
+        await happens(lambda: "n1" in service._jobs.fleet.nodes)
+        before = await submit(service, a_job())
+        await first.until(lambda node: bool(node.runs))
+        bus = MemoryBus(cluster.hub)
+        second = PretendNode(bus, "n1", clock=cluster.hub.clock, labels={"machine": "second"})
+        second.incarnation = 2
+        with capture_logs() as logs:
+            work = asyncio.create_task(second.work())
+            await first.until(lambda node: node.replaced[:2] == [2, 2])
+        assert [line["event"] for line in logs if "two processes" in line["event"]] == [
+            "two processes speak as one node: only the one that was started last counts"
+        ]
+        node = await service.node("n1")
+        assert (node.info.labels, node.incarnation) == ({"machine": "second"}, 2)
+        assert node.doubled_since > 0
+
+        # What the first one has was ordered again from the second; its own end of it is dropped.
+        record = await closed(service, before)
+        assert [each.incarnation for each in record.executions.values()] == [2]
+        first.finish(first.runs[0].execution)
+        await first.until(lambda node: "drop" in node.verdicts[node.runs[0].execution])
+
+        bus.cut()
+        await happens(lambda: service._jobs.fleet.nodes[first.id].incarnation == 1)
+        assert not (await service.node("n1")).doubled_since
+        first.script = complete
+        record = await closed(service, await submit(service, a_job("again")))
+        assert [each.incarnation for each in record.executions.values()] == [1]
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_the_older_of_two_processes_goes(tmp_path: Path) -> None:
+    """Once the older process is silent, nobody is told any more that there are two."""
+    async with a_cluster(tmp_path, settings=FORGETFUL) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1")
+        second = PretendNode(MemoryBus(cluster.hub), "n1", clock=cluster.hub.clock)
+        second.incarnation = 2
+        work = asyncio.create_task(second.work())
+        await happens(lambda: service._jobs.fleet.nodes[first.id].doubled_since > 0)
+
+        await cluster.lose(first)
+        await happens(lambda: not service._jobs.fleet.nodes[first.id].doubled_since)
+        assert (await service.node("n1")).connected
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def test_a_removed_node_comes_back_as_a_new_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
@@ -16,6 +17,7 @@ from protocol.jobs import Job, ResultPath, Spec, Task
 from protocol.messages import LogChunk
 from protocol.states import ExecutionState, JobState
 from requester.cli.output import print_table
+from requester.core.model import Cordon
 from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import Shoal
@@ -290,6 +292,15 @@ def test_nodes(shoal: Shoal, twin: Twin) -> None:
     assert described["Info"]["NodeID"] == NODE
     assert shoal("node", "reject", NODE, "-m", "loud").out == "Ok\n"
     assert twin.known[NODE].membership == "REJECTED"
+
+
+def test_two_processes_speak_as_one_node(shoal: Shoal, twin: Twin) -> None:
+    """``node list`` shows it beside what else there is to say, ``describe`` says what to do."""
+    twin.known[NODE] = replace(twin.known[NODE], doubled_since=5.0, cordon=Cordon(1.0))
+    assert "CONNECTED (cordoned, two processes)" in shoal("node", "list").out
+    doubled = yaml.safe_load(shoal("node", "describe", NODE).out)["Doubled"]
+    assert "started earlier" in doubled["Reason"]
+    assert "shoal node enroll NAME" in doubled["Hint"]
 
 
 def test_drain(shoal: Shoal, twin: Twin) -> None:
