@@ -23,6 +23,7 @@ from storage.s3.checksums import told
 from storage.s3.faults import ABOUT_ALL, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
 from storage.s3.signing import Credentials, Signer
+from storage.threads import in_thread
 
 SIGNED_S: Final = 3600
 RENEW_S: Final = 30.0
@@ -211,7 +212,7 @@ class Connection:
 
         async with self.bulk(bucket) as bulk:
             await self.move(bulk, within(), 1, lambda _: None)
-        objects = [each for page in found for each in page]
+        objects = await in_thread(lambda _: [each for page in found for each in page])
         if len(objects) > limit:
             raise Exhausted(
                 f"s3://{bucket}/{prefix} has more than {limit} objects", hint="Use a longer prefix."

@@ -6,18 +6,21 @@ know: the disk or an S3 client. Keys come from strangers; the names are checked 
 
 import posixpath
 from collections.abc import Iterable
+from itertools import chain
+from operator import itemgetter
 from typing import Final
 
 from msgspec import Struct
 
 from protocol.errors import Invalid
+from storage.long_lists import in_order
 from storage.s3.checksums import Checksum
 from storage.tree import Entry, Kind, safe_parts
 
 ODD_HINT: Final = "Write Key without // and .. and without a slash at its beginning."
 
 
-class Object(Struct, frozen=True):
+class Object(Struct, frozen=True, gc=False):
     """An object as a listing or a look at it has it; `version` empty unless a version was asked for or told, `checksum` the
     one that S3 keeps (`storage.s3.checksums`), as far as a look told it."""
 
@@ -63,6 +66,7 @@ def landing(objects: Iterable[Object], prefix: str) -> Landing:
     """
     above = prefix[: prefix.rfind("/") + 1]
     files: dict[str, Object] = {}
+    placed: list[tuple[str, Object]] = []
     folders: dict[str, str] = {}
     for each in objects:
         name = _name(each.key, above)
@@ -77,8 +81,9 @@ def landing(objects: Iterable[Object], prefix: str) -> Landing:
             raise _collision(files[name].key, each.key, name)
         else:
             files[name] = each
+            placed.append((name, each))
     _check_nesting(files, folders)
-    return Landing(sorted(files.items()), sorted(name for name in folders if name))
+    return Landing(in_order(placed, itemgetter(0)), in_order([name for name in folders if name], str))
 
 
 def _name(key: str, above: str) -> str:
@@ -96,7 +101,7 @@ def _check_nesting(files: dict[str, Object], folders: dict[str, str]) -> None:
     """No file may be where a folder must be."""
     for name in files.keys() & folders.keys():
         raise _collision(files[name].key, folders[name], name)
-    for name, key in [*((name, each.key) for name, each in files.items()), *folders.items()]:
+    for name, key in chain(((name, each.key) for name, each in files.items()), folders.items()):
         above = name.rpartition("/")[0]
         while above:
             if above in files:

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from protocol.errors import Broken
 from protocol.ids import short
+from storage.long_lists import in_order
 from storage.s3.keys import Object
 
 OBJECTS_MAX: Final = 20
@@ -67,7 +68,7 @@ def listing_of(objects: Sequence[Object], execution: str) -> Listing:
 def digest_of(objects: Iterable[Object]) -> str:
     """SHA-256 of a line for each object in the order of their keys: key, size and ETag with NULs between."""
     whole = hashlib.sha256()
-    for each in sorted(objects, key=lambda each: each.key):
+    for each in in_order(list(objects), key=lambda each: each.key):
         whole.update(f"{each.key}\0{each.size_bytes}\0{_etag(each)}\n".encode())
     return whole.hexdigest()
 

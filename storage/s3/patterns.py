@@ -5,11 +5,14 @@ so they are tried in a thread of this process; RE2 itself bounds what a pattern 
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from protocol.errors import Invalid, TimedOut
+from storage.long_lists import sifted
 from storage.threads import Stop, in_thread
+
+T = TypeVar("T")
 
 LIMIT_S: Final = 300.0
 """A million keys took 10 to 37 s on two slow cores with a load of six; a pattern of thousands of states takes longer."""
@@ -30,24 +33,38 @@ def compiled(pattern: str, field: str) -> Any:
         raise Invalid(f"{field} {pattern!r} is not a regular expression: {said}", hint=hint) from error
 
 
-async def search(pattern: str, texts: Sequence[str], field: str, limit_s: float = LIMIT_S) -> list[list[str]]:
-    """For each text the first match (the whole, then its groups), or an empty list.
+def finder(pattern: str, field: str) -> Callable[[str], list[str]]:
+    """What finds the first match in a text (the whole, then its groups), or an empty list. Raises as `compiled`."""
+    search = compiled(pattern, field).search
+
+    def find(text: str) -> list[str]:
+        match = search(text.encode())
+        return [match[0].decode(), *map(bytes.decode, match.groups(b""))] if match else []
+
+    return find
+
+
+async def sift(
+    items: list[T],
+    pattern: str,
+    field: str,
+    text_of: Callable[[T], str],
+    wanted: Callable[[T, list[str]], bool],
+    limit_s: float = LIMIT_S,
+) -> list[T]:
+    """Those of the items that are wanted, given what the pattern finds in their text; as `sifted`, in a thread.
 
     Raises `Invalid` naming the `field` if it is not a pattern, `TimedOut` if it takes longer than `limit_s`.
     """
-    find = compiled(pattern, field).search
 
-    def searched(stop: Stop) -> list[list[str]]:
-        found = []
-        for text in texts:
-            stop()
-            match = find(text.encode())
-            found.append([match[0].decode(), *map(bytes.decode, match.groups(b""))] if match else [])
-        return found
+    def work(stop: Stop) -> list[T]:
+        # RE2 comes from the disk with its first pattern.
+        find = finder(pattern, field)
+        return sifted(items, lambda each: wanted(each, find(text_of(each))), stop)
 
     try:
         async with asyncio.timeout(limit_s):
-            return await in_thread(searched)
+            return await in_thread(work)
     except TimeoutError as error:
         hint = "Write it shorter, or read fewer objects."
         raise TimedOut(f"{field} {pattern!r} took longer than {limit_s:g} s", hint=hint) from error

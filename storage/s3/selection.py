@@ -8,6 +8,7 @@ from msgspec import structs
 from protocol.errors import Fault, Invalid, NotFound
 from protocol.together import together
 from storage.contract import Share
+from storage.long_lists import sifted
 from storage.s3.claims import of_ours
 from storage.s3.connection import Connection
 from storage.s3.globs import pattern_of
@@ -15,9 +16,9 @@ from storage.s3.keys import Object
 from storage.s3.listing import Listing, check_listing, digest_of
 from storage.s3.near import meant
 from storage.s3.params import SourceParams
-from storage.s3.partitions import behind_prefix, index_of, shares_out
-from storage.s3.patterns import search
-from storage.threads import Stop, in_thread
+from storage.s3.partitions import Groups, behind_prefix, index_of, shares_out
+from storage.s3.patterns import sift
+from storage.threads import in_thread
 
 FOLDER_TYPE = "application/x-directory"
 
@@ -29,9 +30,9 @@ async def find(
 
     Raises `Exhausted` beyond `limit` objects, `NotFound` with what may have been meant, and what S3 says.
     """
-    if params.listing is not None:
-        objects = await listed(connection, params, params.listing, limit)
-        check_listing(params.url, params.listing, objects)
+    if (listing := params.listing) is not None:
+        objects = await listed(connection, params, listing, limit)
+        await in_thread(lambda _: check_listing(params.url, listing, objects))
         return params, await _shared_out(await _filtered(objects, params), params, share)
     if not params.is_prefix:
         try:
@@ -63,7 +64,8 @@ async def listed(connection: Connection, params: SourceParams, listing: Listing,
     """What is there of a result's objects; `check_listing` says whether that is all of it. Raises what S3 says."""
     if not listing.objects:
         found = await connection.objects(params.bucket, params.key, limit)
-        if digest_of(found) == listing.sha256 or len(found) <= listing.count:
+        digest = await in_thread(lambda _: digest_of(found))
+        if digest == listing.sha256 or len(found) <= listing.count:
             return found
         # Others lie there too.
         keys = [each.key for each in found]
@@ -120,39 +122,36 @@ async def _matching(objects: list[Object], params: SourceParams) -> list[Object]
     """The objects that the key's wildcards mean, where it has any."""
     if not objects or not params.is_glob:
         return objects
-    rests = [each.key.removeprefix(params.prefix) for each in objects]
-    matches = await search(pattern_of(params.key), rests, "source s3: Key")
-    return [each for each, match in zip(objects, matches, strict=True) if match]
+    return await _passing(objects, params.prefix, pattern_of(params.key), "source s3: Key")
 
 
 async def _filtered(objects: list[Object], params: SourceParams) -> list[Object]:
     if not params.filter or not objects:
         return objects
-    rests = [each.key.removeprefix(params.prefix) for each in objects]
-    matches = await search(params.filter, rests, "source s3: Filter")
-    return [each for each, match in zip(objects, matches, strict=True) if match]
+    return await _passing(objects, params.prefix, params.filter, "source s3: Filter")
+
+
+async def _passing(objects: list[Object], prefix: str, pattern: str, field: str) -> list[Object]:
+    return await sift(
+        objects, pattern, field, lambda each: each.key.removeprefix(prefix), lambda _, match: bool(match)
+    )
 
 
 async def _shared_out(objects: list[Object], params: SourceParams, share: Share) -> list[Object]:
-    partition = params.partition
+    partition, prefix = params.partition, params.prefix
     if not shares_out(partition, share.count):
         return objects
-    objects = [each for each in objects if not each.is_marker]
-    groups: list[list[str]] = [[]] * len(objects)
+
+    def ours(each: Object, match: Groups = ()) -> bool:
+        return not each.is_marker and index_of(each.key, prefix, partition, share.count, match) == share.index
+
     if partition.type.lower() == "regex":
-        rests = [behind_prefix(each.key, params.prefix) for each in objects]
-        groups = await search(partition.pattern, rests, "source s3: Partition.Pattern")
-
-    def ours(stop: Stop) -> list[Object]:
-        found = []
-        for each, match in zip(objects, groups, strict=True):
-            stop()
-            if index_of(each.key, params.prefix, partition, share.count, match) == share.index:
-                found.append(each)
-        return found
-
+        field = "source s3: Partition.Pattern"
+        return await sift(
+            objects, partition.pattern, field, lambda each: behind_prefix(each.key, prefix), ours
+        )
     # A hash of each key takes a second for a hundred thousand of them.
-    return await in_thread(ours)
+    return await in_thread(lambda stop: sifted(objects, ours, stop))
 
 
 def _no_version(params: SourceParams, endpoint: str) -> NotFound:

@@ -22,6 +22,7 @@ from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lister import Lister
+from storage.long_lists import LongList, in_order
 from storage.mismatch import mismatch
 from storage.multiaddr import parse_endpoint
 from storage.parts import Files, Item
@@ -34,7 +35,7 @@ from storage.s3.keys import Landing, Object, landing
 from storage.s3.params import SourceParams
 from storage.s3.remote_object import RemoteObject, version_of
 from storage.s3.selection import find
-from storage.threads import in_thread
+from storage.threads import Stop, in_thread
 from storage.tree import Entry, TreeWriter
 from storage.tree import Limits as TreeLimits
 
@@ -67,16 +68,22 @@ class S3Source(S3Driver):
                 connection, sought, objects = await self._seek(connection, params, share)
             except Fault:
                 raise denied from None
-        size_bytes = sum(each.size_bytes for each in objects)
-        check_size(params.url, size_bytes, self._client.settings.max_bytes)
+        region, signed = connection.region_of(params.bucket), connection.signed
+        loop = asyncio.get_running_loop()
+
+        def told(_: Stop) -> Resolved:
+            size_bytes = sum(each.size_bytes for each in objects)
+            check_size(params.url, size_bytes, self._client.settings.max_bytes)
+            placed = landing(objects, sought.prefix)
+            return Resolved(
+                identity=_identity(sought, objects),
+                size_bytes=size_bytes,
+                pinned=Pinned(structs.replace(placed, files=LongList(placed.files, loop)), region, signed),
+                cacheable=all(each.etag for each in objects),
+            )
+
         # There may be hundreds of thousands.
-        placed = await in_thread(lambda _: landing(objects, sought.prefix))
-        return Resolved(
-            identity=await in_thread(lambda _: _identity(sought, objects)),
-            size_bytes=size_bytes,
-            pinned=Pinned(placed, connection.region_of(params.bucket), connection.signed),
-            cacheable=all(each.etag for each in objects),
-        )
+        return await in_thread(told)
 
     async def fetch(
         self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress
@@ -101,7 +108,7 @@ class S3Source(S3Driver):
     async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
         """See `storage.lister.Lister`."""
         placed: Landing = resolved.pinned.landing
-        return placed.entries
+        return await in_thread(lambda _: placed.entries)
 
     async def _bring(
         self,
@@ -224,7 +231,7 @@ def _identity(params: SourceParams, objects: list[Object]) -> str:
         checked = f"&sha256={params.checksum_sha256}" if params.checksum_sha256 else ""
         return f"s3://{params.bucket}/{only.key}?{pin}{checked}{where}"
     digest = hashlib.sha256()
-    for each in sorted(objects, key=lambda each: each.key):
+    for each in in_order(objects, key=lambda each: each.key):
         digest.update(f"{each.key}\0{each.size_bytes}\0{each.etag}\0".encode())
     return f"s3://{params.bucket}/{params.prefix}*?sha256={digest.hexdigest()}{where}"
 

@@ -14,7 +14,7 @@ from deploy.servers import S3Server
 from protocol.errors import Broken, Exhausted, NotFound
 from storage.contract import Share
 from storage.mismatch import KIND as MISMATCH
-from storage.s3 import Partition, S3Client, S3Source, SourceParams, selection
+from storage.s3 import Partition, S3Client, S3Source, SourceParams, patterns, selection
 from storage.s3 import source as s3_source
 from storage.s3.partitions import index_of
 from tests.storage.s3_world import ALL, Bucket, OddS3, brought, settings_of
@@ -175,13 +175,17 @@ async def test_a_listing_is_sorted_out_beside_the_loop(
 
     odd.objects = {f"in/{number}": b"x" for number in range(9)}
     monkeypatch.setattr(selection, "index_of", watched(index_of))
-    monkeypatch.setattr(s3_source, "_identity", watched(s3_source._identity))
-    params = SourceParams("odd", "in/", endpoint=odd.endpoint, partition=Partition("object"))
+    monkeypatch.setattr(patterns, "compiled", watched(patterns.compiled))
+    for name in ("_identity", "check_size", "landing"):
+        monkeypatch.setattr(s3_source, name, watched(getattr(s3_source, name)))
 
-    found = [(await source.resolve(params, Share(index, 3))).size_bytes or 0 for index in range(3)]
+    for partition in (Partition("object"), Partition("regex", r"\d")):
+        params = SourceParams("odd", "in/", endpoint=odd.endpoint, filter=r"\d", partition=partition)
+        found = [(await source.resolve(params, Share(index, 3))).size_bytes or 0 for index in range(3)]
+        assert sum(found) == 9
 
-    assert sum(found) == 9
-    assert len(asked) == 3 * 9 + 3
+    by_pattern = 3 + 6
+    assert len(asked) == 2 * 3 * (9 + 3) + by_pattern
     assert not any(asked)
 
 

@@ -9,7 +9,7 @@ from storage.params import read_params
 from storage.s3.dates import same_date
 from storage.s3.params import Partition, SourceParams
 from storage.s3.partitions import behind_prefix, fnv1a, index_of, shares_out
-from storage.s3.patterns import search
+from storage.s3.patterns import finder, sift
 
 BY_GO_HASH = [
     ("", 7, 2),
@@ -207,9 +207,9 @@ def test_a_partition_that_cannot_work_is_refused(partition: dict[str, object], n
         ("x" * 1500, "x" * 1600, ["x" * 1500]),
     ],
 )
-async def test_patterns_mean_what_they_mean_to_bacalhau(pattern: str, text: str, match: list[str]) -> None:
+def test_patterns_mean_what_they_mean_to_bacalhau(pattern: str, text: str, match: list[str]) -> None:
     """Classes, cases (by Unicode's simple folding), flags, names, quoting, and what is found first are as RE2 has them."""
-    assert await search(pattern, [text], "Filter") == [match]
+    assert finder(pattern, "Filter")(text) == match
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ async def test_patterns_mean_what_they_mean_to_bacalhau(pattern: str, text: str,
         *("a{1001}", "((a{100}){100}){100}", r"\p{Klingon}"),
     ],
 )
-async def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     """The field is named with RE2's reason, and nothing runs."""
     with pytest.raises(Invalid, match=r"Filter .* is not a regular expression: .+"):
-        await search(pattern, ["a"], "Filter")
+        finder(pattern, "Filter")
 
 
 async def test_patterns_have_an_end() -> None:
     """However many keys and whatever the pattern, trying it ends in time, and says so by the field."""
     with pytest.raises(TimedOut, match="Filter 'a' took longer than 0 s"):
-        await search("a", ["a"] * 1_000_000, "Filter", limit_s=0)
+        await sift(["a"] * 1_000_000, "a", "Filter", str, lambda *_: True, limit_s=0)
