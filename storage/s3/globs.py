@@ -11,6 +11,8 @@ from typing import Final
 
 _SPECIAL: Final = re.compile(r"[*?\[\\]")
 _TOKEN: Final = re.compile(r"\*\*+/?|\*|\?|\[(?:[!^]?\]?[^\]]*)\]|\\.|.", re.DOTALL)
+_MEMBER: Final = re.compile(r"(.)-(.)|.", re.DOTALL)
+_NOTHING: Final = r"[^\x00-\x{10FFFF}]"
 
 
 def is_glob(key: str) -> bool:
@@ -44,12 +46,23 @@ def _part(token: str) -> str:
     if token.startswith("[") and len(token) > 2:
         negated = token[1] in "!^"
         members = token[2 if negated else 1 : -1]
-        return f"[{'^/' if negated else ''}{_members(members)}]" if members else re.escape(token)
+        if not members:
+            return re.escape(token)
+        meant = _members(members)
+        return f"[^/{meant}]" if negated else f"[{meant}]" if meant else _NOTHING
     if token.startswith("\\") and len(token) > 1:
         return re.escape(token[1:])
     return re.escape(token)
 
 
 def _members(members: str) -> str:
-    """The inside of a character class: everything stands for itself except the hyphen of a range."""
-    return "".join(each if each == "-" else re.escape(each) for each in members)
+    """The inside of a character class: everything stands for itself except the hyphen of a range. One that ends before it
+    begins has nothing in it, as in a shell."""
+    found = []
+    for each in _MEMBER.finditer(members):
+        first, last = each.groups()
+        if first is None:
+            found.append(re.escape(each[0]))
+        elif first <= last:
+            found.append(f"{re.escape(first)}-{re.escape(last)}")
+    return "".join(found)
