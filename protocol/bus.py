@@ -86,13 +86,16 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class LogState(Struct, frozen=True):
-    """The log as a whole. `created` tells one log from another that was made anew under the same name."""
+    """The log as a whole. `created` tells one log from another that was made anew under the same name; `entries_max` is how
+    many entries it takes of one job, 0 for any number.
+    """
 
     created: str
     first: int
     last: int
     size_bytes: int
     limit_bytes: int
+    entries_max: int = 0
 
 
 class ShortLog:

@@ -82,12 +82,14 @@ class Blob(Struct, frozen=True):
 class MemoryHub:
     """What a server holds: subjects, the log, cells and blobs.
 
-    `mischief` and `limit_bytes` may be changed at any time; `limit_bytes` at or below the log's size refuses as full.
+    `mischief`, `limit_bytes` and `entries_max` may be changed at any time; `limit_bytes` at or below the log's size refuses
+    as full, so many entries of one job refuse any further one of it (0: never).
     """
 
     def __init__(self, *, seed: int = 0, clock: Clock | None = None, limit_bytes: int = 1 << 40) -> None:
         self.mischief = Mischief()
         self.limit_bytes = limit_bytes
+        self.entries_max = 0
         self.clock: Clock = clock or SystemClock()
         self._random = Random(seed)
         self._exact: dict[str, list[_Subscription]] = {}
@@ -188,6 +190,8 @@ class MemoryHub:
             )
         if self._size_bytes + len(entry.data) > self.limit_bytes:
             return Refused("the log is full", full=True)
+        if self.entries_max and len(sequences) >= self.entries_max:
+            return Refused("maximum messages per subject exceeded")
         seq = len(self.entries) + 1
         self.entries.append(_Entry(entry.op, Record(entry.key, seq, entry.data)))
         self.by_key.setdefault(entry.key, []).append(seq)
@@ -218,7 +222,14 @@ class MemoryHub:
     def state(self) -> LogState:
         last = len(self.entries)
         first = next((seq for seq, entry in enumerate(self.entries, 1) if entry is not None), last + 1)
-        return LogState(str(self.generation), first if last else 0, last, self._size_bytes, self.limit_bytes)
+        return LogState(
+            str(self.generation),
+            first if last else 0,
+            last,
+            self._size_bytes,
+            self.limit_bytes,
+            self.entries_max,
+        )
 
     def tell_readers(self) -> None:
         news, self._news = self._news, {}

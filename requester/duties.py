@@ -119,5 +119,6 @@ class Duties:
             except Fault:
                 pass
             else:
+                self._orchestrator.entries_max = state.entries_max
                 self.log_share = state.size_bytes / state.limit_bytes if state.limit_bytes > 0 else 0.0
             await self._clock.sleep(self._settings.cells_s)

@@ -52,7 +52,8 @@ _MOMENT_S: Final = 0.5
 
 
 class Orchestrator:
-    """Decides about jobs in memory. `gone` are the nodes given up, kept by the registry's look at their silence."""
+    """Decides about jobs in memory. `gone` are the nodes given up, kept by the registry's look at their silence;
+    `entries_max` is how many entries the log takes of one job, 0 for any number."""
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class Orchestrator:
         self.acting = False
         """Whether the log has been read to its end, so that unasked decisions may be made."""
         self.settled = False
+        self.entries_max = 0
         self.counters = {"entries": 0, "stale": 0, "refused": 0}
 
     async def run(self) -> None:
@@ -233,7 +235,9 @@ class Orchestrator:
             self.forget_gone(live)
             return
         now = self._clock.now()
-        view = View(self._fleet, self.gone, self._jobs.running_since, self.settled, self.turns)
+        view = View(
+            self._fleet, self.gone, self._jobs.running_since, self.settled, self.turns, self.entries_max
+        )
         try:
             decision = step(live.record, events, view, now, job=job, policy=self._settings.policy)
         except Fault as fault:
@@ -333,6 +337,7 @@ class Orchestrator:
             # The log's reader often brings it before the answer does.
             known = live.has_folded(outcome.seq)
             freed = self._jobs.fold(live, entry, outcome.seq) if not known else set()
+            self._tell_of_many(live)
             failpoints.reached("requester.entry.folded")
             if live.record is not None:
                 for node, command in orders(live.record, entry, outcome.seq):
@@ -368,6 +373,17 @@ class Orchestrator:
             self._let_go(live)
         else:
             self._agenda.remind(self._clock.now() + 1.0, live.key)
+
+    def _tell_of_many(self, live: Live) -> None:
+        """Say once of a job that half of the entries are written that the log takes of it."""
+        if live.record is not None and self.entries_max and live.record.entries == self.entries_max // 2:
+            _log.warning(
+                "a job has half of the entries that the log takes of one, and is ended before it has all",
+                job=live.record.id,
+                name=live.record.spec.name,
+                entries=live.record.entries,
+                hint="stop it, delete it and submit it again at a good time; if it is started again and again, see why",
+            )
 
     def _hand_over(self, live: Live, taken: list[Input]) -> None:
         """All was forgotten while this was on its way: what waits goes on with the job as it is in memory now."""

@@ -35,6 +35,10 @@ SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM dele
 _RECORD: Final = "record, (SELECT data FROM entries WHERE seq = record)"
 """A job's record, or the sequence of its only entry and that (`_job`)."""
 _ENTRIES_OF: Final = CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
+_COUNT_OF: Final = (
+    CHAIN + "SELECT count(*) FROM entries WHERE seq IN (SELECT seq FROM chain) AND instr(data, ?)"
+)
+"""A name that was used again may have entries of both its jobs: of one are those that name it."""
 
 _whole = msgspec.json.Decoder(JobRecord)
 _execution = msgspec.json.Decoder(ExecutionRecord)
@@ -199,4 +203,8 @@ def _with_executions(database: sqlite3.Connection, row: tuple[Any, Any]) -> JobR
         "SELECT record FROM executions WHERE key = ? ORDER BY rowid", (record.key,)
     ).fetchall()
     executions = [_execution.decode(row[0]) for row in rows]
+    if not record.entries:
+        # Written by a version that did not count them.
+        (count,) = database.execute(_COUNT_OF, (record.key, record.id.encode())).fetchone()
+        record = replace(record, entries=count)
     return replace(record, executions={each.id: each for each in executions if each.job == record.id})

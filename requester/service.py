@@ -22,6 +22,7 @@ from protocol.spec.selectors import parse_selector
 from protocol.states import JobState
 from requester.core import requests
 from requester.core.deadlines import next_attempt
+from requester.core.ends import entries_left
 from requester.core.explanation import standings
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.requests import execution_named
@@ -109,7 +110,7 @@ class Service:
 
         def submitted(record: JobRecord | None) -> Event:
             nonlocal made
-            event = requests.submitted(record, job, warnings, client, force)
+            event = requests.submitted(record, job, warnings, client, force, self._orchestrator.entries_max)
             made = (record.id if record is not None else fresh, event)
             return event
 
@@ -175,7 +176,14 @@ class Service:
 
         def again(now: JobRecord | None) -> Event:
             nonlocal made
-            made = requests.rerun(_meant(live, record), wanted, reason, client, anew=now is None)
+            made = requests.rerun(
+                _meant(live, record),
+                wanted,
+                reason,
+                client,
+                anew=now is None,
+                entries_max=self._orchestrator.entries_max,
+            )
             return made
 
         await self._intake.written(live, again, record.id)
@@ -218,6 +226,11 @@ class Service:
 
     def next_attempt(self, record: JobRecord) -> float | None:
         return next_attempt(record, self._clock.now(), self._settings.policy)
+
+    def entries_left(self, record: JobRecord) -> int | None:
+        entries_max = self._orchestrator.entries_max
+        many = not record.closed and record.entries >= entries_max // 2
+        return entries_left(record, entries_max) if many else None
 
     async def jobs(self, query: JobQuery) -> tuple[list[JobRecord], bool]:
         if query.order_by and query.order_by not in ORDERS:

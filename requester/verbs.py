@@ -143,6 +143,9 @@ class Verbs(Protocol):
     def next_attempt(self, record: JobRecord) -> float | None:
         """When a job that rests after an attempt is tried or started again, in unix seconds; None if it does not rest."""
 
+    def entries_left(self, record: JobRecord) -> int | None:
+        """How many more entries an open job may have before it is ended for them, once it has had half; else None."""
+
     async def explain(self, ref: str, *, namespace: str = "") -> Explanation:
         """Why a job's executions went where they are, and where the next one could go."""
 

@@ -10,6 +10,7 @@ from protocol.errors import Invalid
 from protocol.ids import JobKey, is_token
 from protocol.nats.api import ApiError, Done, StreamInfo, call, unavailable
 from protocol.nats.guarded import GuardedStream, Put
+from protocol.nats.streams import entries_of_one_job
 from protocol.nats.wire import Wire
 from protocol.subjects import LOG_STREAM, LOG_SUBJECTS, entries
 
@@ -75,8 +76,15 @@ async def log_state(wire: Wire) -> LogState:
         info = await call(wire, f"STREAM.INFO.{LOG_STREAM}", StreamInfo)
     except ApiError as error:
         raise unavailable(error) from error
-    state = info.state
-    return LogState(info.created, state.first_seq, state.last_seq, state.bytes, int(info.config["max_bytes"]))
+    state, config = info.state, info.config
+    return LogState(
+        info.created,
+        state.first_seq,
+        state.last_seq,
+        state.bytes,
+        limit_bytes=int(config["max_bytes"]),
+        entries_max=entries_of_one_job(config),
+    )
 
 
 def _check(one: Append) -> None:

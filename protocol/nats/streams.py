@@ -37,9 +37,12 @@ class StreamSettings(Struct, frozen=True):
     """How the streams are made if they are missing; those that are there keep what they have.
 
     `replicas` is 3 on a cluster of three or more servers. The limits are in bytes, and the server reserves them.
+    `entries_max` is how many entries the log takes of one job: one with so many is in a loop, and would fill it. Requesters
+    end a job before that, while there is room for its end.
     """
 
     replicas: int = 1
+    entries_max: int = 100_000
     log_bytes: int = 20_000_000_000
     blob_bytes: int = 16_000_000_000
     cell_bytes: int = 64_000_000
@@ -94,8 +97,7 @@ def configurations(settings: StreamSettings) -> dict[str, dict[str, object]]:
     log: dict[str, object] = {
         "max_bytes": settings.log_bytes,
         "max_msg_size": ENTRY_MAX_BYTES + HEADERS_BYTES,
-        # A job with that many entries is in a loop: better to stop it than to fill the log.
-        "max_msgs_per_subject": 10_000,
+        "max_msgs_per_subject": settings.entries_max,
         "discard_new_per_subject": True,
         "max_consumers": 256,
         "allow_atomic": True,
@@ -121,6 +123,12 @@ def configurations(settings: StreamSettings) -> dict[str, dict[str, object]]:
     }
 
 
+def entries_of_one_job(config: dict[str, Any]) -> int:
+    """How many the log takes of one job, 0 for any number."""
+    # Without a limit the server says -1, or nothing.
+    return max(int(config.get("max_msgs_per_subject", 0)), 0)
+
+
 def complaints(stream: str, config: dict[str, Any]) -> list[str]:
     """What is wrong with a stream that is there already, in words; empty if it will do."""
     wanted = CLOSED_DOORS | VITAL[stream]
@@ -140,11 +148,26 @@ async def prepare(wire: Wire, settings: StreamSettings, wait_s: float = 0) -> No
     until = asyncio.get_running_loop().time() + wait_s
     for name, wanted in configurations(settings).items():
         info = await _patiently(wire, name, wanted, until)
+        if name == LOG_STREAM:
+            _tell_of_few_entries(info.config, settings)
         if faults := complaints(name, info.config):
             raise Broken(
                 f"the stream {name} is there, but {'; '.join(faults)}",
                 hint=f"Change it with `nats stream edit {name}`, or use a NATS account of its own for shoal.",
             )
+
+
+def _tell_of_few_entries(config: dict[str, Any], settings: StreamSettings) -> None:
+    """Say that an earlier version made the log: a requester may not change it."""
+    entries = entries_of_one_job(config)
+    if 0 < entries < settings.entries_max:
+        _log.warning(
+            "the log takes fewer entries of one job than a new log does, and a job that comes near that is ended",
+            entries=entries,
+            new=settings.entries_max,
+            hint=f"nats stream edit {LOG_STREAM} --max-msgs-per-subject {settings.entries_max}, "
+            "with the credentials of shoal cluster admin",
+        )
 
 
 async def _patiently(wire: Wire, name: str, wanted: dict[str, object], until: float) -> StreamInfo:

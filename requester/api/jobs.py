@@ -171,6 +171,9 @@ async def describe(request: web.Request) -> web.Response:
     resting = request.app[VERBS].next_attempt(record)
     if resting is not None:
         view["NextAttempt"] = views.timestamp(resting)
+    left = request.app[VERBS].entries_left(record)
+    if left is not None:
+        view["EntriesLeft"] = left
     include = {
         part.strip().lower() for value in request.query.getall("include", []) for part in value.split(",")
     }

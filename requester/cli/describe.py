@@ -58,7 +58,7 @@ def describe(
 def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
-    _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view))
+    _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view) + _log(view))
     if executions:
         counts = Counter(state_of(each) for each in executions)
         _section("Summary")
@@ -120,6 +120,14 @@ def _rest(view: Json) -> list[tuple[str, str]]:
     if "NextAttempt" not in view:
         return []
     return [("Next Attempt", f"{view['NextAttempt'].replace('T', ' ')[:19]}, after a rest")]
+
+
+def _log(view: Json) -> list[tuple[str, str]]:
+    """That the log takes only so much more of a job."""
+    if "EntriesLeft" not in view:
+        return []
+    left = f"{view['EntriesLeft']:,} more entries of this job, then it fails"
+    return [("Log Takes", f"{left}: stop it, delete it and submit it again before that")]
 
 
 def _update(view: Json) -> list[tuple[str, str]]:

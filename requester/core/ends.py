@@ -20,6 +20,8 @@ from requester.core.standing import NO_SUITABLE_NODE
 S = ExecutionState
 TOLD_MAX: Final = 8
 """Parts, or nodes, that are named one by one."""
+SPARE: Final = 20
+"""One in so many of the entries that the log takes of a job is kept for its end, and for what people say of it."""
 
 
 def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
@@ -54,6 +56,28 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     ):
         return failed(_waited(record.queued, limit))
     return None
+
+
+def entries_left(record: JobRecord, entries_max: int) -> int | None:
+    """How many more entries a job may have before it is ended for them, or None if the log takes any number of one job
+    (`entries_max` 0).
+
+    Once it had all that the log takes it could not even be stopped.
+    """
+    return max(entries_max - entries_max // SPARE - record.entries, 0) if entries_max else None
+
+
+def used_up(record: JobRecord, entries_max: int) -> Failure | None:
+    """Why a job cannot go on that has no `entries_left`, or None."""
+    if entries_left(record, entries_max) != 0:
+        return None
+    return Failure(
+        code="Exhausted.Entries",
+        message=f"Job has {record.entries:,} entries in the log, which takes {entries_max:,} of one job: "
+        f"{record.forgotten + len(record.executions):,} executions in all",
+        hint="delete it and submit it again under its name; if it is started again and again, give it longer rests "
+        "(Retry.Backoff)",
+    )
 
 
 def _waited(reason: Failure, limit_s: int) -> Failure:

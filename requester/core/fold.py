@@ -56,9 +56,11 @@ def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
         if begins_anew(record, entry):
             record = None
         elif entry.job != record.id:
-            return replace(record, revision=seq)
+            return replace(record, revision=seq, entries=record.entries + 1)
     after = fold_events(record, entry.events, job=entry.job, at=entry.at, seq=seq)
-    return None if after is None else replace(after, revision=seq)
+    if after is None:
+        return None
+    return replace(after, revision=seq, entries=record.entries + 1 if record is not None else 1)
 
 
 def begins_anew(record: JobRecord, entry: Entry) -> bool:

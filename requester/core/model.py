@@ -64,7 +64,8 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
     `executions` holds all attempts, of earlier versions too, in the order of their assignment; but for `forgotten` old ones
-    of a service or daemon. `earlier` is what earlier versions asked for, as long as executions of them go on.
+    of a service or daemon. `earlier` is what earlier versions asked for, as long as executions of them go on. `entries` is
+    how many it has in the log, of which that takes only so many of one job.
     """
 
     id: JobId
@@ -84,6 +85,7 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     warnings: list[str] = field(default_factory=list)
     forgotten: int = 0
     earlier: dict[int, Job] = field(default_factory=dict)
+    entries: int = 0
     executions: dict[ExecutionId, ExecutionRecord] = field(default_factory=dict)
 
     @property

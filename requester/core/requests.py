@@ -4,14 +4,19 @@ Knows: a job's record, and what may be asked of it in which state. Must not know
 """
 
 from protocol.entries import Deleted, Submitted
-from protocol.errors import Conflict, NotFound
+from protocol.errors import Conflict, Exhausted, NotFound
 from protocol.jobs import Job
 from protocol.states import JobState
+from requester.core.ends import used_up
 from requester.core.model import ExecutionRecord, JobRecord
 
 
-def submitted(record: JobRecord | None, job: Job, warnings: list[str], client: str, force: bool) -> Submitted:
-    """A job's first version, or its next. Raises `Conflict` when nothing would change, or for a collision of hashes."""
+def submitted(
+    record: JobRecord | None, job: Job, warnings: list[str], client: str, force: bool, entries_max: int
+) -> Submitted:
+    """A job's first version, or its next. Raises `Conflict` when nothing would change, or for a collision of hashes, and
+    `Exhausted` if the log takes little more of this job (`entries_max` as in `used_up`).
+    """
     if record is None:
         return Submitted(job, 1, warnings, client)
     if (record.spec.namespace, record.spec.name) != (job.namespace, job.name):
@@ -27,6 +32,7 @@ def submitted(record: JobRecord | None, job: Job, warnings: list[str], client: s
             hint="Use the --force flag to override this warning",
             details={"JobID": record.id, "Version": str(record.version)},
         )
+    _must_have_room(record, entries_max)
     return Submitted(job, record.version + 1, warnings, client)
 
 
@@ -42,8 +48,18 @@ def deleted(record: JobRecord, reason: str, client: str) -> Deleted:
     return Deleted(reason, client)
 
 
-def rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str, *, anew: bool) -> Submitted:
-    """A version that repeats an earlier one. Raises `Conflict` for one that has not begun to run: it needs no other go."""
+def rerun(
+    record: JobRecord,
+    wanted: JobRecord | None,
+    reason: str,
+    client: str,
+    *,
+    anew: bool,
+    entries_max: int = 0,
+) -> Submitted:
+    """A version that repeats an earlier one. Raises `Conflict` for one that has not begun to run: it needs no other go; and
+    `Exhausted` as `submitted` does, unless it begins `anew` because it has left the log.
+    """
     if record.state in (JobState.PENDING, JobState.QUEUED) and not record.current():
         raise Conflict(
             f"cannot rerun job in state {record.state.capitalize()}",
@@ -51,8 +67,16 @@ def rerun(record: JobRecord, wanted: JobRecord | None, reason: str, client: str,
             hint="it has not begun to run; a changed spec is submitted under the same name",
             details={"JobID": record.id, "State": record.state},
         )
+    if not anew:
+        _must_have_room(record, entries_max)
     again = wanted or record
     return Submitted(again.spec, record.version + 1, again.warnings, client, again.version, reason, anew)
+
+
+def _must_have_room(record: JobRecord, entries_max: int) -> None:
+    spent = used_up(record, entries_max)
+    if spent is not None:
+        raise Exhausted(spent.message, hint=spent.hint, kind="Entries")
 
 
 def execution_named(record: JobRecord, ref: str) -> ExecutionRecord:

@@ -5,8 +5,8 @@ appended, how nodes are told, or who asked. A step's events are one entry; when 
 nothing to do.
 
 The order in which a version may end: a person stops it; all its partitions have completed; something failed that no other
-attempt can mend; a partition used up its attempts; its time is over; no node could ever run it. Whatever is still open
-then is cancelled in the same entry.
+attempt can mend; a partition used up its attempts; its time is over; the log takes little more of it; no node could ever
+run it. Whatever is still open then is cancelled in the same entry.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ from protocol.ids import JobId, NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
 from requester.core.attempts import serves
-from requester.core.ends import end_of, failed, ops_end, reason_to_cancel
+from requester.core.ends import end_of, failed, ops_end, reason_to_cancel, used_up
 from requester.core.fold import accepts, fold_events, waiting
 from requester.core.giving_up import given_up
 from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
@@ -90,6 +90,8 @@ def step(
     if len(ending) > policy.events_max:
         return Decision(draft.events, draft.record, more=True)
     end = end_of(draft.record, now, policy)
+    if end is None and (spent := used_up(draft.record, view.entries_max)) is not None:
+        end = failed(spent)
     if end is None:
         end = _place(draft, view, policy)
     if end is not None:

@@ -98,6 +98,21 @@ class TestMischief:
             with pytest.raises(TimedOut):
                 await asking
 
+    async def test_only_so_many_entries_of_one_job(self) -> None:
+        """With `entries_max` the log refuses what comes after of the same job, as a server does, and takes others'."""
+        hub = MemoryHub()
+        bus = MemoryBus(hub)
+        hub.entries_max = 2
+        key = fresh_key()
+        last = await stored(bus, key, await stored(bus, key))
+
+        (outcome,) = await bus.append([entry(key, last)])
+
+        assert isinstance(outcome, Refused)
+        assert not outcome.full
+        assert (await bus.log_state()).entries_max == 2
+        await stored(bus, fresh_key())
+
     async def test_a_lost_answer_leaves_the_entry_stored(self) -> None:
         """`lose_answer` raises `Unavailable` after storing; asking again with the same op answers `Stored`."""
         hub = MemoryHub()

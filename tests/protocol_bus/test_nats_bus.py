@@ -302,6 +302,63 @@ class TestStreams:
 
         assert "max_file_store" in caught.value.hint
 
+    async def test_the_log_takes_only_so_many_entries_of_one_job(self, own_nats_server: NatsServer) -> None:
+        """What comes after is refused, though the log is not full; the log says how many it takes, and takes others'."""
+        bus = await connect(
+            own_nats_server.url,
+            name="t",
+            role="requester",
+            credentials=own_nats_server.requester(),
+            streams=StreamSettings(entries_max=3),
+        )
+        key, last = fresh_key(), 0
+        for _ in range(3):
+            last = await stored(bus, key, last)
+
+        (outcome,) = await bus.append([entry(key, last)])
+
+        assert isinstance(outcome, Refused)
+        assert not outcome.full
+        assert (await bus.log_state()).entries_max == 3
+        await stored(bus, fresh_key())
+        await bus.close()
+
+    async def test_a_log_of_an_earlier_version_is_given_more_entries_of_a_job(
+        self, own_nats_server: NatsServer
+    ) -> None:
+        """A requester that finds a log that takes fewer of one job than a new one says how to change it; once it is changed,
+        a job that had them all goes on, and no requester has to be started again.
+        """
+        bus = await connect(
+            own_nats_server.url,
+            name="t",
+            role="requester",
+            credentials=own_nats_server.requester(),
+            streams=StreamSettings(entries_max=1),
+        )
+        key = fresh_key()
+        last = await stored(bus, key)
+        assert isinstance((await bus.append([entry(key, last)]))[0], Refused)
+        with capture_logs() as logged:
+            async with requester(own_nats_server):
+                pass
+        (told,) = [each for each in logged if "fewer entries" in each["event"]]
+        assert "--max-msgs-per-subject 100000" in told["hint"]
+
+        admin = await nats.connect(own_nats_server.url, user_credentials=own_nats_server.admin())
+        api = admin.jetstream()
+        config = (await api.stream_info(LOG_STREAM)).config
+        await api.update_stream(config, max_msgs_per_subject=100_000)
+        await admin.close()
+
+        await stored(bus, key, last)
+        assert (await bus.log_state()).entries_max == 100_000
+        with capture_logs() as logged:
+            async with requester(own_nats_server):
+                pass
+        assert not [each for each in logged if "fewer entries" in each["event"]]
+        await bus.close()
+
     async def test_a_full_log_refuses_and_says_that_it_is_full(self, own_nats_server: NatsServer) -> None:
         """What does not fit is not stored, alone or in a batch, and its outcome says `full`; what fits is."""
         settings = StreamSettings(log_bytes=1_000_000, blob_bytes=1_000_000)

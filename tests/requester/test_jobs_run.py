@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.errors import Conflict, Failure, Invalid, NotFound
+from protocol.errors import Conflict, Exhausted, Failure, Invalid, NotFound
 from protocol.jobs import Retry, Spec, Timeouts
 from protocol.messages import Run
 from protocol.states import ExecutionState as S
@@ -577,6 +577,35 @@ async def test_service_restarts(tmp_path: Path) -> None:
         record = await service.stop(job, namespace="", reason="", client="test")
 
         assert record.state is JobState.STOPPED
+
+
+async def test_a_job_with_as_many_entries_as_the_log_takes(tmp_path: Path) -> None:
+    """A job that is started again and again ends, and says why, before the log takes no more of it: it can be stopped until
+    then, has no new version after, and when it is deleted its name is free again."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        cluster.hub.entries_max = 200
+        await happens(lambda: service._orchestrator.entries_max == 200)
+        node = await cluster.node()
+
+        quick = Retry(backoff=0.001, backoff_max=0.001)
+        job = await submit(service, a_job("loop", type="service", retry=quick))
+        record = await closed(service, job)
+
+        assert (record.state, record.failure and record.failure.code) == (
+            JobState.FAILED,
+            "Exhausted.Entries",
+        )
+        await happens(lambda: not node.states)
+        for again in (
+            service.submit(a_job("loop", type="service", count=2), warnings=[], client="test"),
+            service.rerun(job, namespace="", version=0, reason="", client="test"),
+        ):
+            with pytest.raises(Exhausted, match="takes 200 of one job") as refused:
+                await again
+            assert "delete it" in refused.value.hint
+        await service.delete(job, namespace="", reason="", client="test")
+        assert (await closed(service, await submit(service, a_job("loop")))).state is JobState.COMPLETED
 
 
 async def test_ops_and_daemon(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from deploy.servers import NatsServer
 from protocol.errors import Exhausted
 from protocol.ids import RequesterId
+from protocol.jobs import Retry
 from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from requester.serve import running
@@ -102,5 +103,37 @@ async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(
                 while (await bus.log_state()).size_bytes > LOG_BYTES / 4:  # noqa: ASYNC110  no event tells
                     await asyncio.sleep(0.05)
             assert (await service.job(jobs[0])).closed
+    finally:
+        await bus.close()
+
+
+async def test_a_job_in_a_loop_ends_before_the_log_takes_no_more_of_it(
+    own_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """The server's log takes only so many entries of one job: a service that ends again and again fails before that, nothing
+    of it goes on, and it can be deleted and submitted again under its name."""
+    bus = await connect(
+        own_nats_server.url,
+        name="r1",
+        role="requester",
+        credentials=own_nats_server.requester("r1"),
+        streams=StreamSettings(entries_max=100),
+    )
+    settings = replace(PATIENT, id=RequesterId("r1"), data_dir=tmp_path / "r1", retention_s=0.1)
+    loop = a_job("loop", type="service", retry=Retry(backoff=0.001, backoff_max=0.001))
+    try:
+        async with running(bus, settings) as service, a_node([own_nats_server], "n1") as node:
+            job = await submit(service, loop)
+            record = await closed(service, job)
+
+            assert (record.state, record.failure and record.failure.code) == (
+                JobState.FAILED,
+                "Exhausted.Entries",
+            )
+            assert service.entries_left(record) is None
+            await happens(lambda: not node.states)
+            await service.delete(job, namespace="", reason="", client="test")
+            again = await submit(service, a_job("loop"))
+            assert (await closed(service, again)).state is JobState.COMPLETED
     finally:
         await bus.close()

@@ -105,6 +105,25 @@ async def test_a_file_of_an_earlier_schema_is_kept(
         assert not [key for key, (_, has) in content(service._recorder._opened().reader()).items() if not has]
 
 
+async def test_entries_that_nobody_counted_are_counted(tmp_path: Path) -> None:
+    """Of a job that an earlier version recorded it is known as well how many entries it has in the log."""
+    async with a_cluster(tmp_path, settings=BUSY) as cluster:
+        service = await cluster.requester("r1")
+        await cluster.node(cores=8)
+        path = await some_jobs(service)
+        before = content(service._recorder._opened().reader())
+        assert max(record.entries for record, _ in before.values() if record is not None) > 2
+        await cluster.kill("r1")
+        with sqlite3.connect(path) as database:
+            database.execute(
+                "UPDATE jobs SET record = CAST(json_remove(record, '$.entries') AS BLOB) WHERE typeof(record) = 'blob'"
+            )
+
+        store = Store(path)
+        assert content(store.reader()) == before
+        store.close()
+
+
 async def test_names_of_old_jobs_are_known(tmp_path: Path) -> None:
     """A requester that begins again has no job in memory that has ended, and knows their names: one that is used again is
     the next version, one that was deleted begins anew, and a new one is new."""

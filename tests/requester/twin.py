@@ -66,6 +66,7 @@ class Twin:
         self.archives: dict[str, bytes] = {}
         self.lists: dict[str, list[FileWritten]] = {}
         """What nodes keep of executions."""
+        self.few_entries: int | None = None
         self.faults: dict[str, Fault] = {}
         self.calls: list[tuple[str, Any]] = []
         self.blocked = asyncio.Event()
@@ -247,6 +248,9 @@ class Twin:
 
     def next_attempt(self, record: JobRecord) -> float | None:
         return next_attempt(record, record.modified_at, Policy())
+
+    def entries_left(self, record: JobRecord) -> int | None:
+        return self.few_entries
 
     def queue_place(self, record: JobRecord) -> QueuePlace | None:
         if record.queued is None:

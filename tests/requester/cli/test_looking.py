@@ -244,6 +244,17 @@ def test_a_waiting_job_tells_its_place(shoal: Shoal, twin: Twin, background: Bac
     assert f"{NODE[:10]}  fits, but has 0 of the 1 cores free now" in out
 
 
+def test_a_job_of_which_the_log_takes_little_more_says_so(
+    shoal: Shoal, twin: Twin, background: Background
+) -> None:
+    """Long before a job is ended for its entries ``describe`` tells how many are left, and what to do."""
+    job = background.run(twin.submitted(a_job()))
+    assert "Log Takes" not in shoal("describe", job).out
+    twin.few_entries = 42_000
+
+    assert "42,000 more entries of this job, then it fails: stop it, delete it" in shoal("describe", job).out
+
+
 def test_a_job_that_rests_says_until_when(shoal: Shoal, twin: Twin, background: Background) -> None:
     """Between two attempts ``describe`` tells when the next begins."""
     job = background.run(twin.submitted(a_job("ill")))

@@ -423,6 +423,27 @@ def test_a_service_that_keeps_failing_does_not_grow(tmp_path: Path) -> None:
     assert load(store.reader(), world.job.key) == world.job
 
 
+def test_a_job_ends_before_the_log_takes_no_more_of_it() -> None:
+    """However often it is started again: a job ends while there is room for that in the log, which takes only so many
+    entries of one job, and says so; there is room for people's words as well. However many entries, the count is right."""
+    world = World(a_node("n1"))
+    world.entries_max = 100
+    world.submit(a_job(type_="service", count=3))
+    while not world.job.closed:
+        for execution in world.open():
+            world.report(execution, S.RUNNING)
+            world.report(execution, S.FAILED, Failure("ProgramFailed", "exit code 1"))
+        world.now += POLICY.restart_backoff_max_s
+        world.look()
+
+    assert len(world.entries) == world.job.entries == 96
+    assert (world.job.state, world.job.open()) == (JobState.FAILED, [])
+    assert world.job.failure is not None
+    assert world.job.failure.code == "Exhausted.Entries"
+    for said in ("95 entries", "takes 100 of one job", "executions in all"):
+        assert said in world.job.message
+
+
 def test_a_service_rests_longer_each_time() -> None:
     """A service that keeps ending is started again after ever longer rests, and never gives up by itself."""
     world = World(a_node("n1"))
@@ -579,13 +600,13 @@ def test_two_who_stop_a_job_stop_it_once() -> None:
 )
 def test_a_reader_that_was_away_ends_where_others_do(entry: Entry, follows: bool) -> None:
     """Whoever still has a job as open whose end left the log unseen comes to what a reader of the rest comes to; an entry
-    that only names another job changes nothing."""
+    that only names another job only counts."""
     world = World(a_node("n1"))
     world.submit(a_job())
 
     after = fold(world.record, entry, 9)
 
-    assert after == (fold(None, entry, 9) if follows else replace(world.job, revision=9))
+    assert after == (fold(None, entry, 9) if follows else replace(world.job, revision=9, entries=2))
 
 
 def test_a_close_ends_what_was_missed() -> None:

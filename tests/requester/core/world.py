@@ -76,6 +76,7 @@ class World:
         self.entries: list[Entry] = []
         self.gone: dict[NodeId, float] = {}
         self.settled = True
+        self.entries_max = 0
         self.running_since: dict[ExecutionId, float] = {}
 
     def look(self, *inputs: Event) -> list[Event]:
@@ -85,7 +86,13 @@ class World:
             decision = step(
                 self.record,
                 inputs,
-                View(self.fleet, self.gone, self.running_since, self.settled),
+                View(
+                    self.fleet,
+                    self.gone,
+                    self.running_since,
+                    self.settled,
+                    entries_max=self.entries_max,
+                ),
                 self.now,
                 job=JOB,
                 policy=POLICY,
