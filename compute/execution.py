@@ -44,7 +44,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     `starts` counts the times its program may have been started. `cleaned`: nothing of it is left on this machine;
     `settled`: its end was answered. When both hold it is forgotten. `holding`: it has ended, but its program may still be
-    there; until that is gone its room is taken, and its end untold unless its engine does not answer.
+    there; until that is gone its room is taken, and its end untold unless its clean-up is delayed.
     """
 
     run: Run
@@ -173,7 +173,7 @@ class Cleaned(Struct, frozen=True):
 
 
 class CleanUpDelayed(Struct, frozen=True):
-    """Its engine does not answer, so its program cannot be removed yet, or it is not known whether it runs."""
+    """It cannot be cleaned yet: its engine does not answer, for instance, and it is not known whether its program runs."""
 
 
 class Restarted(Struct, frozen=True):

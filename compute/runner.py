@@ -57,7 +57,6 @@ REST_S: Final = 10.0
 """How long the rest of the output may take to arrive once the program has ended."""
 REST_AFTER_STOP_S: Final = 1.0
 """And that of a program that was ended."""
-RECOVER_TRIES: Final = 20
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
 
@@ -323,12 +322,11 @@ class Runner:
                 await self._wipe()
             except (Fault, OSError) as error:
                 _log.warning("cannot clean up yet", execution=self.execution.id, fault=str(error))
-                if isinstance(error, Unavailable):
-                    self.tell(CleanUpDelayed())
             except Exception:  # noqa: BLE001 (as above; and nothing may stay behind)
                 _log.exception("cannot clean up yet", execution=self.execution.id)
             else:
                 break
+            self.tell(CleanUpDelayed())
             await self._shop.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, AGAIN_MAX_S)
         self._shop.inputs.release(self.execution.id)
@@ -361,15 +359,19 @@ class Runner:
         self.tell(Failed((await guard.watch(self._shop.clock)).failure()))
 
     async def _find(self, engine: Engine[Any]) -> Running | None:
-        for _ in range(RECOVER_TRIES):
+        clock = self._shop.clock
+        until = clock.elapsed() + self._shop.limits.recovering_s
+        while True:
             try:
                 return await engine.recover(self.execution.id)
             except Unavailable as fault:
+                # One try may take an engine that does not answer all of the time.
+                if clock.elapsed() >= until:
+                    raise
                 _log.warning(
                     "the engine does not answer yet", execution=self.execution.id, fault=fault.message
                 )
-                await self._shop.clock.sleep(AGAIN_S)
-        return await engine.recover(self.execution.id)
+                await clock.sleep(AGAIN_S)
 
     async def _remove_program(self) -> None:
         if self._running is None and self.execution.starts:

@@ -30,13 +30,15 @@ from storage.contract import Drivers
 
 class Limits(Struct, frozen=True):
     """How long things may take on this node, in seconds: staging unless the order says, within it finding out what one
-    input is (to list a million objects takes half of that), asking a program to end.
+    input is (to list a million objects takes half of that), asking a program to end, and asking an engine after a restart
+    for a program.
     """
 
     staging_s: float = 3600.0
     resolving_s: float = 300.0
     publishing_s: float = 3600.0
     stop_grace_s: float = 10.0
+    recovering_s: float = 60.0
 
 
 class Shop(Struct, frozen=True):

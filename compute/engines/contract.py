@@ -92,7 +92,7 @@ class Engine(Protocol[P]):
     """Runs programs of one type.
 
     Faults: `Invalid` (params that can never work: field and reason), `NotFound` (image, module, entry point: named),
-    `Denied`, `Unavailable` (the engine itself is ill: another node may do better), `TimedOut`, `Exhausted`.
+    `Denied`, `Unavailable` (the engine itself is ill, or does not answer in time: another node may do better), `Exhausted`.
     """
 
     type: ClassVar[str]

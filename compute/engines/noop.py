@@ -77,7 +77,7 @@ class Program:
 class NoopWorld:
     """The machine on which programs are played. `starts` counts how often each execution was really started.
 
-    While `away` is set, whoever wants to stop a program is told that.
+    While `away` is set, whoever wants to find or stop a program is told that.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -190,6 +190,8 @@ class NoopEngine:
 
     async def recover(self, execution: ExecutionId) -> Running | None:
         """Find a program of this node."""
+        if self.world.away is not None:
+            raise self.world.away
         program = self.world.programs.get(execution)
         return NoopRunning(self.world, program) if program and program.run.node == self._node else None
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from compute.engines.docker.config import NODE_LABEL
 TEST_LABEL: Final = "shoal.test"
 SETTINGS_LABEL: Final = {TEST_LABEL: "engine"}
 PIECE_BYTES: Final = 65_536
+STILL_ANSWERED: Final = re.compile(rb"[A-Z]+ \S*/(version|_ping) ")
+"""What a daemon answers that has locked itself up."""
 
 
 async def remove_containers(docker_host: str, node: str) -> None:
@@ -29,7 +32,8 @@ class Door:
     """A socket in front of the daemon's own. Shut, it cuts every connection and lets none through, as a restart does.
 
     `reuses` counts the requests that came over a connection which had answered one before; the one with the number
-    `cut_at` finds it cut, as a connection is that a proxy gave up while it was idle.
+    `cut_at` finds it cut, as a connection is that a proxy gave up while it was idle. From `hang` to `go_on` it keeps
+    what it is asked, all but a few questions, and notes the first line of each in `kept`.
     """
 
     def __init__(self, daemon: Path, socket: Path) -> None:
@@ -40,6 +44,9 @@ class Door:
         self._writers: set[asyncio.StreamWriter] = set()
         self.reuses = 0
         self.cut_at = -1
+        self.kept: list[bytes] = []
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
 
     async def open(self) -> None:
         """Let connections through."""
@@ -53,6 +60,15 @@ class Door:
             self._socket.unlink(missing_ok=True)
         for writer in self._writers:
             writer.transport.abort()
+        self.go_on()
+
+    def hang(self) -> None:
+        """Be a daemon that takes requests and answers next to none."""
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        """Let through what was kept, also of those who have given up, and all that comes."""
+        self._goes_on.set()
 
     async def _through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(self._daemon)
@@ -61,13 +77,17 @@ class Door:
             async with asyncio.TaskGroup() as both:
                 answered = asyncio.Event()
                 both.create_task(_pass_on(reader, inner_writer, partial(self._asked, answered, writer)))
-                both.create_task(_pass_on(inner_reader, writer, answered.set))
+                both.create_task(_pass_on(inner_reader, writer, partial(self._answers, answered)))
         finally:
             self._writers -= {writer, inner_writer}
             for each in (writer, inner_writer):
                 each.transport.abort()
 
-    def _asked(self, answered: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+    async def _answers(self, answered: asyncio.Event, data: bytes) -> None:
+        """Something comes from the daemon."""
+        answered.set()
+
+    async def _asked(self, answered: asyncio.Event, writer: asyncio.StreamWriter, data: bytes) -> None:
         """Something comes from the node: the first part of a request if the last one was answered."""
         if answered.is_set():
             answered.clear()
@@ -76,14 +96,17 @@ class Door:
                 self.reuses += 1
                 raise ConnectionResetError
             self.reuses += 1
+        if not self._goes_on.is_set() and not STILL_ANSWERED.match(data):
+            self.kept.append(data.partition(b"\r\n")[0])
+            await self._goes_on.wait()
 
 
 async def _pass_on(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Callable[[], None]
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Callable[[bytes], Awaitable[None]]
 ) -> None:
     with suppress(OSError):
         while data := await reader.read(PIECE_BYTES):
-            told()
+            await told(data)
             writer.write(data)
             await writer.drain()
         writer.write_eof()

@@ -454,6 +454,40 @@ async def test_a_daemon_that_stays_away(docker_host: str, shell: Runs, tmp_path:
             await remove_containers(docker_host, NODE)
 
 
+async def test_a_daemon_that_hangs(
+    docker_host: str, engine: DockerEngine, shell: Runs, tmp_path: Path
+) -> None:
+    """A daemon that still tells its version and answers little else is not offered, and what to do is said. Nothing more is
+    left with it than one question and the first call; when it goes on it is offered again, and what ran there is found.
+    """
+    run = shell("echo ready; sleep 1000")
+    await begin(engine, run)
+    async with door_to(docker_host, tmp_path) as door:
+        behind = DockerEngine(NODE, DockerSettings(host=door.host, labels=SETTINGS_LABEL, answer_s=3))
+        try:
+            assert (await behind.probe()).available
+            door.hang()
+
+            for offer in await asyncio.gather(*(behind.probe() for _ in range(3))):
+                assert not offer.available
+                assert "restart" in offer.hint
+            for calls in (1, 3):
+                ends = await asyncio.gather(
+                    *(behind.recover(run.execution) for _ in range(calls)), return_exceptions=True
+                )
+                assert all(isinstance(end, Unavailable) and end.kind == "Docker" for end in ends), ends
+            assert not (await behind.probe()).available
+            assert [b"/info " in line for line in door.kept] == [True, False]
+
+            door.go_on()
+            running = await behind.recover(run.execution)
+            assert running is not None
+            assert (await behind.probe()).available
+            await stop(running, 0)
+        finally:
+            await behind.close()
+
+
 async def test_a_lost_answer_to_start_starts_once(docker_host: str, shell: Runs, tmp_path: Path) -> None:
     """When the answer to a start is lost, the program has run once, not twice."""
     (tmp_path / "out").mkdir()

@@ -1,4 +1,4 @@
-"""The Docker daemon is restarted under a node that has work on it."""
+"""The Docker daemon is restarted, or hangs, under a node that has work on it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,6 +17,7 @@ from protocol.jobs import Amounts, Input, Spec, Task
 from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.nodes import Offer
 from protocol.states import ExecutionState
+from tests.compute.containers import door_to
 from tests.compute.daemons import OwnDaemon, own_daemon
 from tests.compute.twins import NODE, FakeRequester, order
 from tests.conftest import skip
@@ -125,6 +126,47 @@ async def test_the_daemon_is_restarted(
         assert (await requester.ended(later)).state is S.COMPLETED
         assert gate.starts() == [run.execution, later.execution]
         await requester.until(lambda: not agent.runners)
+    assert await containers(daemon) == []
+
+
+@pytest.mark.parametrize("daemon", [False], ids=["plain"], indirect=True)
+async def test_the_daemon_hangs(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
+) -> None:
+    """A node whose Docker hangs says so and what to do; what it was just ordered is told as the node's fault, to be tried
+    elsewhere. Once Docker was restarted it is offered again, and nothing is left.
+    """
+    async with door_to(daemon.host, tmp_path) as door:
+        settings = Settings(
+            data_dir=tmp_path / "node",
+            name=NODE,
+            engines=("docker",),
+            docker=DockerSettings(host=door.host, answer_s=5),
+            publish_port=0,
+        )
+        task = Task(engine=Spec("docker", {"Image": images.BUSYBOX, "Parameters": ["true"]}))
+        first, caught = (order(number, task, amounts=Amounts(cpu=0.1)) for number in (1, 2))
+        async with running(MemoryBus(hub), settings, host={}) as agent:
+            await requester.until(lambda: offered(requester).available)
+            await requester.run(first)
+            assert (await requester.ended(first)).state is S.COMPLETED
+            await requester.until(lambda: not agent.runners)
+
+            door.hang()
+            await requester.run(caught)
+            report = await requester.ended(caught)
+            assert report.failure is not None
+            assert (report.failure.code, report.failure.retryable) == ("Unavailable.Docker", True)
+            await requester.until(lambda: not offered(requester).available)
+            assert offered(requester).lost
+            assert "restart" in offered(requester).hint
+
+            await daemon.kill()
+            await door.shut()
+            await daemon.start()
+            await door.open()
+            await requester.until(lambda: offered(requester).available)
+            await requester.until(lambda: not agent.runners)
     assert await containers(daemon) == []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from compute.admission import Policy
 from compute.shop import Limits
-from protocol.errors import Conflict, Fault, NotFound, Unavailable
+from protocol.errors import Broken, Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.states import ExecutionState
 from storage.contract import Label
@@ -333,14 +333,21 @@ async def test_a_program_that_runs_too_long_is_stopped(nodes: Nodes, requester: 
     assert node.leftovers() == []
 
 
-async def test_an_engine_that_stays_away_holds_up_nobody(nodes: Nodes, requester: FakeRequester) -> None:
-    """While an engine cannot end a program its end is told, so that others go on; its room is free once it is gone."""
+@pytest.mark.parametrize(
+    "fault", [Unavailable("the engine is away"), TimedOut("the engine hangs"), Broken("the engine stammers")]
+)
+async def test_an_engine_that_stays_away_holds_up_nobody(
+    nodes: Nodes, requester: FakeRequester, fault: Fault
+) -> None:
+    """While an engine cannot end a program, for whatever reason, its end is told, so that others go on; its room is free
+    once it is gone.
+    """
     node = nodes()
     await node.start()
     run = order(task=noop({"Seconds": 3600}))
     await requester.run(run)
     await requester.reached(run, S.RUNNING)
-    node.world.away = Unavailable("the engine is away")
+    node.world.away = fault
     await requester.cancel(run)
     assert (await requester.ended(run)).state is S.CANCELLED
     assert node.here._room.ledger.held

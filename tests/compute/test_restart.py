@@ -8,7 +8,7 @@ import pytest
 
 from compute.engines.contract import Run as EngineRun
 from compute.shop import Limits
-from protocol.errors import Fault
+from protocol.errors import Fault, Unavailable
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.messages import Run
@@ -69,6 +69,32 @@ async def insist(requester: FakeRequester, run: Run) -> None:
             if answer.taken or (answer.failure and answer.failure.code == "Conflict.Gone"):
                 return
         await asyncio.sleep(0.02)
+
+
+async def test_a_program_that_cannot_be_looked_for_is_given_up(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A node that is restarted and whose engine does not answer gives the work up after a while; its room is free, and
+    nothing is left, once the engine is back.
+    """
+    node = nodes(limits=Limits(recovering_s=0.01))
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await node.crash()
+    node.world.away = Unavailable("the engine does not answer", kind="Docker")
+    agent = await node.start()
+
+    report = await requester.ended(run)
+    assert report.failure is not None
+    assert (report.failure.code, report.failure.retryable) == ("Unavailable.Docker", True)
+    assert agent._room.ledger.held
+    node.world.away = None
+    await requester.quiet(node)
+    assert not agent._room.ledger.held
+    assert node.leftovers() == []
+    assert node.world.starts == {run.execution: 1}
 
 
 async def test_a_running_program_is_adopted(nodes: Nodes, requester: FakeRequester) -> None:

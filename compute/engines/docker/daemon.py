@@ -1,7 +1,12 @@
 """The one module that speaks to the Docker daemon.
 
 Knows: aiodocker, sockets and deadlines. Must not know: executions. Connections that break become `Unavailable` with the kind
-``Connection``; refusals of the daemon stay ``DockerError`` for the callers, who know what they asked.
+``Connection``, calls that are not answered in time with the kind ``Docker``: its calls take milliseconds, so it is ill;
+refusals of the daemon stay ``DockerError`` for the callers, who know what they asked.
+
+A daemon that has locked itself up takes connections and tells its version, and answers next to nothing else. Each such call
+stays with it until it is restarted: so one that is known to hang is left with a single question, and the others wait for
+the answer to that.
 """
 
 import asyncio
@@ -17,7 +22,7 @@ from aiodocker import Docker, DockerError
 from compute.engines.docker.frames import Frame, Frames
 from compute.engines.docker.settings import DockerSettings
 from protocol.clock import Clock
-from protocol.errors import Broken, Fault, TimedOut, Unavailable
+from protocol.errors import Broken, Fault, Unavailable
 
 T = TypeVar("T")
 
@@ -25,14 +30,20 @@ UNIX: Final = "unix://"
 NO_CONNECTION: Final = 900
 """The status by which aiodocker says that it did not get through."""
 CONNECTION: Final = "Connection"
+SILENT: Final = "Docker"
 RETRY_S: Final = 0.2
 PING_S: Final = 5.0
+ABOUT_S: Final = 5.0
+"""A daemon tells of itself in some ten milliseconds; one that has not by then hangs."""
+ABOUT_AGAIN_S: Final = 600.0
+"""Until then one question is left with it; a connection to another machine may be lost without a sign."""
 PING: Final = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"
 NO_EVENTS: Final = '{"type":["daemon"]}'
 """Of itself a daemon tells only that it has read its configuration again."""
 HINT: Final = (
     "start Docker on the node (systemctl start docker); the node's user must be able to open its socket"
 )
+RESTART: Final = "Docker hangs: restart it on the node (systemctl restart docker), and see its log"
 
 
 class Daemon:
@@ -43,22 +54,62 @@ class Daemon:
         self._clock = clock
         self._client: Docker | None = None
         self._connector: aiohttp.UnixConnector | None = None
+        self._question: asyncio.Task[Fault | DockerError | None] | None = None
+        # The question that was open when another call was not answered either.
+        self._hanging: asyncio.Task[Fault | DockerError | None] | None = None
 
     async def call(
         self, what: str, request: Callable[[Docker], Awaitable[T]], *, within_s: float | None = None
     ) -> T:
-        """Ask once. `within_s` defaults to the settings' deadline.
+        """Ask once, of a daemon that hangs not before it tells of itself. `within_s` defaults to the settings' deadline.
 
-        Raises ``DockerError`` for a refusal, `Unavailable` of kind ``Connection`` if there is no daemon, and `TimedOut`.
+        Raises ``DockerError`` for a refusal, and `Unavailable`: of kind ``Connection`` if there is no daemon, of kind
+        ``Docker`` if it does not answer in time.
         """
         limit_s = self._settings.answer_s if within_s is None else within_s
         try:
             async with asyncio.timeout(limit_s):
-                return await request(self._open())
+                if self._hanging is not None:
+                    await asyncio.wait({self._hanging})
+                    self._hanging = None
+                return await self._ask(what, request)
         except TimeoutError as error:
-            raise TimedOut(
-                f"Docker did not {what} within {limit_s:g} s", hint="see the daemon's log"
-            ) from error
+            if self._question is not None and not self._question.done():
+                self._hanging = self._question
+            raise _silent(what, limit_s) from error
+
+    async def works(self) -> None:
+        """Return if it tells of itself, which one that hangs does not. Raises as `call`.
+
+        However often this is called, and given up, one question is left with it.
+        """
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._about())
+        limit_s = min(ABOUT_S, self._settings.answer_s)
+        await asyncio.wait({self._question}, timeout=limit_s)
+        if not self._question.done():
+            raise _silent("tell of itself", limit_s)
+        if (fault := self._question.result()) is not None:
+            raise fault
+
+    async def _about(self) -> Fault | DockerError | None:
+        """Ask it to tell of itself until it answers or is away; what came of it other than an answer."""
+        while True:
+            try:
+                async with asyncio.timeout(ABOUT_AGAIN_S):
+                    await self._ask("tell of itself", lambda docker: docker.system.info())
+                return None
+            except TimeoutError:
+                continue
+            except (Fault, DockerError) as error:
+                return error
+
+    async def _ask(self, what: str, request: Callable[[Docker], Awaitable[T]]) -> T:
+        """Ask, with the caller's deadline. Raises as `call`, and ``TimeoutError`` at that deadline."""
+        try:
+            return await request(self._open())
+        except TimeoutError:
+            raise
         except DockerError as error:
             if error.status == NO_CONNECTION:
                 raise self._lost(what, error) from error
@@ -151,6 +202,9 @@ class Daemon:
 
     async def close(self) -> None:
         """Close all connections; containers run on."""
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.wait({self._question})
         client, self._client = self._client, None
         connector, self._connector = self._connector, None
         if client is not None:
@@ -176,6 +230,10 @@ class Daemon:
         return Unavailable(
             f"Docker at {self._host()} did not {what}: {_reason(error)}", hint=HINT, kind=CONNECTION
         )
+
+
+def _silent(what: str, limit_s: float) -> Unavailable:
+    return Unavailable(f"Docker did not {what} within {limit_s:g} s", hint=RESTART, kind=SILENT)
 
 
 async def _endless(docker: Docker, path: str, params: dict[str, Any]) -> aiohttp.ClientResponse:

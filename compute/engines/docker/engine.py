@@ -56,6 +56,7 @@ class DockerEngine:
     async def probe(self) -> Offer:
         """The daemon's version, or why it cannot be used."""
         try:
+            await self._daemon.works()
             about = await self._daemon.call("answer", lambda docker: docker.version(), within_s=PROBE_S)
         except Fault as fault:
             self._was_here = False
