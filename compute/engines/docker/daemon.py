@@ -31,6 +31,7 @@ NO_CONNECTION: Final = 900
 """The status by which aiodocker says that it did not get through."""
 CONNECTION: Final = "Connection"
 SILENT: Final = "Docker"
+"""The kind of what it leaves unanswered."""
 RETRY_S: Final = 0.2
 PING_S: Final = 5.0
 ABOUT_S: Final = 5.0
