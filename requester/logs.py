@@ -1,14 +1,20 @@
 """Reads the output of executions from the nodes that hold it, at the asker's own speed.
 
 Knows: long polls with a cursor, and what is told when a node cannot answer. Must not know: which execution is meant.
+
+Who follows an execution that has not ended is not told that its node cannot answer: the node may come back and go on with
+it, or the execution is given up, and only then is there no more to come.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 
 from protocol import subjects
 from protocol.asking import ask
 from protocol.bus import Bus
-from protocol.errors import Fault, TimedOut, Unavailable
+from protocol.clock import Clock
+from protocol.errors import Failure, TimedOut, Unavailable
+from protocol.ids import short
 from protocol.messages import LogChunk, LogsAnswer, LogsRequest, decode, encode
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.verbs import LogLine, Verbs
@@ -19,14 +25,19 @@ _ANSWER_S = 5.0
 _TRIES = 2
 """Requests without an answer in a row before the output counts as out of reach: one may be lost on its way."""
 _TRIES_FOLLOWING = 5
+_AGAIN_S = 1.0
+"""Until the node of an execution that goes on is asked again, after it could not answer."""
+_PASSING = ("Unavailable", "TimedOut", "NotFound", "Exhausted")
+"""Failures that an execution's node gets over: it is away, has not begun with it yet, or answers too many."""
 _END = -1
 
 
 class Logs:
     """Output of executions."""
 
-    def __init__(self, bus: Bus, verbs: Verbs) -> None:
+    def __init__(self, bus: Bus, clock: Clock, verbs: Verbs) -> None:
         self._bus = bus
+        self._clock = clock
         self._verbs = verbs
 
     async def read(
@@ -34,39 +45,59 @@ class Logs:
     ) -> AsyncGenerator[LogLine, None]:
         """What an execution wrote, until its end or (not following) the present. The node's word, else what the log kept."""
         cursor = _END if tail else 0
+        told: Counter[int] = Counter()
         while True:
-            wanted = LogsRequest(execution.id, cursor, wait_s=_WAIT_S if follow else 0.0)
-            try:
-                data = await ask(
-                    self._bus,
-                    subjects.logs(execution.node),
-                    encode(wanted),
-                    timeout_s=wanted.wait_s + _ANSWER_S,
-                    tries=_TRIES_FOLLOWING if follow else _TRIES,
-                )
-                answer = decode(data, LogsAnswer)
-            except (Unavailable, TimedOut) as fault:
-                for line in await self._kept(execution, fault, told=cursor > 0):
-                    yield line
-                return
+            answer = await self._asked(execution, cursor, follow=follow)
             for chunk in answer.chunks:
+                told[chunk.stream] += len(chunk.data)
                 yield LogLine(execution.id, chunk)
             if answer.failure is not None:
-                for line in await self._kept(execution, None, told=cursor > 0) or [
-                    LogLine(execution.id, failure=answer.failure)
-                ]:
+                record: JobRecord = await self._verbs.job(execution.job)
+                known = record.executions.get(execution.id, execution)
+                if follow and known.open and answer.failure.code.startswith(_PASSING):
+                    await self._clock.sleep(_AGAIN_S)
+                    continue
+                kept = None if tail else _kept(known, told)
+                for line in [LogLine(known.id, failure=answer.failure)] if kept is None else kept:
                     yield line
                 return
             if answer.ended or (not follow and not answer.chunks):
                 return
             cursor = answer.cursor
 
-    async def _kept(self, execution: ExecutionRecord, fault: Fault | None, *, told: bool) -> list[LogLine]:
-        """The beginning of the output as the execution's report told it, if there is one; else the fault."""
-        record: JobRecord = await self._verbs.job(execution.job)
-        known = record.executions.get(execution.id, execution)
-        if known.output is not None and not told:
-            at = known.modified_at
-            kept = ((1, known.output.stdout), (2, known.output.stderr))
-            return [LogLine(known.id, LogChunk(stream, at, text.encode())) for stream, text in kept if text]
-        return [LogLine(known.id, failure=fault.failure())] if fault is not None else []
+    async def _asked(self, execution: ExecutionRecord, cursor: int, *, follow: bool) -> LogsAnswer:
+        """The node's answer, or the failure that it does not answer."""
+        wanted = LogsRequest(execution.id, cursor, wait_s=_WAIT_S if follow else 0.0)
+        try:
+            data = await ask(
+                self._bus,
+                subjects.logs(execution.node),
+                encode(wanted),
+                timeout_s=wanted.wait_s + _ANSWER_S,
+                tries=_TRIES_FOLLOWING if follow else _TRIES,
+            )
+        except (Unavailable, TimedOut) as fault:
+            return LogsAnswer(cursor, failure=_out_of_reach(execution, fault))
+        return decode(data, LogsAnswer)
+
+
+def _out_of_reach(execution: ExecutionRecord, fault: Unavailable | TimedOut) -> Failure:
+    node = short(execution.node)
+    return type(fault)(
+        f"node {node} does not answer, and the output of execution {short(execution.id)} is kept there",
+        hint=f"how the node is: shoal node describe {node}",
+    ).failure()
+
+
+def _kept(known: ExecutionRecord, told: Counter[int]) -> list[LogLine] | None:
+    """What the execution's report has of its output beyond the bytes `told` of each stream.
+
+    None if that is not all that is missing; only who was told nothing yet is served with a beginning.
+    """
+    output = known.output
+    if output is None or (told and (output.stdout_truncated or output.stderr_truncated)):
+        return None
+    texts = (
+        (stream, text.encode()[told[stream] :]) for stream, text in ((1, output.stdout), (2, output.stderr))
+    )
+    return [LogLine(known.id, LogChunk(stream, known.modified_at, rest)) for stream, rest in texts if rest]

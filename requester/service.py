@@ -88,7 +88,7 @@ class Service:
         self._lookup = Lookup(bus, jobs, recorder, follower, wait_s=settings.report_wait_s)
         self._intake = Intake(jobs, recorder, orchestrator.put, timeout_s=settings.submit_timeout_s)
         self._nodes = Nodes(clock, jobs, words, orchestrator.attend_node)
-        self._logs = Logs(bus, self)
+        self._logs = Logs(bus, clock, self)
         self._kept = KeptResults(bus)
 
     # Changing jobs

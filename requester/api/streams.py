@@ -159,10 +159,9 @@ async def _stream(
 def _update(update: JobUpdate) -> dict[str, Any]:
     if update.job is not None:
         record = update.job
-        return {
-            "Job": views.job(record),
-            "Executions": views.executions(record.current(), record),
-        }
+        view = {"Job": views.job(record), "Executions": views.executions(record.current(), record)}
+        # What still runs of earlier versions is not shown one by one: it matters only that an update is not through.
+        return {**view, "Older": len(record.older())} if record.older() else view
     return {} if update.progress is None else {"Progress": views.progress(update.progress)}
 
 

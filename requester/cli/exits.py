@@ -61,16 +61,16 @@ def code_of_job(job: dict[str, Any]) -> Exit:
 
 
 def code_of_followed(job: dict[str, Any], executions: list[dict[str, Any]]) -> int:
-    """The exit code after following a job: its program's own where one execution ran, as ``docker run`` has it.
+    """The exit code after following a job: its program's own, as ``docker run`` has it, of a job of one partition.
 
     125 says that the program never ran to an end of its own.
     """
     code = code_of_job(job)
     if code is Exit.JOB_FAILED and not failure_code(job).startswith(PROGRAM_FAILED):
         return Exit.ENGINE_FAILED
-    if len(executions) != 1 or code not in (Exit.OK, Exit.JOB_FAILED):
+    if len({each["PartitionIndex"] for each in executions}) != 1 or code not in (Exit.OK, Exit.JOB_FAILED):
         return code
-    output = executions[0].get("RunOutput") or {}
+    output = executions[-1].get("RunOutput") or {}
     # The shell sees eight bits; a code that is not 0 must not become 0 there.
     program = int(output.get("ExitCode", 0))
     return (program & 0xFF or Exit.ERROR) if program else code

@@ -43,6 +43,9 @@ class Stages:
         state = job["State"]
         if state["StateType"] == "Queued":
             found.append(("", "Queued", state["Message"] or "waiting for a node with room"))
+        elif state["StateType"] == "Running" and "Failure" in job:
+            # Of a job that goes on, this is why a part of it waits.
+            found.append(("", "Queued", f"not all of it runs yet: {job['Failure']['Message']}"))
         if held_up := held_up_update(job, view.get("Executions", [])):
             found.append(("", "Updating", held_up))
         for execution in view.get("Executions", []):

@@ -30,6 +30,11 @@ def state_of(execution: Json) -> str:
     return _STATES.get(number, str(number))
 
 
+def is_open(execution: Json) -> bool:
+    """Whether an execution has not ended."""
+    return bool(execution["DesiredState"]["StateType"] == _DESIRED_RUNNING)
+
+
 def desired_of(execution: Json) -> str:
     """What is wanted of an execution."""
     return "Running" if execution["DesiredState"]["StateType"] == _DESIRED_RUNNING else "Stopped"

@@ -3,7 +3,6 @@
 Knows: the flags of waiting and the order of things. Must not know: how the job was written.
 """
 
-import base64
 import sys
 import time
 from collections.abc import Iterable
@@ -26,14 +25,16 @@ from requester.cli.exits import (
     failure_code,
     tell,
 )
+from requester.cli.following import print_output
 from requester.cli.output import clean_text
 from requester.cli.progress import Screen, Stages
+from requester.cli.views import is_open
 from requester.client import Client
 
 Json = dict[str, Any]
 
 LONG_RUNNING: Final = ("service", "daemon")
-"""Types of jobs that are not meant to end: waiting for one ends when it runs."""
+"""Types of jobs that are not meant to end: waiting for one ends when all of it runs."""
 
 
 @Parameter(name="*")
@@ -128,7 +129,7 @@ def _wait(client: Client, job: str, how: Waiting, screen: Screen) -> tuple[int, 
         tell("Checking job status... (Enter Ctrl+C to exit at any time, your job will continue running):\n")
     try:
         if how.follow:
-            _print_output(client, job, until)
+            print_output(client, job, until)
         view = _watch(client, job, until, screen)
     except Fault as fault:
         screen.clear()
@@ -166,10 +167,15 @@ def _watch(client: Client, job: str, until: float | None, screen: Screen) -> Jso
 
 
 def _runs(view: Json) -> bool:
-    """Whether a job that is not meant to end has an execution that runs."""
-    return view["Job"]["Type"] in LONG_RUNNING and any(
-        each["State"] == "running" for each in view.get("Executions", [])
-    )
+    """Whether a job that is not meant to end runs: all it wants of its present version, and nothing of an earlier one."""
+    job, executions = view["Job"], view.get("Executions", [])
+    if job["Type"] not in LONG_RUNNING or view.get("Older"):
+        return False
+    running = {each["PartitionIndex"] for each in executions if each["State"] == "running"}
+    if job["Type"] == "service":
+        return len(running) >= int(job["Count"])
+    # How many a daemon wants is how many nodes fit: each has one from the moment that it does.
+    return bool(running) and all(each["State"] == "running" or not is_open(each) for each in executions)
 
 
 def _has_results(view: Json) -> bool:
@@ -194,24 +200,6 @@ def _verdict(view: Json, *, follow: bool) -> int:
     hint = (job.get("Failure") or {}).get("Hint", "")
     complain(job["State"]["Message"] or f"job {job['State']['StateType'].lower()}", hint)
     return code
-
-
-def _print_output(client: Client, job: str, until: float | None) -> None:
-    """The program's own output, to where it wrote it. What cannot be had is told; the job's end says the rest."""
-    try:
-        for piece in client.output(job, follow=True, until=until):
-            if "Failure" in piece:
-                complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
-            elif "Data" in piece:
-                target = sys.stderr if piece["Stream"] == 2 else sys.stdout
-                target.buffer.write(base64.b64decode(piece["Data"]))
-                target.buffer.flush()
-    except Fault as fault:
-        if fault.failure().code == "TimedOut.Wait":
-            raise
-        # A job that never ran has no output; its end says why.
-        if not fault.failure().code.startswith("NotFound"):
-            complain(f"the output broke off: {fault.message}")
 
 
 def _next_commands(job: str, *, results: bool) -> None:

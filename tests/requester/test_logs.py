@@ -4,13 +4,15 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from protocol import subjects
+from protocol.bus import Message
 from protocol.clock import ManualClock
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import LogChunk, LogsAnswer, encode
+from protocol.messages import LogChunk, LogsAnswer, LogsRequest, RunOutput, decode, encode
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
 from requester.logs import Logs
@@ -49,7 +51,7 @@ async def test_a_question_that_gets_lost_is_asked_again(follow: bool, limit_s: f
     """One message that is lost on its way costs seconds, and no output, whether it is followed or not."""
     clock = ManualClock()
     hub = MemoryHub(clock=clock)
-    logs = Logs(MemoryBus(hub), cast(Any, Alone()))
+    logs = Logs(MemoryBus(hub), clock, cast(Any, Alone()))
     async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
         lines = logs.read(RUNNING, follow=follow, tail=False)
         reading = asyncio.ensure_future(anext(lines))
@@ -67,7 +69,7 @@ async def test_a_node_that_does_not_answer_is_told() -> None:
     """Who asks for the output of a node that is mute is told so after two questions, and does not wait for ever."""
     clock = ManualClock()
     hub = MemoryHub(clock=clock)
-    logs = Logs(MemoryBus(hub), cast(Any, Alone()))
+    logs = Logs(MemoryBus(hub), clock, cast(Any, Alone()))
     async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
         lines = logs.read(RUNNING, follow=False, tail=False)
         reading = asyncio.ensure_future(anext(lines))
@@ -75,5 +77,54 @@ async def test_a_node_that_does_not_answer_is_told() -> None:
             await anext(asked)
             await clock.advance(ANSWER_S)
 
-        assert (await reading).failure is not None
+        failure = (await reading).failure
+        assert failure is not None
+        assert failure.message == "node n-1 does not answer, and the output of execution e-1 is kept there"
         await lines.aclose()
+
+
+async def test_who_follows_waits_for_a_node_that_is_away() -> None:
+    """Output that is followed goes on where it broke off when its node is back, unless the execution is given up."""
+    clock = ManualClock()
+    hub = MemoryHub(clock=clock)
+    lines = Logs(MemoryBus(hub), clock, cast(Any, Alone())).read(RUNNING, follow=True, tail=False)
+    async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
+        reading = asyncio.ensure_future(anext(lines))
+        await _answer(await anext(asked), LogsAnswer(7, [LogChunk(1, 0.0, b"one")]))
+        assert (await reading).chunk == LogChunk(1, 0.0, b"one")
+    reading = asyncio.ensure_future(anext(lines))
+    await clock.advance(3.0)
+    assert not reading.done()
+    async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
+        await clock.advance(1.0)
+        question = await anext(asked)
+        assert decode(question.data, LogsRequest).cursor == 7
+        await _answer(question, LogsAnswer(9, [LogChunk(1, 0.0, b"two")], ended=True))
+
+        assert (await reading).chunk == LogChunk(1, 0.0, b"two")
+        await lines.aclose()
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+async def test_what_was_reported_completes_what_was_followed(truncated: bool) -> None:
+    """When a node goes away after its report, the rest of the output is what the report has; if that is cut, it is said."""
+    clock = ManualClock()
+    hub = MemoryHub(clock=clock)
+    job = Alone()
+    lines = Logs(MemoryBus(hub), clock, cast(Any, job)).read(RUNNING, follow=True, tail=False)
+    async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
+        reading = asyncio.ensure_future(anext(lines))
+        await _answer(await anext(asked), LogsAnswer(7, [LogChunk(1, 0.0, b"one ")]))
+        await reading
+    output = RunOutput("one two", stdout_truncated=truncated)
+    job.executions[RUNNING.id] = replace(RUNNING, state=ExecutionState.COMPLETED, output=output)
+
+    line = await anext(lines)
+
+    assert (line.failure is not None) == truncated
+    assert line.chunk == (None if truncated else LogChunk(1, RUNNING.modified_at, b"two"))
+
+
+async def _answer(question: Message, answer: LogsAnswer) -> None:
+    assert question.respond is not None
+    await question.respond(encode(answer))

@@ -361,13 +361,14 @@ class Twin:
             if record is None:
                 continue
             kept = [each for each in record.current() if each.id.startswith(execution)]
-            if kept and (kept[-1].id in self.output or record.closed):
+            if kept and (kept[-1].id in self.output or not kept[-1].open):
                 for line in [] if tail else self.output.get(kept[-1].id, []):
                     yield line
                 if not follow or record.closed:
                     return
+                id_ = kept[-1].id
                 async with self._news:
-                    await self._news.wait_for(lambda: self.records[record.id].closed)  # noqa: B023
+                    await self._news.wait_for(lambda: not self.records[record.id].executions[id_].open)  # noqa: B023
                 return
             if not follow or record.closed:
                 raise NotFound(f"job {record.id} has no execution yet", kind="Execution")

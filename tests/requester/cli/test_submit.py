@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+from protocol.entries import Cancelled, Lost
 from protocol.errors import Failure, Unavailable
 from protocol.ids import JobId
-from protocol.messages import RunOutput
+from protocol.messages import LogChunk, RunOutput
 from protocol.states import ExecutionState, JobState
 from requester.cli.progress import Stages
 from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import SPEC, Shoal
-from tests.requester.twin import Twin
+from tests.requester.twin import NODE, Twin, queued
 
 S = ExecutionState
 ID = re.compile(r"j-[0-9a-f-]{36}")
@@ -166,6 +167,46 @@ def test_output_out_of_reach_does_not_hide_the_end(shoal: Shoal, twin: Twin) -> 
     assert "the node is gone" in ran.err
 
 
+def test_a_program_is_followed_to_the_node_that_runs_it_next(shoal: Shoal, twin: Twin) -> None:
+    """When a node goes away while its output is followed, what the program prints on the next one is printed, and its code
+    is the command's; no error is told of what was tried again, but that it was.
+    """
+
+    async def go_on_elsewhere(job: JobId) -> None:
+        lost = await twin.assign(job)
+        twin.output[lost] = [LogLine(lost, failure=Failure("Unavailable", "node n-1 does not answer"))]
+        await twin.report(lost, S.RUNNING)
+        await twin.write(job, Lost(lost, NODE, Failure("Lost", "the node is gone", retryable=True)))
+        again = await twin.assign(job, attempt=2)
+        twin.output[again] = [LogLine(again, LogChunk(1, 0.0, b"hello\n"))]
+        failure = Failure("ProgramFailed", "program exited with code 3")
+        await twin.report(again, S.FAILED, failure=failure, output=RunOutput(stdout="hello\n", exit_code=3))
+        await twin.close(job, JobState.FAILED, failure)
+
+    twin.then = go_on_elsewhere
+    ran = shoal("submit", "-f", "job.yaml")
+    assert (ran.code, ran.out) == (3, "hello\n")
+    assert "The program is tried again: attempt 2, on n-0f29f45c." in ran.err
+    assert "Error" not in ran.err
+
+
+def test_output_is_printed_once_though_the_connection_breaks(shoal: Shoal, twin: Twin) -> None:
+    """A requester that goes away while output is followed costs nothing and repeats nothing: it goes on where it was."""
+
+    async def break_off(job: JobId) -> None:
+        execution = await twin.assign(job)
+        twin.faults["logs"] = Unavailable("shutting down")
+        twin.output[execution] = [LogLine(execution, LogChunk(1, 0.0, each)) for each in (b"one\n", b"two\n")]
+        await twin.report(execution, S.RUNNING)
+        await twin.report(execution, S.COMPLETED, output=RunOutput(stdout="one\ntwo\n"))
+        await twin.close(job)
+
+    twin.then = break_off
+    ran = shoal("submit", "-f", "job.yaml")
+    assert (ran.code, ran.out) == (0, "one\ntwo\n")
+    assert "Error" not in ran.err
+
+
 def test_a_stopped_job_is_11(shoal: Shoal, twin: Twin) -> None:
     """A job that somebody stopped did not do what it should."""
     twin.then = lambda job: twin.stop(job, namespace="", reason="enough", client="")
@@ -189,6 +230,47 @@ def test_a_service_is_waited_for_until_it_runs(shoal: Shoal, twin: Twin) -> None
 
     twin.then = run
     assert shoal("submit", "-", stdin=SPEC.replace("batch", "service")).code == 0
+
+
+def test_all_of_a_service_is_waited_for(shoal: Shoal, twin: Twin) -> None:
+    """Of a service of two, one that runs is not enough: the other is waited for, and why it waits is told."""
+    service = SPEC.replace("batch", "service\nCount: 2")
+
+    async def run_one(job: JobId) -> None:
+        await twin.report(await twin.assign(job), S.RUNNING)
+        await twin.write(job, queued("no room now"))
+
+    async def run_both(job: JobId) -> None:
+        await run_one(job)
+        await twin.report(await twin.assign(job, partition=1), S.RUNNING)
+
+    twin.then = run_one
+    ran = shoal("submit", "-", "--wait-timeout-secs", "0.5", stdin=service)
+    assert ran.code == 124
+    assert "not all of it runs yet: no room now" in ran.err
+
+    twin.then = run_both
+    assert shoal("submit", "-", stdin=service.replace("words", "letters")).code == 0
+
+
+@pytest.mark.parametrize("type_", ["service", "daemon"])
+def test_an_update_is_waited_for_to_its_end(shoal: Shoal, twin: Twin, type_: str) -> None:
+    """A new version runs once nothing of the one before does: as long as that goes on somewhere, the command waits."""
+    spec = SPEC.replace("batch", type_)
+
+    async def run(job: JobId) -> None:
+        await twin.report(await twin.assign(job), S.RUNNING)
+
+    async def run_instead(job: JobId) -> None:
+        await run(job)
+        for each in twin.records[job].older():
+            await twin.write(job, Cancelled(each.id, Failure("Cancelled", "a newer version takes its place")))
+
+    twin.then = run
+    assert shoal("submit", "-", stdin=spec).code == 0
+    assert shoal("submit", "-", "--force", "--wait-timeout-secs", "0.5", stdin=spec).code == 124
+    twin.then = run_instead
+    assert shoal("submit", "-", "--force", stdin=spec).code == 0
 
 
 def test_an_update_that_finds_no_place_is_told(shoal: Shoal, twin: Twin, background: Background) -> None:

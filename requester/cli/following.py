@@ -1,0 +1,111 @@
+"""What a program writes, from its first attempt to its last: what ``--follow`` prints.
+
+Knows: that an attempt whose node is gone is followed by another, and which of a job's executions are attempts at the same.
+Must not know: what becomes of the job; its end is told by `requester.cli.waiting`.
+"""
+
+import base64
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from protocol.errors import Fault, Unavailable
+from protocol.ids import short
+from requester.cli.exits import complain, tell
+from requester.cli.views import is_open
+from requester.client import RECONNECTS, Client, left
+
+Json = dict[str, Any]
+
+OUT_OF_REACH: Final = ("Unavailable", "TimedOut")
+"""Failures of output whose node is gone: what the program wrote there counts no more if it is tried again."""
+
+
+def print_output(client: Client, job: str, until: float | None) -> None:
+    """The program's own output, to where it wrote it, attempt after attempt until the job is closed.
+
+    What cannot be had is told, unless another attempt took its place. Raises `TimedOut` at `until` (monotonic seconds) and
+    the faults of `Client.watch`.
+    """
+    missing: Json | None = None
+    for execution in _attempts(client, job, until):
+        if execution["Attempt"] > 1:
+            attempt = f"attempt {execution['Attempt']}, on {short(execution['NodeID'])}"
+            tell(f"The program is tried again: {attempt}. What follows is what it prints there.")
+        failure = _print(client, job, execution["ID"], until)
+        missing = None
+        if failure is not None and failure["Code"].startswith(OUT_OF_REACH):
+            missing = failure
+        elif failure is not None:
+            complain(failure["Message"], failure["Hint"])
+    if missing is not None:
+        complain(missing["Message"], missing["Hint"])
+
+
+def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
+    """The newest execution, once there is one, and then each that takes its place; the job is closed behind the last."""
+    passed: set[str] = set()
+    place: object = None
+    while True:
+        for view in client.watch(job, until=until):
+            found = [
+                each
+                for each in view.get("Executions", [])
+                if each["ID"] not in passed and place in (None, _place(view["Job"], each))
+            ]
+            if found:
+                break
+        else:
+            return
+        # One that was refused, or whose node was lost before, has printed nothing that counts.
+        printing = [each for each in found if is_open(each) or each["RunOutput"]]
+        execution = (printing or found)[-1]
+        place = _place(view["Job"], execution)
+        passed |= {each["ID"] for each in found if _place(view["Job"], each) == place}
+        yield execution
+
+
+def _place(job: Json, execution: Json) -> object:
+    """What executions have in common that are attempts at the same: their partition, or their node."""
+    everywhere = job["Type"] in ("ops", "daemon")
+    return execution["NodeID" if everywhere else "PartitionIndex"]
+
+
+def _print(client: Client, job: str, execution: str, until: float | None) -> Json | None:
+    """All that one execution writes; the failure that ended it too early. A connection that breaks is made anew."""
+    printed: Counter[int] = Counter()
+    broken = 0
+    while True:
+        passed: Counter[int] = Counter()
+        try:
+            for piece in client.output(job, follow=True, until=until, execution_id=execution):
+                if "Failure" in piece:
+                    return dict(piece["Failure"])
+                if "Data" not in piece:
+                    continue
+                stream, data = piece["Stream"], base64.b64decode(piece["Data"])
+                _put(stream, data[max(printed[stream] - passed[stream], 0) :])
+                passed[stream] += len(data)
+                printed[stream] = max(printed[stream], passed[stream])
+                broken = 0
+            return None
+        except Unavailable:
+            broken += 1
+            if broken > RECONNECTS:
+                raise
+        except Fault as fault:
+            if fault.failure().code == "TimedOut.Wait":
+                raise
+            # A job that was deleted has no output; who watches it is told.
+            if not fault.failure().code.startswith("NotFound"):
+                complain(f"the output broke off: {fault.message}")
+            return None
+        time.sleep(min(0.1 * broken, 1.0, left(until)))
+
+
+def _put(stream: int, data: bytes) -> None:
+    target = sys.stderr if stream == 2 else sys.stdout
+    target.buffer.write(data)
+    target.buffer.flush()
