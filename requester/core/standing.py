@@ -37,6 +37,8 @@ GIB: Final = 1024**3
 NO_SUITABLE_NODE: Final = "NoSuitableNode"
 NO_ROOM: Final = "Exhausted.NoRoom"
 
+NOT_APPROVED: Final = "is not approved yet"
+
 FAVOUR: Final = "favour_"
 """A constraint's key with this prefix is a preference: it ranks and does not filter."""
 
@@ -153,7 +155,7 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord], host_of: Callable[[Nod
         if lack is not None:
             unfit.append(lack)
         elif node.membership == PENDING:
-            away.append(Unfit(node.info.id, "is not approved yet", "approve it: node approve"))
+            away.append(Unfit(node.info.id, NOT_APPROVED, "approve it: node approve"))
         elif not node.connected and not node.expected:
             unfit.append(
                 Unfit(node.info.id, "has been away for long", "start it again, or forget it: node delete")
@@ -236,10 +238,15 @@ def explain(
     unfit += standing.unfit
     if away:
         able = f"{len(away)} of {_nodes(known)} could run this job"
+        unapproved = [each.node for each in away if each.reason == NOT_APPROVED]
+        wait = "waits" if len(unapproved) == 1 else "wait"
+        which = f": {len(unapproved)} of them {wait} to be approved" if unapproved else ""
         return Failure(
             code=f"{NO_SUITABLE_NODE}.Away",
-            message=f"waiting for a node: {able}, and none takes work now",
-            hint=_only(each.hint for each in away) or "bring one of them back, as told for each",
+            message=f"waiting for a node: {able}, and none takes work now{which}",
+            hint=_approve(unapproved)
+            or _only(each.hint for each in away)
+            or "bring one of them back, as told for each",
             retryable=True,
             details=_details([*away, *unfit]),
         )
@@ -269,6 +276,14 @@ def explain(
         retryable=waits,
         details=_details(unfit),
     )
+
+
+def _approve(nodes: Sequence[NodeId]) -> str:
+    """The command that lets the first of these nodes take work; nothing if there are none."""
+    if not nodes:
+        return ""
+    others = "; the others: shoal node list --filter-approval pending" if len(nodes) > 1 else ""
+    return f"approve it: shoal node approve {short(nodes[0])}{others}"
 
 
 def _only(hints: Iterable[str]) -> str:

@@ -216,6 +216,8 @@ def test_nodes_that_are_away_are_waited_for() -> None:
         "n1": "is not connected (fix: start it again, or wait for it)",
         "n2": "is not approved yet (fix: approve it: node approve)",
     }
+    assert world.job.queued.message.endswith("and none takes work now: 1 of them waits to be approved")
+    assert world.job.queued.hint == "approve it: shoal node approve n2"
 
 
 def test_total_time_counts_from_this_version() -> None:
