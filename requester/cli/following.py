@@ -14,7 +14,7 @@ from typing import Any, Final
 from protocol.errors import Fault, Unavailable
 from protocol.ids import short
 from requester.cli.exits import complain, tell
-from requester.cli.views import is_open
+from requester.cli.views import newest
 from requester.client import RECONNECTS, Client, left
 
 Json = dict[str, Any]
@@ -59,9 +59,7 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
                 break
         else:
             return
-        # One that was refused, or whose node was lost before, has printed nothing that counts.
-        printing = [each for each in found if is_open(each) or each["RunOutput"]]
-        execution = (printing or found)[-1]
+        execution = newest(found)
         place = _place(view["Job"], execution)
         passed |= {each["ID"] for each in found if _place(view["Job"], each) == place}
         yield execution

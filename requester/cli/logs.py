@@ -2,13 +2,15 @@
 
 import base64
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
+from requester.cli.views import newest
 
 
 def logs(
@@ -28,6 +30,7 @@ def logs(
     code = Exit.OK
     try:
         with api.client() as client:
+            execution_id = execution_id or _chosen(client.job(job, include="executions", namespace=namespace))
             pieces = client.output(
                 job,
                 follow=follow,
@@ -47,6 +50,19 @@ def logs(
         tell()
         return Exit.INTERRUPTED
     return code
+
+
+def _chosen(view: dict[str, Any]) -> str:
+    """Which of a job's executions is shown, told where there are others; empty if there is none yet."""
+    job, shown = view["Job"], view["Executions"]["Items"] or []
+    executions = [each for each in shown if each["JobVersion"] == job["Version"]]
+    if not executions:
+        return ""
+    id_ = str(newest(executions)["ID"])
+    if len(executions) > 1:
+        tell(f"This is the output of {short(id_)}, one of {len(executions)} executions; of another one:")
+        tell(f"\tshoal job executions {short(job['ID'])}\n\tshoal logs {short(job['ID'])} --execution-id ID")
+    return id_
 
 
 def _put(stream: int, data: bytes, at: str) -> None:

@@ -96,11 +96,11 @@ def print_list(items: Sequence[Json], columns: Sequence[Column], how: ListFormat
 def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, hide_header: bool = False, width: int = 0
 ) -> None:
-    """An aligned table without lines, on standard output, its cells without control characters.
+    """An aligned table without lines, on standard output, its cells without control characters and line ends.
 
     If it would be wider than `width` (0: any), its longest cells go on below themselves, at the ends of words.
     """
-    shown = [[clean(cell) for cell in row] for row in rows]
+    shown = [[clean("; ".join(map(str.strip, cell.split("\n")))) for cell in row] for row in rows]
     table = shown if hide_header else [[*header], *shown]
     widths = [max((len(row[number]) for row in table), default=0) for number in range(len(header))]
     if width:

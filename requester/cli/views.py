@@ -35,6 +35,13 @@ def is_open(execution: Json) -> bool:
     return bool(execution["DesiredState"]["StateType"] == _DESIRED_RUNNING)
 
 
+def newest(executions: list[Json]) -> Json:
+    """Of some executions, oldest first, the one whose output is meant if nobody says which: the newest that was not given up
+    before its program ended, as requesters choose it.
+    """
+    return ([each for each in executions if is_open(each) or each["RunOutput"]] or executions)[-1]
+
+
 def desired_of(execution: Json) -> str:
     """What is wanted of an execution."""
     return "Running" if execution["DesiredState"]["StateType"] == _DESIRED_RUNNING else "Stopped"

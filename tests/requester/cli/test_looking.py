@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
-from protocol.ids import JobId, NodeId
+from protocol.ids import JobId, NodeId, short
 from protocol.jobs import Job, ResultPath, Spec, Task
 from protocol.messages import LogChunk
 from protocol.states import ExecutionState, JobState
@@ -66,6 +66,15 @@ def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
     print_table(["ID", "LABELS", "CPU"], rows)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_row_of_a_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was said in several lines stands in one in a table, as in the history of a job that no node can run."""
+    print_table(["TOPIC", "EVENT"], [["Scheduling", "no node can run it\n  n-1  is full\n  n-2  has no GPU"]])
+
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "Scheduling  no node can run it; n-1  is full; n-2  has no GPU"
+    )
 
 
 def test_lists_for_programs(shoal: Shoal, jobs: list[JobId]) -> None:
@@ -196,6 +205,22 @@ def test_logs_that_cannot_be_had_are_an_error(shoal: Shoal, twin: Twin, backgrou
     ]
     ran = shoal("logs", job)
     assert (ran.code, ran.err) == (1, "Error: the node is gone\nHint: wait\n")
+
+
+def test_logs_say_whose_they_are(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Of several executions it is told which one's output is shown and how to see another's; if one is named, nothing is."""
+    job = background.run(twin.submitted(a_job()))
+    for number in (0, 1):
+        execution = background.run(twin.assign(job, partition=number))
+        twin.output[execution] = [LogLine(execution, LogChunk(1, BEGIN, b"%d\n" % number))]
+    first, second = twin.records[job].executions
+    ran = shoal("logs", job)
+    assert ran.out == "1\n"
+    assert ran.err.startswith(
+        f"This is the output of {short(second)}, one of 2 executions; of another one:\n"
+    )
+    assert f"shoal logs {short(job)} --execution-id ID" in ran.err
+    assert shoal("logs", job, "--execution-id", first) == (0, "0\n", "")
 
 
 def test_stop(shoal: Shoal, twin: Twin, background: Background) -> None:
