@@ -177,7 +177,7 @@ class Kubo:
         errors become faults."""
         silence_s = silence_s or self.settings.answer_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.connect_s, sock_read=silence_s)
-        what = what or command
+        asked = what or command
         try:
             async with AsyncExitStack() as stack:
                 sent = None if block is None else aiohttp.FormData({"data": io.BytesIO(block)})
@@ -186,14 +186,14 @@ class Kubo:
                 async with asyncio.timeout(self.settings.connect_s + silence_s):
                     response = await stack.enter_async_context(asking)
                 if response.status != 200:
-                    raise self.fault_of(what, response.status, await response.content.read(1 << 16))
+                    raise self.fault_of(asked, response.status, await response.content.read(1 << 16))
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise self.away(what) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise self.away(what) from error
         except TimeoutError as error:
-            raise silent(what, silence_s, self.endpoint.url) from error
+            raise silent(asked, silence_s, self.endpoint.url) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise self._broke(what) from error
 
@@ -259,11 +259,14 @@ class Kubo:
         )
 
     def away(self, what: str) -> Away:
-        """The fault of a node that does not listen."""
-        return Away(f"{what}: no Kubo node listens at {self.endpoint.given}", hint=_START_HINT)
+        """The fault of a node that does not listen. `what` was asked for; a command of its API is nothing to a person."""
+        return Away(
+            _about(what, f"no Kubo node listens at {self.endpoint.given}"),
+            hint=_START_HINT,
+        )
 
     def _broke(self, what: str) -> Away:
-        return Away(f"{what}: the connection to Kubo at {self.endpoint.url} broke")
+        return Away(_about(what, f"the connection to Kubo at {self.endpoint.url} broke"))
 
     async def gateway(self) -> str:
         """The base URL of the node's own gateway, or an empty text if it has none that can be reached."""
@@ -366,6 +369,10 @@ def _missing_hint(words: str, node: str) -> str:
             "`ipfs swarm peers`, or name a node that has it with --ipfs-connect."
         )
     return ""
+
+
+def _about(what: str, told: str) -> str:
+    return f"{what}: {told}" if what else told
 
 
 def silent(what: str, silence_s: float, where: str) -> TimedOut:

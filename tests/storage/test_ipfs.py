@@ -530,8 +530,9 @@ async def test_a_node_that_is_away_is_named_with_what_to_do(nowhere: str) -> Non
         offer = await IpfsSource(kubo).probe()
 
     assert not offer.available
-    assert nowhere in offer.reason
+    assert offer.reason == f"no Kubo node listens at {nowhere}"
     assert "ipfs daemon" in offer.hint
+    assert "--ipfs-connect" in offer.hint
 
 
 async def test_something_else_at_the_address_is_said_so() -> None:
