@@ -8,6 +8,7 @@ restored log has another `created`, by which requesters and nodes see that it is
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault, Invalid,
 from protocol.nats.api import API, NO_STREAM, Error
 from protocol.nats.credentials import Credentials
 from protocol.nats.frames import Request, frame, status_of, status_text
-from protocol.nats.streams import CELL_STREAM
+from protocol.nats.streams import CELL_STREAM, NO_ACCOUNT_STORAGE, NO_STORAGE
 from protocol.nats.wire import Wire
 from protocol.subjects import BLOB_STREAM, LOG_STREAM
 
@@ -34,6 +35,9 @@ WAIT_S: Final = 30.0
 """Without a chunk, or the answer to one, for that long, the other side is given up."""
 CONNECT_S: Final = 5.0
 NAME_TAKEN: Final = 10058
+NO_CLUSTER: Final = 10074
+NO_PEERS: Final = 10005
+_NUMBER: Final = re.compile(r"\((\d{5})\)")
 
 
 class Part(Struct, frozen=True):
@@ -83,10 +87,15 @@ async def backup(url: str, credentials: str, folder: Path) -> Contents:
 async def restore(url: str, credentials: str, folder: Path, replicas: int = 0) -> Contents:
     """Make the streams of a backup on the servers at `url`, with so many copies each (0: as they were).
 
-    Raises `NotFound` or `Broken` (no whole backup), `Conflict` (the servers have such streams), `Unavailable`, `Denied`.
+    Raises `NotFound` or `Broken` (no whole backup), `Conflict` (the servers have such streams), `Exhausted` (no room, or not
+    servers enough for the copies), `Unavailable`, `Denied`.
     """
     contents = await asyncio.to_thread(_checked, folder)
     async with _connected(url, credentials) as wire:
+        # All before the first: a restore that stops half way leaves streams in the way of the next. And a server counts
+        # room before it looks at names, so its own refusal would be about room.
+        for part in contents.streams:
+            await _check_missing(wire, part.stream)
         for part in contents.streams:
             await _load(wire, part, folder, replicas)
     return contents
@@ -146,6 +155,15 @@ def _check_end(stream: str, headers: bytes) -> None:
         raise Unavailable(f"the server gave up sending the stream {stream}: {status_text(headers)}")
 
 
+async def _check_missing(wire: Wire, stream: str) -> None:
+    """Raises `Conflict` if the servers have this stream."""
+    try:
+        await _ask(wire, f"{API}.STREAM.INFO.{stream}", b"")
+    except NotFound:
+        return
+    raise _taken(stream)
+
+
 async def _load(wire: Wire, part: Part, folder: Path, replicas: int) -> None:
     config = {**part.config, **({"num_replicas": replicas} if replicas else {})}
     body = msgspec.json.encode({"config": config, "state": part.state})
@@ -176,11 +194,27 @@ def _fault(stream: str, error: Error) -> Fault:
             f"these servers have no stream {stream}", hint="requesters make it when they first start"
         )
     if error.err_code == NAME_TAKEN:
-        return Conflict(
-            f"these servers have a stream {stream} already",
-            hint="restore into servers without streams: stop the requesters, and start the servers on an empty data folder",
+        return _taken(stream)
+    # What stops a restore at its end stands in the words of another error, with its number.
+    numbers = {error.err_code, *map(int, _NUMBER.findall(error.description))}
+    if numbers & {NO_CLUSTER, NO_PEERS}:
+        return Exhausted(
+            f"these servers are too few for the copies of the stream {stream} ({error.description})",
+            hint="as many copies as there are servers, such as one: --replicas 1",
+        )
+    if numbers & {NO_STORAGE, NO_ACCOUNT_STORAGE}:
+        return Exhausted(
+            f"these servers have no room for the stream {stream} ({error.description})",
+            hint="raise max_file_store in nats.conf; what a stream may grow to is reserved",
         )
     return Unavailable(f"the server refuses: {error.description} ({error.err_code})")
+
+
+def _taken(stream: str) -> Conflict:
+    return Conflict(
+        f"these servers have a stream {stream} already",
+        hint="restore into servers without streams: stop the requesters, and start the servers on an empty data folder",
+    )
 
 
 def _checked(folder: Path) -> Contents:

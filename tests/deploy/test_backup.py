@@ -98,3 +98,28 @@ async def test_a_damaged_backup_is_not_restored(own_nats_server: NatsServer, tmp
         assert await shoal("cluster", "restore", str(folder), *there) == 3
         assert await shoal("cluster", "backup", str(tmp_path / "empty"), *there) == 3
         assert not (tmp_path / "empty").exists()
+
+
+async def test_what_keeps_a_backup_from_being_restored_is_told(
+    own_nats_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Servers that have a log already, and a single one that is to keep three copies: each is said with what to do, and
+    nothing is made.
+    """
+    server, folder = own_nats_server, tmp_path / "backup"
+    where = ("--keys", str(server.keys), "--nats", server.url)
+    async with requester(server) as bus:
+        assert isinstance(await append_one(bus, entry(fresh_key())), Stored)
+    assert await shoal("cluster", "backup", str(folder), *where) == 0
+    capsys.readouterr()
+
+    assert await shoal("cluster", "restore", str(folder), *where) == 1
+    told = capsys.readouterr().err
+    assert "these servers have a stream JOBS already" in told
+    assert "start the servers on an empty data folder" in told
+
+    async with nats_server(tmp_path / "second") as second:
+        there = ("--keys", str(second.keys), "--nats", second.url)
+        assert await shoal("cluster", "restore", str(folder), "--replicas", "3", *there) == 1
+        assert "--replicas 1" in capsys.readouterr().err
+        assert await shoal("cluster", "restore", str(folder), *there) == 0
