@@ -1,6 +1,7 @@
 """Compute nodes that are killed, stopped and lost: programs are adopted or run elsewhere, and one result counts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -61,6 +62,24 @@ def test_a_killed_node_adopts_its_container(fragile: Fragile, gate: Gate, store:
     assert fragile.begun(gate) == [execution["ID"]]
     assert stdout(execution) == "begun\nover\n"
     assert len(store.keys("results/")) == 1
+
+
+def test_who_follows_a_program_follows_it_to_another_node(
+    fragile: Fragile, gate: Gate, tmp_path: Path
+) -> None:
+    """When the node of a followed program is killed, the command goes on with what it prints on the next, and says so."""
+    script = f"echo begun; {gate.wait}; echo over"
+    spec = fragile.spec(tmp_path, job(shell(fragile.image, script, InputSources=[gate.source])))
+    with fragile.following("submit", "--follow", spec) as followed:
+        assert followed.line() == "begun"
+        fragile.kill(next(each for each in fragile.cluster.computes if fragile.running_on(each.name)))
+        assert followed.line() == "begun"
+        gate.open()
+        said = followed.ended()
+
+    assert (said.code, said.out) == (0, "over\n")
+    assert "The program is tried again: attempt 2, on " in said.err
+    assert "Error" not in said.err
 
 
 def test_a_program_ends_while_its_node_is_away(
