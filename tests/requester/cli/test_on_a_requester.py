@@ -240,3 +240,14 @@ def test_nodes_as_the_requester_knows_them(shoal: Shoal, world: World) -> None:
     assert shoal("node", "reject", "n1").code == 0
     assert "REJECTED" in shoal("node", "list").out
     assert shoal("node", "approve", "n1").code == 0
+
+
+def test_a_service_runs_when_all_of_it_does(shoal: Shoal, world: World) -> None:
+    """Submitting a service of two, and then its next version, ends when both run, and nothing of the version before."""
+    world.node.script = hold
+    service = SPEC.replace("batch", "service\nCount: 2")
+    for version in (1, 2):
+        assert shoal("submit", "-", stdin=f"{service}    Meta: {{version: '{version}'}}\n").code == 0
+        executions = world.get("/words/executions")["Items"]
+        running = [each["JobVersion"] for each in executions if each["State"] == "running"]
+        assert running == [version, version]

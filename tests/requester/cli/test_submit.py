@@ -245,7 +245,7 @@ def test_all_of_a_service_is_waited_for(shoal: Shoal, twin: Twin) -> None:
         await twin.report(await twin.assign(job, partition=1), S.RUNNING)
 
     twin.then = run_one
-    ran = shoal("submit", "-", "--wait-timeout-secs", "0.5", stdin=service)
+    ran = shoal("submit", "-", "--wait-timeout-secs", "2", stdin=service)
     assert ran.code == 124
     assert "not all of it runs yet: no room now" in ran.err
 
