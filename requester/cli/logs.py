@@ -54,8 +54,7 @@ def logs(
 
 def _chosen(view: dict[str, Any]) -> str:
     """Which of a job's executions is shown, told where there are others; empty if there is none yet."""
-    job, shown = view["Job"], view["Executions"]["Items"] or []
-    executions = [each for each in shown if each["JobVersion"] == job["Version"]]
+    job, executions = view["Job"], view["Executions"]["Items"] or []
     if not executions:
         return ""
     id_ = str(newest(executions)["ID"])
