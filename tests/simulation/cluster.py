@@ -472,9 +472,12 @@ class Cluster:
         """A node's credentials are taken away: servers cut it off, and no answer comes that is on its way, to nobody."""
         link = self._of(action).link
         link.revoked = True
+        link.revocations += 1
         link.mend()
         self.hub.accounts += 1
-        self.words.revoked(action.who, lambda: link.revoked)
+        count = link.revocations
+        # Another one, soon after it had got new ones, has a time of its own.
+        self.words.revoked(action.who, lambda: link.revoked and link.revocations == count)
         self.scheduler.after(action.seconds, self._enroll, link)
 
     def _enroll(self, link: Link) -> None:

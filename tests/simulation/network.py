@@ -67,6 +67,7 @@ class Link:
         self.down = True
         self.noticed = False
         self.revoked = False
+        self.revocations = 0
         self.lag_s = 0.0
         """How much later than others this process reads the log."""
 

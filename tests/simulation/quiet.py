@@ -235,5 +235,5 @@ def _digest(record: JobRecord, thinned: Collection[JobKey]) -> str:
     """What two readers have to agree in: all of it, but for versions that one of them may have come too late for."""
     if record.key in thinned:
         executions = {each.id: each for each in record.current()}
-        record = replace(record, executions=executions, created_at=0.0, forgotten=0)
+        record = replace(record, executions=executions, created_at=0.0, forgotten=0, entries=0)
     return sha256(encode(record)).hexdigest()
