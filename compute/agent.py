@@ -41,7 +41,7 @@ from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Fault
 from protocol.ids import ExecutionId, NodeId
-from protocol.messages import Report, Verdict
+from protocol.messages import APART, Report, Verdict
 from protocol.states import ENDS
 from storage.arrival import remove_tree
 from storage.contract import Drivers
@@ -170,7 +170,7 @@ class Agent:
             node=self._node,
             incarnation=self.incarnation,
             later=self._orders.replaced_by,
-            hint="End it, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+            hint=f"End it, or {APART}",
         )
         await self._end_all()
 

@@ -81,6 +81,9 @@ class Replaced(Struct, frozen=True, gc=False, tag="replaced"):
     incarnation: int
 
 
+APART: Final = "start it as another node: shoal node enroll NAME, and a data folder of its own."
+"""What to do about such a process, if it is not to be ended."""
+
 Command = Run | Cancel | FullList | Replaced
 
 

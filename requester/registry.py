@@ -14,7 +14,7 @@ from protocol.bus import Bus, Message
 from protocol.clock import Clock
 from protocol.errors import Broken
 from protocol.ids import ExecutionId, NodeId
-from protocol.messages import Beat
+from protocol.messages import APART, Beat
 from requester.beats import Beats
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED, silent, silent_before
@@ -125,7 +125,7 @@ class Registry:
             _log.warning(
                 "two processes speak as one node: only the one that was started last counts",
                 node=node.info.id,
-                hint="End the other, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+                hint=f"End the other, or {APART}",
             )
             node = replace(node, doubled_since=now)
             self._fleet.put(node)

@@ -17,7 +17,7 @@ import msgspec
 from protocol.errors import Failure
 from protocol.ids import short, uuid4_text
 from protocol.jobs import Amounts, Spec
-from protocol.messages import Progress, Written
+from protocol.messages import APART, Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
@@ -310,7 +310,7 @@ def node(record: NodeRecord, build: Json) -> Json:
         view["Doubled"] = {
             "Since": timestamp(record.doubled_since),
             "Reason": "another process that was started earlier speaks as this node too; it does not count",
-            "Hint": "End it, or start it as another node: shoal node enroll NAME, and a data folder of its own.",
+            "Hint": f"End it, or {APART}",
         }
     if record.held:
         view["HeldInputs"] = {"Count": len(record.held), "Size": sum(record.held.values())}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from protocol.errors import Fault, Unavailable
 from protocol.ids import short
+from protocol.spec.job_rules import EVERYWHERE
 from requester.cli.exits import complain, tell
 from requester.cli.views import newest
 from requester.client import RECONNECTS, Client, left
@@ -67,8 +68,7 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
 
 def _place(job: Json, execution: Json) -> object:
     """What executions have in common that are attempts at the same: their partition, or their node."""
-    everywhere = job["Type"] in ("ops", "daemon")
-    return execution["NodeID" if everywhere else "PartitionIndex"]
+    return execution["NodeID" if job["Type"] in EVERYWHERE else "PartitionIndex"]
 
 
 def _print(client: Client, job: str, execution: str, until: float | None) -> Json | None:

@@ -127,7 +127,7 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
         It is the completed attempt; where none completed, the newest that published what its failed program wrote. Of an
         ops or daemon job, which runs on every node, one counts for each node.
         """
-        everywhere = self.spec.type in ("ops", "daemon")
+        everywhere = self.spec.type in EVERYWHERE
         chosen: dict[tuple[int, NodeId | None], ExecutionRecord] = {}
         for execution in self.current():
             if execution.result is None or not execution.result.type:

@@ -11,8 +11,9 @@ from protocol.clock import ManualClock
 from protocol.jobs import Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
 from requester.core.history import QUEUEING
+from requester.service import Service
 from requester.verbs import HistoryQuery
-from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, closed, hold, submit, until
+from tests.requester.cluster import QUICK, WITHIN_S, Cluster, a_cluster, a_job, closed, hold, submit, until
 
 UNSWEPT = replace(QUICK, sweep_s=1_000.0)
 """Nobody looks at all jobs, so none is found that was forgotten."""
@@ -36,11 +37,7 @@ async def test_a_turn_that_comes_too_early_is_kept(tmp_path: Path) -> None:
     """A job gets the room that appears while the log has its newest entry and has not yet said so."""
     async with a_cluster(tmp_path, settings=UNSWEPT) as cluster:
         bus = LateAnswers(cluster.hub)
-        service = await cluster.requester(bus=bus)
-        full = await cluster.node("n1", cores=1, script=hold)
-        await submit(service, a_job("first"))
-        await full.until(lambda node: len(node.runs) == 1)
-        await submit(service, a_job("second"))
+        service = await _with_one_waiting(cluster, bus)
 
         bus.answering.clear()
         update = asyncio.create_task(submit(service, a_job("second", labels={"new": "1"})))
@@ -77,11 +74,7 @@ async def test_nobody_waits_behind_a_job_that_has_its_place(tmp_path: Path) -> N
     """While it is on its way to the log where a job runs that had waited, others that come take the room that is left."""
     async with a_cluster(tmp_path, settings=UNSWEPT) as cluster:
         bus = LateLog(cluster.hub)
-        service = await cluster.requester(bus=bus)
-        full = await cluster.node("n1", cores=1, script=hold)
-        await submit(service, a_job("first"))
-        await full.until(lambda node: len(node.runs) == 1)
-        await submit(service, a_job("second"))
+        service = await _with_one_waiting(cluster, bus)
 
         bus.open.clear()
         bus.asked.clear()
@@ -120,3 +113,13 @@ async def test_a_time_that_is_over_too_early_is_kept(tmp_path: Path) -> None:
         record = await closed(service, "brief")
         assert record.failure is not None
         assert record.failure.code == "TimedOut.Total"
+
+
+async def _with_one_waiting(cluster: Cluster, bus: MemoryBus) -> Service:
+    """A requester whose job "second" waits, since "first" has taken the only node."""
+    service = await cluster.requester(bus=bus)
+    full = await cluster.node("n1", cores=1, script=hold)
+    await submit(service, a_job("first"))
+    await full.until(lambda node: len(node.runs) == 1)
+    await submit(service, a_job("second"))
+    return service

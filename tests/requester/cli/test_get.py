@@ -335,15 +335,10 @@ def test_s3_results_come_packed_or_plain(
     encoding: str,
 ) -> None:
     """A result on S3 is the same folder whether it was published as an archive or file by file."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"get-{encoding}-{uuid4().hex[:8]}"
     (folder / "result" / "outputs").mkdir(parents=True)
     (folder / "result" / "stdout").write_text("hello\n")
     (folder / "result" / "outputs" / "f").write_text("kept\n")
-    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
-    background.run(made_bucket(s3, bucket))
-    spec = background.run(published(folder / "result", "s3", params))
+    spec = _on_s3(s3, background, monkeypatch, folder / "result", encoding)
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
@@ -366,14 +361,9 @@ def test_a_result_of_a_nodes_profile_is_read_with_an_account_of_ones_own(
     """Where the requester cannot sign for it, whoever may read it gets it; whoever may not is told which profile it takes,
     and what to configure.
     """
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"get-profile-{encoding}-{uuid4().hex[:8]}"
     (folder / "result").mkdir()
     (folder / "result" / "stdout").write_text("hello\n")
-    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
-    background.run(made_bucket(s3, bucket))
-    spec = background.run(published(folder / "result", "s3", params))
+    spec = _on_s3(s3, background, monkeypatch, folder / "result", encoding)
     execution = background.run(twin.assign(finished.job))
     result = Spec(spec.type, {**spec.params, "Profile": "lab"})
     background.run(twin.report(execution, S.COMPLETED, result=result))
@@ -388,6 +378,18 @@ def test_a_result_of_a_nodes_profile_is_read_with_an_account_of_ones_own(
         assert ran.code != 0
         assert "published it with the AWS profile 'lab'" in ran.err
         assert "Publishers.Types.S3.AllowedProfiles: [lab]" in ran.err
+
+
+def _on_s3(
+    s3: S3Server, background: Background, monkeypatch: pytest.MonkeyPatch, folder: Path, encoding: str
+) -> Spec:
+    """A result that is published to S3, by an account that this process has from now on."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"get-{encoding}-{uuid4().hex[:8]}"
+    params = {"Bucket": bucket, "Key": "out/{executionID}", "Endpoint": s3.endpoint, "Encoding": encoding}
+    background.run(made_bucket(s3, bucket))
+    return background.run(published(folder, "s3", params))
 
 
 async def made_bucket(s3: S3Server, bucket: str) -> None:
