@@ -16,6 +16,8 @@ routes = web.RouteTableDef()
 
 COMPATIBLE_WITH = "v1.9.3"
 """Bacalhau's clients compare this with their own version."""
+AUTH_METHOD = "clientkey"
+"""Written as the peer writes it: its clients put a method's name into a path as they were told it."""
 GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -114,11 +116,11 @@ async def auth_methods(request: web.Request) -> web.Response:
     """One challenge method: Bacalhau's anonymous client insists on answering exactly one before its first call."""
     phrase = base64.b64encode(str(request.app[VERBS].facts().get("id", "shoal")).encode()).decode()
     return answer(
-        {"NextToken": "", "Methods": {"ClientKey": {"type": "challenge", "params": {"InputPhrase": phrase}}}}
+        {"NextToken": "", "Methods": {AUTH_METHOD: {"type": "challenge", "params": {"InputPhrase": phrase}}}}
     )
 
 
-@routes.post("/api/v1/auth/clientkey")
+@routes.post("/api/v1/auth/{method:(?i:" + AUTH_METHOD + ")}")
 async def auth_answer(request: web.Request) -> web.Response:
     """This server is open: any answer gets a token, and no token is asked for."""
     return answer({"Authentication": {"success": True, "token": "anonymous"}})

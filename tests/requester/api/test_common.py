@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 
 import pytest
@@ -191,14 +191,18 @@ async def test_no_answer_takes_for_ever(twin: Twin, monkeypatch: pytest.MonkeyPa
         assert (answer.status, (await answer.json())["Code"]) == (503, "ServiceUnavailable")
 
 
-async def test_the_anonymous_client_gets_its_token(api: Api) -> None:
-    """The peer's client without credentials finds exactly one challenge, answers it, and is given a token."""
+@pytest.mark.parametrize("spelled", [str, str.lower, str.title])
+async def test_the_anonymous_client_gets_its_token(api: Api, spelled: Callable[[str], str]) -> None:
+    """The peer's client without credentials finds exactly one challenge, answers it, and is given a token.
+
+    Its path is the method's name as it was told; a path of another spelling leads there too.
+    """
     async with api.get("/api/v1/auth") as answer:
         methods = (await answer.json())["Methods"]
     ((name, method),) = methods.items()
     assert method["type"] == "challenge"
     assert base64.b64decode(method["params"]["InputPhrase"], validate=True)
-    async with api.post(f"/api/v1/auth/{name.lower()}", json={"Name": name, "MethodData": {}}) as answer:
+    async with api.post(f"/api/v1/auth/{spelled(name)}", json={"Name": name, "MethodData": ""}) as answer:
         assert answer.status == 200
         given = (await answer.json())["Authentication"]
     assert given["success"] is True
