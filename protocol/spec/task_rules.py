@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from protocol.errors import Invalid
 from protocol.jobs import Input, Resources, ResultPath, Spec, Task, Timeouts
@@ -73,6 +74,10 @@ def _read_task(task: Task, path: Path, rules: Rules) -> Task:
     tell_moved(findings, older, (*path, "Engine", "Params"))
     written = [((*path, "InputSources", index), each) for index, each in enumerate(task.input_sources)]
     written += [(here, each) for here, each in older.inputs if each not in task.input_sources]
+    result_paths = task.result_paths
+    if engine.type == "wasm":
+        written = [(here, replace(each, target=_from_root(each.target))) for here, each in written]
+        result_paths = [replace(each, path=_from_root(each.path)) for each in result_paths]
     inputs = _read_inputs(written, (*path, "InputSources"), rules)
     env = {**task.env, **{name: str(value) for name, value in older.env.items()}}
     name = task.name.strip()
@@ -82,15 +87,16 @@ def _read_task(task: Task, path: Path, rules: Rules) -> Task:
     check_env(env, (*path, "Env"), findings)
     check_texts(task.meta, (*path, "Meta"), findings)
     _check_modules(engine, inputs, (*path, "Engine", "Params"), findings)
-    _check_result_paths(task.result_paths, inputs, (*path, "ResultPaths"), findings)
+    _check_result_paths(result_paths, inputs, (*path, "ResultPaths"), findings)
     _check_timeouts(task.timeouts, (*path, "Timeouts"), findings)
-    return msgspec.structs.replace(
+    return replace(
         task,
         name=name,
         engine=engine,
         publisher=read_publisher(task.publisher, (*path, "Publisher"), findings),
         env=env,
         input_sources=inputs,
+        result_paths=result_paths,
         resources=_read_resources(task.resources, (*path, "Resources"), findings),
         network=read_network(task.network, (*path, "Network"), findings),
     )
@@ -164,7 +170,7 @@ def _read_engine(engine: Spec, path: Path, rules: Rules) -> tuple[Spec, OlderWas
     elif isinstance(params, WasmParams):
         if not params.entry_module:
             findings.fault((*path, "EntryModule"), f"{path_text((*path, 'EntryModule'))} is missing")
-        params = msgspec.structs.replace(
+        params = replace(
             params,
             entry_module=_from_root(params.entry_module),
             import_modules=[_from_root(each) for each in params.import_modules],
@@ -172,9 +178,11 @@ def _read_engine(engine: Spec, path: Path, rules: Rules) -> tuple[Spec, OlderWas
     return engine_spec(name.lower(), params), older
 
 
-def _from_root(module: str) -> str:
-    """Bacalhau finds the module of the target ``/main.wasm`` by ``main.wasm`` as well."""
-    return f"/{module}" if module and not module.startswith("/") else module
+def _from_root(place: str) -> str:
+    """A path of a WebAssembly program, which has no folder that it works in: in Bacalhau ``main.wasm`` is ``/main.wasm``,
+    as the target of an input, as a module, and as a path of results.
+    """
+    return f"/{place}" if place and not place.startswith("/") else place
 
 
 def _check_docker(params: DockerParams, path: Path, findings: Findings) -> None:
@@ -245,7 +253,7 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, rules: Rules) ->
                 (*here, "ReadWrite"),
                 f"{place} is for copies, and a {source.type} source is mounted itself: write it into the source's Params",
             )
-        read.append(msgspec.structs.replace(each, source=source))
+        read.append(replace(each, source=source))
     return read
 
 

@@ -559,3 +559,30 @@ def test_a_module_is_named_from_the_root_or_without_its_slash() -> None:
     task = source("s3", Bucket="b", Key="m.wasm") | engine("wasm", EntryModule="in", ImportModules=["in"])
     params = read_body(body(task=task)).job.task.engine.params
     assert params == {"EntryModule": "/in", "ImportModules": ["/in"]}
+
+
+def test_paths_of_a_wasm_program_are_from_the_root_with_or_without_their_slash() -> None:
+    """What Bacalhau's ``wasm run main.wasm`` sends is a job: a WebAssembly program has no folder that it works in."""
+    task = engine("wasm", EntryModule="main.wasm") | {
+        "InputSources": [{"Source": S3, "Target": "main.wasm"}, {"Source": S3, "Target": "in/a"}],
+        "ResultPaths": [{"Name": "out", "Path": "out"}],
+        "Publisher": {"Type": "local"},
+    }
+
+    read = read_body(body(task=task)).job.task
+
+    assert [each.target for each in read.input_sources] == ["/main.wasm", "/in/a"]
+    assert [each.path for each in read.result_paths] == ["/out"]
+    assert read.engine.params == {"EntryModule": "/main.wasm"}
+
+
+@pytest.mark.parametrize("place", ["", ".", "../up", "m.wasm"])
+def test_a_wasm_programs_path_is_one_of_its_own(place: str) -> None:
+    """A path without its slash is checked as one with it is: it is not missing, leads nowhere else and is taken once."""
+    task = engine("wasm", EntryModule="m.wasm") | {
+        "InputSources": [{"Source": S3, "Target": "/m.wasm"}, {"Source": S3, "Target": place}]
+    }
+
+    (fault,) = faults_of_body(body(task=task))
+
+    assert "InputSources[1].Target" in fault.message
