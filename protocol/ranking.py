@@ -15,11 +15,11 @@ REASONS_MAX: Final = 4
 
 
 class Candidate(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A node that fitted and had room, as the decision saw it; compared in the order of these fields.
+    """A node that fitted and had room, as the decision saw it, with all by which it was compared.
 
-    `failures` of this very job on it; `input_bytes` that are on it already; `preferences` of the job that it meets;
-    `troubles` it has had lately with any job; `spare_gpus`: it has devices that the job does not ask for; `free` is the
-    free share of its cores or memory, whichever is scarcer.
+    `failures` of this very job on it; `replicas`: how many of the same service's executions it has; `input_bytes` that are
+    on it already; `preferences` of the job that it meets; `troubles` it has had lately with any job; `spare_gpus`: it has
+    devices that the job does not ask for; `free` is the free share of its cores or memory, whichever is scarcer.
     """
 
     node: NodeId
@@ -29,6 +29,7 @@ class Candidate(Struct, frozen=True, gc=False, omit_defaults=True):
     troubles: int = 0
     spare_gpus: bool = False
     free: float = 0.0
+    replicas: int = 0
 
 
 class Ranking(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -229,6 +229,7 @@ def _decision(each: ExecutionRecord) -> Json:
             {
                 "NodeID": one.node,
                 "Failures": one.failures,
+                "Replicas": one.replicas,
                 "InputBytes": one.input_bytes,
                 "Preferences": one.preferences,
                 "Troubles": one.troubles,

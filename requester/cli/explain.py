@@ -63,6 +63,7 @@ def _print_decision(decision: Json) -> None:
         [
             short(each["NodeID"]),
             str(each["Failures"]),
+            str(each.get("Replicas", 0)),
             size(each["InputBytes"]),
             str(each["Preferences"]),
             str(each["Troubles"]),
@@ -73,7 +74,16 @@ def _print_decision(decision: Json) -> None:
     ]
     if rows:
         print_table(
-            ["CANDIDATE", "FAILED HERE", "INPUTS THERE", "PREFERENCES", "TROUBLES", "SPARE GPUS", "FREE"],
+            [
+                "CANDIDATE",
+                "FAILED HERE",
+                "REPLICAS",
+                "INPUTS THERE",
+                "PREFERENCES",
+                "TROUBLES",
+                "SPARE GPUS",
+                "FREE",
+            ],
             rows,
             width=terminal_width(),
         )

@@ -15,12 +15,12 @@ from protocol.held import input_token
 from protocol.ids import NodeId, execution_id
 from protocol.jobs import Amounts
 from protocol.ranking import Ranking
-from requester.core.attempts import by_node, by_partition, failures_by_node, rule_for
+from requester.core.attempts import by_node, by_partition, failures_by_node, replicas_by_node, rule_for
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.policy import Policy
 from requester.core.room import Remaining
-from requester.core.standing import Demand, Standing
+from requester.core.standing import Demand, Standing, spreads
 from requester.core.view import View
 
 
@@ -58,13 +58,16 @@ class Assignment(NamedTuple):
 def partitions(case: Case) -> Assignment:
     """The next attempt for each partition that has none, and how many of them find no node.
 
-    A partition goes to the node that has failed this job least, so a second attempt is on another node if there is one.
+    A partition goes to the node that has failed this job least, so a second attempt is on another node if there is one; of a
+    service, to one that has fewest of its others.
     """
     record, demand, now = case.record, case.demand, case.now
     rule = rule_for(record, case.policy)
     attempts = by_partition(record, rule)
     serving = {each.partition for each in record.older()}
     failures = failures_by_node(record.current() if attempts else ())
+    replicas = replicas_by_node(record)
+    spread = spreads(record.spec)
     room = _room(case)
     turns = case.view.turns
     offered = turns.offered_to(record.key) if turns is not None else None
@@ -83,12 +86,14 @@ def partitions(case: Case) -> Assignment:
         id_ = execution_id(record.id, record.version, partition, number)
         inputs = inputs_of(record, partition)
         seed = int(id_[2:10], 16)
-        attempt = Attempt(demand, inputs, failures, case.refused, seed, offered)
+        attempt = Attempt(demand, inputs, failures, case.refused, seed, offered, replicas)
         choice = rank(case.standing, attempt, room)
         if choice is None:
             short_of = 1
             continue
         room.take(choice.node, demand)
+        if spread:
+            replicas[choice.node] = replicas.get(choice.node, 0) + 1
         event = Assigned(id_, partition, number, choice.node, demand.amounts, choice.why, choice.ranking)
         assigned.append(event)
         if len(assigned) >= case.policy.events_max:

@@ -3,6 +3,7 @@
 Knows: how to read the executions of a job's present version. Must not know: what is decided from it (`step`), or nodes.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from protocol.ids import NodeId
 from protocol.states import ENDS, ExecutionState
 from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
 from requester.core.policy import LASTS, Policy, Rule, cause_of, mendable, rest_s, rule_of, sent_away
+from requester.core.standing import spreads
 
 
 class Attempts:
@@ -140,6 +142,13 @@ def by_node(record: JobRecord, rule: Rule) -> dict[NodeId, Attempts]:
         if execution.version == record.version:
             found.setdefault(execution.node, Attempts()).add(execution, rule)
     return found
+
+
+def replicas_by_node(record: JobRecord) -> dict[NodeId, int]:
+    """How many executions of a service each node has, of whatever version; none of a job that does not spread."""
+    if not spreads(record.spec):
+        return {}
+    return dict(Counter(execution.node for execution in record.executions.values() if execution.open))
 
 
 def failures_by_node(executions: Iterable[ExecutionRecord]) -> dict[NodeId, int]:

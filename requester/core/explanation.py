@@ -11,7 +11,7 @@ from msgspec import Struct
 from protocol.ids import NodeId
 from protocol.states import ExecutionState
 from requester.core.assigning import inputs_of
-from requester.core.attempts import failures_by_node
+from requester.core.attempts import failures_by_node, replicas_by_node
 from requester.core.fleet import Fleet
 from requester.core.model import EVERYWHERE, JobRecord
 from requester.core.placement import Attempt, rank
@@ -38,7 +38,8 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
     standing = fleet.standing(demand)
     refused = refusals(record, fleet.nodes)
     failures = failures_by_node(record.current())
-    choice = rank(standing, Attempt(demand, inputs_of(record, 0), failures, refused), fleet)
+    attempt = Attempt(demand, inputs_of(record, 0), failures, refused, replicas=replicas_by_node(record))
+    choice = rank(standing, attempt, fleet)
     first = choice.node if choice is not None else None
     had = _had(record)
     found: list[NodeStanding] = []

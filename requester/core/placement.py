@@ -4,9 +4,12 @@ Knows: how nodes with room are compared, and how the comparison is kept for peop
 (`standing`), jobs, attempts or the log; what counts as promised on a node is told by whoever has the `Room`.
 
 Nodes are compared by, in this order: the failures of this very job on them, fewest first (so another attempt is on another
-node); the bytes of its inputs that they hold already, in steps of powers of two; the preferences they meet; the troubles
-they have had lately; whether they have devices that the job does not ask for; how empty they are, or how full for a job
-that packs. Ties go round by the seed.
+node); how many replicas of it they have, for a service that does not pack; the bytes of its inputs that they hold already,
+in steps of powers of two; the preferences they meet; the troubles they have had lately; whether they have devices that the
+job does not ask for; how empty they are, or how full for a job that packs. Ties go round by the seed.
+
+Replicas come before the bytes and the preferences: both draw all of a service to the same few nodes, and it would go down
+with them. Among the nodes that have fewest of it, they decide as ever.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,12 +30,13 @@ SAMPLE_SIZE: Final = 4
 HOLDERS_MAX: Final = 8
 """Nodes that are added to a sample because they hold an input."""
 
-Score = tuple[int, int, int, int, int, float, int, NodeId]
-"""The smallest is the best: failures, minus the steps of input bytes, minus preferences, troubles, spare GPUs, share; then
-whose turn it is among equals, and the node."""
+Score = tuple[int, int, int, int, int, int, float, int, NodeId]
+"""The smallest is the best: failures, replicas, minus the steps of input bytes, minus preferences, troubles, spare GPUs,
+share; then whose turn it is among equals, and the node."""
 
 _WHY: Final = (
     "this job has failed there least",
+    "it has fewest of this service's other replicas",
     "most of its inputs are there already",
     "it meets most preferences",
     "it has had the least trouble lately",
@@ -60,8 +64,9 @@ class Room(Protocol):
 class Attempt(Struct, frozen=True, gc=False):
     """What one attempt wants: its job's demand, the tokens of its inputs, and what has happened to the job on nodes.
 
-    `excluded` are nodes that cannot take it though they fit; `seed` makes the order of equals. `offered` is a node that is
-    known to have room: among very many full ones it need not be looked for.
+    `replicas` is how many executions of the same service nodes have, of one that is spread. `excluded` are nodes that cannot
+    take it though they fit; `seed` makes the order of equals. `offered` is a node that is known to have room: among very
+    many full ones it need not be looked for.
     """
 
     demand: Demand
@@ -70,6 +75,7 @@ class Attempt(Struct, frozen=True, gc=False):
     excluded: Collection[NodeId] = ()
     seed: int = 0
     offered: NodeId | None = None
+    replicas: Mapping[NodeId, int] = {}
 
 
 class Choice(Struct, frozen=True, gc=False):
@@ -134,6 +140,7 @@ def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room
     demand, failures, excluded = attempt.demand, attempt.failures, attempt.excluded
     wanted, inputs, ports = demand.amounts, attempt.inputs, demand.ports
     changed, preferences, troubled = room.changed, standing.preferences, room.troubled
+    replicas = attempt.replicas
     sign = 1.0 if demand.pack else -1.0
     small = standing.small
     found: list[Score] = []
@@ -145,6 +152,7 @@ def _with_room(hosts: Iterable[Host], standing: Standing, attempt: Attempt, room
             continue
         score = (
             failures.get(node, 0) if failures else 0,
+            replicas.get(node, 0) if replicas else 0,
             -step_of(input_bytes(inputs, host.inputs)) if inputs else 0,
             -preferences.get(node, 0) if preferences else 0,
             troubled[node].streak if troubled and node in troubled else 0,
@@ -163,10 +171,11 @@ def _candidate(score: Score, standing: Standing, attempt: Attempt) -> Candidate:
         node,
         failures=score[0],
         input_bytes=input_bytes(attempt.inputs, standing.fitting[node].inputs) if attempt.inputs else 0,
-        preferences=-score[2],
-        troubles=score[3],
-        spare_gpus=bool(score[4]),
-        free=round(abs(score[5]), 3),
+        preferences=-score[3],
+        troubles=score[4],
+        spare_gpus=bool(score[5]),
+        free=round(abs(score[6]), 3),
+        replicas=score[1],
     )
 
 

@@ -107,8 +107,17 @@ def demand_of(job: Job) -> Demand:
         tuple([(each.key, each.operator, tuple(each.values)) for each in job.constraints]),
         task.resources,
         static_ports(job),
-        not isinstance(job.placement, UnsetType) and job.placement.policy == "pack",
+        _packs(job),
     )
+
+
+def spreads(job: Job) -> bool:
+    """Whether a job's executions rather go to nodes that have none of it: it is a service of several, and is not packed."""
+    return job.type == "service" and job.count > 1 and not _packs(job)
+
+
+def _packs(job: Job) -> bool:
+    return not isinstance(job.placement, UnsetType) and job.placement.policy == "pack"
 
 
 @lru_cache(maxsize=1024)
