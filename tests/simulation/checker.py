@@ -88,7 +88,7 @@ class Checker:
         wrong: Callable[[str], None],
         note: Callable[[str, str], None],
         policy: Policy,
-        right: Callable[[Job, Report], str],
+        right: Callable[[Job, Report, Attempt], str],
         *,
         punctual: bool,
     ) -> None:
@@ -124,12 +124,6 @@ class Checker:
         """The newest of what there is or was of a job."""
         found = [each for each in self.every() if each.id == id_]
         return max(found, key=lambda each: each.version, default=None)
-
-    def jobs_by_id(self, id_: JobId) -> History:
-        """The job of an id. Raises ``KeyError``."""
-        key = key_of(id_)
-        assert key is not None
-        return self.jobs[key]
 
     def stored(self, who: str, append: Append, seq: int, now: float) -> None:
         """An entry is in the log from now on."""
@@ -274,7 +268,7 @@ class Checker:
                 each.state is S.COMPLETED for each in job.of(attempt.partition)
             ):
                 fault = f"I3: a second result for partition {attempt.partition}"
-            fault = fault or (attempt.version == job.version and self._right(job.spec, report)) or ""
+            fault = fault or (attempt.version == job.version and self._right(job.spec, report, attempt)) or ""
         attempt.state = report.state
         if attempt.state in ENDS:
             attempt.ended_at = now

@@ -36,7 +36,7 @@ def going_on(cluster: "Cluster") -> list[str]:
             found.append(f"job {history.id} ({key}) is open: {history.attempts}")
     found += [
         f"nobody has answered {call.action.what} {call.action.text}"
-        for call in cluster.calls
+        for call in cluster.people.calls
         if not call.answer
     ]
     found += [
@@ -168,7 +168,7 @@ def wrong_at_the_end(cluster: "Cluster") -> list[str]:
 def _lost_calls(cluster: "Cluster") -> list[str]:
     """I1, I2: whatever was accepted is in the log, with its end."""
     found = []
-    for call in cluster.calls:
+    for call in cluster.people.calls:
         if not call.job:
             continue
         history = cluster.checker.newest(call.job)

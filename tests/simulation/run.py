@@ -16,10 +16,11 @@ from pathlib import Path
 import structlog
 from msgspec import Struct, field
 
-from tests.simulation.cluster import Cluster, QuietInterpreter, forget_connections
+from tests.simulation.cluster import Cluster
+from tests.simulation.draw import draw
+from tests.simulation.interpreter import QuietInterpreter, forget_connections
 from tests.simulation.loop import Spinning
 from tests.simulation.quiet import going_on, wrong_at_the_end
-from tests.simulation.scenario import draw
 
 MEMORY_DISK = Path("/dev/shm")
 CHUNK = 10

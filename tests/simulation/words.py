@@ -71,7 +71,7 @@ class Words:
         way_s: float,
     ) -> None:
         self._wrong = wrong
-        self._checker = checker
+        self.checker = checker
         self._scheduler = scheduler
         self._punctual = punctual
         self._heard_s = HEARD_S + ROUNDS * way_s
@@ -110,7 +110,7 @@ class Words:
         was = self.cells.pop(node)
         if was.membership == REJECTED or (was.membership != DELETED and was.cordon is not None):
             self._wrong(f"I11: {who} forgets {node}, which is {was.membership} and {was.cordon}")
-        self._checker.barred.pop(node, None)
+        self.checker.barred.pop(node, None)
 
     def _by_word(self, said: list[Word], about: tuple[str, ...], what: str) -> None:
         if not any(word.what in about for word in said):
@@ -118,7 +118,7 @@ class Words:
 
     def _follow(self, node: str, now: NodeCell) -> None:
         """From now on no new work, and a time for what is there."""
-        barred = self._checker.barred
+        barred = self.checker.barred
         # One that was removed is free to come back as a new one.
         if now.membership == DELETED or (now.membership == APPROVED and now.cordon is None):
             barred.pop(node, None)
@@ -155,7 +155,7 @@ class Words:
         """The executions that a node has, as the log has it."""
         return [
             each.id
-            for job in self._checker.jobs.values()
+            for job in self.checker.jobs.values()
             for each in job.attempts.values()
             if each.node == node and each.state not in ENDS
         ]
