@@ -126,8 +126,8 @@ class Journal:
     def open(self, now: float) -> Remembered:
         """Read everything, and count this start: the incarnation is higher than ever before. Raises `Broken`.
 
-        It is not before the time either: another machine that takes a node's name is a later life of it, with a new folder
-        or with a copy of this one.
+        It is not before the time either, in milliseconds: another machine that takes a node's name is a later life of it,
+        with a new folder or with a copy of this one (docs/adr/0037).
         """
         try:
             with self._transaction():
@@ -211,7 +211,7 @@ class Journal:
 
     def _remembered(self, now: float) -> Remembered:
         facts = dict(self._db.execute("SELECT name, value FROM facts"))
-        incarnation = max(int(facts.get("incarnation", 0)), int(now)) + 1
+        incarnation = max(int(facts.get("incarnation", 0)), int(now * 1000)) + 1
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('incarnation', ?)", (str(incarnation),))
         self._db.execute(_FADE, (now - GONE_KEPT_S,))
         rows = self._db.execute(

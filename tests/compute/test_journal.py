@@ -31,7 +31,7 @@ async def test_what_is_committed_is_found_again(tmp_path: Path) -> None:
 
     again = Journal(tmp_path)
     found = again.open(20.0)
-    assert found.incarnation == 21
+    assert found.incarnation == 20_001
     assert found.executions == [kept]
     assert found.gone == {gone.id: 2}
     assert found.upto == 7
@@ -46,8 +46,19 @@ async def test_another_machine_is_a_later_life(tmp_path: Path) -> None:
         old.append(journal.open(at).incarnation)
         journal.abandon()
     new = Journal(tmp_path / "new")
-    assert [*old, new.open(200.0).incarnation] == [101, 102, 103, 201]
+    assert [*old, new.open(200.0).incarnation] == [100_001, 101_001, 102_001, 200_001]
     new.abandon()
+
+
+async def test_machines_that_start_in_the_same_second_are_told_apart(tmp_path: Path) -> None:
+    """Two machines that are set up as one node in one second do not have one incarnation: the later one has a higher."""
+    journals = [Journal(tmp_path / name) for name in ("one", "other")]
+    one, other = (
+        journal.open(at).incarnation for journal, at in zip(journals, (100.25, 100.75), strict=True)
+    )
+    for journal in journals:
+        journal.abandon()
+    assert one < other
 
 
 async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None:
@@ -59,13 +70,13 @@ async def test_a_journal_of_the_first_form_is_taken_over(tmp_path: Path) -> None
         first.execute("INSERT INTO executions VALUES (?, ?)", (kept.id, msgspec.json.encode(kept)))
         first.execute("INSERT INTO gone VALUES ('e-old', 5, 10.0)")
 
-    for incarnation in (21, 22):
+    for incarnation in (20_001, 20_002):
         journal = Journal(tmp_path)
         found = journal.open(20.0)
         assert found.incarnation == incarnation
         assert found.executions == [kept]
         assert found.gone == {"e-old": 5}
-        journal.forget(kept.id, 6, 21.0) if incarnation == 22 else journal.save(kept)
+        journal.forget(kept.id, 6, 21.0) if incarnation == 20_002 else journal.save(kept)
         await journal.close()
     again = Journal(tmp_path)
     assert again.open(22.0).gone == {"e-old": 5, kept.id: 6}
