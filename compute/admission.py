@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from compute.engines.contract import Engine
 from protocol.errors import Denied, Exhausted, Failure, Fault, Invalid, Unavailable
@@ -95,7 +96,7 @@ def with_disk(amounts: Amounts, own_bytes: int, shared_bytes: int = 0) -> Amount
     Its Disk is for all it reads and writes together: what is there for several counts, but takes no room of its own.
     """
     disk_bytes = max(amounts.disk_bytes - shared_bytes, own_bytes)
-    return Amounts(amounts.cpu, amounts.memory_bytes, disk_bytes, amounts.gpu)
+    return replace(amounts, disk_bytes=disk_bytes)
 
 
 def over_disk(limit_bytes: int, taken_bytes: int, what: str) -> Exhausted | None:
@@ -122,6 +123,8 @@ def too_large(amounts: Amounts, capacity: Amounts) -> Exhausted | None:
         lacks.append(f"{wanted} of {there} disk")
     if amounts.gpu > capacity.gpu:
         lacks.append(f"{amounts.gpu} of {capacity.gpu} GPUs")
+    if amounts.dynamic_ports > capacity.dynamic_ports:
+        lacks.append(f"{amounts.dynamic_ports} of {capacity.dynamic_ports} dynamic ports")
     if not lacks:
         return None
     hint = "Lower the task's Resources (known sizes of inputs count as disk), or use a larger node."
@@ -170,7 +173,7 @@ def _check_offer(kind: str, type: str, offer: Offer | None, offers: list[Offer],
 
 
 def _check_size(amounts: Amounts, info: NodeInfo) -> None:
-    if min(amounts.cpu, amounts.memory_bytes, amounts.disk_bytes, amounts.gpu) < 0:
+    if min(amounts.cpu, amounts.memory_bytes, amounts.disk_bytes, amounts.gpu, amounts.dynamic_ports) < 0:
         raise Invalid(
             "an amount of its resources is below zero", hint="Ask for nothing, or for more.", kind="Amounts"
         )

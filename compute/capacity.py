@@ -164,6 +164,7 @@ def _fits(amounts: Amounts, room: Amounts) -> bool:
         and (amounts.memory_bytes <= 0 or amounts.memory_bytes <= room.memory_bytes)
         and (amounts.disk_bytes <= 0 or amounts.disk_bytes <= room.disk_bytes)
         and (amounts.gpu <= 0 or amounts.gpu <= room.gpu)
+        and (amounts.dynamic_ports <= 0 or amounts.dynamic_ports <= room.dynamic_ports)
     )
 
 

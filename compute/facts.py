@@ -121,15 +121,16 @@ def read_gpus(listed: str) -> list[Gpu]:
     return gpus
 
 
-def capacity(share: Share, machine: Machine) -> Amounts:
-    """How much of the machine jobs get, never more disk than there is. Raises `Invalid`, naming the part that cannot be
-    read or that is not there.
+def capacity(share: Share, machine: Machine, ports: int = 0) -> Amounts:
+    """How much of the machine jobs get, never more disk than there is, and so many of its `ports`. Raises `Invalid`, naming
+    the part that cannot be read or that is not there.
     """
     return Amounts(
         cpu=_part("CPU", share.cpu, machine.cpu, parse_cpu),
         memory_bytes=int(_part("Memory", share.memory, machine.memory_bytes, parse_bytes)),
         disk_bytes=min(int(_part("Disk", share.disk, machine.disk_bytes, parse_bytes)), machine.disk_bytes),
         gpu=int(_part("GPU", share.gpu, len(machine.gpus), parse_gpu)),
+        dynamic_ports=ports,
     )
 
 

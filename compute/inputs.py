@@ -98,12 +98,7 @@ class Inputs:
 
     def claim(self, execution: ExecutionId, amounts: Amounts, shared: Mapping[Key, int]) -> bool:
         """Let the execution hold these amounts and those entries of the cache, if there is room for both; else neither."""
-        with_entries = Amounts(
-            amounts.cpu,
-            amounts.memory_bytes,
-            amounts.disk_bytes + self.cache.shelf.cost(shared),
-            amounts.gpu,
-        )
+        with_entries = amounts + Amounts(disk_bytes=self.cache.shelf.cost(shared))
         if not self._ledger.could_grow(execution, with_entries):
             return False
         self._ledger.grow(execution, amounts)

@@ -113,7 +113,7 @@ async def _info(settings: Settings, node: NodeId) -> NodeInfo:
         kept_bytes=inputs_bytes + results_bytes,
         reserve_bytes=reserve_bytes,
     )
-    given = capacity(settings.share, here)
+    given = capacity(settings.share, here, settings.port_last - settings.port_first + 1)
     return NodeInfo(
         id=node,
         version=VERSION,

@@ -70,12 +70,16 @@ CPU_TOLERANCE: Final = 1e-9
 
 
 class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
-    """Resources as numbers: cores, bytes, bytes, devices. Wire names are those of Bacalhau's AllocatedResources."""
+    """Resources as numbers: cores, bytes, bytes, devices. Wire names are those of Bacalhau's AllocatedResources.
+
+    `dynamic_ports` are ports of the host, whichever are free; a node that gives none does not count them.
+    """
 
     cpu: float = field(default=0.0, name="CPU")
     memory_bytes: int = field(default=0, name="Memory")
     disk_bytes: int = field(default=0, name="Disk")
     gpu: int = field(default=0, name="GPU")
+    dynamic_ports: int = field(default=0, name="DynamicPorts")
 
     def __add__(self, other: "Amounts") -> "Amounts":
         return Amounts(
@@ -83,6 +87,7 @@ class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
             self.memory_bytes + other.memory_bytes,
             self.disk_bytes + other.disk_bytes,
             self.gpu + other.gpu,
+            self.dynamic_ports + other.dynamic_ports,
         )
 
     def __sub__(self, other: "Amounts") -> "Amounts":
@@ -91,6 +96,7 @@ class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
             self.memory_bytes - other.memory_bytes,
             self.disk_bytes - other.disk_bytes,
             self.gpu - other.gpu,
+            self.dynamic_ports - other.dynamic_ports,
         )
 
     def fits(self, room: "Amounts") -> bool:
@@ -100,6 +106,7 @@ class Amounts(Struct, frozen=True, gc=False, omit_defaults=True):
             and self.memory_bytes <= room.memory_bytes
             and self.disk_bytes <= room.disk_bytes
             and self.gpu <= room.gpu
+            and self.dynamic_ports <= room.dynamic_ports
         )
 
 

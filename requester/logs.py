@@ -9,6 +9,8 @@ it, or the execution is given up, and only then is there no more to come.
 from collections import Counter
 from collections.abc import AsyncGenerator
 
+from msgspec.structs import replace
+
 from protocol import subjects
 from protocol.asking import ask
 from protocol.bus import Bus
@@ -57,9 +59,11 @@ class Logs:
                 if follow and known.open and answer.failure.code.startswith(_PASSING):
                     await self._clock.sleep(_AGAIN_S)
                     continue
-                kept = None if tail else _kept(known, told)
-                for line in [LogLine(known.id, failure=answer.failure)] if kept is None else kept:
+                kept, whole = ([], False) if tail else _kept(known, told)
+                for line in kept:
                     yield line
+                if not whole:
+                    yield LogLine(known.id, failure=_cut(answer.failure) if kept else answer.failure)
                 return
             if answer.ended or (not follow and not answer.chunks):
                 return
@@ -89,15 +93,22 @@ def _out_of_reach(execution: ExecutionRecord, fault: Unavailable | TimedOut) -> 
     ).failure()
 
 
-def _kept(known: ExecutionRecord, told: Counter[int]) -> list[LogLine] | None:
-    """What the execution's report has of its output beyond the bytes `told` of each stream.
+def _cut(failure: Failure) -> Failure:
+    """Told behind a beginning."""
+    return replace(failure, message=f"this is only the beginning of what it wrote: {failure.message}")
 
-    None if that is not all that is missing; only who was told nothing yet is served with a beginning.
+
+def _kept(known: ExecutionRecord, told: Counter[int]) -> tuple[list[LogLine], bool]:
+    """What the execution's report has of its output beyond the bytes `told` of each stream, and whether that is all.
+
+    Only who was told nothing yet is served with a beginning.
     """
     output = known.output
-    if output is None or (told and (output.stdout_truncated or output.stderr_truncated)):
-        return None
+    whole = output is not None and not (output.stdout_truncated or output.stderr_truncated)
+    if output is None or (told and not whole):
+        return [], False
     texts = (
         (stream, text.encode()[told[stream] :]) for stream, text in ((1, output.stdout), (2, output.stderr))
     )
-    return [LogLine(known.id, LogChunk(stream, known.modified_at, rest)) for stream, rest in texts if rest]
+    lines = [LogLine(known.id, LogChunk(stream, known.modified_at, rest)) for stream, rest in texts if rest]
+    return lines, whole

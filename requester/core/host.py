@@ -15,7 +15,9 @@ from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import CPU_TOLERANCE, NOTHING, Amounts
 
 _ROOMY: Final = 1 / 8
-"""A node of which so much is free, in every respect, is roomy."""
+"""A node of which so much is free, in every respect but ports, is roomy."""
+_PORTS: Final = 65_535
+"""Of a node that does not count its ports it is not known how many it has."""
 
 
 class Promise(Struct, frozen=True, gc=False):
@@ -28,7 +30,7 @@ class Promise(Struct, frozen=True, gc=False):
 
 
 class Host(Struct, eq=False):
-    """A node: `cpu`, `memory_bytes`, `disk_bytes` and `gpu` are what is not promised, as in `Amounts`.
+    """A node: `cpu`, `memory_bytes`, `disk_bytes`, `gpu` and `dynamic_ports` are what is not promised, as in `Amounts`.
 
     `share` is that as a share of the whole: of cores or of memory, whichever is scarcer. `roomy`: it has room for
     whatever `is_small` for it. `gpus`: it has such devices at all. `passing` is what it has for work that ends: all but
@@ -41,6 +43,7 @@ class Host(Struct, eq=False):
     memory_bytes: int = 0
     disk_bytes: int = 0
     gpu: int = 0
+    dynamic_ports: int = 0
     share: float = 1.0
     roomy: bool = False
     gpus: bool = False
@@ -53,7 +56,7 @@ class Host(Struct, eq=False):
     @property
     def free(self) -> Amounts:
         """What is not promised."""
-        return Amounts(self.cpu, self.memory_bytes, self.disk_bytes, self.gpu)
+        return Amounts(self.cpu, self.memory_bytes, self.disk_bytes, self.gpu, self.dynamic_ports)
 
     def has(self, amounts: Amounts, ports: Collection[int]) -> bool:
         """Whether there is so much room (as in `Amounts.fits`), and nobody has these ports."""
@@ -62,6 +65,7 @@ class Host(Struct, eq=False):
             and amounts.memory_bytes <= self.memory_bytes
             and amounts.disk_bytes <= self.disk_bytes
             and amounts.gpu <= self.gpu
+            and amounts.dynamic_ports <= self.dynamic_ports
             and (not ports or self.ports.isdisjoint(ports))
         )
 
@@ -77,7 +81,7 @@ class Host(Struct, eq=False):
 
     def resize(self, capacity: Amounts) -> None:
         """Give that much in all from now on."""
-        self.capacity = capacity
+        self.capacity = capacity = told(capacity)
         self.gpus = capacity.gpu > 0
         self.leave(self._without(self.held.values()))
         self.passing = self._without_staying()
@@ -118,6 +122,7 @@ class Host(Struct, eq=False):
         """Have that much left, whatever is held."""
         self.cpu, self.memory_bytes = free.cpu, free.memory_bytes
         self.disk_bytes, self.gpu = free.disk_bytes, free.gpu
+        self.dynamic_ports = free.dynamic_ports
         self._weigh()
 
     def _give(self, amounts: Amounts, sign: int) -> None:
@@ -125,6 +130,7 @@ class Host(Struct, eq=False):
         self.memory_bytes += sign * amounts.memory_bytes
         self.disk_bytes += sign * amounts.disk_bytes
         self.gpu += sign * amounts.gpu
+        self.dynamic_ports += sign * amounts.dynamic_ports
         self._weigh()
 
     def _weigh(self) -> None:
@@ -147,3 +153,8 @@ class Host(Struct, eq=False):
 
     def _without_staying(self) -> Amounts:
         return self._without(each for each in self.held.values() if each.stays)
+
+
+def told(capacity: Amounts) -> Amounts:
+    """What a node gives in all, where one that does not count its ports gives all that a machine can have."""
+    return capacity if capacity.dynamic_ports else replace(capacity, dynamic_ports=_PORTS)

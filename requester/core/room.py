@@ -75,4 +75,5 @@ def smaller(one: Amounts, other: Amounts) -> Amounts:
         min(one.memory_bytes, other.memory_bytes),
         min(one.disk_bytes, other.disk_bytes),
         min(one.gpu, other.gpu),
+        min(one.dynamic_ports, other.dynamic_ports),
     )

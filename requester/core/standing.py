@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from protocol.errors import Failure
 from protocol.ids import NodeId, short
@@ -23,7 +24,7 @@ from protocol.nodes import Gpu, NodeInfo, Offer
 from protocol.ranking import REASONS_MAX
 from protocol.spec.quantities import amounts, parse_bytes
 from protocol.spec.selectors import format_selector, matches
-from requester.core.host import Host
+from requester.core.host import Host, told
 from requester.core.membership import APPROVED, PENDING
 from requester.core.model import NodeRecord
 
@@ -97,6 +98,12 @@ def static_ports(job: Job) -> tuple[int, ...]:
     return tuple(port.static for port in ports if port.static) if ports else ()
 
 
+def dynamic_ports(job: Job) -> int:
+    """How many ports of its host a job must have, whichever they are."""
+    ports = job.task.network.ports
+    return sum(not port.static for port in ports) if ports else 0
+
+
 def demand_of(job: Job) -> Demand:
     """What the job's task demands. Jobs that ask for the same mostly get the very same demand, which is compared at once."""
     task = job.task
@@ -107,6 +114,7 @@ def demand_of(job: Job) -> Demand:
         tuple([(each.key, each.operator, tuple(each.values)) for each in job.constraints]),
         task.resources,
         static_ports(job),
+        dynamic_ports(job),
         _packs(job),
     )
 
@@ -128,6 +136,7 @@ def _demand(
     constraints: tuple[tuple[str, str, tuple[str, ...]], ...],
     resources: Resources,
     ports: tuple[int, ...],
+    any_ports: int,
     pack: bool,
 ) -> Demand:
     return Demand(
@@ -135,7 +144,7 @@ def _demand(
         sources=tuple(sorted({source.lower() for source in sources})),
         publisher=publisher.lower(),
         constraints=constraints,
-        amounts=amounts(resources),
+        amounts=replace(amounts(resources), dynamic_ports=any_ports),
         ports=ports,
         gpu=_gpu(resources),
         pack=pack,
@@ -182,7 +191,8 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord], host_of: Callable[[Nod
                 preferences[node.info.id] = met
     reasons = Counter(each.reason for each in (*away, *unfit)).most_common(REASONS_MAX)
     order = tuple(fitting.values())
-    small = not demand.ports and all(host.is_small(demand.amounts) for host in order)
+    small = not demand.ports and not demand.amounts.dynamic_ports
+    small = small and all(host.is_small(demand.amounts) for host in order)
     return Standing(fitting, order, preferences, tuple(away), tuple(unfit), dict(reasons), small)
 
 
@@ -204,6 +214,7 @@ def no_room(demand: Demand, free: Amounts, ports: frozenset[int]) -> str:
         ("GiB memory", demand.amounts.memory_bytes / GIB, free.memory_bytes / GIB),
         ("GiB disk", demand.amounts.disk_bytes / GIB, free.disk_bytes / GIB),
         ("GPUs", demand.amounts.gpu, free.gpu),
+        ("dynamic ports", demand.amounts.dynamic_ports, free.dynamic_ports),
     ):
         if wants > has + 1e-9:
             return f"fits, but has {max(has, 0):.3g} of the {wants:.3g} {name} free now"
@@ -399,23 +410,17 @@ def _is_of_kind(gpu: Gpu, kind: tuple[str, int]) -> bool:
 
 
 def _too_large(info: NodeInfo, wanted: Amounts) -> Unfit | None:
-    limit = info.largest if info.largest != Amounts() else info.capacity
+    limit = told(info.largest if info.largest != Amounts() else info.capacity)
     if wanted.fits(limit):
         return None
-    for name, needs, offers, key in (
-        ("cores", f"{wanted.cpu:g}", f"{limit.cpu:g}", "CPU"),
-        ("GiB memory", f"{wanted.memory_bytes / GIB:.3g}", f"{limit.memory_bytes / GIB:.3g}", "Memory"),
-        ("GiB disk", f"{wanted.disk_bytes / GIB:.3g}", f"{limit.disk_bytes / GIB:.3g}", "Disk"),
-        ("GPUs", str(wanted.gpu), str(limit.gpu), "GPU"),
+    for name, needs, offers, fmt, key in (
+        ("cores", wanted.cpu, limit.cpu, "g", "Resources.CPU"),
+        ("GiB memory", wanted.memory_bytes / GIB, limit.memory_bytes / GIB, ".3g", "Resources.Memory"),
+        ("GiB disk", wanted.disk_bytes / GIB, limit.disk_bytes / GIB, ".3g", "Resources.Disk"),
+        ("GPUs", wanted.gpu, limit.gpu, "g", "Resources.GPU"),
+        ("dynamic ports", wanted.dynamic_ports, limit.dynamic_ports, "g", "the number of Network.Ports"),
     ):
-        part = {
-            "CPU": wanted.cpu > limit.cpu,
-            "Memory": wanted.memory_bytes > limit.memory_bytes,
-            "Disk": wanted.disk_bytes > limit.disk_bytes,
-            "GPU": wanted.gpu > limit.gpu,
-        }[key]
-        if part:
-            return Unfit(
-                info.id, f"needs {needs} {name}, offers {offers}", f"lower Resources.{key} or add a node"
-            )
+        if needs > offers:
+            reason = f"needs {needs:{fmt}} {name}, offers {offers:{fmt}}"
+            return Unfit(info.id, reason, f"lower {key} or add a node")
     return None

@@ -213,4 +213,5 @@ def _lack(wanted: Amounts, free: Amounts, whole: Amounts) -> float:
         (wanted.memory_bytes - free.memory_bytes) / whole.memory_bytes if whole.memory_bytes else 0.0,
         (wanted.disk_bytes - free.disk_bytes) / whole.disk_bytes if whole.disk_bytes else 0.0,
         (wanted.gpu - free.gpu) / whole.gpu if whole.gpu else 0.0,
+        (wanted.dynamic_ports - free.dynamic_ports) / whole.dynamic_ports if whole.dynamic_ports else 0.0,
     )

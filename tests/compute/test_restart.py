@@ -8,6 +8,7 @@ import pytest
 
 from compute.engines.contract import Run as EngineRun
 from compute.shop import Limits
+from deploy.processes import free_ports
 from protocol.errors import Fault, Unavailable
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
@@ -15,7 +16,7 @@ from protocol.messages import Run
 from protocol.spec.engines import NoopParams
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
-from tests.compute.twins import NODE, FakeRequester, Fuse, NodeOnTest, job, noop, order
+from tests.compute.twins import CAPACITY, NODE, FakeRequester, Fuse, NodeOnTest, job, noop, order
 
 S = ExecutionState
 Nodes = Callable[..., NodeOnTest]
@@ -134,6 +135,24 @@ async def test_an_adopted_program_keeps_its_ports(nodes: Nodes, requester: FakeR
     assert (failure.code, str(port) in failure.message) == ("Conflict.Port", True)
     node.world.end(run.execution)
     await requester.ended(run)
+
+
+async def test_ports_that_are_all_taken_are_waited_for(nodes: Nodes, requester: FakeRequester) -> None:
+    """A program that two requesters at once sent to a node's last port waits there until it is free, and does not fail."""
+    [port] = free_ports(1)
+    node = nodes(capacity=CAPACITY + Amounts(dynamic_ports=1), ports=(port, port))
+    await node.start()
+    task = noop(LONG, network=Network("Host", ports=[Port("web")]))
+    runs = [order(each, task=task, amounts=Amounts(cpu=0.1, dynamic_ports=1)) for each in (1, 2)]
+    for run in runs:
+        await requester.run(run)
+    await requester.reached(runs[0], S.RUNNING)
+    assert node.here.runners[runs[1].execution].execution.state is S.ASSIGNED
+    node.world.end(runs[0].execution)
+
+    assert (await requester.reached(runs[1], S.RUNNING)).ports == {"web": port}
+    node.world.end(runs[1].execution)
+    await requester.ended(runs[1])
 
 
 async def test_a_program_that_ended_meanwhile_is_told(nodes: Nodes, requester: FakeRequester) -> None:

@@ -263,6 +263,7 @@ class NodeOnTest:
         recoverable: bool = True,
         drivers: Drivers | None = None,
         fuse: Fuse | None = None,
+        ports: tuple[int, int] = (20_000, 32_000),
     ) -> None:
         self.hub = hub
         self.folder = folder
@@ -277,6 +278,7 @@ class NodeOnTest:
             policy=policy or Policy(),
             limits=limits or Limits(),
             logs=LogSettings(),
+            ports=ports,
         )
         self.storage = StorageSettings(
             folder / "scratch",

@@ -125,6 +125,27 @@ async def test_what_was_reported_completes_what_was_followed(truncated: bool) ->
     assert line.chunk == (None if truncated else LogChunk(1, RUNNING.modified_at, b"two"))
 
 
+async def test_a_beginning_is_not_passed_off_as_all() -> None:
+    """Who asks for the output of a node that has gone away for good gets what the log has of it, and is told that the
+    rest is missing, and why.
+    """
+    job = Alone()
+    output = RunOutput("the first of many lines\n", stdout_truncated=True)
+    ended = job.executions[RUNNING.id] = replace(RUNNING, state=ExecutionState.COMPLETED, output=output)
+    hub = MemoryHub()
+    lines = Logs(MemoryBus(hub), ManualClock(), cast(Any, job)).read(ended, follow=False, tail=False)
+
+    beginning, cut = [line async for line in lines]
+
+    assert beginning.chunk == LogChunk(1, RUNNING.modified_at, b"the first of many lines\n")
+    assert cut.failure is not None
+    assert cut.failure.code.startswith("Unavailable")
+    assert cut.failure.message.startswith(
+        "this is only the beginning of what it wrote: node n-1 does not answer"
+    )
+    assert "shoal node describe" in cut.failure.hint
+
+
 async def _answer(question: Message, answer: LogsAnswer) -> None:
     assert question.respond is not None
     await question.respond(encode(answer))

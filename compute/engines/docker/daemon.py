@@ -6,10 +6,12 @@ refusals of the daemon stay ``DockerError`` for the callers, who know what they 
 
 A daemon that has locked itself up takes connections and tells its version, and answers next to nothing else. Each such call
 stays with it until it is restarted: so one that is known to hang is left with a single question, and the others wait for
-the answer to that.
+the answer to that. Who asked something that may take any time, as for a container's end, is told once that question has
+stayed open for as long as a daemon that is away is waited for.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -58,18 +60,25 @@ class Daemon:
         self._question: asyncio.Task[Fault | DockerError | None] | None = None
         # The question that was open when another call was not answered either.
         self._hanging: asyncio.Task[Fault | DockerError | None] | None = None
+        self._asked_at = 0.0
+        # The limits of calls that have none as long as it works.
+        self._patient: set[asyncio.Timeout] = set()
 
     async def call(
         self, what: str, request: Callable[[Docker], Awaitable[T]], *, within_s: float | None = None
     ) -> T:
-        """Ask once, of a daemon that hangs not before it tells of itself. `within_s` defaults to the settings' deadline.
+        """Ask once, of a daemon that hangs not before it tells of itself. `within_s` defaults to the settings' deadline;
+        with infinity the answer is awaited until `works` finds that it has hung for the settings' `reconnect_s`.
 
         Raises ``DockerError`` for a refusal, and `Unavailable`: of kind ``Connection`` if there is no daemon, of kind
         ``Docker`` if it does not answer in time.
         """
         limit_s = self._settings.answer_s if within_s is None else within_s
+        limit = asyncio.timeout(limit_s)
+        if limit_s == math.inf:
+            self._patient.add(limit)
         try:
-            async with asyncio.timeout(limit_s):
+            async with limit:
                 if self._hanging is not None:
                     await asyncio.wait({self._hanging})
                     self._hanging = None
@@ -77,7 +86,9 @@ class Daemon:
         except TimeoutError as error:
             if self._question is not None and not self._question.done():
                 self._hanging = self._question
-            raise _silent(what, limit_s) from error
+            raise _silent(what, limit_s if limit_s < math.inf else self._settings.reconnect_s) from error
+        finally:
+            self._patient.discard(limit)
 
     async def works(self) -> None:
         """Return if it tells of itself, which one that hangs does not. Raises as `call`.
@@ -86,9 +97,13 @@ class Daemon:
         """
         if self._question is None or self._question.done():
             self._question = asyncio.create_task(self._about())
+            self._asked_at = self._clock.elapsed()
         limit_s = min(ABOUT_S, self._settings.answer_s)
         await asyncio.wait({self._question}, timeout=limit_s)
         if not self._question.done():
+            if self._clock.elapsed() - self._asked_at >= self._settings.reconnect_s:
+                while self._patient:
+                    self._patient.pop().reschedule(0)
             raise _silent("tell of itself", limit_s)
         if (fault := self._question.result()) is not None:
             raise fault

@@ -225,6 +225,50 @@ def test_ports_are_given_once() -> None:
     assert len(world.open()) == 2
 
 
+def with_ports(job: Job, number: int) -> Job:
+    """A job that listens on so many ports, whichever they are."""
+    network = Network("Host", ports=[Port(f"P{index}") for index in range(number)])
+    return replace(job, tasks=[replace(job.task, network=network)])
+
+
+def test_who_listens_goes_where_ports_are_left_and_else_waits() -> None:
+    """A node gives no more ports than it has: what finds none left goes to another node, or waits and says so, and begins
+    when some are given back.
+    """
+    world = World(a_node("n1", cores=100, ports=3), a_node("n2", cores=1, ports=2))
+    world.submit(with_ports(a_job(count=3, cpu="0.1"), 2))
+
+    assert {each.node for each in world.open()} == {"n1", "n2"}
+    assert world.job.queued is not None
+    assert world.job.queued.code == "Exhausted.NoRoom"
+    assert world.job.queued.details == {
+        "n1": "fits, but has 1 of the 2 dynamic ports free now",
+        "n2": "fits, but has 0 of the 2 dynamic ports free now",
+    }
+    world.report(world.open()[0], ExecutionState.COMPLETED)
+    assert len(world.open()) == 2
+    assert world.job.queued is None
+
+
+def test_more_ports_than_any_node_gives() -> None:
+    """A job that wants more ports than a node has in all does not fit there, and is told so."""
+    world = World(a_node("n1", ports=3))
+    world.now += 60
+    world.submit(with_ports(a_job(), 4))
+
+    assert not world.open()
+    assert world.job.failure is not None
+    assert "needs 4 dynamic ports, offers 3" in str(world.job.failure)
+
+
+def test_a_node_that_does_not_count_its_ports() -> None:
+    """A node of an earlier version, which does not say how many ports it gives, has work with ports as ever."""
+    world = World(a_node("n1"))
+    world.submit(with_ports(a_job(count=3), 2))
+
+    assert len(world.open()) == 3
+
+
 @pytest.mark.parametrize(
     ("gpus", "fits"),
     [

@@ -52,6 +52,7 @@ def a_node(
     engines: Sequence[str] = ("noop",),
     labels: dict[str, str] | None = None,
     version: str = "0",
+    ports: int = 0,
     **more: object,
 ) -> NodeRecord:
     info = NodeInfo(
@@ -59,7 +60,7 @@ def a_node(
         version=version,
         labels=labels or {},
         engines=[Offer(engine) for engine in engines],
-        capacity=Amounts(cores, 1 << 30, 1 << 30, 0),
+        capacity=Amounts(cores, 1 << 30, 1 << 30, 0, ports),
     )
     return replace(NodeRecord(info), **more)
 
