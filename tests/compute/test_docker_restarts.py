@@ -48,14 +48,20 @@ class Gate:
         self.folder = folder
 
     def task(self) -> Task:
-        script = f"echo $BACALHAU_EXECUTION_ID >> /gate/starts; echo ready; {STANDS}; echo through"
+        script = f"echo $BACALHAU_EXECUTION_ID >> /gate/starts; echo ready; {STANDS}; echo through; touch /gate/through"
         params = {"Image": images.BUSYBOX, "Entrypoint": ["/bin/sh", "-c"], "Parameters": [script]}
         source = Spec("local", {"SourcePath": str(self.folder), "ReadWrite": True})
         return Task(engine=Spec("docker", params), input_sources=[Input(source, "/gate")])
 
     async def begun(self) -> None:
+        await self._until("starts")
+
+    async def passed(self) -> None:
+        await self._until("through")
+
+    async def _until(self, name: str) -> None:
         async with asyncio.timeout(WITHIN_S):
-            while not (self.folder / "starts").exists():  # noqa: ASYNC110 - a file tells nobody
+            while not (self.folder / name).exists():  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.02)
 
     def starts(self) -> list[str]:
@@ -129,34 +135,75 @@ async def test_the_daemon_is_restarted(
     assert await containers(daemon) == []
 
 
+@pytest.mark.parametrize("daemon", [True], ids=["live-restore"], indirect=True)
+async def test_a_program_ends_while_the_daemon_is_away(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
+) -> None:
+    """A container that outlived its daemon and ended before that was back has done what it should; that the last of its
+    output may be missing is said where the output is read.
+    """
+    settings = Settings(
+        data_dir=tmp_path / "node",
+        name=NODE,
+        engines=("docker",),
+        docker=DockerSettings(host=daemon.host),
+        allowed_paths=(f"{tmp_path}/**:rw",),
+        publish_port=0,
+    )
+    gate = Gate(tmp_path / "gate")
+    run = order(task=gate.task(), amounts=Amounts(cpu=0.1, memory_bytes=32 << 20))
+    async with running(MemoryBus(hub), settings, host={}) as agent:
+        await requester.until(lambda: offered(requester).available)
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+        await gate.begun()
+        await daemon.kill()
+        await requester.until(lambda: not offered(requester).available)
+        gate.open()
+        await gate.passed()
+        await daemon.start()
+
+        report = await requester.ended(run)
+        assert (report.state, report.failure) == (S.COMPLETED, None)
+        assert report.output is not None
+        assert "may be missing" in report.output.stderr
+        await requester.until(lambda: not agent.runners)
+    assert await containers(daemon) == []
+
+
 @pytest.mark.parametrize("daemon", [False], ids=["plain"], indirect=True)
 async def test_the_daemon_hangs(
     hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
 ) -> None:
-    """A node whose Docker hangs says so and what to do; what it was just ordered is told as the node's fault, to be tried
-    elsewhere. Once Docker was restarted it is offered again, and nothing is left.
+    """A node whose Docker hangs says so and what to do; what it was just ordered, and what ran there, is told as the node's
+    fault, to be tried elsewhere. Once Docker was restarted it is offered again, and nothing is left.
     """
     async with door_to(daemon.host, tmp_path) as door:
         settings = Settings(
             data_dir=tmp_path / "node",
             name=NODE,
             engines=("docker",),
-            docker=DockerSettings(host=door.host, answer_s=5),
+            docker=DockerSettings(host=door.host, answer_s=5, reconnect_s=8),
             publish_port=0,
         )
         task = Task(engine=Spec("docker", {"Image": images.BUSYBOX, "Parameters": ["true"]}))
         first, caught = (order(number, task, amounts=Amounts(cpu=0.1)) for number in (1, 2))
+        long = Task(engine=Spec("docker", {"Image": images.BUSYBOX, "Parameters": ["sleep", "3600"]}))
+        goes_on = order(3, long, amounts=Amounts(cpu=0.1))
         async with running(MemoryBus(hub), settings, host={}) as agent:
             await requester.until(lambda: offered(requester).available)
             await requester.run(first)
             assert (await requester.ended(first)).state is S.COMPLETED
             await requester.until(lambda: not agent.runners)
+            await requester.run(goes_on)
+            await requester.reached(goes_on, S.RUNNING)
 
             door.hang()
             await requester.run(caught)
-            report = await requester.ended(caught)
-            assert report.failure is not None
-            assert (report.failure.code, report.failure.retryable) == ("Unavailable.Docker", True)
+            for each in (caught, goes_on):
+                report = await requester.ended(each)
+                assert report.failure is not None
+                assert (report.failure.code, report.failure.retryable) == ("Unavailable.Docker", True)
             await requester.until(lambda: not offered(requester).available)
             assert offered(requester).lost
             assert "restart" in offered(requester).hint

@@ -199,7 +199,8 @@ async def _seen(session: aiohttp.ClientSession, url: str) -> Seen:
 
 def _execution(view: dict[str, Any]) -> tuple[str, int, str]:
     output = view.get("RunOutput") or {}
-    return view["State"], int(output.get("ExitCode", 0)), str(output.get("Stdout", ""))
+    printed = str(output.get("Stdout", "")) + str(output.get("stderr", ""))
+    return view["State"], int(output.get("ExitCode", 0)), printed
 
 
 async def _log(ours: World) -> list[Logged]:

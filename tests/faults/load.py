@@ -39,12 +39,9 @@ class Load:
     async def run(self) -> None:
         """Submit and follow until there was enough, then until every accepted job has ended."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        # On a connection that was used before, aiohttp would submit again by itself, and tell of the second time alone.
-        connector = aiohttp.TCPConnector(force_close=True)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-            asyncio.TaskGroup() as clients,
-        ):
+        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as clients:
+            # Else it would submit again by itself when a connection breaks, and tell of the second time alone.
+            session._retry_connection = False
             for _ in range(self._clients):
                 clients.create_task(self._client(session))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.check import violations
+from tests.faults.check import CUT, violations
 from tests.faults.history import History, Logged, Seen, Submission
 
 JOB = "j-1"
@@ -41,6 +41,15 @@ def sound() -> History:
 def test_a_sound_history_is_judged_so() -> None:
     """A loss, a second attempt and one accepted result break no promise."""
     assert violations(sound()) == []
+
+
+def test_output_that_is_said_to_be_cut_is_a_beginning() -> None:
+    """What Docker lost of a program's output is no broken promise where that is said, and what there is is right."""
+    history = sound()
+    for said in ("hel", "hal"):
+        for view in history.views.values():
+            view[JOB].executions["e-2"] = ("completed", 0, said + CUT)
+        assert bool(violations(history)) == (said == "hal")
 
 
 def a_late_report(history: History) -> None:

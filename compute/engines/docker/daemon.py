@@ -64,6 +64,10 @@ class Daemon:
         # The limits of calls that have none as long as it works.
         self._patient: set[asyncio.Timeout] = set()
 
+    def now(self) -> float:
+        """The time, in unix seconds."""
+        return self._clock.now()
+
     async def call(
         self, what: str, request: Callable[[Docker], Awaitable[T]], *, within_s: float | None = None
     ) -> T:

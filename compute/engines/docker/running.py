@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiodocker import Docker, DockerError
@@ -25,6 +26,9 @@ STOP_MARGIN_S: Final = 30.0
 SOON_S: Final = 1.0
 """A daemon that takes longer to answer may be one that is only just coming back."""
 KILLED: Final = 137
+MISSED: Final = b"\n[Docker was away when the program ended: the last of what it wrote may be missing]\n"
+"""The daemon reads what a container writes; what nobody has read when it ends is thrown away."""
+STDERR: Final = 2
 GONE: Final = Failure(
     "Unavailable.Container",
     "the container was removed before its end was seen",
@@ -40,13 +44,16 @@ class DockerRunning:
         self._daemon = daemon
         self._container = container
         self._exit: Exit | None = None
+        self._away: list[tuple[float, float]] = []
+        self._missed = False
         self._asking = asyncio.Lock()
 
     async def output(self) -> AsyncIterator[Chunk]:
         """The container's log, followed while it runs.
 
         A followed log ends alike when the program has ended, when the connection is cut and when the daemon goes away: so
-        once the container has ended its log is read to the end again, from shortly before what was seen last.
+        once the container has ended its log is read to the end again, from shortly before what was seen last. If the daemon
+        was away just then, a last line on standard error says what that may have cost.
         """
         place = Place()
         while True:
@@ -64,6 +71,8 @@ class DockerRunning:
                 await self._daemon.until_back(lost)
                 continue
             if over:
+                if self._missed:
+                    yield Chunk(STDERR, self._daemon.now(), MISSED)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_S):
@@ -123,12 +132,17 @@ class DockerRunning:
                 return code, watched and await self._daemon.answers(SOON_S)
             except Unavailable as lost:
                 watched = False
+                gone_at = self._daemon.now()
                 await self._daemon.until_back(lost)
+                self._away.append((gone_at, self._daemon.now()))
 
     async def _explained(self, code: int, *, watched: bool) -> Exit:
         if not watched:
             await self._daemon.until_back(Unavailable("Docker is ending", hint=HINT, kind=CONNECTION))
         found = await inspect(self._daemon, self._container)
+        if found is not None and self._away:
+            ended_at = datetime.fromisoformat(found["State"]["FinishedAt"]).timestamp()
+            self._missed = any(gone_at <= ended_at <= back_at for gone_at, back_at in self._away)
         by_daemon = found is not None and await restarted_since(
             self._daemon, found["State"]["StartedAt"], unknown=not watched
         )
