@@ -92,7 +92,9 @@ def _processes(world: World) -> list[str]:
             if any(str(world.folder) in word for word in process.cmdline()) and not above & (
                 ours | {os.getpid()}
             ):
-                found.append(f"process {process.pid}: {' '.join(process.cmdline())}")
+                below = [" ".join(each.cmdline()) or each.name() for each in process.children(recursive=True)]
+                under = f", and under it: {'; '.join(below)}" if below else ""
+                found.append(f"process {process.pid}: {' '.join(process.cmdline())}{under}")
     return found
 
 
