@@ -31,7 +31,11 @@ def take_ports(run: Run, ports: Ports) -> dict[str, tuple[int, int]]:
                 kind="Port",
             )
         if outside is None:
-            raise Exhausted(f"port {port.name}: no port is free on this node", kind="Port")
+            raise Exhausted(
+                f"port {port.name}: other programs of this node use all ports that jobs may have",
+                hint="Give jobs another range: Compute.Network.PortRangeStart and PortRangeEnd of the node.",
+                kind="Port",
+            )
         taken[port.name] = (outside, port.target or outside)
     return taken
 
