@@ -5,14 +5,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from aiodocker import Docker
 
+from compute.engines.docker.config import container_name
 from compute.engines.docker.settings import DockerSettings
 from compute.node import running
 from compute.settings import Settings
 from deploy import images
 from deploy.programs import Missing
+from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, Spec, Task
 from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.nodes import Offer
@@ -171,6 +174,47 @@ async def test_a_program_ends_while_the_daemon_is_away(
     assert await containers(daemon) == []
 
 
+@pytest.mark.parametrize("daemon", [True], ids=["live-restore"], indirect=True)
+async def test_a_program_whose_end_nobody_saw_is_tried_again(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
+) -> None:
+    """Of a container that went while its daemon was away, Docker says that it ended with 255. That is no end of its own: it
+    fails as the node's fault, also where other containers outlived the daemon.
+    """
+    settings = Settings(
+        data_dir=tmp_path / "node",
+        name=NODE,
+        engines=("docker",),
+        docker=DockerSettings(host=daemon.host),
+        allowed_paths=(f"{tmp_path}/**:rw",),
+        publish_port=0,
+    )
+    room = Amounts(cpu=0.1, memory_bytes=32 << 20)
+    gates = [Gate(tmp_path / name) for name in ("goes", "stays")]
+    goes, stays = (order(number, gate.task(), amounts=room) for number, gate in enumerate(gates, 1))
+    async with running(MemoryBus(hub), settings, host={}) as agent:
+        await requester.until(lambda: offered(requester).available)
+        for run, gate in zip((goes, stays), gates, strict=True):
+            await requester.run(run)
+            await requester.reached(run, S.RUNNING)
+            await gate.begun()
+        program = psutil.Process(await process_of(daemon, goes.execution))
+        shim = program.parent()
+        assert shim is not None
+        await daemon.kill()
+        for process in (shim, program):
+            process.kill()
+        await daemon.start()
+
+        failure = (await requester.ended(goes)).failure
+        assert failure is not None
+        assert (failure.code, failure.retryable) == ("Unavailable.Docker", True)
+        gates[1].open()
+        assert (await requester.ended(stays)).state is S.COMPLETED
+        await requester.until(lambda: not agent.runners)
+    assert await containers(daemon) == []
+
+
 @pytest.mark.parametrize("daemon", [False], ids=["plain"], indirect=True)
 async def test_the_daemon_hangs(
     hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
@@ -215,6 +259,13 @@ async def test_the_daemon_hangs(
             await requester.until(lambda: offered(requester).available)
             await requester.until(lambda: not agent.runners)
     assert await containers(daemon) == []
+
+
+async def process_of(daemon: OwnDaemon, execution: ExecutionId) -> int:
+    """The process of an execution's program."""
+    async with Docker(daemon.host) as docker:
+        found = await docker.containers.get(container_name(NODE, execution))
+        return int(found["State"]["Pid"])
 
 
 async def containers(daemon: OwnDaemon) -> list[str]:

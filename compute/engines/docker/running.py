@@ -15,7 +15,7 @@ from aiodocker import Docker, DockerError
 
 from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
-from compute.engines.docker.faults import ended_by_daemon, exit_of
+from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
 from compute.engines.docker.restarts import lives_on, restarted_since
 from protocol.errors import Failure, NotFound, Unavailable
@@ -143,12 +143,17 @@ class DockerRunning:
         if found is not None and self._away:
             ended_at = datetime.fromisoformat(found["State"]["FinishedAt"]).timestamp()
             self._missed = any(gone_at <= ended_at <= back_at for gone_at, back_at in self._away)
-        by_daemon = found is not None and await restarted_since(
-            self._daemon, found["State"]["StartedAt"], unknown=not watched
-        )
-        if by_daemon:
-            by_daemon = ended_by_daemon(code, watched=watched, live_restore=await lives_on(self._daemon))
+        by_daemon = found is not None and await self._ended_by_daemon(code, found, watched=watched)
         return exit_of(code, found, by_daemon=by_daemon)
+
+    async def _ended_by_daemon(self, code: int, found: dict[str, Any], *, watched: bool) -> bool:
+        restarted = await restarted_since(self._daemon, found["State"]["StartedAt"], unknown=not watched)
+        # Where other containers went on, no sign of a restart is left: that it was away has to do.
+        if not restarted and (watched or code != LOST):
+            return False
+        live_restore = await lives_on(self._daemon)
+        by_daemon = ended_by_daemon(code, watched=watched, live_restore=live_restore)
+        return by_daemon and (restarted or live_restore)
 
     async def _code(self, docker: Docker) -> int:
         answer = await self._handle(docker).wait()
