@@ -7,12 +7,19 @@ A loop that is late has been held up by something that its own process does (a c
 that has the interpreter's lock), or it had no processor. The second has two forms, and the kernel counts both: the thread
 could run and others were running (run delay), or the machine is a guest and its host let the processor rest (steal). What
 is left is ours: processor time, system calls that wait, the interpreter's lock.
+
+The lock needs a closer look. While the loop sleeps because a thread of its process has the lock, that thread may itself be
+waiting for a processor, with the lock in its hand; on two cores that twenty processes want, ten milliseconds of work with
+the lock are then a hundred of sleep. What our threads did is the processor time that they took meanwhile. Sleep beyond that
+is put down to the machine, as far as one of them stood in the queue; all other sleep is a system call, and ours.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
+import threading
 import time
 import traceback
 from types import FrameType, TracebackType
@@ -29,6 +36,8 @@ STILL_S: Final = MARK_S / 2
 _NS: Final = 1e-9
 _STOLEN_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _STAT_BYTES: Final = 1 << 16
+_LINE_BYTES: Final = 100
+_TASKS: Final = "/proc/self/task"
 _STEAL: Final = 8
 """Which word of a processor's line in ``/proc/stat`` counts the ticks that the host took."""
 _libc: Final = ctypes.CDLL(None)
@@ -36,22 +45,24 @@ _libc: Final = ctypes.CDLL(None)
 
 class Delay(Struct, frozen=True):
     """One tick's lateness, in seconds; for `queued_s` of it the loop could have run and no processor was free, for at least
-    `stolen_s` the processor that it was on was not there.
+    `stolen_s` the processor that it was on was not there; for `behind_s` it slept, as did all threads of its process, though
+    one of them stood in the queue for a processor.
 
-    What the loop itself does and what it waits for other threads of its process (the interpreter's lock) is in neither.
+    What the loop itself does, and what its other threads do with the lock that it waits for, is in none.
     `where` is what the loop's thread did when it was late by `STILL_S`, the last call first; empty for a loop that was not.
     """
 
     late_s: float
     queued_s: float
     stolen_s: float = 0.0
+    behind_s: float = 0.0
     where: str = ""
 
     @property
     def own_s(self) -> float:
         """The lateness that is our process's, rather too much than too little: who waits for a processor that is not there
         is counted in both."""
-        return max(self.late_s - max(self.queued_s, self.stolen_s), 0.0)
+        return max(self.late_s - max(self.queued_s, self.stolen_s) - self.behind_s, 0.0)
 
 
 class Watcher:
@@ -64,6 +75,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self._stat = -1
+        self._threads = _Threads()
         self._where = ""
         self._before: Any = signal.SIG_DFL
 
@@ -80,23 +92,31 @@ class Watcher:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
         os.close(self._stat)
+        self._threads.close()
 
     async def delay(self) -> Delay:
         """Let one tick pass; to be awaited on the loop's own thread."""
         processor, stolen = _libc.sched_getcpu(), self._stolen()
-        began, queued = time.perf_counter(), _queued_s()
+        others, worked = self._threads.queued_s(), time.process_time()
+        began, ran, queued = time.perf_counter(), time.thread_time(), _queued_s()
         signal.setitimer(signal.ITIMER_REAL, TICK_S + STILL_S)
         await asyncio.sleep(TICK_S)
         late_s = max(time.perf_counter() - began - TICK_S, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        queued_s = _queued_s() - queued
+        queued_s, ran_s = _queued_s() - queued, time.thread_time() - ran
         where, self._where = self._where, ""
         if late_s < STILL_S:
             return Delay(late_s, queued_s)
         now = self._stolen()
         ticks = max(now[each] - stolen[each] for each in {processor, _libc.sched_getcpu()})
+        slept_s = late_s - queued_s - ran_s
+        worked_s = time.process_time() - worked - ran_s
+        waited_s = max(
+            (s - others.get(each, 0.0) for each, s in self._threads.queued_s().items()), default=0.0
+        )
+        behind_s = min(max(slept_s - worked_s, 0.0), waited_s)
         # A tick is counted when it is full, so of those seen since one may have begun before.
-        return Delay(late_s, queued_s, max(ticks - 1, 0) * _STOLEN_TICK_S, where)
+        return Delay(late_s, queued_s, max(ticks - 1, 0) * _STOLEN_TICK_S, behind_s, where)
 
     def _stolen(self) -> dict[int, int]:
         """Ticks that the host has ever taken of each processor (proc_stat(5))."""
@@ -111,6 +131,33 @@ class Watcher:
 
     def _look(self, signal_number: int, frame: FrameType | None) -> None:
         self._where = "".join(traceback.format_stack(frame)[::-1])
+
+
+class _Threads:
+    """All threads of this process but the one that asks."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, int] = {}
+
+    def queued_s(self) -> dict[str, float]:
+        """Seconds that each has ever waited for a processor."""
+        found = {}
+        there = set(os.listdir(_TASKS)) - {str(threading.get_native_id())}
+        for each in self._counters.keys() - there:
+            os.close(self._counters.pop(each))
+        for each in there:
+            # One may end at any moment.
+            with contextlib.suppress(OSError):
+                if each not in self._counters:
+                    self._counters[each] = os.open(f"{_TASKS}/{each}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+                found[each] = int(os.pread(self._counters[each], _LINE_BYTES, 0).split()[1]) * _NS
+        return found
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        for each in self._counters.values():
+            os.close(each)
+        self._counters.clear()
 
 
 def show(own_s: float, where: str) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import sys
+import threading
 import time
 
 import pytest
 
-from benchmarks.standstill import STILL_S, Delay, Watcher, worst
+from benchmarks.standstill import MARK_S, STILL_S, TICK_S, Delay, Watcher, worst
 
 
 def sleeps() -> None:
@@ -45,3 +47,30 @@ def test_only_what_is_ours_counts() -> None:
     assert queued.own_s == pytest.approx(0.01)
     assert Delay(0.03, 0.0, 0.02).own_s == pytest.approx(0.01)
     assert Delay(0.01, 0.02).own_s == 0.0
+    assert Delay(0.03, 0.0, behind_s=0.02).own_s == pytest.approx(0.01)
+
+
+def keeps_the_lock(until: threading.Event) -> None:
+    """Reckons in one call, as long as a loop must not stand, and again until it is told to end."""
+    while not until.wait(2 * TICK_S):
+        began = time.thread_time()
+        while time.thread_time() - began < MARK_S:
+            sum(range(200_000))
+
+
+async def test_a_thread_that_keeps_the_lock_is_ours() -> None:
+    """What a loop waits for another thread's work is counted, as far as that thread had a processor to do it with."""
+    ended = threading.Event()
+    before = sys.getswitchinterval()
+    thread = threading.Thread(target=keeps_the_lock, args=(ended,))
+    with Watcher() as watcher:
+        sys.setswitchinterval(1)
+        thread.start()
+        try:
+            found = worst([await watcher.delay() for _ in range(10)])
+        finally:
+            sys.setswitchinterval(before)
+            ended.set()
+            thread.join()
+
+    assert found.own_s > STILL_S
