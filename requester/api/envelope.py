@@ -1,10 +1,12 @@
 """Errors over REST: one envelope for every answer that is not 200.
 
-Knows: which fault has which HTTP status and which of Bacalhau's codes. Must not know: routes. Source of codes and
-statuses: the reference of the peer's API, section 3.1.
+Knows: which fault has which HTTP status and which of Bacalhau's codes, and how a long list is told. Must not know: routes.
+Source of codes and statuses: the reference of the peer's API, section 3.1.
 """
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -20,6 +22,8 @@ from protocol.errors import (
     TimedOut,
     Unavailable,
 )
+
+T = TypeVar("T")
 
 _STATUS: Final[dict[type[Fault], tuple[int, str]]] = {
     Invalid: (400, "ValidationError"),
@@ -42,6 +46,8 @@ _KINDS: Final = {
 """Where the peer, or a program that reads our answers, knows a more exact code than the fault's own."""
 
 COMPONENT: Final = "Requester"
+AT_ONCE: Final = 32
+"""So many views take a few milliseconds."""
 EXACT: Final = "Fault"
 """Under Details: our own code of the fault, with its kind."""
 
@@ -51,6 +57,17 @@ def answer(value: Any, *, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", charset="utf-8"
     )
+
+
+async def listed(items: Sequence[T], view: Callable[[T], Any]) -> list[Any]:
+    """How the items look, for an `answer`; `view` is given frozen records and looks at nothing else.
+
+    Many are worked out beside the loop, and each is encoded by itself: a list of thousands is else one call, for which
+    everything waits.
+    """
+    if len(items) <= AT_ONCE:
+        return [view(each) for each in items]
+    return await asyncio.to_thread(lambda: [msgspec.Raw(msgspec.json.encode(view(each))) for each in items])
 
 
 def refusal(

@@ -5,6 +5,7 @@ Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is c
 verb (two for ``include``), and encodes.
 """
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from aiohttp import web
 from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
 from requester.api import queries, views
-from requester.api.envelope import answer
+from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
 from requester.verbs import HistoryQuery, JobQuery
@@ -131,7 +132,7 @@ async def versions(request: web.Request) -> web.Response:
     found = await request.app[VERBS].versions(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    return answer({"NextToken": "", "Items": [views.job(record) for record in found]})
+    return answer({"NextToken": "", "Items": await listed(found, views.job)})
 
 
 @routes.get(BASE)
@@ -158,7 +159,7 @@ async def list_jobs(request: web.Request) -> web.Response:
         )
     )
     token = queries.pack(order_by, "Y" if reverse else "N", limit, offset + len(records)) if more else ""
-    return answer({"NextToken": token, "Items": [views.job(record) for record in records]})
+    return answer({"NextToken": token, "Items": await listed(records, views.job)})
 
 
 @routes.get(BASE + "/{ref}")
@@ -178,17 +179,15 @@ async def describe(request: web.Request) -> web.Response:
         part.strip().lower() for value in request.query.getall("include", []) for part in value.split(",")
     }
     if include & {"executions", "execution"}:
-        view["Executions"] = {
-            "NextToken": "",
-            "Items": views.executions(record.current(), record),
-        }
+        found = await listed(record.current(), partial(views.execution, job=record))
+        view["Executions"] = {"NextToken": "", "Items": found}
     if "history" in include:
         page = await request.app[VERBS].history(
             record.id,
             HistoryQuery(version=record.version, limit=INCLUDED_MAX, newest=True),
             namespace=record.spec.namespace,
         )
-        view["History"] = {"NextToken": "", "Items": [views.history_item(item) for item in page.items]}
+        view["History"] = {"NextToken": "", "Items": await listed(page.items, views.history_item)}
         if page.more:
             view["History"]["Earlier"] = True
     return answer(view)
@@ -249,7 +248,7 @@ async def history(request: web.Request) -> web.Response:
     return answer(
         {
             "NextToken": "" if page.ended else queries.pack(*after),
-            "Items": [views.history_item(item) for item in items],
+            "Items": await listed(items, views.history_item),
         }
     )
 
@@ -276,7 +275,8 @@ async def executions(request: web.Request) -> web.Response:
     )
     found = sorted(found, key=lambda one: getattr(one, order_by), reverse=queries.flag(query, "reverse"))
     limit = queries.number(query, "limit")
-    return answer({"NextToken": "", "Items": views.executions(found[:limit] if limit else found, record)})
+    shown = await listed(found[:limit] if limit else found, partial(views.execution, job=record))
+    return answer({"NextToken": "", "Items": shown})
 
 
 @routes.get(BASE + "/{ref}/explain")
@@ -284,7 +284,8 @@ async def explain(request: web.Request) -> web.Response:
     found = await request.app[VERBS].explain(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    return answer(views.explanation(found))
+    decisions = await listed(found.job.current(), views.decision)
+    return answer(views.explanation(found, decisions))
 
 
 async def job_of(request: web.Request) -> JobRecord:

@@ -3,6 +3,7 @@
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how membership is kept.
 """
 
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from aiohttp import web
 from protocol.errors import Invalid
 from protocol.spec.selectors import matches, parse_selector
 from requester.api import queries, views
-from requester.api.envelope import answer
+from requester.api.envelope import answer, listed
 from requester.api.jobs import body_of, member
 from requester.api.keys import BUILD, VERBS
 from requester.core.model import NodeRecord
@@ -44,7 +45,7 @@ async def list_nodes(request: web.Request) -> web.Response:
     nodes.sort(key=_ORDERS[order_by], reverse=queries.flag(query, "reverse"))
     if limit := queries.number(query, "limit"):
         nodes = nodes[:limit]
-    items = [views.node(node, request.app[BUILD]) for node in nodes]
+    items = await listed(nodes, partial(views.node, build=request.app[BUILD]))
     # The Python SDK reads the lower-case key.
     return answer({"NextToken": "", "Nodes": items, "nodes": items})
 

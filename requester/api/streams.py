@@ -9,8 +9,9 @@ lacks it broke off.
 
 import asyncio
 import codecs
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from aiohttp import WSCloseCode, web
 
 from protocol.errors import Fault
 from requester.api import queries, views
-from requester.api.envelope import refusal
+from requester.api.envelope import listed, refusal
 from requester.api.jobs import BASE
 from requester.api.keys import REQUEST_ID, VERBS
 from requester.verbs import JobUpdate, LogLine
@@ -131,7 +132,7 @@ class _Lines:
 
 
 async def _stream(
-    request: web.Request, values: AsyncGenerator[T, None], view: Callable[[T], Any]
+    request: web.Request, values: AsyncGenerator[T, None], view: Callable[[T], Awaitable[Any]]
 ) -> web.StreamResponse:
     """Values as lines of JSON. What is wrong before the first of them is an ordinary refusal."""
     lines = _Lines(request)
@@ -144,7 +145,7 @@ async def _stream(
                 async with aclosing(values):
                     async for value in values:
                         await lines.begin()
-                        await lines.say(view(value))
+                        await lines.say(await view(value))
             except Fault as fault:
                 if lines.response is None:
                     raise
@@ -156,16 +157,17 @@ async def _stream(
     return lines.response or web.StreamResponse()
 
 
-def _update(update: JobUpdate) -> dict[str, Any]:
+async def _update(update: JobUpdate) -> dict[str, Any]:
     if update.job is not None:
         record = update.job
-        view = {"Job": views.job(record), "Executions": views.executions(record.current(), record)}
+        found = await listed(record.current(), partial(views.execution, job=record))
+        view = {"Job": views.job(record), "Executions": found}
         # What still runs of earlier versions is not shown one by one: it matters only that an update is not through.
         return {**view, "Older": len(record.older())} if record.older() else view
     return {} if update.progress is None else {"Progress": views.progress(update.progress)}
 
 
-def _piece(line: LogLine) -> dict[str, Any]:
+async def _piece(line: LogLine) -> dict[str, Any]:
     view: dict[str, Any] = {"ExecutionID": line.execution}
     if line.chunk is not None:
         chunk = line.chunk

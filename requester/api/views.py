@@ -7,7 +7,6 @@ Fields that Bacalhau does not have (``Attempt``, ``Stages``, ``Failure``, ``Inpu
 its clients ignore what they do not know.
 """
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -185,20 +184,15 @@ def execution(record: ExecutionRecord, job: JobRecord) -> Json:
     return view
 
 
-def executions(records: Iterable[ExecutionRecord], job: JobRecord) -> list[Json]:
-    """Several executions of one job."""
-    return [execution(record, job) for record in records]
-
-
-def explanation(explained: Explanation) -> Json:
-    """Why a job's executions are where they are, and how nodes stand towards its next one."""
+def explanation(explained: Explanation, decisions: list[Any]) -> Json:
+    """Why a job's executions are where they are, by the `decision` of each, and how nodes stand towards its next one."""
     record = explained.job
     view: Json = {
         "JobID": record.id,
         "Name": record.spec.name,
         "JobVersion": record.version,
         "State": JOB_STATES[record.state],
-        "Decisions": [_decision(each) for each in record.current()],
+        "Decisions": decisions,
         "Nodes": [
             {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
             for each in explained.nodes
@@ -213,7 +207,8 @@ def explanation(explained: Explanation) -> Json:
     return view
 
 
-def _decision(each: ExecutionRecord) -> Json:
+def decision(each: ExecutionRecord) -> Json:
+    """Why an execution is where it is."""
     ranking = each.ranking or Ranking(0, 0)
     return {
         "ExecutionID": each.id,

@@ -1,6 +1,7 @@
 """The routes about jobs: reference of the peer's API, sections 3.2 and 3.6."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from protocol.jobs import Input, Job, Resources, ResultPath, Spec, Task, Timeout
 from protocol.messages import RunOutput, Stage
 from protocol.spec import Defaults, TypeDefaults
 from protocol.states import ExecutionState, JobState
-from requester.api import queries, views
+from requester.api import envelope, queries, views
 from requester.api.app import application
+from requester.core.model import JobRecord
 from tests.requester.twin import BEGIN, NODE, Twin, a_node, queued
 
 Api = test_utils.TestClient[web.Request, web.Application]
@@ -138,6 +140,25 @@ async def test_a_list_has_a_bound(api: Api, twin: Twin, monkeypatch: pytest.Monk
     first = await _get(api, JOBS)
     assert len(first["Items"]) == 2
     assert len((await _get(api, JOBS, next_token=first["NextToken"]))["Items"]) == 1
+
+
+async def test_a_long_list_holds_up_nobody(api: Api, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many jobs are told at once, each looks as it does alone; and other requests have their turn meanwhile."""
+    for number in range(4):
+        await twin.submitted(a_job(f"j{number}"))
+    alone = [(await _get(api, f"{JOBS}/j{number}"))["Job"] for number in range(4)]
+    on_loop: list[bool] = []
+    view = views.job
+
+    def watched(record: JobRecord) -> dict[str, Any]:
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return view(record)
+
+    monkeypatch.setattr(views, "job", watched)
+    assert (await _get(api, JOBS))["Items"] == alone
+    monkeypatch.setattr(envelope, "AT_ONCE", 3)
+    assert (await _get(api, JOBS))["Items"] == alone
+    assert on_loop == [True] * 4 + [False] * 4
 
 
 async def test_lists_filter(api: Api, twin: Twin) -> None:

@@ -174,7 +174,7 @@ async def test_one_who_goes_away_while_being_told_is_no_error(caplog: pytest.Log
         async def values() -> AsyncGenerator[int, None]:
             yield 1
 
-        def view(value: int) -> int:
+        async def view(value: int) -> int:
             assert request.transport is not None
             request.transport.close()
             return value
