@@ -26,18 +26,20 @@ from storage.tree import (
     Entry,
     Kind,
     Limits,
-    TreeWriter,
     check_link,
     new_file,
     open_inside,
     walk,
     write_all,
 )
+from storage.tree_writer import TreeWriter
 
 SUFFIX: Final = ".tar.gz"
 MEDIA_TYPES: Final = frozenset({"application/gzip", "application/x-gzip"})
 
 _LEVEL: Final = 1
+_MEMBER_BYTES: Final = 2048
+"""What packing adds to a file at the worst: headers, and what cannot be compressed."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _NOTHING: Final = bytes(CHUNK_BYTES)
 DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
@@ -84,6 +86,15 @@ async def pack(folder: Path, archive: Path, progress: Progress) -> int:
 
     async with arriving(archive) as beside:
         return await in_thread(work)
+
+
+def size_at_most(folder: Path, stop: Stop) -> int:
+    """How many bytes the folder packs to at the worst: with headers, and where nothing of it can be compressed. Blocking."""
+    size_bytes = 0
+    for entry in walk(folder):
+        stop()
+        size_bytes += entry.size_bytes + _MEMBER_BYTES
+    return size_bytes
 
 
 async def unpack(archive: Path, into: Path, progress: Progress, limits: Limits | None = None) -> None:

@@ -23,6 +23,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,7 @@ from storage.cache_entries import (
 )
 from storage.contract import Fetched, Progress, Resolved
 from storage.flight import Flight
+from storage.long_lists import in_order
 from storage.manifest import difference, write_manifest
 from storage.shelf import Holder, Key, Shelf
 from storage.spread import spread
@@ -92,14 +94,8 @@ class Cache:
 
     async def open(self) -> None:
         """Take up what is there, and sweep what was on its way when the last process ended."""
-        found = await in_thread(lambda _: self._found())
-        for _, key, entry, written in sorted(found):
-            self._entries[key] = entry
-            self.shelf.put(key, entry.size_bytes)
-            if entry.boot != self._boot:
-                self._doubted.add(key)
-            elif not written:
-                self._unwritten[key] = None
+        # There may be a hundred thousand, and nobody else has the cache yet.
+        await in_thread(lambda _: self._take_up())
         self._settle()
         self._write_on()
 
@@ -132,7 +128,7 @@ class Cache:
 
     def tokens(self, most: int) -> dict[str, int]:
         """The tokens of what is here with their sizes, the most recently used."""
-        newest = (self._entries[key] for key in reversed(self.shelf.here()))
+        newest = (self._entries[key] for key in self.shelf.newest())
         found: dict[str, int] = {}
         for entry in newest:
             if len(found) == most:
@@ -321,6 +317,15 @@ class Cache:
             finally:
                 self.shelf.release(_WRITING)
             self._settle()
+
+    def _take_up(self) -> None:
+        for _, key, entry, written in in_order(self._found(), itemgetter(0)):
+            self._entries[key] = entry
+            self.shelf.put(key, entry.size_bytes)
+            if entry.boot != self._boot:
+                self._doubted.add(key)
+            elif not written:
+                self._unwritten[key] = None
 
     def _found(self) -> list[tuple[float, Key, Entry, bool]]:
         """The entries that are there, with the time of their last use and whether they have a manifest; others go."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from storage.threads import Stop
-from storage.tree import Kind, Limits, TreeWriter, new_file, open_inside, walk
+from storage.tree import Kind, Limits, new_file, open_inside, walk
+from storage.tree_writer import TreeWriter
 
 FICLONE: Final = 0x40049409
 """The ioctl's number, from linux/fs.h."""

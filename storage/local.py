@@ -26,6 +26,7 @@ from protocol.nodes import Offer
 from protocol.spelling import did_you_mean, nearest_few
 from storage.allow_list import Allowed, is_allowed, read_allow_list
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
+from storage.long_lists import each_of, in_order
 from storage.settings import StorageSettings
 from storage.threads import Apart, Stop
 from storage.tree import text_of
@@ -189,10 +190,10 @@ def _everything(path: Path) -> Iterator[tuple[str, os.stat_result]]:
         folder = folders.pop()
         try:
             with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = in_order(list(found), lambda entry: entry.name)
         except PermissionError:
             continue
-        for entry in entries:
+        for entry in each_of(entries):
             with contextlib.suppress(FileNotFoundError):
                 yield entry.path, entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):

@@ -9,7 +9,7 @@ its last holder.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct, field
 
@@ -44,6 +44,10 @@ class Shelf:
     def here(self) -> list[Key]:
         """All that are here, the least recently used first."""
         return [key for key, item in self._items.items() if item.here]
+
+    def newest(self) -> Iterator[Key]:
+        """All that are here, the most recently used first; to be used before anything changes."""
+        return (key for key, item in reversed(self._items.items()) if item.here)
 
     def size_of(self, key: Key) -> int:
         """Bytes of one that is here or about to be; 0 for another."""

@@ -43,11 +43,6 @@ class _Pool:
 _pool: Final = _Pool()
 
 
-def in_pool(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.Future[T]:
-    """Begin short work in the pool that nobody need wait for; to be called on the loop."""
-    return loop.run_in_executor(_pool.threads, work)
-
-
 async def in_thread(work: Callable[[Stop], T]) -> T:
     """Run blocking `work` in a thread; it calls its argument between pieces, which raises when the work shall end.
 

@@ -1,4 +1,4 @@
-"""Trees of files on this machine: names that stay inside, and walks that follow no link.
+"""Trees of files on this machine: names that stay inside, and walks that follow no link. (`tree_writer` makes trees.)
 
 Knows: the file system, and that names, links and folders come from strangers. Must not know: any driver or archive format.
 
@@ -8,21 +8,20 @@ half-way leads nowhere. A link is kept only if it stays inside (`check_link`). F
 may leave them ten thousand deep. Functions that touch many files block; call them through `storage.threads.in_thread`.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final, NoReturn, Self
+from typing import IO, Final
 
 from msgspec import Struct
 
 from protocol.errors import Exhausted, Invalid
+from storage.long_lists import each_of, in_order
 from storage.threads import Stop
 
 CHUNK_BYTES: Final = 1 << 20
@@ -38,7 +37,6 @@ FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXE
 """To open a folder itself, never what a link of its name leads to."""
 _PLAIN_NAME: Final = re.compile(r"(?!\.\.?\Z)[\x01-\x2e\x30-\x7f]{1,255}")
 """One component with nothing wrong in it, as nearly all names are: known at sight it costs a small file less."""
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe put in the place of a file must not hold us up.
 _READ_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,7 +61,7 @@ class Kind(StrEnum):
     LINK = "link"
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One thing below a folder. `path` is relative with ``/``; `target` is a link's text; `mtime` in unix seconds."""
 
     path: str
@@ -119,122 +117,10 @@ def check_link(name: str, target: str) -> None:
     inside = target and not target.startswith("/") and "\0" not in target
     if not inside or ".." in parts[ups:] or ups >= len(safe_parts(name)):
         raise Invalid(
-            f"the link {_shown(name)} leads out of its folder (to {_shown(target)})",
+            f"the link {shown(name)} leads out of its folder (to {shown(target)})",
             hint="Make it relative and let it stay inside, or copy what it leads to.",
             kind="Link",
         )
-
-
-class TreeWriter:
-    """Creates files, folders and links below one folder, which it makes if need be; a context manager.
-
-    Faults: `Invalid` (an unsafe name, or one that is taken by something else), `Exhausted` (too many entries).
-    """
-
-    def __init__(self, root: Path, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
-        self._entries = 0
-        self._kept: set[int] = set()
-        """Modes that files get when they are made: neither the umask nor the folder's ACL takes from them."""
-        with contextlib.suppress(FileExistsError):
-            root.mkdir()
-        self._root = os.open(root, FOLDER_FLAGS)
-        os.fchmod(self._root, 0o755)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._root)
-
-    def folder(self, name: str) -> None:
-        """Make a folder and those above it; harmless if it is there."""
-        self._leave(self._descend(name, safe_parts(name, self._limits.depth)))
-
-    def open(self, name: str, *, executable: bool = False, replace: bool = False) -> int:
-        """Make a file and the folders above it: a descriptor to write to, which the caller closes.
-
-        The file is readable to all, and executable to all if asked. With `replace` a file or link of that name goes first.
-        """
-        mode = 0o755 if executable else 0o644
-        above, last = self._place(name)
-        try:
-            if replace:
-                _make_room(last, above)
-            made = os.open(last, _NEW_FILE, mode, dir_fd=above)
-        except FileExistsError as error:
-            _taken(name, error)
-        finally:
-            self._leave(above)
-        if mode not in self._kept:
-            if stat.S_IMODE(os.fstat(made).st_mode) == mode:
-                self._kept.add(mode)
-            else:
-                os.fchmod(made, mode)
-        return made
-
-    def link(self, name: str, target: str, *, replace: bool = False) -> None:
-        """Make a symbolic link that stays inside; raises as `check_link`."""
-        check_link(name, target)
-        above, last = self._place(name)
-        try:
-            if replace:
-                _make_room(last, above)
-            os.symlink(target, last, dir_fd=above)
-        except FileExistsError as error:
-            _taken(name, error)
-        finally:
-            self._leave(above)
-
-    def _place(self, name: str) -> tuple[int, str]:
-        """The folder that `name` is to be in, made if need be, and what it is called there; `_leave` follows."""
-        *above, last = safe_parts(name, self._limits.depth)
-        self._count()
-        return self._descend(name, above), last
-
-    def _descend(self, name: str, parts: Sequence[str]) -> int:
-        at = self._root
-        for part in parts:
-            try:
-                below = self._enter(part, at)
-            except OSError as error:
-                if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                    _taken(name, error)
-                raise
-            finally:
-                self._leave(at)
-            at = below
-        return at
-
-    def _leave(self, at: int) -> None:
-        """Close what `_descend` opened."""
-        if at != self._root:
-            os.close(at)
-
-    def _enter(self, part: str, at: int) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(part, FOLDER_FLAGS, dir_fd=at)
-        self._count()
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(part, dir_fd=at)
-        made = os.open(part, FOLDER_FLAGS, dir_fd=at)
-        os.fchmod(made, 0o755)
-        return made
-
-    def _count(self) -> None:
-        self._entries += 1
-        if self._entries > self._limits.entries:
-            raise Exhausted(
-                f"more than {self._limits.entries} files and folders", hint="Pack them, or raise the limit."
-            )
-
-
-def _make_room(name: str, at: int) -> None:
-    """Remove a file or link, if one is there."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-        os.unlink(name, dir_fd=at)
 
 
 def walk(folder: Path, limits: Limits | None = None) -> Iterator[Entry]:
@@ -273,13 +159,13 @@ def open_inside(folder: Path, path: str) -> int:
         opened = os.open(parts[-1], _READ_FILE, dir_fd=above)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise Invalid(f"{_shown(path)} is not a regular file") from error
+            raise Invalid(f"{shown(path)} is not a regular file") from error
         raise
     finally:
         os.close(above)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise Invalid(f"{_shown(path)} is not a regular file")
+        raise Invalid(f"{shown(path)} is not a regular file")
     return opened
 
 
@@ -343,12 +229,11 @@ def _scan(root: int, parts: tuple[str, ...]) -> Iterator[Entry]:
     """The entries of one folder, read at once so that no descriptor stays open while they are used."""
     at = _down(os.dup(root), parts)
     try:
-        found = [
-            _entry(at, name, "/".join((*parts, name))) for name in sorted(os.listdir(at), key=os.fsencode)
-        ]
+        names = in_order(os.listdir(at), os.fsencode)
+        found = [_entry(at, name, "/".join((*parts, name))) for name in names]
     finally:
         os.close(at)
-    return iter(found)
+    return each_of(found)
 
 
 def _entry(at: int, name: str, path: str) -> Entry:
@@ -361,7 +246,7 @@ def _entry(at: int, name: str, path: str) -> Entry:
     if stat.S_ISLNK(seen.st_mode):
         return Entry(path, Kind.LINK, mtime=seen.st_mtime, target=os.readlink(name, dir_fd=at))
     raise Invalid(
-        f"{_shown(path)} is a pipe, a socket or a device",
+        f"{shown(path)} is a pipe, a socket or a device",
         hint="Only files, folders and links are taken.",
         kind="File",
     )
@@ -389,20 +274,12 @@ def _within(limits: Limits, entries: int, depth: int, size_bytes: int, folder: P
         raise Exhausted(f"{folder} holds more than {limits.size_bytes} bytes")
 
 
-def _taken(name: str, cause: Exception) -> NoReturn:
-    raise Invalid(
-        f"{_shown(name)} meets another entry of the same name",
-        hint="Two names lead to one path, or a file is used as a folder; rename one of them.",
-        kind="Name",
-    ) from cause
-
-
 def _unsafe(name: str, reason: str) -> Invalid:
     return Invalid(
-        f"the name {_shown(name)} is refused: {reason}", hint="Rename it where it comes from.", kind="Name"
+        f"the name {shown(name)} is refused: {reason}", hint="Rename it where it comes from.", kind="Name"
     )
 
 
-def _shown(name: str, limit: int = 200) -> str:
+def shown(name: str, limit: int = 200) -> str:
     """A foreign name as people may see it: control characters escaped, length bounded."""
     return repr(name if len(name) <= limit else name[:limit] + "…")

@@ -11,7 +11,6 @@ import contextlib
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -24,9 +23,6 @@ from storage.route import Route
 HEAD_MAX_BYTES: Final = 1 << 16
 SEND_BYTES: Final = 1 << 20
 REST_BYTES: Final = 1 << 17
-IDLE_S: Final = 15.0
-"""A connection that was idle for longer is not used again: the other side has probably let go of it."""
-IDLE_MAX: Final = 16
 TRAILERS_MAX: Final = 100
 INTERIM_MAX: Final = 16
 """Answers with a status below 200, before the one that counts."""
@@ -394,46 +390,3 @@ def _fields(lines: Iterable[str]) -> dict[str, str]:
         name, value = name.lower(), value.strip()
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return fields
-
-
-class Lines:
-    """Connections that nobody uses just now. Its methods may be called from any thread."""
-
-    def __init__(self) -> None:
-        self._idle: dict[tuple[str, int, bool], list[Line]] = {}
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def take(self, route: Route) -> Line:
-        """A line to the route's origin: one that was used before, if there is any, or a new one that is to be opened."""
-        now = time.monotonic()
-        with self._lock:
-            idle = self._idle.get(route.key, [])
-            while idle:
-                line = idle.pop()
-                if now - line.idle_since < IDLE_S and line.route == route:
-                    return line
-                line.close()
-        return Line(route)
-
-    def give(self, line: Line) -> None:
-        """Put a line back, if another request may follow on it."""
-        if line.reusable:
-            line.idle_since = time.monotonic()
-            with self._lock:
-                idle = self._idle.setdefault(line.route.key, [])
-                if not self._closed and len(idle) < IDLE_MAX:
-                    idle.append(line)
-                    return
-        line.close()
-
-    def close(self) -> None:
-        """Let go of all."""
-        with self._lock:
-            self._closed = True
-            for line in self._all():
-                line.close()
-            self._idle.clear()
-
-    def _all(self) -> Iterable[Line]:
-        return [line for idle in self._idle.values() for line in idle]

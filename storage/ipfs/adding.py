@@ -10,7 +10,7 @@ stands in a line of its own, in an HTTP trailer, or both.
 
 import os
 import secrets
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -52,17 +52,24 @@ class _Added(Struct, frozen=True, rename="pascal"):
 class Adding:
     """The request: a `storage.lanes.Task`. Afterwards `root` is the CID of the folder.
 
-    An empty file of the name `mark` is added to what is there, if it is not empty.
+    `entries` are gone through more than once; all their files together have `size_bytes`. An empty file of the name `mark`
+    is added to what is there, if it is not empty.
     """
 
     name = ADDING
 
     def __init__(
-        self, kubo: Kubo, folder: Path, entries: list[Entry], options: Mapping[str, str], mark: str = ""
+        self,
+        kubo: Kubo,
+        folder: Path,
+        entries: Iterable[Entry],
+        size_bytes: int,
+        options: Mapping[str, str],
+        mark: str = "",
     ) -> None:
         self.root = ""
         self.moved_bytes = 0
-        self.size_bytes = sum(entry.size_bytes for entry in entries)
+        self.size_bytes = size_bytes
         self._kubo = kubo
         self._folder = folder
         self._entries = entries

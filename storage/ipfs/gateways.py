@@ -7,7 +7,7 @@ is only met when it comes (`blocks`).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -86,7 +86,7 @@ class GatewaySource:
         else:
             raise Invalid(f"{params.cid} is more than {NAMES_MAX} names away from a CID")
         want = await self._found(blocks, params)
-        root = expand(want, await blocks.block(want.cid, params.cid))
+        root = await self._expanded_one(blocks, want, params.cid)
         size_bytes: int | None = root.size_bytes
         if root.kind is Kind.FOLDER:
             size_bytes = await self._size(blocks, root.wants, params.cid)
@@ -173,10 +173,9 @@ class GatewaySource:
         if not names:
             return Want(root)
         leading = await blocks.path(root, names, params.cid)
-        found = follow(root, names, leading)
+        found = await in_thread(lambda _: follow(root, names, leading))
         if found is None:
-            depth, there = names_beside(root, names, leading)
-            hint = await in_thread(lambda _: said(names[:depth], names[depth], there))
+            hint = await in_thread(lambda _: _said(root, names, leading))
             raise NotFound(f"{params.cid}: there is no {'/'.join(names)!r} below {cid}", hint=hint)
         return found
 
@@ -184,16 +183,14 @@ class GatewaySource:
         """Bytes of all files below these, or None if that takes too many blocks."""
         total = 0
         left = SIZING_BLOCKS
-        level = list(wants)
+        level = [Found("", wants=list(wants))]
         while level:
-            total += sum(want.size_bytes or 0 for want in level)
-            level = [want for want in level if want.size_bytes is None]
-            left -= len(level)
+            more, untold = await in_thread(lambda _: _sized(level))  # noqa: B023
+            total += more
+            left -= len(untold)
             if left < 0:
                 return None
-            below = await self._expanded(blocks, level, what)
-            total += sum(found.size_bytes for found in below if found.kind is Kind.FILE)
-            level = [want for found in below if found.kind is not Kind.FILE for want in found.wants]
+            level = await self._expanded(blocks, untold, what)
         return total
 
     async def _expanded(self, blocks: Blocks, wants: Sequence[Want], what: str) -> list[Found]:
@@ -202,15 +199,40 @@ class GatewaySource:
         waiting = iter(wants)
 
         async def read() -> None:
-            below.extend([expand(want, await blocks.block(want.cid, what)) for want in waiting])
+            below.extend([await self._expanded_one(blocks, want, what) for want in waiting])
 
         await together(read() for _ in range(self._settings.small_requests))
         return below
+
+    async def _expanded_one(self, blocks: Blocks, want: Want, what: str) -> Found:
+        block = await blocks.block(want.cid, what)
+        # A block of a folder may name forty thousand files.
+        return await in_thread(lambda _: expand(want, block))
 
     def _blocks(self, gateways: Sequence[Gateway]) -> Blocks:
         if self._exchanges is None:
             self._exchanges = Exchanges(RangeLimits(self._settings.connect_s, self._settings.silence_s))
         return Blocks(self._exchanges, gateways, self._limits)
+
+
+def _sized(level: Sequence[Found]) -> tuple[int, list[Want]]:
+    """The bytes of these files and of all below these folders of which they are told, and of what they are not."""
+    total = 0
+    untold = []
+    for found in level:
+        if found.kind is Kind.FILE:
+            total += found.size_bytes
+            continue
+        for want in found.wants:
+            total += want.size_bytes or 0
+            if want.size_bytes is None:
+                untold.append(want)
+    return total, untold
+
+
+def _said(root: bytes, names: Sequence[str], leading: Mapping[bytes, bytes]) -> str:
+    depth, there = names_beside(root, names, leading)
+    return said(names[:depth], names[depth], there)
 
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.keeping import kept, undone_by
 from storage.ipfs.params import PublisherParams
 from storage.ipfs.trailers import asked_lines
-from storage.threads import in_thread
+from storage.long_lists import Packed
+from storage.threads import Stop, in_thread
 from storage.tree import Entry, Kind, check_link, walk
 from storage.wire import Silent
 
@@ -55,7 +56,7 @@ class IpfsPublisher(IpfsDriver):
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""
-        entries = await in_thread(lambda _: _checked(folder))
+        tree = await in_thread(lambda stop: _checked(folder, label, stop))
         told = 0
 
         def grown(done_bytes: int, total_bytes: int | None) -> None:
@@ -68,8 +69,10 @@ class IpfsPublisher(IpfsDriver):
         tries = 0
 
         async def add(options: Mapping[str, str], mark: str) -> str:
-            wanted = {**options, **_modes(entries), **_shape(params)}
-            adding = Adding(self._kubo, folder, entries, wanted, mark)
+            # Modes are kept only where one differs from the rule: Kubo then makes no raw leaves, whatever else it is told.
+            modes = {"preserve-mode": "true"} if tree.has_modes else {}
+            wanted = {**options, **modes, **_shape(params)}
+            adding = Adding(self._kubo, folder, tree.entries, tree.size_bytes, wanted, mark)
 
             async def once() -> str:
                 nonlocal tries
@@ -82,7 +85,7 @@ class IpfsPublisher(IpfsDriver):
         name = params.name or label.execution
         async with AsyncExitStack() as undoing:
             tries += undoing.enter_context(_begun(label.notes))
-            keeping = kept(self._kubo, add, name, _mark(entries, label), lambda: tries > 1)
+            keeping = kept(self._kubo, add, name, tree.mark, lambda: tries > 1)
             cid = await undoing.enter_async_context(keeping)
             if params.remote:
                 await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
@@ -178,18 +181,6 @@ def _begun(notes: Path | None) -> Iterator[bool]:
             note.unlink(missing_ok=True)
 
 
-def _mark(entries: list[Entry], label: Label) -> str:
-    """What is published beside a result for its pin's sake; empty if that might change more than the root's block."""
-    mark = f".shoal-{label.execution}"
-    top = [entry.path for entry in entries if "/" not in entry.path]
-    return "" if len(top) > TOP_MAX or mark in top else mark
-
-
-def _modes(entries: list[Entry]) -> dict[str, str]:
-    """Modes are kept only where one differs from the rule: Kubo then makes no raw leaves, whatever else it is told."""
-    return {"preserve-mode": "true"} if any(entry.executable for entry in entries) else {}
-
-
 def _shape(params: PublisherParams) -> dict[str, str]:
     """What ``add`` is told of the tree's shape: only what was asked for, else it is as the node's owner has it."""
     options: dict[str, str] = {}
@@ -202,10 +193,24 @@ def _shape(params: PublisherParams) -> dict[str, str]:
     return options
 
 
-def _checked(folder: Path) -> list[Entry]:
+class _Tree(Struct, frozen=True):
+    """What is published. `mark` is what is beside it for its pin's sake; empty if that might change more than the root's
+    block. `has_modes`: some file is executable."""
+
+    entries: Packed[Entry]
+    size_bytes: int
+    mark: str
+    has_modes: bool
+
+
+def _checked(folder: Path, label: Label, stop: Stop) -> _Tree:
     """Everything in the folder. Raises `Invalid`, which names it, for what IPFS or its readers would not take."""
-    entries = list(walk(folder))
-    for entry in entries:
+    mark = f".shoal-{label.execution}"
+    entries = Packed(Entry)
+    top = size_bytes = 0
+    taken = has_modes = False
+    for entry in walk(folder):
+        stop()
         try:
             entry.path.encode()
             entry.target.encode()
@@ -216,7 +221,12 @@ def _checked(folder: Path) -> list[Entry]:
             ) from error
         if entry.kind is Kind.LINK:
             check_link(entry.path, entry.target)
-    return entries
+        entries.append(entry)
+        size_bytes += entry.size_bytes
+        has_modes |= entry.executable
+        top += "/" not in entry.path
+        taken |= entry.path == mark
+    return _Tree(entries, size_bytes, "" if top > TOP_MAX or taken else mark, has_modes)
 
 
 if TYPE_CHECKING:

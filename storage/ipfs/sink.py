@@ -12,7 +12,8 @@ from typing import Self
 from protocol.errors import Exhausted
 from storage.ipfs.unixfs import Found
 from storage.ranged import check_size
-from storage.tree import Kind, Limits, TreeWriter, new_file, write_all_at
+from storage.tree import Kind, Limits, new_file, write_all_at
+from storage.tree_writer import TreeWriter
 
 
 class _File:

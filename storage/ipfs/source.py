@@ -9,59 +9,52 @@ files comes as one stream of blocks (docs/adr/0011).
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from protocol.errors import Broken, Exhausted, Invalid, NotFound, TimedOut, Unavailable
-from protocol.together import together
+from protocol.errors import Broken, Invalid, NotFound, TimedOut, Unavailable
 from storage.arrival import arriving, remove_tree
 from storage.contract import Fetched, Form, Progress, Resolved, Share
-from storage.ipfs.answers import Link, Listing, Resolution, Stat
+from storage.ipfs.answers import Resolution, Stat
 from storage.ipfs.blocks import BlockLimits, Blocks
-from storage.ipfs.cid import HASH, is_empty, read_cid
+from storage.ipfs.cid import HASH, read_cid
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
-from storage.ipfs.kubo import Kubo
 from storage.ipfs.near import meant
 from storage.ipfs.params import SourceParams
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
+from storage.ipfs.walk import Node, asked, is_executable, walk
+from storage.long_lists import Packed
 from storage.parts import Files, Item
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size
 from storage.threads import Stop, in_thread
-from storage.tree import Entry, Kind, Limits, TreeWriter, check_link, safe_parts
+from storage.tree import Entry, Kind, Limits
+from storage.tree_writer import TreeWriter
 
 if TYPE_CHECKING:
     from storage.contract import Source
     from storage.lister import Lister
 
-T = TypeVar("T")
-
 SMALL_FILE_BYTES: Final = 1 << 20
 FEW_FILES: Final = 8
 LINK_BIT: Final = 1 << 27
 """Go's bit for a symbolic link in a file's mode."""
-KINDS: Final = {0: Kind.FILE, 1: Kind.FOLDER, 2: Kind.FILE, 4: Kind.LINK, 5: Kind.FOLDER}
-"""UnixFS types: raw, directory, file, symlink, HAMT shard."""
-DEPTH_MAX: Final = Limits().depth
 
 
-class Node(Struct, frozen=True):
-    """One thing below the root, or the root itself with an empty path. `target` is a link's text."""
+class Pinned(Struct, frozen=True):
+    """What `fetch` brings. `many_small`: by blocks and not file by file."""
 
-    path: str
-    cid: str
-    kind: Kind
-    size_bytes: int = 0
-    executable: bool = False
-    target: str = ""
+    root: Node
+    below: Packed[Node]
+    many_small: bool
 
 
 class IpfsSource(IpfsDriver):
@@ -75,12 +68,10 @@ class IpfsSource(IpfsDriver):
         if params.is_name:
             params = await self._named(params)
         root = await self._root(params)
-        nodes = [root]
-        if root.kind is Kind.FOLDER:
-            nodes += await self._walk(root, params)
-        size_bytes = sum(node.size_bytes for node in nodes)
+        below = await walk(self._kubo, root, params.cid) if root.kind is Kind.FOLDER else Packed(Node)
+        pinned, size_bytes = await in_thread(lambda _: _looked_over(root, below))
         check_size(params.cid, size_bytes, self._kubo.settings.max_bytes)
-        return Resolved(f"ipfs://{root.cid}", size_bytes, nodes, cacheable=True)
+        return Resolved(f"ipfs://{root.cid}", size_bytes, pinned, cacheable=True)
 
     async def is_here(self, params: SourceParams) -> bool:
         """Whether the node has every block of it; no other node is asked. See `storage.locality`."""
@@ -97,7 +88,7 @@ class IpfsSource(IpfsDriver):
         self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         """Bring what was resolved to `into`: a file for a file, a folder for a folder. Raises as `Source`."""
-        root, *below = resolved.pinned
+        pinned: Pinned = resolved.pinned
         told = 0
 
         def moved(done: int) -> None:
@@ -108,9 +99,9 @@ class IpfsSource(IpfsDriver):
                 progress(done, resolved.size_bytes)
 
         async with arriving(into) as beside:
-            if root.kind is Kind.FOLDER and _is_many_small(below):
+            if pinned.many_small:
                 try:
-                    await self._bring_blocks(root, beside, params, moved)
+                    await self._bring_blocks(pinned.root, beside, params, moved)
                     return Fetched(into)
                 except Invalid as fault:
                     if fault.kind != HASH:
@@ -119,55 +110,58 @@ class IpfsSource(IpfsDriver):
                 await in_thread(lambda _: remove_tree(beside))
             gateway = await self._kubo.gateway()
             try:
-                await self._bring_files(root, below, beside, gateway, params, moved)
+                await self._bring_files(pinned, beside, gateway, params, moved)
             except Unavailable as fault:
                 if fault.kind != REFUSED:
                     raise
                 await in_thread(lambda _: remove_tree(beside))
-                await self._bring_files(root, below, beside, "", params, moved)
+                await self._bring_files(pinned, beside, "", params, moved)
         return Fetched(into)
 
     async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
         """See `storage.lister.Lister`."""
-        return [
-            Entry(each.path, each.kind, each.size_bytes, each.executable, target=each.target)
-            for each in resolved.pinned[1:]
-        ]
+        return await in_thread(lambda _: [each.entry for each in resolved.pinned.below])
 
     async def _bring_files(
         self,
-        root: Node,
-        below: list[Node],
+        pinned: Pinned,
         beside: Path,
         gateway: str,
         params: SourceParams,
         moved: Callable[[int], None],
     ) -> None:
         """Bring the files one by one, in ranges, through the gateway if it is named, else by ``cat``."""
-        if root.kind is Kind.FILE:
-            await self._move([(root, partial(_new_file, beside, root.executable))], gateway, params, moved)
+        if pinned.root.kind is Kind.FILE:
+            make = partial(_new_file, beside, pinned.root.executable)
+            parts = -(-pinned.root.size_bytes // self._kubo.settings.part_bytes)
+            await self._move([(pinned.root, make)], parts, gateway, params, moved)
             return
         with TreeWriter(beside, Limits(entries=self._kubo.settings.entries)) as tree:
 
-            def furnish(stop: Stop) -> None:
-                for node in below:
+            def furnish(stop: Stop) -> int:
+                parts = 0
+                for node in pinned.below:
                     stop()
                     if node.kind is Kind.FOLDER:
                         tree.folder(node.path)
                     elif node.kind is Kind.LINK:
                         tree.link(node.path, node.target)
+                    else:
+                        parts += -(-node.size_bytes // self._kubo.settings.part_bytes)
+                return parts
 
-            await in_thread(furnish)
-            files = [
+            parts = await in_thread(furnish)
+            files = (
                 (node, partial(tree.open, node.path, executable=node.executable))
-                for node in below
+                for node in pinned.below
                 if node.kind is Kind.FILE
-            ]
-            await self._move(files, gateway, params, moved)
+            )
+            await self._move(files, parts, gateway, params, moved)
 
     async def _move(
         self,
-        files: list[tuple[Node, "partial[int]"]],
+        files: Iterable[tuple[Node, "partial[int]"]],
+        count: int,
         gateway: str,
         params: SourceParams,
         moved: Callable[[int], None],
@@ -190,7 +184,6 @@ class IpfsSource(IpfsDriver):
 
         settings = self._kubo.settings
         parts = Files((item(node, open_file) for node, open_file in files), settings.part_bytes)
-        count = sum(-(-node.size_bytes // settings.part_bytes) for node, _ in files)
         try:
             await self._kubo.move(gateway, parts.parts(), min(settings.requests, max(count, 1)), more)
         finally:
@@ -223,7 +216,7 @@ class IpfsSource(IpfsDriver):
 
     async def _named(self, params: SourceParams) -> SourceParams:
         """What an IPNS name means now."""
-        found = await _asked(self._kubo, "resolve", Resolution, params.path, params.cid)
+        found = await asked(self._kubo, "resolve", Resolution, params.path, params.cid)
         try:
             return SourceParams(found.path)
         except Invalid as fault:
@@ -231,7 +224,7 @@ class IpfsSource(IpfsDriver):
 
     async def _root(self, params: SourceParams) -> Node:
         try:
-            found = await _asked(self._kubo, "files/stat", Stat, params.path, params.cid)
+            found = await asked(self._kubo, "files/stat", Stat, params.path, params.cid)
         except NotFound as missing:
             missing.hint = await meant(self._kubo, params) or missing.hint
             raise
@@ -241,94 +234,17 @@ class IpfsSource(IpfsDriver):
             )
         if found.type == "directory":
             return Node("", found.hash, Kind.FOLDER)
-        return Node("", found.hash, Kind.FILE, found.size, _is_executable(int(found.mode, 8)))
-
-    async def _walk(self, root: Node, params: SourceParams) -> list[Node]:
-        """Everything below the root, folder by folder, the folders of one depth side by side."""
-        found: list[Node] = []
-        limit = self._kubo.settings.entries
-        level = [root]
-        depth = 0
-        while level:
-            depth += 1
-            if depth > DEPTH_MAX:
-                raise Exhausted(f"{params.cid} is more than {DEPTH_MAX} folders deep")
-            below: list[Node] = []
-            waiting = iter(level)
-
-            await together(
-                self._list_all(waiting, below, params) for _ in range(self._kubo.settings.small_requests)
-            )
-            if len(found) + len(below) > limit:
-                raise Exhausted(f"{params.cid} holds more than {limit} files and folders")
-            found += sorted(below, key=lambda node: node.path)
-            level = [node for node in below if node.kind is Kind.FOLDER]
-        return found
-
-    async def _list_all(self, folders: Iterator[Node], below: list[Node], params: SourceParams) -> None:
-        for folder in folders:
-            below += await self._entries(folder, params)
-            if len(below) > self._kubo.settings.entries:
-                return
-
-    async def _entries(self, folder: Node, params: SourceParams) -> list[Node]:
-        what = f"{params.cid} {folder.path}".rstrip()
-        listing = await _asked(self._kubo, "ls", Listing, f"/ipfs/{folder.cid}", what)
-        nodes = await in_thread(partial(_nodes, folder, listing.links, what))
-        for index, node in enumerate(nodes):
-            # Kubo tells of a raw block what its folder says; some tools write no size there.
-            if node.kind is Kind.FILE and not node.size_bytes and not is_empty(read_cid(node.cid)):
-                found = await _asked(self._kubo, "files/stat", Stat, f"/ipfs/{node.cid}", what)
-                nodes[index] = structs.replace(node, size_bytes=found.size)
-        return nodes
+        return Node("", found.hash, Kind.FILE, found.size, is_executable(int(found.mode, 8)))
 
 
-async def _asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -> T:
-    """Ask about something that the network may have to bring first."""
-    silence_s = kubo.settings.silence_s
-    # Kubo is told the limit too, so that it stops seeking; it answers a little before we would give up.
-    options = {"arg": path, "timeout": f"{silence_s:g}s"}
-    return await kubo.ask(command, form, options, what=what, silence_s=silence_s + 5)
-
-
-def _nodes(folder: Node, links: list[Link], what: str, stop: Stop) -> list[Node]:
-    """The entries of a folder, of which there may be a hundred thousand. Raises as `_node`."""
-    nodes = []
-    for link in links:
-        stop()
-        nodes.append(_node(folder, link, what))
-    return nodes
-
-
-def _node(folder: Node, link: Link, what: str) -> Node:
-    """An entry of a folder, its name and target checked before anything is fetched."""
-    kind = KINDS.get(link.type)
-    if kind is None:
-        raise Invalid(
-            f"{what}: {link.name!r} is neither a file, a folder nor a link (UnixFS type {link.type})"
-        )
-    if "/" in link.name or safe_parts(link.name) != (link.name,):
-        raise Invalid(
-            f"{what}: the name {link.name!r} is refused", hint="Rename it where it comes from.", kind="Name"
-        )
-    path = f"{folder.path}/{link.name}" if folder.path else link.name
-    if kind is Kind.LINK:
-        try:
-            check_link(path, link.target)
-        except Invalid as fault:
-            raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from None
-        return Node(path, link.hash, kind, target=link.target)
-    size = link.size if kind is Kind.FILE else 0
-    return Node(path, link.hash, kind, size, _is_executable(link.mode))
-
-
-def _is_many_small(nodes: list[Node]) -> bool:
-    files = [node.size_bytes for node in nodes if node.kind is Kind.FILE]
-    return len(files) > FEW_FILES and sum(files) < SMALL_FILE_BYTES * len(files)
-
-
-def _is_executable(mode: int) -> bool:
-    return bool(mode & 0o111)
+def _looked_over(root: Node, below: Packed[Node]) -> tuple[Pinned, int]:
+    """What is to be brought, and the size of it all."""
+    size_bytes, files = root.size_bytes, 0
+    for node in below:
+        size_bytes += node.size_bytes
+        files += node.kind is Kind.FILE
+    many_small = files > FEW_FILES and size_bytes < SMALL_FILE_BYTES * files
+    return Pinned(root, below, many_small), size_bytes
 
 
 def _new_file(path: Path, executable: bool) -> int:

@@ -4,8 +4,8 @@ Knows: that an error which comes too late for the status stands in an HTTP trail
 Blocking: all of it runs in a lane's thread, because our session passes trailers over.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from protocol.errors import Broken, Exhausted, Fault
@@ -17,6 +17,9 @@ from storage.wire import Head, Line
 TRAILER: Final = "x-stream-error"
 """Where the words stand (go-ipfs-cmds, `StreamErrHeader`; gateways use it for CARs)."""
 LINE_MAX_BYTES: Final = 1 << 20
+
+T = TypeVar("T")
+Read = Callable[[Iterator[bytes]], T]
 
 
 def words_of(trailers: Mapping[str, str]) -> bytes:
@@ -43,15 +46,16 @@ def lines(line: Line, what: str) -> Iterator[bytes]:
         yield rest
 
 
-class Reading:
-    """A command whose answer is any number of lines: a `storage.lanes.Task`. Afterwards `found` are all of them."""
+class _Reading(Generic[T]):
+    """A command whose answer is any number of lines: a `storage.lanes.Task`. Afterwards `found` is what `read` answered."""
 
     moved_bytes = size_bytes = 0
 
-    def __init__(self, kubo: Kubo, command: str, options: Options, what: str) -> None:
+    def __init__(self, kubo: Kubo, command: str, options: Options, what: str, read: Read[T]) -> None:
         self.name = what
-        self.found: list[bytes] = []
+        self.found: T | None = None
         self._kubo = kubo
+        self._read = read
         self._target = f"{urlsplit(kubo.url(command)).path}?{urlencode(options, doseq=True)}"
 
     def request(self) -> Request:
@@ -63,21 +67,38 @@ class Reading:
         return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:
-        """Take the lines. Raises what the trailer says, and `Exhausted` for far too many."""
-        size = 0
-        for each in lines(line, self.name):
-            lane.check()
-            size += len(each)
-            if size > ANSWER_MAX_BYTES:
-                raise Exhausted(f"{self.name}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
-            self.found.append(each)
+        """Have the lines read. Raises what the trailer says, and as `read`."""
+        found = self._read(self._lines(line, lane))
         fault = told_behind(self._kubo, self.name, line.trailers)
         if fault is not None:
             raise fault
+        self.found = found
+
+    def _lines(self, line: Line, lane: Lane) -> Iterator[bytes]:
+        for each in lines(line, self.name):
+            lane.check()
+            yield each
+
+
+async def read_lines(kubo: Kubo, command: str, options: Options, what: str, read: Read[T]) -> T:
+    """Call a command whose answer is any number of lines: what `read` makes of them in a lane's thread, all of which it has
+    to take. Raises as `Kubo.ask` and `read`, and what stands behind the lines."""
+    task = _Reading(kubo, command, options, what, read)
+    await kubo.once(task, lambda size: None)
+    assert task.found is not None
+    return task.found
 
 
 async def asked_lines(kubo: Kubo, command: str, options: Options, what: str) -> list[bytes]:
-    """Call a command whose answer is any number of lines. Raises as `Kubo.ask`, and what stands behind the lines."""
-    task = Reading(kubo, command, options, what)
-    await kubo.once(task, lambda size: None)
-    return task.found
+    """The lines themselves. Raises as `read_lines`, and `Exhausted` for far too many."""
+
+    def read(found: Iterator[bytes]) -> list[bytes]:
+        kept, size = [], 0
+        for each in found:
+            size += len(each)
+            if size > ANSWER_MAX_BYTES:
+                raise Exhausted(f"{what}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
+            kept.append(each)
+        return kept
+
+    return await read_lines(kubo, command, options, what, read)

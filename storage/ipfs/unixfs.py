@@ -36,7 +36,7 @@ class Role(StrEnum):
     """A part of a sharded folder's entries."""
 
 
-class Want(Struct, frozen=True):
+class Want(Struct, frozen=True, gc=False):
     """A block that is missing. `path` is of the file or folder it belongs to, empty for the root itself.
 
     `size_bytes` is what the parent says of a piece or of a file, None where it does not. `total_bytes` is what all that is

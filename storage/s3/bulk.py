@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 from protocol.errors import Broken, Invalid, Unavailable
 from storage.lanes import Lane, Request
+from storage.long_lists import Packed
 from storage.ranged import Refusal
 from storage.s3.faults import fault_of, not_s3
 from storage.s3.keys import ODD_HINT, Object
@@ -114,19 +115,19 @@ class Page:
                 raise Broken(f"{self.name}: {said}", hint=ODD_HINT)
 
 
-def pages(bulk: Bulk, prefix: str, found: list[list[Object]]) -> Iterator[Page]:
+def pages(bulk: Bulk, prefix: str, found: Packed[Object]) -> Iterator[Page]:
     """The pages of a listing as tasks, each made when the one before it is done; their objects come into `found`.
 
     Raises `Broken` for a listing without end.
     """
     page = Page(bulk, prefix, "")
     yield page
-    found.append(page.objects)
+    found.extend(page.objects)
     empty = 0
     while after := page.next:
         page = Page(bulk, prefix, after)
         yield page
-        found.append(page.objects)
+        found.extend(page.objects)
         empty = 0 if page.objects else empty + 1
         if page.next == after or empty > EMPTY_PAGES_MAX:
             raise Broken(f"{page.name}: the listing at {bulk.endpoint} has no end")

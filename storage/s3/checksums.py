@@ -23,7 +23,7 @@ CRCS: Final = {"CRC64NVME": 8, "CRC32C": 4, "CRC32": 4}
 HASHES: Final = ("SHA256", "SHA1")
 
 
-class Checksum(Struct, frozen=True, gc=False):
+class Checksum(Struct, frozen=True, gc=False, array_like=True):
     """One that was told: `value` in Base64; `parts` is 0 if it is of the whole."""
 
     algorithm: str

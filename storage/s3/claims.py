@@ -18,6 +18,7 @@ from protocol.together import together
 from storage.contract import Label
 from storage.s3.connection import Connection, Found
 from storage.s3.upload import NOT_THERE
+from storage.threads import in_thread
 
 EXECUTION: Final = "shoal-execution"
 WORK: Final = "shoal-work"
@@ -60,11 +61,11 @@ async def claim_prefix(
     """The keys below a prefix that give way to this execution's. Raises `Conflict` if any is somebody else's."""
     listed = await connection.objects(bucket, prefix, limit)
     # Some stores make a marker for each folder by themselves, and keep nothing with it.
-    files = [each.key for each in listed if not each.is_marker]
+    files = await in_thread(lambda _: [each.key for each in listed if not each.is_marker])
     async for key, meta in metas(connection, bucket, files):
         if not may_replace(meta, label):
             raise taken(bucket, key, meta)
-    return [each.key for each in listed]
+    return await in_thread(lambda _: [each.key for each in listed])
 
 
 async def of_ours(connection: Connection, bucket: str, keys: list[str], execution: str) -> list[str]:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from protocol.errors import Broken, Exhausted, Fault, Unavailable
 from storage.http_faults import header_text
 from storage.lanes import Lanes, Task
+from storage.long_lists import Packed
 from storage.ranged import Limits
 from storage.route import find_route
 from storage.s3.bulk import PROBE, Bulk, pages
@@ -23,7 +24,6 @@ from storage.s3.checksums import told
 from storage.s3.faults import ABOUT_ALL, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
 from storage.s3.signing import Credentials, Signer
-from storage.threads import in_thread
 
 SIGNED_S: Final = 3600
 RENEW_S: Final = 30.0
@@ -199,25 +199,24 @@ class Connection:
             self._regions[bucket] = region
             self._bulks.pop(bucket, None)
 
-    async def objects(self, bucket: str, prefix: str, limit: int) -> list[Object]:
+    async def objects(self, bucket: str, prefix: str, limit: int) -> Packed[Object]:
         """All objects whose keys begin with `prefix`. Raises `Exhausted` beyond `limit`, and what S3 says: `Invalid` of
         kind ``Region`` if the bucket is in another."""
-        found: list[list[Object]] = []
+        found = Packed(Object)
 
         def within() -> Iterator[Task]:
             for page in pages(bulk, prefix, found):
-                if sum(len(each) for each in found) > limit:
+                if len(found) > limit:
                     break
                 yield page
 
         async with self.bulk(bucket) as bulk:
             await self.move(bulk, within(), 1, lambda _: None)
-        objects = await in_thread(lambda _: [each for page in found for each in page])
-        if len(objects) > limit:
+        if len(found) > limit:
             raise Exhausted(
                 f"s3://{bucket}/{prefix} has more than {limit} objects", hint="Use a longer prefix."
             )
-        return objects
+        return found
 
     async def has_any(self, bucket: str, prefix: str) -> bool:
         """Whether any object's key begins with `prefix`."""

@@ -5,22 +5,21 @@ know: the disk or an S3 client. Keys come from strangers; the names are checked 
 """
 
 import posixpath
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from protocol.errors import Invalid
-from storage.long_lists import in_order
+from storage.long_lists import Packed
 from storage.s3.checksums import Checksum
 from storage.tree import Entry, Kind, safe_parts
 
 ODD_HINT: Final = "Write Key without // and .. and without a slash at its beginning."
 
 
-class Object(Struct, frozen=True, gc=False):
+class Object(Struct, frozen=True, gc=False, array_like=True):
     """An object as a listing or a look at it has it; `version` empty unless a version was asked for or told, `checksum` the
     one that S3 keeps (`storage.s3.checksums`), as far as a look told it."""
 
@@ -36,11 +35,19 @@ class Object(Struct, frozen=True, gc=False):
         return self.key.endswith("/") and self.size_bytes == 0
 
 
-class Landing(Struct, frozen=True):
-    """Which object becomes which file, by relative path, and which folders are there besides."""
+class Placed(NamedTuple):
+    """An object and the relative path that it lands at."""
 
-    files: list[tuple[str, Object]]
-    folders: list[str]
+    name: str
+    found: Object
+
+
+class Landing(Struct, frozen=True):
+    """Which object becomes which file, by relative path, and which folders are there besides; `size_bytes` of all files."""
+
+    files: Packed[Placed]
+    folders: Packed[str]
+    size_bytes: int
 
     @property
     def entries(self) -> list[Entry]:
@@ -65,28 +72,25 @@ def landing(objects: Iterable[Object], prefix: str) -> Landing:
     name, and for two keys that would lie at one place, or one below the other.
     """
     above = prefix[: prefix.rfind("/") + 1]
-    files: dict[str, Object] = {}
-    placed: list[tuple[str, Object]] = []
-    folders: dict[str, str] = {}
-    for each in objects:
-        name = _name(each.key, above)
-        if each.is_marker:
-            folders.setdefault(name, each.key)
-        elif each.key.endswith("/"):
-            raise Invalid(
-                f"the object {each.key!r} has the name of a folder but {each.size_bytes} bytes",
-                hint="Leave it out with Filter, or rename it.",
-            )
-        elif name in files:
-            raise _collision(files[name].key, each.key, name)
-        else:
-            files[name] = each
-            placed.append((name, each))
-    _check_nesting(files, folders)
-    return Landing(in_order(placed, itemgetter(0)), in_order([name for name in folders if name], str))
+    placed = Packed(Placed, (Placed(_name(each, above), each) for each in objects)).in_order(itemgetter(0))
+    files, folders = Packed(Placed), Packed(str)
+    size_bytes = 0
+    for name, each in _apart(placed):
+        if not each.is_marker:
+            files.append(Placed(name, each))
+            size_bytes += each.size_bytes
+        elif name:
+            folders.append(name)
+    return Landing(files, folders, size_bytes)
 
 
-def _name(key: str, above: str) -> str:
+def _name(found: Object, above: str) -> str:
+    key = found.key
+    if key.endswith("/") and not found.is_marker:
+        raise Invalid(
+            f"the object {key!r} has the name of a folder but {found.size_bytes} bytes",
+            hint="Leave it out with Filter, or rename it.",
+        )
     rest = key.removeprefix(above)
     if not rest.strip("/") and key.endswith("/"):
         return ""
@@ -97,16 +101,27 @@ def _name(key: str, above: str) -> str:
         raise Invalid(f"the key {key!r} cannot become a file: {fault.message}", hint=hint) from fault
 
 
-def _check_nesting(files: dict[str, Object], folders: dict[str, str]) -> None:
-    """No file may be where a folder must be."""
-    for name in files.keys() & folders.keys():
-        raise _collision(files[name].key, folders[name], name)
-    for name, key in chain(((name, each.key) for name, each in files.items()), folders.items()):
-        above = name.rpartition("/")[0]
-        while above:
-            if above in files:
-                raise _collision(files[above].key, key, above)
-            above = above.rpartition("/")[0]
+def _apart(placed: Iterable[Placed]) -> Iterator[Placed]:
+    """What is placed, in the order of names, each name once. Raises `Invalid` where a file lies where another thing does, or
+    where there must be a folder.
+
+    All that begin with a file's name follow it in that order. So those that begin the present one are a few, each longer
+    than the one before: they are all that has to be compared.
+    """
+    begun: list[Placed] = []
+    for name, each in placed:
+        while begun and not name.startswith(begun[-1][0]):
+            begun.pop()
+        known = False
+        for other, there in begun:
+            same = other == name
+            if same and there.is_marker and each.is_marker:
+                known = True
+            elif same or (not there.is_marker and name[len(other)] == "/"):
+                raise _collision(there.key, each.key, other)
+        if not known:
+            begun.append(Placed(name, each))
+            yield begun[-1]
 
 
 def _collision(one: str, other: str, name: str) -> Invalid:

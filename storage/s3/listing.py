@@ -10,14 +10,13 @@ object's metadata (`storage.s3.claims`) tells them from the others.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct, field
 
 from protocol.errors import Broken
 from protocol.ids import short
-from storage.long_lists import in_order
+from storage.long_lists import Packed
 from storage.s3.keys import Object
 
 OBJECTS_MAX: Final = 20
@@ -54,23 +53,27 @@ class Listing(Struct, frozen=True, rename="pascal", omit_defaults=True):
     objects: list[Pin] = field(default_factory=list)
 
 
-def listing_of(objects: Sequence[Object], execution: str) -> Listing:
+def listing_of(objects: Packed[Object], execution: str) -> Listing:
     """Write down what was put there."""
     size_bytes = sum(each.size_bytes for each in objects)
-    pins = [
-        Pin(each.key, each.size_bytes, _etag(each), each.version)
-        for each in sorted(objects, key=lambda each: each.key)
-    ]
-    few = len(pins) <= OBJECTS_MAX and sum(len(each.key.encode()) for each in pins) <= KEYS_MAX_BYTES
-    return Listing(digest_of(objects), len(pins), size_bytes, execution, pins if few else [])
+    pins = []
+    if len(objects) <= OBJECTS_MAX:
+        in_order = objects.in_order(_key)
+        pins = [Pin(each.key, each.size_bytes, _etag(each), each.version) for each in in_order]
+    few = sum(len(each.key.encode()) for each in pins) <= KEYS_MAX_BYTES
+    return Listing(digest_of(objects), len(objects), size_bytes, execution, pins if few else [])
 
 
-def digest_of(objects: Iterable[Object]) -> str:
+def digest_of(objects: Packed[Object]) -> str:
     """SHA-256 of a line for each object in the order of their keys: key, size and ETag with NULs between."""
     whole = hashlib.sha256()
-    for each in in_order(list(objects), key=lambda each: each.key):
+    for each in objects.in_order(_key):
         whole.update(f"{each.key}\0{each.size_bytes}\0{_etag(each)}\n".encode())
     return whole.hexdigest()
+
+
+def _key(found: Object) -> str:
+    return found.key
 
 
 def _etag(found: Object) -> str:
@@ -78,7 +81,7 @@ def _etag(found: Object) -> str:
     return "" if found.is_marker else found.etag.strip('"')
 
 
-def check_listing(url: str, listing: Listing, found: Sequence[Object]) -> None:
+def check_listing(url: str, listing: Listing, found: Packed[Object]) -> None:
     """Raise `Broken` unless these are the objects that were put there; it names those that are missing or have changed, as
     far as anybody knows."""
     if digest_of(found) == listing.sha256:
@@ -93,7 +96,7 @@ def changed(url: str, listing: Listing, difference: str) -> Broken:
     return Broken(f"{url}{of} is not as it was published: {difference}", hint=hint, kind="Changed")
 
 
-def _difference(listing: Listing, found: Sequence[Object]) -> str:
+def _difference(listing: Listing, found: Packed[Object]) -> str:
     if not listing.objects:
         there, size_bytes = len(found), sum(each.size_bytes for each in found)
         if (there, size_bytes) == (listing.count, listing.size):

@@ -28,7 +28,6 @@ from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, FINISH_S
 from storage.threads import in_thread
-from storage.tree import walk
 
 LINKS_AT_ONCE: Final = 16
 LINKS_S: Final = 30.0
@@ -79,8 +78,7 @@ class ManagedPublisher:
 
     async def publish(self, folder: Path, params: ManagedParams, label: Label, progress: Progress) -> Spec:
         """Pack and send; the answer names the job and the execution, as Bacalhau's does. Raises as `Publisher`."""
-        entries = await in_thread(lambda _: list(walk(folder)))
-        size_bytes = sum(entry.size_bytes for entry in entries) + 2048 * len(entries)
+        size_bytes = await in_thread(lambda stop: archive.size_at_most(folder, stop))
         part_bytes = max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
         stream = Stream(archive.pieces(folder), part_bytes, digest=True)
         upload = _Upload(self._grants, self._lanes, self._limits, label, progress)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from protocol.errors import Invalid, TimedOut
-from storage.long_lists import sifted
+from storage.long_lists import Packed
 from storage.threads import Stop, in_thread
 
 T = TypeVar("T")
@@ -45,22 +45,22 @@ def finder(pattern: str, field: str) -> Callable[[str], list[str]]:
 
 
 async def sift(
-    items: list[T],
+    items: Packed[T],
     pattern: str,
     field: str,
     text_of: Callable[[T], str],
     wanted: Callable[[T, list[str]], bool],
     limit_s: float = LIMIT_S,
-) -> list[T]:
-    """Those of the items that are wanted, given what the pattern finds in their text; as `sifted`, in a thread.
+) -> Packed[T]:
+    """Those of the items that are wanted, given what the pattern finds in their text; sifted in a thread.
 
     Raises `Invalid` naming the `field` if it is not a pattern, `TimedOut` if it takes longer than `limit_s`.
     """
 
-    def work(stop: Stop) -> list[T]:
+    def work(stop: Stop) -> Packed[T]:
         # RE2 comes from the disk with its first pattern.
         find = finder(pattern, field)
-        return sifted(items, lambda each: wanted(each, find(text_of(each))), stop)
+        return items.sifted(lambda each: wanted(each, find(text_of(each))), stop)
 
     try:
         async with asyncio.timeout(limit_s):

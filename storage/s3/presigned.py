@@ -25,6 +25,7 @@ from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Again, Lane, Lanes, Request, Task
 from storage.lister import Lister
+from storage.long_lists import Packed
 from storage.parts import PARTIAL, Files, Item
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
@@ -35,8 +36,9 @@ from storage.s3.keys import Object, landing
 from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
 from storage.threads import in_thread
-from storage.tree import Entry, TreeWriter
+from storage.tree import Entry
 from storage.tree import Limits as TreeLimits
+from storage.tree_writer import TreeWriter
 from storage.wire import Head, Line
 
 LIFE_S: Final = 1800.0
@@ -205,13 +207,13 @@ class PreSignedSource:
         if asyncio.get_running_loop().time() - self._told_at > _life_s(links) / 2:
             await self._renew_all(params, links)
         if params.objects:
-            found = [Object(each.key, each.size, each.e_tag) for each in params.objects]
+            found = Packed(Object, (Object(each.key, each.size, each.e_tag) for each in params.objects))
             if params.listing is not None:
                 check_listing(params.url, params.listing, found)
         else:
             look = _Look(params.name, links)
             await self._move(links[params.name], iter([look]), 1)
-            found = [look.found]
+            found = Packed(Object, [look.found])
         size_bytes = sum(each.size_bytes for each in found)
         check_size(params.name, size_bytes, self._settings.max_bytes)
         pins = " ".join(f"{each.key}?etag={each.etag}" for each in found)
@@ -221,7 +223,7 @@ class PreSignedSource:
         self, params: PreSignedParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         """Bring it into the folder `into`. Raises as `Source`."""
-        found: list[Object]
+        found: Packed[Object]
         links: dict[str, str]
         found, links = resolved.pinned
         placed = landing(found, params.name)
@@ -244,7 +246,7 @@ class PreSignedSource:
                             self._settings.small_requests, _parts_in(found, self._settings.part_bytes)
                         )
                         async with self._renewing(params, links):
-                            await self._move(links[found[0].key], files.parts(), requests, moved)
+                            await self._move(next(iter(links.values())), files.parts(), requests, moved)
                 except (Broken, NotFound) as fault:
                     if params.listing is None or fault.kind not in ("Changed", "Object"):
                         raise
@@ -252,7 +254,8 @@ class PreSignedSource:
                 finally:
                     files.close()
             if params.sha256 and placed.files:
-                found_sha256 = await in_thread(partial(sha256_of, beside / placed.files[0][0]))
+                name, _ = next(iter(placed.files))
+                found_sha256 = await in_thread(partial(sha256_of, beside / name))
                 if found_sha256 != params.sha256:
                     said = f"{params.name} has the SHA-256 {found_sha256}, and was published with {params.sha256}"
                     hint = "It was damaged on its way, or changed where it lies."
@@ -295,7 +298,7 @@ class PreSignedSource:
         await self._lanes.move(tasks, route, count, moved)
 
 
-def _parts_in(found: list[Object], part_bytes: int) -> int:
+def _parts_in(found: Packed[Object], part_bytes: int) -> int:
     return max(sum(-(-each.size_bytes // part_bytes) for each in found), 1)
 
 

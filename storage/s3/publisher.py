@@ -9,19 +9,20 @@ links is refused before anything is sent: S3 has no links, and following one wou
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from msgspec import structs, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from protocol.errors import Broken, Conflict, Denied, Fault, Invalid, NotFound
 from protocol.jobs import Spec
 from storage import archive
 from storage.contract import Foreseeing, Form, Label, Progress, Publisher
+from storage.long_lists import Packed, each_of, in_order
 from storage.s3.bulk import Bulk
 from storage.s3.claims import (
     EXECUTION,
@@ -41,7 +42,7 @@ from storage.s3.listing import listing_of
 from storage.s3.params import KEY_MAX_BYTES, PublisherParams, S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
-from storage.threads import in_thread
+from storage.threads import Stop, in_thread
 from storage.tree import CHUNK_BYTES, Entry, Kind, open_inside, walk
 
 SMALL_FILE_BYTES: Final = 1 << 20
@@ -57,16 +58,15 @@ class S3Publisher(S3Driver):
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
-        entries = await in_thread(lambda _: list(walk(folder)))
         connection = await self._connect(params, params.region)
         try:
-            return await self._publish(connection, folder, entries, params, label, progress)
+            return await self._publish(connection, folder, params, label, progress)
         except Invalid as fault:
             region = await connection.elsewhere(params.bucket) if fault.kind == REGION else ""
             if not region:
                 raise
         connection = await self._connect(params, region)
-        return await self._publish(connection, folder, entries, params, label, progress)
+        return await self._publish(connection, folder, params, label, progress)
 
     async def foresee(self, params: PublisherParams, label: Label) -> None:
         """See `storage.contract.Foreseeing`: whether the bucket is there, and the key free to take."""
@@ -98,7 +98,6 @@ class S3Publisher(S3Driver):
         self,
         connection: Connection,
         folder: Path,
-        entries: list[Entry],
         params: PublisherParams,
         label: Label,
         progress: Progress,
@@ -112,7 +111,7 @@ class S3Publisher(S3Driver):
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             publishing = _Publishing(
-                connection, bulk, settings, folder, entries, progress, meta_of(label), claimed, label.notes
+                connection, bulk, settings, folder, progress, meta_of(label), claimed, label.notes
             )
             if params.plain:
                 put_there = await publishing.objects(key)
@@ -154,7 +153,6 @@ class _Publishing:
         bulk: Bulk,
         settings: S3Settings,
         folder: Path,
-        entries: list[Entry],
         progress: Progress,
         meta: dict[str, str],
         claimed: Label | None,
@@ -164,45 +162,41 @@ class _Publishing:
         self._bulk = bulk
         self._settings = settings
         self._folder = folder
-        self._entries = entries
         self._progress = progress
         self._meta = meta
         self._notes = notes
         self._claimed = claimed
         self._lost: list[str] = []
         self._done = 0
-        self._size_bytes = sum(entry.size_bytes for entry in entries)
 
     async def archive(self, key: str, *, own: bool) -> Sent:
         """Pack and send at once: what is packed is sent while the next is packed."""
         condition: dict[str, str] = {}
+        size_bytes = await in_thread(lambda stop: archive.size_at_most(self._folder, stop))
         for last in (False, False, True):
             if self._claimed is not None:
                 condition = await claim(self._connection, self._bulk.bucket, key, self._claimed)
             target = Target(self._bulk.bucket, key, own, condition, self._meta, self._notes)
             try:
-                return await self._pack(target)
+                return await self._pack(target, size_bytes)
             except (Broken, Invalid) as fault:
                 if fault.kind not in ("Changed", "NotImplemented") or not condition or last:
                     raise
                 if fault.kind == "NotImplemented":
                     # A server without conditions: that nothing is there was seen just before.
-                    return await self._pack(structs.replace(target, condition={}))
+                    return await self._pack(structs.replace(target, condition={}), size_bytes)
         raise AssertionError("unreachable")
 
-    async def _pack(self, target: Target) -> Sent:
-        pieces = archive.pieces(self._folder)
-        # Packing makes some bytes more at the worst: headers, and what cannot be compressed.
-        part_bytes = self._part_bytes(self._size_bytes + 2048 * len(self._entries))
-        stream = Stream(pieces, part_bytes, digest=True)
+    async def _pack(self, target: Target, size_bytes: int) -> Sent:
+        stream = Stream(archive.pieces(self._folder), self._part_bytes(size_bytes), digest=True)
         self._done = 0
         return await upload(
             self._connection, self._bulk, target, stream, self._settings.requests, self._moved(None)
         )
 
-    async def objects(self, prefix: str) -> list[Object]:
+    async def objects(self, prefix: str) -> Packed[Object]:
         """One object a file; what was put there. On a fault those that were sent are removed again."""
-        files, markers = await in_thread(lambda _: _objects(self._entries, prefix))
+        planned = await in_thread(lambda stop: _planned(self._folder, prefix, stop))
         condition: dict[str, str] = {}
         if self._claimed is not None:
             limit = self._settings.objects
@@ -211,33 +205,30 @@ class _Publishing:
             )
             condition = dict(NOT_THERE)
         try:
-            return await self._send(files, markers, condition)
+            return await self._send(planned, condition)
         except Invalid as fault:
             if fault.kind != "NotImplemented" or not condition:
                 raise
-            return await self._send(files, markers, {})
+            return await self._send(planned, {})
         except Broken as fault:
             if fault.kind != "Changed" or not condition:
                 raise
             if not self._lost:
                 raise Conflict(fault.message, hint=HINT, kind="Key") from fault
-            return await self._send(files, markers, condition)
+            return await self._send(planned, condition)
 
-    async def _send(
-        self, files: list[tuple[str, Entry]], markers: list[str], condition: dict[str, str]
-    ) -> list[Object]:
+    async def _send(self, planned: "_Planned", condition: dict[str, str]) -> Packed[Object]:
         sent: list[Piece] = []
         self._done = 0
-        moved = self._moved(self._size_bytes)
+        moved = self._moved(planned.size_bytes)
 
         def target(key: str) -> Target:
             return Target(self._bulk.bucket, key, False, condition, self._meta, self._notes)
 
         def small() -> Iterator[Piece]:
-            for key, entry in files:
-                if entry.size_bytes < SMALL_FILE_BYTES:
-                    yield begun(key, [memoryview(piece) for piece in self._read(entry)])
-            for key in markers:
+            for key, entry in planned.small:
+                yield begun(key, [memoryview(piece) for piece in self._read(entry)])
+            for key in planned.markers:
                 yield begun(key, [])
 
         def begun(key: str, body: list[memoryview]) -> Piece:
@@ -247,20 +238,18 @@ class _Publishing:
 
         keys: list[str] = []
         large: list[Object] = []
-        count = sum(entry.size_bytes < SMALL_FILE_BYTES for _, entry in files) + len(markers)
+        count = len(planned.small) + len(planned.markers)
         requests = min(self._settings.small_requests, max(count, 1))
         try:
             await self._connection.move(self._bulk, small(), requests, moved, finish_s=ABORT_S)
-            for key, entry in files:
-                if entry.size_bytes >= SMALL_FILE_BYTES:
-                    stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
-                    made = await upload(
-                        self._connection, self._bulk, target(key), stream, self._settings.requests, moved
-                    )
-                    large.append(Object(key, made.size_bytes, made.etag, made.version))
+            for key, entry in planned.large:
+                stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
+                made = await upload(
+                    self._connection, self._bulk, target(key), stream, self._settings.requests, moved
+                )
+                large.append(Object(key, made.size_bytes, made.etag, made.version))
         except BaseException:
-            done = [key for key, piece in zip(keys, sent, strict=True) if piece.etag]
-            rest = [key for key, piece in zip(keys, sent, strict=True) if piece.asked and not piece.etag]
+            done, rest = await in_thread(lambda _: _answered(keys, sent))
             if condition:
                 # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
                 with suppress(Fault):
@@ -268,8 +257,7 @@ class _Publishing:
             self._lost = rest
             await self._remove([*done, *rest, *(each.key for each in large)])
             raise
-        small_ones = zip(keys, sent, strict=True)
-        return [Object(key, each.size_bytes, each.etag, each.version) for key, each in small_ones] + large
+        return await in_thread(lambda _: _put_there(keys, sent, large))
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
         """A file's bytes, exactly as many as the listing says; blocking."""
@@ -328,11 +316,22 @@ async def _check_kept(connection: Connection, bulk: Bulk, key: str, unique: str)
         raise Invalid(f"{bulk.url(key)}: {said}", hint=ODD_HINT, kind="Key")
 
 
-def _objects(entries: list[Entry], prefix: str) -> tuple[list[tuple[str, Entry]], list[str]]:
-    """Key and entry of each file, and the keys of the markers. Raises `Invalid`, which names the path."""
-    files: list[tuple[str, Entry]] = []
+class _Planned(Struct, frozen=True):
+    """What is to be put there: key and entry of each file, and the keys of the markers."""
+
+    small: Packed[tuple[str, Entry]]
+    large: Packed[tuple[str, Entry]]
+    markers: list[str]
+    size_bytes: int
+
+
+def _planned(folder: Path, prefix: str, stop: Stop) -> _Planned:
+    """The objects that the folder becomes. Raises `Invalid`, which names the path."""
+    small, large = Packed(tuple[str, Entry]), Packed(tuple[str, Entry])
+    size_bytes = 0
     empty: set[str] = {""}
-    for entry in entries:
+    for entry in walk(folder):
+        stop()
         empty.discard(entry.path.rpartition("/")[0])
         key = prefix + entry.path
         _check_key(entry.path, key)
@@ -345,8 +344,24 @@ def _objects(entries: list[Entry], prefix: str) -> tuple[list[tuple[str, Entry]]
         if entry.kind is Kind.FOLDER:
             empty.add(entry.path)
         else:
-            files.append((key, entry))
-    return files, sorted(f"{prefix}{path}/" if path else prefix for path in empty)
+            (small if entry.size_bytes < SMALL_FILE_BYTES else large).append((key, entry))
+            size_bytes += entry.size_bytes
+    markers = [f"{prefix}{path}/" if path else prefix for path in empty]
+    return _Planned(small, large, in_order(markers, str), size_bytes)
+
+
+def _answered(keys: list[str], sent: list[Piece]) -> tuple[list[str], list[str]]:
+    """The keys of what was put there, and of what was sent and not answered for."""
+    both = list(zip(keys, sent, strict=True))
+    done = [key for key, piece in both if piece.etag]
+    return done, [key for key, piece in both if piece.asked and not piece.etag]
+
+
+def _put_there(keys: list[str], sent: list[Piece], large: list[Object]) -> Packed[Object]:
+    small = zip(keys, each_of(sent), strict=True)
+    found = Packed(Object, (Object(key, each.size_bytes, each.etag, each.version) for key, each in small))
+    found.extend(large)
+    return found
 
 
 def _check_key(path: str, key: str) -> None:
@@ -385,7 +400,7 @@ def _pinned(sent: Sent) -> dict[str, Any]:
     return {"ChecksumSHA256": sent.sha256, **({"VersionID": sent.version} if sent.version else {})}
 
 
-def _listed(put_there: Sequence[Object], label: Label) -> dict[str, Any]:
+def _listed(put_there: Packed[Object], label: Label) -> dict[str, Any]:
     listed: dict[str, Any] = to_builtins(listing_of(put_there, label.execution))
     return listed
 

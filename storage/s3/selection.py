@@ -8,7 +8,7 @@ from msgspec import structs
 from protocol.errors import Fault, Invalid, NotFound
 from protocol.together import together
 from storage.contract import Share
-from storage.long_lists import sifted
+from storage.long_lists import Packed
 from storage.s3.claims import of_ours
 from storage.s3.connection import Connection
 from storage.s3.globs import pattern_of
@@ -25,7 +25,7 @@ FOLDER_TYPE = "application/x-directory"
 
 async def find(
     connection: Connection, params: SourceParams, share: Share, limit: int
-) -> tuple[SourceParams, list[Object]]:
+) -> tuple[SourceParams, Packed[Object]]:
     """What the params mean, now that S3 was asked, and the objects that this execution reads.
 
     Raises `Exhausted` beyond `limit` objects, `NotFound` with what may have been meant, and what S3 says.
@@ -42,12 +42,12 @@ async def find(
                 raise
         else:
             if found is not None:
-                return params, await _shared_out([found], params, share)
+                return params, await _shared_out(Packed(Object, [found]), params, share)
             params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
-    objects = []
+    objects = Packed(Object)
     if params.is_prefix or params.is_glob:
         objects = await connection.objects(params.bucket, params.prefix, limit)
-    listed_first = objects[0].key if objects else ""
+    listed_first = next((each.key for each in objects), "")
     objects = await _filtered(await _matching(objects, params), params)
     if not objects and not params.allow_empty:
         nothing = _nothing(params, connection.endpoint)
@@ -60,7 +60,9 @@ async def find(
     return every, await _shared_out(objects, every, share)
 
 
-async def listed(connection: Connection, params: SourceParams, listing: Listing, limit: int) -> list[Object]:
+async def listed(
+    connection: Connection, params: SourceParams, listing: Listing, limit: int
+) -> Packed[Object]:
     """What is there of a result's objects; `check_listing` says whether that is all of it. Raises what S3 says."""
     if not listing.objects:
         found = await connection.objects(params.bucket, params.key, limit)
@@ -68,9 +70,9 @@ async def listed(connection: Connection, params: SourceParams, listing: Listing,
         if digest == listing.sha256 or len(found) <= listing.count:
             return found
         # Others lie there too.
-        keys = [each.key for each in found]
+        keys = await in_thread(lambda _: [each.key for each in found])
         ours = set(await of_ours(connection, params.bucket, keys, listing.execution_id))
-        return [each for each in found if each.key in ours]
+        return await in_thread(lambda stop: found.sifted(lambda each: each.key in ours, stop))
     there: dict[str, Object] = {}
 
     async def look(key: str, version: str) -> None:
@@ -81,7 +83,7 @@ async def listed(connection: Connection, params: SourceParams, listing: Listing,
                 raise
 
     await together(look(each.key, each.version_id) for each in listing.objects)
-    return [there[each.key] for each in listing.objects if each.key in there]
+    return Packed(Object, (there[each.key] for each in listing.objects if each.key in there))
 
 
 async def _one(connection: Connection, params: SourceParams) -> Object | None:
@@ -118,26 +120,26 @@ async def _is_folder(connection: Connection, params: SourceParams) -> bool:
         return False
 
 
-async def _matching(objects: list[Object], params: SourceParams) -> list[Object]:
+async def _matching(objects: Packed[Object], params: SourceParams) -> Packed[Object]:
     """The objects that the key's wildcards mean, where it has any."""
     if not objects or not params.is_glob:
         return objects
     return await _passing(objects, params.prefix, pattern_of(params.key), "source s3: Key")
 
 
-async def _filtered(objects: list[Object], params: SourceParams) -> list[Object]:
+async def _filtered(objects: Packed[Object], params: SourceParams) -> Packed[Object]:
     if not params.filter or not objects:
         return objects
     return await _passing(objects, params.prefix, params.filter, "source s3: Filter")
 
 
-async def _passing(objects: list[Object], prefix: str, pattern: str, field: str) -> list[Object]:
+async def _passing(objects: Packed[Object], prefix: str, pattern: str, field: str) -> Packed[Object]:
     return await sift(
         objects, pattern, field, lambda each: each.key.removeprefix(prefix), lambda _, match: bool(match)
     )
 
 
-async def _shared_out(objects: list[Object], params: SourceParams, share: Share) -> list[Object]:
+async def _shared_out(objects: Packed[Object], params: SourceParams, share: Share) -> Packed[Object]:
     partition, prefix = params.partition, params.prefix
     if not shares_out(partition, share.count):
         return objects
@@ -151,7 +153,7 @@ async def _shared_out(objects: list[Object], params: SourceParams, share: Share)
             objects, partition.pattern, field, lambda each: behind_prefix(each.key, prefix), ours
         )
     # A hash of each key takes a second for a hundred thousand of them.
-    return await in_thread(lambda stop: sifted(objects, ours, stop))
+    return await in_thread(lambda stop: objects.sifted(ours, stop))
 
 
 def _no_version(params: SourceParams, endpoint: str) -> NotFound:

@@ -9,8 +9,8 @@ so what changes half-way is an error and never a mixture. Where the node has an 
 once more unsigned: it may be public.
 """
 
-import asyncio
 import hashlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -22,22 +22,24 @@ from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lister import Lister
-from storage.long_lists import LongList, in_order
+from storage.long_lists import Packed
 from storage.mismatch import mismatch
 from storage.multiaddr import parse_endpoint
 from storage.parts import Files, Item
 from storage.ranged import check_size
-from storage.s3.checksums import CRCS, check_file, sha256_of
+from storage.s3.bulk import Bulk
+from storage.s3.checksums import Checksum, CrcSum, check_file, sha256_of
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import REGION
-from storage.s3.keys import Landing, Object, landing
-from storage.s3.params import SourceParams
+from storage.s3.keys import Landing, Object, Placed, landing
+from storage.s3.params import S3Settings, SourceParams
 from storage.s3.remote_object import RemoteObject, version_of
 from storage.s3.selection import find
 from storage.threads import Stop, in_thread
-from storage.tree import Entry, TreeWriter
+from storage.tree import Entry
 from storage.tree import Limits as TreeLimits
+from storage.tree_writer import TreeWriter
 
 SMALL_OBJECT_BYTES = 1 << 20
 
@@ -69,16 +71,14 @@ class S3Source(S3Driver):
             except Fault:
                 raise denied from None
         region, signed = connection.region_of(params.bucket), connection.signed
-        loop = asyncio.get_running_loop()
 
         def told(_: Stop) -> Resolved:
-            size_bytes = sum(each.size_bytes for each in objects)
-            check_size(params.url, size_bytes, self._client.settings.max_bytes)
             placed = landing(objects, sought.prefix)
+            check_size(params.url, placed.size_bytes, self._client.settings.max_bytes)
             return Resolved(
                 identity=_identity(sought, objects),
-                size_bytes=size_bytes,
-                pinned=Pinned(structs.replace(placed, files=LongList(placed.files, loop)), region, signed),
+                size_bytes=placed.size_bytes,
+                pinned=Pinned(placed, region, signed),
                 cacheable=all(each.etag for each in objects),
             )
 
@@ -96,13 +96,12 @@ class S3Source(S3Driver):
         async with arriving(into) as beside:
             placed = await self._with_checksums(connection, params, pinned.landing)
             with TreeWriter(beside, TreeLimits(entries=self._client.settings.objects * 2)) as tree:
-                for folder in placed.folders:
-                    tree.folder(folder)
-                brought = await self._bring(connection, params, placed, tree, progress)
-            await self._check(connection, params, brought, beside)
+                await in_thread(partial(_furnish, tree, placed))
+                unsummed = await self._bring(connection, params, placed, tree, progress)
+            await self._check(connection, params, unsummed, beside)
             if params.checksum_sha256:
-                for name, remote in brought:
-                    await _check_sha256(params, remote.found, beside / name)
+                for name, each in placed.files:
+                    await _check_sha256(params, each, beside / name)
         return Fetched(into)
 
     async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
@@ -117,62 +116,59 @@ class S3Source(S3Driver):
         landing: Landing,
         tree: TreeWriter,
         progress: Progress,
-    ) -> "list[tuple[str, RemoteObject]]":
-        total = sum(each.size_bytes for _, each in landing.files)
+    ) -> dict[str, RemoteObject]:
+        """Bring all. What comes back has a checksum that can only be reckoned from the whole file, by the file's name."""
         done = 0
 
         def moved(size: int) -> None:
             nonlocal done
             done += size
-            progress(done, total)
+            progress(done, landing.size_bytes)
 
         settings = self._client.settings
-        small = total < SMALL_OBJECT_BYTES * len(landing.files)
-        requests = settings.small_requests if small else settings.requests
-        count = sum(-(-each.size_bytes // settings.part_bytes) for _, each in landing.files)
+        requests = await in_thread(lambda _: _requests(landing, settings))
+        unsummed: dict[str, RemoteObject] = {}
         async with connection.bulk(params.bucket) as bulk:
-            brought = await in_thread(
-                lambda _: [(name, RemoteObject(bulk, params, each)) for name, each in landing.files]
-            )
-            items = (Item(remote, partial(tree.open, name), remote.summed) for name, remote in brought)
-            files = Files(items, settings.part_bytes)
+            files = Files(_items(bulk, params, landing, tree, unsummed), settings.part_bytes)
             try:
-                await connection.move(bulk, files.parts(), min(requests, max(count, 1)), moved)
+                await connection.move(bulk, files.parts(), requests, moved)
             finally:
                 files.close()
-        return brought
+        return unsummed
 
     async def _with_checksums(self, connection: Connection, params: SourceParams, placed: Landing) -> Landing:
         """The same, with the checksums of objects that come in several ranges, which no answer to a range tells."""
-        limit = asyncio.Semaphore(self._client.settings.requests)
-        files = list(placed.files)
+        settings = self._client.settings
 
-        async def look(number: int, name: str, each: Object) -> None:
-            async with limit:
+        def is_untold(each: Placed) -> bool:
+            return each.found.size_bytes > settings.part_bytes and each.found.checksum is None
+
+        untold = await in_thread(lambda stop: placed.files.sifted(is_untold, stop))
+        if not untold:
+            return placed
+        waiting = iter(untold)
+        checksums: dict[str, Checksum | None] = {}
+
+        async def look() -> None:
+            for name, each in waiting:
                 found, _ = await connection.head(params.bucket, each.key, version_of(params, each))
-            if found.etag == each.etag:
-                files[number] = name, structs.replace(each, checksum=found.checksum)
+                if found.etag == each.etag:
+                    checksums[name] = found.checksum
 
-        part_bytes = self._client.settings.part_bytes
-        await together(
-            look(number, name, each)
-            for number, (name, each) in enumerate(placed.files)
-            if each.size_bytes > part_bytes and each.checksum is None
-        )
-        return structs.replace(placed, files=files)
+        await together(look() for _ in range(min(settings.requests, len(untold))))
+        return await in_thread(lambda _: _with_checksums(placed, checksums))
 
     async def _check(
         self,
         connection: Connection,
         params: SourceParams,
-        brought: "list[tuple[str, RemoteObject]]",
+        unsummed: dict[str, RemoteObject],
         folder: Path,
     ) -> None:
         """Check what can only be reckoned from the whole file. Raises `Broken`."""
-        for name, remote in brought:
+        for name, remote in unsummed.items():
             wanted = remote.checksum
-            if wanted is None or (wanted.algorithm in CRCS and not wanted.parts):
-                continue
+            assert wanted is not None
             part_bytes = 0
             if wanted.parts:
                 version = version_of(params, remote.found)
@@ -193,7 +189,7 @@ class S3Source(S3Driver):
 
     async def _seek(
         self, connection: Connection, params: SourceParams, share: Share
-    ) -> tuple[Connection, SourceParams, list[Object]]:
+    ) -> tuple[Connection, SourceParams, Packed[Object]]:
         """What `find` finds, where the bucket is: a connection to its own region comes back."""
         limit = self._client.settings.objects
         try:
@@ -204,6 +200,49 @@ class S3Source(S3Driver):
                 raise
         connection = await self._connect(params, region, signed=connection.signed)
         return connection, *await find(connection, params, share, limit)
+
+
+def _furnish(tree: TreeWriter, placed: Landing, stop: Stop) -> None:
+    """Make the folders that markers stand for."""
+    for folder in placed.folders:
+        stop()
+        tree.folder(folder)
+
+
+def _requests(placed: Landing, settings: S3Settings) -> int:
+    """How many at once: not more than there are parts."""
+    small = placed.size_bytes < SMALL_OBJECT_BYTES * len(placed.files)
+    most = settings.small_requests if small else settings.requests
+    parts = 0
+    for _, each in placed.files:
+        parts += -(-each.size_bytes // settings.part_bytes)
+        if parts >= most:
+            return most
+    return max(parts, 1)
+
+
+def _items(
+    bulk: Bulk, params: SourceParams, placed: Landing, tree: TreeWriter, unsummed: dict[str, RemoteObject]
+) -> Iterator[Item]:
+    """The files, each made when its turn comes. Those of whose checksum ranges tell nothing come into `unsummed`."""
+
+    def summed(name: str, remote: RemoteObject) -> CrcSum | None:
+        found = remote.summed()
+        if found is None and remote.checksum is not None:
+            unsummed[name] = remote
+        return found
+
+    for name, each in placed.files:
+        remote = RemoteObject(bulk, params, each)
+        yield Item(remote, partial(tree.open, name), partial(summed, name, remote))
+
+
+def _with_checksums(placed: Landing, checksums: dict[str, Checksum | None]) -> Landing:
+    files = (
+        Placed(name, structs.replace(each, checksum=checksums[name]) if name in checksums else each)
+        for name, each in placed.files
+    )
+    return structs.replace(placed, files=Packed(Placed, files))
 
 
 async def _check_sha256(params: SourceParams, found: Object, path: Path) -> None:
@@ -220,7 +259,7 @@ async def _check_sha256(params: SourceParams, found: Object, path: Path) -> None
         raise fault if found.etag else Broken(fault.message, hint=fault.hint, kind="Checksum")
 
 
-def _identity(params: SourceParams, objects: list[Object]) -> str:
+def _identity(params: SourceParams, objects: Packed[Object]) -> str:
     """What names these bytes for ever: versions or ETags; for a prefix a digest over all of them."""
     where = f"&endpoint={parse_endpoint(params.endpoint).url}" if params.endpoint else ""
     if not params.is_prefix and len(objects) == 1:
@@ -231,7 +270,7 @@ def _identity(params: SourceParams, objects: list[Object]) -> str:
         checked = f"&sha256={params.checksum_sha256}" if params.checksum_sha256 else ""
         return f"s3://{params.bucket}/{only.key}?{pin}{checked}{where}"
     digest = hashlib.sha256()
-    for each in in_order(objects, key=lambda each: each.key):
+    for each in objects.in_order(lambda each: each.key):
         digest.update(f"{each.key}\0{each.size_bytes}\0{each.etag}\0".encode())
     return f"s3://{params.bucket}/{params.prefix}*?sha256={digest.hexdigest()}{where}"
 

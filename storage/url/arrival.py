@@ -20,7 +20,8 @@ from storage.http_faults import FINAL
 from storage.mismatch import mismatch
 from storage.ranged import CONTENT_RANGE
 from storage.threads import Stop
-from storage.tree import TreeWriter, write_all
+from storage.tree import write_all
+from storage.tree_writer import TreeWriter
 from storage.url.params import Pinned, UrlParams, Version, changed, check_size, shown, version_of
 
 

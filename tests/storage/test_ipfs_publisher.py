@@ -18,6 +18,7 @@ from deploy import servers
 from protocol.errors import Denied, Fault, Invalid, TimedOut, Unavailable
 from protocol.ids import ExecutionId
 from storage.contract import silent
+from storage.idle_lines import Lines
 from storage.ipfs import IpfsPublisher, IpfsSettings, Kubo, PublisherParams
 from storage.ipfs.adding import Adding
 from storage.ipfs.publisher import NOTE
@@ -25,7 +26,6 @@ from storage.lanes import Lane
 from storage.params import read_params
 from storage.ranged import Limits
 from storage.tree import walk
-from storage.wire import Lines
 from tests.contracts.trees import Link, Run, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
 from tests.storage.pinning_service import KEY, PinningService, pinning_service
@@ -187,7 +187,10 @@ async def half_sent(node: servers.Kubo, folder: Path) -> AsyncIterator[Callable[
     """What a process sends to publish a folder, but for the end, and Kubo is at it; the value sends that as well."""
     options = {"pin": "true", "pin-name": LABEL.execution}
     async with Kubo(node.multiaddr) as kubo:
-        adding = Adding(kubo, folder, list(walk(folder)), options, f".shoal-{LABEL.execution}").request()
+        entries = list(walk(folder))
+        size_bytes = sum(each.size_bytes for each in entries)
+        mark = f".shoal-{LABEL.execution}"
+        adding = Adding(kubo, folder, entries, size_bytes, options, mark).request()
         assert adding.poured is not None
         lane = Lane(await kubo.route(), Lines(), Limits())
         body = b"".join(bytes(piece) for piece in adding.poured(lane) if isinstance(piece, memoryview))

@@ -1,36 +1,56 @@
-"""Lists of a million things: in order, sifted, and let go of, without a call that holds everything up."""
+"""A million things: kept packed, in order and sifted, without a call that holds everything up."""
 
-import asyncio
-import threading
+import gc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from storage import long_lists
-from storage.long_lists import FREED_AT_ONCE, LongList, in_order, sifted
+from storage.long_lists import PIECE, SORTED_AT_ONCE, Packed, each_of, in_order
 
 
-class Thing:
-    """Tells in which thread it is freed; the last one also that all are."""
+class Thing(Struct, frozen=True):
+    """Something of which there are many."""
 
-    def __init__(self, freed: list[bool], all_freed: asyncio.Event, count: int) -> None:
-        self._freed, self._all_freed, self._count = freed, all_freed, count
-        self._loop = asyncio.get_running_loop()
-
-    def __del__(self) -> None:
-        self._freed.append(threading.current_thread() is threading.main_thread())
-        if len(self._freed) == self._count:
-            self._loop.call_soon_threadsafe(self._all_freed.set)
+    name: str
+    size_bytes: int
 
 
-@given(st.lists(st.integers(0, 20)))
-def test_what_is_wanted_keeps_its_order_and_the_rest_is_gone(items: list[int]) -> None:
-    """What is wanted comes in the order that it had; the list that was sifted has nothing left to free."""
-    odd = [each for each in items if each % 2]
+THINGS = st.lists(st.builds(Thing, st.text(max_size=3), st.integers(0, 9)), max_size=20)
 
-    assert sifted(items, lambda each: each % 2 == 1, lambda: None) == odd
-    assert items == []
+
+@pytest.fixture
+def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a few things were many."""
+    monkeypatch.setattr(long_lists, "PIECE", 3)
+    monkeypatch.setattr(long_lists, "SORTED_AT_ONCE", 4)
+
+
+def of_name(each: Thing) -> str:
+    """What they are ordered by."""
+    return each.name
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+@given(THINGS)
+def test_what_is_packed_comes_out_again(things: list[Thing]) -> None:
+    """All of it, in its order, as often as one likes, with its number."""
+    packed = Packed(Thing, things)
+
+    assert [list(packed), list(packed), len(packed)] == [things, things, len(things)]
+    assert packed == Packed(Thing, things)
+    assert packed != Packed(Thing, [*things, Thing("more", 1)])
+
+
+@pytest.mark.usefixtures("in_small_pieces")
+@given(THINGS)
+def test_what_is_wanted_keeps_its_order(things: list[Thing]) -> None:
+    """Sifting leaves out what is not wanted, and changes nothing else."""
+    found = Packed(Thing, things).sifted(lambda each: each.size_bytes > 4, lambda: None)
+
+    assert list(found) == [each for each in things if each.size_bytes > 4]
 
 
 def test_sifting_ends_when_nobody_waits_for_it() -> None:
@@ -40,39 +60,36 @@ def test_sifting_ends_when_nobody_waits_for_it() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        sifted([1], bool, stop)
+        Packed(int, [1]).sifted(bool, stop)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers()), max_size=60))
-def test_the_order_is_that_of_a_sort(items: list[tuple[int, int]]) -> None:
+@pytest.mark.usefixtures("in_small_pieces")
+@given(THINGS)
+def test_the_order_is_that_of_a_sort(things: list[Thing]) -> None:
     """Sorting piece by piece comes to what Python's sort does, what is equal staying as it came."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_lists, "SORTED_AT_ONCE", 4)
+    wanted = sorted(things, key=of_name)
 
-        assert in_order(items, key=lambda each: each[0]) == sorted(items, key=lambda each: each[0])
-
-
-@pytest.mark.parametrize(("count", "by_loop"), [(FREED_AT_ONCE, True), (3 * FREED_AT_ONCE + 1, False)])
-async def test_a_long_list_is_freed_beside_the_loop(count: int, by_loop: bool) -> None:
-    """Who lets go of many things on the loop has them freed in a thread; of few, at once."""
-    freed: list[bool] = []
-    all_freed = asyncio.Event()
-    things = [Thing(freed, all_freed, count) for _ in range(count)]
-    kept = LongList(things, asyncio.get_running_loop())
-    things.clear()
-
-    assert freed == []
-    del kept
-
-    async with asyncio.timeout(10):
-        await all_freed.wait()
-    assert freed == [by_loop] * count
+    assert list(Packed(Thing, things).in_order(of_name)) == wanted
+    assert in_order(things, of_name) == wanted
 
 
-def test_a_long_list_outlives_its_loop() -> None:
-    """Where the loop has ended there is nothing to hold up, and the list is freed like any other."""
-    loop = asyncio.new_event_loop()
-    kept = LongList(range(3 * FREED_AT_ONCE), loop)
-    loop.close()
+def test_no_call_has_more_than_a_piece_to_do() -> None:
+    """Of a long sequence a thousandth is in memory as things; only a run that is being sorted is more."""
 
-    del kept
+    def alive() -> int:
+        return sum(isinstance(each, Thing) for each in gc.get_objects())
+
+    packed = Packed(Thing, (Thing(f"{number % 997}", number) for number in range(20 * PIECE)))
+    assert alive() == 0
+
+    assert all(alive() <= PIECE for _, _ in zip(packed, range(3), strict=False))
+    assert len(packed.in_order(of_name)) == 20 * PIECE
+    assert alive() < SORTED_AT_ONCE
+
+
+def test_each_thing_is_let_go_of_by_itself() -> None:
+    """What is taken from a list in turn is in it no more."""
+    things = [1, 2, 3]
+    left = [list(things) for _ in each_of(things)]
+
+    assert left == [[3, 2], [3], []]

@@ -61,7 +61,7 @@ def test_markers_become_folders() -> None:
     """An empty object whose key ends with a slash says that a folder is there; the prefix itself is the target."""
     found = landing([Object("p/", 0), Object("p/e/", 0), Object("p/f/", 0), Object("p/f/x", 3)], "p/")
 
-    assert found.folders == ["e", "f"]
+    assert list(found.folders) == ["e", "f"]
     assert [name for name, _ in found.files] == ["f/x"]
 
 

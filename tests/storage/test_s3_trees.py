@@ -15,6 +15,7 @@ from protocol.errors import Broken, Conflict, Invalid
 from protocol.ids import ExecutionId
 from protocol.jobs import Spec
 from storage.contract import Share, silent
+from storage.long_lists import Packed
 from storage.params import read_params
 from storage.s3 import S3Publisher, S3Source, SourceParams
 from storage.s3.keys import Object
@@ -151,9 +152,10 @@ async def test_a_result_as_an_input_is_still_a_prefix(
 def test_a_listing_says_what_is_wrong() -> None:
     """Few objects are named; of many it is told how many there were, and how many there are."""
     objects = [Object(f"out/{number:03}", number, f'"{number}"') for number in range(5)]
-    listing = listing_of(objects, "e-1")
+    listing = listing_of(Packed(Object, objects), "e-1")
     assert [each.key for each in listing.objects] == [each.key for each in objects]
-    check_listing("s3://b/out/", listing, [replace(each, etag=each.etag.strip('"')) for each in objects])
+    bare = Packed(Object, (replace(each, etag=each.etag.strip('"')) for each in objects))
+    check_listing("s3://b/out/", listing, bare)
     for found, told in (
         (objects[1:], "'out/000' is missing"),
         ([replace(objects[0], etag='"9"'), *objects[2:]], "'out/000' has other bytes, 'out/001' is missing"),
@@ -161,20 +163,21 @@ def test_a_listing_says_what_is_wrong() -> None:
         ([*objects, Object("out/x", 1)], "there is more than it had"),
     ):
         with pytest.raises(Broken, match=told):
-            check_listing("s3://b/out/", listing, found)
+            check_listing("s3://b/out/", listing, Packed(Object, found))
 
     many = [Object(f"out/{number:03}", 1, f'"{number}"') for number in range(OBJECTS_MAX + 1)]
-    listing = listing_of(many, "e-1")
+    listing = listing_of(Packed(Object, many), "e-1")
     assert listing.objects == []
     with pytest.raises(Broken, match=r"of its 21 objects \(21 bytes\) 20 are there \(20 bytes\)"):
-        check_listing("s3://b/out/", listing, many[1:])
+        check_listing("s3://b/out/", listing, Packed(Object, many[1:]))
+    other = Packed(Object, [replace(many[0], etag='"x"'), *many[1:]])
     with pytest.raises(Broken, match="of its 21 objects some have other bytes"):
-        check_listing("s3://b/out/", listing, [replace(many[0], etag='"x"'), *many[1:]])
+        check_listing("s3://b/out/", listing, other)
 
 
 def test_a_listing_belongs_to_a_prefix() -> None:
     """Beside the key of one object a listing is refused."""
-    listing = Listing(digest_of([]), 0, 0, objects=[Pin("out/a", 1, "x")])
+    listing = Listing(digest_of(Packed(Object)), 0, 0, objects=[Pin("out/a", 1, "x")])
     with pytest.raises(Invalid, match="Listing"):
         SourceParams("bucket", "out/a", listing=listing)
 

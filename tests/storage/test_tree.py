@@ -9,17 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import Exhausted, Fault, Invalid
-from storage.tree import (
-    Kind,
-    Limits,
-    TreeWriter,
-    check_link,
-    digest_of,
-    open_inside,
-    safe_parts,
-    size_of,
-    walk,
-)
+from storage.tree import Kind, Limits, check_link, digest_of, open_inside, safe_parts, size_of, walk
+from storage.tree_writer import TreeWriter
 from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot, with_folders
 
 PIECES = st.sampled_from(["a", "b", "..", ".", "", "ü", "x" * 255, "x" * 256, "a\0b", "…", " ", "-", "\n"])

@@ -12,9 +12,10 @@ from typing import Final
 import pytest
 
 from protocol.errors import Broken
+from storage.idle_lines import Lines
 from storage.pour import Piece, Stretch
 from storage.route import Route, basic
-from storage.wire import INTERIM_MAX, Garbled, Line, LineFault, Lines, Lost, Silent, Unreached, Untrusted
+from storage.wire import INTERIM_MAX, Garbled, Line, LineFault, Lost, Silent, Unreached, Untrusted
 
 Script = Callable[[socket.socket], None]
 LOOPBACK: Final = Path(__file__).with_name("loopback.pem")

@@ -1,0 +1,163 @@
+"""What there is below a CID, as a Kubo node tells it: each file, folder and link with its own CID, and its size.
+
+Knows: the entries of folders as ``ls`` tells them, one in a line. Must not know: how bytes come. There may be a million
+entries: they are read, checked and packed in threads.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct, structs
+
+from protocol.errors import Broken, Exhausted, Invalid
+from protocol.together import together
+from storage.ipfs.answers import Link, Listing, Stat
+from storage.ipfs.cid import is_empty, read_cid
+from storage.ipfs.kubo import Kubo
+from storage.ipfs.trailers import read_lines
+from storage.long_lists import Packed
+from storage.threads import in_thread
+from storage.tree import Entry, Kind, Limits, check_link, safe_parts
+
+T = TypeVar("T")
+
+KINDS: Final = {0: Kind.FILE, 1: Kind.FOLDER, 2: Kind.FILE, 4: Kind.LINK, 5: Kind.FOLDER}
+"""UnixFS types: raw, directory, file, symlink, HAMT shard."""
+DEPTH_MAX: Final = Limits().depth
+
+
+class Node(Struct, frozen=True, gc=False, array_like=True):
+    """One thing below the root, or the root itself with an empty path. `target` is a link's text."""
+
+    path: str
+    cid: str
+    kind: Kind
+    size_bytes: int = 0
+    executable: bool = False
+    target: str = ""
+
+    @property
+    def entry(self) -> Entry:
+        """As a walk over the tree on a disk would tell it."""
+        return Entry(self.path, self.kind, self.size_bytes, self.executable, target=self.target)
+
+
+async def walk(kubo: Kubo, root: Node, cid: str) -> Packed[Node]:
+    """Everything below the folder `root` of `cid`, the folders of one depth side by side; those of a depth in the order of
+    their paths.
+
+    Raises `Invalid` for what no tree may have, `Exhausted` for too much, and what Kubo says.
+    """
+    found = Packed(Node)
+    limit = kubo.settings.entries
+    level = Packed(Node, [root])
+    for _ in range(DEPTH_MAX):
+        if not level:
+            return found
+        below: list[Packed[Node]] = []
+        waiting = iter(level)
+        await together(
+            _look(kubo, waiting, below, cid) for _ in range(min(kubo.settings.small_requests, len(level)))
+        )
+        if len(found) + sum(map(len, below)) > limit:
+            raise Exhausted(f"{cid} holds more than {limit} files and folders")
+        level = await in_thread(lambda _: _taken_up(found, chain.from_iterable(below)))  # noqa: B023
+    if level:
+        raise Exhausted(f"{cid} is more than {DEPTH_MAX} folders deep")
+    return found
+
+
+async def asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -> T:
+    """Ask about something that the network may have to bring first."""
+    silence_s = kubo.settings.silence_s
+    # Kubo is told the limit too, so that it stops seeking; it answers a little before we would give up.
+    options = {"arg": path, "timeout": f"{silence_s:g}s"}
+    return await kubo.ask(command, form, options, what=what, silence_s=silence_s + 5)
+
+
+async def _look(kubo: Kubo, folders: Iterator[Node], below: list[Packed[Node]], cid: str) -> None:
+    """Add the entries of these folders, each in one piece, as long as there are not too many."""
+    seen = 0
+    for folder in folders:
+        entries = await _entries(kubo, folder, cid)
+        below.append(entries)
+        seen += len(entries)
+        if seen > kubo.settings.entries:
+            return
+
+
+def _taken_up(found: Packed[Node], level: Iterable[Node]) -> Packed[Node]:
+    """Add what is of one depth; the folders among it."""
+    folders = Packed(Node)
+    for node in Packed(Node, level).in_order(lambda each: each.path):
+        found.append(node)
+        if node.kind is Kind.FOLDER:
+            folders.append(node)
+    return folders
+
+
+async def _entries(kubo: Kubo, folder: Node, cid: str) -> Packed[Node]:
+    what = f"{cid} {folder.path}".rstrip()
+    options = {"arg": f"/ipfs/{folder.cid}", "stream": "true"}
+    nodes, untold = await read_lines(kubo, "ls", options, what, partial(_read, kubo, folder, what))
+    if not untold:
+        return nodes
+    sizes: dict[str, int] = {}
+    for each in untold:
+        sizes[each] = (await asked(kubo, "files/stat", Stat, f"/ipfs/{each}", what)).size
+    return await in_thread(lambda _: Packed(Node, (_sized(node, sizes) for node in nodes)))
+
+
+def _sized(node: Node, sizes: dict[str, int]) -> Node:
+    return structs.replace(node, size_bytes=sizes[node.cid]) if node.cid in sizes else node
+
+
+def _read(kubo: Kubo, folder: Node, what: str, lines: Iterator[bytes]) -> tuple[Packed[Node], set[str]]:
+    """The entries of a folder, and the CIDs of files of which no size is told. Blocks."""
+    nodes = Packed(Node)
+    untold = set()
+    decoder = msgspec.json.Decoder(Listing)
+    for line in lines:
+        try:
+            links = decoder.decode(line).links
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Broken(f"{what}: {kubo.endpoint.url} does not answer as Kubo does") from error
+        for link in links:
+            node = _node(folder, link, what)
+            nodes.append(node)
+            # Kubo tells of a raw block what its folder says; some tools write no size there.
+            if node.kind is Kind.FILE and not node.size_bytes and not is_empty(read_cid(node.cid)):
+                untold.add(node.cid)
+        if len(nodes) > kubo.settings.entries:
+            raise Exhausted(f"{what} holds more than {kubo.settings.entries} files and folders")
+    return nodes, untold
+
+
+def _node(folder: Node, link: Link, what: str) -> Node:
+    """An entry of a folder, its name and target checked before anything is fetched."""
+    kind = KINDS.get(link.type)
+    if kind is None:
+        raise Invalid(
+            f"{what}: {link.name!r} is neither a file, a folder nor a link (UnixFS type {link.type})"
+        )
+    if "/" in link.name or safe_parts(link.name) != (link.name,):
+        raise Invalid(
+            f"{what}: the name {link.name!r} is refused", hint="Rename it where it comes from.", kind="Name"
+        )
+    path = f"{folder.path}/{link.name}" if folder.path else link.name
+    if kind is Kind.LINK:
+        try:
+            check_link(path, link.target)
+        except Invalid as fault:
+            raise Invalid(f"{what}: {fault.message}", hint=fault.hint, kind=fault.kind) from None
+        return Node(path, link.hash, kind, target=link.target)
+    size = link.size if kind is Kind.FILE else 0
+    return Node(path, link.hash, kind, size, is_executable(link.mode))
+
+
+def is_executable(mode: int) -> bool:
+    """Whether a mode lets anybody execute the file."""
+    return bool(mode & 0o111)
