@@ -28,7 +28,7 @@ SPOILED: Final = "spoiled"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Entry(Struct, frozen=True, omit_defaults=True):
+class Entry(Struct, frozen=True, omit_defaults=True, gc=False):
     """What an entry is. `boot` is the system's start under which its bytes were written or last compared."""
 
     type: str

@@ -17,7 +17,7 @@ Key = str
 Holder = str
 
 
-class Item(Struct):
+class Item(Struct, gc=False):
     """One input. `size_bytes` is what it takes, or will take as far as that is known."""
 
     size_bytes: int

@@ -285,7 +285,7 @@ async def explain(request: web.Request) -> web.Response:
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
     decisions = await listed(found.job.current(), views.decision)
-    return answer(views.explanation(found, decisions))
+    return answer(views.explanation(found, decisions, await listed(found.nodes, views.standing)))
 
 
 async def job_of(request: web.Request) -> JobRecord:

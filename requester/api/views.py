@@ -20,6 +20,7 @@ from protocol.messages import APART, Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
+from requester.core.explanation import NodeStanding
 from requester.core.model import EVERYWHERE, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.verbs import Explanation, QueuePlace
 
@@ -184,8 +185,9 @@ def execution(record: ExecutionRecord, job: JobRecord) -> Json:
     return view
 
 
-def explanation(explained: Explanation, decisions: list[Any]) -> Json:
-    """Why a job's executions are where they are, by the `decision` of each, and how nodes stand towards its next one."""
+def explanation(explained: Explanation, decisions: list[Any], standings: list[Any]) -> Json:
+    """Why a job's executions are where they are, by the `decision` of each, and how nodes stand towards its next one, by the
+    `standing` of each."""
     record = explained.job
     view: Json = {
         "JobID": record.id,
@@ -193,10 +195,7 @@ def explanation(explained: Explanation, decisions: list[Any]) -> Json:
         "JobVersion": record.version,
         "State": JOB_STATES[record.state],
         "Decisions": decisions,
-        "Nodes": [
-            {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
-            for each in explained.nodes
-        ],
+        "Nodes": standings,
     }
     if record.failure is not None:
         view["Failure"] = failure(record.failure)
@@ -205,6 +204,11 @@ def explanation(explained: Explanation, decisions: list[Any]) -> Json:
     if record.queued is not None:
         view["Waiting"] = {**failure(record.queued), "Since": timestamp(record.queued_at or 0)}
     return view
+
+
+def standing(each: NodeStanding) -> Json:
+    """How a node stands towards a job's next execution."""
+    return {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
 
 
 def decision(each: ExecutionRecord) -> Json:
