@@ -44,9 +44,10 @@ fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# ONLY=NAME for a part (benchmarks/__main__.py names them). The figures also go to benchmarks/results.json.
+# ONLY=NAME for a part (benchmarks/__main__.py names them). The figures also go to benchmarks/results.json. ONLY=peer builds
+# Bacalhau first, once: some six minutes on two slow cores.
 bench:
-	@deploy/setup python kubo s3 docker images s5cmd
+	@deploy/setup python kubo s3 docker images s5cmd $(filter peer,$(ONLY))
 	@ONLY=$(ONLY) $(BIN)/python -m benchmarks
 
 # Jobs under real kills, pauses and cut cables, in network namespaces (root): ARGS="--jobs 100 --faults 50 --seed 7".

@@ -15,6 +15,7 @@ from benchmarks import (
     million,
     node_storage,
     orchestration,
+    peer,
     record,
     scale,
     start,
@@ -33,8 +34,9 @@ PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "ipfs": ipfs.measure,
     "node_storage": node_storage.measure,
     "million": million.measure,
+    "peer": peer.measure,
 }
-LONG: Final = ("million",)
+LONG: Final = ("million", "peer")
 """Parts that are measured only when they are asked for."""
 
 

@@ -6,14 +6,16 @@ Knows: the part of HTTP that our API answers with. Must not know: what is measur
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from deploy.devstack import Requester
+from deploy.servers import LOOPBACK
 
 JOBS: Final = "/api/v1/orchestrator/jobs"
 NODES: Final = "/api/v1/orchestrator/nodes"
+HEADERS: Final = "Host: bench\r\nContent-Type: application/json\r\n"
 ASK_AGAIN_S: Final = 0.02
 """Seldom enough that asking takes nothing from what is measured."""
 
@@ -80,7 +82,7 @@ class Connection:
 
     async def _ask(self, method: str, path: str, body: bytes = b"") -> bytes:
         """One request; the body of its answer. Raises `RuntimeError` unless the answer is 200."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{HEADERS}Content-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         _, found, length = lines.partition(b"content-length:")
@@ -98,16 +100,26 @@ class Connection:
         await self._reader.readexactly(2)
 
 
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
+
+
 @asynccontextmanager
 async def connections(requester: Requester, count: int = 1) -> AsyncIterator[list[Connection]]:
     """So many connections to a requester."""
+    async with opened(Connection, requester.port, count) as clients:
+        yield clients
+
+
+@asynccontextmanager
+async def opened(kind: type[ConnectionT], port: int, count: int) -> AsyncIterator[list[ConnectionT]]:
+    """So many connections to a port of loopback. Raises `OSError` while nobody listens."""
     async with AsyncExitStack() as stack:
-        opened = []
+        clients = []
         for _ in range(count):
-            reader, writer = await asyncio.open_connection("127.0.0.1", requester.port)
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
             stack.callback(writer.close)
-            opened.append(Connection(reader, writer))
-        yield opened
+            clients.append(kind(reader, writer))
+        yield clients
 
 
 async def submit_all(clients: Sequence[Connection], bodies: Sequence[bytes]) -> list[str]:

@@ -7,7 +7,7 @@ from wasmtime import wat2wasm
 
 from deploy import images
 
-MODULE: Final = bytes(wat2wasm('(module (func (export "_start")))'))
+MODULE: Final = bytes(wat2wasm('(module (func $start (export "_start")))'))
 CONTAINER_CPU: Final = 0.1
 CONTAINER_BYTES: Final = 64_000_000
 
@@ -17,7 +17,7 @@ def noop_module(name: str) -> dict[str, Any]:
     url = "data:application/wasm;base64," + base64.b64encode(MODULE).decode()
     task = {
         "Name": "main",
-        "Engine": {"Type": "wasm", "Params": {"EntryModule": "/m.wasm"}},
+        "Engine": {"Type": "wasm", "Params": {"EntryModule": "/m.wasm", "Entrypoint": "_start"}},
         "InputSources": [{"Target": "/m.wasm", "Source": {"Type": "inline", "Params": {"URL": url}}}],
         "Resources": {"CPU": "10m", "Memory": "16Mb"},
     }

@@ -68,12 +68,12 @@ async def measure() -> list[Figure]:
 
 async def _alone(client: Connection, bus: Bus) -> list[Figure]:
     """One job at a time, and the two appends that each cannot do without: half before and half after the jobs."""
-    await _run_alone(client)
+    await run_alone(client)
     await asyncio.sleep(SETTLE_S)
     for _ in range(WARM_UP):
-        await _run_alone(client)
+        await run_alone(client)
     floors = [await _two_appends(bus) for _ in range(ALONE // 2)]
-    times = [await _run_alone(client) for _ in range(ALONE)]
+    times = [await run_alone(client) for _ in range(ALONE)]
     floors += [await _two_appends(bus) for _ in range(ALONE // 2)]
     return [
         figure(
@@ -88,7 +88,7 @@ async def _alone(client: Connection, bus: Bus) -> list[Figure]:
     ]
 
 
-async def _run_alone(client: Connection) -> float:
+async def run_alone(client: Connection) -> float:
     """Milliseconds of one job."""
     body = body_of(noop_module(f"alone-{secrets.token_hex(6)}"))
     began = time.perf_counter()

@@ -8,17 +8,20 @@ Debian or its kin, when ``CI=true`` or ``SETUP=system`` asks for it; with ``CI=t
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from deploy.programs import CLIENTS, HOW_TO_GET, ROOT, Missing, cache_folder, clients_folder, find
 
@@ -29,6 +32,8 @@ IN_CI: Final = os.environ.get("CI") == "true"
 MAY_INSTALL_PACKAGES: Final = IN_CI or os.environ.get("SETUP") == "system"
 KUBO_OLDEST: Final = (0, 30)
 TRIES: Final = 3
+GO_ENV: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+"""Without cgo no C compiler is needed, and a program runs wherever it is copied."""
 
 
 def python() -> str:
@@ -55,13 +60,13 @@ def kubo() -> str:
         said = re.search(r"(\d+)\.(\d+)", _output([system, "version"]))
         if said and (int(said[1]), int(said[2])) >= KUBO_OLDEST:
             return f"{system} is {said[0]}"
-    return _go_build("ipfs", "kubo", "github.com/ipfs/kubo/cmd/ipfs")
+    return _go_build("ipfs", "kubo", _dependency("github.com/ipfs/kubo/cmd/ipfs"))
 
 
 def s3() -> str:
     """The S3 server versitygw, built from the Go module pinned in ``deploy/versitygw``."""
     try:
-        return _go_build("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw")
+        return _go_build("versitygw", "versitygw", _dependency("github.com/versity/versitygw/cmd/versitygw"))
     except Missing:
         if not IN_CI and find("weed"):
             return "no Go to build versitygw with: SeaweedFS from its wheel serves instead"
@@ -70,7 +75,15 @@ def s3() -> str:
 
 def s5cmd() -> str:
     """The S3 client that the benchmark compares with, built from the Go module pinned in ``deploy/s5cmd``."""
-    return _go_build("s5cmd", "s5cmd", "github.com/peak/s5cmd/v2")
+    return _go_build("s5cmd", "s5cmd", _dependency("github.com/peak/s5cmd/v2"))
+
+
+def peer() -> str:
+    """Bacalhau itself, pinned in ``deploy/bacalhau``, that the part `peer` of the benchmark runs beside us.
+
+    No test needs it: two slow cores build it in six minutes, too long for a run of CI.
+    """
+    return _go_build("bacalhau", "bacalhau", _peer_sources)
 
 
 def docker() -> str:
@@ -125,7 +138,8 @@ def clients() -> str:
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
-    each.__name__: each for each in (python, kubo, s3, docker, registry, images, filesystems, clients, s5cmd)
+    each.__name__: each
+    for each in (python, kubo, s3, docker, registry, images, filesystems, clients, s5cmd, peer)
 }
 
 
@@ -196,7 +210,39 @@ def _uv_env() -> dict[str, str]:
     return env
 
 
-def _go_build(name: str, folder: str, package: str) -> str:
+class Sources(NamedTuple):
+    """What `go build` is given: the folder it runs in, the package it builds, and flags for the linker."""
+
+    folder: Path
+    package: str
+    link_flags: str = "-s -w"
+
+
+def _dependency(package: str) -> Callable[[str, Path], AbstractContextManager[Sources]]:
+    """A program of a module that our own module names as its tool, with all that it depends on."""
+    return lambda _, module: nullcontext(Sources(module, package))
+
+
+@contextmanager
+def _peer_sources(go: str, module: Path) -> Iterator[Sources]:
+    """Bacalhau unpacked, with a page in the place of its web page: that is built by its releases and is not in its module.
+
+    What it depends on is pinned by its own go.sum, and that by ours. The linker is told the version as its Makefile does.
+    """
+    download = [go, "mod", "download", "-json"]
+    env = {**os.environ, **GO_ENV}
+    got = json.loads(subprocess.run(download, cwd=module, env=env, stdout=subprocess.PIPE, check=True).stdout)
+    with tempfile.TemporaryDirectory(prefix="bacalhau-", dir=cache_folder()) as scratch:
+        with zipfile.ZipFile(got["Zip"]) as packed:
+            packed.extractall(scratch)
+        folder = Path(scratch, f"{got['Path']}@{got['Version']}")
+        page = folder / "webui" / "build" / "index.html"
+        page.parent.mkdir()
+        page.write_text("<!doctype html><title>Bacalhau</title>\n")
+        yield Sources(folder, ".", f"-s -w -X {got['Path']}/pkg/version.GITVERSION={got['Version']}")
+
+
+def _go_build(name: str, folder: str, prepare: Callable[[str, Path], AbstractContextManager[Sources]]) -> str:
     """Build a pinned Go program into the cache; raises `Missing` without Go."""
     module = ROOT / "deploy" / folder
     target = cache_folder() / "bin" / name
@@ -212,11 +258,11 @@ def _go_build(name: str, folder: str, package: str) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"building {name} (once for this machine) …", flush=True)
     fresh = target.with_name(f".{name}.{os.getpid()}")
-    # Without cgo no C compiler is needed, and the program runs wherever it is copied.
-    command: list[str | Path] = [go, "build", "-trimpath", "-ldflags=-s -w", "-o", fresh, package]
     for attempt in range(TRIES):
         try:
-            _run(command, cwd=module, env={"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"})
+            with prepare(go, module) as sources:
+                flags = ["-trimpath", f"-ldflags={sources.link_flags}"]
+                _run([go, "build", *flags, "-o", fresh, sources.package], cwd=sources.folder, env=GO_ENV)
             break
         except subprocess.CalledProcessError:
             # Hundreds of modules come over the network; what has arrived is kept between tries.

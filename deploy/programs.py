@@ -23,6 +23,7 @@ HOW_TO_GET: Final = {
     "versitygw": "run `deploy/setup s3` (needs Go)",
     "weed": "run `make setup`",
     "s5cmd": "run `deploy/setup s5cmd` (needs Go)",
+    "bacalhau": "run `deploy/setup peer` (needs Go, and minutes)",
     "bacalhau-sdk": "run `deploy/setup clients`",
     "dockerd": "run `SETUP=system deploy/setup docker` as root on Debian, or install Docker and start its daemon",
     "iptables": "run `SETUP=system deploy/setup docker` as root on Debian, or install iptables",
