@@ -34,15 +34,12 @@ async def opened_stores(
 ) -> AsyncIterator[Drivers]:
     """The drivers for results of these `types`; a Kubo is sought, or started, only if one needs it. `renew` is whom to ask
     for newer links, if there is anybody (`storage.s3.presigned.Renew`)."""
-    from protocol.log_output import set_up
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.drivers import open_drivers
     from storage.s3 import S3Settings
     from storage.s3.presigned import PreSignedSource
     from storage.settings import StorageSettings
 
-    # What drivers note on their way is for a node's owner; among what a command prints it has no place.
-    set_up("", "error")
     async with AsyncExitStack() as stack:
         way = Way()
         if any(each.lower() == "ipfs" for each in types):

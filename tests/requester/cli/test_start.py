@@ -42,6 +42,16 @@ def test_a_client_does_not_load_the_server() -> None:
     assert not heavy & _loaded("job", "list", "--api-port", "1")
 
 
+def test_who_only_reads_results_loads_no_log() -> None:
+    """A command that opens drivers loads no log, and with it no terminal library: what it prints is the file alone."""
+    code = "import sys; import storage.drivers, requester.cli.get; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert not {"structlog", "rich"} & {*ran.stdout.split()}
+
+
 def test_where_the_address_comes_from(
     shoal: Shoal, twin: Twin, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
