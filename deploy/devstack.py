@@ -147,6 +147,20 @@ class Cluster:
             jobs = [job["ID"] for job in (await answer.json())["Items"] or []]
         await asyncio.gather(*map(stop, jobs), return_exceptions=True)
 
+    async def engines(self) -> dict[str, str]:
+        """What runs on some node: each engine, with why not where no node has it (empty: it does).
+
+        Nothing if nobody can say just now.
+        """
+        answer = await _get(f"{self.api.url}/api/v1/orchestrator/nodes")
+        found: dict[str, str] = {}
+        for node in answer["Nodes"] if answer is not None else ():
+            facts = node["Info"]["ComputeNodeInfo"]
+            for each in facts["Unavailable"]:
+                found.setdefault(each["Type"], each["Reason"] or "it is not available")
+            found |= dict.fromkeys(facts["ExecutionEngines"], "")
+        return found
+
     async def _connected(self, count: int) -> bool:
         answer = await _get(f"{self.api.url}/api/v1/orchestrator/nodes?filter-status=CONNECTED")
         return answer is not None and len(answer["Nodes"]) >= count

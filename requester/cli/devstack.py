@@ -3,12 +3,16 @@
 import asyncio
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from protocol.errors import Unavailable
 from requester.cli.exits import Exit, tell
+
+CONTAINER: Final = "shoal submit examples/hello.yaml"
+MODULE: Final = 'shoal wasm run --follow examples/modules/probe.wasm print "hello, world"'
+"""Works wherever the nodes' own Python does."""
 
 
 def devstack(
@@ -72,7 +76,7 @@ async def _run(
             for name, value in stack.environment.items():
                 print(f"export {name}={value}", flush=True)
             tell(
-                f"\nReady, with its data in {stack.folder}. Try: shoal submit examples/hello.yaml. End with Ctrl+C."
+                f"\nReady, with its data in {stack.folder}. {example(await stack.engines())} End with Ctrl+C."
             )
             # Set already if what was under way did not heed the signal.
             await asked.wait()
@@ -82,6 +86,15 @@ async def _run(
         raise Unavailable(f"the cluster did not start: {error}") from error
     tell("\nEnded; nothing is left running.")
     return Exit.OK
+
+
+def example(engines: dict[str, str]) -> str:
+    """What to try on nodes that have these engines, each with why it is not there (empty: it is)."""
+    container = engines.get("docker", "")
+    if not container:
+        return f"Try: {CONTAINER}."
+    missing = f"No node here can run containers: {container}."
+    return missing if engines.get("wasm", "no node has it") else f"{missing} Try: {MODULE}."
 
 
 def _cancel_on_signal() -> asyncio.Event:
