@@ -54,10 +54,11 @@ def ls(
 ) -> int:
     """List what a job's results hold, files with size and SHA-256, without downloading them."""
     api = _by_way_of(ipfs_connect, api)
-    results, written = _looked_up(api, job, namespace, execution_id)
+    results, executions = _looked_up(api, job, namespace, execution_id)
     items: list[Json] = []
     for result in results:
-        listed = _listed(api, result, written.get(result.execution), job_path(job, FILES), namespace)
+        written = executions.get(result.execution, {}).get("Written")
+        listed = _listed(api, result, written, job_path(job, FILES), namespace)
         items += [
             {"ExecutionID": result.execution, **each} for each in listed if is_below(each["Path"], path)
         ]
@@ -89,12 +90,12 @@ def cat(
     """Print one file of a job's results, of each execution that has it, without downloading the rest."""
     wanted = "/".join(safe_parts(path))
     api = _by_way_of(ipfs_connect, api)
-    results, written = _looked_up(api, job, namespace, execution_id)
+    results, executions = _looked_up(api, job, namespace, execution_id)
     named = text_of(wanted)
     names: dict[str, str] = {}
     found = 0
     for result in results:
-        told = written.get(result.execution)
+        told = executions.get(result.execution, {}).get("Written")
         digests, whole = digests_of(told), has_all_files(told)
         if told is not None and not whole and named not in digests:
             known = _known(api, job_path(job, FILES), result, namespace, named)
@@ -102,7 +103,8 @@ def cat(
         if whole and named not in digests:
             names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in links_of(told)}
             continue
-        found += _print(api, result, wanted, digests.get(named, ""))
+        whose = _whose(named, executions.get(result.execution), result) if len(results) > 1 else ""
+        found += _print(api, result, wanted, digests.get(named, ""), whose)
     if not found:
         raise _no_such_file(job, named, names)
     return Exit.OK
@@ -115,7 +117,7 @@ def _by_way_of(ipfs_connect: str, api: Api) -> Api:
 
 
 def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list[Result], dict[str, Json]]:
-    """The results that are meant, and what the record says that each execution wrote. Raises `NotFound` for none."""
+    """The results that are meant, and the job's executions by id. Raises `NotFound` for none."""
     with api.client() as client:
         answer = client.job(job, include="executions", namespace=namespace)
         record = answer["Job"]
@@ -129,7 +131,13 @@ def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list
             hint=f"What became of it: shoal describe {job}",
         )
     executions = (answer.get("Executions") or {}).get("Items") or []
-    return results, {each["ID"]: each["Written"] for each in executions if each.get("Written")}
+    return results, {each["ID"]: each for each in executions}
+
+
+def _whose(path: str, execution: Json | None, result: Result) -> str:
+    """Whose file comes next, of several."""
+    partition = f"partition {execution['PartitionIndex']}, " if execution is not None else ""
+    return f"==> {path} of {partition}execution {short(result.execution)} <=="
 
 
 class Known(Struct, frozen=True):
@@ -221,8 +229,10 @@ def _no_such_file(job: str, wanted: str, names: dict[str, str]) -> NotFound:
 # One file
 
 
-def _print(api: Api, result: Result, path: str, digest: str) -> bool:
-    """Print one file, if it is there. Raises `Broken` if it was not the one that the record tells of."""
+def _print(api: Api, result: Result, path: str, digest: str, whose: str) -> bool:
+    """Print one file, if it is there; `whose` it is goes to standard error, if anything. Raises `Broken` if it was not the
+    one that the record tells of.
+    """
     from storage.peek import Unchecked
 
     told = hashlib.sha256()
@@ -230,6 +240,8 @@ def _print(api: Api, result: Result, path: str, digest: str) -> bool:
         pieces = content(stack, api, result, path, digest)
         if pieces is None:
             return False
+        if whose:
+            tell(whose)
         try:
             for piece in pieces:
                 told.update(piece)

@@ -139,7 +139,12 @@ def test_cat_prints_one_file_of_each_execution(shoal: Shoal, finished: Finished,
         last = finished.publish(partition, archive_of(**files), written=written(**files) if told else None)
     finished.close()
 
-    assert shoal("cat", "words", "stdout").out == "one\ntwo\n"
+    both = shoal("cat", "words", "stdout")
+    assert both.out == "one\ntwo\n"
+    assert [line.partition(", ")[0] for line in both.err.splitlines()] == [
+        "==> stdout of partition 0",
+        "==> stdout of partition 1",
+    ]
     assert shoal("job", "cat", "words", "/stdout", "-e", last).out == "two\n"
 
 
