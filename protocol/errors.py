@@ -14,9 +14,12 @@ Knows: the kinds of fault and what each asks a person or a program to do. Must n
 Foreign errors become one of these where they enter, chained to their cause.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct, field
+
+NEVER_RAN: Final = "NotFound.NeverRan"
+"""There is no output of an execution, for it ended before its program began."""
 
 
 class Failure(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -19,6 +19,7 @@ from protocol.errors import Failure, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.messages import LogChunk, LogsAnswer, LogsRequest, decode, encode
 from requester.core.model import ExecutionRecord, JobRecord
+from requester.core.requests import never_ran
 from requester.verbs import LogLine, Verbs
 
 _WAIT_S = 10.0
@@ -63,11 +64,19 @@ class Logs:
                 for line in kept:
                     yield line
                 if not whole:
-                    yield LogLine(known.id, failure=_cut(answer.failure) if kept else answer.failure)
+                    failure = _cut(answer.failure) if kept else never_ran(known) or answer.failure
+                    yield LogLine(known.id, failure=failure)
                 return
             if answer.ended or (not follow and not answer.chunks):
+                if not told and not tail and (why := await self._never_ran(execution)) is not None:
+                    yield LogLine(execution.id, failure=why)
                 return
             cursor = answer.cursor
+
+    async def _never_ran(self, execution: ExecutionRecord) -> Failure | None:
+        """Why it wrote nothing, if that is for good."""
+        record = await self._verbs.job(execution.job)
+        return never_ran(record.executions.get(execution.id, execution))
 
     async def _asked(self, execution: ExecutionRecord, cursor: int, *, follow: bool) -> LogsAnswer:
         """The node's answer, or the failure that it does not answer."""

@@ -305,31 +305,29 @@ class Service:
     async def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
     ) -> AsyncGenerator[LogLine, None]:
-        chosen = await self._to_read(ref, namespace, execution, follow=follow)
-        if chosen is None:
-            return
-        async with aclosing(self._logs.read(chosen, follow=follow, tail=tail)) as lines:
-            async for line in lines:
-                yield line
-
-    async def _to_read(
-        self, ref: str, namespace: str, execution: str, *, follow: bool
-    ) -> ExecutionRecord | None:
-        """The execution whose output is meant; one who follows waits until there is one."""
+        chosen: ExecutionRecord | None = None
+        among, told = 0, ""
         async with aclosing(self.watch(ref, namespace=namespace)) as updates:
             async for update in updates:
                 record = update.job
                 if record is None:
                     continue
-                if execution:
-                    return execution_named(record, execution)
-                kept = [each for each in record.current() if each.open or each.output is not None]
-                every = kept or record.current()
-                if every:
-                    return every[-1]
+                chosen = execution_named(record, execution) if execution else requests.output_meant(record)
+                if chosen is not None:
+                    among = len(record.current())
+                    break
                 if not follow or record.closed:
-                    raise NotFound(f"job {record.id} has no execution yet", kind="Execution")
-        return None
+                    raise requests.nothing_to_read(record)
+                if record.queued is not None and record.queued.message != told:
+                    told = record.queued.message
+                    yield LogLine(waiting=told)
+        if chosen is None:
+            return
+        if not execution:
+            yield LogLine(chosen.id, executions=among)
+        async with aclosing(self._logs.read(chosen, follow=follow, tail=tail)) as lines:
+            async for line in lines:
+                yield line
 
     # Nodes
 

@@ -70,11 +70,15 @@ class JobUpdate(Struct, frozen=True, omit_defaults=True):
 
 
 class LogLine(Struct, frozen=True, omit_defaults=True):
-    """A piece of an execution's output, or why it cannot be had."""
+    """A piece of an execution's output, or why it cannot be had; or a word before the first piece: of how many `executions`
+    of the job nobody said which is meant, or for what the job is `waiting` that has none yet.
+    """
 
     execution: str = ""
     chunk: LogChunk | None = None
     failure: Failure | None = None
+    executions: int = 0
+    waiting: str = ""
 
 
 class Archive(Struct, frozen=True):

@@ -174,6 +174,10 @@ async def _piece(line: LogLine) -> dict[str, Any]:
         view |= {"Stream": chunk.stream, "Time": views.timestamp(chunk.at), "Data": chunk.data}
     if line.failure is not None:
         view["Failure"] = views.failure(line.failure)
+    if line.executions:
+        view["Executions"] = line.executions
+    if line.waiting:
+        view["Waiting"] = line.waiting
     return view
 
 

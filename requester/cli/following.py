@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from protocol.errors import Fault, Unavailable
+from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
 from protocol.spec.job_rules import EVERYWHERE
 from requester.cli.exits import complain, tell
@@ -39,7 +39,8 @@ def print_output(client: Client, job: str, until: float | None) -> None:
         missing = None
         if failure is not None and failure["Code"].startswith(OUT_OF_REACH):
             missing = failure
-        elif failure is not None:
+        elif failure is not None and failure["Code"] != NEVER_RAN:
+            # Why its program never began is told as the job's own end.
             complain(failure["Message"], failure["Hint"])
     if missing is not None:
         complain(missing["Message"], missing["Hint"])

@@ -140,9 +140,11 @@ def history(
             limit=paging.limit,
             next_token=paging.next_token,
         )
-    print_list(page["Items"] or [], columns, how)
+    # They come in the order in which requesters wrote them down; what a node did it tells when it next has to say something.
+    items = sorted(page["Items"] or [], key=time_of)
+    print_list(items, columns, how)
     # An open job's history has a token behind its last item too: for what is still to come.
-    if len(page["Items"] or []) == paging.limit:
+    if len(items) == paging.limit:
         asked = {
             "--namespace": namespace,
             "--version": str(version or ""),

@@ -1,6 +1,7 @@
 """``shoal logs JOB``: what a program wrote, as it wrote it."""
 
 import base64
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -10,7 +11,6 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
-from requester.cli.views import newest
 
 
 def logs(
@@ -30,7 +30,6 @@ def logs(
     code = Exit.OK
     try:
         with api.client() as client:
-            execution_id = execution_id or _chosen(client.job(job, include="executions", namespace=namespace))
             pieces = client.output(
                 job,
                 follow=follow,
@@ -39,7 +38,12 @@ def logs(
                 namespace=namespace,
             )
             for piece in pieces:
-                if "Failure" in piece:
+                if "Waiting" in piece:
+                    first, *_ = piece["Waiting"].splitlines()
+                    tell(f"It has no execution yet: {first}")
+                elif piece.get("Executions", 0) > 1:
+                    _tell_of_others(job, piece)
+                elif "Failure" in piece:
                     complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
                     code = Exit.ERROR
                 elif "Data" in piece:
@@ -52,16 +56,11 @@ def logs(
     return code
 
 
-def _chosen(view: dict[str, Any]) -> str:
-    """Which of a job's executions is shown, told where there are others; empty if there is none yet."""
-    job, executions = view["Job"], view["Executions"]["Items"] or []
-    if not executions:
-        return ""
-    id_ = str(newest(executions)["ID"])
-    if len(executions) > 1:
-        tell(f"This is the output of {short(id_)}, one of {len(executions)} executions; of another one:")
-        tell(f"\tshoal job executions {short(job['ID'])}\n\tshoal logs {short(job['ID'])} --execution-id ID")
-    return id_
+def _tell_of_others(job: str, piece: dict[str, Any]) -> None:
+    """Which of several executions is shown, and how to see another."""
+    id_, count, ref = short(piece["ExecutionID"]), piece["Executions"], shlex.quote(job)
+    tell(f"This is the output of {id_}, one of {count} executions; of another one:")
+    tell(f"\tshoal job executions {ref}\n\tshoal logs {ref} --execution-id ID")
 
 
 def _put(stream: int, data: bytes, at: str) -> None:

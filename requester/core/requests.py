@@ -4,9 +4,10 @@ Knows: a job's record, and what may be asked of it in which state. Must not know
 """
 
 from protocol.entries import Deleted, Submitted
-from protocol.errors import Conflict, Exhausted, NotFound
+from protocol.errors import NEVER_RAN, Conflict, Exhausted, Failure, NotFound
+from protocol.ids import short
 from protocol.jobs import Job
-from protocol.states import JobState
+from protocol.states import ExecutionState, JobState
 from requester.core.ends import used_up
 from requester.core.model import ExecutionRecord, JobRecord
 
@@ -77,6 +78,38 @@ def _must_have_room(record: JobRecord, entries_max: int) -> None:
     spent = used_up(record, entries_max)
     if spent is not None:
         raise Exhausted(spent.message, hint=spent.hint, kind="Entries")
+
+
+def output_meant(record: JobRecord) -> ExecutionRecord | None:
+    """The execution whose output is meant if nobody says which: the newest of the present version that was not given up
+    before its program ended.
+    """
+    current = record.current()
+    meant = [each for each in current if each.open or each.output is not None] or current
+    return meant[-1] if meant else None
+
+
+def nothing_to_read(record: JobRecord) -> NotFound:
+    """Why there is no output of a job that has no execution."""
+    if record.closed:
+        message = record.message.partition("\n")[0]
+        never = f"job {record.id} never ran, it is {record.state.capitalize()}"
+        return NotFound(f"{never}: {message}" if message else never, kind="Execution")
+    message = record.queued.message.partition("\n")[0] if record.queued is not None else ""
+    yet = f"job {record.id} has no execution yet"
+    return NotFound(
+        f"{yet}: {message}" if message else yet, kind="Execution", hint="wait for it: logs --follow"
+    )
+
+
+def never_ran(execution: ExecutionRecord) -> Failure | None:
+    """Why an execution that has ended wrote nothing, if its program never began; else None."""
+    ran = any(stage.state is ExecutionState.RUNNING for stage in execution.stages)
+    if execution.open or ran or execution.output is not None:
+        return None
+    why, hint = (execution.failure.message, execution.failure.hint) if execution.failure else ("", "")
+    ended = f"execution {short(execution.id)} ended before its program began, it is {execution.state}"
+    return Failure(NEVER_RAN, f"{ended}: {why}" if why else ended, hint=hint)
 
 
 def execution_named(record: JobRecord, ref: str) -> ExecutionRecord:

@@ -202,9 +202,10 @@ class PretendNode:
 
     async def _report(self, run: Run, state: ExecutionState, failure: Failure | None) -> None:
         now = self.clock.now()
-        stages = [Stage(S.RUNNING, now), Stage(state, now)] if state is not S.RUNNING else [Stage(state, now)]
+        ran = state not in (S.RUNNING, S.REFUSED)
+        stages = [Stage(S.RUNNING, now), Stage(state, now)] if ran else [Stage(state, now)]
         result = Spec("ipfs", {"CID": f"cid-{run.partition}"}) if state is S.COMPLETED else None
-        output = RunOutput(stdout="hello\n") if state in ENDS else None
+        output = RunOutput(stdout="hello\n") if ran and state in ENDS else None
         report = Report(
             node=self.id,
             incarnation=self.incarnation,

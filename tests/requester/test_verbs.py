@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Append
 from protocol.entries import Entry, Submitted
-from protocol.errors import Conflict, Invalid, NotFound, Unavailable
+from protocol.errors import NEVER_RAN, Conflict, Invalid, NotFound, Unavailable
 from protocol.ids import JobKey, NodeId, job_id, job_key
 from protocol.jobs import Input, Spec
 from protocol.memory_bus import MemoryBus
@@ -97,6 +97,22 @@ async def test_output_before_it_runs(tmp_path: Path) -> None:
 
         with pytest.raises(NotFound, match="has no execution yet"):
             _ = [line async for line in service.logs(job)]
+
+
+async def test_output_of_what_never_ran(tmp_path: Path) -> None:
+    """An execution that ended before its program began has no output, and it is told why."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        await cluster.node(script=lambda _: S.REFUSED)
+        job = await submit(service, a_job())
+        await closed(service, job)
+
+        first, then = [line async for line in service.logs(job)]
+
+        assert (first.executions, first.chunk, first.failure) == (1, None, None)
+        assert then.failure is not None
+        assert then.failure.code == NEVER_RAN
+        assert then.failure.message.endswith("ended before its program began, it is refused")
 
 
 async def test_progress(tmp_path: Path) -> None:

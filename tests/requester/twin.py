@@ -37,6 +37,7 @@ from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.policy import Policy
+from requester.core.requests import nothing_to_read
 from requester.verbs import (
     Archive,
     Explanation,
@@ -362,6 +363,8 @@ class Twin:
                 continue
             kept = [each for each in record.current() if each.id.startswith(execution)]
             if kept and (kept[-1].id in self.output or not kept[-1].open):
+                if not execution:
+                    yield LogLine(kept[-1].id, executions=len(record.current()))
                 for line in [] if tail else self.output.get(kept[-1].id, []):
                     yield line
                 if not follow or record.closed:
@@ -371,7 +374,9 @@ class Twin:
                     await self._news.wait_for(lambda: not self.records[record.id].executions[id_].open)  # noqa: B023
                 return
             if not follow or record.closed:
-                raise NotFound(f"job {record.id} has no execution yet", kind="Execution")
+                raise nothing_to_read(record)
+            if record.queued is not None:
+                yield LogLine(waiting=record.queued.message)
 
     async def nodes(self) -> list[NodeRecord]:
         return [self.known[id_] for id_ in sorted(self.known)]

@@ -194,7 +194,8 @@ async def test_output_keeps_every_byte(api: Api, twin: Twin) -> None:
     data = bytes(range(256))
     id_, execution = await _written(twin, LogChunk(2, BEGIN, data))
     async with api.get(f"{JOBS}/{id_}/output") as answer:
-        first, last = await _lines(answer)
+        of, first, last = await _lines(answer)
+    assert of == {"ExecutionID": execution, "Executions": 1}
     assert base64.b64decode(first["Data"]) == data
     assert (first["Stream"], first["ExecutionID"]) == (2, execution)
     assert first["Time"].startswith("2025-06-15T")

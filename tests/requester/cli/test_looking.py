@@ -14,7 +14,7 @@ from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId, short
 from protocol.jobs import Job, ResultPath, Spec, Task
-from protocol.messages import LogChunk
+from protocol.messages import LogChunk, Stage
 from protocol.states import ExecutionState, JobState
 from requester.cli.output import print_table
 from requester.core.model import Cordon
@@ -219,8 +219,37 @@ def test_logs_say_whose_they_are(shoal: Shoal, twin: Twin, background: Backgroun
     assert ran.err.startswith(
         f"This is the output of {short(second)}, one of 2 executions; of another one:\n"
     )
-    assert f"shoal logs {short(job)} --execution-id ID" in ran.err
+    assert f"shoal logs {job} --execution-id ID" in ran.err
     assert shoal("logs", job, "--execution-id", first) == (0, "0\n", "")
+
+
+def test_logs_of_what_has_not_run_say_why(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """Where no program has run there is no output, and it is told at once for what the job waits, or how it ended."""
+    full = Failure("NoRoom", "waiting for room: all nodes are full\n  n1  has none", retryable=True)
+    job = background.run(twin.submitted(a_job()))
+    background.run(twin.write(job, Queued(full)))
+    ran = shoal("logs", job)
+    assert ran.code == 3
+    assert f"job {job} has no execution yet: waiting for room: all nodes are full\n" in ran.err
+    background.run(twin.close(job, JobState.FAILED, Failure("NoSuitableNode", "no node can run this job")))
+    ran = shoal("logs", job)
+    assert ran.code == 3
+    assert f"job {job} never ran, it is Failed: no node can run this job\n" in ran.err
+
+
+def test_history_is_in_the_order_of_time(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """What a node did while others were told something stands where it belongs, though it was reported later."""
+    job = background.run(twin.submitted(a_job()))
+    execution = background.run(twin.assign(job, partition=0))
+    began = twin.records[job].executions[execution].created_at + 0.5
+    background.run(twin.assign(job, partition=1))
+    stages = [Stage(ExecutionState.STAGING, began), Stage(ExecutionState.RUNNING, began + 0.25)]
+    background.run(twin.report(execution, ExecutionState.RUNNING, stages=stages))
+
+    items = json.loads(shoal("job", "history", job, "-o", "json").out)
+
+    assert [each["Time"] for each in items] == sorted(each["Time"] for each in items)
+    assert items[-1]["Event"]["Topic"] == "Scheduling"
 
 
 def test_stop(shoal: Shoal, twin: Twin, background: Background) -> None:
