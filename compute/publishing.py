@@ -17,9 +17,8 @@ from compute.shop import Shop
 from protocol import failpoints
 from protocol.errors import Fault, TimedOut
 from protocol.ids import NodeId
-from protocol.jobs import Spec
+from protocol.jobs import EVERYWHERE, Spec
 from protocol.messages import Run, Written
-from protocol.spec.job_rules import EVERYWHERE
 from storage.contract import Label, Progress
 from storage.threads import in_thread
 

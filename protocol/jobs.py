@@ -11,6 +11,11 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+LONG_RUNNING: Final = frozenset({"service", "daemon"})
+"""Types of jobs that are not meant to end: their programs are started again whenever they do."""
+EVERYWHERE: Final = frozenset({"ops", "daemon"})
+"""Types of jobs that run once on each node that fits, instead of in partitions, and so have no Count."""
+
 
 class Spec(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=False):
     """A driver or engine by its type, and the parameters that are its own business."""

@@ -29,7 +29,7 @@ from requester.recorder import Recorder
 _log = structlog.get_logger(__name__)
 _AGAIN_S: Final = 0.01
 """The rest before asking the log again while another's append is in flight."""
-_LATER_S: Final = 1.0
+LATER_S: Final = 1.0
 """The rest before looking again at a job whose entries are still to come."""
 
 
@@ -148,7 +148,7 @@ class Applier:
         try:
             last = await self._bus.last(live.key)
         except (Unavailable, TimedOut):
-            self._agenda.remind(self._clock.now() + _LATER_S, live.key)
+            self._agenda.remind(self._clock.now() + LATER_S, live.key)
             return
         if not live.behind or not self._jobs.holds(live):
             return
@@ -157,7 +157,7 @@ class Applier:
             return
         if last.seq > self._position():
             live.behind = last.seq
-            self._agenda.remind(self._clock.now() + _LATER_S, live.key)
+            self._agenda.remind(self._clock.now() + LATER_S, live.key)
             return
         if last.seq > live.guard:
             await self._recorder.settle()

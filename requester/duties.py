@@ -107,7 +107,7 @@ class Duties:
         while True:
             await self._clock.sleep(self._settings.sweep_s)
             self._orchestrator.attend_mine()
-            await self._orchestrator.attend_misled()
+            await self._orchestrator.attend_hopeless()
 
     async def refresh(self) -> None:
         """Cells and the log's size, until cancelled."""

@@ -14,14 +14,14 @@ from protocol.clock import Clock
 from protocol.entries import Assigned, Cancelled, Deleted, Entry, Lost, Reported
 from protocol.errors import NotFound
 from protocol.ids import ExecutionId, JobKey, NodeId
-from protocol.jobs import Amounts, Job
+from protocol.jobs import EVERYWHERE, LONG_RUNNING, Amounts, Job
 from protocol.messages import Report
 from protocol.states import ExecutionState, may_follow
 from requester.core.fleet import Fleet
 from requester.core.fold import begins_anew, fold
-from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.newcomers import Newcomer
-from requester.core.queue import Queue
+from requester.core.queue import Queue, hopes
 from requester.core.standing import demand_of, static_ports
 from requester.live import Live
 
@@ -115,7 +115,7 @@ class Jobs:
             namespace=new.namespace,
             age=new.at,
             since=new.at,
-            reason=new.reason,
+            hopes=new.hopes,
         )
         self.away += 1
         self.newest = max(self.newest, new.seq)
@@ -126,7 +126,7 @@ class Jobs:
         """
         if record.queued is None or not self.crowded or not record.untried:
             return False
-        self._line_up(record, record.queued.code)
+        self._line_up(record)
         self.away += 1
         self.newest = max(self.newest, record.revision)
         return True
@@ -336,13 +336,12 @@ class Jobs:
         if record is None or record.queued is None or record.closed:
             self.queue.remove(live.key)
             return
-        untried = record.untried
-        self._line_up(record, reason=record.queued.code if untried else "")
-        if untried:
+        self._line_up(record)
+        if record.untried:
             self._waiting[live.key] = live
             self._let_one_go()
 
-    def _line_up(self, record: JobRecord, reason: str) -> None:
+    def _line_up(self, record: JobRecord) -> None:
         spec = record.spec
         self.queue.put(
             record.key,
@@ -351,7 +350,7 @@ class Jobs:
             namespace=spec.namespace,
             age=record.submitted_at,
             since=record.queued_at if record.queued_at is not None else record.submitted_at,
-            reason=reason,
+            hopes=hopes(record),
         )
 
     def only_waits(self, live: Live) -> bool:

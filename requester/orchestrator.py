@@ -25,7 +25,7 @@ from protocol.errors import Exhausted, Fault, Invalid
 from protocol.ids import JobKey, NodeId
 from protocol.messages import encode
 from requester.agenda import LOOKS, Agenda
-from requester.applier import Applier
+from requester.applier import LATER_S, Applier
 from requester.backlog import Backlog
 from requester.committer import Committer
 from requester.core.commands import orders
@@ -157,25 +157,25 @@ class Orchestrator:
     def attend_mine(self) -> None:
         """Every open job that this requester owns may need a look: requesters came or went, or a while has passed.
 
-        Not those that only wait: they need one when room appears, when a time of theirs has come, or when what they were
-        told is no longer true (`attend_misled`).
+        Not those that only wait: they need one when room appears, when a time of theirs has come, or when there is no hope
+        any more (`attend_hopeless`).
         """
         for key, live in self._jobs.open.items():
             if not self._jobs.only_waits(live) and not self._presence.rank(key):
                 self.attend(key)
 
-    async def attend_misled(self) -> None:
-        """Those that wait for another reason than they were told need a look; there may be a million, so a few at a time."""
+    async def attend_hopeless(self) -> None:
+        """Those that no node could ever run need a look, for their end; there may be a million, so a few at a time."""
         if not self.acting or not self.settled:
             return
-        for number, key in enumerate(self._jobs.queue.misled(self._reason_now)):
+        for number, key in enumerate(self._jobs.queue.hopeless(self._hope)):
             if not self._presence.rank(key):
                 self.attend(key)
             while number % LOOKS == 0 and (self._agenda or len(self._committer) >= LOOKS):
                 await self._clock.sleep(self._settings.tick_s)
 
-    def _reason_now(self, demand: Demand) -> str:
-        return explain(self._fleet.standing(demand), {}, needed=1).code
+    def _hope(self, demand: Demand) -> bool:
+        return explain(self._fleet.standing(demand), {}, needed=1).retryable
 
     def attend_node(self, node: NodeId) -> None:
         """The jobs that have work on a node need a look: it is gone, or its work has to leave it.
@@ -360,7 +360,7 @@ class Orchestrator:
             live.inputs[:0] = taken
             if outcome.last > live.guard:
                 live.behind = outcome.last
-                self._agenda.remind(self._clock.now() + 1.0, live.key)
+                self._agenda.remind(self._clock.now() + LATER_S, live.key)
             else:
                 self.applier.reread(live)
             return
@@ -372,7 +372,7 @@ class Orchestrator:
         if live.record is None:
             self._let_go(live)
         else:
-            self._agenda.remind(self._clock.now() + 1.0, live.key)
+            self._agenda.remind(self._clock.now() + LATER_S, live.key)
 
     def _tell_of_many(self, live: Live) -> None:
         """Say once of a job that half of the entries are written that the log takes of it."""

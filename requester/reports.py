@@ -18,9 +18,10 @@ from protocol.clock import Clock
 from protocol.entries import Reported
 from protocol.errors import Broken, Fault
 from protocol.ids import key_of
+from protocol.jobs import LONG_RUNNING
 from protocol.messages import Progress, Report, ReportBatch, RunOutput, Verdict, decode, encode
 from protocol.states import ENDS, ExecutionState
-from requester.core.model import LONG_RUNNING, JobRecord
+from requester.core.model import JobRecord
 from requester.core.twins import outlived
 from requester.follower import Follower
 from requester.jobs import Jobs

@@ -4,18 +4,19 @@ Knows: how each verb of `requester.verbs` is done. Must not know: HTTP or the co
 nowhere further in, from the chance that is passed in (`randbits`).
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol import failpoints
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.entries import Event, StopRequested, Submitted
-from protocol.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
+from protocol.errors import Conflict, Exhausted, Failure, Invalid, NotFound, Unavailable
 from protocol.ids import RANDOM_BITS, JobId, job_id, job_key, nameless_key
 from protocol.jobs import Job
-from protocol.messages import FileWritten
+from protocol.messages import FileWritten, Progress
 from protocol.spec.blobs import large_inline, with_blob
 from protocol.spec.changes import changes
 from protocol.spec.selectors import parse_selector
@@ -26,6 +27,7 @@ from requester.core.ends import entries_left
 from requester.core.explanation import standings
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.requests import execution_named
+from requester.core.waiting import as_they_wait
 from requester.duties import Duties
 from requester.follower import Follower
 from requester.intake import Intake
@@ -53,6 +55,9 @@ from requester.verbs import (
     Verbs,
 )
 from requester.words import Words
+
+REASON_EVERY_S: Final = 2.0
+"""How often it is looked at whether a watched job waits for another reason: no entry says so."""
 
 
 class Service:
@@ -204,7 +209,15 @@ class Service:
     # Reading jobs
 
     async def job(self, ref: str, *, namespace: str = "", version: int = 0) -> JobRecord:
-        return await self._lookup.job(ref, namespace, version)
+        return self._told(await self._lookup.job(ref, namespace, version))
+
+    def _told(self, record: JobRecord) -> JobRecord:
+        """A job as people are told of it."""
+        return self._all_told([record])[0]
+
+    def _all_told(self, records: list[JobRecord]) -> list[JobRecord]:
+        """Who has heard too little of the nodes yet knows no better than the log why a job waits."""
+        return as_they_wait(records, self._jobs.fleet) if self._orchestrator.settled else records
 
     async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
         return await self._lookup.versions(await self.job(ref, namespace=namespace))
@@ -240,7 +253,8 @@ class Service:
             )
         wanted = [constraint for text in query.labels if text for constraint in parse_selector(text)]
         await self._lookup.settle()
-        return await self._recorder.read(lambda database: select(database, query, wanted))
+        found, more = await self._recorder.read(lambda database: select(database, query, wanted))
+        return self._all_told(found), more
 
     async def executions(
         self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False
@@ -290,14 +304,17 @@ class Service:
         live.watchers.append(watcher)
         try:
             now = live.present() or record
-            yield JobUpdate(job=now)
+            told = self._told(now)
+            yield JobUpdate(job=told)
             while not now.closed:
-                update = await watcher.next()
-                if isinstance(update, JobRecord):
-                    now = update
-                    yield JobUpdate(job=update)
-                else:
+                update = await _next(watcher, REASON_EVERY_S if now.queued is not None else None)
+                if isinstance(update, Progress):
                     yield JobUpdate(progress=update)
+                    continue
+                before, now = told, update or now
+                told = self._told(now)
+                if update is not None or _code(told.queued) != _code(before.queued):
+                    yield JobUpdate(job=told)
         finally:
             live.watchers.remove(watcher)
             self._orchestrator.forget_gone(live)
@@ -364,6 +381,19 @@ class Service:
             "repairs": self._orchestrator.dispatch.repeated,
             **self._orchestrator.counters,
         }
+
+
+async def _next(watcher: Watcher, within_s: float | None) -> JobRecord | Progress | None:
+    """The next update, or None if there is none for so long. What came last is not lost."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await watcher.next()
+    except TimeoutError:
+        return None
+
+
+def _code(reason: Failure | None) -> str:
+    return reason.code if reason is not None else ""
 
 
 def _meant(live: Live, record: JobRecord) -> JobRecord:

@@ -15,13 +15,13 @@ import msgspec
 
 from protocol.errors import Failure
 from protocol.ids import short, uuid4_text
-from protocol.jobs import Amounts, Spec
+from protocol.jobs import EVERYWHERE, Amounts, Spec
 from protocol.messages import APART, Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
 from requester.core.explanation import NodeStanding
-from requester.core.model import EVERYWHERE, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.verbs import Explanation, QueuePlace
 
 Json = dict[str, Any]

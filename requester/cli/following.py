@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
-from protocol.spec.job_rules import EVERYWHERE
+from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
 from requester.cli.views import newest
 from requester.client import RECONNECTS, Client, left

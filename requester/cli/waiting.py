@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from protocol.errors import Fault, Unavailable
-from protocol.jobs import Job
+from protocol.jobs import LONG_RUNNING, Job
 from protocol.spec import Reading
 from requester.cli.exits import (
     CLOSED,
@@ -32,9 +32,6 @@ from requester.cli.views import is_open
 from requester.client import Client
 
 Json = dict[str, Any]
-
-LONG_RUNNING: Final = ("service", "daemon")
-"""Types of jobs that are not meant to end: waiting for one ends when all of it runs."""
 
 
 @Parameter(name="*")

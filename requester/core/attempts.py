@@ -10,8 +10,9 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from protocol.ids import NodeId
+from protocol.jobs import LONG_RUNNING
 from protocol.states import ENDS, ExecutionState
-from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import LASTS, Policy, Rule, cause_of, mendable, rest_s, rule_of, sent_away
 from requester.core.standing import spreads
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from protocol.entries import Assigned, Cancelled, Entry
 from protocol.ids import ExecutionId, NodeId
+from protocol.jobs import LONG_RUNNING
 from protocol.messages import Cancel, Run
 from protocol.states import ENDS, ExecutionState
-from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 
 
 def run(record: JobRecord, execution: ExecutionRecord) -> Run:

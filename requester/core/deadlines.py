@@ -7,9 +7,10 @@ by `step` when the moment has come.
 from collections.abc import Mapping
 
 from protocol.ids import ExecutionId
+from protocol.jobs import EVERYWHERE, LONG_RUNNING
 from protocol.states import ExecutionState
 from requester.core.attempts import by_node, by_partition, rule_for, serves
-from requester.core.model import EVERYWHERE, LONG_RUNNING, JobRecord
+from requester.core.model import JobRecord
 from requester.core.policy import Policy, healthy_after_s
 
 

@@ -10,10 +10,11 @@ from typing import Final
 from protocol.entries import Closed
 from protocol.errors import Failure
 from protocol.ids import NodeId, short
+from protocol.jobs import EVERYWHERE, LONG_RUNNING
 from protocol.states import ExecutionState, JobState
 from requester.core.attempts import Attempts, by_node, by_partition, rule_for, serves
 from requester.core.giving_up import NODE_LOST, too_long
-from requester.core.model import EVERYWHERE, LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy, mendable
 from requester.core.standing import NO_SUITABLE_NODE
 
@@ -46,16 +47,14 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
     total = spec.task.timeouts.total_timeout
     if total and spec.type not in LONG_RUNNING and now >= record.submitted_at + total:
         return failed(too_long("Job", total, "TimedOut.Total"))
-    limit = spec.task.timeouts.queue_timeout
-    if (
-        limit
-        and not serves(record)
-        and record.queued is not None
-        and record.queued_at is not None
-        and now >= record.queued_at + limit
-    ):
-        return failed(_waited(record.queued, limit))
     return None
+
+
+def waited_out(record: JobRecord, now: float) -> bool:
+    """Whether a job has waited for a place for longer than it wants to. What serves, or is to follow what does, bears it."""
+    limit = record.spec.task.timeouts.queue_timeout
+    waits = record.queued_at is not None and not record.older() and not serves(record)
+    return bool(limit) and waits and now >= (record.queued_at or 0.0) + limit
 
 
 def entries_left(record: JobRecord, entries_max: int) -> int | None:
@@ -80,7 +79,10 @@ def used_up(record: JobRecord, entries_max: int) -> Failure | None:
     )
 
 
-def _waited(reason: Failure, limit_s: int) -> Failure:
+def waited_for(reason: Failure | None, record: JobRecord) -> Failure:
+    """What a job is told that has waited too long: for what it waits now, else for what it began to wait."""
+    limit_s = record.spec.task.timeouts.queue_timeout
+    reason = reason or record.queued or Failure(code="TimedOut.Queue", message="for a node")
     code = reason.code if reason.code.startswith(NO_SUITABLE_NODE) else "TimedOut.Queue"
     return Failure(
         code=code,

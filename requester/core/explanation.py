@@ -9,11 +9,12 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.ids import NodeId
+from protocol.jobs import EVERYWHERE
 from protocol.states import ExecutionState
 from requester.core.assigning import inputs_of
 from requester.core.attempts import failures_by_node, replicas_by_node
 from requester.core.fleet import Fleet
-from requester.core.model import EVERYWHERE, JobRecord
+from requester.core.model import JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.refusing import refusals
 from requester.core.standing import demand_of, no_room

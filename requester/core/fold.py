@@ -36,8 +36,9 @@ from protocol.entries import (
 )
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, key_of
+from protocol.jobs import LONG_RUNNING
 from protocol.states import ExecutionState, JobState, may_follow
-from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 
 Executions = dict[ExecutionId, ExecutionRecord]
 KEPT: Final = 50
@@ -271,16 +272,21 @@ def _settled(record: JobRecord, at: float) -> JobRecord:
 
 
 def waiting(record: JobRecord) -> bool:
-    """Whether some partition has neither an open nor a completed execution.
+    """Whether some partition has neither an open nor a completed execution."""
+    return lacking(record) > 0
 
-    Jobs that run on every node have no partitions: they wait only until they have any execution at all.
+
+def lacking(record: JobRecord) -> int:
+    """How many partitions have neither an open nor a completed execution.
+
+    Jobs that run on every node have no partitions: they lack one execution until they have any at all.
     """
     if not record.spec.count:
-        return not any(execution.open for execution in record.executions.values())
+        return int(not any(execution.open for execution in record.executions.values()))
     held = {
         execution.partition
         for execution in record.executions.values()
         if execution.open
         or (execution.version == record.version and execution.state is ExecutionState.COMPLETED)
     }
-    return len(held) < record.spec.count
+    return max(record.spec.count - len(held), 0)

@@ -11,8 +11,8 @@ from msgspec import UnsetType
 from protocol.entries import Cancelled, Event, Lost
 from protocol.errors import Failure
 from protocol.ids import NodeId, short
-from protocol.jobs import Job
-from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from protocol.jobs import LONG_RUNNING, Job
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import NODE_DRAINED, NODE_REJECTED, OVER_TIME, Policy
 from requester.core.view import View
 

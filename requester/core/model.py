@@ -4,22 +4,15 @@ Knows: the shape of a job's and an execution's present state, of its history, an
 not know: how it came about (`fold`) or what follows from it (`step`).
 """
 
-from typing import Final
-
 from msgspec import Struct, field
 
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId
-from protocol.jobs import Amounts, Job, Spec
+from protocol.jobs import EVERYWHERE, Amounts, Job, Spec
 from protocol.messages import InputRead, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo
 from protocol.ranking import Ranking
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
-
-LONG_RUNNING: Final = frozenset({"service", "daemon"})
-"""Job types that are not meant to end: their programs are started again whenever they do."""
-EVERYWHERE: Final = frozenset({"ops", "daemon"})
-"""Job types that run once on each node that fits, instead of in partitions."""
 
 
 class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):

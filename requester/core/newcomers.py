@@ -22,6 +22,7 @@ from requester.core.deadlines import next_deadline
 from requester.core.fold import fold
 from requester.core.model import JobRecord
 from requester.core.policy import Policy
+from requester.core.queue import hopes
 from requester.core.standing import Demand, demand_of
 
 KINDS_MAX: Final = 1_024
@@ -31,7 +32,7 @@ KINDS_MAX: Final = 1_024
 class Newcomer(Struct, frozen=True, gc=False):
     """A job of which there is one entry, `data` at `seq`: it was submitted, at `at` (unix seconds), and has to wait.
 
-    `reason` is the code of why, `due` when it needs a look without any news, None for never.
+    `hopes` is as in `Waiting`, `due` when it needs a look without any news, None for never.
     """
 
     key: JobKey
@@ -41,7 +42,7 @@ class Newcomer(Struct, frozen=True, gc=False):
     priority: int
     at: float
     demand: Demand
-    reason: str
+    hopes: bool
     due: float | None
     seq: int
     data: bytes
@@ -96,9 +97,10 @@ class _Entry(Struct, frozen=True, gc=False):
 
 
 class _Kind(Struct, frozen=True, gc=False):
-    """What jobs have in common that ask for the same: their demand, and how long after `at` they are due."""
+    """What jobs have in common that ask for the same: as in `Newcomer`, but for `due_s`, which counts from `at`."""
 
     demand: Demand
+    hopes: bool
     due_s: float | None
 
 
@@ -134,7 +136,7 @@ class Newcomers:
             spec.priority,
             entry.at,
             kind.demand,
-            reason.code,
+            kind.hopes,
             None if kind.due_s is None else entry.at + kind.due_s,
             seq,
             data,
@@ -148,7 +150,8 @@ class Newcomers:
             return None
         kind = None
         if record is not None and record.queued is not None and record.untried:
-            kind = _Kind(demand_of(record.spec), next_deadline(record, {}, 0.0, self._policy))
+            due_s = next_deadline(record, {}, 0.0, self._policy)
+            kind = _Kind(demand_of(record.spec), hopes(record), due_s)
         if len(self._kinds) >= KINDS_MAX:
             self._kinds.clear()
         self._kinds[asked] = kind

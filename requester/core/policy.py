@@ -11,10 +11,10 @@ from msgspec import Struct, UnsetType
 
 from protocol.errors import Failure
 from protocol.ids import ExecutionId
-from protocol.jobs import Job, Retry
+from protocol.jobs import LONG_RUNNING, Job, Retry
 from protocol.spec.policy_rules import CAUSES_DEFAULT
 from protocol.states import ExecutionState
-from requester.core.model import LONG_RUNNING, ExecutionRecord
+from requester.core.model import ExecutionRecord
 
 LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""

@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.ids import JobKey
+from requester.core.model import JobRecord
 from requester.core.standing import Demand
 
 Place = tuple[int, float, JobKey]
@@ -31,25 +32,30 @@ PLACES_MAX: Final = 20_000
 class Waiting(Struct, frozen=True, gc=False):
     """A job that waits, since when (unix seconds), and where it stands.
 
-    `reason` is the code of what it was told, empty if that depends on more than its demand.
+    `hopes`: it is ended as soon as no node could ever run it; else what follows then depends on more than its demand.
     """
 
     demand: Demand
     namespace: str
     place: Place
     since: float
-    reason: str = ""
+    hopes: bool = False
+
+
+def hopes(record: JobRecord) -> bool:
+    """Whether a job that waits is ended as soon as no node could ever run it, whatever else is known of it."""
+    return record.untried and not record.spec.task.timeouts.queue_timeout
 
 
 class Lines:
-    """All that wait with one demand: a heap of places for each namespace, and how many were told which reason."""
+    """All that wait with one demand: a heap of places for each namespace, and how many of them hope."""
 
-    __slots__ = ("by_namespace", "demand", "reasons")
+    __slots__ = ("by_namespace", "demand", "hoping")
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
         self.by_namespace: dict[str, list[Place]] = {}
-        self.reasons: dict[str, int] = {}
+        self.hoping = 0
 
 
 class Queue:
@@ -74,7 +80,7 @@ class Queue:
         namespace: str = "",
         age: float,
         since: float,
-        reason: str = "",
+        hopes: bool = False,
     ) -> None:
         """Let a job wait: of a version that was submitted at `age`, for as long as it has waited `since`."""
         lines = self._lines.get(demand)
@@ -86,7 +92,7 @@ class Queue:
                 intern(namespace),
                 place,
                 age if since == age else since,
-                intern(reason),
+                hopes,
             ),
         )
 
@@ -102,7 +108,7 @@ class Queue:
         if lines is None:
             lines = self._lines[waiting.demand] = Lines(waiting.demand)
         heappush(lines.by_namespace.setdefault(waiting.namespace, []), waiting.place)
-        lines.reasons[waiting.reason] = lines.reasons.get(waiting.reason, 0) + 1
+        lines.hoping += waiting.hopes
 
     def remove(self, key: JobKey) -> None:
         """Let a job wait no longer; harmless if it does not."""
@@ -110,17 +116,16 @@ class Queue:
         if found is not None:
             self._trim(found)
 
-    def misled(self, reason_of: Callable[[Demand], str]) -> list[JobKey]:
-        """The jobs that were told another reason than their demand has now; quick where there are none."""
+    def hopeless(self, hope: Callable[[Demand], bool]) -> list[JobKey]:
+        """The jobs that hope though there is none for their demand; quick where there are none."""
         found: list[JobKey] = []
         for lines in self._lines.values():
-            now = reason_of(lines.demand)
-            if not lines.reasons.keys() - {now, ""}:
+            if not lines.hoping or hope(lines.demand):
                 continue
             for namespace, line in lines.by_namespace.items():
                 for place in line:
                     waiting = self._standing(place, lines.demand, namespace)
-                    if waiting is not None and waiting.reason not in (now, ""):
+                    if waiting is not None and waiting.hopes:
                         found.append(place[2])
         return found
 
@@ -174,9 +179,7 @@ class Queue:
     def _trim(self, gone: Waiting) -> None:
         """Take from the front what no longer waits, so that a line's head is always true."""
         lines = self._lines[gone.demand]
-        lines.reasons[gone.reason] -= 1
-        if not lines.reasons[gone.reason]:
-            del lines.reasons[gone.reason]
+        lines.hoping -= gone.hopes
         line = lines.by_namespace[gone.namespace]
         while line and self._standing(line[0], gone.demand, gone.namespace) is None:
             heappop(line)

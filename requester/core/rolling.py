@@ -10,10 +10,11 @@ from msgspec import UnsetType
 from protocol.entries import Cancelled
 from protocol.errors import Failure
 from protocol.ids import NodeId
+from protocol.jobs import LONG_RUNNING
 from protocol.states import ExecutionState
 from requester.core.assigning import Case
 from requester.core.giving_up import DRAINED, SUPERSEDED
-from requester.core.model import LONG_RUNNING, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.placement import Attempt, choose
 from requester.core.policy import healthy_after_s
 from requester.core.room import Remaining

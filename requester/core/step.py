@@ -15,19 +15,30 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopRequested
+from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
+from protocol.jobs import EVERYWHERE
 from protocol.states import ExecutionState
 from requester.core.assigning import Assignment, Case, everywhere, partitions
 from requester.core.attempts import serves
-from requester.core.ends import end_of, failed, ops_end, reason_to_cancel, used_up
+from requester.core.ends import (
+    end_of,
+    failed,
+    ops_end,
+    reason_to_cancel,
+    used_up,
+    waited_for,
+    waited_out,
+)
 from requester.core.fold import accepts, fold_events, waiting
 from requester.core.giving_up import given_up
-from requester.core.model import EVERYWHERE, ExecutionRecord, JobRecord
+from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy
 from requester.core.refusing import headline, refusals, unreadable
 from requester.core.rolling import replaced
-from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of, explain, no_room
+from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of, explain
 from requester.core.view import View
+from requester.core.waiting import reason_now, why_it_waits
 
 S = ExecutionState
 
@@ -90,6 +101,8 @@ def step(
     if len(ending) > policy.events_max:
         return Decision(draft.events, draft.record, more=True)
     end = end_of(draft.record, now, policy)
+    if end is None and waited_out(draft.record, now):
+        end = failed(waited_for(reason_now(draft.record, view.fleet) if view.settled else None, draft.record))
     if end is None and (spent := used_up(draft.record, view.entries_max)) is not None:
         end = failed(spent)
     if end is None:
@@ -179,21 +192,20 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
     """
     record, now, view = draft.record, draft.now, case.view
     assert record is not None
-    reason = explain(
-        case.standing,
-        case.refused,
-        needed=placed.short_of,
-        waits=record.spec.type == "daemon" or bool(record.older()) or serves(record),
-        lack=lambda node: no_room(case.demand, placed.room.unlimited(node), placed.room.of(node).ports),
-    )
+    reason = why_it_waits(record, view.fleet, case.refused, needed=placed.short_of, room=placed.room)
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
     if not limit and not reason.retryable and view.settled:
         hasty = reason.code == NO_SUITABLE_NODE and (case.refused or not record.current())
         if hasty or now >= since + case.policy.join_grace_s:
             return failed(headline(record, view.fleet.nodes, reason))
-    # A requester that has heard too little yet does not know better than what stands there.
-    another = record.queued is None or (record.queued.code != reason.code and view.settled)
-    if waiting(record) and another:
+    if waiting(record) and (record.queued is None or _may_wait_longer(record.queued, reason, view)):
         draft.write([Queued(reason)])
     return None
+
+
+def _may_wait_longer(told: Failure, reason: Failure, view: View) -> bool:
+    """Whether a job was to wait for a moment only, and now there is hope. All other changes of the reason are not written
+    (`waiting`). A requester that has heard too little yet does not know better than what stands there.
+    """
+    return view.settled and reason.retryable and not told.retryable

@@ -30,7 +30,12 @@ from protocol.messages import (
 from protocol.spec.blobs import parse_blob_url
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core.model import JobRecord
+from requester.core.standing import NO_ROOM, NO_SUITABLE_NODE
+from requester.verbs import JobQuery
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+
+AWAY = f"{NO_SUITABLE_NODE}.Away"
 
 
 async def test_large_inline_data(tmp_path: Path) -> None:
@@ -113,6 +118,36 @@ async def test_output_of_what_never_ran(tmp_path: Path) -> None:
         assert then.failure is not None
         assert then.failure.code == NEVER_RAN
         assert then.failure.message.endswith("ended before its program began, it is refused")
+
+
+async def test_why_a_job_waits_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks at a waiting job, lists it or watches it is told for what it waits now, though no entry says so."""
+    monkeypatch.setattr("requester.service.REASON_EVERY_S", 0.05)
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold, cores=1)
+        await submit(service, a_job())
+        waiting = await submit(service, a_job())
+        await until(service, waiting, lambda record: code(record) == NO_ROOM)
+        async with aclosing(service.watch(waiting)) as updates:
+            await anext(updates)
+            await service.cordon(node.id, reason="a new disk")
+            async for update in updates:
+                if update.job is not None and code(update.job) == AWAY:
+                    break
+
+        record = await service.job(waiting)
+        listed, _ = await service.jobs(JobQuery())
+
+        assert code(record) == AWAY
+        assert "a new disk" in record.queued.details[node.id] if record.queued is not None else False
+        assert [code(each) for each in listed if each.id == waiting] == [AWAY]
+        assert record.entries == 1
+
+
+def code(record: JobRecord) -> str:
+    """Of why a job waits."""
+    return record.queued.code if record.queued is not None else ""
 
 
 async def test_progress(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, convert
 
 from protocol.jobs import (
+    EVERYWHERE,
     Constraint,
     Disconnect,
     Input,
@@ -21,7 +22,7 @@ from protocol.jobs import (
 )
 from protocol.spec import engines
 from protocol.spec.engines import DockerParams, EngineParams, NoopParams, WasmParams, engine_spec
-from protocol.spec.job_rules import EVERYWHERE, SYSTEM_META, TYPES
+from protocol.spec.job_rules import SYSTEM_META, TYPES
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 TEXTS = st.text(CHARACTERS, max_size=8)

@@ -25,6 +25,7 @@ from requester.core.deadlines import next_deadline
 from requester.core.fold import fold
 from requester.core.newcomers import KINDS_MAX, Newcomers, record_of
 from requester.core.policy import Policy
+from requester.core.queue import hopes
 from requester.core.standing import demand_of
 
 SEQ = 7
@@ -96,7 +97,7 @@ def test_it_is_what_the_entry_says(many: list[tuple[Submitted, Queued]], at: flo
         assert record.queued is not None
         spec = record.spec
         assert (new.key, new.id, new.namespace, new.name) == (KEY, record.id, spec.namespace, spec.name)
-        assert (new.priority, new.demand, new.reason) == (spec.priority, demand_of(spec), record.queued.code)
+        assert (new.priority, new.demand, new.hopes) == (spec.priority, demand_of(spec), hopes(record))
         assert new.at == record.created_at == record.modified_at == record.submitted_at == record.queued_at
         assert new.due == next_deadline(record, {}, at, POLICY)
         assert record.state is JobState.QUEUED

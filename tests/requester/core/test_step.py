@@ -29,6 +29,7 @@ from requester.core.commands import run
 from requester.core.deadlines import next_deadline
 from requester.core.explanation import standings
 from requester.core.fold import KEPT, fold
+from requester.core.waiting import reason_now
 from requester.read_model import Group, Store
 from requester.read_queries import load
 from tests.requester.core.world import JOB, POLICY, World, a_job, a_node, assigned, refold
@@ -507,8 +508,8 @@ def test_a_daemon_without_a_node_says_that_it_waits() -> None:
         world.now += 100
         assert world.look() == []
         assert world.job.state is JobState.QUEUED
-        assert world.job.queued is not None
-        told.append((world.job.queued.message.split("\n")[0], world.job.queued.details["n1"].split(" (")[0]))
+        reason = reason_now(world.job, world.fleet)
+        told.append((reason.message.split("\n")[0], reason.details["n1"].split(" (")[0]))
         assert deadline(world) is None
 
     assert told == [
@@ -564,21 +565,6 @@ def test_a_daemon_that_lacks_room_somewhere_writes_nothing() -> None:
 
     assert [execution.node for execution in world.open()] == ["n1"]
     assert len(world.entries) == written
-
-
-def test_who_has_heard_too_little_changes_no_reason() -> None:
-    """A requester that was just started does not write over why a job waits: it may only not have heard of the nodes."""
-    world = World(a_node("n1", cores=1))
-    world.fleet.hold(NodeId("n1"), ExecutionId("other"), Amounts(cpu=1))
-    world.submit(a_job())
-    reason = world.job.queued
-    world.fleet.drop(NodeId("n1"))
-
-    world.settled = False
-    assert world.look() == []
-    assert world.job.queued == reason
-    world.settled = True
-    assert [type(event) for event in world.look()] == [Queued]
 
 
 def test_two_who_stop_a_job_stop_it_once() -> None:
