@@ -9,7 +9,7 @@ real time.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from protocol.bus import (
-    ENTRY_MAX_BYTES,
     Append,
     BlobLook,
     Bus,
@@ -29,9 +28,6 @@ from protocol.bus import (
     Message,
     Outcome,
     Record,
-    Refused,
-    Stale,
-    Stored,
     check_cell_name,
     check_message,
     check_pattern,
@@ -40,9 +36,7 @@ from protocol.clock import Clock, SystemClock
 from protocol.errors import Broken, NotFound, TimedOut, Unavailable
 from protocol.ids import JobKey
 from protocol.listener import Listener
-
-READ_MAX = 4_096
-"""Records in one batch of `MemoryBus.read`."""
+from protocol.memory_log import READ_MAX, MemoryLog
 
 
 class Mischief(Struct, frozen=True):
@@ -57,11 +51,6 @@ class Mischief(Struct, frozen=True):
     delay: float = 0
     delay_s: float = 0.05
     lose_answer: float = 0
-
-
-class _Entry(Struct, frozen=True):
-    op: str
-    record: Record
 
 
 class _Subscription(Struct, frozen=True, eq=False):
@@ -79,36 +68,20 @@ class Blob(Struct, frozen=True):
     look: BlobLook
 
 
-class MemoryHub:
-    """What a server holds: subjects, the log, cells and blobs.
-
-    `mischief`, `limit_bytes` and `entries_max` may be changed at any time; `limit_bytes` at or below the log's size refuses
-    as full, so many entries of one job refuse any further one of it (0: never).
-    """
+class MemoryHub(MemoryLog):
+    """What a server holds: subjects, the log, cells and blobs. `mischief` may be changed at any time."""
 
     def __init__(self, *, seed: int = 0, clock: Clock | None = None, limit_bytes: int = 1 << 40) -> None:
+        super().__init__(limit_bytes)
         self.mischief = Mischief()
-        self.limit_bytes = limit_bytes
-        self.entries_max = 0
         self.clock: Clock = clock or SystemClock()
         self._random = Random(seed)
         self._exact: dict[str, list[_Subscription]] = {}
         self._wild: list[_Subscription] = []
         self._late: set[asyncio.Task[None]] = set()
-        self.generation = 0
-        self.entries: list[_Entry | None] = []
-        self.by_key: dict[JobKey, list[int]] = {}
-        self._size_bytes = 0
         self.cells: dict[str, Cell] = {}
         self.revision = 0
         self.blobs: dict[str, Blob] = {}
-        self._news: dict[asyncio.Future[None], None] = {}
-
-    def begin_anew(self) -> None:
-        """Forget the log and begin another under the same name: every reader gets `Broken`."""
-        self.generation += 1
-        self.entries, self.by_key, self._size_bytes = [], {}, 0
-        self.tell_readers()
 
     async def close(self) -> None:
         """Drop the messages that are still on their way."""
@@ -175,75 +148,6 @@ class MemoryHub:
     async def _later(self, deliver: Callable[[], None], seconds: float) -> None:
         await self.clock.sleep(seconds)
         deliver()
-
-    # The log
-
-    def append(self, entry: Append) -> Outcome:
-        if len(entry.data) > ENTRY_MAX_BYTES:
-            return Refused(f"the entry has {len(entry.data)} bytes, the log takes at most {ENTRY_MAX_BYTES}")
-        sequences = self.by_key.get(entry.key, [])
-        last = sequences[-1] if sequences else 0
-        if last != entry.guard:
-            return next(
-                (Stored(seq) for seq in sequences if seq > entry.guard and self.at(seq).op == entry.op),
-                Stale(last),
-            )
-        if self._size_bytes + len(entry.data) > self.limit_bytes:
-            return Refused("the log is full", full=True)
-        if self.entries_max and len(sequences) >= self.entries_max:
-            return Refused("maximum messages per subject exceeded")
-        seq = len(self.entries) + 1
-        self.entries.append(_Entry(entry.op, Record(entry.key, seq, entry.data)))
-        self.by_key.setdefault(entry.key, []).append(seq)
-        self._size_bytes += len(entry.data)
-        return Stored(seq)
-
-    def at(self, seq: int) -> _Entry:
-        entry = self.entries[seq - 1]
-        if entry is None:
-            raise LookupError(f"entry {seq} was purged")
-        return entry
-
-    def records(self, after: int) -> Iterator[Record]:
-        return (entry.record for entry in self.entries[after : after + READ_MAX] if entry is not None)
-
-    def purge(self, key: JobKey, upto: int) -> None:
-        sequences = self.by_key.pop(key, [])
-        for seq in sequences:
-            if seq <= upto:
-                self._size_bytes -= len(self.at(seq).record.data)
-                self.entries[seq - 1] = None
-        if left := [seq for seq in sequences if seq > upto]:
-            self.by_key[key] = left
-
-    def newest(self) -> int:
-        return next((seq for seq in range(len(self.entries), 0, -1) if self.entries[seq - 1] is not None), 0)
-
-    def state(self) -> LogState:
-        last = len(self.entries)
-        first = next((seq for seq, entry in enumerate(self.entries, 1) if entry is not None), last + 1)
-        return LogState(
-            str(self.generation),
-            first if last else 0,
-            last,
-            self._size_bytes,
-            self.limit_bytes,
-            self.entries_max,
-        )
-
-    def tell_readers(self) -> None:
-        news, self._news = self._news, {}
-        for waiter in news:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait_for_news(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._news[waiter] = None
-        try:
-            await waiter
-        finally:
-            self._news.pop(waiter, None)
 
 
 class MemoryBus:
