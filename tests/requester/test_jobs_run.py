@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.errors import Conflict, Exhausted, Failure, Invalid, NotFound
+from protocol.errors import Conflict, Exhausted, Failure, NotFound
 from protocol.jobs import Retry, Spec, Timeouts
 from protocol.messages import Run
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
-from requester.lookup import MANY
-from requester.read_queries import FOUND_MAX
-from requester.verbs import HistoryQuery, JobQuery
 from tests.requester.cluster import BUSY, QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 
 
@@ -299,88 +296,6 @@ async def test_total_timeout(tmp_path: Path) -> None:
         await node.until(lambda node: bool(node.cancelled))
 
 
-async def test_what_a_node_holds_is_known_until_it_says_otherwise(tmp_path: Path) -> None:
-    """A beat that says nothing of inputs leaves what was said before; one that says there are none is believed."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1")
-
-        def held() -> dict[str, int]:
-            return service._jobs.fleet.nodes[node.id].held
-
-        for said, known in (({"a": 1}, {"a": 1}), (None, {"a": 1}), ({"b": 2}, {"b": 2}), ({}, {})):
-            node.held = said
-            await node.beat()
-            await happens(lambda known=known: held() == known)  # type: ignore[misc]
-
-
-async def test_lost_command(tmp_path: Path) -> None:
-    """A command that never reached its node is sent again after a beat that shows it missing."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node()
-        await node.until(lambda node: bool(node.lists))
-        node.deaf = True
-        job = await submit(service, a_job())
-        await happens(lambda: service.facts()["commands"] > 1)
-        node.deaf = False
-
-        assert (await closed(service, job)).state is JobState.COMPLETED
-        assert len(node.runs) == 1
-
-
-async def test_lost_node(tmp_path: Path) -> None:
-    """A node that falls silent is given up and its work runs elsewhere; what it brings later does not count."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        first = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await first.until(lambda node: bool(node.runs))
-        await cluster.node("n2")
-        await cluster.lose(first)
-
-        record = await closed(service, job)
-        await cluster.find(first)
-        first.finish(first.runs[0].execution)
-        await first.until(lambda node: "drop" in node.verdicts.get(node.runs[0].execution, []))
-
-        assert record.state is JobState.COMPLETED
-        assert [(each.node, each.state) for each in record.executions.values()] == [
-            ("n1", S.LOST),
-            ("n2", S.COMPLETED),
-        ]
-        assert await service.job(job) == record
-
-
-async def test_a_node_that_stays_away(tmp_path: Path) -> None:
-    """A job waits for a node that is gone, but not for ever: after a while it fails, with what would change that."""
-    async with a_cluster(tmp_path, settings=replace(QUICK, away_s=1.0)) as cluster:
-        service = await cluster.requester()
-        await cluster.lose(await cluster.node("n1"))
-        job = await submit(service, a_job())
-
-        record = await closed(service, job)
-
-        assert record.failure is not None
-        assert record.failure.code == "NoSuitableNode"
-        assert "node delete" in record.failure.details["n1"]
-
-
-async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
-    """What a node goes on with though it is not assigned there is cancelled after its beat."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node(script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
-        (run,) = node.runs
-        await cluster.lose(node)
-        await service.stop(job, namespace="", reason="", client="test")
-
-        await cluster.find(node)
-        await node.until(lambda node: node.cancelled == [run.execution])
-
-
 async def test_new_version(tmp_path: Path) -> None:
     """The same name again is a new version: the old executions are cancelled, and the id stays."""
     async with a_cluster(tmp_path) as cluster:
@@ -456,116 +371,6 @@ async def test_two_at_once(tmp_path: Path) -> None:
         assert sorted(each.version for each in both) == [1, 2]
 
 
-async def test_references(tmp_path: Path) -> None:
-    """A job is found by name, by id and by the beginning of its id; an ambiguous one names its candidates, or the first of
-    them."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        await cluster.node()
-        job = await submit(service, a_job("named"))
-        other = await submit(service, a_job("named", namespace="elsewhere"))
-
-        assert {(await service.job(ref)).id for ref in ("named", job, job[:10])} == {job}
-        assert (await service.job("named", namespace="elsewhere")).id == other
-        with pytest.raises(NotFound):
-            await service.job("nobody")
-        with pytest.raises(Conflict) as ambiguous:
-            await service.job("j-")
-        assert set(ambiguous.value.details) == {job, other}
-        assert ambiguous.value.message == "j- could be any of 2 jobs"
-        for number in range(FOUND_MAX):
-            await submit(service, a_job(f"another-{number}"))
-        with pytest.raises(Conflict, match="any of 20 or more jobs"):
-            await service.job("j-")
-
-
-async def test_lists(tmp_path: Path) -> None:
-    """Lists show what was just submitted, filtered by namespace, labels and state, in pages."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        await cluster.node(script=hold)
-        for number in range(5):
-            await submit(service, a_job(f"job-{number}", cpu="100m", labels={"odd": str(number % 2)}))
-        await submit(service, a_job("other", cpu="100m", namespace="elsewhere"))
-
-        async def names(**query: object) -> tuple[list[str], bool]:
-            records, more = await service.jobs(JobQuery(**query))  # type: ignore[arg-type]
-            return [record.spec.name for record in records], more
-
-        assert await names(limit=2) == (["job-0", "job-1"], True)
-        assert await names(limit=2, offset=4) == (["job-4", "other"], False)
-        assert await names(reverse=True, limit=1) == (["other"], True)
-        assert await names(namespace="elsewhere") == (["other"], False)
-        assert await names(labels=["odd=1"]) == (["job-1", "job-3"], False)
-        assert await names(state="completed") == ([], False)
-        with pytest.raises(Invalid):
-            await names(order_by="nothing")
-
-
-async def test_history(tmp_path: Path) -> None:
-    """A job's history has every step under Bacalhau's topics, in order, and ends when the job has."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node()
-        await node.until(lambda node: bool(node.lists))
-        job = await submit(service, a_job())
-        await closed(service, job)
-
-        page = await service.history(job, HistoryQuery())
-        rest = await service.history(job, HistoryQuery(after=(page.items[1].seq, page.items[1].index)))
-        only = await service.history(job, HistoryQuery(kind="execution"))
-
-        assert [(item.topic, item.message) for item in page.items] == [
-            ("Submission", "Job submitted"),
-            ("Scheduling", "Requested execution on n1"),
-            ("State Update", "Running"),
-            ("Running Execution", "Running"),
-            ("Execution", "Completed successfully"),
-            ("State Update", "Completed successfully"),
-        ]
-        assert page.ended
-        assert rest.items == page.items[2:]
-        assert all(item.execution for item in only.items)
-
-
-async def test_noted_state(tmp_path: Path) -> None:
-    """That an execution runs is visible at once, though it costs no entry in the log."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node(script=hold)
-        await node.until(lambda node: bool(node.lists))
-        job = await submit(service, a_job())
-
-        record = await until(
-            service, job, lambda record: any(e.state is S.RUNNING for e in record.executions.values())
-        )
-
-        assert record.state is JobState.RUNNING
-        assert len(cluster.hub.entries) == 1
-        assert (await service.nodes())[0].running == 1
-
-
-async def test_the_newest_of_a_long_history(tmp_path: Path) -> None:
-    """What happened last to a job that has been started again very often is told with it, and that there is more; a page
-    from the beginning says the same as before."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node(script=lambda _: Failure("ProgramFailed", "exit code 1"))
-        quick = Retry(backoff=0.001, backoff_max=0.001)
-        job = await submit(service, a_job(type="service", retry=quick))
-        await node.until(lambda node: len(node.runs) > MANY // 2)
-        await service.stop(job, namespace="", reason="enough", client="test")
-
-        whole = await service.history(job, HistoryQuery(limit=0))
-        first = await service.history(job, HistoryQuery(limit=10))
-        last = await service.history(job, HistoryQuery(limit=10, newest=True))
-
-        assert len(whole.items) > MANY
-        assert (whole.ended, first.ended, last.more) == (True, False, True)
-        assert (first.items, last.items) == (whole.items[:10], whole.items[-10:])
-        assert last.items[-1].message == "Job stopped: enough"
-
-
 async def test_service_restarts(tmp_path: Path) -> None:
     """A service whose program ends is started again, until it is stopped."""
     async with a_cluster(tmp_path) as cluster:
@@ -624,39 +429,6 @@ async def test_ops_and_daemon(tmp_path: Path) -> None:
         assert record.state is JobState.COMPLETED
         assert {each.node for each in record.executions.values()} == {"n1", "n2"}
         assert [len(node.runs) for node in (first, second, third)] == [2, 2, 1]
-
-
-async def test_rejected_node(tmp_path: Path) -> None:
-    """Work on a node that a person rejects goes elsewhere, and no new work comes to it."""
-    async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
-        await cluster.node("n2")
-
-        await service.set_membership("n1", "REJECTED", "old")
-        record = await closed(service, job)
-
-        assert record.state is JobState.COMPLETED
-        assert [each.node for each in record.executions.values()] == ["n1", "n2"]
-        assert (await service.node("n1")).membership == "REJECTED"
-
-
-async def test_manual_approval(tmp_path: Path) -> None:
-    """Where nodes are approved by hand a job waits until one is."""
-    async with a_cluster(tmp_path, settings=replace(QUICK, manual_approval=True)) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node()
-        job = await submit(service, a_job())
-        record = await until(service, job, lambda record: record.queued is not None)
-        await happens(lambda: service.facts()["nodes"] == 1)
-
-        await service.set_membership("n1", "APPROVED", "")
-
-        assert record.state is JobState.QUEUED
-        assert (await closed(service, job)).state is JobState.COMPLETED
-        assert len(node.runs) == 1
 
 
 async def test_a_deadline_that_nothing_follows_from(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """Why a job waits: one entry when it begins to, and the truth for whoever asks."""
 
-from protocol.entries import Queued, Submitted
+from protocol.entries import (
+    Assigned,
+    Queued,
+    Submitted,
+)
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts, Timeouts
+from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.core import requests
 from requester.core.model import JobRecord
 from requester.core.standing import NO_ROOM, NO_SUITABLE_NODE
 from requester.core.waiting import as_they_wait
-from tests.requester.core.world import World, a_job, a_node
+from tests.requester.core.world import ILL, POLICY, World, a_job, a_node, deadline
 
 FULL = a_node("n1", cores=1)
 AWAY = a_node("n1", cores=1, connected=False)
@@ -91,3 +97,89 @@ def test_many_are_told_alike() -> None:
     records = [waits.job, runs.job, waits.job]
 
     assert as_they_wait(records, waits.fleet) == [told(waits), runs.job, told(waits)]
+
+
+def test_queueing() -> None:
+    """A job without room waits, is told once why, and starts when there is room."""
+    world = World(a_node("n1", cores=1))
+    world.fleet.hold(NodeId("n1"), "e-other", world.fleet.host(NodeId("n1")).capacity)  # type: ignore[arg-type]
+
+    first = world.submit(a_job())
+    again = world.look()
+    world.fleet.release(NodeId("n1"), "e-other")  # type: ignore[arg-type]
+    then = world.look()
+
+    assert [type(event) for event in first] == [Submitted, Queued]
+    assert again == []
+    assert [type(event) for event in then] == [Assigned]
+    assert world.job.queued is None
+
+
+def test_time_in_the_queue_is_what_counts() -> None:
+    """A QueueTimeout counts from when the job began to wait, and a job that ran before begins anew."""
+    world = World(a_node("n1"))
+    world.submit(a_job(timeouts=Timeouts(queue_timeout=10)))
+    world.now += 100
+    world.fleet.put(a_node("n1", connected=False))
+    world.gone = {NodeId("n1"): 6.0}
+    world.look()
+    began = world.now
+
+    waiting = world.job.state
+    assert deadline(world) == began + 10
+    world.now = began + 9
+    assert world.look() == []
+    world.now = began + 10
+    world.look()
+    assert [waiting, world.job.state] == [JobState.QUEUED, JobState.FAILED]
+    assert world.job.message.startswith("Job timed out. Job was queued for longer than 10s")
+
+
+def test_a_cluster_without_nodes_is_given_a_moment() -> None:
+    """With no node at all a job waits a grace for one, then fails; right after a start even that is not judged."""
+    world = World()
+    world.settled = False
+    world.submit(a_job())
+    world.now += POLICY.join_grace_s
+    assert world.look() == []
+
+    world.settled = True
+    world.look()
+
+    assert world.job.state is JobState.FAILED
+    assert world.job.failure is not None
+    assert world.job.failure.code == "NoSuitableNode.NoNodes"
+
+
+def test_nodes_that_are_away_are_waited_for() -> None:
+    """A job that a disconnected or unapproved node could run waits for it, however long."""
+    world = World(a_node("n1", connected=False), a_node("n2", membership="PENDING"))
+    world.submit(a_job())
+
+    world.now += 100_000
+    world.look()
+
+    assert world.job.state is JobState.QUEUED
+    assert world.job.queued is not None
+    assert world.job.queued.details == {
+        "n1": "is not connected (fix: start it again, or wait for it)",
+        "n2": "is not approved yet (fix: approve it: node approve)",
+    }
+    assert world.job.queued.message.endswith("and none takes work now: 1 of them waits to be approved")
+    assert world.job.queued.hint == "approve it: shoal node approve n2"
+
+
+def test_between_two_attempts_a_job_waits_for_room() -> None:
+    """A job whose next attempt finds no room says that it waits, and for what, as its first would; it may be run anew."""
+    world = World(a_node("n1", cores=1))
+    world.submit(a_job())
+    world.report(world.open()[0], S.FAILED, ILL)
+    world.fleet.hold(NodeId("n1"), ExecutionId("other"), Amounts(cpu=1))
+    rests = world.job.state
+    world.now += 10
+    world.look()
+
+    assert [rests, world.job.state] == [JobState.RUNNING, JobState.QUEUED]
+    assert world.job.queued is not None
+    assert world.job.queued.code == "Exhausted.NoRoom"
+    assert requests.rerun(world.job, None, "", "", anew=False).version == 2

@@ -12,6 +12,7 @@ from protocol.jobs import Amounts, Constraint, Job, Resources, Spec, Task, Timeo
 from protocol.messages import Report, RunOutput
 from protocol.nodes import NodeInfo, Offer
 from protocol.states import ExecutionState
+from requester.core.deadlines import next_deadline
 from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import ExecutionRecord, JobRecord, NodeRecord
@@ -23,6 +24,7 @@ from requester.core.view import View
 S = ExecutionState
 POLICY = Policy(attempts_max=3, backoff_s=1.0, jitter=0.0, join_grace_s=5.0, events_max=4)
 JOB = job_id(nameless_key(7), 7)
+ILL = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
 
 
 def a_job(
@@ -178,3 +180,8 @@ def refold(entries: Sequence[Entry]) -> JobRecord | None:
     for seq, entry in enumerate(entries, 1):
         record = fold(record, entry, seq)
     return record
+
+
+def deadline(world: World) -> float | None:
+    """When the world's job next needs a look though nothing comes in."""
+    return next_deadline(world.job, world.running_since, world.now, POLICY)

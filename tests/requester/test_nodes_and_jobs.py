@@ -1,0 +1,124 @@
+"""What becomes of work when its node, or a word to it, is lost, and when people say something of nodes."""
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from protocol.states import ExecutionState as S
+from protocol.states import JobState
+from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+
+
+async def test_what_a_node_holds_is_known_until_it_says_otherwise(tmp_path: Path) -> None:
+    """A beat that says nothing of inputs leaves what was said before; one that says there are none is believed."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1")
+
+        def held() -> dict[str, int]:
+            return service._jobs.fleet.nodes[node.id].held
+
+        for said, known in (({"a": 1}, {"a": 1}), (None, {"a": 1}), ({"b": 2}, {"b": 2}), ({}, {})):
+            node.held = said
+            await node.beat()
+            await happens(lambda known=known: held() == known)  # type: ignore[misc]
+
+
+async def test_lost_command(tmp_path: Path) -> None:
+    """A command that never reached its node is sent again after a beat that shows it missing."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node()
+        await node.until(lambda node: bool(node.lists))
+        node.deaf = True
+        job = await submit(service, a_job())
+        await happens(lambda: service.facts()["commands"] > 1)
+        node.deaf = False
+
+        assert (await closed(service, job)).state is JobState.COMPLETED
+        assert len(node.runs) == 1
+
+
+async def test_lost_node(tmp_path: Path) -> None:
+    """A node that falls silent is given up and its work runs elsewhere; what it brings later does not count."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await first.until(lambda node: bool(node.runs))
+        await cluster.node("n2")
+        await cluster.lose(first)
+
+        record = await closed(service, job)
+        await cluster.find(first)
+        first.finish(first.runs[0].execution)
+        await first.until(lambda node: "drop" in node.verdicts.get(node.runs[0].execution, []))
+
+        assert record.state is JobState.COMPLETED
+        assert [(each.node, each.state) for each in record.executions.values()] == [
+            ("n1", S.LOST),
+            ("n2", S.COMPLETED),
+        ]
+        assert await service.job(job) == record
+
+
+async def test_a_node_that_stays_away(tmp_path: Path) -> None:
+    """A job waits for a node that is gone, but not for ever: after a while it fails, with what would change that."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, away_s=1.0)) as cluster:
+        service = await cluster.requester()
+        await cluster.lose(await cluster.node("n1"))
+        job = await submit(service, a_job())
+
+        record = await closed(service, job)
+
+        assert record.failure is not None
+        assert record.failure.code == "NoSuitableNode"
+        assert "node delete" in record.failure.details["n1"]
+
+
+async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
+    """What a node goes on with though it is not assigned there is cancelled after its beat."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node(script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        (run,) = node.runs
+        await cluster.lose(node)
+        await service.stop(job, namespace="", reason="", client="test")
+
+        await cluster.find(node)
+        await node.until(lambda node: node.cancelled == [run.execution])
+
+
+async def test_rejected_node(tmp_path: Path) -> None:
+    """Work on a node that a person rejects goes elsewhere, and no new work comes to it."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        await cluster.node("n2")
+
+        await service.set_membership("n1", "REJECTED", "old")
+        record = await closed(service, job)
+
+        assert record.state is JobState.COMPLETED
+        assert [each.node for each in record.executions.values()] == ["n1", "n2"]
+        assert (await service.node("n1")).membership == "REJECTED"
+
+
+async def test_manual_approval(tmp_path: Path) -> None:
+    """Where nodes are approved by hand a job waits until one is."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, manual_approval=True)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node()
+        job = await submit(service, a_job())
+        record = await until(service, job, lambda record: record.queued is not None)
+        await happens(lambda: service.facts()["nodes"] == 1)
+
+        await service.set_membership("n1", "APPROVED", "")
+
+        assert record.state is JobState.QUEUED
+        assert (await closed(service, job)).state is JobState.COMPLETED
+        assert len(node.runs) == 1
