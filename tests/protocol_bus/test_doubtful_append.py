@@ -62,6 +62,16 @@ async def check_stored_once(witness: Bus, start: int, group: list[Append], outco
     assert read == sorted(wanted, key=lambda record: record.seq)
 
 
+async def held_back(scene: Scene, size: int) -> tuple[int, list[Append], "asyncio.Task[list[Outcome]]"]:
+    """An append that has not arrived: where the log ended before it, its entries, and who waits for its outcome."""
+    start = (await scene.witness.log_state()).last
+    group = group_of(size)
+    scene.proxy.hold_requests()
+    appending = asyncio.create_task(scene.bus.append(group))
+    await scene.proxy.until_requested()
+    return start, group, appending
+
+
 @SIZES
 async def test_an_append_whose_answer_is_lost_is_stored_once(scene: Scene, size: int) -> None:
     """The server stored it, the connection broke before the answer: the outcome is `Stored`, and the log has it once."""
@@ -81,11 +91,7 @@ async def test_an_append_whose_answer_is_lost_is_stored_once(scene: Scene, size:
 @SIZES
 async def test_an_append_that_never_reached_the_server_is_stored_once(scene: Scene, size: int) -> None:
     """The connection broke before the append arrived: it is sent again, and the log has it once."""
-    start = (await scene.witness.log_state()).last
-    group = group_of(size)
-    scene.proxy.hold_requests()
-    appending = asyncio.create_task(scene.bus.append(group))
-    await scene.proxy.until_requested()
+    start, group, appending = await held_back(scene, size)
 
     await scene.proxy.cut()
 
@@ -95,11 +101,7 @@ async def test_an_append_that_never_reached_the_server_is_stored_once(scene: Sce
 @SIZES
 async def test_an_append_that_arrives_late_is_stored_once(scene: Scene, size: int) -> None:
     """The first copy arrives after the second was stored: the guard refuses it, and the log has the entry once."""
-    start = (await scene.witness.log_state()).last
-    group = group_of(size)
-    scene.proxy.hold_requests()
-    appending = asyncio.create_task(scene.bus.append(group))
-    await scene.proxy.until_requested()
+    start, group, appending = await held_back(scene, size)
     await scene.proxy.cut()
     outcomes = await finish(appending)
 
@@ -112,11 +114,7 @@ async def test_an_append_that_arrives_late_is_stored_once(scene: Scene, size: in
 @SIZES
 async def test_an_append_of_which_half_arrived_is_stored_once(scene: Scene, size: int) -> None:
     """The connection broke in the middle of the append, or of a batch: nothing is half stored, and nothing twice."""
-    start = (await scene.witness.log_state()).last
-    group = group_of(size)
-    scene.proxy.hold_requests()
-    appending = asyncio.create_task(scene.bus.append(group))
-    await scene.proxy.until_requested()
+    start, group, appending = await held_back(scene, size)
     await scene.proxy.deliver_half()
 
     await scene.proxy.cut()
