@@ -1,7 +1,8 @@
 """The names of sources and publishers, and what each cannot do without.
 
 Knows: Bacalhau's types, their older names, and the required parameters that are cheap to look at, so that a person hears of
-a slip before submission. Must not know: any driver; its own Struct in ``storage/`` has the last word on its parameters.
+a slip before submission. Must not know: any driver; its own Struct in ``storage/`` has the last word on its parameters, and
+says so through a `protocol.spec.look.Look`, where whoever reads a spec has one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,8 @@ from protocol.jobs import Spec
 from protocol.spec.blobs import is_blob_url, parse_blob_url, parse_data_url
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, no_such, path_text, quoted
+from protocol.spec.look import ParamFault
+from protocol.spec.shape import Rules
 from protocol.spelling import near
 
 OWN: Final = "own"
@@ -78,10 +81,6 @@ def _inline(text: str) -> str:
     return ""
 
 
-def _encoding(text: str) -> str:
-    return "" if text.lower() in ("", "gzip", "plain") else f"must be gzip or plain, and is {quoted(text)}"
-
-
 SOURCES: Final[Mapping[str, Mapping[str, Check]]] = {
     "ipfs": {"CID": _cid},
     "s3": {"Bucket": _bucket},
@@ -106,24 +105,23 @@ PUBLISHERS: Final[Mapping[str, Mapping[str, Check]]] = {
 OLDER_NAMES: Final = {"localdirectory": "local"}
 NO_PUBLISHER: Final = ("", "noop")
 
-_OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = {"s3": {"Encoding": _encoding}}
 
-
-def read_source(source: Spec, path: Path, findings: Findings, *, own: bool = False) -> Spec:
+def read_source(source: Spec, path: Path, rules: Rules) -> Spec:
     """A source under its proper name, with its required parameters under theirs.
 
-    With `own`, a `local` one with a relative path becomes one of type `OWN`.
+    In a person's text a `local` one with a relative path becomes one of type `OWN`.
     """
+    findings = rules.findings
     older = OLDER_NAMES.get(source.type.strip().lower())
     if older:
         findings.warn(f"{path_text(path)}.Type: {source.type} is now called {older}")
         source = Spec(older, source.params)
-    if own and source.type.strip().lower() == "local":
+    if rules.strict and source.type.strip().lower() == "local":
         params = {key.lower(): (key, value) for key, value in source.params.items() if value is not None}
         where = params.get("sourcepath", ("", ""))[1]
         if isinstance(where, str) and is_relative(where):
             return _own(where, params, (*path, "Params"), findings)
-    return _read(source, SOURCES, "source", path, findings)
+    return _read(source, SOURCES, "source", path, rules)
 
 
 def _own(where: str, params: Mapping[str, tuple[str, Any]], path: Path, findings: Findings) -> Spec:
@@ -142,20 +140,17 @@ def _own(where: str, params: Mapping[str, tuple[str, Any]], path: Path, findings
     return Spec(OWN, own)
 
 
-def read_publisher(publisher: Spec, path: Path, findings: Findings) -> Spec:
+def read_publisher(publisher: Spec, path: Path, rules: Rules) -> Spec:
     """A publisher under its proper name; one that publishes nothing is an empty `Spec`."""
     if publisher.type.strip().lower() in NO_PUBLISHER and not (
         publisher.params and not publisher.type.strip()
     ):
         return Spec()
-    read = _read(publisher, PUBLISHERS, "publisher", path, findings)
-    _check(read.params, _OPTIONAL.get(read.type, {}), (*path, "Params"), findings, required=False)
-    return read
+    return _read(publisher, PUBLISHERS, "publisher", path, rules)
 
 
-def _read(
-    spec: Spec, known: Mapping[str, Mapping[str, Check]], what: str, path: Path, findings: Findings
-) -> Spec:
+def _read(spec: Spec, known: Mapping[str, Mapping[str, Check]], what: str, path: Path, rules: Rules) -> Spec:
+    findings = rules.findings
     name = spec.type if spec.type in known else _proper(spec.type, known)
     if not spec.type.strip():
         findings.fault((*path, "Type"), f"{path_text((*path, 'Type'))} is missing")
@@ -163,7 +158,21 @@ def _read(
     if name is None:
         findings.fault((*path, "Type"), no_such(what, spec.type, known), near=near(spec.type, known))
         return spec
-    return Spec(name, _check(spec.params, known[name], (*path, "Params"), findings, required=True))
+    here = (*path, "Params")
+    read = Spec(name, _check(spec.params, known[name], here, findings))
+    for fault in rules.look(what, read):
+        _tell(fault, here, rules)
+    return read
+
+
+def _tell(fault: ParamFault, path: Path, rules: Rules) -> None:
+    """Pass on what a driver says, but for a program's unknown parameters: nodes of a newer version may know them."""
+    here = (*path, *fault.at)
+    if not fault.unknown:
+        rules.findings.fault(here, f"{path_text(here)}{fault.said}", near=fault.near, key=fault.name)
+    elif rules.strict:
+        message = f"unknown key {quoted(str(here[-1]))} in {path_text(here[:-1])}"
+        rules.findings.fault(here, message, near=fault.near, key=True)
 
 
 def _proper(type: str, known: Iterable[str]) -> str | None:
@@ -173,7 +182,7 @@ def _proper(type: str, known: Iterable[str]) -> str | None:
 
 
 def _check(
-    params: Mapping[str, Any], checks: Mapping[str, Check], path: Path, findings: Findings, *, required: bool
+    params: Mapping[str, Any], checks: Mapping[str, Check], path: Path, findings: Findings
 ) -> dict[str, Any]:
     """The parameters without nulls, those that are looked at under their proper names."""
     proper = {name.lower(): name for name in checks}
@@ -188,8 +197,7 @@ def _check(
         here = (*path, name)
         value = read.get(name)
         if value is None or value == "":
-            if required:
-                findings.fault(here, f"{path_text(here)} is missing")
+            findings.fault(here, f"{path_text(here)} is missing")
         elif not isinstance(value, str):
             findings.fault(here, f"{path_text(here)} must be a text")
         elif wrong := check(value):

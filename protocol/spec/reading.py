@@ -23,6 +23,7 @@ from protocol.spec.documents import read_document
 from protocol.spec.drivers import OWN
 from protocol.spec.faults import Findings, SpecFault, SpecFaults, path_text, quoted
 from protocol.spec.job_rules import read_job
+from protocol.spec.look import Look, unseen
 from protocol.spec.older import REWRITES, before_1_4
 from protocol.spec.shape import Rules, is_exact, kind, read_struct
 from protocol.spec.tree import Document, Unreadable
@@ -77,10 +78,11 @@ class _Submitted(Job, frozen=True, rename="pascal"):
     type: str = ""
 
 
-def read_spec(text: str, *, file: str) -> Reading:
+def read_spec(text: str, *, file: str, look: Look = unseen) -> Reading:
     """Read a spec that a person wrote, in YAML or JSON. Raises `SpecFaults` with file, line and column of every fault.
 
-    Defaults that only a requester knows are not filled in; so a missing publisher is a warning here.
+    `look` is asked for what drivers find wrong. Defaults that only a requester knows are not filled in; so a missing
+    publisher is a warning here.
     """
     try:
         document = read_document(text, file=file)
@@ -90,29 +92,29 @@ def read_spec(text: str, *, file: str) -> Reading:
         raise SpecFaults([fault], file=file) from error
     findings = Findings(file, document)
     _check_repeated(document, findings)
-    job = _read(document.data(), findings, strict=True)
+    job = _read(document.data(), findings, look, strict=True)
     if job.task.result_paths and not job.task.publisher.type:
         findings.warn(_NO_PUBLISHER)
     return Reading(job, findings.warnings, _own(job, document, file))
 
 
-def read_body(data: Any, *, defaults: Defaults = NO_DEFAULTS) -> Reading:
+def read_body(data: Any, *, defaults: Defaults = NO_DEFAULTS, look: Look = unseen) -> Reading:
     """Read the decoded ``Job`` of an API body, and fill in a requester's defaults. Raises `SpecFaults` with JSON paths."""
     findings = Findings()
-    job = apply_defaults(_read(data, findings, strict=False), defaults)
+    job = apply_defaults(_read(data, findings, look, strict=False), defaults)
     if job.task.result_paths and not job.task.publisher.type:
         findings.fault(("Tasks", 0, "Publisher"), "Tasks[0].Publisher is missing, and ResultPaths need one")
         findings.check()
     return Reading(job, findings.warnings)
 
 
-def _read(data: Any, findings: Findings, *, strict: bool) -> Job:
+def _read(data: Any, findings: Findings, look: Look, *, strict: bool) -> Job:
     wrong = unfit(data)
     if wrong:
         path, message = wrong
         findings.fault(path, f"{path_text(path)}: {message}" if path else message)
         findings.check()
-    rules = Rules(findings, strict, REWRITES)
+    rules = Rules(findings, strict, REWRITES, look)
     if is_exact(data, _Submitted):
         # It has nothing but what belongs to a job: no older form, no field of the server's.
         submitted = msgspec.convert(data, _Submitted)

@@ -19,6 +19,7 @@ from msgspec import inspect
 
 from protocol.spec.bounds import Path
 from protocol.spec.faults import Findings, path_text, quoted
+from protocol.spec.look import Look, unseen
 from protocol.spelling import near
 
 T = TypeVar("T")
@@ -28,11 +29,13 @@ Rewrite = Callable[[Any], Any]
 
 
 class Rules(NamedTuple):
-    """How to read. `rewrites` are asked by (Struct's name, field's name) before a value's type is looked at."""
+    """How to read. `rewrites` are asked by (Struct's name, field's name) before a value's type is looked at, `look` what
+    drivers say of their parameters."""
 
     findings: Findings
     strict: bool
     rewrites: Mapping[tuple[str, str], Rewrite]
+    look: Look = unseen
 
 
 class _Field(NamedTuple):

@@ -20,6 +20,7 @@ from protocol.spec.bounds import Path
 from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
 from protocol.spec.faults import Findings, no_such, path_text, quoted
+from protocol.spec.look import Look
 from protocol.spec.network import read_network
 from protocol.spec.older import REWRITES, OlderWasm, docker_today, tell_moved, wasm_today
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
@@ -50,7 +51,7 @@ _GPU_KIND: Final = ("GPUName", "GPUMemory")
 def read_task(task: Task, path: Path, rules: Rules) -> Task:
     """A task in canonical form. What a program sends again and again is read once."""
     text = msgspec.json.encode(task)
-    known = _kept(text) if not rules.strict and len(text) <= _KEPT_MAX_BYTES else None
+    known = _kept(text, rules.look) if not rules.strict and len(text) <= _KEPT_MAX_BYTES else None
     if known is None:
         return _read_task(task, path, rules)
     canonical, warnings = known
@@ -60,11 +61,12 @@ def read_task(task: Task, path: Path, rules: Rules) -> Task:
 
 
 @lru_cache(maxsize=256)
-def _kept(text: bytes) -> tuple[Task, list[str]] | None:
+def _kept(text: bytes, look: Look) -> tuple[Task, list[str]] | None:
     """A program's task in canonical form, with the warnings about it; None if anything is wrong with it."""
     findings = Findings()
     task = msgspec.json.decode(text, type=Task)
-    canonical = _read_task(task, ("Tasks", 0), Rules(findings, strict=False, rewrites=REWRITES))
+    rules = Rules(findings, strict=False, rewrites=REWRITES, look=look)
+    canonical = _read_task(task, ("Tasks", 0), rules)
     return None if findings.any else (canonical, findings.warnings)
 
 
@@ -93,7 +95,7 @@ def _read_task(task: Task, path: Path, rules: Rules) -> Task:
         task,
         name=name,
         engine=engine,
-        publisher=read_publisher(task.publisher, (*path, "Publisher"), findings),
+        publisher=read_publisher(task.publisher, (*path, "Publisher"), rules),
         env=env,
         input_sources=inputs,
         result_paths=result_paths,
@@ -246,7 +248,7 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, rules: Rules) ->
                 (*here, "Alias"), f"{path_text((*here, 'Alias'))} {quoted(each.alias)} is taken already"
             )
         aliases.add(each.alias)
-        source = read_source(each.source, (*here, "Source"), findings, own=rules.strict)
+        source = read_source(each.source, (*here, "Source"), rules)
         if each.read_write is True and source.type.lower() in IN_PLACE:
             place = path_text((*here, "ReadWrite"))
             findings.fault(

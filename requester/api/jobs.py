@@ -18,6 +18,7 @@ from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
 from requester.verbs import HistoryQuery, JobQuery
+from storage.forms import look
 
 routes = web.RouteTableDef()
 BASE = "/api/v1/orchestrator/jobs"
@@ -94,7 +95,7 @@ def _reading(body: dict[str, Any], request: web.Request) -> Reading:
         # The Python SDK names the namespace beside the job.
         job = {key: value for key, value in job.items() if key.lower() != "namespace"}
         job["Namespace"] = namespace
-    return read_body(job, defaults=request.app[DEFAULTS])
+    return read_body(job, defaults=request.app[DEFAULTS], look=look)
 
 
 @routes.put(BASE + "/diff")

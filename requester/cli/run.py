@@ -24,6 +24,7 @@ from requester.cli.exits import tell
 from requester.cli.reading import read_start
 from requester.cli.shipping import shipped
 from requester.cli.waiting import Submitting, submit_and_wait
+from storage.forms import look
 
 Json = dict[str, Any]
 
@@ -220,7 +221,7 @@ def read_flags(
         ],
     }
     try:
-        return read_spec(json.dumps(written), file="the flags")
+        return read_spec(json.dumps(written), file="the flags", look=look)
     except SpecFaults as faults:
         raise _about_flags(faults.faults) from faults
 

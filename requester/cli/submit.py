@@ -22,6 +22,7 @@ from requester.cli.output import clean_text
 from requester.cli.reading import read_start
 from requester.cli.shipping import check_own, shipped_spec
 from requester.cli.waiting import Submitting, submit_and_wait
+from storage.forms import look
 
 Spec = Annotated[str, Parameter(name="SPEC", help="A job spec in YAML or JSON; - reads standard input.")]
 
@@ -99,10 +100,10 @@ def read(spec: str, filling: Filling) -> Reading:
         if sys.stdin.isatty():
             tell("Reading a job spec from the terminal; end it with Ctrl+D.")
         text = _text(sys.stdin.buffer.read(TEXT_MAX_BYTES + 1), "standard input")
-        return read_spec(filling.fill_in(text, "<stdin>"), file="<stdin>")
+        return read_spec(filling.fill_in(text, "<stdin>"), file="<stdin>", look=look)
     hint = "give the path of a job spec, or - for standard input"
     data = read_start(spec, "file", at_most_bytes=TEXT_MAX_BYTES, hint=hint)
-    return read_spec(filling.fill_in(_text(data, spec), spec), file=spec)
+    return read_spec(filling.fill_in(_text(data, spec), spec), file=spec, look=look)
 
 
 def _folder(spec: str) -> Path:

@@ -57,6 +57,14 @@ class _Word(Struct, frozen=True):
     write: Callable[[_Moment], str]
 
 
+def check_layout(layout: str, field: str) -> None:
+    """Raise `Invalid`, which names the `field`, for a layout that is not taken."""
+    try:
+        _compiled(layout)
+    except Invalid as fault:
+        raise Invalid(f"{field}: {fault.message}", hint=fault.hint) from fault
+
+
 def same_date(layout: str, text: str) -> str | None:
     """`text` read as a date by `layout` and written again by it, or None if it is not such a date.
 

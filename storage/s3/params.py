@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from protocol.errors import Invalid
 from storage.addresses import AddressPolicy
 from storage.multiaddr import parse_endpoint
+from storage.s3.dates import check_layout
 from storage.s3.globs import is_glob, literal_prefix
 from storage.s3.listing import Listing
 from storage.s3.signing import Credentials
@@ -186,7 +187,10 @@ def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -
             f"{what}: Region {region!r} is not a region's name", hint="Write for example us-east-1."
         )
     if endpoint:
-        check_endpoint(endpoint)
+        try:
+            check_endpoint(endpoint)
+        except Invalid as fault:
+            raise Invalid(f"{what}: Endpoint: {fault.message}", hint=fault.hint) from fault
     try:
         length = len(key.encode())
     except UnicodeEncodeError as error:
@@ -237,5 +241,9 @@ def _check_partition(partition: Partition) -> None:
             f"{what}: StartIndex {partition.start_index} and EndIndex {partition.end_index} span no text",
             hint="StartIndex is 0 or more and EndIndex is greater.",
         )
-    if kind == "date" and not partition.date_format:
-        raise Invalid(f"{what}.DateFormat is empty, and Type date needs one", hint="For example 2006-01-02.")
+    if kind == "date":
+        if not partition.date_format:
+            raise Invalid(
+                f"{what}.DateFormat is empty, and Type date needs one", hint="For example 2006-01-02."
+            )
+        check_layout(partition.date_format, f"{what}.DateFormat")

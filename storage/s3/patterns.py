@@ -1,7 +1,7 @@
 """Regular expressions that strangers wrote, in RE2's language and by RE2 itself, as Bacalhau reads them (docs/adr/0028).
 
-Knows: how RE2 is asked. Must not know: keys or partitions. No pattern takes longer than its length times that of the text,
-so they are tried in a thread of this process; RE2 itself bounds what a pattern may take of memory.
+Knows: how RE2 is asked. Must not know: keys, or what a partition is. No pattern takes longer than its length times that of
+the text, so they are tried in a thread of this process; RE2 itself bounds what a pattern may take of memory.
 """
 
 import asyncio
@@ -10,12 +10,23 @@ from typing import Any, Final, TypeVar
 
 from protocol.errors import Invalid, TimedOut
 from storage.long_lists import Packed
+from storage.s3.params import SourceParams
 from storage.threads import Stop, in_thread
 
 T = TypeVar("T")
 
+FILTER: Final = "source s3: Filter"
+PATTERN: Final = "source s3: Partition.Pattern"
 LIMIT_S: Final = 300.0
 """A million keys took 10 to 37 s on two slow cores with a load of six; a pattern of thousands of states takes longer."""
+
+
+def check_patterns(params: SourceParams) -> None:
+    """Raise `Invalid` if ``Filter`` or ``Partition.Pattern`` is no regular expression."""
+    if params.filter:
+        compiled(params.filter, FILTER)
+    if params.partition.type.lower() == "regex":
+        compiled(params.partition.pattern, PATTERN)
 
 
 def compiled(pattern: str, field: str) -> Any:

@@ -17,7 +17,7 @@ from storage.s3.listing import Listing, check_listing, digest_of
 from storage.s3.near import meant
 from storage.s3.params import SourceParams
 from storage.s3.partitions import Groups, behind_prefix, index_of, shares_out
-from storage.s3.patterns import sift
+from storage.s3.patterns import FILTER, PATTERN, sift
 from storage.threads import in_thread
 
 FOLDER_TYPE = "application/x-directory"
@@ -130,7 +130,7 @@ async def _matching(objects: Packed[Object], params: SourceParams) -> Packed[Obj
 async def _filtered(objects: Packed[Object], params: SourceParams) -> Packed[Object]:
     if not params.filter or not objects:
         return objects
-    return await _passing(objects, params.prefix, params.filter, "source s3: Filter")
+    return await _passing(objects, params.prefix, params.filter, FILTER)
 
 
 async def _passing(objects: Packed[Object], prefix: str, pattern: str, field: str) -> Packed[Object]:
@@ -148,9 +148,8 @@ async def _shared_out(objects: Packed[Object], params: SourceParams, share: Shar
         return not each.is_marker and index_of(each.key, prefix, partition, share.count, match) == share.index
 
     if partition.type.lower() == "regex":
-        field = "source s3: Partition.Pattern"
         return await sift(
-            objects, partition.pattern, field, lambda each: behind_prefix(each.key, prefix), ours
+            objects, partition.pattern, PATTERN, lambda each: behind_prefix(each.key, prefix), ours
         )
     # A hash of each key takes a second for a hundred thousand of them.
     return await in_thread(lambda stop: objects.sifted(ours, stop))

@@ -50,7 +50,7 @@ def test_a_cid_that_nobody_has(fragile: Fragile, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"Type": "ipfs", "Params": {"CID": "notacid"}}, ["/in", "ipfs", "'notacid'"]),
+        ({"Type": "ipfs", "Params": {"CID": "notacid"}}, ["InputSources[0]", "CID", "'notacid'"]),
         (
             {"Type": "ipfs", "Params": {"CID": "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPBdG", "Pat": 1}},
             ["/in", "Pat"],

@@ -151,11 +151,6 @@ WRONG_TASKS = [
     ({"Publisher": {"Params": {"a": 1}}}, "Publisher.Type", "is missing"),
     ({"Publisher": {"Type": "s3", "Params": {"Bucket": "b"}}}, "Publisher.Params.Key", "is missing"),
     ({"Publisher": {"Type": "s3", "Params": {"Key": "k"}}}, "Publisher.Params.Bucket", "is missing"),
-    (
-        {"Publisher": {"Type": "s3", "Params": {"Bucket": "b", "Key": "k", "Encoding": "zip"}}},
-        "Publisher.Params.Encoding",
-        "gzip or plain",
-    ),
     ({"Env": {"lower": "x"}}, "Env.lower", "upper-case"),
     ({"Env": {"1A": "x"}}, "Env.1A", "begins with a letter"),
     ({"Env": {"_A": "x"}}, "Env._A", "begins with a letter"),

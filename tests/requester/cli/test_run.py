@@ -57,7 +57,7 @@ def test_every_flag_has_its_field(shoal: Shoal, monkeypatch: pytest.MonkeyPatch)
             "--env",
             "MINE",
             "-i",
-            "ipfs://QmX:/x",
+            "ipfs://bafkqaaa:/x",
             "--input",
             "https://h/f:/y",
         ),
@@ -168,7 +168,7 @@ def test_faults_name_the_flag(shoal: Shoal, twin: Twin) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["-i", "ipfs:/QmX"], "-i"),
+        (["-i", "ipfs:/bafkqaaa"], "-i"),
         (["-p", "ipsf"], 'Did you mean "ipfs"'),
         (["-o", "outputs"], "outputs:/outputs"),
         (["-e", "NOT_THERE"], "NOT_THERE"),
@@ -212,10 +212,10 @@ def test_a_module_of_ones_own_travels_along(shoal: Shoal, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "type", "target"),
     [
-        ("ipfs://QmX", "ipfs", "/module/QmX"),
+        ("ipfs://bafkqaaa", "ipfs", "/module/bafkqaaa"),
         ("s3://b/x/y.wasm", "s3", "/module/y.wasm"),
         ("https://h/x/y.wasm?z=1", "urlDownload", "/module/y.wasm"),
-        ("ipfs://QmX:/elsewhere/a.wasm", "ipfs", "/elsewhere/a.wasm"),
+        ("ipfs://bafkqaaa:/elsewhere/a.wasm", "ipfs", "/elsewhere/a.wasm"),
     ],
 )
 def test_a_module_may_be_anywhere(shoal: Shoal, module: str, type: str, target: str) -> None:
