@@ -23,13 +23,12 @@ NO_ACCOUNT: Final = frozenset(
     {
         "InvalidAccessKeyId",
         "InvalidToken",
-        "ExpiredToken",
-        "TokenRefreshRequired",
         "InvalidSecurity",
         "XAdminUserNotFound",  # versitygw, with status 404
     }
 )
-ABOUT_ALL: Final = NO_ACCOUNT | {"NoSuchBucket", "SignatureDoesNotMatch"}
+EXPIRED: Final = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+ABOUT_ALL: Final = NO_ACCOUNT | EXPIRED | {"NoSuchBucket", "SignatureDoesNotMatch"}
 _DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
 _BUSY: Final = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"}
@@ -52,6 +51,9 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
         return NotFound(said)
     if code in NO_ACCOUNT:
         return Denied(f"{what}: {endpoint} does not know the account ({code})", hint=ACCOUNT_HINT)
+    if code in EXPIRED:
+        hint = "Renew it where the AWS configuration has it: a session token, or what its credential_process prints."
+        return Denied(f"{what}: the account's session is over ({code}, at {endpoint})", hint=hint)
     if code == "SignatureDoesNotMatch":
         return Denied(
             f"{what}: {endpoint} refuses the signature ({code})", hint="Check AWS_SECRET_ACCESS_KEY."

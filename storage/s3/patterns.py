@@ -5,6 +5,7 @@ the text, so they are tried in a thread of this process; RE2 itself bounds what 
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,8 @@ T = TypeVar("T")
 
 FILTER: Final = "source s3: Filter"
 PATTERN: Final = "source s3: Partition.Pattern"
+ANY_BYTE: Final = r"\C"
+_QUOTED: Final = re.compile(r"\\Q.*?(?:\\E|\Z)|\\.", re.DOTALL)
 LIMIT_S: Final = 300.0
 """A million keys took 10 to 37 s on two slow cores with a load of six; a pattern of thousands of states takes longer."""
 
@@ -36,12 +39,21 @@ def compiled(pattern: str, field: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     try:
-        return re2.compile(pattern.encode(), options)
+        found = re2.compile(pattern.encode(), options)
     except re2.error as error:
         told = error.args[0]
-        said = told.decode(errors="replace") if isinstance(told, bytes) else told
-        hint = "It is written as in RE2: https://github.com/google/re2/wiki/Syntax"
-        raise Invalid(f"{field} {pattern!r} is not a regular expression: {said}", hint=hint) from error
+        raise _no_pattern(
+            field, pattern, told.decode(errors="replace") if isinstance(told, bytes) else told
+        ) from error
+    if any(each == ANY_BYTE for each in _QUOTED.findall(pattern)):
+        # Go's RE2 has none, and half a character is no text.
+        raise _no_pattern(field, pattern, f"invalid escape sequence: {ANY_BYTE}")
+    return found
+
+
+def _no_pattern(field: str, pattern: str, said: str) -> Invalid:
+    hint = "It is written as in RE2: https://github.com/google/re2/wiki/Syntax"
+    return Invalid(f"{field} {pattern!r} is not a regular expression: {said}", hint=hint)
 
 
 def finder(pattern: str, field: str) -> Callable[[str], list[str]]:

@@ -51,7 +51,11 @@ SLIPS = [
     ("{Type: s3, Params: {Bucket: b, Partition: {Type: dat}}}", "dat}", "Partition.Type 'dat' is unknown"),
     ("{Type: s3, Params: {Bucket: b, Partition: {Type: regex, Pattern: '('}}}", "'('}", "Pattern '('"),
     ("{Type: s3, Params: {Bucket: b, Partition: {Type: regex}}}", "{Type: regex}", "Type regex needs one"),
-    ("{Type: s3, Params: {Bucket: b, partition: {Type: date, DateFormat: MST}}}", "MST}", "abbreviation"),
+    (
+        "{Type: s3, Params: {Bucket: b, partition: {Type: date, DateFormat: y=59}}}",
+        "y=59",
+        "cannot read what it writes",
+    ),
     ("{Type: s3, Params: {Bucket: b, Partition: {Type: substring, EndIndex: x}}}", "x}", "expected int"),
     ("{Type: s3, Params: {Bucket: b, Filter: '['}}", "'['", "Params.Filter '[' is not a regular expression"),
     ("{Type: s3, Params: {Bucket: b, Filter: 7}}", "7}", "Params.Filter: expected str, got int"),

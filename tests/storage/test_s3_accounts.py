@@ -350,3 +350,28 @@ async def test_the_nodes_own_endpoint_is_reached(
 
 
 # Publishing.
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "todo"),
+    [
+        ("ExpiredToken", "the account's session is over", "credential_process"),
+        ("RequestTimeTooSkewed", "RequestTimeTooSkewed", "Set this machine's clock"),
+    ],
+)
+async def test_a_refusal_for_the_clocks_sake_says_so(code: str, says: str, todo: str) -> None:
+    """A session that is over and a clock that is wrong are told as what they are, also by a look at one object."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+        return web.Response(status=403, text=text, content_type="application/xml")
+
+    async with (
+        serving(refuse) as url,
+        S3Client(S3Settings(endpoint=url, credentials=Credentials("a", "b"))) as client,
+    ):
+        for key in ("one", "many/"):
+            with pytest.raises(Denied) as caught:
+                await S3Source(client=client).resolve(SourceParams("b", key), ALL)
+            assert says in caught.value.message
+            assert todo in caught.value.hint
