@@ -32,11 +32,12 @@ from protocol.jobs import Spec
 from requester.cli.endpoint import Api
 from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
-from requester.cli.merge import merge
+from requester.cli.merge import Paths, entries_told, merge
 from requester.cli.output import clean, size
 from requester.cli.results import NewLinks, Result, is_archive, published, told_if_gone, told_whose
 from requester.cli.stores import LINKED, looked_at, opened_stores
 from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
+from requester.written import rows_of
 from storage.contract import Drivers, silent
 
 Json = dict[str, Any]
@@ -72,13 +73,16 @@ def get(
     """Download a job's results into a folder of their own; a download that fails leaves nothing of it."""
     try:
         with api.client() as client:
-            record = client.job(job, namespace=namespace)["Job"]
+            answer = client.job(job, include="executions", namespace=namespace)
+            record = answer["Job"]
             results = published(client, record, links=True)
         if not results:
             return _nothing(record)
         folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise Conflict(f"{folder} is there already", hint="name another folder with --output-dir")
+        if not raw:
+            _check_apart(results, answer)
         tell(f"Fetching results of job '{clean(job)}'...")
         if not _closed(record):
             tell("The job is not closed yet; these are the results so far.")
@@ -107,6 +111,15 @@ def _nothing(record: Json) -> int:
     elif not record["Tasks"][0]["Publisher"].get("Type"):
         tell(f"Hint: the job has no publisher; what the program printed is in: shoal job logs {record['ID']}")
     return Exit.OK
+
+
+def _check_apart(results: list[Result], answer: Json) -> None:
+    """Raise `Conflict` if the records tell of a path that two of the executions wrote: better now than after a download."""
+    executions = (answer.get("Executions") or {}).get("Items") or []
+    written = {each["ID"]: each["Written"] for each in executions if each.get("Written")}
+    paths = Paths()
+    for each in results:
+        paths.add(entries_told(rows_of(written.get(each.execution))))
 
 
 def _closed(record: Json) -> bool:

@@ -4,17 +4,40 @@ Knows: the layout of a result (``stdout``, ``stderr``, ``exitCode`` and one fold
 form of it. Must not know: where results come from.
 
 The three text files are joined, one execution after another; everything else keeps its path. Two executions that wrote
-the same path cannot be merged: that is found before anything is written.
+the same path cannot be merged: that is found before anything is written, and as far as their records tell what they wrote,
+before anything is downloaded.
 """
 
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from protocol.errors import Conflict
+from storage.tree import Kind
 
 JOINED: Final = ("stdout", "stderr", "exitCode")
+
+
+class Paths:
+    """What the results seen so far hold: no other may hold the same."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._folders: set[str] = set()
+
+    def add(self, entries: Iterable[tuple[str, bool]]) -> None:
+        """Take one more result's paths, each with whether it is a folder. Raises `Conflict` naming the first path of two."""
+        for name, is_folder in entries:
+            if name in JOINED and not is_folder:
+                continue
+            if name in self._taken or (not is_folder and name in self._folders):
+                raise Conflict(
+                    f"two executions wrote {name}, so their results cannot be merged",
+                    hint="use --raw to keep one folder per execution",
+                )
+            (self._folders if is_folder else self._taken).add(name)
 
 
 def merge(results: list[Path], into: Path) -> None:
@@ -22,20 +45,24 @@ def merge(results: list[Path], into: Path) -> None:
 
     The results' files are moved, not copied.
     """
-    taken: set[str] = set()
-    folders: set[str] = set()
+    paths = Paths()
     for result in results:
-        for name, is_folder in _entries(result):
-            if name in JOINED and not is_folder:
-                continue
-            if name in taken or (not is_folder and name in folders):
-                raise Conflict(
-                    f"two executions wrote {name}, so their results cannot be merged",
-                    hint="use --raw to keep one folder per execution",
-                )
-            (folders if is_folder else taken).add(name)
+        paths.add(_entries(result))
     for result in results:
         _place(result, into)
+
+
+def entries_told(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool]]:
+    """The paths that a record tells of, with the folders above them, as `Paths` takes them."""
+    found = dict[str, bool]()
+    for row in rows:
+        path = str(row["Path"])
+        above = path.rpartition("/")[0]
+        while above:
+            found.setdefault(above, True)
+            above = above.rpartition("/")[0]
+        found[path] = row["Type"] == Kind.FOLDER
+    return list(found.items())
 
 
 def _place(result: Path, into: Path) -> None:

@@ -99,10 +99,18 @@ def told_if_gone(result: Result) -> Iterator[None]:
 @contextmanager
 def told_whose(spec: Spec) -> Iterator[None]:
     """What a refusal does not say: that a result was published with an account which neither the requester nor the person
-    has shown to the store."""
+    has shown to the store, or has more objects than the requester gives links to."""
+    from storage.s3.results import OBJECTS_MAX
+
     try:
         yield
     except Denied as fault:
+        count = (spec.params.get("Listing") or {}).get("Count", 0)
+        if spec.type.lower() == "s3" and count > OBJECTS_MAX:
+            fault.hint = (
+                f"It has {count:,} objects, and a requester gives links to at most {OBJECTS_MAX:,} of a result: read it "
+                "with an account of yours (AWS_PROFILE=…), or let the job publish one archive (Encoding: gzip)."
+            )
         profile = spec.params.get("Profile") or (spec.params.get("SourceSpec") or {}).get("Profile")
         if profile:
             fault.hint = (

@@ -122,7 +122,10 @@ def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault |
     if isinstance(error, boto.ProfileNotFound | boto.PartialCredentialsError | boto.NoCredentialsError):
         return Denied(f"{what}: {str(error)[:300]}", hint=ACCOUNT_HINT)
     if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):
-        return Denied(f"{what}: the account cannot be read ({type(error).__name__})", hint=ACCOUNT_HINT)
+        hint = (
+            "Does what the AWS configuration names work here: its credential_process, the metadata service?"
+        )
+        return Denied(f"{what}: the account cannot be read ({type(error).__name__})", hint=hint)
     if isinstance(error, ResponseParserError):
         return Broken(
             f"{what}: {endpoint} does not answer as S3 does", hint="Is this the address of an S3 server?"

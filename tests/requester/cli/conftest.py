@@ -1,5 +1,6 @@
 """The command line in this process, over HTTP to a twin of the verbs that lives in the background."""
 
+import hashlib
 import io
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from aiohttp import web
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
-from protocol.messages import Written
+from protocol.messages import FileWritten, Written
 from protocol.states import ExecutionState, JobState
 from requester.api.app import serve_api
 from requester.cli.app import main
@@ -92,6 +93,15 @@ def archive_of(**files: str) -> bytes:
             member.size = len(text)
             archive.addfile(member, BytesIO(text.encode()))
     return data.getvalue()
+
+
+def written(**files: str) -> Written:
+    """What a node reports of such files."""
+    found = [
+        FileWritten(name.replace("__", "/"), len(text), hashlib.sha256(text.encode()).hexdigest())
+        for name, text in sorted(files.items())
+    ]
+    return Written(len(found), sum(each.size_bytes for each in found), "0" * 64, found, 0)
 
 
 class Shelf:

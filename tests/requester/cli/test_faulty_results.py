@@ -14,8 +14,7 @@ from deploy.servers import S3Server
 from protocol.states import ExecutionState
 from storage.ranged import Limits
 from tests.conftest import Background
-from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
-from tests.requester.cli.test_files import written
+from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of, written
 from tests.requester.cli.test_get import made_bucket, published
 from tests.requester.twin import Twin
 from tests.storage.fault_proxy import FaultProxy, fault_proxy

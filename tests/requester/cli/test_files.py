@@ -11,7 +11,7 @@ from compute.provenance import Manifests
 from deploy.servers import Kubo, S3Server
 from protocol.ids import ExecutionId
 from protocol.jobs import Spec
-from protocol.messages import FileWritten, Written
+from protocol.messages import FileWritten
 from protocol.states import ExecutionState
 from requester.cli.app import main
 from storage.archive import pieces
@@ -19,19 +19,9 @@ from storage.s3.connection import Connection
 from storage.s3.results import ResultSigner, Signing
 from tests.conftest import Background
 from tests.contracts.trees import Link, Tree, plant, snapshot, with_folders
-from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
+from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of, written
 from tests.requester.cli.test_get import made_bucket, published
 from tests.requester.twin import Twin
-
-
-def written(**files: str) -> Written:
-    """What a node reports of such files."""
-    found = [
-        FileWritten(name.replace("__", "/"), len(text), hashlib.sha256(text.encode()).hexdigest())
-        for name, text in sorted(files.items())
-    ]
-    return Written(len(found), sum(each.size_bytes for each in found), "0" * 64, found, 0)
-
 
 FILES = {"stdout": "hello\n", "outputs__a": "A" * 50_000, "outputs__b__c": "C"}
 

@@ -4,15 +4,17 @@ import secrets
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from compute.provenance import Manifests
 from deploy import servers
 from deploy.servers import Kubo, S3Server
-from protocol.errors import Unavailable
+from protocol.errors import Denied, Unavailable
 from protocol.ids import ExecutionId, JobId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.states import ExecutionState, JobState
+from requester.cli.results import told_whose
 from requester.verbs import Archive
 from storage.addresses import read_policy
 from storage.contract import Label, silent
@@ -20,7 +22,7 @@ from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
 from tests.conftest import Background
-from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of
+from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of, written
 from tests.requester.twin import NODE, Twin
 
 S = ExecutionState
@@ -143,6 +145,48 @@ def test_a_clash_is_told_and_nothing_is_kept(
     assert "--raw" in ran.err
     assert _leftovers(folder) == set()
     assert shoal("get", "words", "--raw").code == 0
+
+
+def test_a_clash_that_the_records_tell_of_costs_no_download(
+    shoal: Shoal, finished: Finished, shelf: Shelf, folder: Path
+) -> None:
+    """Where the records say that two executions wrote the same path, nothing is downloaded before that is told."""
+    for partition in (0, 1):
+        files = {"stdout": "x", "outputs__f": str(partition)}
+        finished.publish(partition, archive_of(**files), written=written(**files))
+    finished.close()
+
+    ran = shoal("get", "words")
+
+    assert ran.code == 1
+    assert "two executions wrote outputs/f" in ran.err
+    assert shelf.asked == 0
+    assert _leftovers(folder) == set()
+
+
+def test_results_that_share_their_folders_are_no_clash(
+    shoal: Shoal, finished: Finished, folder: Path
+) -> None:
+    """Two executions may write into one folder, each its own files."""
+    for partition in (0, 1):
+        files = {"stdout": "x", f"outputs__a__{partition}": "y"}
+        record = msgspec.structs.replace(written(**files), sha256="")
+        finished.publish(partition, archive_of(**files), written=record)
+    finished.close()
+
+    assert shoal("get", "words").code == 0
+    assert set(_tree(folder / "job-words")) == {"stdout", "outputs/a/0", "outputs/a/1"}
+
+
+def test_more_objects_than_links_are_told() -> None:
+    """A result of more objects than a requester gives links to says so where the person's account may not read it."""
+    with (
+        pytest.raises(Denied) as caught,
+        told_whose(Spec("s3", {"Bucket": "b", "Listing": {"Count": 10_001}})),
+    ):
+        raise Denied("denied")
+
+    assert "10,001 objects" in caught.value.hint
 
 
 @pytest.mark.parametrize("damage", [None, b"not an archive", CUT], ids=["gone", "other", "cut"])
