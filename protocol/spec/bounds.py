@@ -36,6 +36,8 @@ ENV_MAX_BYTES: Final = 128 * 1024
 TEXTS_MAX: Final = 4096
 """Entries in one list of texts (arguments, values of a constraint)."""
 INPUTS_MAX: Final = 256
+INPUTS_LOOKED_AT_MAX: Final = 64
+"""Inputs whose parameters drivers look at when a job is read (docs/adr/0035); what is wrong with more, nodes tell."""
 RESULT_PATHS_MAX: Final = 256
 """Each input and result path is a mount; engines slow down with hundreds of them."""
 CONSTRAINTS_MAX: Final = 256

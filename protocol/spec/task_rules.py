@@ -20,7 +20,7 @@ from protocol.spec.bounds import Path
 from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
 from protocol.spec.faults import Findings, no_such, path_text, quoted
-from protocol.spec.look import Look
+from protocol.spec.look import Look, unseen
 from protocol.spec.network import read_network
 from protocol.spec.older import REWRITES, OlderWasm, docker_today, tell_moved, wasm_today
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
@@ -241,14 +241,15 @@ def _read_inputs(written: list[tuple[Path, Input]], path: Path, rules: Rules) ->
         return [each for _, each in written]
     targets, aliases = set[str](), set[str]()
     read = []
-    for here, each in written:
+    for number, (here, each) in enumerate(written):
         _check_place(each.target, (*here, "Target"), targets, findings)
         if each.alias and each.alias in aliases:
             findings.fault(
                 (*here, "Alias"), f"{path_text((*here, 'Alias'))} {quoted(each.alias)} is taken already"
             )
         aliases.add(each.alias)
-        source = read_source(each.source, (*here, "Source"), rules)
+        looking = rules if number < bounds.INPUTS_LOOKED_AT_MAX else rules._replace(look=unseen)
+        source = read_source(each.source, (*here, "Source"), looking)
         if each.read_write is True and source.type.lower() in IN_PLACE:
             place = path_text((*here, "ReadWrite"))
             findings.fault(

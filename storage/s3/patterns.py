@@ -20,24 +20,41 @@ FILTER: Final = "source s3: Filter"
 PATTERN: Final = "source s3: Partition.Pattern"
 ANY_BYTE: Final = r"\C"
 _QUOTED: Final = re.compile(r"\\Q.*?(?:\\E|\Z)|\\.", re.DOTALL)
+RE2_MAX_BYTES: Final = 8 << 20
+"""What RE2 itself allows a pattern."""
+CHECKED_MAX_CHARACTERS: Final = 128
+CHECKED_MAX_BYTES: Final = 1 << 20
+"""Classes of Unicode take 50 us a character to read, and whoever checks a pattern does nothing else meanwhile."""
+TOO_LARGE: Final = "pattern too large"
 LIMIT_S: Final = 300.0
 """A million keys took 10 to 37 s on two slow cores with a load of six; a pattern of thousands of states takes longer."""
 
 
 def check_patterns(params: SourceParams) -> None:
-    """Raise `Invalid` if ``Filter`` or ``Partition.Pattern`` is no regular expression."""
-    if params.filter:
-        compiled(params.filter, FILTER)
+    """Raise `Invalid` if ``Filter`` or ``Partition.Pattern`` is no regular expression; one that takes long to read is left
+    to the node that uses it."""
+    _check(params.filter, FILTER)
     if params.partition.type.lower() == "regex":
-        compiled(params.partition.pattern, PATTERN)
+        _check(params.partition.pattern, PATTERN)
 
 
-def compiled(pattern: str, field: str) -> Any:
-    """RE2's own form of a pattern, for text as UTF-8. Raises `Invalid` naming the `field` if it is none."""
+def _check(pattern: str, field: str) -> None:
+    if len(pattern) > CHECKED_MAX_CHARACTERS:
+        return
+    try:
+        compiled(pattern, field, CHECKED_MAX_BYTES)
+    except Invalid as fault:
+        if TOO_LARGE not in fault.message:
+            raise
+
+
+def compiled(pattern: str, field: str, max_bytes: int = RE2_MAX_BYTES) -> Any:
+    """RE2's own form of a pattern, for UTF-8, within so much memory. Raises `Invalid`, with the `field`, if it is none."""
     import re2
 
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = max_bytes
     try:
         found = re2.compile(pattern.encode(), options)
     except re2.error as error:

@@ -150,6 +150,14 @@ def test_what_is_right_is_taken(way: str) -> None:
         assert read_spec(json.dumps(job), file="x", look=look).job.task.input_sources[0].source.type == "s3"
 
 
+@pytest.mark.parametrize("pattern", [r"\p{L}" * 500, r"\pL{1000}" * 8])
+def test_a_pattern_that_takes_long_to_read_is_left_to_the_nodes(pattern: str) -> None:
+    """A pattern that would keep a requester from other work is not read there; it may be one or none."""
+    source = {"Type": "s3", "Params": {"Bucket": "b", "Filter": pattern}}
+
+    assert read_body(body(source), look=look).job.task.input_sources[0].source.params["Filter"] == pattern
+
+
 async def test_every_driver_says_what_it_reads(tmp_path: Any) -> None:
     """What is looked at when a job is read is what the driver of that type reads on a node."""
     settings = StorageSettings(folder=tmp_path, ipfs_connect="/ip4/127.0.0.1/tcp/9")
