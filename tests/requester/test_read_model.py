@@ -16,7 +16,7 @@ from protocol.messages import encode
 from requester.core.fold import fold
 from requester.core.model import JobRecord
 from requester.live import Live
-from requester.read_model import SCHEMA, Store
+from requester.read_model import SCHEMA, Group, Store
 from requester.read_queries import BEGINNING, entries, find, load, load_open, select
 from requester.recorder import Recorder
 from requester.service import Service
@@ -188,6 +188,26 @@ async def test_what_follows_from_one_entry_is_read_as_if_it_were_kept(tmp_path: 
         comes(seq, name, [StopRequested("enough")])
         await is_all_there()
     await recorder.close()
+
+
+def test_however_many_jobs_come_at_once_each_is_there_afterwards(tmp_path: Path) -> None:
+    """A requester that joins a cluster with a long queue writes thousands of jobs together, and finds each of them."""
+    group = Group("log", position=2_500)
+    for seq in range(1, group.position + 1):
+        key = job_key("default", f"job-{seq}")
+        entry = Entry(job_id(key, seq), f"op{seq}", "r1", float(seq), [Submitted(a_job(f"job-{seq}"), 1)])
+        record = fold(None, entry, seq)
+        assert record is not None
+        group.records.append((record, 0))
+        group.entries.append((seq, key, encode(entry)))
+    store = Store(tmp_path / "model.sqlite")
+    store.write(group)
+    store.close()
+
+    with sqlite3.connect(tmp_path / "model.sqlite") as database:
+        found, _ = load_open(database, BEGINNING, group.position + 1)
+
+    assert found == [record for record, _ in group.records]
 
 
 async def test_a_job_of_one_entry_goes_as_a_whole(tmp_path: Path) -> None:
