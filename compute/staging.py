@@ -105,9 +105,10 @@ class Staging:
         works = [self._fetch(index, each, brought, told) for index, each in enumerate(wanted)]
         if not self._plan.engine.prepared(self._plan.engine_params):
             works.append(self._prepare(told))
-        publisher, params = self._plan.publisher or (None, None)
-        if isinstance(publisher, Foreseeing):
-            works.append(self._foresee(publisher, params))
+        if self._plan.publisher is not None:
+            publisher, params = self._plan.publisher
+            if isinstance(publisher, Foreseeing):
+                works.append(self._foresee(publisher, params))
         if len(works) == 1:
             await works[0]
         else:
