@@ -12,7 +12,7 @@ from typing import Any
 
 from protocol import failpoints
 from protocol.bus import Append
-from protocol.ids import NodeId
+from protocol.ids import JobKey, NodeId
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED
 from tests.simulation.checker import Checker
@@ -70,6 +70,8 @@ class Cluster:
         self.hub.written, self.hub.removed = self.words.written, self._forgotten
         self.versions = Versions(self.wrong, self.checker)
         self.machines.decided = self._decided
+        self.hub.entries_max = scenario.entries_max
+        self.hub.full_of_one = self._full_of_one
         self.hub.cleared = self.checker.cleared
         self.checker.thinned = self.hub.thinned
         self.story: list[Line] = []
@@ -172,6 +174,7 @@ class Cluster:
         while self.scheduler.now < end and not self.wrongs:
             self._stop_what_runs_for_ever()
             self._take_nodes_back(end - self.scheduler.now)
+            self._begin_again()
             self.scheduler.run(self.scheduler.now + 1.0)
             going_on = quiet(self)
             if not going_on:
@@ -193,20 +196,38 @@ class Cluster:
         """
         open_calls = self.people.waiting_for(*ABOUT_NODES)
         for node in self.nodes:
-            cell = self.words.cells.get(node.name)
-            if node.name not in open_calls and self._aside_for(node.name) > left_s:
-                self.people.ask(Action(self.scheduler.now, "uncordon", text=node.name))
+            cell = self.words.cells.get(node.node)
+            if node.stands_aside:
+                continue
+            if node.node not in open_calls and self._aside_for(node.node) > left_s:
+                self.people.ask(Action(self.scheduler.now, "uncordon", text=node.node))
                 continue
             if cell is not None and cell.membership == DELETED:
                 self._start_anew(node, cell.deleted)
-            if cell is None or cell.membership == DELETED or node.name in open_calls:
+            if cell is None or cell.membership == DELETED or node.node in open_calls:
                 continue
-            if self.words.leaves(node.name) and self.words.work_on(node.name):
+            if self.words.leaves(node.node) and self.words.work_on(node.node):
                 continue
             if cell.membership != APPROVED:
-                self.people.ask(Action(self.scheduler.now, "approve", text=node.name))
+                self.people.ask(Action(self.scheduler.now, "approve", text=node.node))
             elif cell.cordon is not None:
-                self.people.ask(Action(self.scheduler.now, "uncordon", text=node.name))
+                self.people.ask(Action(self.scheduler.now, "uncordon", text=node.node))
+
+    def _begin_again(self) -> None:
+        """Whatever has ended is started again; and what stands aside though the process that took its place is gone for good
+        is ended, as people are told to do.
+        """
+        for node in self.nodes:
+            twins = [each for each in self.nodes if each.node == node.node and each is not node]
+            if node.stands_aside and not node.leaves and all(each.stands_aside for each in twins):
+                node.leave()
+        for process in self.processes.values():
+            process.start()
+
+    def speaker(self, node: NodeId) -> NodeProcess | None:
+        """The process that was started last of those that are this node, if any is there."""
+        there = [each for each in self.nodes if each.node == node and each.agent is not None]
+        return max(there, key=lambda each: each.agent.incarnation if each.agent else 0, default=None)
 
     def _aside_for(self, node: str) -> float:
         """The longest that a requester gives a node no work for its troubles, in seconds from now."""
@@ -238,6 +259,11 @@ class Cluster:
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
         self.checker.stored(who, append, seq, self.scheduler.now)
+
+    def _full_of_one(self, who: str, key: JobKey) -> None:
+        # What a deleted job leaves is cleared away soon: until then its name has little room for another one.
+        if key in self.checker.jobs:
+            self.wrong(f"I13: the log takes no more entries of {key}, and {who} has one")
 
     def _forgotten(self, who: str, node: str) -> None:
         self.note(who, f"forgets {node}")

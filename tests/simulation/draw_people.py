@@ -5,6 +5,8 @@ Knows: plain data. Must not know: who answers, or what goes wrong meanwhile.
 
 from random import Random
 
+from msgspec.structs import replace
+
 from tests.simulation.draw_jobs import a_job
 from tests.simulation.scenario import Action, Scenario
 
@@ -39,7 +41,12 @@ def people(random: Random, scenario: Scenario) -> list[Action]:
         scenario.manual = True
         for node in scenario.node_names:
             actions.append(Action(random.uniform(0.5, 4.0), "approve", text=node))
-    return actions
+    return [_impatient(random, action) for action in actions]
+
+
+def _impatient(random: Random, action: Action) -> Action:
+    """Now and then somebody hangs up at once, and asks again."""
+    return replace(action, seconds=random.uniform(0.0, 0.2)) if random.random() < 0.04 else action
 
 
 _UNDOES = {"cordon": "uncordon", "drain": "uncordon", "reject": "approve"}

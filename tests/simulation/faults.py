@@ -46,6 +46,15 @@ class Faults:
         )
         getattr(self, "_" + action.what.replace(" ", "_"))(action)
 
+    def _twin(self, action: Action) -> None:
+        """Another machine is set up as a node that is there: a copy of it, or a new one under its name."""
+        node = self._of(action)
+        assert isinstance(node, NodeProcess)
+        twin = node.twin(copied=action.text == "copy")
+        self._processes[twin.name] = twin
+        self._nodes.append(twin)
+        twin.start()
+
     def _of(self, action: Action) -> Process:
         return self._processes[action.who]
 
@@ -106,7 +115,11 @@ class Faults:
 
     def _revoke(self, action: Action) -> None:
         """A node's credentials are taken away: servers cut it off, and no answer comes that is on its way, to nobody."""
-        link = self._of(action).link
+        for name in (action.who, f"{action.who}-twin"):
+            if name in self._processes:
+                self._revoke_one(self._processes[name].link, action)
+
+    def _revoke_one(self, link: Link, action: Action) -> None:
         link.revoked = True
         link.revocations += 1
         link.mend()

@@ -21,6 +21,7 @@ from protocol.bus import (
     Message,
     Outcome,
     Record,
+    Refused,
     Stale,
     Stored,
     check_cell_name,
@@ -95,6 +96,8 @@ class SimulatedHub(MemoryHub):
         """Told of each cell that was changed, and by whom."""
         self.removed: Callable[[str, str], None] = lambda who, name: None
         """Told of each cell that was removed, and by whom."""
+        self.full_of_one: Callable[[str, JobKey], None] = lambda who, key: None
+        """Told of each entry that is refused because its job has so many already."""
         self.accounts = 0
         """How often the accounts were changed: what was asked before is not answered after (``docs/credentials.md``)."""
         self.thinned: set[JobKey] = set()
@@ -177,6 +180,8 @@ class SimulatedHub(MemoryHub):
             outcome = self.append(entry)
             if isinstance(outcome, Stored) and outcome.seq > before:
                 self.stored(who, entry, outcome.seq)
+            if isinstance(outcome, Refused) and not outcome.full:
+                self.full_of_one(who, entry.key)
             outcomes.append(outcome)
         self.tell_readers()
         return outcomes

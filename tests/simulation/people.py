@@ -4,10 +4,11 @@ Knows: how each thing is asked for, and what came of it. Must not know: what goe
 the answers themselves.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from protocol.errors import Conflict, Fault, NotFound, TimedOut, Unavailable
+from protocol.errors import Conflict, Exhausted, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Job
 from protocol.states import JobState
 from requester.service import Service
@@ -67,15 +68,20 @@ class People:
         return {call.action.text for call in self.calls if call.action.what in what and not call.answer}
 
     def _ask(self, call: Call) -> None:
-        """Ask any requester that serves; who gets no answer asks another one, later."""
+        """Ask a requester that serves; who gets no answer asks another one, later."""
         if call.answer:
+            return
+        if call.asked and call.action.once:
+            call.answer = "nobody waits for it any more"
             return
         serving = [each for each in self._requesters if each.alive and each.service is not None]
         if not serving:
             self._scheduler.after(ASK_AGAIN_S, self._ask, call)
             return
-        asked = serving[int(self._scheduler.random.random() * len(serving))]
         action = call.action
+        asked = serving[int(self._scheduler.random.random() * len(serving))]
+        if action.who and not call.asked:
+            asked = next((each for each in serving if each.name == action.who), asked)
         work: Callable[[Service, Call, str], Coroutine[Any, Any, str]] = getattr(self, f"_{action.what}")
         self._note(
             "people", f"{action.what} {action.job.name if action.job else action.text} at {asked.name}"
@@ -96,6 +102,11 @@ class People:
                 answer = await work(service, call, asked.name)
             except Conflict as fault:
                 answer = f"{fault.failure().code}: {fault.message}"
+            except Exhausted as fault:
+                if fault.failure().code != "Exhausted.Entries":
+                    again(fault)
+                    return
+                answer = f"{fault.failure().code}: {fault.message}"
             except NotFound as fault:
                 if not self._is_past(action):
                     again(fault)
@@ -108,10 +119,19 @@ class People:
                 call.answer = answer
                 self._note("people", f"{asked.name} answers {action.what}: {answer}")
 
-        asked.call(ask)
+        task = asked.call(ask)
+        if action.seconds and call.asked == 1:
+            self._scheduler.after(action.seconds, self._hang_up, call, task, asked)
         self._scheduler.after(
             PATIENCE.submit_timeout_s + 5.0, self._ask_elsewhere, call, number, asked, loop, stops
         )
+
+    def _hang_up(self, call: Call, task: asyncio.Task[None], asked: RequesterProcess) -> None:
+        """Whoever asks does not wait for the answer, and asks again in a moment."""
+        if asked.alive and not task.done():
+            self._note("people", f"hang up on {asked.name}, who was asked to {call.action.what}")
+            task.cancel()
+            self._scheduler.after(ASK_AGAIN_S, self._ask, call)
 
     def _ask_elsewhere(
         self, call: Call, number: int, asked: RequesterProcess, loop: Loop, stops: int

@@ -264,12 +264,12 @@ class RequesterProcess(Process):
 
         committer.put = looked_at  # type: ignore[method-assign]
 
-    def call(self, work: Callable[[Service], Coroutine[Any, Any, None]]) -> bool:
-        """Have it serve a call; False if it does not serve just now."""
-        if self.service is None or not self.alive:
-            return False
-        self._calls.append(self.loop.create_task(work(self.service)))
-        return True
+    def call(self, work: Callable[[Service], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Have it serve a call, which it does just now."""
+        assert self.service is not None
+        task = self.loop.create_task(work(self.service))
+        self._calls.append(task)
+        return task
 
     def fill_disk(self, full: bool) -> None:
         """The disk takes no more of the read model, or does again."""
@@ -323,15 +323,17 @@ class NodeProcess(Process):
     agent: Agent | None = None
     journal: Journal | None = None
 
-    def __init__(self, machines: Machines, name: str, link: Link) -> None:
+    def __init__(self, machines: Machines, name: str, link: Link, node: str = "") -> None:
         super().__init__(machines, name, link)
+        self.node = NodeId(node or name)
+        """Whom it speaks as: of twins each has a name of its own here, and they have this in common."""
         self.capacity = CAPACITY
         self.world = SimulatedWorld(self)
         self.disk = Disk()
         self.zone = "a"
 
     async def _main(self, bus: SimulatedBus, leaving: asyncio.Event) -> None:
-        node = NodeId(self.name)
+        node = self.node
         drivers: Drivers = simulated_drivers(self.machines.shelf, self.disk, self.clock, older=self.older)
         engines = {"noop": NoopEngine(node, self.world)}
         info = NodeInfo(
@@ -366,7 +368,23 @@ class NodeProcess(Process):
 
     @property
     def labels(self) -> dict[str, str]:
-        return {"name": self.name, "zone": self.zone}
+        return {"name": self.node, "zone": self.zone}
+
+    @property
+    def stands_aside(self) -> bool:
+        """Whether it was told that another process is the node."""
+        return self.agent is not None and bool(self.agent._orders.replaced_by)
+
+    def twin(self, *, copied: bool) -> "NodeProcess":
+        """Another machine as the same node: with a copy of this one's folder as it is now, or with none."""
+        link = Link(self.link.fastest_s, self.link.slowest_s)
+        twin = NodeProcess(self.machines, f"{self.name}-twin", link, self.node)
+        twin.older = self.older
+        if copied and self.folder.exists():
+            shutil.copytree(self.folder, twin.folder)
+        else:
+            twin.zone = "b"
+        return twin
 
     def _let_go(self) -> None:
         if self.journal is not None:

@@ -40,7 +40,7 @@ def going_on(cluster: "Cluster") -> list[str]:
         if not call.answer
     ]
     found += [
-        f"nothing is kept of {node.name}" for node in cluster.nodes if node.name not in cluster.hub.cells
+        f"nothing is kept of {node.node}" for node in cluster.nodes if node.node not in cluster.hub.cells
     ]
     found += _remembered(cluster)
     for process in cluster.processes.values():
@@ -50,6 +50,7 @@ def going_on(cluster: "Cluster") -> list[str]:
             found.append(f"{process.name} stands still")
         elif isinstance(process, NodeProcess):
             found += [f"{process.name}: {each}" for each in _node(process)]
+            found += _wrong_twin(process, cluster)
         elif isinstance(process, RequesterProcess):
             found += [f"{process.name}: {each}" for each in _requester(process, cluster)]
     return found
@@ -59,7 +60,7 @@ def _remembered(cluster: "Cluster") -> list[str]:
     """What is kept of nodes that never come back, where nodes are forgotten soon; a word against one is kept for ever."""
     if not cluster.scenario.forget_s:
         return []
-    there = {node.name for node in cluster.nodes}
+    there: set[str] = {node.node for node in cluster.nodes}
     cells = {cell.name: decode(cell.data, NodeCell) for cell in cluster.hub.cells.values()}
     against = {
         name
@@ -91,6 +92,14 @@ def _node(node: NodeProcess) -> list[str]:
     if node.journal._dirty or node.journal._waiting:
         found.append("the journal has something to write")
     return found
+
+
+def _wrong_twin(node: NodeProcess, cluster: "Cluster") -> list[str]:
+    """Of several processes that are one node the last one counts, and each other has been told."""
+    last = cluster.speaker(node.node)
+    if node is last:
+        return [f"{node.name} stands aside for nobody"] if node.stands_aside else []
+    return [] if node.stands_aside else [f"{node.name} does not know that {last and last.name} is the node"]
 
 
 def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
@@ -221,7 +230,9 @@ def _free(service: Service, cluster: "Cluster") -> list[str]:
     fleet = service._jobs.fleet
     found = []
     for node in cluster.nodes:
-        known = [each for id_, each in fleet.nodes.items() if id_ == node.name]
+        if node is not cluster.speaker(node.node):
+            continue
+        known = [each for id_, each in fleet.nodes.items() if id_ == node.node]
         if not known or not known[0].connected:
             found.append(f"it does not see {node.name}")
         elif known[0].info.labels != node.labels:

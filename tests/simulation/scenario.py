@@ -9,7 +9,10 @@ from protocol.jobs import Job
 
 
 class Action(Struct, frozen=True):
-    """Something that a person does or that goes wrong, at `at` seconds. `who` is a process where that matters."""
+    """Something that a person does or that goes wrong, at `at` seconds. `who` is a process where that matters.
+
+    A person asks `who` first, hangs up after `seconds` where there are any, and asks no second time if `once`.
+    """
 
     at: float
     what: str
@@ -17,6 +20,7 @@ class Action(Struct, frozen=True):
     seconds: float = 0.0
     number: float = 0.0
     text: str = ""
+    once: bool = False
     job: Job | None = None
 
 
@@ -34,6 +38,8 @@ class Scenario(Struct):
     """Whether people approve each node."""
     forget_s: float = 0.0
     """How long nodes are remembered that are away, 0 for longer than the story."""
+    entries_max: int = 0
+    """How many entries the log takes of one job, 0 for any number."""
     older: list[str] = field(default_factory=list)
     """The processes that are of the version before this one."""
     actions: list[Action] = field(default_factory=list)

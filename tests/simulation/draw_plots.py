@@ -1,0 +1,198 @@
+"""What needs several things in a row, in an order that chance finds once in thousands of seeds: plots, told in turn.
+
+Knows: plain data, and where each plot hurts. Must not know: how anything is carried out. A plot sets the stage that it
+needs, and says what happens on it; how long each thing takes, and who is struck, is drawn.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from msgspec.structs import replace
+
+from protocol.jobs import Input, Job, Retry, Spec, Timeouts
+from tests.simulation.draw_jobs import a_job
+from tests.simulation.scenario import Action, Scenario
+
+Plot = Callable[[Random, Scenario], list[Action]]
+
+EVERY: Final = 4
+"""One in so many seeds tells a plot."""
+
+
+def plot_of(seed: int) -> Plot | None:
+    """The plot that a seed tells, if any: they take turns, so that each is in any few hundred seeds."""
+    turn, rest = divmod(seed, EVERY)
+    return PLOTS[turn % len(PLOTS)] if rest == EVERY - 1 else None
+
+
+def _brief(random: Random, name: str) -> Job:
+    """A job that anybody runs at once and that is over soon."""
+    job = a_job(random, name, kind="small")
+    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": random.choice([0.0, 0.2])})
+    return replace(job, tasks=[replace(job.task, engine=engine, publisher=Spec(""), input_sources=[])])
+
+
+def _lasting(random: Random, name: str) -> Job:
+    """A job that goes on until somebody stops it."""
+    job = _brief(random, name)
+    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": 1000.0})
+    return replace(job, type="service", tasks=[replace(job.task, engine=engine)])
+
+
+def _new_words(random: Random, name: str, kind: str) -> Job:
+    """A job with a field that the version before does not know."""
+    job = a_job(random, name, kind=kind)
+    source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")
+    return replace(job, tasks=[replace(job.task, input_sources=[source], timeouts=Timeouts())])
+
+
+def _deleted_in_doubt(random: Random, scenario: Scenario) -> list[Action]:
+    """A job is deleted, and whoever asked for it has gone before the answer comes; the log's reader may be first."""
+    actions: list[Action] = []
+    for number in range(4):
+        name, at = f"deleted-{number}", random.uniform(0.6, 1.5)
+        actions.append(Action(at, "submit", job=_brief(random, name)))
+        patience_s = random.uniform(0.2, 2.0) * scenario.latency_s[1]
+        actions.append(Action(at + random.uniform(2.5, 4.0), "delete", text=name, seconds=patience_s))
+    if random.random() < 0.5:
+        actions.append(Action(4.0, "lose answers", seconds=8.0, number=1.0))
+    return actions
+
+
+def _doubted_submission(random: Random, scenario: Scenario) -> list[Action]:
+    """A requester hears no answers, then nothing at all; others run what it submitted, and clear the log of it."""
+    scenario.requesters = max(scenario.requesters, 2)
+    scenario.keep_s = random.uniform(1.5, 2.5)
+    scenario.latency_s = min(scenario.latency_s, (0.001, 0.05))
+    at, way_s = random.uniform(1.0, 3.0), scenario.latency_s[1]
+    away_s = scenario.keep_s + random.uniform(7.0, 10.0)
+    deaf_s = 4 * way_s + 0.02
+    return [
+        Action(at, "cut", "r1", seconds=away_s, text="down"),
+        *(
+            Action(
+                at + way_s * random.random(), "submit", "r1", job=_brief(random, f"doubted-{n}"), once=True
+            )
+            for n in range(4)
+        ),
+        Action(at + deaf_s, "cut", "r1", seconds=away_s - deaf_s, text="both"),
+    ]
+
+
+def _second_life(random: Random, scenario: Scenario) -> list[Action]:
+    """While a requester is away a job ends and is deleted, the log forgets even that, and another job takes its name."""
+    scenario.requesters = max(scenario.requesters, 2)
+    scenario.keep_s = random.uniform(1.5, 2.0)
+    who, at = f"r{scenario.requesters}", random.uniform(1.2, 2.5)
+    actions = []
+    for name in ("lived-0", "lived-1"):
+        actions += [
+            Action(0.7, "submit", "r1", job=_brief(random, name)),
+            Action(at + random.uniform(0.5, 1.0), "delete", "r1", text=name),
+            Action(at + random.uniform(9.0, 10.0), "submit", "r1", job=_lasting(random, name)),
+        ]
+    away_s = 10.5 + random.uniform(0.0, 1.0)
+    away = [
+        Action(at, "cut", who, seconds=away_s, number=1.0, text="both"),
+        Action(at, "kill", who, seconds=away_s),
+    ]
+    return [*actions, random.choice(away)]
+
+
+def _forgotten(random: Random, scenario: Scenario) -> list[Action]:
+    """A node is gone for good; its owner forgets it, and the others learn of that."""
+    scenario.requesters, scenario.nodes = max(scenario.requesters, 2), max(scenario.nodes, 2)
+    scenario.forget_s = random.uniform(0.2, 2.0)
+    return [Action(random.uniform(1.5, 4.0), "die", f"n{scenario.nodes}")]
+
+
+def _asked_again(random: Random, scenario: Scenario) -> list[Action]:
+    """A node cannot read a job and is upgraded; the others that could have been waited for are gone for good."""
+    scenario.nodes = 2
+    scenario.older = ["n1"]
+    at = random.uniform(1.0, 3.0)
+    return [
+        Action(at, "die", "n2"),
+        Action(at + random.uniform(0.2, 2.0), "submit", job=_new_words(random, "asked-again", "small")),
+        Action(at + random.uniform(4.0, 7.0), "upgrade", "n1", seconds=random.uniform(0.0, 2.0)),
+    ]
+
+
+def _done_elsewhere(random: Random, scenario: Scenario) -> list[Action]:
+    """A job is for every node, and one of them can never read it."""
+    scenario.nodes = max(scenario.nodes, 2)
+    scenario.older = ["n1"]
+    job = _new_words(random, "done-elsewhere", "ops")
+    return [Action(random.uniform(1.5, 3.0), "submit", job=replace(job, retry=Retry()))]
+
+
+def _twins(random: Random, scenario: Scenario) -> list[Action]:
+    """Two machines are the same node for a while, and something may befall either."""
+    at, actions = _second_machine(random, scenario)
+    after, who = at + random.uniform(0.0, 8.0), random.choice(["n1", "n1-twin"])
+    befalls = [
+        [],
+        [Action(after, "kill", who, seconds=random.choice([0.1, 6.0]))],
+        [Action(after, "leave", who, seconds=random.uniform(0.0, 6.0))],
+        [Action(at + random.uniform(5.0, 9.0), "die", who)],
+        [Action(after, "cut", who, seconds=random.choice([1.0, 6.0]), text="both")],
+        [Action(after, "pause", who, seconds=random.choice([1.5, 6.0]))],
+    ]
+    return actions + random.choice(befalls)
+
+
+def _born_together(random: Random, scenario: Scenario) -> list[Action]:
+    """A node is started again a moment after another machine came up as the same one."""
+    at, actions = _second_machine(random, scenario)
+    return [*actions, Action(at + 0.05, "kill", "n1", seconds=random.uniform(0.05, 0.2))]
+
+
+def _outlived(random: Random, scenario: Scenario) -> list[Action]:
+    """The first of two machines counts as the later one, for its clock is fast; then it is gone for good."""
+    at, actions = _second_machine(random, scenario)
+    fast = [Action(0.6, "clock", "n1", number=3600.0), Action(0.7, "kill", "n1", seconds=0.1)]
+    return [*actions, *fast, Action(at + random.uniform(4.0, 9.0), "die", "n1")]
+
+
+def _second_machine(random: Random, scenario: Scenario) -> tuple[float, list[Action]]:
+    """When another machine comes up as the node n1, a copy of the first or one that was set up under its name; and work that
+    the first one has then.
+    """
+    scenario.nodes = random.choice([1, 1, 2])
+    at = random.randint(1, 3) + random.uniform(0.3, 0.5)
+    kind = random.choice(["long", "daemon", "several", "ops"])
+    return at, [
+        Action(at - random.uniform(0.1, 0.6), "submit", job=_lasting(random, "twin-0")),
+        Action(at - random.uniform(0.1, 0.6), "submit", job=a_job(random, "twin-1", kind=kind)),
+        Action(at, "twin", "n1", text=random.choice(["copy", "new"])),
+    ]
+
+
+def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
+    """A job is changed again and again, until the log takes little more of it; then it is submitted anew under its name."""
+    # Of fewer none would be kept for the job's end and its being deleted.
+    scenario.entries_max = 40
+    actions, at = [], 1.0
+    for _ in range(45):
+        job = a_job(random, "often", kind=random.choice(["service", "daemon", "long"]))
+        actions.append(Action(at, "submit", job=job))
+        at += random.uniform(0.02, 0.2)
+    actions.append(Action(at + 1.0, "stop", text="often"))
+    actions.append(Action(at + 4.0, "delete", text="often"))
+    actions.append(Action(at + 6.0, "submit", job=_brief(random, "often")))
+    return actions
+
+
+PLOTS: Final[tuple[Plot, ...]] = (
+    _deleted_in_doubt,
+    _doubted_submission,
+    _second_life,
+    _forgotten,
+    _asked_again,
+    _done_elsewhere,
+    _twins,
+    _born_together,
+    _outlived,
+    _many_entries,
+)
