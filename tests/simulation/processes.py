@@ -71,7 +71,7 @@ PATIENCE = Settings(
 FORGETFUL_S = 4.5
 """Where nodes are forgotten soon, they are waited for that long."""
 NODE_BEAT_S = 1.0
-CAPACITY = Amounts(cpu=4, memory_bytes=4_000_000_000, disk_bytes=10_000_000_000, gpu=0)
+CAPACITY = Amounts(cpu=4, memory_bytes=4_000_000_000, disk_bytes=10_000_000_000, gpu=0, dynamic_ports=12_000)
 
 
 class Machines:
