@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -129,13 +130,12 @@ def remove(path: Path) -> None:
 
 
 async def run(command: list[str]) -> str:
-    """Run a tool to its end; what it wrote. Raises `RuntimeError` with its words if it fails."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(
-            f"{command[0]} ended with {process.returncode}: {err.decode(errors='replace').strip()}"
-        )
-    return out.decode()
+    """Run a tool to its end; what it wrote. Raises `RuntimeError` with its words if it fails.
+
+    In a thread: uvloop forks on the loop, and waits there until the tool's program is in place. A loop that was watched
+    beside a tool stood still for that alone.
+    """
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {ended.stderr.strip()}")
+    return ended.stdout
