@@ -20,11 +20,12 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from compute.engines.child import Child
 from compute.engines.wasm_worker import ORDER_MAX_BYTES, STARTED, Answer
 from protocol.errors import Fault, Unavailable
 
@@ -70,7 +71,7 @@ class Program:
             self.end.set_result(reply)
 
 
-class Worker(asyncio.SubprocessProtocol):
+class Worker:
     """One worker process, and the orders that it has."""
 
     def __init__(self, pool: "Pool") -> None:
@@ -81,27 +82,21 @@ class Worker(asyncio.SubprocessProtocol):
         self._pool = pool
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
-        self._transport: asyncio.SubprocessTransport | None = None
+        self._child = Child(self._told, self._ended)
         self._said = b""
 
     @property
     def is_there(self) -> bool:
         """Whether there is a process that has not ended."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._child.is_there
 
     async def start(self, modules: Path) -> None:
         """Start it and wait until it is ready. Raises `Unavailable`."""
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: self,
-            *(sys.executable, "-m", "compute.engines.wasm_worker", str(modules), str(self._theirs.fileno())),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=None,
-            pass_fds=(self._theirs.fileno(),),
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
+        theirs = self._theirs.fileno()
+        command = [sys.executable, "-m", "compute.engines.wasm_worker", str(modules), str(theirs)]
+        env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
+            await self._child.start(command, env, [theirs])
             async with asyncio.timeout(READY_S):
                 ready = await self.ready
         except TimeoutError as error:
@@ -141,16 +136,11 @@ class Worker(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         """End it, now; `Pool` is told when it is gone."""
-        if self._transport is not None:
-            with suppress(ProcessLookupError):
-                self._transport.kill()
+        self._child.kill()
 
     # What the process does
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.SubprocessTransport, transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
+    def _told(self, data: bytes) -> None:
         *lines, self._said = (self._said + data).split(b"\n")
         for line in lines:
             if not self.ready.done():
@@ -163,11 +153,8 @@ class Worker(asyncio.SubprocessProtocol):
         if lines and self.ready.done():
             self._pool.freed(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _ended(self, status: int) -> None:
         """It has ended, and all that it said has been read."""
-        assert self._transport is not None
-        status = self._transport.get_returncode()
-        self._transport.close()
         back = self.take_back()
         lost, self.has = list(self.has), deque()
         self._ours.close()
@@ -175,7 +162,7 @@ class Worker(asyncio.SubprocessProtocol):
         if not self.ready.done():
             self.ready.set_result(False)
         for program in lost:
-            program.told(Died(status if status is not None else -1))
+            program.told(Died(status))
         self._pool.gone(self, back)
 
 
