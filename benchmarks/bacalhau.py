@@ -39,7 +39,8 @@ class Bacalhau(Server):
         super().__init__(self._started)
         self.port = port
         self._folder = folder
-        self._command = [program, "serve", "--orchestrator", "--compute", "--data-dir", folder / "data"]
+        self._command: list[str | Path] = [program, "serve", "--orchestrator", "--compute"]
+        self._command += ["--data-dir", folder / "data"]
         for each in settings:
             self._command += ["--config", each]
 

@@ -74,7 +74,7 @@ async def measure() -> list[Figure]:
             ):
                 ours.append(await _ours(started, ours_clients))
         print(f"  shoal: {ours[-1]}", flush=True)
-    return _figures(ours, theirs, f"Bacalhau {version}")
+    return compared(ours, theirs, f"Bacalhau {version}")
 
 
 async def _version(server: Bacalhau) -> str:
@@ -82,7 +82,7 @@ async def _version(server: Bacalhau) -> str:
         return await client.version()
 
 
-def _figures(ours: Sequence[Run], theirs: Mapping[str, Sequence[Run]], peer: str) -> list[Figure]:
+def compared(ours: Sequence[Run], theirs: Mapping[str, Sequence[Run]], peer: str) -> list[Figure]:
     """Both sides; of theirs the configuration that did better at what the figure is about."""
     alone_ms = [each for run in ours for each in run.alone_ms]
     their_alone_ms = [[each for run in runs for each in run.alone_ms] for runs in theirs.values()]
