@@ -36,7 +36,7 @@ from protocol.clock import Clock, SystemClock
 from protocol.errors import Broken, NotFound, TimedOut, Unavailable
 from protocol.ids import JobKey
 from protocol.listener import Listener
-from protocol.memory_log import READ_MAX, MemoryLog
+from protocol.memory_log import LogBackup, MemoryLog, READ_MAX
 
 
 class Mischief(Struct, frozen=True):
@@ -68,6 +68,15 @@ class Blob(Struct, frozen=True):
     look: BlobLook
 
 
+class Backup(Struct, frozen=True):
+    """All that a hub held at one moment."""
+
+    log: LogBackup
+    cells: dict[str, Cell]
+    revision: int
+    blobs: dict[str, Blob]
+
+
 class MemoryHub(MemoryLog):
     """What a server holds: subjects, the log, cells and blobs. `mischief` may be changed at any time."""
 
@@ -82,6 +91,15 @@ class MemoryHub(MemoryLog):
         self.cells: dict[str, Cell] = {}
         self.revision = 0
         self.blobs: dict[str, Blob] = {}
+
+    def backup(self) -> Backup:
+        """All that it holds, as it is now."""
+        return Backup(self.backup_log(), dict(self.cells), self.revision, dict(self.blobs))
+
+    def restore(self, backup: Backup) -> None:
+        """Be as it was then, but for the log's name: it is another one, and every reader gets `Broken`."""
+        self.cells, self.revision, self.blobs = dict(backup.cells), backup.revision, dict(backup.blobs)
+        self.restore_log(backup.log)
 
     async def close(self) -> None:
         """Drop the messages that are still on their way."""

@@ -20,6 +20,14 @@ class _Entry(Struct, frozen=True):
     record: Record
 
 
+class LogBackup(Struct, frozen=True):
+    """All that a log had at one moment."""
+
+    entries: list[_Entry | None]
+    by_key: dict[JobKey, list[int]]
+    size_bytes: int
+
+
 class MemoryLog:
     """One log after the other: `generation` counts them.
 
@@ -40,6 +48,18 @@ class MemoryLog:
         """Forget the log and begin another under the same name: every reader gets `Broken`."""
         self.generation += 1
         self.entries, self.by_key, self._size_bytes = [], {}, 0
+        self.tell_readers()
+
+    def backup_log(self) -> LogBackup:
+        """All that it has now."""
+        by_key = {key: list(sequences) for key, sequences in self.by_key.items()}
+        return LogBackup(list(self.entries), by_key, self._size_bytes)
+
+    def restore_log(self, backup: LogBackup) -> None:
+        """Begin another log, with what there was then."""
+        self.generation += 1
+        self.entries, self._size_bytes = list(backup.entries), backup.size_bytes
+        self.by_key = {key: list(sequences) for key, sequences in backup.by_key.items()}
         self.tell_readers()
 
     def append(self, entry: Append) -> Outcome:

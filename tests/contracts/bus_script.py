@@ -5,7 +5,7 @@ say the same, whatever else is in their logs.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from protocol.bus import Append, Bus, Outcome, Stale, Stored
+from protocol.bus import Append, Bus, LogState, Outcome, Stale, Stored
 from protocol.errors import Fault
 from tests.contracts.bus_steps import Buses, fresh_key
 
@@ -52,6 +52,12 @@ class Purge(Struct, frozen=True):
     back: int = 0
 
 
+class Look(Struct, frozen=True):
+    """Ask for the state of the log, and for its newest entry."""
+
+    bus: int
+
+
 class ReadAll(Struct, frozen=True):
     """Read all entries of this script that are still there."""
 
@@ -82,7 +88,7 @@ class Blob(Struct, frozen=True):
     limit_bytes: int
 
 
-Step = AppendGroup | Last | Purge | ReadAll | PutCell | GetCell | Blob
+Step = AppendGroup | Last | Look | Purge | ReadAll | PutCell | GetCell | Blob
 
 _bus = st.integers(0, 1)
 _entry = st.builds(
@@ -98,6 +104,7 @@ steps: st.SearchStrategy[list[Step]] = st.lists(
         st.builds(AppendGroup, bus=_bus, entries=_group),
         st.builds(AppendGroup, bus=_bus, entries=_group),
         st.builds(Last, bus=_bus, job=st.integers(0, JOBS - 1)),
+        st.builds(Look, bus=_bus),
         st.builds(Purge, bus=_bus, job=st.integers(0, JOBS - 1), back=st.sampled_from([0, 0, 1])),
         st.builds(ReadAll, bus=_bus),
         st.builds(PutCell, bus=_bus, cell=st.integers(0, CELLS - 1), back=st.integers(0, 2)),
@@ -118,9 +125,9 @@ steps: st.SearchStrategy[list[Step]] = st.lists(
 class Player:
     """Plays one script on two connections to the same log."""
 
-    def __init__(self, buses: Buses, start: int) -> None:
+    def __init__(self, buses: Buses, before: LogState) -> None:
         self._buses = buses
-        self._start = start
+        self._before = before
         self._mark = secrets.token_hex(6)
         self._keys = [fresh_key() for _ in range(JOBS)]
         self._cells = [f"cell-{self._mark}-{number}" for number in range(CELLS)]
@@ -128,6 +135,16 @@ class Player:
         self._of_job: list[list[int]] = [[] for _ in range(JOBS)]
         self._made: list[Append | None] = [None] * JOBS
         self._revisions: list[list[int]] = [[] for _ in range(CELLS)]
+
+    def remember(self) -> Callable[[], None]:
+        """Keep what is known of the log now; what is answered makes it known again, with what was made meanwhile."""
+        sequences, revisions = list(self._sequences), [list(each) for each in self._revisions]
+        of_job = [list(each) for each in self._of_job]
+
+        def recall() -> None:
+            self._sequences, self._of_job, self._revisions = sequences, of_job, revisions
+
+        return recall
 
     async def play(self, script: Sequence[Step]) -> list[Any]:
         """Do all steps; what came of each."""
@@ -150,6 +167,10 @@ class Player:
             case Last():
                 record = await bus.last(self._keys[step.job])
                 return record and (self._order(record.seq), len(record.data))
+            case Look():
+                state, newest = await bus.log_state(), await bus.newest()
+                same = state.created == self._before.created
+                return same, state.entries_max, self._order(newest), newest <= state.last
             case Purge():
                 known = self._of_job[step.job]
                 upto = ([0, *known])[max(0, len(known) - step.back)]
@@ -192,7 +213,7 @@ class Player:
             return "stored", known.index(outcome.seq) if outcome.seq in known else "gone"
         if isinstance(outcome, Stale):
             return "stale", known.index(outcome.last) if outcome.last in known else outcome.last
-        return outcome
+        return "refused", outcome.full
 
     def _order(self, seq: int) -> Any:
         return next(
@@ -207,7 +228,7 @@ class Player:
         found: dict[int, list[Any]] = {}
         wanted = {key: job for job, key in enumerate(self._keys)}
         count = 0
-        async with aclosing(bus.read(self._start)) as batches:
+        async with aclosing(bus.read(self._before.last)) as batches:
             async for batch in batches:
                 for record in batch:
                     if record.key in wanted:
@@ -222,5 +243,21 @@ class Player:
 
 async def play(buses: Buses, script: Sequence[Step]) -> list[Any]:
     """Play a script on two connections to one bus; what came of each step."""
-    start = (await buses[0].log_state()).last
-    return await Player(buses, start).play(script)
+    return await Player(buses, await buses[0].log_state()).play(script)
+
+
+async def play_restored(
+    buses: Buses,
+    scripts: tuple[Sequence[Step], Sequence[Step], Sequence[Step]],
+    backup: Callable[[], Awaitable[None]],
+    restore: Callable[[], Awaitable[None]],
+) -> list[Any]:
+    """Play a script before a backup, one that is lost by a restore, and one on the restored log; what came of all steps."""
+    player = Player(buses, await buses[0].log_state())
+    told = await player.play(scripts[0])
+    await backup()
+    recall = player.remember()
+    told += await player.play(scripts[1])
+    await restore()
+    recall()
+    return told + await player.play(scripts[2])
