@@ -36,7 +36,7 @@ from protocol.clock import Clock, SystemClock
 from protocol.errors import Broken, NotFound, TimedOut, Unavailable
 from protocol.ids import JobKey
 from protocol.listener import Listener
-from protocol.memory_log import LogBackup, MemoryLog, READ_MAX
+from protocol.memory_log import READ_MAX, LogBackup, MemoryLog
 
 
 class Mischief(Struct, frozen=True):

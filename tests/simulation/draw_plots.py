@@ -171,12 +171,14 @@ def _second_machine(random: Random, scenario: Scenario) -> tuple[float, list[Act
 
 def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
     """A job is changed again and again, until the log takes little more of it; then it is submitted anew under its name."""
+    scenario.latency_s = min(scenario.latency_s, (0.001, 0.05))
     # Of fewer none would be kept for the job's end and its being deleted.
     scenario.entries_max = 40
     actions, at = [], 1.0
     for _ in range(45):
         job = a_job(random, "often", kind=random.choice(["service", "daemon", "long"]))
-        actions.append(Action(at, "submit", job=job))
+        # Who gets no answer does not come back when the job is deleted: that leaves little room for a next one.
+        actions.append(Action(at, "submit", job=job, once=True))
         at += random.uniform(0.02, 0.2)
     actions.append(Action(at + 1.0, "stop", text="often"))
     actions.append(Action(at + 4.0, "delete", text="often"))
