@@ -197,7 +197,9 @@ def _install_lock() -> None:
         _run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={version[1]}"])
     env = _uv_env()
     install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", interpreter, "--no-deps"]
-    _run([uv, "pip", "sync", "--quiet", "--python", interpreter, "--require-hashes", LOCK], env=env)
+    # Else each start compiles all libraries anew where Python may not, or must not, write into the environment.
+    compiled: list[str | Path] = ["--compile-bytecode", "--require-hashes", LOCK]
+    _run([uv, "pip", "sync", "--quiet", "--python", interpreter, *compiled], env=env)
     _run([*install, "--no-build-isolation", "--editable", ROOT], env=env)
 
 
