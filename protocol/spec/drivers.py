@@ -103,6 +103,7 @@ PUBLISHERS: Final[Mapping[str, Mapping[str, Check]]] = {
 """Every publisher type with the parameters it needs."""
 
 OLDER_NAMES: Final = {"localdirectory": "local"}
+"""What its clients still send, whatever a person typed (``-i file:///data``), and so is nothing to warn of."""
 NO_PUBLISHER: Final = ("", "noop")
 
 
@@ -112,10 +113,8 @@ def read_source(source: Spec, path: Path, rules: Rules) -> Spec:
     In a person's text a `local` one with a relative path becomes one of type `OWN`.
     """
     findings = rules.findings
-    older = OLDER_NAMES.get(source.type.strip().lower())
-    if older:
-        findings.warn(f"{path_text(path)}.Type: {source.type} is now called {older}")
-        source = Spec(older, source.params)
+    if known := OLDER_NAMES.get(source.type.strip().lower()):
+        source = Spec(known, source.params)
     if rules.strict and source.type.strip().lower() == "local":
         params = {key.lower(): (key, value) for key, value in source.params.items() if value is not None}
         where = params.get("sourcepath", ("", ""))[1]

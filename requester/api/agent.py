@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from requester.api.envelope import answer, refusal
+from requester.api.envelope import COMPONENT, answer, refusal
 from requester.api.keys import BUILD, REQUEST_ID, VERBS
 
 routes = web.RouteTableDef()
@@ -103,6 +103,13 @@ async def debug(request: web.Request) -> web.Response:
 @routes.get("/api/v1/agent/config")
 async def config(request: web.Request) -> web.Response:
     return answer({"config": request.app[VERBS].facts().get("config", {})})
+
+
+@routes.get("/api/v1/agent/license")
+async def no_license(request: web.Request) -> web.Response:
+    """404 is how Bacalhau's own server says that it has none."""
+    message = "this server has no license, and needs none"
+    return refusal(404, "NotFound", message, component=COMPONENT, request_id=request[REQUEST_ID])
 
 
 @routes.get("/api/v1/agent/authconfig")

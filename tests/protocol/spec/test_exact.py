@@ -95,8 +95,7 @@ def test_the_quick_look_sees_what_the_careful_one_sees(document: Any, depth: int
 def test_a_task_that_came_before_is_read_as_the_first_time() -> None:
     """A program that sends one task again and again gets the same job, and hears the same warnings and faults, each time."""
     older = copy.deepcopy(EXACT)
-    source = {"Type": "localDirectory", "Params": {"SourcePath": "/data"}}
-    older["Tasks"][0]["InputSources"].append({"Target": "/in", "Source": source})
+    older["Tasks"][0]["Network"] = {"Type": "Full"}
     wrong = copy.deepcopy(EXACT)
     wrong["Tasks"][0]["Env"] = {"lower": "1"}
 

@@ -67,6 +67,14 @@ async def test_unknown_routes_get_the_envelope(api: Api) -> None:
         assert "GET" in answer.headers["Allow"]
 
 
+async def test_a_license_is_not_needed(api: Api) -> None:
+    """The peer's ``agent license inspect`` is told that there is no license, not that the server lacks a path."""
+    async with api.get("/api/v1/agent/license") as answer:
+        told = await answer.json()
+        assert (answer.status, told["Code"]) == (404, "NotFound")
+    assert told["Message"] == "this server has no license, and needs none"
+
+
 async def test_removed_routes_say_so(api: Api) -> None:
     """The API of clients before 1.4 answers 410, as 1.4 does."""
     async with api.post("/api/v1/requester/submit") as answer:
