@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from requester.api.envelope import COMPONENT, answer, refusal
-from requester.api.keys import BUILD, REQUEST_ID, VERBS
+from requester.api.keys import BUILD, CONFIG, REQUEST_ID, VERBS
 
 routes = web.RouteTableDef()
 
@@ -102,7 +102,7 @@ async def debug(request: web.Request) -> web.Response:
 
 @routes.get("/api/v1/agent/config")
 async def config(request: web.Request) -> web.Response:
-    return answer({"config": request.app[VERBS].facts().get("config", {})})
+    return answer({"config": request.app[CONFIG]})
 
 
 @routes.get("/api/v1/agent/license")

@@ -23,6 +23,7 @@ from requester.api.envelope import answer, of_fault, refusal
 from requester.api.keys import (
     BUILD,
     CLIENT,
+    CONFIG,
     DEFAULTS,
     HEADERS,
     PATIENCE,
@@ -51,15 +52,20 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def application(
-    verbs: Verbs, version: str, defaults: Defaults | None = None, signer: ResultSigner | None = None
+    verbs: Verbs,
+    version: str,
+    defaults: Defaults | None = None,
+    signer: ResultSigner | None = None,
+    config: dict[str, Any] | None = None,
 ) -> web.Application:
     """All routes over `verbs`. `defaults` are filled in where a submitted job says nothing; `signer` makes links to results
-    (None: nobody does)."""
+    (None: nobody does); `config` are the settings in force, for whoever asks."""
     app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_always])
     app[VERBS] = verbs
     app[BUILD] = build = agent.build_info(version)
     app[HEADERS] = _headers(build)
     app[PATIENCE] = Patience(ANSWER_S)
+    app[CONFIG] = config or {}
     app[DEFAULTS] = defaults or Defaults()
     app[SIGNER] = signer or ResultSigner(Signing(disabled=True))
     # Of the paths below one they are tried in this order: what is asked most comes first.

@@ -11,6 +11,8 @@ from storage.s3.results import ResultSigner
 
 VERBS: Final = web.AppKey("verbs", Verbs)
 BUILD: Final = web.AppKey("build", dict[str, Any])
+CONFIG: Final = web.AppKey("config", dict[str, Any])
+"""The settings in force, as they are told."""
 DEFAULTS: Final = web.AppKey("defaults", Defaults)
 HEADERS: Final = web.AppKey("headers", dict[str, str])
 """What every answer carries."""

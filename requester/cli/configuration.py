@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct, field
 
 from protocol import server_settings as shared
@@ -145,6 +146,51 @@ def plan(
         log_level=log_level,
         warnings=config.unknown(OWN, others=(*COMPUTE_NODES, *CLIENTS)),
     )
+
+
+def in_force(wanted: Plan, port: int) -> dict[str, Any]:
+    """A requester's settings as the API tells them: under Bacalhau's keys of 1.9, nested, and without what is secret.
+
+    `port` is that of the API as it was got.
+    """
+    settings = wanted.settings
+    said: dict[str, Any] = {
+        shared.DATA_DIR: str(settings.data_dir),
+        HOST[0]: settings.api_host,
+        PORT[0]: port,
+        "Orchestrator.Enabled": wanted.orchestrator,
+        "Compute.Enabled": bool(wanted.node),
+        APPROVAL[0]: settings.manual_approval,
+        SILENCE: _duration(settings.silence_s),
+        FORGET: _duration(settings.forget_s),
+        KEEP: _duration(settings.keep_s),
+        "NATS.Replicas": settings.replicas,
+        shared.LOG_LEVEL: wanted.log_level,
+    }
+    for kind, default in msgspec.structs.asdict(wanted.defaults).items():
+        task = f"JobDefaults.{kind.title()}.Task"
+        said[f"JobDefaults.{kind.title()}.Priority"] = default.priority
+        said[f"{task}.Publisher"] = {"Type": default.publisher.type, "Params": default.publisher.params}
+        said[f"{task}.Timeouts.ExecutionTimeout"] = _duration(default.timeouts.execution_timeout)
+        said[f"{task}.Timeouts.TotalTimeout"] = _duration(default.timeouts.total_timeout)
+    return _nested(said)
+
+
+def _duration(seconds: float) -> str:
+    """A duration as Go reads it."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as objects in each other."""
+    root: dict[str, Any] = {}
+    for key, value in flat.items():
+        *above, last = key.split(".")
+        at = root
+        for part in above:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return root
 
 
 def roles(config: Config) -> tuple[bool, bool]:

@@ -25,7 +25,7 @@ from protocol import flags
 from protocol.errors import Conflict, Fault, Invalid, Unavailable
 from protocol.ids import RequesterId
 from protocol.process import held, run_loop, stop_signal
-from requester.cli.configuration import Plan, plan
+from requester.cli.configuration import Plan, in_force, plan
 from requester.cli.exits import Exit, tell
 from requester.version import installed_version
 
@@ -202,7 +202,8 @@ def _api(wanted: Plan, listener: socket.socket, signer: "ResultSigner") -> Any:
 
     @asynccontextmanager
     async def api(verbs: Verbs, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
-        app = application(verbs, installed_version(), wanted.defaults, signer)
+        config = in_force(wanted, listener.getsockname()[1])
+        app = application(verbs, installed_version(), wanted.defaults, signer, config)
         async with listening(app, listener) as bound:
             heap.settle()
             yield host, bound

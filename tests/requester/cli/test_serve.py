@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from msgspec.structs import replace
 
 from deploy.processes import free_ports
 from deploy.servers import NatsServer
 from protocol.errors import Invalid
-from requester.cli.configuration import Plan, plan
+from requester.cli.configuration import Plan, in_force, plan
 
 ROOT = Path(__file__).parents[3]
 MULTIADDR = "/ip4/127.0.0.1/tcp/5001/p2p/QmVcSqVEsvm5RR9mBLjwpb2XjFVn5bPdPL69mL8PH45pPC"
@@ -106,6 +108,23 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
     assert made.defaults.batch.publisher.type == "local"
     assert made.defaults.service.priority == 3
     assert made.warnings == []
+
+
+def test_the_settings_in_force_are_told_under_the_peers_keys(folder: Path) -> None:
+    """What ``agent config`` shows can be given to `serve` again and means the same; no secret is among it."""
+    given = ["API.Host=127.0.0.9", "Orchestrator.NodeManager.DisconnectTimeout=90s", "NATS.Password=hunter2"]
+    made = _plan(folder, [*given, "JobDefaults.Batch.Task.Timeouts.TotalTimeout=30m", "API.Port=0"])
+
+    told = in_force(made, 1234)
+    (folder / "told.yaml").write_text(yaml.safe_dump(told))
+    again = _plan(folder, ["told.yaml"])
+
+    assert told["API"] == {"Host": "127.0.0.9", "Port": 1234}
+    assert told["Orchestrator"]["NodeManager"]["DisconnectTimeout"] == "90s"
+    assert told["JobDefaults"]["Batch"]["Task"]["Timeouts"]["TotalTimeout"] == "1800s"
+    assert "hunter2" not in str(told)
+    assert again.settings == replace(made.settings, api_port=1234, nats_password="")
+    assert (again.defaults, again.warnings) == (made.defaults, [])
 
 
 @pytest.mark.parametrize(
