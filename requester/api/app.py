@@ -18,7 +18,7 @@ from protocol.errors import Fault
 from protocol.ids import uuid4_text
 from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
-from requester.api import agent, files, jobs, nodes, results, streams
+from requester.api import agent, clients, files, jobs, nodes, results, streams
 from requester.api.envelope import answer, of_fault, refusal
 from requester.api.keys import (
     BUILD,
@@ -39,15 +39,11 @@ BODY_MAX_BYTES: Final = TEXT_MAX_BYTES
 """Bacalhau's own limit on a request."""
 ANSWER_S: Final = 33.0
 """No answer takes longer (streams aside): a little more than what a verb allows itself, a little less than our client."""
-OLDEST_CLIENT: Final = (1, 4, 0)
-UNVERSIONED: Final = (0, 0, 0)
-"""What Bacalhau's client says when it was built from its source without a version."""
 CONNECTIONS_WAITING: Final = 1_024
 SHUTDOWN_S: Final = 2.0
 
 log = structlog.get_logger("requester.api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -209,20 +205,16 @@ def _headers(build: dict[str, str]) -> dict[str, str]:
 
 
 def _too_old(request: web.Request) -> web.Response | None:
-    claimed = request.headers.get("X-Bacalhau-Git-Version", "")
-    if not claimed:
-        return None
-    found = _VERSION.match(claimed)
-    if found is None:
+    claimed = request.headers.get(clients.VERSION_HEADER, "")
+    if claimed and clients.version_of(request.headers) is None:
         return answer({"Error": f"client version {claimed[:40]!r} is not a version"}, status=400)
-    version = tuple(int(part) for part in found.groups())
-    if version >= OLDEST_CLIENT or version == UNVERSIONED:
+    if not clients.is_before(request.headers, clients.OLDEST):
         return None
     build: dict[str, Any] = request.app[BUILD]
     return answer(
         {
             "Error": "this client is too old for this server",
-            "MinVersion": "v" + ".".join(map(str, OLDEST_CLIENT)),
+            "MinVersion": "v" + ".".join(map(str, clients.OLDEST)),
             "ClientVersion": claimed,
             "ServerVersion": build["GitVersion"],
         },

@@ -5,6 +5,7 @@ Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is c
 verb (two for ``include``), and encodes.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
 from requester.api import queries, views
+from requester.api.clients import is_before
 from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
@@ -188,7 +190,7 @@ async def describe(request: web.Request) -> web.Response:
             HistoryQuery(version=record.version, limit=INCLUDED_MAX, newest=True),
             namespace=record.spec.namespace,
         )
-        view["History"] = {"NextToken": "", "Items": await listed(page.items, views.history_item)}
+        view["History"] = {"NextToken": "", "Items": await listed(page.items, _line_for(request))}
         if page.more:
             view["History"]["Earlier"] = True
     return answer(view)
@@ -249,9 +251,14 @@ async def history(request: web.Request) -> web.Response:
     return answer(
         {
             "NextToken": "" if page.ended else queries.pack(*after),
-            "Items": await listed(items, views.history_item),
+            "Items": await listed(items, _line_for(request)),
         }
     )
+
+
+def _line_for(request: web.Request) -> Callable[[HistoryItem], dict[str, Any]]:
+    """How a line of history looks for the client that asks."""
+    return views.history_item_of_1_4 if is_before(request.headers, (1, 5, 0)) else views.history_item
 
 
 async def _on_node(request: web.Request, node: str, items: list[HistoryItem]) -> list[HistoryItem]:

@@ -259,6 +259,13 @@ def history_item(item: HistoryItem) -> Json:
     return view
 
 
+def history_item_of_1_4(item: HistoryItem) -> Json:
+    """One line of history for a client of 1.4: that looks, without asking whether it is there, into a change of state that
+    later versions have not. An empty one, as the peer's later servers send it.
+    """
+    return history_item(item) | {"ExecutionState" if item.execution else "JobState": {}}
+
+
 def node_info(info: NodeInfo, free: Amounts, running: int, waiting: int, build: Json) -> Json:
     """What a node says of itself; only drivers that are available are listed, the others say why under ``Unavailable``."""
     capacity: Json = {**_amounts(info.capacity)}

@@ -30,7 +30,7 @@ def submitted(
         raise Conflict(
             f"no changes detected for new job spec. Job name: '{job.name}'",
             kind="NoChanges",
-            hint="Use the --force flag to override this warning",
+            hint="use --force to run it all the same; clients before 1.8 have no such flag: change Name, or leave it out",
             details={"JobID": record.id, "Version": str(record.version)},
         )
     _must_have_room(record, entries_max)

@@ -96,7 +96,7 @@ def test_docker_variables_of_older_clients_may_be_an_object() -> None:
 
 
 def test_older_names_are_read() -> None:
-    """localDirectory is local, which is no news to anybody who typed ``file://``; the network Full is Host, which is told."""
+    """localDirectory is local, which is no news to who typed ``file://``; the network Full is Host, which is told."""
     source = {"Type": "localDirectory", "Params": {"SourcePath": "/data", "ReadWrite": True}}
     task = {"InputSources": [{"Source": source, "Target": "/in"}], "Network": {"Type": "Full"}}
 

@@ -54,11 +54,13 @@ def source(type: str, target: str, **params: object) -> Json:
     return {"Source": {"Type": type, "Params": params}, "Alias": f"alias of {target}", "Target": target}
 
 
-async def call(api: Api, method: str, path: str, body: Json | None = None, **query: str) -> Json:
+async def call(
+    api: Api, method: str, path: str, body: Json | None = None, query: dict[str, str] | None = None
+) -> Json:
     """One request of the command line's, which takes no answer but 200 for success."""
     data = None if body is None else json.dumps(body) + "\n"
     headers = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-    async with api.request(method, path, data=data, params=query, headers=headers) as answer:
+    async with api.request(method, path, data=data, params=query or {}, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         told: Json = await answer.json()
         return told
@@ -133,9 +135,10 @@ async def test_a_job_is_followed_by_its_history(api: Api, twin: Twin) -> None:
     """It asks for ten lines at a time until there is no next token, then for the job's state, which is a word."""
     id_ = await twin.submitted(a_job())
     lines: list[str] = []
+    asked = {"event_type": "all", "limit": "10"}
     token: dict[str, str] = {}
     while True:
-        page = await call(api, "GET", f"{BASE}/jobs/{id_}/history", event_type="all", limit="10", **token)
+        page = await call(api, "GET", f"{BASE}/jobs/{id_}/history", query=asked | token)
         lines += [item["Event"]["Message"] for item in page["Items"]]
         if not page["NextToken"]:
             break
@@ -152,8 +155,8 @@ async def test_a_job_is_followed_by_its_history(api: Api, twin: Twin) -> None:
 async def test_lists_and_decisions(api: Api, twin: Twin) -> None:
     """``job list``, ``node list``, ``job stop``, ``node reject`` and ``node approve`` do what they say."""
     id_ = await twin.submitted(a_job())
-    jobs = await call(api, "GET", f"{BASE}/jobs", labels="bacalhau_canary!=true", limit="10")
-    nodes = await call(api, "GET", f"{BASE}/nodes", **{"filter-status": "connected"})
+    jobs = await call(api, "GET", f"{BASE}/jobs", query={"labels": "bacalhau_canary!=true", "limit": "10"})
+    nodes = await call(api, "GET", f"{BASE}/nodes", query={"filter-status": "connected"})
 
     stopped = await call(
         api, "DELETE", f"{BASE}/jobs/{id_}", {**REQUEST, "reason": "Stopped at user request"}

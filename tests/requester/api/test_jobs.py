@@ -351,6 +351,28 @@ async def test_history_has_a_token_until_it_is_over(api: Api, twin: Twin) -> Non
     assert whole[-1]["Event"]["Details"]["NewState"] == "Completed"
 
 
+@pytest.mark.parametrize(
+    ("version", "old"), [("v1.4.0", True), ("v1.5.0", False), ("v0.0.0", False), ("", False)]
+)
+async def test_history_has_what_a_client_of_1_4_looks_into(
+    api: Api, twin: Twin, version: str, old: bool
+) -> None:
+    """Clients of 1.4 end without a word where a line has no change of state, even an empty one; later ones see none."""
+    id_ = await twin.submitted(a_job())
+    await twin.complete(id_)
+    headers = {"X-Bacalhau-Git-Version": version} if version else {}
+    for path, query in ((f"{JOBS}/{id_}/history", {}), (f"{JOBS}/{id_}", {"include": "history"})):
+        async with api.get(path, params=query, headers=headers) as answer:
+            told = await answer.json()
+        items = told.get("History", told)["Items"]
+        assert {item["Type"] for item in items} == {"JobLevel", "ExecutionLevel"}
+        for item in items:
+            changed = "ExecutionState" if item["Type"] == "ExecutionLevel" else "JobState"
+            assert {name: item[name] for name in ("JobState", "ExecutionState") if name in item} == (
+                {changed: {}} if old else {}
+            )
+
+
 async def test_history_can_be_narrowed(api: Api, twin: Twin) -> None:
     """By level, by execution, by node, by time."""
     id_ = await twin.submitted(a_job())
