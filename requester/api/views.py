@@ -140,7 +140,7 @@ def execution(record: ExecutionRecord, job: JobRecord) -> Json:
         "NodeID": record.node,
         "JobID": record.job,
         "JobVersion": record.version,
-        "AllocatedResources": {"Tasks": {"main": msgspec.to_builtins(record.amounts)}},
+        "AllocatedResources": {"Tasks": {job.spec.task.name: msgspec.to_builtins(record.amounts)}},
         "DesiredState": {
             "StateType": DESIRED_RUNNING if record.open else DESIRED_STOPPED,
             "Message": record.why,

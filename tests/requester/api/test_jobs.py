@@ -285,6 +285,16 @@ async def test_executions_have_names_of_their_own(api: Api, twin: Twin) -> None:
         assert [item["Name"] for item in items] == [f"{short(id_)}.{place}.1" for place in places]
 
 
+async def test_what_an_execution_was_given_stands_under_its_tasks_name(api: Api, twin: Twin) -> None:
+    """A task may have any name, and what its execution may take is found under that, as the peer has it."""
+    id_ = await twin.submitted(Job(tasks=[Task(name="My main task", engine=Spec("noop"))]))
+    await twin.complete(id_)
+
+    (execution,) = (await _get(api, f"{JOBS}/{id_}/executions"))["Items"]
+
+    assert execution["AllocatedResources"]["Tasks"]["My main task"]["CPU"] == 0.5
+
+
 def test_every_state_has_a_translation() -> None:
     """No state of ours is without the peer's name."""
     assert {*views.EXECUTION_STATES} == {*ExecutionState}
