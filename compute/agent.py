@@ -20,7 +20,7 @@ from compute.beats import Beats
 from compute.capacity import Ledger, Ports
 from compute.disk import Disk
 from compute.engines.contract import Engine
-from compute.execution import ReportDropped, ReportStored
+from compute.execution import Abandoned, ReportDropped, ReportStored
 from compute.facts import Facts
 from compute.inputs import Inputs
 from compute.journal import Journal
@@ -187,9 +187,9 @@ class Agent:
             await self._end_all()
 
     async def _end_all(self) -> None:
-        """End everything as if it counted no more: there is no time to wait until each end is stored."""
+        """End everything without a report: there is no time to wait until each end is stored."""
         for runner in list(self.runners.values()):
-            runner.tell(ReportDropped())
+            runner.tell(Abandoned())
         while self.runners:
             self._forgot.clear()
             await self._forgot.wait()

@@ -44,7 +44,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     `starts` counts the times its program may have been started. `cleaned`: nothing of it is left on this machine;
     `settled`: its end was answered. When both hold it is forgotten. `holding`: it has ended, but its program may still be
-    there; until that is gone its room is taken, and its end untold unless its clean-up is delayed.
+    there; until that is gone its room is taken, and its end untold unless its clean-up is delayed. `abandoned`: only its
+    process wanted its end, so a later one takes the same order again.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     cleaned: bool = False
     settled: bool = False
     holding: bool = False
+    abandoned: bool = False
 
     @property
     def id(self) -> ExecutionId:
@@ -166,6 +168,10 @@ class ReportDropped(Struct, frozen=True):
     """The requester says that this execution is not current."""
 
 
+class Abandoned(Struct, frozen=True):
+    """This process is to hold nothing any more: it was replaced, or ends its work before it leaves."""
+
+
 class Cleaned(Struct, frozen=True):
     """Its program is removed and its folder is gone. `output` is what was kept of a program that was stopped."""
 
@@ -197,6 +203,7 @@ Event = (
     | DeadlinePassed
     | ReportStored
     | ReportDropped
+    | Abandoned
     | Cleaned
     | CleanUpDelayed
     | Restarted
@@ -238,6 +245,9 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
             return _settle(execution) if execution.ended else (execution, [])
         case ReportDropped():
             return _dropped(execution, now)
+        case Abandoned():
+            unanswered = not execution.settled or execution.abandoned
+            return _dropped(msgspec.structs.replace(execution, abandoned=unanswered), now)
         case Cleaned(output):
             return _cleaned(execution, output)
         case CleanUpDelayed():

@@ -114,7 +114,7 @@ class Journal:
         self._numbers: dict[ExecutionId, int] = {}
         self._next = 1
         self._dirty: dict[ExecutionId, Execution] = {}
-        self._gone: dict[ExecutionId, tuple[int, float]] = {}
+        self._gone: dict[ExecutionId, tuple[int, float] | None] = {}
         self._facts: dict[str, str] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._due: asyncio.Handle | None = None
@@ -144,6 +144,12 @@ class Journal:
         """Keep nothing of it but its name, and the sequence that nothing about it may be older than."""
         self._dirty.pop(execution, None)
         self._gone[execution] = (seq, now)
+        self._plan(now=False)
+
+    def drop(self, execution: ExecutionId) -> None:
+        """Keep nothing of it, not even its name: it may be ordered, and saved, anew."""
+        self._dirty.pop(execution, None)
+        self._gone[execution] = None
         self._plan(now=False)
 
     def note(self, name: str, value: str) -> None:
@@ -251,20 +257,20 @@ class Journal:
         if not (self._dirty or self._gone or self._facts):
             return
         with self._transaction():
-            new = self._write_executions()
             if self._gone:
                 numbers = [(self._numbers[name],) for name in self._gone if name in self._numbers]
                 self._db.executemany("DELETE FROM work WHERE number = ?", numbers)
                 self._db.executemany("DELETE FROM later WHERE number = ?", numbers)
                 self._db.executemany(
                     "INSERT INTO ended (id, seq, at) VALUES (?, ?, ?)",
-                    [(name, seq, at) for name, (seq, at) in self._gone.items()],
+                    [(name, *word) for name, word in self._gone.items() if word is not None],
                 )
+            new = self._write_executions()
             if self._facts:
                 self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", list(self._facts.items()))
-        self._numbers |= new
         for name in self._gone:
             self._numbers.pop(name, None)
+        self._numbers |= new
         self._dirty, self._gone, self._facts = {}, {}, {}
         self.commits += 1
 
@@ -275,7 +281,7 @@ class Journal:
         """
         new, rows, changed = {}, [], []
         for name, execution in self._dirty.items():
-            number = self._numbers.get(name)
+            number = None if name in self._gone else self._numbers.get(name)
             kept = execution if number is None else msgspec.structs.replace(execution, run=None)
             try:
                 body = encode(kept)

@@ -5,7 +5,8 @@ out (`compute.runner`), or how commands arrive.
 
 A command is a level: it is compared with the sequence known for its execution, the highest wins, and the same one twice is
 one. It is answered when it is in the journal. A command without a way to answer, for another node or of another form, is
-refused. What was forgotten stays known by name for an hour, so a late copy of an order starts nothing.
+refused. What was forgotten stays known by name for an hour, so a late copy of an order starts nothing; not so what a process
+ended for its own sake (it was replaced, or left), for that is ordered again.
 """
 
 import asyncio
@@ -239,9 +240,12 @@ class Orders:
             self._journal.note("upto", str(seq))
 
     def forgotten(self, execution: ExecutionId) -> None:
-        """An execution is done with: it stays known by name."""
+        """An execution is done with: it stays known by name, unless it may be ordered again."""
         runner = self.runners.pop(execution)
-        self._remember_gone(execution, runner.execution.run.seq)
+        if runner.execution.abandoned:
+            self._journal.drop(execution)
+        else:
+            self._remember_gone(execution, runner.execution.run.seq)
         failpoints.reached("node.forgotten")
 
     def _remember_gone(self, execution: ExecutionId, seq: int) -> None:

@@ -435,6 +435,58 @@ async def test_a_replaced_process_stands_aside(nodes: Nodes, requester: FakeRequ
     assert not node.ended
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_who_stood_aside_may_be_the_node_again(
+    nodes: Nodes, requester: FakeRequester, *, killed: bool
+) -> None:
+    """Started again it takes what it ended when it was replaced, also if it was killed before that was all gone. What was
+    done with before stays so."""
+    node = nodes(limits=Limits(stop_grace_s=3600.0 if killed else 0.0))
+    agent = await node.start()
+    done, open_ = order(1, noop(LONG)), order(2, noop({**LONG, "Stubborn": killed}))
+    for run in (done, open_):
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+    node.world.end(done.execution)
+    await requester.ended(done)
+    await happens(lambda: done.execution not in agent.runners)
+    await requester.replaced(agent.incarnation + 1)
+    if killed:
+        await node.kept(open_.execution, lambda execution: execution.settled)
+        assert node.journal is not None
+        await node.journal.commit()
+    else:
+        await happens(lambda: not agent.runners)
+    await node.crash()
+    node.world.programs.clear()
+
+    again = await node.start()
+    await happens(lambda: not again.runners)
+    assert (await requester.run(open_)).taken
+    await happens(lambda: node.world.starts[open_.execution] == 2)
+    late = await requester.run(done)
+    assert late.failure is not None
+    assert late.failure.code == "Conflict.Gone"
+
+
+async def test_what_was_ended_with_its_node_may_be_run_there_again(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """A node that ends its work when it leaves, and is back before it was missed, takes what it is ordered again."""
+    node = nodes()
+    node.settings = msgspec.structs.replace(node.settings, end_work=True)
+    agent = await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await agent.leave()
+    await node.stop()
+
+    await node.start()
+    assert (await requester.run(run)).taken
+    await happens(lambda: node.world.starts[run.execution] == 2)
+
+
 async def test_the_newest_process_goes_on(nodes: Nodes, requester: FakeRequester) -> None:
     """That it, or an earlier start, is the node changes nothing: what tells an older process reaches it as well."""
     node = nodes()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from compute.execution import (
     STARTS_MAX,
     WORK,
+    Abandoned,
     Admitted,
     CancelOrdered,
     Cleaned,
@@ -54,6 +55,7 @@ failures = st.builds(
 from_outside: st.SearchStrategy[Event] = st.one_of(
     st.builds(CancelOrdered),
     st.just(ReportDropped()),
+    st.just(Abandoned()),
     st.builds(DeadlinePassed, st.sampled_from([Phase.STAGING, Phase.RUNNING]), st.just(1.0)),
 )
 anything: st.SearchStrategy[Event] = st.one_of(

@@ -137,6 +137,26 @@ async def test_names_of_the_forgotten_fade(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_what_is_saved_after_it_was_dropped_is_there(tmp_path: Path) -> None:
+    """Of an execution that was dropped not even the name is kept; one that is ordered anew at once is kept whole."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    dropped, anew = (ordered(order(number), 1.0)[0] for number in (1, 2))
+    for each in (dropped, anew):
+        journal.save(each)
+    await journal.commit()
+    for each in (dropped, anew):
+        journal.drop(each.id)
+    journal.save(anew)
+    await journal.commit()
+    journal.save(anew)
+    await journal.close()
+    again = Journal(tmp_path)
+    found = again.open(2.0)
+    assert (found.executions, found.gone) == ([anew], {})
+    await again.close()
+
+
 async def test_a_folder_is_one_nodes_own(tmp_path: Path) -> None:
     """A second node on the same folder is refused; after the first has ended it is not."""
     journal = Journal(tmp_path)

@@ -291,7 +291,8 @@ class SimulatedWorld(NoopWorld):
         super().__init__(node.clock)
         self._node = node
         self.may_start_again: set[str] = set()
-        """Executions whose program, or the memory of its end, was lost with the machine's power."""
+        """Executions whose program, or the memory of its end, was lost with the machine's power; and those that a process
+        had not done with when it was replaced."""
 
     def start(self, run: Run[NoopParams]) -> Program:
         wrong, name = self._node.machines.wrong, self._node.name
@@ -357,6 +358,7 @@ class NodeProcess(Process):
         self.agent = agent = Agent(
             settings, bus, engines, drivers, facts, journal, clock=self.clock, random=self.random
         )
+        self._notice_standing_aside(agent)
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(agent.run())
             await leaving.wait()
@@ -365,6 +367,17 @@ class NodeProcess(Process):
         with contextlib.suppress(Fault):
             await journal.close()
         self.journal = None
+
+    def _notice_standing_aside(self, agent: Agent) -> None:
+        """Once it is the node again, what it had not done with is run again."""
+        stand_aside = agent._stand_aside
+
+        async def noticed() -> None:
+            unsettled = {name for name, runner in agent.runners.items() if not runner.execution.settled}
+            self.world.may_start_again |= unsettled & set(self.world.starts)
+            await stand_aside()
+
+        agent._stand_aside = noticed  # type: ignore[method-assign]
 
     @property
     def labels(self) -> dict[str, str]:
