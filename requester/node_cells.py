@@ -56,7 +56,9 @@ class NodeCells:
         self._moves = moves
         self._left = left
         self._read_to = 0
-        """The newest revision when all cells were last read."""
+        """The newest revision when all cells were last read,"""
+        self._read_at = clock.elapsed()
+        """and when that was begun, in elapsed seconds."""
         self._decided = Event()
         self._to_save: dict[NodeId, None] = {}
 
@@ -126,11 +128,17 @@ class NodeCells:
             known = replace(known, away_since=max(known.away_since, cell.away_since))
         self._take_over(known, cell.membership, cell.cordon)
 
-    def lost(self, id_: NodeId) -> None:
-        """Nothing is kept of a node any more: one that is there, or was until lately, is written down anew, others go."""
+    def lost(self, id_: NodeId, *, unheard: bool = False) -> None:
+        """Nothing is kept of a node any more: one that is there, or was until lately, is written down anew, others go.
+
+        It is then a new one if a word about it may have been `unheard` here. A node against which a word stands is not
+        forgotten: what is remembered was taken back before. Who cannot have missed that knows that the cell went otherwise.
+        """
         node = self._fleet.nodes.get(id_)
         if node is not None and node.expected:
             self.notes[id_].keep(None, 0)
+            if unheard:
+                self._take_over(node, self.membership(None), None)
             return
         _log.info("a node is forgotten", node=id_)
         self._drop(id_)
@@ -140,7 +148,11 @@ class NodeCells:
 
     async def _load(self) -> None:
         known = {id_: note.revision for id_, note in self.notes.items() if note.cell is not None}
-        for cell in await self._bus.list_cells():
+        began_at = self._clock.elapsed()
+        cells = await self._bus.list_cells()
+        unheard = 0 < self._settings.forget_s <= self._clock.elapsed() - self._read_at
+        self._read_at = began_at
+        for cell in cells:
             id_ = NodeId(cell.name)
             known.pop(id_, None)
             self._read_to = max(self._read_to, cell.revision)
@@ -156,7 +168,7 @@ class NodeCells:
             self.apply(id_, kept)
         for id_, revision in known.items():
             if id_ in self.notes and self.notes[id_].revision == revision:
-                self.lost(id_)
+                self.lost(id_, unheard=unheard)
 
     def _take_over(self, known: NodeRecord, membership: str, cordon: Cordon | None) -> None:
         id_ = known.info.id

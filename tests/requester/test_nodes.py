@@ -236,6 +236,46 @@ async def test_a_word_against_a_node_is_not_forgotten(tmp_path: Path) -> None:
         assert (await service.node("n0")).membership == "REJECTED"
 
 
+async def test_a_word_that_was_taken_back_does_not_return(tmp_path: Path) -> None:
+    """A requester that was cut off while a node was uncordoned and then forgotten does not write the cordon that it
+    remembers down again: not when the node is back as well, and not if it is the only one that is left.
+    """
+    settings = replace(FORGETFUL, forget_s=0.5)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one, two = [await cluster.requester(name) for name in ("r1", "r2")]
+        node = await cluster.node("n1")
+        await happens(lambda: "n1" in cluster.hub.cells)
+        await one.cordon("n1", reason="a bad disk")
+        await happens(lambda: two._jobs.fleet.cordoned(node.id))
+        cluster.buses["r2"].cut()
+        await one.uncordon("n1")
+        await cluster.lose(node)
+        await happens(lambda: not cluster.hub.cells)
+        await cluster.kill("r1")
+
+        cluster.buses["r2"].mend()
+        await cluster.find(node)
+        await happens(lambda: "n1" in cluster.hub.cells)
+        assert kept(cluster)["n1"].cordon is None
+        await closed(two, await submit(two, a_job()))
+
+
+async def test_words_outlive_the_cells(tmp_path: Path) -> None:
+    """Cells that vanish under everybody's eyes were not forgotten: what people said against nodes is written down again."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        for name in ("n1", "n2"):
+            await cluster.node(name)
+        await happens(lambda: len(cluster.hub.cells) == 2)
+        await service.set_membership("n1", "REJECTED", "not ours")
+        await service.cordon("n2", reason="a bad disk")
+
+        cluster.hub.cells.clear()
+        await happens(lambda: len(cluster.hub.cells) == 2)
+        assert kept(cluster)["n1"].membership == "REJECTED"
+        assert kept(cluster)["n2"].cordon is not None
+
+
 async def test_a_node_that_holds_work_is_not_forgotten(tmp_path: Path) -> None:
     """A job that bears a long silence finds its node again."""
     settings = replace(FORGETFUL, forget_s=0.3)
