@@ -285,7 +285,7 @@ class Agent:
             # What this execution met may have changed what the node offers: others should not be sent into it.
             self._facts.look()
         if verdict.verdict == "drop":
-            runner.tell(ReportDropped())
+            runner.tell(Abandoned() if verdict.replaced else ReportDropped())
         elif report.state in ENDS:
             runner.tell(ReportStored())
 

@@ -169,7 +169,7 @@ class ReportDropped(Struct, frozen=True):
 
 
 class Abandoned(Struct, frozen=True):
-    """This process is to hold nothing any more: it was replaced, or ends its work before it leaves."""
+    """It may be current, but not in this process: that was replaced, or ends its work before it leaves."""
 
 
 class Cleaned(Struct, frozen=True):

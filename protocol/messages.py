@@ -208,7 +208,8 @@ class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer to a report.
 
     ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
-    execution is not current; forget it and end it. ``later``: not decided yet, report again.
+    execution is not current; forget it and end it. ``later``: not decided yet, report again. `replaced` is why it is to end:
+    it may be current, but another process is the node.
 
     To a `ReportBatch` it is ``each``, with one verdict on each in their order.
     """
@@ -216,6 +217,7 @@ class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
     verdict: str
     seq: int = 0
     each: "list[Verdict]" = field(default_factory=list)
+    replaced: bool = False
 
 
 class Beat(Struct, frozen=True, gc=False, omit_defaults=True):

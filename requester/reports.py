@@ -34,6 +34,7 @@ _REPORT_MAX_BYTES = 131_072
 _WAITING_MAX = 10_000
 
 DROP = Verdict("drop")
+REPLACED = Verdict("drop", replaced=True)
 LATER = Verdict("later")
 NOTED = Verdict("noted")
 
@@ -167,7 +168,7 @@ class Reports:
         """
         node = self._jobs.fleet.nodes.get(report.node)
         if node is not None and outlived(node, report.incarnation):
-            answer(DROP if node.doubled_since else LATER)
+            answer(REPLACED if node.doubled_since else LATER)
             return
         key = key_of(report.job)
         live = self._jobs.get(key) if key is not None else None

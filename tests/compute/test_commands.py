@@ -275,6 +275,24 @@ async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: Fake
     assert [report.state for report in requester.reports] == [S.RUNNING]
 
 
+async def test_what_is_dropped_for_another_process_may_be_ordered_again(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """That another process is the node ends the execution as well, but this one may yet be the node."""
+    node = nodes(limits=Limits(stop_grace_s=0.01))
+    requester.decide = lambda report: "replaced"
+    await node.start()
+    run = order(task=noop(LONG))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await requester.quiet(node)
+    assert node.leftovers() == []
+
+    requester.decide = lambda report: "noted"
+    assert (await requester.run(run)).taken
+    await happens(lambda: node.world.starts[run.execution] == 2)
+
+
 async def test_an_end_is_said_until_it_is_stored(nodes: Nodes, requester: FakeRequester) -> None:
     """Lost, late and "later" answers make the node say its end again; "stored" makes it forget."""
     node = nodes()

@@ -184,10 +184,10 @@ class FakeRequester:
                 answer = Verdict("later")
             elif message.subject.endswith(subjects.MANY):
                 reports = messages.decode(message.data, ReportBatch).reports
-                verdicts = [Verdict(await self._judge(report) or "later") for report in reports]
+                verdicts = [_verdict(await self._judge(report) or "later") for report in reports]
                 answer = Verdict("each", each=verdicts)
             else:
-                answer = Verdict(await self._judge(messages.decode(message.data, Report)))
+                answer = _verdict(await self._judge(messages.decode(message.data, Report)))
             if answer.verdict and message.respond is not None:
                 with contextlib.suppress(Fault):
                     await message.respond(messages.encode(answer))
@@ -207,6 +207,11 @@ class FakeRequester:
             async with self._heard:
                 kept.append(messages.decode(message.data, form))
                 self._heard.notify_all()
+
+
+def _verdict(word: str) -> Verdict:
+    """The verdict that a word stands for: ``replaced`` is a drop whose reason is another process."""
+    return Verdict("drop", replaced=True) if word == "replaced" else Verdict(word)
 
 
 class Fuse:

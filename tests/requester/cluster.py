@@ -227,9 +227,10 @@ class PretendNode:
             except Fault:
                 await self.clock.sleep(0.05)
                 continue
-            verdict = decode(data, Verdict).verdict
+            answer = decode(data, Verdict)
+            verdict = answer.verdict
             async with self.news:
-                self.verdicts.setdefault(run.execution, []).append(verdict)
+                self.verdicts.setdefault(run.execution, []).append("replaced" if answer.replaced else verdict)
                 if verdict in ("stored", "drop") and state in ENDS:
                     self.states.pop(run.execution, None)
                 self.news.notify_all()

@@ -105,7 +105,7 @@ async def test_two_processes_speak_as_one_node(tmp_path: Path) -> None:
         record = await closed(service, before)
         assert [each.incarnation for each in record.executions.values()] == [2]
         first.finish(first.runs[0].execution)
-        await first.until(lambda node: "drop" in node.verdicts[node.runs[0].execution])
+        await first.until(lambda node: "replaced" in node.verdicts[node.runs[0].execution])
 
         bus.cut()
         await happens(lambda: service._jobs.fleet.nodes[first.id].incarnation == 1)

@@ -26,10 +26,10 @@ from protocol import subjects
 from protocol.bus import Append, Message
 from protocol.clock import SystemClock
 from protocol.errors import Fault
-from protocol.ids import NodeId, RequesterId
+from protocol.ids import ExecutionId, NodeId, RequesterId
 from protocol.jobs import Amounts
 from protocol.listener import Listener
-from protocol.messages import Command, CommandBatch, RequesterBeat, decode, encode
+from protocol.messages import Command, CommandBatch, Report, RequesterBeat, Verdict, decode, encode
 from protocol.nodes import NodeInfo
 from protocol.spec.engines import NoopParams
 from requester.committer import Done
@@ -370,14 +370,22 @@ class NodeProcess(Process):
 
     def _notice_standing_aside(self, agent: Agent) -> None:
         """Once it is the node again, what it had not done with is run again."""
-        stand_aside = agent._stand_aside
+        stand_aside, answered = agent._stand_aside, agent._answered
+
+        def notice(executions: set[ExecutionId]) -> None:
+            self.world.may_start_again |= executions & set(self.world.starts)
 
         async def noticed() -> None:
-            unsettled = {name for name, runner in agent.runners.items() if not runner.execution.settled}
-            self.world.may_start_again |= unsettled & set(self.world.starts)
+            notice({name for name, runner in agent.runners.items() if not runner.execution.settled})
             await stand_aside()
 
+        def was_answered(report: Report, verdict: Verdict) -> None:
+            if verdict.replaced:
+                notice({report.execution})
+            answered(report, verdict)
+
         agent._stand_aside = noticed  # type: ignore[method-assign]
+        agent._answered = was_answered  # type: ignore[method-assign]
 
     @property
     def labels(self) -> dict[str, str]:
