@@ -75,4 +75,10 @@ class Intake:
             raise Exhausted(
                 f"the log is full: {reason}", hint="raise its max_bytes, or shorten the keep time"
             )
+        if live.record is None and live.guard:
+            raise Exhausted(
+                f"a job of this name was deleted, and what the log still has of it leaves no room: {reason}",
+                hint="try again in a minute: it is cleared away by then",
+                kind="Entries",
+            )
         raise Invalid(f"the log refused the entry: {reason}")

@@ -160,7 +160,8 @@ class Jobs:
             self._deleted(live, seq, entry.at)
         if record is None or record is before:
             return freed
-        live.deleted = None
+        if live.deleted is not None:
+            live.earlier, live.deleted = live.deleted, None
         for event in entry.events:
             if isinstance(event, Assigned | Cancelled | Lost):
                 self._moved(live, record.executions.get(event.execution), freed)

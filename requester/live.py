@@ -82,14 +82,15 @@ class Live:
     `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on
     its way to the log, as written and as meant: when the log's reader brings it first, it need not be read again;
     `placed` says that nothing of the job waits for room once that is stored. `missed` says that a look was due meanwhile.
-    `deleted` are sequence and time of the entry that deleted it. `life` counts how often all was forgotten before it came
-    to memory.
+    `deleted` are sequence and time of the entry that deleted it, `earlier` those of the one that deleted another job of its
+    name before. `life` counts how often all was forgotten before it came to memory.
     """
 
     __slots__ = (
         "behind",
         "deleted",
         "due",
+        "earlier",
         "flying",
         "guard",
         "inputs",
@@ -111,6 +112,7 @@ class Live:
         self.written = self.guard
         self.behind = 0
         self.deleted: tuple[int, float] | None = None
+        self.earlier: tuple[int, float] | None = None
         self.flying: tuple[bytes, Entry] | None = None
         self.placed = False
         self.missed = False

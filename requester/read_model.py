@@ -99,7 +99,8 @@ _FORGET_BLOBS: Final = "DELETE FROM blobs WHERE key = ? AND seq <= ?"
 _OLDER_ENTRIES: Final = """
 SELECT seq, key, data FROM entries WHERE instr(data, ?) AND key IN (SELECT key FROM jobs WHERE closed < 2)
 """
-_THERE_AGAIN: Final = "DELETE FROM deleted WHERE key IN (SELECT value FROM json_each(?))"
+_THERE_AGAIN: Final = "UPDATE deleted SET cut = 0 WHERE cut = 1 AND key IN (SELECT value FROM json_each(?))"
+"""The entry that says that a job was deleted is kept no longer when there is another of its name."""
 _TOGETHER: Final = (2_048, 256, 32, 4, 1)
 """Rows of one statement. Each statement lets go of the interpreter and has to get it back from a busy event loop: that costs
 both of them more than a row. A job's row has eleven values, and SQLite takes 32,766 with a statement."""
@@ -121,7 +122,7 @@ class Group(Struct):
     """New jobs that wait, each with one entry, which is among these."""
     entries: list[tuple[int, JobKey, bytes]] = field(default_factory=list)
     deleted: list[tuple[JobKey, int, float]] = field(default_factory=list)
-    """Jobs that were deleted: the sequence of the entry that says so, and its time."""
+    """Jobs that were deleted: the sequence of the entry that says so, and its time. There may be another one of the name."""
     fresh: set[JobKey] = field(default_factory=set)
     """Keys of which the tables have nothing: they are not asked."""
 
@@ -192,7 +193,10 @@ class Store:
         database = self._db
         executions = []
         forgotten = []
-        for record, since in group.records:
+        deleted = {key for key, _, _ in group.deleted}
+        for record, written in group.records:
+            # Where another job of the name is deleted, all that the tables have of either goes first.
+            since = written if record.key not in deleted else 0
             # Its first record here: there may be an earlier life of it, which has left the log.
             if record.forgotten or (record.version > 1 and not since):
                 forgotten.append((record.key, _text(list(record.executions))))
@@ -203,9 +207,15 @@ class Store:
             ]
         database.execute("BEGIN")
         try:
+            database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
+            for key, seq, at in group.deleted:
+                database.execute(_FORGET_ENTRIES, (key, seq))
+                for table in ("jobs", "executions"):
+                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+                database.execute(_FORGET_BLOBS, (key, seq))
+                database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
             linked, last = _linked(database, group)
             _put(database, _PUT_ENTRIES, linked)
-            database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
             first = {key: seq for seq, key, before, _ in linked if not before}
             jobs = [
                 _row(record, last.pop(record.key, record.revision), first.get(record.key))
@@ -220,12 +230,6 @@ class Store:
             database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])
             _put(database, _PUT_EXECUTIONS, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
-            for key, seq, at in group.deleted:
-                database.execute(_FORGET_ENTRIES, (key, seq))
-                for table in ("jobs", "executions"):
-                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-                database.execute(_FORGET_BLOBS, (key, seq))
-                database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
             if database.execute("SELECT EXISTS (SELECT 1 FROM deleted)").fetchone()[0]:
                 again = [row[0] for row in jobs if row[0] not in group.fresh]
                 database.execute(_THERE_AGAIN, (_text(again),))
@@ -281,13 +285,16 @@ def _linked(database: sqlite3.Connection, group: Group) -> tuple[list[tuple[Any,
 
     What belongs to no job, or to one that was deleted, is of no use to anybody; and what is there already is left as it is.
     """
-    keys = {key for _, key, _ in group.entries}.difference(group.fresh, (key for key, _, _ in group.deleted))
+    deleted = {key: seq for key, seq, _ in group.deleted}
+    keys = {key for _, key, _ in group.entries}.difference(group.fresh, deleted)
     last: dict[JobKey, int] = dict(database.execute(_LAST_OF, (_text(list(keys)),)).fetchall())
     jobs = last.keys() | {record.key for record, _ in group.records} | {new.key for new in group.newcomers}
+    # A job that came after one was deleted may be here before its own entries are.
+    last |= dict.fromkeys(deleted.keys() & jobs, 0)
     linked = []
     for seq, key, data in group.entries:
         before = last.get(key, 0)
-        if key in jobs and before < seq:
+        if key in jobs and max(before, deleted.get(key, 0)) < seq:
             linked.append((seq, key, before, data))
             last[key] = seq
     return linked, last

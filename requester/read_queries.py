@@ -32,6 +32,10 @@ BEGINNING: Final = (float("-inf"), "")
 _STANDS: Final = """
 SELECT EXISTS (SELECT 1 FROM jobs WHERE key = ?), coalesce((SELECT seq FROM deleted WHERE key = ?), 0)
 """
+_DELETED: Final = """
+SELECT key, seq, at, cut, EXISTS (SELECT 1 FROM jobs WHERE jobs.key = deleted.key) FROM deleted
+WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?
+"""
 _RECORD: Final = "record, (SELECT data FROM entries WHERE seq = record)"
 """A job's record, or the sequence of its only entry and that (`_job`)."""
 _ENTRIES_OF: Final = CHAIN + "SELECT seq, data FROM entries WHERE seq IN (SELECT seq FROM chain) ORDER BY seq"
@@ -46,16 +50,15 @@ _execution = msgspec.json.Decoder(ExecutionRecord)
 
 def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candidate]:
     """Jobs that are still in the log and may leave it: deleted ones, and those closed before that time; the oldest first."""
-    deleted = database.execute(
-        "SELECT key, seq, at, cut FROM deleted WHERE cut = 0 OR at < ? ORDER BY at LIMIT ?", (before, limit)
-    ).fetchall()
+    deleted = database.execute(_DELETED, (before, limit)).fetchall()
     closed = database.execute(
         "SELECT key, last, modified_at FROM jobs WHERE closed = 1 AND modified_at < ? ORDER BY modified_at LIMIT ?",
         (before, limit - len(deleted)),
     ).fetchall()
-    return [Candidate(key, seq, at, deleted=True, cut=bool(cut)) for key, seq, at, cut in deleted] + [
-        Candidate(key, seq, at) for key, seq, at in closed
-    ]
+    return [
+        Candidate(key, seq, at, deleted=True, cut=bool(cut), again=bool(again))
+        for key, seq, at, cut, again in deleted
+    ] + [Candidate(key, seq, at) for key, seq, at in closed]
 
 
 def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -> set[JobKey]:

@@ -59,6 +59,8 @@ class Recorder:
         """Keys of the next group of which the tables have nothing for sure."""
         self._gone: dict[JobKey, int] = {}
         """Deleted jobs that may still be in the tables, with the sequence of the entry that says so."""
+        self._deleted: dict[JobKey, tuple[int, float]] = {}
+        """Jobs that were deleted, to be written with the next group: sequence and time of the entry that says so."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
         self._position = 0
         self.written = 0
@@ -91,7 +93,7 @@ class Recorder:
         """Start over for another log."""
         async with self._lock:
             self._changed, self._passing, self._entries, self._gone = {}, {}, [], {}
-            self._fresh = set()
+            self._fresh, self._deleted = set(), {}
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
@@ -119,6 +121,9 @@ class Recorder:
             self._changed[key] = live
             self._passing.pop(key, None)
             self._meet(key)
+            deleted = live.deleted or live.earlier
+            if deleted is not None and deleted[0] == seq:
+                self._deleted[key] = deleted
             if live.record is None and live.deleted is not None:
                 self._gone[key] = live.deleted[0]
             else:
@@ -166,15 +171,12 @@ class Recorder:
                 records=[(record, since) for _, record, since in changed if record is not None],
                 newcomers=list(self._passing.values()),
                 entries=self._entries,
-                deleted=[
-                    (live.key, *live.deleted)
-                    for live in self._changed.values()
-                    if live.record is None and live.deleted is not None
-                ],
+                deleted=[(key, seq, at) for key, (seq, at) in self._deleted.items()],
                 fresh=self._fresh,
             )
             taken, self._changed, self._entries, self._fresh = self._changed, {}, [], set()
             self._on_the_way, self._passing = self._passing, {}
+            gone, self._deleted = self._deleted, {}
             self._taken.set()
             try:
                 while not await self._in(self._writing, partial(self._write, group)):
@@ -186,6 +188,7 @@ class Recorder:
                 self._entries[:0] = group.entries
                 self._fresh |= group.fresh
                 self._changed = taken | self._changed
+                self._deleted = gone | self._deleted
                 left = {key: each for key, each in self._on_the_way.items() if key not in self._changed}
                 self._passing, self._on_the_way = left | self._passing, {}
                 self._news.set()

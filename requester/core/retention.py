@@ -5,7 +5,9 @@ Knows: the rules of keeping. Must not know: how entries are taken out, or where 
 An old job leaves the log once nothing can still need its entries there: it has been closed for the keep time, every
 requester that is there has written it into its read model, and no node still speaks of an execution of it. A deleted job
 leaves under the same rules, but at once; only the entry that says so stays for the keep time, so that a requester that was
-away learns of it too. Entries behind the ones that were looked at are never touched: a new version may have come meanwhile.
+away learns of it too. If there is another job of its name by then, that one's first entry says it as well, and the log takes
+only so many entries of both: then nothing of the deleted one stays. Entries behind the ones that were looked at are never
+touched: a new version may have come meanwhile.
 
 Large inline data lies beside the log, in blobs that jobs name by digest (docs/adr/0005). A blob goes when no job in the log
 names it, and nobody has put it for a grace time that no submission lasts: a submission puts its blobs first, which makes
@@ -28,7 +30,7 @@ RANK_S: Final = 60.0
 class Candidate(Struct, frozen=True):
     """A job that is over: its last sequence, when that was, and whether it was deleted.
 
-    `cut` says that a deleted job's other entries are gone already.
+    `cut` says that a deleted job's other entries are gone already, `again` that there is another job of its name.
     """
 
     key: JobKey
@@ -36,6 +38,7 @@ class Candidate(Struct, frozen=True):
     at: float
     deleted: bool = False
     cut: bool = False
+    again: bool = False
 
 
 class Purge(Struct, frozen=True):
@@ -54,10 +57,11 @@ def purge_of(
     `safe` is the sequence that all requesters have in their read models, `spoken_of` the jobs with executions in nodes'
     beats, `rank` how many requesters come before this one. A `keep_s` of 0 keeps old jobs for ever.
     """
-    if job.last > safe or job.key in spoken_of:
+    # What nodes speak of is the new job, where there is one of the name.
+    if job.last > safe or (job.key in spoken_of and not job.again):
         return None
     age = now - job.at - rank * RANK_S
-    if keep_s and age >= keep_s:
+    if (keep_s and age >= keep_s) or (job.again and age >= 0):
         return Purge(job.key, job.last, whole=True)
     if job.deleted and not job.cut and age >= 0:
         return Purge(job.key, job.last - 1, whole=False)

@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.entries import Assigned, Entry, Event, Queued, StopRequested, Submitted
+from protocol.clock import SystemClock
+from protocol.entries import Assigned, Closed, Deleted, Entry, Event, Queued, StopRequested, Submitted
 from protocol.errors import Failure
-from protocol.ids import ExecutionId, JobKey, NodeId, job_id, job_key
+from protocol.ids import ExecutionId, JobId, JobKey, NodeId, job_id, job_key
 from protocol.jobs import Amounts, Timeouts
 from protocol.messages import encode
+from protocol.states import JobState
+from requester.core.fleet import Fleet
 from requester.core.fold import fold
 from requester.core.model import JobRecord
+from requester.core.retention import Candidate
+from requester.jobs import Jobs
 from requester.live import Live
 from requester.read_model import SCHEMA, Group, Store
-from requester.read_queries import BEGINNING, entries, find, load, load_open, select
+from requester.read_queries import BEGINNING, entries, find, load, load_open, over, select
 from requester.recorder import Recorder
 from requester.service import Service
 from requester.verbs import JobQuery
@@ -208,6 +213,48 @@ def test_however_many_jobs_come_at_once_each_is_there_afterwards(tmp_path: Path)
         found, _ = load_open(database, BEGINNING, group.position + 1)
 
     assert found == [record for record, _ in group.records]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3], ids=["in step", "just ahead", "far ahead"])
+async def test_a_job_that_comes_right_after_another_of_its_name_was_deleted(
+    tmp_path: Path, ahead: int
+) -> None:
+    """The read model has all of the new job in the end and nothing of the old one but that it may leave the log; also if the
+    new one is known here before the log's reader has brought its entries, or the old one's last.
+    """
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    await recorder.open()
+    await recorder.begin("log")
+    jobs = Jobs(Fleet(), SystemClock(), closed_max=1, waiting_max=1, load=recorder.load_here)
+    live = jobs.make(job_key("default", "job"))
+    old, new = [job_id(live.key, number) for number in (1, 2)]
+    events: list[tuple[JobId, Event]] = [
+        (old, Submitted(a_job("job"), 1)),
+        (old, Closed(JobState.STOPPED)),
+        (old, Deleted()),
+        (new, Submitted(a_job("job"), 1)),
+        (new, Assigned(ExecutionId("e-1"), 0, 1, NodeId("n-1"), Amounts(1.0))),
+        (new, StopRequested("enough")),
+    ]
+    log = [
+        (seq, Entry(job, f"op{seq}", "r1", float(seq), [event])) for seq, (job, event) in enumerate(events, 1)
+    ]
+    folded = 0
+    for seq, entry in log:
+        while folded < min(seq + ahead, len(log)):
+            folded, each = log[folded]
+            jobs.fold(live, each, folded)
+        recorder.note(live, seq, live.key, encode(entry))
+        await recorder.settle()
+
+    assert await recorder.load(live.key) == live.record
+    assert await recorder.entries(live.key) == [
+        (seq, encode(entry)) for seq, entry in log if entry.job == new
+    ]
+    assert await recorder.read(lambda database: over(database, 0.0, 10)) == [
+        Candidate(live.key, 3, 3.0, deleted=True, again=True)
+    ]
+    await recorder.close()
 
 
 async def test_a_job_of_one_entry_goes_as_a_whole(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.bus import Append, Bus, Outcome, Record
+from protocol.entries import Entry
 from protocol.errors import Conflict, Exhausted, NotFound, Unavailable
 from protocol.ids import JobId, JobKey, job_id, job_key, key_of
 from protocol.jobs import Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
+from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.retention import Candidate, Purge, purge_of, safe_position
@@ -48,13 +50,18 @@ def in_log(bus: Bus, job: str) -> bool:
         (Candidate(KEY, 9, at=900, deleted=True), Purge(KEY, 8, whole=False)),
         (Candidate(KEY, 9, at=900, deleted=True, cut=True), None),
         (Candidate(KEY, 9, at=0, deleted=True, cut=True), Purge(KEY, 9, whole=True)),
+        (Candidate(KEY, 9, at=900, deleted=True, again=True), Purge(KEY, 9, whole=True)),
+        (Candidate(KEY, 11, at=900, deleted=True, again=True), None),
     ],
 )
 def test_what_may_go(job: Candidate, purge: Purge | None) -> None:
-    """Closed for the keep time and in every read model: whole. Deleted: at once, but for the entry that says so."""
+    """Closed for the keep time and in every read model: whole. Deleted: at once, but for the entry that says so, unless
+    there is another job of its name: that says it too."""
     rules = {"now": 1_000.0, "keep_s": 500.0, "safe": 10}
     assert purge_of(job, spoken_of=(), rank=0, **rules) == purge  # type: ignore[arg-type]
-    assert purge_of(job, spoken_of={KEY}, rank=0, **rules) is None  # type: ignore[arg-type]
+    # What nodes speak of is the new job, where there is one of the name.
+    spoken_of = purge if job.again else None
+    assert purge_of(job, spoken_of={KEY}, rank=0, **rules) == spoken_of  # type: ignore[arg-type]
     assert purge_of(job, spoken_of=(), rank=20, **rules) is None  # type: ignore[arg-type]
 
 
@@ -178,6 +185,59 @@ async def test_a_deleted_job_is_forgotten_by_all(tmp_path: Path) -> None:
         assert again != job
         for service in (one, two):
             assert (await closed(service, again)).version == 1
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written between", "written together"])
+async def test_a_name_that_is_used_again_at_once(tmp_path: Path, written: bool) -> None:
+    """What a deleted job has left in the log is cleared away though another one of its name was submitted at once and
+    runs: so that one has all the room of a job. A requester that reads the log later knows the new one alone, too."""
+    settings = replace(KEEPING, retention_s=0.3, flush_s=0.1)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        old = await submit(one, a_job("again"))
+        await closed(one, old)
+        node.states = {}
+        node.script = hold
+
+        await one.delete("again", namespace="", reason="", client="test")
+        if written:
+            await one.jobs(JobQuery())
+        new = await submit(one, a_job("again"))
+        await until(one, new, lambda record: record.state is JobState.RUNNING)
+        await node.beat()
+
+        hub, key = cluster.hub, job_key("default", "again")
+        await happens(
+            lambda: {decode(hub.at(seq).record.data, Entry).job for seq in hub.by_key[key]} == {new}
+        )
+        two = await cluster.requester("r2")
+        for service in (one, two):
+            record = await until(service, new, lambda record: record.state is JobState.RUNNING)
+            assert record.entries == len(hub.by_key[key])
+            lines = (await service.history(new, HistoryQuery())).items
+            assert {line.job for line in lines} == {new}
+
+
+async def test_a_name_whose_deleted_job_has_left_no_room(tmp_path: Path) -> None:
+    """While the log has as many entries of a deleted job as it takes of one, another one of its name is refused, with
+    the word that there will be room soon; and then there is."""
+    settings = replace(KEEPING, retention_s=0.5)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        service = await cluster.requester("r1")
+        node = await cluster.node()
+        await closed(service, await submit(service, a_job("full")))
+        node.states = {}
+        await node.beat()
+        await service.delete("full", namespace="", reason="", client="test")
+        hub, key = cluster.hub, job_key("default", "full")
+        hub.entries_max = len(hub.by_key[key])
+
+        with pytest.raises(Exhausted, match="deleted") as refused:
+            await submit(service, a_job("full"))
+        assert "again" in refused.value.hint
+        await happens(lambda: len(hub.by_key[key]) == 1)
+        await closed(service, await submit(service, a_job("full")))
 
 
 class SlowReader(MemoryBus):

@@ -66,6 +66,8 @@ class History(Struct):
     attempts: dict[ExecutionId, Attempt] = field(default_factory=dict)
     closings: list[tuple[int, JobState]] = field(default_factory=list)
     """Every final state that was ever written, with its version."""
+    first: int = 0
+    """The sequence of its first entry that counts: what stands before it is of an earlier job of its name."""
     last: int = 0
     """The sequence of its newest entry."""
 
@@ -139,7 +141,7 @@ class Checker:
             if fault:
                 self._wrong(f"{fault} (entry {seq} of {entry.job} by {who})")
         if (job := self.jobs.get(append.key)) is not None:
-            job.last = seq
+            job.first, job.last = job.first or seq, seq
 
     def _take(self, key: JobKey, entry: Entry, event: Event, now: float) -> str:
         """Follow one event; the answer says what is wrong with it."""

@@ -261,8 +261,9 @@ class Cluster:
         self.checker.stored(who, append, seq, self.scheduler.now)
 
     def _full_of_one(self, who: str, key: JobKey) -> None:
-        # What a deleted job has left in the log takes room from another one of its name, and nobody counts it yet.
-        if key in self.checker.jobs and key not in self.checker.past:
+        # What a deleted job has left takes room from another one of its name, until it is cleared away (`quiet`).
+        history = self.checker.jobs.get(key)
+        if history is not None and self.hub.by_key[key][0] >= history.first:
             self.wrong(f"I13: the log takes no more entries of {key}, and {who} has one")
 
     def _forgotten(self, who: str, node: str) -> None:

@@ -177,8 +177,7 @@ def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
     actions, at = [], 1.0
     for _ in range(45):
         job = a_job(random, "often", kind=random.choice(["service", "daemon", "long"]))
-        # Who gets no answer does not come back when the job is deleted: that leaves little room for a next one.
-        actions.append(Action(at, "submit", job=job, once=True))
+        actions.append(Action(at, "submit", job=job))
         at += random.uniform(0.02, 0.2)
     actions.append(Action(at + 1.0, "stop", text="often"))
     actions.append(Action(at + 4.0, "delete", text="often"))

@@ -34,6 +34,8 @@ def going_on(cluster: "Cluster") -> list[str]:
     for key, history in cluster.checker.jobs.items():
         if history.state is None:
             found.append(f"job {history.id} ({key}) is open: {history.attempts}")
+        if cluster.hub.by_key[key][0] < history.first:
+            found.append(f"the log has entries of an earlier job of {history.id}'s name")
     found += [
         f"nobody has answered {call.action.what} {call.action.text}"
         for call in cluster.people.calls
