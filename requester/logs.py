@@ -6,8 +6,11 @@ Who follows an execution that has not ended is not told that its node cannot ans
 it, or the execution is given up, and only then is there no more to come.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -18,6 +21,7 @@ from protocol.clock import Clock
 from protocol.errors import Failure, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.messages import LogChunk, LogsAnswer, LogsRequest, decode, encode
+from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.requests import never_ran
 from requester.verbs import LogLine, Verbs
@@ -32,6 +36,9 @@ _AGAIN_S = 1.0
 """Until the node of an execution that goes on is asked again, after it could not answer."""
 _PASSING = ("Unavailable", "TimedOut", "NotFound", "Exhausted")
 """Failures that an execution's node gets over: it is away, has not begun with it yet, or answers too many."""
+REPORT_S: Final = 5.0
+"""So long is waited for the report of an execution whose output has ended, to say why there was none."""
+_BEFORE = (ExecutionState.ASSIGNED, ExecutionState.STAGING)
 _END = -1
 
 
@@ -68,15 +75,24 @@ class Logs:
                     yield LogLine(known.id, failure=failure)
                 return
             if answer.ended or (not follow and not answer.chunks):
-                if not told and not tail and (why := await self._never_ran(execution)) is not None:
-                    yield LogLine(execution.id, failure=why)
+                if not told and not tail:
+                    known = await self._known(execution, report=answer.ended)
+                    if (why := never_ran(known)) is not None:
+                        yield LogLine(execution.id, failure=why)
                 return
             cursor = answer.cursor
 
-    async def _never_ran(self, execution: ExecutionRecord) -> Failure | None:
-        """Why it wrote nothing, if that is for good."""
-        record = await self._verbs.job(execution.job)
-        return never_ran(record.executions.get(execution.id, execution))
+    async def _known(self, execution: ExecutionRecord, *, report: bool) -> ExecutionRecord:
+        """An execution as it is now, or after its `report`: of its end the node knows a moment before the log does."""
+        known = execution
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REPORT_S), aclosing(self._verbs.watch(execution.job)) as updates:
+                async for update in updates:
+                    if update.job is not None:
+                        known = update.job.executions.get(execution.id, known)
+                        if not report or known.state not in _BEFORE:
+                            break
+        return known
 
     async def _asked(self, execution: ExecutionRecord, cursor: int, *, follow: bool) -> LogsAnswer:
         """The node's answer, or the failure that it does not answer."""

@@ -1,6 +1,7 @@
 """Reading a program's output from its node."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -9,13 +10,15 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Message
 from protocol.clock import ManualClock
+from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import LogChunk, LogsAnswer, LogsRequest, RunOutput, decode, encode
+from protocol.messages import LogChunk, LogsAnswer, LogsRequest, RunOutput, Stage, decode, encode
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
 from requester.logs import Logs
+from requester.verbs import JobUpdate, LogLine
 
 RUNNING = ExecutionRecord(
     ExecutionId("e-1"),
@@ -41,9 +44,17 @@ class Alone:
 
     def __init__(self) -> None:
         self.executions: dict[ExecutionId, ExecutionRecord] = {}
+        self.news: asyncio.Queue[ExecutionRecord] = asyncio.Queue()
+        """What becomes known of executions to those who watch."""
 
     async def job(self, id_: JobId) -> "Alone":
         return self
+
+    async def watch(self, ref: str) -> AsyncIterator[JobUpdate]:
+        while True:
+            yield JobUpdate(job=cast(Any, self))
+            execution = await self.news.get()
+            self.executions[execution.id] = execution
 
 
 @pytest.mark.parametrize(("follow", "limit_s"), [(True, WAIT_S + ANSWER_S), (False, ANSWER_S)])
@@ -144,6 +155,46 @@ async def test_a_beginning_is_not_passed_off_as_all() -> None:
         "this is only the beginning of what it wrote: node n-1 does not answer"
     )
     assert "shoal node describe" in cut.failure.hint
+
+
+@pytest.mark.parametrize("ran", [False, True])
+async def test_why_nothing_was_written_is_told_when_it_is_known(ran: bool) -> None:
+    """Who follows an execution whose program never begins is told why, though its node knows of its end a moment before
+    the log does. A program that was silent is no failure.
+    """
+    job = Alone()
+    staging = job.executions[RUNNING.id] = replace(RUNNING, state=ExecutionState.STAGING)
+    hub = MemoryHub()
+    lines = Logs(MemoryBus(hub), ManualClock(), cast(Any, job)).read(staging, follow=True, tail=False)
+    stages = [Stage(ExecutionState.RUNNING, 1.0)] if ran else []
+    failure = None if ran else Failure("NotFound", "input /in: nothing is there")
+    async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
+        reading = asyncio.ensure_future(_all(lines))
+        await _answer(await anext(asked), LogsAnswer(0, ended=True))
+        state = ExecutionState.COMPLETED if ran else ExecutionState.FAILED
+        job.news.put_nowait(replace(staging, state=state, stages=stages, failure=failure))
+
+        told = [line.failure.message for line in await reading if line.failure is not None]
+    why = "execution e-1 ended before its program began, it is failed: input /in: nothing is there"
+    assert told == ([] if ran else [why])
+
+
+async def test_an_end_that_nobody_reports_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows an execution whose node is gone right after its end is let go."""
+    monkeypatch.setattr("requester.logs.REPORT_S", 0.0)
+    job = Alone()
+    staging = job.executions[RUNNING.id] = replace(RUNNING, state=ExecutionState.STAGING)
+    hub = MemoryHub()
+    lines = Logs(MemoryBus(hub), ManualClock(), cast(Any, job)).read(staging, follow=True, tail=False)
+    async with MemoryBus(hub).subscribe(subjects.logs(RUNNING.node)) as asked:
+        reading = asyncio.ensure_future(_all(lines))
+        await _answer(await anext(asked), LogsAnswer(0, ended=True))
+
+        assert await reading == []
+
+
+async def _all(lines: AsyncIterator[LogLine]) -> list[LogLine]:
+    return [line async for line in lines]
 
 
 async def _answer(question: Message, answer: LogsAnswer) -> None:
