@@ -210,6 +210,7 @@ class Agent:
         reporter = Reporter(self._bus, self._clock, self._random, tasks, self._journal.commit, self._answered)
         return Shop(
             node=self._node,
+            version=self._facts.info.version,
             incarnation=self.incarnation,
             folder=folder,
             engines=self._engines,

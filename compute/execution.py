@@ -45,7 +45,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     `starts` counts the times its program may have been started. `cleaned`: nothing of it is left on this machine;
     `settled`: its end was answered. When both hold it is forgotten. `holding`: it has ended, but its program may still be
     there; until that is gone its room is taken, and its end untold unless its clean-up is delayed. `abandoned`: only its
-    process wanted its end, so a later one takes the same order again.
+    process wanted its end, so a later one takes the same order again. `read_by` is the version of the process that refused
+    it: a later one may be the first to tell.
     """
 
     run: Run
@@ -64,6 +65,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     settled: bool = False
     holding: bool = False
     abandoned: bool = False
+    read_by: str = ""
 
     @property
     def id(self) -> ExecutionId:
@@ -102,6 +104,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
             inputs=self.inputs,
             ports=self.ports,
             written=self.written,
+            read_by=self.read_by,
         )
 
 
@@ -137,10 +140,11 @@ class Published(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """A step could not be done. `refused`: for a reason that lasts on this node."""
+    """A step could not be done. `refused`: for a reason that lasts on this node, whose version is `read_by`."""
 
     failure: Failure
     refused: bool = False
+    read_by: str = ""
 
 
 class CancelOrdered(Struct, frozen=True):
@@ -260,8 +264,8 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
         case CancelOrdered(reason):
             failure = Failure("Cancelled", reason or "cancelled by the requester")
             return _end(execution, S.CANCELLED, failure, now)
-        case Failed(failure, refused):
-            return _failed(execution, failure, refused, now)
+        case Failed():
+            return _failed(execution, event, now)
         case DeadlinePassed(phase, limit_s, outstanding) if phase is execution.phase:
             return _end(execution, S.FAILED, _too_long(phase, limit_s, outstanding), now)
         case Admitted(gpus) if execution.phase is Phase.WAITING:
@@ -311,13 +315,15 @@ def _end(execution: Execution, state: ExecutionState, failure: Failure | None, n
     return after, [E.INTERRUPT, E.RELEASE, E.SEND_REPORT, E.CLEAN_UP]
 
 
-def _failed(execution: Execution, failure: Failure, refused: bool, now: float) -> Next:
+def _failed(execution: Execution, event: Failed, now: float) -> Next:
+    failure = event.failure
     if execution.phase is Phase.PUBLISHING and execution.failure is not None:
         # The program's own failure is the root; that its output could not be published either is said beside it.
         details = {**execution.failure.details, "publisher": failure.message}
         failure = msgspec.structs.replace(execution.failure, details=details)
-    early = may_follow(execution.state, S.REFUSED)
-    return _end(execution, S.REFUSED if refused and early else S.FAILED, failure, now)
+    if event.refused and may_follow(execution.state, S.REFUSED):
+        return _end(msgspec.structs.replace(execution, read_by=event.read_by), S.REFUSED, failure, now)
+    return _end(execution, S.FAILED, failure, now)
 
 
 def _program_ended(execution: Execution, event: ProgramEnded, now: float) -> Next:

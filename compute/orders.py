@@ -166,7 +166,7 @@ class Orders:
         runner = self.runners[run.execution] = Runner(shop, execution, plan)
         runner.begin()
         if refused is not None:
-            runner.tell(Failed(refused, refused=True))
+            runner.tell(Failed(refused, refused=True, read_by=shop.version))
         self._note_upto(run.seq)
 
     def _considered(self, run: Run, shop: Shop) -> tuple[Plan | None, Failure | None]:

@@ -170,14 +170,14 @@ class Runner:
                 raise
             event = None
         except StepFailed as failed:
-            event = Failed(failed.failure, failed.refused)
+            event = Failed(failed.failure, failed.refused, self._shop.version)
         except Exception as error:  # noqa: BLE001 (a driver's bug ends its execution, never the node)
             failure = failure_of(error, self._shop.node, _DOING[work])
             if not isinstance(error, Fault | OSError):
                 _log.exception(
                     "a step failed in a way it should not", execution=self.execution.id, step=str(work)
                 )
-            event = Failed(failure, refused=failure.code.startswith("Invalid"))
+            event = Failed(failure, failure.code.startswith("Invalid"), self._shop.version)
         finally:
             self._working = None
         if self._interrupted:

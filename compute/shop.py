@@ -42,9 +42,10 @@ class Limits(Struct, frozen=True):
 
 
 class Shop(Struct, frozen=True):
-    """What all executions of a node share. `tasks` owns every task they begin."""
+    """What all executions of a node share. `version` is what its beats say; `tasks` owns every task they begin."""
 
     node: NodeId
+    version: str
     incarnation: int
     folder: Path
     engines: Mapping[str, Engine[Any]]

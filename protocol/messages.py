@@ -176,7 +176,8 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `seq` is the sequence of the entry that ordered the execution: a requester that has not folded it yet waits for it.
     `output` and `result` come with an end. A program that exits with another code than 0 is `FAILED` with the failure
-    code ``ProgramFailed``; what it wrote is published all the same.
+    code ``ProgramFailed``; what it wrote is published all the same. `read_by` comes with `REFUSED`: the version of the node
+    that refused, which a later process of another version may be the first to tell; empty from a node that does not say.
     """
 
     node: NodeId
@@ -193,6 +194,7 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     inputs: list[InputRead] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     written: Written | None = None
+    read_by: str = ""
 
 
 class ReportBatch(Struct, frozen=True, gc=False):

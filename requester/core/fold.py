@@ -228,6 +228,7 @@ def _changed(record: JobRecord, event: Event, at: float, seq: int) -> ExecutionR
             written=report.written,
             ports=report.ports or execution.ports,
             incarnation=report.incarnation or execution.incarnation,
+            read_by=report.read_by,
         )
     if isinstance(event, Cancelled | Lost):
         execution = record.executions.get(event.execution)

@@ -19,7 +19,7 @@ class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """One attempt as the log has it. `ordered` is the sequence of the entry that assigned it, `revision` the newest.
 
     `partitions` is among how many the inputs are shared out where the job's count does not say it. `incarnation` is that of
-    the node when it reported last, 0 if it has not.
+    the node when it reported last, 0 if it has not; `read_by` the version of it that refused, if it did and says so.
     """
 
     id: ExecutionId
@@ -45,6 +45,7 @@ class ExecutionRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     ports: dict[str, int] = field(default_factory=dict)
     written: Written | None = None
     incarnation: int = 0
+    read_by: str = ""
 
     @property
     def open(self) -> bool:

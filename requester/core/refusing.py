@@ -6,7 +6,7 @@ Knows: the refusals of a job's present version, and the versions of nodes. Must 
 What a node refuses for its own sake (a path that it does not give, its owner's rules) says nothing of others. That it
 cannot read the job (`Invalid`) does: nodes of one version read alike, so the others of its version are not asked one by
 one, unless one has read it. Those of another version are: they may know a field that this one does not. And a node that was
-started anew is asked again, for it may have been upgraded.
+started anew is asked again, for it may have been upgraded; so is one whose refusal names another version than its own.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ UNTOLD: Final = Failure(code="Broken", message="no reason given")
 def refusals(record: JobRecord, nodes: Mapping[NodeId, NodeRecord]) -> dict[NodeId, Failure]:
     """The nodes that do not take the job's present version, each with the reason."""
     refused: dict[NodeId, Failure] = {}
-    unread: dict[str, NodeId] = {}
+    unread: dict[str, tuple[NodeId, Failure]] = {}
     current = record.current() if record.executions else []
     for execution in current:
         if execution.state is not S.REFUSED:
@@ -38,16 +38,20 @@ def refusals(record: JobRecord, nodes: Mapping[NodeId, NodeRecord]) -> dict[Node
         if _unreadable(failure) and node is not None:
             if _started_anew(node, execution):
                 continue
-            unread[node.info.version] = execution.node
+            version = execution.read_by or node.info.version
+            unread[version] = execution.node, failure
+            if version != node.info.version:
+                continue
         refused[execution.node] = failure
     if unread:
         for execution in current:
             if execution.state in READ and execution.node in nodes:
                 unread.pop(nodes[execution.node].info.version, None)
         for id_, node in nodes.items():
-            alike = unread.get(node.info.version)
-            if alike is not None and id_ not in refused:
-                refused[id_] = _same(refused[alike], alike)
+            told = unread.get(node.info.version)
+            if told is not None and id_ not in refused:
+                by, failure = told
+                refused[id_] = _same(failure, by, still=by in refused)
     return refused
 
 
@@ -81,7 +85,6 @@ def _started_anew(node: NodeRecord, execution: ExecutionRecord) -> bool:
     return bool(node.incarnation and execution.incarnation and node.incarnation != execution.incarnation)
 
 
-def _same(failure: Failure, alike: NodeId) -> Failure:
-    return replace(
-        failure, message=f"{failure.message} ({short(alike)} says so, which is of the same version)"
-    )
+def _same(failure: Failure, by: NodeId, *, still: bool) -> Failure:
+    which = "which is" if still else "which was"
+    return replace(failure, message=f"{failure.message} ({short(by)} says so, {which} of the same version)")

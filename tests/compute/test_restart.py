@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from compute.engines.contract import Run as EngineRun
 from compute.shop import Limits
@@ -70,6 +71,25 @@ async def insist(requester: FakeRequester, run: Run) -> None:
             if answer.taken or (answer.failure and answer.failure.code == "Conflict.Gone"):
                 return
         await asyncio.sleep(0.02)
+
+
+async def test_an_upgraded_node_tells_which_version_refused(nodes: Nodes, requester: FakeRequester) -> None:
+    """A refusal that is told only by the next process, of another version, names the version that refused."""
+    node = nodes()
+    await node.start()
+    version = node.info.version
+    requester.decide = lambda report: "later"
+    run = order(task=noop({"NewField": 1}))
+    assert (await requester.run(run)).taken
+    await requester.reached(run, S.REFUSED)
+    await node.crash()
+    node.info = replace(node.info, version="newer")
+    requester.decide = lambda report: "stored"
+    await node.start()
+
+    report = await requester.ended(run)
+    assert report.incarnation == node.here.incarnation
+    assert report.read_by == version
 
 
 async def test_a_program_that_cannot_be_looked_for_is_given_up(

@@ -101,6 +101,7 @@ REPORT = messages.Report(
     inputs=[INPUT_READ],
     ports={"WEB": 20_000},
     written=WRITTEN,
+    read_by="0.1.0",
 )
 CHUNK = messages.LogChunk(1, AT, b"\x00hello\xff")
 CLOSED = entries.Closed(JobState.FAILED, "it failed", FAILURE)

@@ -144,6 +144,26 @@ def test_an_upgraded_node_is_asked_again() -> None:
     assert on(world.open()) == {"n1"}
 
 
+def test_a_refusal_told_after_an_upgrade_is_that_of_the_version_before() -> None:
+    """A node that could not read a job, and is upgraded before it could say so, is asked again: its refusal counts against
+    the version that read the job, of which no other node is asked. What the new one refuses counts against that."""
+    world = World(a_node("n1", version="0.1", incarnation=1), a_node("n2", version="0.1"))
+    put_aside(world, "n2")
+    world.submit(a_job())
+    first = world.open()[0]
+    world.fleet.put(a_node("n1", version="0.2", incarnation=1))
+    world.fleet.put(a_node("n2", version="0.1"))
+    world.report(first, S.REFUSED, UNREAD, read_by="0.1")
+
+    assert on(world.open()) == {"n1"}
+    told = {each.node: each for each in standings(world.job, world.fleet)}
+    assert told[NodeId("n2")].standing == "refused"
+    assert told[NodeId("n2")].reason == f"{UNREAD.message} (n1 says so, which was of the same version)"
+
+    world.report(world.open()[0], S.REFUSED, UNREAD, read_by="0.2")
+    assert world.job.state is JobState.FAILED
+
+
 def test_what_one_node_refuses_for_its_own_sake_says_nothing_of_others() -> None:
     """A node's own rules are no reason to pass over another of the same version."""
     world = World(a_node("n1"), a_node("n2"))

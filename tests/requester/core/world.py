@@ -136,10 +136,11 @@ class World:
         state: ExecutionState,
         failure: Failure | None = None,
         exit_code: int = 0,
+        read_by: str = "",
     ) -> list[Event]:
         if state is S.RUNNING:
             self.running_since.setdefault(execution.id, self.now)
-        report = self.report_of(execution, state, failure)
+        report = replace(self.report_of(execution, state, failure), read_by=read_by)
         if exit_code:
             report = replace(report, output=RunOutput(exit_code=exit_code))
         return self.look(Reported(report))
