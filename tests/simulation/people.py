@@ -210,13 +210,14 @@ class People:
     async def _said(self, service: Service, call: Call, who: str) -> str:
         """A word about a node."""
         word = self._words.ask(call.action.what, call.action.text, who)
-        answered = False
         try:
             answer = await self._say(service, word, call.action.number)
-            answered = True
-            return answer
-        finally:
-            self._words.over(word, answered=answered)
+        except Fault:
+            self._words.over(word, answered=False)
+            raise
+        # Of one who hung up meanwhile the word may still be heard.
+        self._words.over(word, answered=True)
+        return answer
 
     async def _say(self, service: Service, word: Word, drain_s: float) -> str:
         match word.what:
