@@ -34,12 +34,16 @@ async def opened_stores(
 ) -> AsyncIterator[Drivers]:
     """The drivers for results of these `types`; a Kubo is sought, or started, only if one needs it. `renew` is whom to ask
     for newer links, if there is anybody (`storage.s3.presigned.Renew`)."""
+    from stamina.instrumentation import set_on_retry_hooks
+
     from storage.addresses import OWN_NETWORKS, read_policy
     from storage.drivers import open_drivers
     from storage.s3 import S3Settings
     from storage.s3.presigned import PreSignedSource
     from storage.settings import StorageSettings
 
+    # What is tried again is for a node's owner; a log that nobody has set up would print it among what a command prints.
+    set_on_retry_hooks(())
     async with AsyncExitStack() as stack:
         way = Way()
         if any(each.lower() == "ipfs" for each in types):

@@ -13,7 +13,7 @@ from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import NOTHING, Amounts
 from requester.core.health import Health, Trouble
 from requester.core.hearing import Hearing
-from requester.core.host import Host, Promise
+from requester.core.host import Host, Promise, told
 from requester.core.membership import DELETED, REJECTED
 from requester.core.model import NodeRecord
 from requester.core.standing import Demand, Standing, standing
@@ -98,7 +98,7 @@ class Fleet:
         self._standings.clear()
         if known is None or known.info is not node.info:
             self._whole = self._whole + node.info.capacity - (known.info.capacity if known else NOTHING)
-        self._host(node.info.id).resize(node.info.capacity)
+        self._host(node.info.id).resize(told(node.info.capacity))
         return True
 
     def drop(self, node: NodeId) -> None:

@@ -81,7 +81,7 @@ class Host(Struct, eq=False):
 
     def resize(self, capacity: Amounts) -> None:
         """Give that much in all from now on."""
-        self.capacity = capacity = told(capacity)
+        self.capacity = capacity
         self.gpus = capacity.gpu > 0
         self.leave(self._without(self.held.values()))
         self.passing = self._without_staying()

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts
 from requester.core.fleet import Fleet
-from requester.core.host import Promise
+from requester.core.host import Promise, told
 from requester.core.placement import Attempt, choose, rank
 from requester.core.standing import demand_of
 from tests.requester.core.world import a_job, a_node
@@ -56,7 +56,7 @@ def test_promises_add_up(occasions: list[tuple[object, ...]], wanted: Promise) -
             case "put", node, cores, gpu:
                 record = a_node(str(node), cores=float(cores))  # type: ignore[arg-type]
                 amounts = replace(record.info.capacity, gpu=gpu)
-                given_[node] = amounts  # type: ignore[index]
+                given_[node] = told(amounts)  # type: ignore[index]
                 fleet.put(replace(record, info=replace(record.info, capacity=amounts)))
             case _, node:
                 given_.pop(node, None)  # type: ignore[call-overload]
