@@ -129,9 +129,8 @@ async def test_takeover(tmp_path: Path) -> None:
 
 async def test_both_at_once(tmp_path: Path) -> None:
     """Two requesters that each think themselves first cost refused appends, never a second attempt."""
-    alone = replace(
-        QUICK, beat_s=1_000.0
-    )  # The second never hears the first, so it takes all jobs for its own.
+    # The second never hears the first, so it takes all jobs for its own; and the jobs wait for nodes that come late.
+    alone = replace(QUICK, beat_s=1_000.0, policy=replace(QUICK.policy, join_grace_s=30.0))
     async with a_cluster(tmp_path, settings=alone) as cluster:
         services = [await cluster.requester(name) for name in ("r1", "r2")]
         jobs = [await submit(services[0], a_job()) for _ in range(20)]
