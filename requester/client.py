@@ -132,7 +132,7 @@ class Client:
                 broken += 1
                 if broken > RECONNECTS:
                     raise
-            time.sleep(min(0.1 * broken, 1.0, left(until)))
+            rest(broken, until)
 
     def output(self, ref: str, *, follow: bool, until: float | None = None, **query: Any) -> Iterator[Json]:
         """An execution's output in pieces (``Stream``, base64 ``Data``), or a ``Failure``."""
@@ -173,7 +173,7 @@ class Client:
 
     def _stream(self, path: str, query: Json, until: float | None) -> Iterator[Json]:
         """Lines of JSON on a connection of their own. Raises `Unavailable` when it breaks or falls silent."""
-        connection = _open(self.endpoint, min(self.endpoint.silence_s, left(until)))
+        connection = _open(self.endpoint, min(self.endpoint.silence_s, _left(until)))
         try:
             connection.request("GET", _target(path, query), headers=self.endpoint.headers)
             sock = connection.sock
@@ -182,7 +182,7 @@ class Client:
                 data = response.read()
                 raise _fault(response.status, _decoded(data), data, self.endpoint)
             while True:
-                sock.settimeout(min(self.endpoint.silence_s, left(until)))
+                sock.settimeout(min(self.endpoint.silence_s, _left(until)))
                 view = json.loads(response.readline() or "null")
                 if view is None:
                     raise http.client.IncompleteRead(b"")
@@ -191,7 +191,7 @@ class Client:
                 if view:
                     yield view
         except (OSError, http.client.HTTPException, ValueError) as error:
-            left(until)
+            _left(until)
             raise _unreachable(self.endpoint, error) from error
         finally:
             connection.close()
@@ -212,7 +212,13 @@ def _target(path: str, query: Json) -> str:
     return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
 
 
-def left(until: float | None) -> float:
+def rest(broken: int, until: float | None) -> None:
+    """Wait before the next connection, after so many have broken in a row. Raises `TimedOut` at `until` (monotonic
+    seconds)."""
+    time.sleep(min(0.1 * broken, 1.0, _left(until)))
+
+
+def _left(until: float | None) -> float:
     """Seconds until then. Raises `TimedOut` when there are none."""
     if until is None:
         return float("inf")

@@ -206,9 +206,12 @@ def _headers(build: dict[str, str]) -> dict[str, str]:
 
 def _too_old(request: web.Request) -> web.Response | None:
     claimed = request.headers.get(clients.VERSION_HEADER, "")
-    if claimed and clients.version_of(request.headers) is None:
+    if not claimed:
+        return None
+    version = clients.version_of(request.headers)
+    if version is None:
         return answer({"Error": f"client version {claimed[:40]!r} is not a version"}, status=400)
-    if not clients.is_before(request.headers, clients.OLDEST):
+    if not clients.is_before(version, clients.OLDEST):
         return None
     build: dict[str, Any] = request.app[BUILD]
     return answer(

@@ -20,7 +20,6 @@ def version_of(headers: Mapping[str, str]) -> tuple[int, ...] | None:
     return tuple(int(part) for part in found.groups()) if found else None
 
 
-def is_before(headers: Mapping[str, str], version: tuple[int, ...]) -> bool:
-    """Whether a client says that it is older than a version."""
-    claimed = version_of(headers)
+def is_before(claimed: tuple[int, ...] | None, version: tuple[int, ...]) -> bool:
+    """Whether a client that claims a version (`version_of`) says that it is older than another."""
     return claimed is not None and claimed != UNVERSIONED and claimed < version

@@ -15,7 +15,7 @@ from aiohttp import web
 from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
 from requester.api import queries, views
-from requester.api.clients import is_before
+from requester.api.clients import is_before, version_of
 from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
@@ -258,7 +258,8 @@ async def history(request: web.Request) -> web.Response:
 
 def _line_for(request: web.Request) -> Callable[[HistoryItem], dict[str, Any]]:
     """How a line of history looks for the client that asks."""
-    return views.history_item_of_1_4 if is_before(request.headers, (1, 5, 0)) else views.history_item
+    is_older = is_before(version_of(request.headers), (1, 5, 0))
+    return views.history_item_of_1_4 if is_older else views.history_item
 
 
 async def _on_node(request: web.Request, node: str, items: list[HistoryItem]) -> list[HistoryItem]:

@@ -22,7 +22,7 @@ from requester.cli.endpoint import IPFS, Api
 from requester.cli.exits import Exit, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
-from requester.cli.results import Result, published
+from requester.cli.results import Result, executions_in, published
 from requester.cli.stores import shown_entries
 from requester.cli.swarm import KUBO_DEFAULT
 from requester.client import job_path
@@ -130,8 +130,7 @@ def _looked_up(api: Api, job: str, namespace: str, execution: str) -> tuple[list
             f"job {record['ID']} has no results{of} ({record['State']['StateType']})",
             hint=f"What became of it: shoal describe {job}",
         )
-    executions = (answer.get("Executions") or {}).get("Items") or []
-    return results, {each["ID"]: each for each in executions}
+    return results, executions_in(answer)
 
 
 def _whose(path: str, execution: Json | None, result: Result) -> str:

@@ -5,8 +5,6 @@ Must not know: what becomes of the job; its end is told by `requester.cli.waitin
 """
 
 import base64
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -15,8 +13,9 @@ from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
 from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
+from requester.cli.output import put
 from requester.cli.views import newest
-from requester.client import RECONNECTS, Client, left
+from requester.client import RECONNECTS, Client, rest
 
 Json = dict[str, Any]
 
@@ -85,7 +84,7 @@ def _print(client: Client, job: str, execution: str, until: float | None) -> Jso
                 if "Data" not in piece:
                     continue
                 stream, data = piece["Stream"], base64.b64decode(piece["Data"])
-                _put(stream, data[max(printed[stream] - passed[stream], 0) :])
+                put(stream, data[max(printed[stream] - passed[stream], 0) :])
                 passed[stream] += len(data)
                 printed[stream] = max(printed[stream], passed[stream])
                 broken = 0
@@ -101,10 +100,4 @@ def _print(client: Client, job: str, execution: str, until: float | None) -> Jso
             if not fault.failure().code.startswith("NotFound"):
                 complain(f"the output broke off: {fault.message}")
             return None
-        time.sleep(min(0.1 * broken, 1.0, left(until)))
-
-
-def _put(stream: int, data: bytes) -> None:
-    target = sys.stderr if stream == 2 else sys.stdout
-    target.buffer.write(data)
-    target.buffer.flush()
+        rest(broken, until)

@@ -34,7 +34,15 @@ from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.merge import Paths, entries_told, merge
 from requester.cli.output import clean, size
-from requester.cli.results import NewLinks, Result, is_archive, published, told_if_gone, told_whose
+from requester.cli.results import (
+    NewLinks,
+    Result,
+    executions_in,
+    is_archive,
+    published,
+    told_if_gone,
+    told_whose,
+)
 from requester.cli.stores import LINKED, looked_at, opened_stores
 from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
 from requester.written import rows_of
@@ -115,11 +123,10 @@ def _nothing(record: Json) -> int:
 
 def _check_apart(results: list[Result], answer: Json) -> None:
     """Raise `Conflict` if the records tell of a path that two of the executions wrote: better now than after a download."""
-    executions = (answer.get("Executions") or {}).get("Items") or []
-    written = {each["ID"]: each["Written"] for each in executions if each.get("Written")}
+    executions = executions_in(answer)
     paths = Paths()
     for each in results:
-        paths.add(entries_told(rows_of(written.get(each.execution))))
+        paths.add(entries_told(rows_of(executions.get(each.execution, {}).get("Written"))))
 
 
 def _closed(record: Json) -> bool:

@@ -2,7 +2,6 @@
 
 import base64
 import shlex
-import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -11,6 +10,7 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
+from requester.cli.output import put
 
 
 def logs(
@@ -64,8 +64,6 @@ def _tell_of_others(job: str, piece: dict[str, Any]) -> None:
 
 
 def _put(stream: int, data: bytes, at: str) -> None:
-    target = sys.stderr.buffer if stream == 2 else sys.stdout.buffer
     if at:
         data = b"".join(f"{at} ".encode() + line for line in data.splitlines(keepends=True))
-    target.write(data)
-    target.flush()
+    put(stream, data)

@@ -1,4 +1,4 @@
-"""How lists and objects are printed: tables for people, JSON, YAML and CSV for programs.
+"""How lists and objects are printed (tables for people, JSON, YAML and CSV for programs), and what programs wrote.
 
 Knows: formats. Must not know: what the columns mean.
 """
@@ -109,6 +109,13 @@ def print_table(
         cells = [_lines(cell, room) for cell, room in zip(row, widths, strict=True)]
         for line in zip_longest(*cells, fillvalue=""):
             print(_GAP.join(part.ljust(room) for part, room in zip(line, widths, strict=True)).rstrip())
+
+
+def put(stream: int, data: bytes) -> None:
+    """What a program wrote, at once and as it is: to standard error if it is of stream 2, else to standard output."""
+    target = sys.stderr if stream == 2 else sys.stdout
+    target.buffer.write(data)
+    target.buffer.flush()
 
 
 def terminal_width() -> int:

@@ -41,6 +41,11 @@ def published(client: Client, record: Json, *, links: bool = False) -> list[Resu
     return [_result(client.endpoint, record["ID"], each) for each in answer["Items"] or []]
 
 
+def executions_in(answer: Json) -> dict[str, Json]:
+    """A job's executions by id, as its answer has them where it was asked to include them."""
+    return {each["ID"]: each for each in (answer.get("Executions") or {}).get("Items") or []}
+
+
 def _result(endpoint: Endpoint, job: str, item: Json) -> Result:
     spec = Spec(item["Type"], item.get("Params") or {})
     kept = spec.type.lower() == "urldownload"
