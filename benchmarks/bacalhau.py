@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.client import JOBS, NODES, Connection, opened
-from deploy.processes import Process, free_ports
+from deploy.processes import free_ports
 from deploy.programs import need
 from deploy.servers import LOOPBACK, Server
-from deploy.servers.server import serving, until_ready
+from deploy.servers.server import serving, starter
 
 WIDE: Final = (
     "Compute.AllocatedCapacity.CPU=64",
@@ -36,27 +36,14 @@ class Bacalhau(Server):
     """A running one. `port` is its API's."""
 
     def __init__(self, program: Path, folder: Path, port: int, settings: Sequence[str]) -> None:
-        super().__init__(self._started)
-        self.port = port
-        self._folder = folder
-        self._command: list[str | Path] = [program, "serve", "--orchestrator", "--compute"]
-        self._command += ["--data-dir", folder / "data"]
+        command: list[str | Path] = [program, "serve", "--orchestrator", "--compute"]
+        command += ["--data-dir", folder / "data"]
         for each in settings:
-            self._command += ["--config", each]
-
-    async def _started(self) -> Process:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        process = Process.start(
-            self._command,
-            name="bacalhau",
-            log=self._folder / "bacalhau.log",
-            env={
-                "HOME": str(self._folder),
-                "TMPDIR": str(self._folder),
-                "BACALHAU_SKIP_LICENSE_VALIDATION": "true",
-            },
-        )
-        return await until_ready(process, self._answers)
+            command += ["--config", each]
+        env = {"HOME": str(folder), "TMPDIR": str(folder), "BACALHAU_SKIP_LICENSE_VALIDATION": "true"}
+        log = folder / "bacalhau.log"
+        super().__init__(starter(command, name="bacalhau", log=log, answers=self._answers, env=env))
+        self.port = port
 
     async def _answers(self) -> bool:
         """Whether its own node is connected. Raises `OSError` while nobody listens."""

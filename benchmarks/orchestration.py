@@ -10,9 +10,12 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
+from msgspec import Struct
 
 from benchmarks.client import ASK_AGAIN_S, Connection, body_of, connections, submit_all
 from benchmarks.jobs import CONTAINER_BYTES, CONTAINER_CPU, noop_container, noop_module
@@ -99,6 +102,38 @@ async def run_alone(client: Connection) -> float:
     return took
 
 
+class Burst(Struct, frozen=True):
+    """Seconds until many jobs were submitted and until all had completed; `spent_s` of processor time, by who spent it."""
+
+    submitted_s: float
+    took_s: float
+    spent_s: dict[str, float]
+
+
+async def run_burst(
+    clients: Sequence[Connection],
+    count: int,
+    processes: Mapping[str, list[psutil.Process]],
+    *,
+    within_s: float = LIMIT_S,
+) -> Burst:
+    """So many jobs at once, and what these processes spend on them."""
+    prefix = f"burst-{secrets.token_hex(4)}-"
+    bodies = [body_of(noop_module(f"{prefix}{each}")) for each in range(count)]
+    usage = Usage(processes)
+    began = time.perf_counter()
+    async with asyncio.timeout(within_s):
+        await submit_all(clients, bodies)
+        submitted_s = time.perf_counter() - began
+        await clients[0].all_closed()
+    took_s = time.perf_counter() - began
+    spent_s = usage.seconds()
+    completed = (await clients[0].states(prefix)).count("Completed")
+    if completed != count:
+        raise RuntimeError(f"of {count} jobs only {completed} completed")
+    return Burst(submitted_s, took_s, spent_s)
+
+
 async def _two_appends(bus: Bus) -> float:
     """Milliseconds for two guarded appends to one job, one after the other."""
     began = time.perf_counter()
@@ -147,26 +182,16 @@ def _stored(outcome: Any) -> int:
 
 
 async def _burst(ours: Cluster, clients: Sequence[Connection], bus: Bus) -> list[Figure]:
-    rates, bare, spent, usage = [], [], {}, Usage({})
+    rates, bare, spent = [], [], {}
     for number in range(BURST_ROUNDS):
         bare.append(await _bare_burst(bus))
-        prefix = f"burst-{secrets.token_hex(4)}-"
-        bodies = [body_of(noop_module(f"{prefix}{each}")) for each in range(BURST)]
-        usage = Usage(of_cluster(ours))
-        began = time.perf_counter()
-        async with asyncio.timeout(LIMIT_S):
-            await submit_all(clients, bodies)
-            submitted = time.perf_counter() - began
-            await clients[0].all_closed()
-        took = time.perf_counter() - began
-        spent = usage.seconds()
-        states = await clients[0].states(prefix)
-        if states.count("Completed") != BURST:
-            raise RuntimeError(f"of {BURST} jobs only {states.count('Completed')} completed")
-        rates.append(BURST / took)
+        burst = await run_burst(clients, BURST, of_cluster(ours))
+        spent = burst.spent_s
+        rates.append(BURST / burst.took_s)
         told = ", ".join(f"{name} {seconds / BURST * 1e3:.2f}" for name, seconds in spent.items())
         print(
-            f"  burst {number + 1}: submitted in {submitted:.2f} s, completed after {took:.2f} s", flush=True
+            f"  burst {number + 1}: submitted in {burst.submitted_s:.2f} s, completed after {burst.took_s:.2f} s",
+            flush=True,
         )
         print(f"    ms of processor time a job: {told}", flush=True)
     return [
@@ -185,7 +210,7 @@ async def _burst(ours: Cluster, clients: Sequence[Connection], bus: Bus) -> list
         ),
         figure(
             "memory of the largest process in a burst",
-            [max(usage.peaks_mib().values())],
+            [max(Usage(of_cluster(ours)).peaks_mib().values())],
             "MiB",
             mark="at most 300 MiB",
         ),

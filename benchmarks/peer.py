@@ -24,7 +24,7 @@ from msgspec import Struct
 from benchmarks.bacalhau import WIDE, Asking, Bacalhau, bacalhau
 from benchmarks.client import Connection, body_of, connections, opened, submit_all
 from benchmarks.jobs import noop_module
-from benchmarks.orchestration import CLIENTS, SETTLE_S, run_alone
+from benchmarks.orchestration import CLIENTS, SETTLE_S, run_alone, run_burst
 from benchmarks.processes import Usage, of_cluster
 from benchmarks.record import Figure, figure, percentile
 from deploy.devstack import Cluster, cluster
@@ -123,20 +123,10 @@ async def _ours(started: Cluster, clients: Sequence[Connection]) -> Run:
         await run_alone(clients[0])
     await asyncio.sleep(SETTLE_S)
     alone_ms = [await run_alone(clients[0]) for _ in range(ALONE)]
-    prefix = f"burst-{secrets.token_hex(4)}-"
-    bodies = [body_of(noop_module(f"{prefix}{number}")) for number in range(OUR_BURST)]
     processes = of_cluster(started)
     del processes["client"]
-    usage = Usage(processes)
-    began = time.perf_counter()
-    async with asyncio.timeout(LIMIT_S):
-        await submit_all(clients, bodies)
-        await clients[0].all_closed()
-    took_s = time.perf_counter() - began
-    spent_ms = sum(usage.seconds().values()) / OUR_BURST * 1e3
-    for state in await clients[0].states(prefix):
-        _completed(state)
-    return Run(alone_ms, OUR_BURST / took_s, spent_ms)
+    burst = await run_burst(clients, OUR_BURST, processes, within_s=LIMIT_S)
+    return Run(alone_ms, OUR_BURST / burst.took_s, sum(burst.spent_s.values()) / OUR_BURST * 1e3)
 
 
 async def _theirs(server: Bacalhau) -> Run:

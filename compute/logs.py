@@ -21,7 +21,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from compute.engines.contract import Chunk
+from compute.engines.contract import STDERR, Chunk
 from protocol.errors import NotFound
 from protocol.ids import ExecutionId, is_token
 from protocol.messages import LogChunk, LogsAnswer
@@ -32,7 +32,6 @@ PIECE_BYTES: Final = 65_536
 FLUSH_BYTES: Final = 65_536
 ANSWER_MAX_BYTES: Final = 524_288
 PRESENT_END: Final = -1
-STDERR: Final = 2
 
 
 class LogSettings(Struct, frozen=True):

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from compute.engines.contract import Chunk
-from compute.logs import STDERR, OutputLog
+from compute.engines.contract import STDERR, Chunk
+from compute.logs import OutputLog
 from protocol.messages import RunOutput
 from storage.threads import Stop, in_thread
 

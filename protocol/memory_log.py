@@ -46,9 +46,7 @@ class MemoryLog:
 
     def begin_anew(self) -> None:
         """Forget the log and begin another under the same name: every reader gets `Broken`."""
-        self.generation += 1
-        self.entries, self.by_key, self._size_bytes = [], {}, 0
-        self.tell_readers()
+        self.restore_log(LogBackup([], {}, 0))
 
     def backup_log(self) -> LogBackup:
         """All that it has now."""

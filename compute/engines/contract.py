@@ -7,7 +7,7 @@ message. The suite in ``tests/contracts/engine.py`` asks every engine for each s
 import builtins
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct, field
 
@@ -17,6 +17,9 @@ from protocol.jobs import Amounts, Network
 from protocol.nodes import Offer
 
 P = TypeVar("P")
+
+STDERR: Final = 2
+"""The `Chunk.stream` of standard error."""
 
 
 class Mount(Struct, frozen=True):

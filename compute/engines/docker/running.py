@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiodocker import Docker, DockerError
 
-from compute.engines.contract import Chunk, Exit, Running
+from compute.engines.contract import STDERR, Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
@@ -28,7 +28,6 @@ SOON_S: Final = 1.0
 KILLED: Final = 137
 MISSED: Final = b"\n[Docker was away when the program ended: the last of what it wrote may be missing]\n"
 """The daemon reads what a container writes; what nobody has read when it ends is thrown away."""
-STDERR: Final = 2
 GONE: Final = Failure(
     "Unavailable.Container",
     "the container was removed before its end was seen",
@@ -147,13 +146,10 @@ class DockerRunning:
         return exit_of(code, found, by_daemon=by_daemon)
 
     async def _ended_by_daemon(self, code: int, found: dict[str, Any], *, watched: bool) -> bool:
-        restarted = await restarted_since(self._daemon, found["State"]["StartedAt"], unknown=not watched)
+        if await restarted_since(self._daemon, found["State"]["StartedAt"], unknown=not watched):
+            return ended_by_daemon(code, watched=watched, live_restore=await lives_on(self._daemon))
         # Where other containers went on, no sign of a restart is left: that it was away has to do.
-        if not restarted and (watched or code != LOST):
-            return False
-        live_restore = await lives_on(self._daemon)
-        by_daemon = ended_by_daemon(code, watched=watched, live_restore=live_restore)
-        return by_daemon and (restarted or live_restore)
+        return not watched and code == LOST and await lives_on(self._daemon)
 
     async def _code(self, docker: Docker) -> int:
         answer = await self._handle(docker).wait()
