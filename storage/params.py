@@ -162,8 +162,11 @@ def _has(form: inspect.Type, path: Path) -> bool:
             form = next((each for each in form.types if isinstance(each, inspect.StructType)), form)
         if isinstance(form, inspect.ListType) and isinstance(step, int):
             form = form.item_type
-        elif isinstance(form, inspect.StructType) and any(each.encode_name == step for each in form.fields):
-            form = next(each.type for each in form.fields if each.encode_name == step)
+        elif isinstance(form, inspect.StructType):
+            field = next((each for each in form.fields if each.encode_name == step), None)
+            if field is None:
+                return False
+            form = field.type
         else:
             return False
     return True

@@ -102,6 +102,16 @@ class Files:
             file.close()
 
 
+def requests_for(sizes: Iterable[int], part_bytes: int, most: int) -> int:
+    """How many parts of files of these sizes to bring at once: `most`, but not more than there are."""
+    parts = 0
+    for size in sizes:
+        parts += -(-size // part_bytes)
+        if parts >= most:
+            return most
+    return max(parts, 1)
+
+
 class _File:
     """A file being written: open from its first byte to its last."""
 

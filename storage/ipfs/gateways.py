@@ -124,9 +124,13 @@ class GatewaySource:
         found: list[Entry] = []
         level = [resolved.pinned]
         while level:
-            told = [each for each in level if each.size_bytes is not None and each.role is Role.NODE]
-            found += [Entry(each.path, Kind.FILE, each.size_bytes or 0) for each in told]
-            below = await self._expanded(blocks, [each for each in level if each not in told], params.cid)
+            untold = []
+            for want in level:
+                if want.size_bytes is not None and want.role is Role.NODE:
+                    found.append(Entry(want.path, Kind.FILE, want.size_bytes))
+                else:
+                    untold.append(want)
+            below = await self._expanded(blocks, untold, params.cid)
             found += [
                 Entry(each.path, each.kind, each.size_bytes, each.executable, target=each.target)
                 for each in below

@@ -11,6 +11,7 @@ files comes as one stream of blocks (docs/adr/0011).
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -32,7 +33,7 @@ from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
 from storage.ipfs.walk import Node, asked, is_executable, walk
 from storage.long_lists import Packed
-from storage.parts import Files, Item
+from storage.parts import Files, Item, requests_for
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size
 from storage.threads import Stop, in_thread
@@ -131,37 +132,36 @@ class IpfsSource(IpfsDriver):
         moved: Callable[[int], None],
     ) -> None:
         """Bring the files one by one, in ranges, through the gateway if it is named, else by ``cat``."""
+        settings = self._kubo.settings
+        # Folders and links have no bytes.
+        sizes = (each.size_bytes for each in chain([pinned.root], pinned.below))
+        requests = await in_thread(lambda _: requests_for(sizes, settings.part_bytes, settings.requests))
         if pinned.root.kind is Kind.FILE:
             make = partial(_new_file, beside, pinned.root.executable)
-            parts = -(-pinned.root.size_bytes // self._kubo.settings.part_bytes)
-            await self._move([(pinned.root, make)], parts, gateway, params, moved)
+            await self._move([(pinned.root, make)], requests, gateway, params, moved)
             return
-        with TreeWriter(beside, Limits(entries=self._kubo.settings.entries)) as tree:
+        with TreeWriter(beside, Limits(entries=settings.entries)) as tree:
 
-            def furnish(stop: Stop) -> int:
-                parts = 0
+            def furnish(stop: Stop) -> None:
                 for node in pinned.below:
                     stop()
                     if node.kind is Kind.FOLDER:
                         tree.folder(node.path)
                     elif node.kind is Kind.LINK:
                         tree.link(node.path, node.target)
-                    else:
-                        parts += -(-node.size_bytes // self._kubo.settings.part_bytes)
-                return parts
 
-            parts = await in_thread(furnish)
+            await in_thread(furnish)
             files = (
                 (node, partial(tree.open, node.path, executable=node.executable))
                 for node in pinned.below
                 if node.kind is Kind.FILE
             )
-            await self._move(files, parts, gateway, params, moved)
+            await self._move(files, requests, gateway, params, moved)
 
     async def _move(
         self,
         files: Iterable[tuple[Node, "partial[int]"]],
-        count: int,
+        requests: int,
         gateway: str,
         params: SourceParams,
         moved: Callable[[int], None],
@@ -182,10 +182,9 @@ class IpfsSource(IpfsDriver):
                 far = KuboFile(self._kubo, node.cid, node.size_bytes, name)
             return Item(far, open_file, told=far.told)
 
-        settings = self._kubo.settings
-        parts = Files((item(node, open_file) for node, open_file in files), settings.part_bytes)
+        parts = Files((item(node, open_file) for node, open_file in files), self._kubo.settings.part_bytes)
         try:
-            await self._kubo.move(gateway, parts.parts(), min(settings.requests, max(count, 1)), more)
+            await self._kubo.move(gateway, parts.parts(), requests, more)
         finally:
             parts.close()
 

@@ -26,7 +26,7 @@ from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
 from storage.lanes import Again, Lane, Lanes, Request, Task
 from storage.lister import Lister
 from storage.long_lists import Packed
-from storage.parts import PARTIAL, Files, Item
+from storage.parts import PARTIAL, Files, Item, requests_for
 from storage.ranged import Limits, Refusal, check_size
 from storage.resolver import CheckedResolver
 from storage.route import find_route
@@ -242,8 +242,9 @@ class PreSignedSource:
                 files = Files(items, self._settings.part_bytes)
                 try:
                     if placed.files:
-                        requests = min(
-                            self._settings.small_requests, _parts_in(found, self._settings.part_bytes)
+                        sizes = (each.size_bytes for each in found)
+                        requests = requests_for(
+                            sizes, self._settings.part_bytes, self._settings.small_requests
                         )
                         async with self._renewing(params, links):
                             await self._move(next(iter(links.values())), files.parts(), requests, moved)
@@ -296,10 +297,6 @@ class PreSignedSource:
         resolver.check_url(url)
         route = await find_route(url, self._limits, resolver)
         await self._lanes.move(tasks, route, count, moved)
-
-
-def _parts_in(found: Packed[Object], part_bytes: int) -> int:
-    return max(sum(-(-each.size_bytes // part_bytes) for each in found), 1)
 
 
 def _life_s(links: Mapping[str, str]) -> float:

@@ -25,7 +25,7 @@ from storage.lister import Lister
 from storage.long_lists import Packed
 from storage.mismatch import mismatch
 from storage.multiaddr import parse_endpoint
-from storage.parts import Files, Item
+from storage.parts import Files, Item, requests_for
 from storage.ranged import check_size
 from storage.s3.bulk import Bulk
 from storage.s3.checksums import Checksum, CrcSum, check_file, sha256_of
@@ -210,15 +210,10 @@ def _furnish(tree: TreeWriter, placed: Landing, stop: Stop) -> None:
 
 
 def _requests(placed: Landing, settings: S3Settings) -> int:
-    """How many at once: not more than there are parts."""
+    """How many at once: more where most files are small."""
     small = placed.size_bytes < SMALL_OBJECT_BYTES * len(placed.files)
     most = settings.small_requests if small else settings.requests
-    parts = 0
-    for _, each in placed.files:
-        parts += -(-each.size_bytes // settings.part_bytes)
-        if parts >= most:
-            return most
-    return max(parts, 1)
+    return requests_for((each.size_bytes for _, each in placed.files), settings.part_bytes, most)
 
 
 def _items(
