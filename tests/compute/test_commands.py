@@ -17,7 +17,7 @@ from protocol.clock import ManualClock
 from protocol.errors import Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
-from protocol.messages import CommandAnswer, CommandBatch, Report
+from protocol.messages import CommandAnswer, CommandBatch, Report, Run
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 from tests.compute.twins import NODE, WITHIN_S, FakeRequester, NodeOnTest, noop, order
@@ -262,16 +262,22 @@ async def test_a_log_that_knows_less_gets_what_ended_again(nodes: Nodes, request
     assert node.world.starts[going_on.execution] == 1
 
 
-async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
-    """If the requester no longer counts an execution, its program is stopped, nothing is published or said any more."""
+async def ended_by(word: str, nodes: Nodes, requester: FakeRequester) -> tuple[NodeOnTest, Run]:
+    """A node that heard this word when it said that a program runs: nothing is left of that."""
     node = nodes(limits=Limits(stop_grace_s=0.01))
-    requester.decide = lambda report: "drop"
+    requester.decide = lambda report: word
     await node.start()
     run = order(task=noop(LONG))
     await requester.run(run)
     await requester.reached(run, S.RUNNING)
     await requester.quiet(node)
     assert node.leftovers() == []
+    return node, run
+
+
+async def test_a_dropped_report_ends_the_execution(nodes: Nodes, requester: FakeRequester) -> None:
+    """If the requester no longer counts an execution, its program is stopped, nothing is published or said any more."""
+    await ended_by("drop", nodes, requester)
     assert [report.state for report in requester.reports] == [S.RUNNING]
 
 
@@ -279,14 +285,7 @@ async def test_what_is_dropped_for_another_process_may_be_ordered_again(
     nodes: Nodes, requester: FakeRequester
 ) -> None:
     """That another process is the node ends the execution as well, but this one may yet be the node."""
-    node = nodes(limits=Limits(stop_grace_s=0.01))
-    requester.decide = lambda report: "replaced"
-    await node.start()
-    run = order(task=noop(LONG))
-    await requester.run(run)
-    await requester.reached(run, S.RUNNING)
-    await requester.quiet(node)
-    assert node.leftovers() == []
+    node, run = await ended_by("replaced", nodes, requester)
 
     requester.decide = lambda report: "noted"
     assert (await requester.run(run)).taken

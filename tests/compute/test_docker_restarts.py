@@ -75,6 +75,18 @@ class Gate:
         (self.folder / "open").touch()
 
 
+def settings_with(daemon: OwnDaemon, folder: Path) -> Settings:
+    """A node that has that daemon, and whose programs may have what is in the folder."""
+    return Settings(
+        data_dir=folder / "node",
+        name=NODE,
+        engines=("docker",),
+        docker=DockerSettings(host=daemon.host),
+        allowed_paths=(f"{folder}/**:rw",),
+        publish_port=0,
+    )
+
+
 def offered(requester: FakeRequester) -> Offer:
     """What the node's last beat says of Docker."""
     offer = requester.beats[-1].node.offers("engines", "docker") if requester.beats else None
@@ -95,18 +107,10 @@ async def test_the_daemon_is_restarted(
     whatever code it ended with.
     """
     lives_on = "live-restore" in request.node.callspec.id
-    settings = Settings(
-        data_dir=tmp_path / "node",
-        name=NODE,
-        engines=("docker",),
-        docker=DockerSettings(host=daemon.host),
-        allowed_paths=(f"{tmp_path}/**:rw",),
-        publish_port=0,
-    )
     gate = Gate(tmp_path / "gate")
     room = Amounts(cpu=0.1, memory_bytes=32 << 20)
     run, later = (order(number, gate.task(), amounts=room) for number in (1, 2))
-    async with running(MemoryBus(hub), settings, host={}) as agent:
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
         await requester.until(lambda: offered(requester).available)
         await requester.run(run)
         await requester.reached(run, S.RUNNING)
@@ -145,17 +149,9 @@ async def test_a_program_ends_while_the_daemon_is_away(
     """A container that outlived its daemon and ended before that was back has done what it should; that the last of its
     output may be missing is said where the output is read.
     """
-    settings = Settings(
-        data_dir=tmp_path / "node",
-        name=NODE,
-        engines=("docker",),
-        docker=DockerSettings(host=daemon.host),
-        allowed_paths=(f"{tmp_path}/**:rw",),
-        publish_port=0,
-    )
     gate = Gate(tmp_path / "gate")
     run = order(task=gate.task(), amounts=Amounts(cpu=0.1, memory_bytes=32 << 20))
-    async with running(MemoryBus(hub), settings, host={}) as agent:
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
         await requester.until(lambda: offered(requester).available)
         await requester.run(run)
         await requester.reached(run, S.RUNNING)
@@ -181,18 +177,10 @@ async def test_a_program_whose_end_nobody_saw_is_tried_again(
     """Of a container that went while its daemon was away, Docker says that it ended with 255. That is no end of its own: it
     fails as the node's fault, also where other containers outlived the daemon.
     """
-    settings = Settings(
-        data_dir=tmp_path / "node",
-        name=NODE,
-        engines=("docker",),
-        docker=DockerSettings(host=daemon.host),
-        allowed_paths=(f"{tmp_path}/**:rw",),
-        publish_port=0,
-    )
     room = Amounts(cpu=0.1, memory_bytes=32 << 20)
     gates = [Gate(tmp_path / name) for name in ("goes", "stays")]
     goes, stays = (order(number, gate.task(), amounts=room) for number, gate in enumerate(gates, 1))
-    async with running(MemoryBus(hub), settings, host={}) as agent:
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
         await requester.until(lambda: offered(requester).available)
         for run, gate in zip((goes, stays), gates, strict=True):
             await requester.run(run)

@@ -246,13 +246,17 @@ async def play(buses: Buses, script: Sequence[Step]) -> list[Any]:
     return await Player(buses, await buses[0].log_state()).play(script)
 
 
+Scripts = tuple[Sequence[Step], Sequence[Step], Sequence[Step]]
+"""What is played before a backup, between it and a restore that forgets it, and on the restored log."""
+
+
 async def play_restored(
     buses: Buses,
-    scripts: tuple[Sequence[Step], Sequence[Step], Sequence[Step]],
+    scripts: Scripts,
     backup: Callable[[], Awaitable[None]],
     restore: Callable[[], Awaitable[None]],
 ) -> list[Any]:
-    """Play a script before a backup, one that is lost by a restore, and one on the restored log; what came of all steps."""
+    """Play all three, with a backup and a restore between them; what came of all steps."""
     player = Player(buses, await buses[0].log_state())
     told = await player.play(scripts[0])
     await backup()

@@ -13,7 +13,7 @@ from deploy import backup
 from deploy.servers import NatsServer
 from protocol.memory_bus import Backup, MemoryBus, MemoryHub
 from protocol.nats.streams import StreamSettings
-from tests.contracts.bus_script import Step, play, play_restored, steps
+from tests.contracts.bus_script import Scripts, Step, play, play_restored, steps
 from tests.protocol_bus.connections import requester
 
 FEW = 2
@@ -56,7 +56,7 @@ async def test_any_script_comes_to_the_same_where_a_job_has_few_entries(
     assert await _on_the_twin(script, FEW) == await _on_a_server(own_nats_server, script, FEW)
 
 
-async def _restored_twin(scripts: tuple[Sequence[Step], Sequence[Step], Sequence[Step]]) -> list[Any]:
+async def _restored_twin(scripts: Scripts) -> list[Any]:
     hub, kept = MemoryHub(), list[Backup]()
     hub.entries_max = StreamSettings().entries_max
     one, other = MemoryBus(hub), MemoryBus(hub)
@@ -73,9 +73,7 @@ async def _restored_twin(scripts: tuple[Sequence[Step], Sequence[Step], Sequence
     return told
 
 
-async def _restored_server(
-    server: NatsServer, scripts: tuple[Sequence[Step], Sequence[Step], Sequence[Step]], folder: Path
-) -> list[Any]:
+async def _restored_server(server: NatsServer, scripts: Scripts, folder: Path) -> list[Any]:
     admin = server.admin().read_text()
 
     async def save() -> None:

@@ -140,7 +140,8 @@ async def test_why_a_job_waits_is_true(tmp_path: Path, monkeypatch: pytest.Monke
         listed, _ = await service.jobs(JobQuery())
 
         assert code(record) == AWAY
-        assert "a new disk" in record.queued.details[node.id] if record.queued is not None else False
+        assert record.queued is not None
+        assert "a new disk" in record.queued.details[node.id]
         assert [code(each) for each in listed if each.id == waiting] == [AWAY]
         assert record.entries == 1
 

@@ -6,11 +6,8 @@ faults of real systems need no more.
 
 from random import Random
 
-from msgspec.structs import replace
-
 from protocol import failpoints
-from protocol.jobs import Input, Spec
-from tests.simulation.draw_jobs import a_job
+from tests.simulation.draw_jobs import a_job, with_new_words
 from tests.simulation.scenario import Action, Scenario
 
 
@@ -64,8 +61,7 @@ def upgrade(random: Random, scenario: Scenario) -> None:
     """
     at = random.uniform(1.0, scenario.chaos_s)
     job = a_job(random, "new-field", kind=random.choice(["small", "several", "ops", "daemon"]))
-    source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")
-    job = replace(job, tasks=[replace(job.task, input_sources=[source])])
+    job = with_new_words(job)
     scenario.actions.append(Action(random.uniform(0.5, scenario.chaos_s), "submit", job=job))
     for who in scenario.older:
         if random.random() < 0.5:

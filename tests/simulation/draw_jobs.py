@@ -6,6 +6,8 @@ Knows: specs, for the noop engine and the simulated drivers. Must not know: when
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from protocol.jobs import (
     Constraint,
     Input,
@@ -56,6 +58,12 @@ def a_job(random: Random, name: str, kind: str = "") -> Job:
         tasks=[Task(engine=engine, **task)],
         **rest,
     )
+
+
+def with_new_words(job: Job) -> Job:
+    """The job with a field that the version before does not know."""
+    source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")
+    return replace(job, tasks=[replace(job.task, input_sources=[source])])
 
 
 def _spelled(params: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from protocol.jobs import Input, Job, Retry, Spec, Timeouts
-from tests.simulation.draw_jobs import a_job
+from protocol.jobs import Job, Retry, Spec, Timeouts
+from tests.simulation.draw_jobs import a_job, with_new_words
 from tests.simulation.scenario import Action, Scenario
 
 Plot = Callable[[Random, Scenario], list[Action]]
@@ -41,10 +41,9 @@ def _lasting(random: Random, name: str) -> Job:
 
 
 def _new_words(random: Random, name: str, kind: str) -> Job:
-    """A job with a field that the version before does not know."""
-    job = a_job(random, name, kind=kind)
-    source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")
-    return replace(job, tasks=[replace(job.task, input_sources=[source], timeouts=Timeouts())])
+    """A job with a field that the version before does not know, and without timeouts."""
+    job = with_new_words(a_job(random, name, kind=kind))
+    return replace(job, tasks=[replace(job.task, timeouts=Timeouts())])
 
 
 def _deleted_in_doubt(random: Random, scenario: Scenario) -> list[Action]:

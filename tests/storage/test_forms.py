@@ -8,18 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.jobs import Spec
-from protocol.spec import SpecFaults, read_body, read_spec
+from protocol.spec import read_body, read_spec
 from protocol.spec.drivers import OLDER_NAMES
 from storage.drivers import open_drivers
 from storage.forms import look, words_of
 from storage.settings import StorageSettings
+from tests.protocol.spec.writing import SMALLEST, body, faults_of_body, faults_of_text
 
-HEAD = """\
-Type: batch
-Tasks:
-  - Name: main
-    Engine: {Type: noop}
-    InputSources:
+HEAD = f"""\
+{SMALLEST}    InputSources:
       - Target: /in
         Source: """
 CID = "bafkqaaa"
@@ -27,9 +24,8 @@ CID = "bafkqaaa"
 
 def told(source: str) -> list[str]:
     """What a person is told of a source that they wrote: place and message."""
-    with pytest.raises(SpecFaults) as caught:
-        read_spec(HEAD + source + "\n", file="job.yaml", look=look)
-    return [f"{each.line}:{each.column} {each}" for each in caught.value.faults]
+    faults = faults_of_text(HEAD + source + "\n", look=look)
+    return [f"{each.line}:{each.column} {each}" for each in faults]
 
 
 def column(source: str, part: str) -> int:
@@ -37,14 +33,9 @@ def column(source: str, part: str) -> int:
     return len(HEAD.splitlines()[-1]) + source.rindex(part) + 1
 
 
-def body(source: dict[str, Any] | None = None, publisher: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A program's job with one input, or with a publisher."""
-    task: dict[str, Any] = {"Name": "main", "Engine": {"Type": "noop"}}
-    if source:
-        task["InputSources"] = [{"Target": "/in", "Source": source}]
-    if publisher:
-        task["Publisher"] = publisher
-    return {"Type": "batch", "Tasks": [task]}
+def one_input(source: dict[str, Any]) -> dict[str, Any]:
+    """What a task says that has this input."""
+    return {"InputSources": [{"Target": "/in", "Source": source}]}
 
 
 SLIPS = [
@@ -109,10 +100,8 @@ def test_a_slip_in_a_publishers_parameters_is_told_to_a_program(
     publisher: dict[str, Any], path: str, says: str
 ) -> None:
     """A program hears of a result that could never be put anywhere when it submits the job, with the JSON path."""
-    with pytest.raises(SpecFaults) as caught:
-        read_body(body(publisher=publisher), look=look)
+    (fault,) = faults_of_body(body(task={"Publisher": publisher}), look=look)
 
-    (fault,) = caught.value.faults
     assert fault.path == f"Tasks[0].Publisher.Params.{path}"
     assert says in fault.message
 
@@ -121,16 +110,18 @@ def test_a_programs_unknown_parameter_is_left_to_the_nodes() -> None:
     """While a cluster is upgraded, a requester passes on a parameter that only newer nodes know."""
     source = {"Type": "s3", "Params": {"Bucket": "b", "Newer": 1}}
 
-    assert read_body(body(source), look=look).job.task.input_sources[0].source.params["Newer"] == 1
+    assert (
+        read_body(body(task=one_input(source)), look=look).job.task.input_sources[0].source.params["Newer"]
+        == 1
+    )
 
 
 def test_with_an_unknown_parameter_the_others_are_looked_at() -> None:
     """What nobody knows yet does not hide what is wrong beside it."""
     source = {"Type": "s3", "Params": {"Bucket": "b", "Newer": 1, "Filter": "("}}
 
-    with pytest.raises(SpecFaults) as caught:
-        read_body(body(source), look=look)
-    assert [each.path for each in caught.value.faults] == ["Tasks[0].InputSources[0].Source.Params.Filter"]
+    faults = faults_of_body(body(task=one_input(source)), look=look)
+    assert [each.path for each in faults] == ["Tasks[0].InputSources[0].Source.Params.Filter"]
 
 
 @pytest.mark.parametrize("way", ["text", "body"])
@@ -143,7 +134,7 @@ def test_what_is_right_is_taken(way: str) -> None:
         "Filter": None,
     }
     params["AllowEmpty"] = "true"
-    job = body({"Type": "S3", "Params": params}, {"Type": "ipfs"})
+    job = body(task=one_input({"Type": "S3", "Params": params}) | {"Publisher": {"Type": "ipfs"}})
     if way == "body":
         assert read_body(job, look=look).job.task.input_sources[0].source.type == "s3"
     else:
@@ -155,7 +146,10 @@ def test_a_pattern_that_takes_long_to_read_is_left_to_the_nodes(pattern: str) ->
     """A pattern that would keep a requester from other work is not read there; it may be one or none."""
     source = {"Type": "s3", "Params": {"Bucket": "b", "Filter": pattern}}
 
-    assert read_body(body(source), look=look).job.task.input_sources[0].source.params["Filter"] == pattern
+    assert (
+        read_body(body(task=one_input(source)), look=look).job.task.input_sources[0].source.params["Filter"]
+        == pattern
+    )
 
 
 async def test_every_driver_says_what_it_reads(tmp_path: Any) -> None:

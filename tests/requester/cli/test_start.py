@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[3]
 
 def _loaded(*words: str) -> set[str]:
     """The modules that are there when a command has ended."""
-    code = f"import sys; from requester.__main__ import main; sys.argv = {['shoal', *words]!r}; main(); print(*sys.modules)"
+    return _loaded_by(f"from requester.__main__ import main; sys.argv = {['shoal', *words]!r}; main()")
+
+
+def _loaded_by(code: str) -> set[str]:
+    """The modules that are there when that was run in a process of its own."""
+    code = f"import sys; {code}; print(*sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -44,12 +49,7 @@ def test_a_client_does_not_load_the_server() -> None:
 
 def test_who_only_reads_results_loads_no_log() -> None:
     """A command that opens drivers loads no log, and with it no terminal library: what it prints is the file alone."""
-    code = "import sys; import storage.drivers, requester.cli.get; print(*sys.modules)"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
-
-    assert not {"structlog", "rich"} & {*ran.stdout.split()}
+    assert not {"structlog", "rich"} & _loaded_by("import storage.drivers, requester.cli.get")
 
 
 def test_where_the_address_comes_from(
