@@ -329,7 +329,9 @@ class Service:
                 record = update.job
                 if record is None:
                     continue
-                chosen = execution_named(record, execution) if execution else requests.output_meant(record)
+                chosen = (
+                    execution_named(record, execution) if execution else requests.output_execution(record)
+                )
                 if chosen is not None:
                     among = len(record.current())
                     break

@@ -14,7 +14,7 @@ from protocol.ids import short
 from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
 from requester.cli.output import put
-from requester.cli.views import newest
+from requester.cli.views import output_execution
 from requester.client import RECONNECTS, Client, rest
 
 Json = dict[str, Any]
@@ -56,11 +56,11 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
                 for each in view.get("Executions", [])
                 if each["ID"] not in passed and place in (None, _place(view["Job"], each))
             ]
-            if found:
+            execution = output_execution(found)
+            if execution is not None:
                 break
         else:
             return
-        execution = newest(found)
         place = _place(view["Job"], execution)
         passed |= {each["ID"] for each in found if _place(view["Job"], each) == place}
         yield execution

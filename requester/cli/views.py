@@ -3,11 +3,13 @@
 Knows: their fields. Must not know: how anything is printed. Plain functions.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec.structs import fields
 
 from protocol.jobs import Job
+from requester.core.meant import output_meant
 
 Json = dict[str, Any]
 
@@ -35,11 +37,9 @@ def is_open(execution: Json) -> bool:
     return bool(execution["DesiredState"]["StateType"] == _DESIRED_RUNNING)
 
 
-def newest(executions: list[Json]) -> Json:
-    """Of some executions, oldest first, the one whose output is meant if nobody says which: the newest that was not given up
-    before its program ended, as requesters choose it.
-    """
-    return ([each for each in executions if is_open(each) or each["RunOutput"]] or executions)[-1]
+def output_execution(executions: Sequence[Json]) -> Json | None:
+    """Of some executions, oldest first, the one whose output is meant, as requesters choose it."""
+    return output_meant(executions, is_open=is_open, wrote=lambda each: bool(each["RunOutput"]))
 
 
 def desired_of(execution: Json) -> str:

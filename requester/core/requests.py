@@ -9,6 +9,7 @@ from protocol.ids import short
 from protocol.jobs import Job
 from protocol.states import ExecutionState, JobState
 from requester.core.ends import used_up
+from requester.core.meant import output_meant
 from requester.core.model import ExecutionRecord, JobRecord
 
 
@@ -80,13 +81,11 @@ def _must_have_room(record: JobRecord, entries_max: int) -> None:
         raise Exhausted(spent.message, hint=spent.hint, kind="Entries")
 
 
-def output_meant(record: JobRecord) -> ExecutionRecord | None:
-    """The execution whose output is meant if nobody says which: the newest of the present version that was not given up
-    before its program ended.
-    """
-    current = record.current()
-    meant = [each for each in current if each.open or each.output is not None] or current
-    return meant[-1] if meant else None
+def output_execution(record: JobRecord) -> ExecutionRecord | None:
+    """The execution of the present version whose output is meant if nobody says which, if there is one."""
+    return output_meant(
+        record.current(), is_open=lambda each: each.open, wrote=lambda each: each.output is not None
+    )
 
 
 def nothing_to_read(record: JobRecord) -> NotFound:
