@@ -32,7 +32,7 @@ from requester.core.commands import orders
 from requester.core.giving_up import lost_after
 from requester.core.model import JobRecord
 from requester.core.newcomers import Newcomers
-from requester.core.standing import Demand, explain
+from requester.core.standing import Demand
 from requester.core.step import counts, step
 from requester.core.turns import Turns
 from requester.core.view import View
@@ -175,7 +175,7 @@ class Orchestrator:
                 await self._clock.sleep(self._settings.tick_s)
 
     def _hope(self, demand: Demand) -> bool:
-        return explain(self._fleet.standing(demand), {}, needed=1).retryable
+        return self._fleet.standing(demand).hopeful
 
     def attend_node(self, node: NodeId) -> None:
         """The jobs that have work on a node need a look: it is gone, or its work has to leave it.

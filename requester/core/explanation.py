@@ -17,7 +17,8 @@ from requester.core.fleet import Fleet
 from requester.core.model import JobRecord
 from requester.core.placement import Attempt, rank
 from requester.core.refusing import refusals
-from requester.core.standing import demand_of, no_room
+from requester.core.standing import demand_of
+from requester.core.waiting import no_room
 
 NODES_MAX: Final = 256
 """Nodes told one by one; those that fit come first."""

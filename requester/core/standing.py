@@ -1,7 +1,7 @@
 """How nodes stand towards a task: which fit, which would but are away, and for each of the others why not.
 
-Knows: what a task demands and what a node offers. Must not know: jobs' attempts, the log, or how one of those that fit is
-chosen (`placement`).
+Knows: what a task demands and what a node offers. Must not know: jobs' attempts, the log, how one of those that fit is
+chosen (`placement`), or what people are told (`waiting`).
 
 Three answers are kept apart, because they end differently: a node that **fits** takes the task when it has room (a full
 cluster queues); one that is **away** would fit if it were connected and approved, and had the engine that it has lost (the
@@ -17,8 +17,7 @@ from typing import Final
 from msgspec import Struct, UnsetType
 from msgspec.structs import replace
 
-from protocol.errors import Failure
-from protocol.ids import NodeId, short
+from protocol.ids import NodeId
 from protocol.jobs import Amounts, Constraint, Job, Resources
 from protocol.nodes import Gpu, NodeInfo, Offer
 from protocol.ranking import REASONS_MAX
@@ -28,15 +27,11 @@ from requester.core.host import Host, told
 from requester.core.membership import APPROVED, PENDING
 from requester.core.model import NodeRecord
 
-NODES_TOLD: Final = 32
-"""Nodes named one by one in an explanation; the rest is counted."""
-
-WAITING_TOLD: Final = 4
-"""Nodes named where a job only has to wait: there may be a million such reasons. `job explain` works out the rest."""
 GIB: Final = 1024**3
 
 NO_SUITABLE_NODE: Final = "NoSuitableNode"
 NO_ROOM: Final = "Exhausted.NoRoom"
+"""Codes of the reasons for which a task has no place."""
 
 NOT_APPROVED: Final = "is not approved yet"
 
@@ -90,6 +85,11 @@ class Standing(Struct, frozen=True):
     def known(self) -> int:
         """How many nodes there are."""
         return len(self.order) + len(self.away) + len(self.unfit)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether some node takes the task now, or will once it is back."""
+        return bool(self.fitting or self.away)
 
 
 def static_ports(job: Job) -> tuple[int, ...]:
@@ -205,126 +205,6 @@ def _kept_away(node: NodeRecord) -> Unfit:
         )
     assert node.aside is not None
     return Unfit(id_, node.aside.reason, "mend it; or let it back now: node uncordon")
-
-
-def no_room(demand: Demand, free: Amounts, ports: frozenset[int]) -> str:
-    """What a node that fits lacks just now."""
-    for name, wants, has in (
-        ("cores", demand.amounts.cpu, free.cpu),
-        ("GiB memory", demand.amounts.memory_bytes / GIB, free.memory_bytes / GIB),
-        ("GiB disk", demand.amounts.disk_bytes / GIB, free.disk_bytes / GIB),
-        ("GPUs", demand.amounts.gpu, free.gpu),
-        ("dynamic ports", demand.amounts.dynamic_ports, free.dynamic_ports),
-    ):
-        if wants > has + 1e-9:
-            return f"fits, but has {max(has, 0):.3g} of the {wants:.3g} {name} free now"
-    taken = sorted(ports.intersection(demand.ports))
-    if taken:
-        return f"fits, but its port {taken[0]} is taken now"
-    return "fits, but its room is kept for others now"
-
-
-def explain(
-    standing: Standing,
-    refused: Mapping[NodeId, Failure],
-    *,
-    needed: int,
-    waits: bool = False,
-    lack: Callable[[NodeId], str] = lambda _: "fits, but has no room now",
-) -> Failure:
-    """Why a task cannot be placed now: for lack of room, of a node that is away, or of any node that could run it.
-
-    `lack` says what a node that fits lacks just now; `waits`: whatever the reason is, it is waited until that changes. The
-    message is made for people, one line a node; `details` has the same by node id. Nodes that have `refused` the task count
-    for nothing, however they stand.
-    """
-    could = [node for node in standing.fitting if node not in refused]
-    away = [each for each in standing.away if each.node not in refused]
-    known = standing.known
-    if could:
-        full = [Unfit(node, lack(node)) for node in could[:WAITING_TOLD]]
-        return Failure(
-            code=NO_ROOM,
-            message=f"waiting for room: {len(could)} of {_nodes(known)} could run this job, and none has room now",
-            hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
-            retryable=True,
-            details=_details(full, more=known - len(full)),
-        )
-    unfit = [
-        Unfit(node, f"refused: {refused[node].message}", refused[node].hint)
-        for node in (*standing.fitting, *(each.node for each in standing.away))
-        if node in refused
-    ]
-    unfit += standing.unfit
-    if away:
-        able = f"{len(away)} of {_nodes(known)} could run this job"
-        unapproved = [each.node for each in away if each.reason == NOT_APPROVED]
-        wait = "waits" if len(unapproved) == 1 else "wait"
-        which = f": {len(unapproved)} of them {wait} to be approved" if unapproved else ""
-        return Failure(
-            code=f"{NO_SUITABLE_NODE}.Away",
-            message=f"waiting for a node: {able}, and none takes work now{which}",
-            hint=_approve(unapproved)
-            or _only(each.hint for each in away)
-            or "bring one of them back, as told for each",
-            retryable=True,
-            details=_details([*away, *unfit]),
-        )
-    if not unfit:
-        return Failure(
-            code=f"{NO_SUITABLE_NODE}.NoNodes",
-            message=(
-                "waiting for a node" if waits else f"no node can run this job (needs {needed}, has 0 of 0)"
-            )
-            + ": no compute node is connected",
-            hint="start one with: python -m compute --nats nats://HOST:4222",
-            retryable=waits,
-        )
-    table = "".join(
-        f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
-        for each in unfit[:NODES_TOLD]
-    )
-    return Failure(
-        code=NO_SUITABLE_NODE,
-        message=(
-            f"waiting for a node: none of {_nodes(known)} can run this job{table}"
-            if waits
-            else f"no node can run this job (needs {needed}, has 0 of {known}){table}"
-        ),
-        hint="change the job, or a node as told above"
-        + ("" if waits else "; a QueueTimeout makes the job wait for such a node"),
-        retryable=waits,
-        details=_details(unfit),
-    )
-
-
-def _approve(nodes: Sequence[NodeId]) -> str:
-    """The command that lets the first of these nodes take work; nothing if there are none."""
-    if not nodes:
-        return ""
-    others = "; the others: shoal node list --filter-approval pending" if len(nodes) > 1 else ""
-    return f"approve it: shoal node approve {short(nodes[0])}{others}"
-
-
-def _only(hints: Iterable[str]) -> str:
-    """The one hint that there is, else nothing."""
-    found = set(hints)
-    return found.pop() if len(found) == 1 else ""
-
-
-def _details(lines: Sequence[Unfit], more: int = 0) -> dict[str, str]:
-    details = {
-        str(each.node): each.reason + (f" (fix: {each.hint})" if each.hint else "")
-        for each in lines[:NODES_TOLD]
-    }
-    more += max(len(lines) - NODES_TOLD, 0)
-    if more:
-        details["others"] = str(more)
-    return details
-
-
-def _nodes(count: int) -> str:
-    return f"{count} node" if count == 1 else f"{count} nodes"
 
 
 def _constraints(demand: Demand) -> tuple[list[Constraint], list[Constraint]]:

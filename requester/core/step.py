@@ -36,9 +36,9 @@ from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy
 from requester.core.refusing import headline, refusals, unreadable
 from requester.core.rolling import replaced
-from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of, explain
+from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of
 from requester.core.view import View
-from requester.core.waiting import reason_now, why_it_waits
+from requester.core.waiting import explain, reason_now, why_it_waits
 
 S = ExecutionState
 
@@ -192,7 +192,9 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
     """
     record, now, view = draft.record, draft.now, case.view
     assert record is not None
-    reason = why_it_waits(record, view.fleet, case.refused, needed=placed.short_of, room=placed.room)
+    reason = why_it_waits(
+        record, case.demand, case.standing, case.refused, needed=placed.short_of, room=placed.room
+    )
     since = record.queued_at if record.queued_at is not None else now
     limit = record.spec.task.timeouts.queue_timeout
     if not limit and not reason.retryable and view.settled:
