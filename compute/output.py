@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from compute.engines.contract import STDERR, Chunk
+from compute.engines.contract import STDERR, STDOUT, Chunk
 from compute.logs import OutputLog
 from protocol.messages import RunOutput
 from storage.threads import Stop, in_thread
@@ -22,8 +22,8 @@ class Head:
     """The first bytes of both streams."""
 
     def __init__(self) -> None:
-        self._streams = {1: bytearray(), 2: bytearray()}
-        self._truncated = {1: False, 2: False}
+        self._streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._truncated = {STDOUT: False, STDERR: False}
 
     @property
     def anything(self) -> bool:
@@ -32,7 +32,7 @@ class Head:
 
     def add(self, chunk: Chunk) -> None:
         """Take what still has a place."""
-        kept = self._streams[STDERR if chunk.stream == STDERR else 1]
+        kept = self._streams[STDERR if chunk.stream == STDERR else STDOUT]
         room = HEAD_BYTES - len(kept)
         if len(chunk.data) > room:
             self._truncated[chunk.stream] = True
@@ -42,10 +42,10 @@ class Head:
     def output(self, exit_code: int, error_message: str) -> RunOutput:
         """The form for a report. Bytes that are no text are shown as replacement characters."""
         return RunOutput(
-            stdout=self._streams[1].decode(errors="replace"),
-            stdout_truncated=self._truncated[1],
-            stderr=self._streams[2].decode(errors="replace"),
-            stderr_truncated=self._truncated[2],
+            stdout=self._streams[STDOUT].decode(errors="replace"),
+            stdout_truncated=self._truncated[STDOUT],
+            stderr=self._streams[STDERR].decode(errors="replace"),
+            stderr_truncated=self._truncated[STDERR],
             exit_code=exit_code,
             error_message=error_message,
         )
@@ -65,8 +65,8 @@ def _split(folder: Path, log: OutputLog, stop: Stop) -> None:
     with ExitStack() as files:
         streams = {
             number: files.enter_context((folder / name).open("wb"))
-            for number, name in ((1, "stdout"), (2, "stderr"))
+            for number, name in ((STDOUT, "stdout"), (STDERR, "stderr"))
         }
         for frame in log.frames():
-            streams.get(frame.stream, streams[1]).write(frame.data)
+            streams.get(frame.stream, streams[STDOUT]).write(frame.data)
             stop()

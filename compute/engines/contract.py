@@ -18,8 +18,9 @@ from protocol.nodes import Offer
 
 P = TypeVar("P")
 
+STDOUT: Final = 1
 STDERR: Final = 2
-"""The `Chunk.stream` of standard error."""
+"""The `Chunk.stream` of what a program wrote there."""
 
 
 class Mount(Struct, frozen=True):
@@ -51,7 +52,7 @@ class Run(Struct, Generic[P], frozen=True):
 
 
 class Chunk(Struct, frozen=True):
-    """A piece of what the program wrote: `stream` 1 is standard output, 2 standard error; `at` unix seconds."""
+    """A piece of what the program wrote: `stream` is `STDOUT` or `STDERR`, `at` unix seconds."""
 
     stream: int
     at: float

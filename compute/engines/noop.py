@@ -12,20 +12,20 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from compute.engines.contract import Chunk, Engine, Exit, Mount, Preparing, Run, Running
+from compute.engines.contract import STDERR, STDOUT, Chunk, Engine, Exit, Mount, Preparing, Run, Running
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Failure, Fault, Invalid, NotFound, fault_of
 from protocol.ids import ExecutionId, NodeId
 from protocol.nodes import Offer
 from protocol.spec.engines import NoopParams
 
-VERSION = "1"
-STDOUT, STDERR = 1, 2
-TERMINATED, KILLED = 143, 137
+VERSION: Final = "1"
+TERMINATED: Final = 143
+KILLED: Final = 137
 """128 and the signal's number, as a shell tells it."""
-CLOCK_GRAIN_S = 1e-6
+CLOCK_GRAIN_S: Final = 1e-6
 """Less than this is no time: a clock that counts from far away rounds more coarsely than seconds are added."""
 
 
