@@ -9,7 +9,7 @@ from protocol import messages, subjects
 from protocol.asking import ask
 from protocol.bus import Messages
 from protocol.errors import fault_of
-from protocol.messages import BlobAnswer, BlobRequest
+from protocol.questions import BlobAnswer, BlobRequest
 from storage.inline import BlobReader
 
 ANSWER_S: Final = 5.0

@@ -14,7 +14,7 @@ from compute.logs import Logs
 from protocol import messages
 from protocol.bus import Message
 from protocol.errors import Broken, Exhausted, Fault
-from protocol.messages import LogsAnswer, LogsRequest
+from protocol.questions import LogsAnswer, LogsRequest
 
 WAIT_MAX_S: Final = 30.0
 ASKED_MAX: Final = 256

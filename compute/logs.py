@@ -21,10 +21,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from compute.engines.contract import STDERR, Chunk
+from compute.engines.contract import Chunk
 from protocol.errors import NotFound
 from protocol.ids import ExecutionId, is_token
-from protocol.messages import LogChunk, LogsAnswer
+from protocol.questions import STDERR, LogChunk, LogsAnswer
 
 HEAD_BYTES: Final = 13
 PIECE_BYTES: Final = 65_536

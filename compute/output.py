@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from compute.engines.contract import STDERR, STDOUT, Chunk
+from compute.engines.contract import Chunk
 from compute.logs import OutputLog
 from protocol.messages import RunOutput
+from protocol.questions import STDERR, STDOUT
 from storage.threads import Stop, in_thread
 
 HEAD_BYTES: Final = 2_048

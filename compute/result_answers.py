@@ -16,7 +16,7 @@ from compute.provenance import Manifests
 from protocol import messages
 from protocol.bus import Message
 from protocol.errors import Fault, Unavailable
-from protocol.messages import ResultAnswer, ResultRequest
+from protocol.questions import ResultAnswer, ResultRequest
 from storage.local_publisher import LocalPublisher
 from storage.threads import in_thread
 

@@ -10,7 +10,7 @@ from protocol import messages, subjects
 from protocol.bus import Messages
 from protocol.errors import TimedOut, Unavailable, fault_of
 from protocol.ids import ExecutionId, JobId, NodeId
-from protocol.messages import UploadAnswer, UploadRequest
+from protocol.questions import UploadAnswer, UploadRequest
 
 ANSWER_S: Final = 15.0
 PATIENCE_S: Final = 25.0

@@ -8,7 +8,8 @@ import asyncio
 from protocol import subjects
 from protocol.bus import Bus, Message
 from protocol.errors import Fault
-from protocol.messages import BlobAnswer, BlobRequest, decode, encode
+from protocol.messages import decode, encode
+from protocol.questions import BlobAnswer, BlobRequest
 
 _PIECE_MAX_BYTES = 524_288
 """Base64 makes four bytes of three, and a message has at most a megabyte."""

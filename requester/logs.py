@@ -20,7 +20,8 @@ from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Failure, TimedOut, Unavailable
 from protocol.ids import short
-from protocol.messages import LogChunk, LogsAnswer, LogsRequest, decode, encode
+from protocol.messages import decode, encode
+from protocol.questions import STDERR, STDOUT, LogChunk, LogsAnswer, LogsRequest
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.requests import never_ran
@@ -133,7 +134,8 @@ def _kept(known: ExecutionRecord, told: Counter[int]) -> tuple[list[LogLine], bo
     if output is None or (told and not whole):
         return [], False
     texts = (
-        (stream, text.encode()[told[stream] :]) for stream, text in ((1, output.stdout), (2, output.stderr))
+        (stream, text.encode()[told[stream] :])
+        for stream, text in ((STDOUT, output.stdout), (STDERR, output.stderr))
     )
     lines = [LogLine(known.id, LogChunk(stream, known.modified_at, rest)) for stream, rest in texts if rest]
     return lines, whole

@@ -18,7 +18,8 @@ from protocol.bus import Messages
 from protocol.errors import Broken, Exhausted, Fault, NotFound, Unavailable, fault_of
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
-from protocol.messages import FileWritten, ResultAnswer, ResultRequest, Written, decode, encode
+from protocol.messages import FileWritten, Written, decode, encode
+from protocol.questions import ResultAnswer, ResultRequest
 from requester.core.model import ExecutionRecord
 from requester.verbs import Archive
 from storage.sha256sum import lines_in

@@ -11,7 +11,8 @@ from protocol import subjects
 from protocol.bus import Bus, Message
 from protocol.errors import Denied, Fault, Invalid, Unavailable
 from protocol.ids import NodeId, key_of
-from protocol.messages import UploadAnswer, UploadRequest, decode, encode
+from protocol.messages import decode, encode
+from protocol.questions import UploadAnswer, UploadRequest
 from requester.jobs import Jobs
 
 MANAGED: Final = "s3managed"

@@ -14,7 +14,8 @@ from msgspec import Struct, field
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import Job
-from protocol.messages import FileWritten, LogChunk, Progress
+from protocol.messages import FileWritten, Progress
+from protocol.questions import LogChunk
 from requester.core.explanation import NodeStanding
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 

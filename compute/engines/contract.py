@@ -7,7 +7,7 @@ message. The suite in ``tests/contracts/engine.py`` asks every engine for each s
 import builtins
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from msgspec import Struct, field
 
@@ -17,10 +17,6 @@ from protocol.jobs import Amounts, Network
 from protocol.nodes import Offer
 
 P = TypeVar("P")
-
-STDOUT: Final = 1
-STDERR: Final = 2
-"""The `Chunk.stream` of what a program wrote there."""
 
 
 class Mount(Struct, frozen=True):
@@ -52,7 +48,7 @@ class Run(Struct, Generic[P], frozen=True):
 
 
 class Chunk(Struct, frozen=True):
-    """A piece of what the program wrote: `stream` is `STDOUT` or `STDERR`, `at` unix seconds."""
+    """A piece of what the program wrote: `stream` is `protocol.questions.STDOUT` or `STDERR`, `at` unix seconds."""
 
     stream: int
     at: float

@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from compute.engines.contract import STDERR, STDOUT, Chunk, Engine, Exit, Mount, Preparing, Run, Running
+from compute.engines.contract import Chunk, Engine, Exit, Mount, Preparing, Run, Running
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Failure, Fault, Invalid, NotFound, fault_of
 from protocol.ids import ExecutionId, NodeId
 from protocol.nodes import Offer
+from protocol.questions import STDERR, STDOUT
 from protocol.spec.engines import NoopParams
 
 VERSION: Final = "1"

@@ -19,6 +19,7 @@ import structlog
 from aiohttp import WSCloseCode, web
 
 from protocol.errors import Fault
+from protocol.questions import STDERR, STDOUT
 from requester.api import queries, views
 from requester.api.envelope import listed, refusal
 from requester.api.jobs import BASE
@@ -187,7 +188,9 @@ def _line(view: Any) -> bytes:
 
 async def _send_lines(socket: web.WebSocketResponse, lines: AsyncGenerator[LogLine, None]) -> None:
     # One decoder a stream: a character may be cut by a chunk's end.
-    decoders = {stream: codecs.getincrementaldecoder("utf-8")(errors="replace") for stream in (1, 2)}
+    decoders = {
+        stream: codecs.getincrementaldecoder("utf-8")(errors="replace") for stream in (STDOUT, STDERR)
+    }
     try:
         async with aclosing(lines):
             async for line in lines:

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from protocol.questions import STDERR
+
 Json = dict[str, Any]
 _GAP = "  "
 """Between two columns."""
@@ -112,8 +114,8 @@ def print_table(
 
 
 def put(stream: int, data: bytes) -> None:
-    """What a program wrote, at once and as it is: to standard error if it is of stream 2, else to standard output."""
-    target = sys.stderr if stream == 2 else sys.stdout
+    """What a program wrote, at once and as it is: to standard error if it is of that stream, else to standard output."""
+    target = sys.stderr if stream == STDERR else sys.stdout
     target.buffer.write(data)
     target.buffer.flush()
 

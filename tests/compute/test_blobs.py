@@ -9,7 +9,7 @@ from protocol import messages, subjects
 from protocol.clock import ManualClock
 from protocol.errors import TimedOut
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import BlobAnswer
+from protocol.questions import BlobAnswer
 
 
 @pytest.mark.parametrize("lost", [0, TRIES - 1, TRIES])

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.engines.contract import Chunk
-from compute.engines.noop import STDERR, STDOUT
 from compute.logs import FLUSH_BYTES, Logs, LogSettings, OutputLog
 from protocol.errors import NotFound
 from protocol.ids import ExecutionId
+from protocol.questions import STDERR, STDOUT
 from protocol.states import ExecutionState
 from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
 

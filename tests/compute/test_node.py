@@ -17,8 +17,8 @@ from protocol.bus import Message
 from protocol.errors import Conflict, NotFound
 from protocol.jobs import Input, Spec
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import BlobAnswer, BlobRequest
 from protocol.nodes import Offer
+from protocol.questions import BlobAnswer, BlobRequest
 from protocol.spec.blobs import BlobUrl
 from protocol.states import ExecutionState
 from tests.compute.twins import NODE, FakeRequester, noop, order

@@ -33,8 +33,6 @@ from protocol.messages import (
     CommandAnswer,
     CommandBatch,
     FullList,
-    LogsAnswer,
-    LogsRequest,
     Progress,
     Replaced,
     Report,
@@ -43,6 +41,7 @@ from protocol.messages import (
     Verdict,
 )
 from protocol.nodes import NodeInfo
+from protocol.questions import LogsAnswer, LogsRequest
 from protocol.states import ENDS, ExecutionState
 from storage.contract import Drivers
 from storage.drivers import open_drivers

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from protocol import entries, messages
+from protocol import entries, messages, questions
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, NodeId, RequesterId
 from protocol.jobs import (
@@ -103,7 +103,7 @@ REPORT = messages.Report(
     written=WRITTEN,
     read_by="0.1.0",
 )
-CHUNK = messages.LogChunk(1, AT, b"\x00hello\xff")
+CHUNK = questions.LogChunk(1, AT, b"\x00hello\xff")
 CLOSED = entries.Closed(JobState.FAILED, "it failed", FAILURE)
 
 RUN = messages.Run(
@@ -145,15 +145,15 @@ EXAMPLES: list[Struct] = [
     messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}),
     messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True, 8, 5),
     messages.Progress(JOB, EXECUTION, NODE, ExecutionState.STAGING, "image", 5, 10),
-    messages.LogsRequest(EXECUTION, 5, 1000, 2.5),
+    questions.LogsRequest(EXECUTION, 5, 1000, 2.5),
     CHUNK,
-    messages.LogsAnswer(9, [CHUNK], True, FAILURE),
-    messages.ResultRequest(EXECUTION, 5, 1000, "files"),
-    messages.ResultAnswer(9, "v1", b"\x00\xff", "http://10.0.0.2:6001/x", FAILURE),
-    messages.BlobRequest("ab" * 32, 5, 1000),
-    messages.BlobAnswer(9, b"\x00\xff", FAILURE),
-    messages.UploadRequest(JOB, EXECUTION, "parts", "upload-1", 17, 16, ['"e1"']),
-    messages.UploadAnswer(["http://10.0.0.3/b/k?signed"], "upload-1", FAILURE),
+    questions.LogsAnswer(9, [CHUNK], True, FAILURE),
+    questions.ResultRequest(EXECUTION, 5, 1000, "files"),
+    questions.ResultAnswer(9, "v1", b"\x00\xff", "http://10.0.0.2:6001/x", FAILURE),
+    questions.BlobRequest("ab" * 32, 5, 1000),
+    questions.BlobAnswer(9, b"\x00\xff", FAILURE),
+    questions.UploadRequest(JOB, EXECUTION, "parts", "upload-1", 17, 16, ['"e1"']),
+    questions.UploadAnswer(["http://10.0.0.3/b/k?signed"], "upload-1", FAILURE),
     entries.Submitted(SPEC, 2, ["a warning"], "cli", 1, "once more", True),
     entries.Queued(FAILURE),
     entries.Assigned(EXECUTION, 1, 3, NODE, AMOUNTS, "most room", RANKING, 4),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Struct
 
-from protocol import entries, messages
+from protocol import entries, messages, questions
 from protocol.errors import Broken, Failure
 from protocol.messages import Command, decode, encode
 from tests.protocol.examples import EXAMPLES, GOLDEN, golden, kinds
@@ -20,7 +20,7 @@ NAMES = [type(each).__name__ for each in EXAMPLES]
 
 def test_every_message_and_event_has_one_example_and_one_golden_file() -> None:
     """Nothing is sent or stored whose form is not kept here, and nothing is kept that is not sent."""
-    assert {type(each) for each in EXAMPLES} == kinds(messages) | kinds(entries)
+    assert {type(each) for each in EXAMPLES} == kinds(messages) | kinds(questions) | kinds(entries)
     assert len(set(NAMES)) == len(NAMES)
     assert {path.name for path in GOLDEN.iterdir()} == {f"{name}.json" for name in NAMES}
 
@@ -91,9 +91,9 @@ def test_an_entry_holds_every_event(form: type[Any]) -> None:
 def test_no_word_of_a_stranger_keeps_a_message_back(message: str, path: bytes) -> None:
     """Names and headers in bytes that are no UTF-8 are written out; text is sent as it is."""
     name = os.fsdecode(path)
-    answer = messages.UploadAnswer([name], failure=Failure("Broken", message, name, details={name: message}))
+    answer = questions.UploadAnswer([name], failure=Failure("Broken", message, name, details={name: message}))
 
-    sent = decode(encode(answer), messages.UploadAnswer)
+    sent = decode(encode(answer), questions.UploadAnswer)
 
     halves = any("\ud800" <= letter <= "\udfff" for letter in message + name)
     assert (sent == answer) is not halves

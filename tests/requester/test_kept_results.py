@@ -18,7 +18,8 @@ from protocol.errors import Broken, Exhausted, NotFound, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Spec
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import ResultAnswer, Written, encode
+from protocol.messages import Written, encode
+from protocol.questions import ResultAnswer
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
 from requester.results import PIECE_BYTES, PIECE_S, KeptResults

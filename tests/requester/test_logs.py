@@ -14,7 +14,8 @@ from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts
 from protocol.memory_bus import MemoryBus, MemoryHub
-from protocol.messages import LogChunk, LogsAnswer, LogsRequest, RunOutput, Stage, decode, encode
+from protocol.messages import RunOutput, Stage, decode, encode
+from protocol.questions import LogChunk, LogsAnswer, LogsRequest
 from protocol.states import ExecutionState
 from requester.core.model import ExecutionRecord
 from requester.logs import Logs

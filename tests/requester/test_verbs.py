@@ -16,17 +16,8 @@ from protocol.errors import NEVER_RAN, Conflict, Invalid, NotFound, Unavailable
 from protocol.ids import JobKey, NodeId, job_id, job_key
 from protocol.jobs import Input, Spec
 from protocol.memory_bus import MemoryBus
-from protocol.messages import (
-    BlobAnswer,
-    BlobRequest,
-    LogChunk,
-    LogsAnswer,
-    LogsRequest,
-    Progress,
-    Verdict,
-    decode,
-    encode,
-)
+from protocol.messages import Progress, Verdict, decode, encode
+from protocol.questions import BlobAnswer, BlobRequest, LogChunk, LogsAnswer, LogsRequest
 from protocol.spec.blobs import parse_blob_url
 from protocol.states import ExecutionState as S
 from protocol.states import JobState

@@ -24,8 +24,9 @@ from protocol.entries import (
 from protocol.errors import Conflict, Failure, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, JobId, NodeId, execution_id, job_id, job_key, nameless_key
 from protocol.jobs import Amounts, Job, Spec
-from protocol.messages import FileWritten, InputRead, LogChunk, Progress, Report, RunOutput, Stage, Written
+from protocol.messages import FileWritten, InputRead, Progress, Report, RunOutput, Stage, Written
 from protocol.nodes import NodeInfo, Offer
+from protocol.questions import LogChunk
 from protocol.ranking import Candidate, Ranking
 from protocol.spec.changes import changes
 from protocol.spec.selectors import matches_all, parse_selector

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiodocker import Docker, DockerError
 
-from compute.engines.contract import STDERR, Chunk, Exit, Running
+from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
 from compute.engines.docker.restarts import lives_on, restarted_since
 from protocol.errors import Failure, NotFound, Unavailable
+from protocol.questions import STDERR
 
 SETTLE_S: Final = 1.0
 """How long after the end of its log a container may take to have ended, before the log is taken up again."""

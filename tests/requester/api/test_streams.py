@@ -14,7 +14,8 @@ from aiohttp import test_utils, web
 from protocol.errors import Broken, Failure
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
-from protocol.messages import LogChunk, Progress
+from protocol.messages import Progress
+from protocol.questions import LogChunk
 from protocol.states import ExecutionState
 from requester.api import app, streams
 from requester.verbs import LogLine

@@ -14,7 +14,8 @@ from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId, short
 from protocol.jobs import Job, ResultPath, Spec, Task
-from protocol.messages import LogChunk, Stage
+from protocol.messages import Stage
+from protocol.questions import LogChunk
 from protocol.states import ExecutionState, JobState
 from requester.cli.output import print_table
 from requester.core.model import Cordon

@@ -13,7 +13,8 @@ import pytest
 from protocol.entries import Cancelled, Lost
 from protocol.errors import Failure, Unavailable
 from protocol.ids import JobId
-from protocol.messages import LogChunk, RunOutput
+from protocol.messages import RunOutput
+from protocol.questions import LogChunk
 from protocol.states import ExecutionState, JobState
 from requester.cli.progress import Stages
 from requester.verbs import LogLine
