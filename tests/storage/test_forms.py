@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
+from protocol.errors import Invalid
 from protocol.jobs import Spec
 from protocol.spec import read_body, read_spec
 from protocol.spec.drivers import OLDER_NAMES
 from storage.drivers import open_drivers
-from storage.forms import look, words_of
+from storage.forms import FORMS, look, words_of
+from storage.s3.patterns import compiled
 from storage.settings import StorageSettings
 from tests.protocol.spec.writing import SMALLEST, body, faults_of_body, faults_of_text
 
@@ -141,15 +144,74 @@ def test_what_is_right_is_taken(way: str) -> None:
         assert read_spec(json.dumps(job), file="x", look=look).job.task.input_sources[0].source.type == "s3"
 
 
-@pytest.mark.parametrize("pattern", [r"\p{L}" * 500, r"\pL{1000}" * 8])
-def test_a_pattern_that_takes_long_to_read_is_left_to_the_nodes(pattern: str) -> None:
-    """A pattern that would keep a requester from other work is not read there; it may be one or none."""
+def test_a_required_parameter_that_is_missing_hides_nothing() -> None:
+    """A person who forgot the bucket hears in the same go what else is wrong with that source, at every depth."""
+    source = "{Type: s3, Params: {Filter: '(', Partition: {Type: x, StartIndex: y}, Regoin: z}}"
+
+    faults = told(source)
+
+    places = [column(source, part) for part in ("{Filter", "'('", "x, Start", "y}", "Regoin")]
+    assert [each.split()[0] for each in faults] == [f"7:{place}" for place in places]
+    assert "Params.Bucket is missing" in faults[0]
+
+
+def test_a_required_parameter_that_is_wrong_hides_nothing() -> None:
+    """A program that gives a required parameter wrongly hears of that once, and of all others."""
+    publisher = {"Type": "s3", "Params": {"bucket": 7, "Encoding": "zip", "Region": "a b"}}
+
+    faults = faults_of_body(body(task={"Publisher": publisher}), look=look)
+
+    names = ["Bucket", "Encoding", "Key", "Region"]
+    assert sorted(each.path.rpartition(".")[2] for each in faults) == names
+
+
+@pytest.mark.parametrize(("what", "type"), [(what, name) for what, known in FORMS.items() for name in known])
+def test_what_a_driver_cannot_do_without_is_known(what: str, type: str) -> None:
+    """Whatever parameters are missing of a source or publisher, all of them are told, and no others."""
+    words = words_of(what, type)
+    assert words is not None
+    needed = [each.encode_name for each in fields(words.form) if each.required]
+
+    assert sorted(str(fault.at[0]) for fault in look(what, Spec(type))) == sorted(needed)
+    assert not list(look(what, Spec(type, dict(words.stand_ins))))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["pattern too large(", "a|" * 5_000 + "(", r"\p{L}" * 500 + "(", r"\p{Grek}" * 500]
+)
+def test_a_long_pattern_that_is_none_is_told_when_the_job_is_read(pattern: str) -> None:
+    """A slip in a pattern of thousands of characters, or in one that speaks of RE2's own errors, is no node's to find."""
+    source = {"Type": "s3", "Params": {"Bucket": "b", "Filter": pattern}}
+
+    (fault,) = faults_of_body(body(task=one_input(source)), look=look)
+    assert fault.path == "Tasks[0].InputSources[0].Source.Params.Filter"
+
+
+@pytest.mark.parametrize("pattern", [r"\p{L}" * 500, r"\pL{1000}" * 8, "(" * 20_000])
+def test_a_pattern_that_takes_long_to_make_ready_is_left_to_the_nodes(pattern: str) -> None:
+    """What would keep a requester from other work is not done there: it may be a pattern that RE2 has room for or not."""
     source = {"Type": "s3", "Params": {"Bucket": "b", "Filter": pattern}}
 
     assert (
         read_body(body(task=one_input(source)), look=look).job.task.input_sources[0].source.params["Filter"]
         == pattern
     )
+
+
+PIECES = ["a", r"\pL", r"\p{Greek}", r"\p{Grek}", r"\PN", r"\d", r"\Q", r"\E", r"\C", "(?i)", "{2}", "{1001}"]
+
+
+@given(st.lists(st.sampled_from([*PIECES, *"[]^-()|*+?\\{."]), max_size=9).map("".join), st.integers(0, 40))
+def test_a_pattern_is_taken_exactly_if_nodes_can_read_it(pattern: str, classes: int) -> None:
+    """Reading a pattern the quick way, as it is done for those with many classes, says what making it ready says."""
+    pattern += r"\pL" * classes
+    quick = not list(look("source", Spec("s3", {"Bucket": "b", "Filter": pattern})))
+    try:
+        compiled(pattern, "Filter")
+    except Invalid:
+        assert not quick
+    else:
+        assert quick
 
 
 async def test_every_driver_says_what_it_reads(tmp_path: Any) -> None:
