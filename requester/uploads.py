@@ -7,6 +7,8 @@ good for one object and a short time, and stand in no entry of the log.
 import asyncio
 from typing import Final, Protocol
 
+import structlog
+
 from protocol import subjects
 from protocol.bus import Bus, Message
 from protocol.errors import Denied, Fault, Invalid, Unavailable
@@ -14,6 +16,8 @@ from protocol.ids import NodeId, key_of
 from protocol.messages import decode, encode
 from protocol.questions import UploadAnswer, UploadRequest
 from requester.jobs import Jobs
+
+_log = structlog.get_logger(__name__)
 
 MANAGED: Final = "s3managed"
 ANSWER_S: Final = 14.0
@@ -23,8 +27,12 @@ _AT_ONCE: Final = 256
 
 
 class Bucket(Protocol):
-    """The managed bucket: see `storage.s3.managed.Grants`, which this is."""
+    """The managed bucket: see `storage.s3.managed.Grants`, which this is.
 
+    `prepare` does what the first who asks would wait for, if there is a bucket at all; it raises what asking would.
+    """
+
+    async def prepare(self) -> None: ...
     async def put(self, job: str, execution: str) -> str: ...
     async def begin(self, job: str, execution: str) -> str: ...
     async def parts(self, job: str, execution: str, upload: str, first: int, count: int) -> list[str]: ...
@@ -39,10 +47,19 @@ async def serve_uploads(bus: Bus, jobs: Jobs, bucket: Bucket) -> None:
         bus.subscribe(subjects.ALL_UPLOADS, group=subjects.REQUESTER_GROUP) as messages,
         asyncio.TaskGroup() as tasks,
     ):
+        tasks.create_task(_prepare(bucket))
         async for message in messages:
             await limit.acquire()
             task = tasks.create_task(_serve(message, jobs, bucket))
             task.add_done_callback(lambda _: limit.release())
+
+
+async def _prepare(bucket: Bucket) -> None:
+    """Have the bucket ready before a job needs it; whoever runs the requester hears if it cannot be used."""
+    try:
+        await bucket.prepare()
+    except Fault as fault:
+        _log.warning("the managed bucket cannot be used", reason=fault.message, hint=fault.hint)
 
 
 async def _serve(message: Message, jobs: Jobs, bucket: Bucket) -> None:

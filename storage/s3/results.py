@@ -186,6 +186,12 @@ class ResultSigner:
 
     # What a node asks for when it publishes.
 
+    async def prepare(self) -> None:
+        """Set up the connection, which takes a second of processor time that the first result would wait for. Raises as
+        `put`; without a managed bucket there is nothing to do."""
+        if self.signing.managed is not None:
+            await self._managed()
+
     async def put(self, job: str, execution: str) -> str:
         """A link to upload an execution's archive with, in one request."""
         place, bulk, _ = await self._managed()

@@ -27,6 +27,13 @@ class Kept:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.prepared = asyncio.Event()
+        self.fault: Fault | None = None
+
+    async def prepare(self) -> None:
+        self.prepared.set()
+        if self.fault is not None:
+            raise self.fault
 
     async def put(self, job: str, execution: str) -> str:
         self.asked.append(("put", job, execution))
@@ -96,6 +103,20 @@ async def test_the_node_that_runs_it_is_given_leave(hub: MemoryHub, world: World
         await grants.abort(JOB, EXECUTION, "upload-1")
 
     assert [each[0] for each in world.bucket.asked] == ["put", "begin", "parts", "complete"]
+
+
+async def test_a_bucket_is_ready_before_a_job_needs_it(hub: MemoryHub) -> None:
+    """A requester prepares its managed bucket as it starts; one that cannot be used now is tried again when it is needed."""
+    world = World()
+    world.bucket.fault = Denied("the requester has no account for the managed bucket")
+    jobs: Any = world
+    serving = asyncio.create_task(serve_uploads(MemoryBus(hub), jobs, world.bucket))
+
+    await asyncio.wait_for(world.bucket.prepared.wait(), 5)
+    assert await BusGrants(MemoryBus(hub), NODE).put(JOB, EXECUTION) == "http://store/link"
+
+    serving.cancel()
+    await asyncio.wait([serving])
 
 
 @pytest.mark.parametrize("wrong", ["node", "ended", "publisher"])

@@ -302,9 +302,24 @@ async def test_a_managed_upload_that_is_hindered_once_is_whole(
     assert await brought(anybody, await signer.shown(spec), tmp_path / "in") == {"data": data}
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+async def test_a_prepared_bucket_is_not_waited_for(
+    bucket: Bucket, signer: ResultSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a requester has prepared its managed bucket, a node's first question needs no connection to be set up."""
+    await signer.prepare()
+
+    def again(profile: str) -> None:
+        raise AssertionError("the AWS configuration is read once more")
+
+    monkeypatch.setattr("storage.s3.client._new_session", again)
+    assert f"/{bucket.name}/managed/j-1/e-1.tar.gz?" in await signer.put("j-1", "e-1")
+
+
 async def test_without_a_bucket_there_is_no_leave() -> None:
     """A requester without a managed bucket says so, and which setting names one."""
     signer = ResultSigner(Signing())
+    await signer.prepare()
     with pytest.raises(Invalid, match="s3managed") as caught:
         await signer.put("j-1", "e-1")
     assert "Publishers.Types.S3Managed.Bucket" in caught.value.hint
