@@ -1,0 +1,194 @@
+"""The bytes of a result on their way to S3: as one ``.tar.gz``, or as one object a file.
+
+Knows: how keys are claimed before anything is sent, and that what fails is taken back. Must not know: botocore's set-up, or
+what is told of the result.
+
+As an archive everything comes back: empty folders, links, executable bits. What is lost as objects: `storage.s3.planned`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from msgspec import structs
+
+from protocol.errors import Broken, Conflict, Fault, Invalid
+from storage import archive
+from storage.contract import Label, Progress
+from storage.long_lists import Packed, each_of
+from storage.s3.bulk import Bulk
+from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, of_ours
+from storage.s3.connection import Connection
+from storage.s3.faults import faults
+from storage.s3.keys import Object
+from storage.s3.params import S3Settings
+from storage.s3.pieces import PARTS_MAX, Piece, Stream
+from storage.s3.planned import Planned, planned
+from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
+from storage.threads import in_thread
+from storage.tree import CHUNK_BYTES, Entry, open_inside
+
+DELETE_MAX: Final = 1000
+
+
+class Sending:
+    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        bulk: Bulk,
+        settings: S3Settings,
+        folder: Path,
+        progress: Progress,
+        meta: dict[str, str],
+        claimed: Label | None,
+        notes: Path | None,
+    ) -> None:
+        self._connection = connection
+        self._bulk = bulk
+        self._settings = settings
+        self._folder = folder
+        self._progress = progress
+        self._meta = meta
+        self._notes = notes
+        self._claimed = claimed
+        self._lost: list[str] = []
+        self._done = 0
+
+    async def archive(self, key: str, *, own: bool) -> Sent:
+        """Pack and send at once: what is packed is sent while the next is packed."""
+        condition: dict[str, str] = {}
+        size_bytes = await in_thread(lambda stop: archive.size_at_most(self._folder, stop))
+        for last in (False, False, True):
+            if self._claimed is not None:
+                condition = await claim(self._connection, self._bulk.bucket, key, self._claimed)
+            target = Target(self._bulk.bucket, key, own, condition, self._meta, self._notes)
+            try:
+                return await self._pack(target, size_bytes)
+            except (Broken, Invalid) as fault:
+                if fault.kind not in ("Changed", "NotImplemented") or not condition or last:
+                    raise
+                if fault.kind == "NotImplemented":
+                    # A server without conditions: that nothing is there was seen just before.
+                    return await self._pack(structs.replace(target, condition={}), size_bytes)
+        raise AssertionError("unreachable")
+
+    async def _pack(self, target: Target, size_bytes: int) -> Sent:
+        stream = Stream(archive.pieces(self._folder), self._part_bytes(size_bytes), digest=True)
+        self._done = 0
+        return await upload(
+            self._connection, self._bulk, target, stream, self._settings.requests, self._moved(None)
+        )
+
+    async def objects(self, prefix: str) -> Packed[Object]:
+        """One object a file; what was put there. On a fault those that were sent are removed again."""
+        plan = await in_thread(lambda stop: planned(self._folder, prefix, stop))
+        condition: dict[str, str] = {}
+        if self._claimed is not None:
+            limit = self._settings.objects
+            await self._remove(
+                await claim_prefix(self._connection, self._bulk.bucket, prefix, self._claimed, limit)
+            )
+            condition = dict(NOT_THERE)
+        try:
+            return await self._send(plan, condition)
+        except Invalid as fault:
+            if fault.kind != "NotImplemented" or not condition:
+                raise
+            return await self._send(plan, {})
+        except Broken as fault:
+            if fault.kind != "Changed" or not condition:
+                raise
+            if not self._lost:
+                raise Conflict(fault.message, hint=HINT, kind="Key") from fault
+            return await self._send(plan, condition)
+
+    async def _send(self, plan: Planned, condition: dict[str, str]) -> Packed[Object]:
+        sent: list[Piece] = []
+        self._done = 0
+        moved = self._moved(plan.size_bytes)
+
+        def target(key: str) -> Target:
+            return Target(self._bulk.bucket, key, False, condition, self._meta, self._notes)
+
+        def small() -> Iterator[Piece]:
+            for key, entry in plan.small:
+                yield begun(key, [memoryview(piece) for piece in self._read(entry)])
+            for key in plan.markers:
+                yield begun(key, [])
+
+        def begun(key: str, body: list[memoryview]) -> Piece:
+            sent.append(piece := put(self._bulk, target(key), body))
+            keys.append(key)
+            return piece
+
+        keys: list[str] = []
+        large: list[Object] = []
+        count = len(plan.small) + len(plan.markers)
+        requests = min(self._settings.small_requests, max(count, 1))
+        try:
+            await self._connection.move(self._bulk, small(), requests, moved, finish_s=ABORT_S)
+            for key, entry in plan.large:
+                stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
+                made = await upload(
+                    self._connection, self._bulk, target(key), stream, self._settings.requests, moved
+                )
+                large.append(Object(key, made.size_bytes, made.etag, made.version))
+        except BaseException:
+            done, rest = await in_thread(lambda _: _answered(keys, sent))
+            if condition:
+                # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
+                with suppress(Fault):
+                    rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
+            self._lost = rest
+            await self._remove([*done, *rest, *(each.key for each in large)])
+            raise
+        return await in_thread(lambda _: _put_there(keys, sent, large))
+
+    def _read(self, entry: Entry) -> Iterator[bytes]:
+        """A file's bytes, exactly as many as the listing says; blocking."""
+        left = entry.size_bytes
+        with open(open_inside(self._folder, entry.path), "rb", buffering=0) as file:
+            while left:
+                piece = file.read(min(left, CHUNK_BYTES))
+                if not piece:
+                    raise Broken(f"{entry.path!r} became shorter while it was being published")
+                left -= len(piece)
+                yield piece
+
+    def _moved(self, total_bytes: int | None) -> Callable[[int], None]:
+        def moved(size: int) -> None:
+            self._done += size
+            self._progress(self._done, total_bytes)
+
+        return moved
+
+    def _part_bytes(self, size_bytes: int) -> int:
+        """Parts large enough that there are not more of them than S3 takes."""
+        return max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
+
+    async def _remove(self, keys: list[str]) -> None:
+        """Remove objects, as well as may be."""
+        bucket = self._bulk.bucket
+        for start in range(0, len(keys), DELETE_MAX):
+            listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
+            with suppress(Fault), faults(f"s3://{bucket}", self._connection.endpoint, signed=True):
+                await self._connection.raw.delete_objects(
+                    Bucket=bucket, Delete={"Objects": listed, "Quiet": True}
+                )
+
+
+def _answered(keys: list[str], sent: list[Piece]) -> tuple[list[str], list[str]]:
+    """The keys of what was put there, and of what was sent and not answered for."""
+    both = list(zip(keys, sent, strict=True))
+    done = [key for key, piece in both if piece.etag]
+    return done, [key for key, piece in both if piece.asked and not piece.etag]
+
+
+def _put_there(keys: list[str], sent: list[Piece], large: list[Object]) -> Packed[Object]:
+    small = zip(keys, each_of(sent), strict=True)
+    found = Packed(Object, (Object(key, each.size_bytes, each.etag, each.version) for key, each in small))
+    found.extend(large)
+    return found
