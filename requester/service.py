@@ -6,7 +6,6 @@ nowhere further in, from the chance that is passed in (`randbits`).
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol import failpoints
@@ -37,6 +36,7 @@ from requester.logs import Logs
 from requester.lookup import Lookup
 from requester.nodes import Nodes
 from requester.orchestrator import Orchestrator
+from requester.output import Output
 from requester.presence import Presence
 from requester.read_queries import ORDERS, select
 from requester.recorder import Recorder
@@ -93,7 +93,7 @@ class Service:
         self._lookup = Lookup(bus, jobs, recorder, follower, wait_s=settings.report_wait_s)
         self._intake = Intake(jobs, recorder, orchestrator.put, timeout_s=settings.submit_timeout_s)
         self._nodes = Nodes(clock, jobs, words, orchestrator.attend_node)
-        self._logs = Logs(bus, clock, self)
+        self._output = Output(self, Logs(bus, clock, self), settings.policy)
         self._kept = KeptResults(bus)
 
     # Changing jobs
@@ -319,34 +319,10 @@ class Service:
             live.watchers.remove(watcher)
             self._orchestrator.forget_gone(live)
 
-    async def logs(
+    def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
     ) -> AsyncGenerator[LogLine, None]:
-        chosen: ExecutionRecord | None = None
-        among, told = 0, ""
-        async with aclosing(self.watch(ref, namespace=namespace)) as updates:
-            async for update in updates:
-                record = update.job
-                if record is None:
-                    continue
-                chosen = (
-                    execution_named(record, execution) if execution else requests.output_execution(record)
-                )
-                if chosen is not None:
-                    among = len(record.current())
-                    break
-                if not follow or record.closed:
-                    raise requests.nothing_to_read(record)
-                if record.queued is not None and record.queued.message != told:
-                    told = record.queued.message
-                    yield LogLine(waiting=told)
-        if chosen is None:
-            return
-        if not execution:
-            yield LogLine(chosen.id, executions=among)
-        async with aclosing(self._logs.read(chosen, follow=follow, tail=tail)) as lines:
-            async for line in lines:
-                yield line
+        return self._output.read(ref, namespace=namespace, execution=execution, follow=follow, tail=tail)
 
     # Nodes
 

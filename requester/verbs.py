@@ -70,9 +70,18 @@ class JobUpdate(Struct, frozen=True, omit_defaults=True):
     progress: Progress | None = None
 
 
+class NextAttempt(Struct, frozen=True):
+    """An execution that came in the place of one that has ended, for the reason `before` if that is known."""
+
+    number: int
+    version: int
+    node: NodeId
+    before: Failure | None = None
+
+
 class LogLine(Struct, frozen=True, omit_defaults=True):
-    """A piece of an execution's output, or why it cannot be had; or a word before the first piece: of how many `executions`
-    of the job nobody said which is meant, or for what the job is `waiting` that has none yet.
+    """A piece of an execution's output, or why it cannot be had; or a word before its first piece: of how many `executions`
+    of the job nobody said which is meant, for what the job is `waiting` that has none yet, or that it is tried `again`.
     """
 
     execution: str = ""
@@ -80,6 +89,7 @@ class LogLine(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
     executions: int = 0
     waiting: str = ""
+    again: NextAttempt | None = None
 
 
 class Archive(Struct, frozen=True):
@@ -184,7 +194,10 @@ class Verbs(Protocol):
     def logs(
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
     ) -> AsyncGenerator[LogLine, None]:
-        """Output of one execution (default: the job's newest that was not given up), in order, until its end."""
+        """Output of one execution (default: the job's newest that was not given up), in order, until its end.
+
+        With `follow` and without `execution`, what comes in its place is followed too, until nothing does any more.
+        """
 
     async def nodes(self) -> list[NodeRecord]:
         """All nodes known, by id."""

@@ -19,7 +19,7 @@ import structlog
 from aiohttp import WSCloseCode, web
 
 from protocol.errors import Fault
-from protocol.questions import STDERR, STDOUT
+from protocol.questions import STDERR, STDOUT, LogChunk
 from requester.api import queries, views
 from requester.api.envelope import listed, refusal
 from requester.api.jobs import BASE
@@ -179,6 +179,11 @@ async def _piece(line: LogLine) -> dict[str, Any]:
         view["Executions"] = line.executions
     if line.waiting:
         view["Waiting"] = line.waiting
+    if line.again is not None:
+        again = line.again
+        view |= {"Attempt": again.number, "JobVersion": again.version, "NodeID": again.node}
+        if again.before is not None:
+            view["Before"] = views.failure(again.before)
     return view
 
 
@@ -187,20 +192,19 @@ def _line(view: Any) -> bytes:
 
 
 async def _send_lines(socket: web.WebSocketResponse, lines: AsyncGenerator[LogLine, None]) -> None:
-    # One decoder a stream: a character may be cut by a chunk's end.
-    decoders = {
-        stream: codecs.getincrementaldecoder("utf-8")(errors="replace") for stream in (STDOUT, STDERR)
-    }
+    text = _Text()
     try:
         async with aclosing(lines):
             async for line in lines:
                 if line.failure is not None:
                     await _send_error(socket, line.failure.message)
-                elif line.chunk is not None and (text := decoders[line.chunk.stream].decode(line.chunk.data)):
-                    await _send(socket, line.chunk.stream, text)
-        for stream, decoder in decoders.items():
-            if rest := decoder.decode(b"", final=True):
-                await _send(socket, stream, rest)
+                elif line.again is not None:
+                    # Frames have no place for our own words: who reads them gets the program's alone.
+                    await _send_rest(socket, text)
+                    text = _Text()
+                elif line.chunk is not None and (piece := text.of(line.chunk)):
+                    await _send(socket, line.chunk.stream, piece)
+        await _send_rest(socket, text)
     except Fault as fault:
         await _send_error(socket, fault.message)
     except ConnectionError:
@@ -208,6 +212,28 @@ async def _send_lines(socket: web.WebSocketResponse, lines: AsyncGenerator[LogLi
     except Exception:
         log.exception("log stream failed")
         await _send_error(socket, "Internal server error")
+
+
+class _Text:
+    """What one execution writes, as text. One decoder a stream: a character may be cut by a chunk's end."""
+
+    def __init__(self) -> None:
+        self._decoders = {
+            stream: codecs.getincrementaldecoder("utf-8")(errors="replace") for stream in (STDOUT, STDERR)
+        }
+
+    def of(self, chunk: LogChunk) -> str:
+        return self._decoders[chunk.stream].decode(chunk.data)
+
+    def rest(self) -> list[tuple[int, str]]:
+        """What is left of each stream at its end."""
+        found = [(stream, decoder.decode(b"", final=True)) for stream, decoder in self._decoders.items()]
+        return [(stream, text) for stream, text in found if text]
+
+
+async def _send_rest(socket: web.WebSocketResponse, text: _Text) -> None:
+    for stream, rest in text.rest():
+        await _send(socket, stream, rest)
 
 
 async def _send(socket: web.WebSocketResponse, stream: int, text: str) -> None:

@@ -13,7 +13,7 @@ from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
 from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
-from requester.cli.output import put
+from requester.cli.output import clean, put
 from requester.cli.views import output_execution
 from requester.client import RECONNECTS, Client, rest
 
@@ -30,10 +30,11 @@ def print_output(client: Client, job: str, until: float | None) -> None:
     the faults of `Client.watch`.
     """
     missing: Json | None = None
-    for execution in _attempts(client, job, until):
-        if execution["Attempt"] > 1:
-            attempt = f"attempt {execution['Attempt']}, on {short(execution['NodeID'])}"
-            tell(f"The program is tried again: {attempt}. What follows is what it prints there.")
+    first = True
+    for execution, before in _attempts(client, job, until):
+        if execution["Attempt"] > 1 or not first:
+            tell_of_attempt(execution, before)
+        first = False
         failure = _print(client, job, execution["ID"], until)
         missing = None
         if failure is not None and failure["Code"].startswith(OUT_OF_REACH):
@@ -45,9 +46,23 @@ def print_output(client: Client, job: str, until: float | None) -> None:
         complain(missing["Message"], missing["Hint"])
 
 
-def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
-    """The newest execution, once there is one, and then each that takes its place; the job is closed behind the last."""
+def tell_of_attempt(attempt: Json, before: str) -> None:
+    """That a program is tried again, where, and why what was `before` has ended, as far as that is known."""
+    if before:
+        first, *_ = before.splitlines()
+        tell(f"It has ended: {clean(first)}")
+    number, node = attempt["Attempt"], short(attempt["NodeID"])
+    # The first attempt of a version comes in the place of an execution of the version before.
+    what = f"tried again: attempt {number}" if number > 1 else f"replaced by version {attempt['JobVersion']}"
+    tell(f"The program is {what}, on {node}. What follows is what it prints there.")
+
+
+def _attempts(client: Client, job: str, until: float | None) -> Iterator[tuple[Json, str]]:
+    """The newest execution, once there is one, and then each that takes its place, with why the one before it failed; the
+    job is closed behind the last.
+    """
     passed: set[str] = set()
+    last = ""
     place: object = None
     while True:
         for view in client.watch(job, until=until):
@@ -63,7 +78,9 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[Json]:
             return
         place = _place(view["Job"], execution)
         passed |= {each["ID"] for each in found if _place(view["Job"], each) == place}
-        yield execution
+        failures = [each.get("Failure") for each in view["Executions"] if each["ID"] == last]
+        yield execution, next((failure["Message"] for failure in failures if failure), "")
+        last = execution["ID"]
 
 
 def _place(job: Json, execution: Json) -> object:

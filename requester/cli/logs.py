@@ -10,6 +10,7 @@ from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
+from requester.cli.following import tell_of_attempt
 from requester.cli.output import put
 
 
@@ -17,7 +18,9 @@ def logs(
     job: JobRef,
     /,
     *,
-    follow: Annotated[bool, Parameter(alias="-f", help="Go on until the program ends.")] = False,
+    follow: Annotated[
+        bool, Parameter(alias="-f", help="Go on until the program ends and is not tried again.")
+    ] = False,
     tail: Annotated[
         bool, Parameter(alias="-t", help="Only what is written from now on (with --follow).")
     ] = False,
@@ -43,6 +46,8 @@ def logs(
                     tell(f"It has no execution yet: {first}")
                 elif piece.get("Executions", 0) > 1:
                     _tell_of_others(job, piece)
+                elif "Attempt" in piece:
+                    tell_of_attempt(piece, (piece.get("Before") or {}).get("Message", ""))
                 elif "Failure" in piece:
                     complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
                     code = Exit.ERROR

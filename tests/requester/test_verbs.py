@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Append
 from protocol.entries import Entry, Submitted
-from protocol.errors import NEVER_RAN, Conflict, Invalid, NotFound, Unavailable
+from protocol.errors import NEVER_RAN, Conflict, Failure, Invalid, NotFound, Unavailable
 from protocol.ids import JobKey, NodeId, job_id, job_key
-from protocol.jobs import Input, Spec
+from protocol.jobs import Input, Retry, Spec
 from protocol.memory_bus import MemoryBus
 from protocol.messages import Progress, Verdict, decode, encode
 from protocol.questions import BlobAnswer, BlobRequest, LogChunk, LogsAnswer, LogsRequest
@@ -23,7 +23,7 @@ from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.model import JobRecord
 from requester.core.standing import NO_ROOM, NO_SUITABLE_NODE
-from requester.verbs import JobQuery
+from requester.verbs import JobQuery, NextAttempt
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 
 AWAY = f"{NO_SUITABLE_NODE}.Away"
@@ -72,17 +72,43 @@ async def test_output(tmp_path: Path) -> None:
                     end = wanted.cursor + 1
                     assert message.respond is not None
                     await message.respond(encode(LogsAnswer(end, chunks, ended=end == len(pieces))))
+                    if end == len(pieces):
+                        node.finish(wanted.execution)
 
         answering = asyncio.create_task(answer())
         await asyncio.sleep(0)
         read = [line.chunk.data async for line in service.logs(job, follow=True) if line.chunk is not None]
         answering.cancel()
-        node.finish(node.runs[0].execution)
         await closed(service, job)
         kept = [line.chunk.data async for line in service.logs(job) if line.chunk is not None]
 
         assert read == pieces
         assert kept == [b"hello\n"]
+
+
+async def test_output_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
+    """Who follows a job whose program fails and is tried again reads what each attempt writes, is told between them why, and
+    is let go behind the last one; who named an execution reads that one alone.
+    """
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        crash = Failure("ProgramFailed", "program exited with code 3")
+        node = await cluster.node(script=lambda run: crash if run.attempt == 1 else S.COMPLETED)
+        job = await submit(service, a_job(retry=Retry(attempts=2, backoff=1, causes=["program"])))
+        await node.until(lambda node: bool(node.runs))
+
+        lines = [line async for line in service.logs(job, follow=True)]
+
+        one, two = (run.execution for run in node.runs)
+        again = [line.again for line in lines if line.again is not None]
+        assert again == [NextAttempt(2, 1, node.id, crash)]
+        assert [(line.execution, line.chunk.data) for line in lines if line.chunk is not None] == [
+            (one, b"hello\n"),
+            (two, b"hello\n"),
+        ]
+        assert [line.failure for line in lines if line.failure is not None] == []
+        named = [line async for line in service.logs(job, follow=True, execution=one)]
+        assert {line.execution for line in named} == {one}
 
 
 async def test_output_before_it_runs(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import Cordon, ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.policy import Policy
-from requester.core.requests import nothing_to_read
+from requester.output import Output
 from requester.verbs import (
     Archive,
     Explanation,
@@ -358,26 +358,26 @@ class Twin:
         self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
     ) -> AsyncGenerator[LogLine, None]:
         await self._called("logs", (execution, follow, tail))
-        async for update in self.watch(ref, namespace=namespace):
-            record = update.job
-            if record is None:
-                continue
-            kept = [each for each in record.current() if each.id.startswith(execution)]
-            if kept and (kept[-1].id in self.output or not kept[-1].open):
-                if not execution:
-                    yield LogLine(kept[-1].id, executions=len(record.current()))
-                for line in [] if tail else self.output.get(kept[-1].id, []):
-                    yield line
-                if not follow or record.closed:
-                    return
-                id_ = kept[-1].id
-                async with self._news:
-                    await self._news.wait_for(lambda: not self.records[record.id].executions[id_].open)  # noqa: B023
-                return
-            if not follow or record.closed:
-                raise nothing_to_read(record)
-            if record.queued is not None:
-                yield LogLine(waiting=record.queued.message)
+        output = Output(self, self, Policy())
+        async for line in output.read(
+            ref, namespace=namespace, execution=execution, follow=follow, tail=tail
+        ):
+            yield line
+
+    async def read(
+        self, execution: ExecutionRecord, *, follow: bool, tail: bool
+    ) -> AsyncGenerator[LogLine, None]:
+        """What one execution wrote, as its node would tell it."""
+
+        def known() -> ExecutionRecord:
+            return self.records[execution.job].executions[execution.id]
+
+        async with self._news:
+            await self._news.wait_for(lambda: execution.id in self.output or not known().open)
+        for line in [] if tail else self.output.get(execution.id, []):
+            yield line
+        async with self._news:
+            await self._news.wait_for(lambda: not follow or not known().open)
 
     async def nodes(self) -> list[NodeRecord]:
         return [self.known[id_] for id_ in sorted(self.known)]

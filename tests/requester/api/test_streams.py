@@ -10,11 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import test_utils, web
+from msgspec.structs import replace
 
 from protocol.errors import Broken, Failure
 from protocol.ids import ExecutionId, JobId
-from protocol.jobs import Job, Spec, Task
-from protocol.messages import Progress
+from protocol.jobs import Job, Retry, Spec, Task
+from protocol.messages import Progress, RunOutput
 from protocol.questions import LogChunk
 from protocol.states import ExecutionState
 from requester.api import app, streams
@@ -89,6 +90,56 @@ async def test_following_goes_on_until_the_end(api: Api, twin: Twin) -> None:
     frames, code = await following
     assert (frames, code) == ([{"value": {"Type": 1, "Line": "late\n"}}], 1000)
     assert ("logs", ("", True, False)) in twin.calls
+
+
+async def test_frames_go_on_with_the_next_attempt(api: Api, twin: Twin) -> None:
+    """Bacalhau's clients follow a job from attempt to attempt; they get the program's own words alone, and no character is
+    put together from two attempts.
+    """
+    id_, _ = await _failed_once(twin)
+    following = asyncio.create_task(_frames(api, id_, follow="true"))
+    await _tried_again(twin, id_)
+    frames, code = await following
+    assert ([frame["value"]["Line"] for frame in frames], code) == (["one", "\ufffd", "two"], 1000)
+
+
+async def test_lines_of_output_say_that_it_is_tried_again(api: Api, twin: Twin) -> None:
+    """Between two attempts a line of ``output`` tells the number of the next one, its node, and why the one before ended."""
+    id_, _ = await _failed_once(twin)
+    async with api.get(f"{JOBS}/{id_}/output", params={"follow": "true"}) as answer:
+        two = await _tried_again(twin, id_)
+        lines = await _lines(answer)
+    (again,) = [line for line in lines if "Attempt" in line]
+    assert (again["ExecutionID"], again["Attempt"], again["JobVersion"], again["NodeID"]) == (two, 2, 1, NODE)
+    assert again["Before"]["Message"] == "program exited with code 3"
+
+
+async def test_an_execution_that_is_named_is_followed_alone(api: Api, twin: Twin) -> None:
+    """Who names an execution is let go at its end, though the job is tried again."""
+    id_, one = await _failed_once(twin)
+    frames, code = await _frames(api, id_, follow="true", execution_id=one)
+    assert ([frame["value"]["Line"] for frame in frames], code) == (["one", "\ufffd"], 1000)
+
+
+async def _failed_once(twin: Twin) -> tuple[JobId, ExecutionId]:
+    """A job whose first attempt has failed within a character, and will be tried again."""
+    id_ = await twin.submitted(replace(JOB, retry=Retry(attempts=2, causes=["program"])))
+    one = await twin.assign(id_)
+    twin.output[one] = [LogLine(one, LogChunk(1, BEGIN, each)) for each in (b"one", b"\xc3")]
+    failure = Failure("ProgramFailed", "program exited with code 3")
+    await twin.report(one, ExecutionState.FAILED, failure=failure, output=RunOutput("one", exit_code=3))
+    return id_, one
+
+
+async def _tried_again(twin: Twin, id_: JobId) -> ExecutionId:
+    """The second attempt, which completes, once somebody follows the job."""
+    # Its first attempt has been found then, and is read.
+    await twin.unwatched.wait()
+    two = await twin.assign(id_, attempt=2)
+    twin.output[two] = [LogLine(two, LogChunk(1, BEGIN, b"two"))]
+    await twin.report(two, ExecutionState.COMPLETED, output=RunOutput("two"))
+    await twin.close(id_)
+    return two
 
 
 async def test_logs_need_a_websocket(api: Api) -> None:

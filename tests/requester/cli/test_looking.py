@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from msgspec.structs import replace
 from protocol.entries import Queued, Submitted
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId, short
-from protocol.jobs import Job, ResultPath, Spec, Task
-from protocol.messages import Stage
+from protocol.jobs import Job, ResultPath, Retry, Spec, Task
+from protocol.messages import RunOutput, Stage
 from protocol.questions import LogChunk
 from protocol.states import ExecutionState, JobState
 from requester.cli.output import print_table
@@ -222,6 +223,34 @@ def test_logs_say_whose_they_are(shoal: Shoal, twin: Twin, background: Backgroun
     )
     assert f"shoal logs {job} --execution-id ID" in ran.err
     assert shoal("logs", job, "--execution-id", first) == (0, "0\n", "")
+
+
+def test_logs_are_followed_to_the_next_attempt(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``logs -f`` goes on with what the program writes when it is tried again, and says so on standard error alone."""
+    job = background.run(twin.submitted(replace(a_job(), retry=Retry(attempts=2, causes=["program"]))))
+    one = background.run(twin.assign(job))
+    twin.output[one] = [LogLine(one, LogChunk(1, BEGIN, b"one\n"))]
+    failure = Failure("ProgramFailed", "program exited with code 3")
+    background.run(
+        twin.report(one, ExecutionState.FAILED, failure=failure, output=RunOutput("one\n", exit_code=3))
+    )
+
+    async def try_again() -> None:
+        await twin.unwatched.wait()
+        two = await twin.assign(job, attempt=2)
+        twin.output[two] = [LogLine(two, LogChunk(1, BEGIN, b"two\n"))]
+        await twin.report(two, ExecutionState.COMPLETED, output=RunOutput("two\n"))
+        await twin.close(job)
+
+    trying = threading.Thread(target=lambda: background.run(try_again()))
+    trying.start()
+    ran = shoal("logs", "-f", job)
+    trying.join()
+    assert (ran.code, ran.out) == (0, "one\ntwo\n")
+    assert ran.err == (
+        "It has ended: program exited with code 3\n"
+        "The program is tried again: attempt 2, on n-0f29f45c. What follows is what it prints there.\n"
+    )
 
 
 def test_logs_of_what_has_not_run_say_why(shoal: Shoal, twin: Twin, background: Background) -> None:
