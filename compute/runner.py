@@ -332,7 +332,9 @@ class Runner:
         self._shop.inputs.release(self.execution.id)
         self._shop.logs.end(self.execution.id, self._shop.clock.now())
         failpoints.reached("node.cleaned")
-        head = self._following.head if self._following is not None else None
+        # Let go of by hand: the two know each other, and only the collector would free what an execution holds.
+        following, self._following = self._following, None
+        head = following.head if following is not None else None
         return Cleaned(head.output(0, "") if head is not None and head.anything else None)
 
     # Their parts

@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import gc
 import tarfile
 import urllib.request
+import weakref
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from compute.admission import Policy
+from compute.runner import Runner
 from compute.shop import Limits
 from protocol.errors import Broken, Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
@@ -41,6 +44,38 @@ async def test_a_run_ends_with_one_report(nodes: Nodes, requester: FakeRequester
     assert (report.output.stdout, report.output.stderr, report.output.exit_code) == ("hello\n", "oh\n", 0)
     assert [stage.state for stage in report.stages] == [S.ASSIGNED, S.STAGING, S.RUNNING, S.COMPLETED]
     assert [each.state for each in requester.reports] == [S.COMPLETED]
+
+
+@pytest.mark.parametrize("params", [{"Stdout": "hello"}, {"ExitCode": 3}])
+async def test_what_has_ended_is_freed_at_once(
+    nodes: Nodes, requester: FakeRequester, params: dict[str, Any]
+) -> None:
+    """Nothing of an execution that has ended waits in memory for a search through all that a node holds."""
+    node = nodes()
+    await node.start()
+    gc.collect()
+    gc.disable()
+    try:
+        run = order(task=noop(params))
+        await requester.run(run)
+        await requester.ended(run)
+        await requester.quiet(node)
+        await _freed(Runner)
+    finally:
+        gc.enable()
+
+
+async def _freed(kind: type) -> None:
+    """Wait until no object of a class is left."""
+    freed = asyncio.Event()
+    left = weakref.WeakSet(each for each in gc.get_objects() if isinstance(each, kind))
+    for each in left:
+        weakref.finalize(each, freed.set)
+    each = None  # The loop's own name would keep the last one.
+    async with asyncio.timeout(5):
+        while left:
+            await freed.wait()
+            freed.clear()
 
 
 async def test_a_job_without_data_touches_no_files(nodes: Nodes, requester: FakeRequester) -> None:
