@@ -203,6 +203,77 @@ async def test_a_program_whose_end_nobody_saw_is_tried_again(
     assert await containers(daemon) == []
 
 
+async def test_a_node_and_its_daemon_die_together(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon, request: pytest.FixtureRequest
+) -> None:
+    """What ran when a node and its Docker daemon were killed is told as it was by the next process. A program whose end nobody
+    saw, or that the daemon ended as it came back, is tried again whatever code it has; one that outlived it counts; and
+    where output may be missing it says so.
+    """
+    lives_on = "live-restore" in request.node.callspec.id
+    room = Amounts(cpu=0.1, memory_bytes=32 << 20)
+    gates = [Gate(tmp_path / name) for name in ("goes", "ends", "stays")]
+    goes, ends, stays = runs = [order(number, gate.task(), amounts=room) for number, gate in enumerate(gates)]
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}):
+        await requester.until(lambda: offered(requester).available)
+        for run, gate in zip(runs, gates, strict=True):
+            await requester.run(run)
+            await requester.reached(run, S.RUNNING)
+            await gate.begun()
+    program = psutil.Process(await process_of(daemon, goes.execution))
+    shim = program.parent()
+    assert shim is not None
+    await daemon.kill()
+    for process in (shim, program):
+        process.kill()
+    gates[1].open()
+    await gates[1].passed()
+    await daemon.start()
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
+        gates[2].open()
+        told = {run.execution: await requester.ended(run) for run in runs}
+
+        await requester.until(lambda: not agent.runners)
+    outputs = [told[run.execution].output for run in runs]
+    assert ["may be missing" in output.stderr for output in outputs if output] == [True, True, False]
+    counts = {goes.execution: False, ends.execution: lives_on, stays.execution: lives_on}
+    assert {name: report.state is S.COMPLETED for name, report in told.items()} == counts
+    failures = [report.failure for report in told.values() if report.failure is not None]
+    assert {(each.code, each.retryable) for each in failures} == {("Unavailable.Docker", True)}
+    assert len(failures) == list(counts.values()).count(False)
+    assert await containers(daemon) == []
+
+
+@pytest.mark.parametrize("daemon", [True], ids=["live-restore"], indirect=True)
+async def test_a_program_ends_while_its_node_alone_is_away(
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
+) -> None:
+    """What a program did while only its node was away, its daemon saw: the next process tells of 255 as the program's own code,
+    and of whole output."""
+    script = "touch /gate/starts; while [ ! -e /gate/open ]; do sleep 0.05; done; echo over; exit 255"
+    gate = Gate(tmp_path / "gate")
+    task = gate.task()
+    task.engine.params["Parameters"] = [script]
+    run = order(task=task, amounts=Amounts(cpu=0.1, memory_bytes=32 << 20))
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}):
+        await requester.until(lambda: offered(requester).available)
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+        await gate.begun()
+    async with Docker(daemon.host) as docker:
+        container = await docker.containers.get(container_name(NODE, run.execution))
+        gate.open()
+        await container.wait()
+    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
+        report = await requester.ended(run)
+
+        await requester.until(lambda: not agent.runners)
+    assert report.failure is not None
+    assert report.failure.code == "ProgramFailed"
+    assert report.output is not None
+    assert (report.output.stdout, report.output.stderr, report.output.exit_code) == ("over\n", "", 255)
+
+
 @pytest.mark.parametrize("daemon", [False], ids=["plain"], indirect=True)
 async def test_the_daemon_hangs(
     hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon

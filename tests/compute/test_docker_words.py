@@ -14,6 +14,7 @@ from compute.engines.docker.reference import (
     has_credential_program,
     parse_reference,
 )
+from compute.engines.docker.restarts import EVENTS_KEPT, Actor, Happened, is_remembered
 from protocol.errors import Denied, Exhausted, Fault, Invalid, NotFound, Unavailable
 
 DIGEST = "sha256:" + "ab" * 32
@@ -278,3 +279,15 @@ def test_ends() -> None:
     assert "16 MiB" in killed.failure.message
     assert "Memory" in killed.failure.hint
     assert exit_of(137, None) == Exit(137)
+
+
+def test_what_a_daemon_remembers() -> None:
+    """A daemon that remembers a container's end saw it; one that does not did not see it, unless it has forgotten so much."""
+    second = 1_000_000_000
+    others = [Happened("die", Actor("other"), at * second) for at in range(100, 100 + EVENTS_KEPT)]
+
+    assert is_remembered([*others, Happened("die", Actor("this"), 400 * second)], "this", 400.0)
+    assert is_remembered([], "this", 400.0) is False
+    assert is_remembered([*others[1:], Happened("start", Actor("this"), 90 * second)], "this", 101.5) is False
+    assert is_remembered(others, "this", 150.0) is False
+    assert is_remembered(others, "this", 50.0) is None

@@ -118,7 +118,7 @@ class DockerEngine:
         if _never_started(found):
             await remove(self._daemon, found["Id"])
             return None
-        return DockerRunning(self._daemon, found["Id"])
+        return DockerRunning(self._daemon, found["Id"], had_ended=not found["State"]["Running"])
 
     async def leftovers(self) -> list[ExecutionId]:
         """The executions on this node's label, whatever their containers' state."""

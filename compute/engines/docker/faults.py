@@ -25,6 +25,13 @@ RESTARTED: Final = Failure(
     retryable=True,
 )
 
+UNSEEN: Final = Failure(
+    "Unavailable.Docker",
+    "the program went while the Docker daemon was away, and nobody saw how it ended",
+    hint="see in the node's log whether the machine was restarted, or something ended the container's processes",
+    retryable=True,
+)
+
 _EXECUTABLE = re.compile(r'exec: "(?P<program>[^"]*)": (?P<why>.*?)(?:: unknown)?$')
 _NO_IMAGE = ("manifest unknown", "manifest for ", "name unknown", "repository not known", "not found: name")
 _NO_ACCESS = (
@@ -164,7 +171,7 @@ def ended_by_daemon(code: int, *, watched: bool, live_restore: bool) -> bool:
 def exit_of(code: int, inspected: Mapping[str, Any] | None, *, by_daemon: bool = False) -> Exit:
     """How a container ended, by its exit code and what the daemon says of it (None if it is not there any more)."""
     if by_daemon:
-        return Exit(code or LOST, RESTARTED)
+        return Exit(code or LOST, UNSEEN if code == LOST else RESTARTED)
     if inspected is None:
         return Exit(code)
     state = inspected.get("State", {})

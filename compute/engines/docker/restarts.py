@@ -1,18 +1,38 @@
-"""Whether the daemon was restarted.
+"""Whether the daemon was restarted, and whether it saw a container end.
 
-Knows: the one sign of it that the API shows: the default network is made anew whenever a daemon starts, except that one with
-live-restore keeps it while containers run. Must not know: what a restart means for whom.
+Knows: the signs of it that the API shows. The default network is made anew whenever a daemon starts, except that one with
+live-restore keeps it while containers run. Of what happens a daemon remembers the newest until it ends; that a container
+had ended before it started is no event. Must not know: what a restart means for whom.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from aiodocker import Docker, DockerError
+from msgspec import Struct, field
 
 from compute.engines.docker.daemon import Daemon
 from protocol.errors import Unavailable
 
 DEFAULT_NETWORK: Final = "bridge"
+EVENTS_KEPT: Final = 256
+"""What a daemon remembers (moby's ``eventsLimit``)."""
+
+
+class Actor(Struct, frozen=True):
+    """What an event happened to."""
+
+    id: str = field(default="", name="ID")
+
+
+class Happened(Struct, frozen=True):
+    """An event, as far as it matters here: `action`, to which container, when (unix time in nanoseconds)."""
+
+    action: str = field(default="", name="Action")
+    actor: Actor = field(default=Actor(), name="Actor")
+    at_ns: int = field(default=0, name="timeNano")
 
 
 async def restarted_since(daemon: Daemon, moment: str, *, unknown: bool) -> bool:
@@ -37,8 +57,38 @@ async def lives_on(daemon: Daemon) -> bool:
         raise Unavailable(f"Docker cannot tell of itself ({error.message})") from error
 
 
+async def saw_end(daemon: Daemon, container: str, state: dict[str, Any]) -> bool:
+    """Whether the daemon that is there now was there when a container ended, of which it says `state`. Raises `Unavailable`.
+
+    Where so much has happened since that it remembers no more, it was unless there is a sign of a restart.
+    """
+    until = f"{daemon.now():.6f}"
+    try:
+        text = await daemon.insist("tell what happened", lambda docker: _events(docker, until))
+    except DockerError as error:
+        raise Unavailable(f"Docker cannot tell what happened ({error.message})") from error
+    events = [msgspec.json.decode(line, type=Happened) for line in text.splitlines() if line]
+    seen = is_remembered(events, container, datetime.fromisoformat(state["FinishedAt"]).timestamp())
+    return seen if seen is not None else not await restarted_since(daemon, state["StartedAt"], unknown=True)
+
+
+def is_remembered(events: Sequence[Happened], container: str, ended_at: float) -> bool | None:
+    """Whether a daemon that remembers `events`, the oldest first, saw the container end at that time (unix seconds); None if
+    that may be what it has forgotten."""
+    if any(each.action == "die" and each.actor.id == container for each in events):
+        return True
+    complete = len(events) < EVENTS_KEPT or events[0].at_ns / 1e9 < ended_at
+    return False if complete else None
+
+
 async def _ask(daemon: Daemon, path: str) -> Any:
     def request(docker: Docker) -> Any:
         return docker._query_json(path)  # noqa: SLF001 - the library's own calls ask twice
 
     return await daemon.insist("tell of itself", request)
+
+
+async def _events(docker: Docker, until: str) -> str:
+    # The library's own events go on for ever.
+    async with docker._query("events", params={"since": "0", "until": until}) as answer:  # noqa: SLF001
+        return await answer.text()

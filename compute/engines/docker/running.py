@@ -17,7 +17,7 @@ from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
-from compute.engines.docker.restarts import lives_on, restarted_since
+from compute.engines.docker.restarts import lives_on, restarted_since, saw_end
 from protocol.errors import Failure, NotFound, Unavailable
 from protocol.questions import STDERR
 
@@ -38,11 +38,13 @@ GONE: Final = Failure(
 
 
 class DockerRunning:
-    """One container, by its id."""
+    """One container, by its id. `had_ended`: so it was found, and nobody of this process has seen how."""
 
-    def __init__(self, daemon: Daemon, container: str) -> None:
+    def __init__(self, daemon: Daemon, container: str, *, had_ended: bool = False) -> None:
         self._daemon = daemon
         self._container = container
+        self._had_ended = had_ended
+        self._seen = False
         self._exit: Exit | None = None
         self._away: list[tuple[float, float]] = []
         self._missed = False
@@ -125,7 +127,7 @@ class DockerRunning:
 
     async def _told(self) -> tuple[int, bool]:
         """The exit code, and whether the daemon was there all the time: one that is ending tells of what it ends itself."""
-        watched = True
+        watched = not self._had_ended
         while True:
             try:
                 code = await self._daemon.call("tell of a container's end", self._code, within_s=math.inf)
@@ -140,13 +142,18 @@ class DockerRunning:
         if not watched:
             await self._daemon.until_back(Unavailable("Docker is ending", hint=HINT, kind=CONNECTION))
         found = await inspect(self._daemon, self._container)
-        if found is not None and self._away:
+        if found is not None and self._had_ended:
+            self._seen = await saw_end(self._daemon, found["Id"], found["State"])
+            self._missed = not self._seen
+        elif found is not None and self._away:
             ended_at = datetime.fromisoformat(found["State"]["FinishedAt"]).timestamp()
             self._missed = any(gone_at <= ended_at <= back_at for gone_at, back_at in self._away)
         by_daemon = found is not None and await self._ended_by_daemon(code, found, watched=watched)
         return exit_of(code, found, by_daemon=by_daemon)
 
     async def _ended_by_daemon(self, code: int, found: dict[str, Any], *, watched: bool) -> bool:
+        if self._seen and await lives_on(self._daemon):
+            return False
         if await restarted_since(self._daemon, found["State"]["StartedAt"], unknown=not watched):
             return ended_by_daemon(code, watched=watched, live_restore=await lives_on(self._daemon))
         # Where other containers went on, no sign of a restart is left: that it was away has to do.
