@@ -204,11 +204,15 @@ async def test_a_program_whose_end_nobody_saw_is_tried_again(
 
 
 async def test_a_node_and_its_daemon_die_together(
-    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon, request: pytest.FixtureRequest
+    hub: MemoryHub,
+    requester: FakeRequester,
+    tmp_path: Path,
+    daemon: OwnDaemon,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """What ran when a node and its Docker daemon were killed is told as it was by the next process. A program whose end nobody
-    saw, or that the daemon ended as it came back, is tried again whatever code it has; one that outlived it counts; and
-    where output may be missing it says so.
+    """What ran when a node and its Docker daemon were killed is told as it was by the next process. A program whose end
+    nobody saw, or that the daemon ended as it came back, is tried again whatever code it has; one that outlived it counts;
+    and where output may be missing it says so.
     """
     lives_on = "live-restore" in request.node.callspec.id
     room = Amounts(cpu=0.1, memory_bytes=32 << 20)
@@ -248,8 +252,8 @@ async def test_a_node_and_its_daemon_die_together(
 async def test_a_program_ends_while_its_node_alone_is_away(
     hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
 ) -> None:
-    """What a program did while only its node was away, its daemon saw: the next process tells of 255 as the program's own code,
-    and of whole output."""
+    """What a program did while only its node was away, its daemon saw: the next process tells of 255 as the program's own
+    code, and of whole output."""
     script = "touch /gate/starts; while [ ! -e /gate/open ]; do sleep 0.05; done; echo over; exit 255"
     gate = Gate(tmp_path / "gate")
     task = gate.task()

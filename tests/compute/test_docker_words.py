@@ -282,7 +282,7 @@ def test_ends() -> None:
 
 
 def test_what_a_daemon_remembers() -> None:
-    """A daemon that remembers a container's end saw it; one that does not did not see it, unless it has forgotten so much."""
+    """A daemon that remembers a container's end saw it; one that does not did not, unless it has forgotten so much."""
     second = 1_000_000_000
     others = [Happened("die", Actor("other"), at * second) for at in range(100, 100 + EVENTS_KEPT)]
 

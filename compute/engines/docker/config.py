@@ -5,7 +5,9 @@ anything exists. Everything here is a plain function; what can be seen to be wro
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any, Final
 
 from compute.engines.contract import Mount, Run
@@ -67,18 +69,22 @@ def variables(params: DockerParams) -> dict[str, str]:
     return found
 
 
-def container_config(run: Run[DockerParams], settings: DockerSettings) -> dict[str, Any]:
-    """The body of ``POST /containers/create``. Raises `Invalid`, and `Denied` for what the node's owner does not allow."""
+def container_config(
+    run: Run[DockerParams], settings: DockerSettings, volumes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The body of ``POST /containers/create``. `volumes` are paths at which the image wants one.
+
+    Raises `Invalid`, and `Denied` for what the node's owner does not allow.
+    """
     check(run.params)
     network = network_mode(run, settings)
     config: dict[str, Any] = {
         "Image": run.params.image,
         "Env": [f"{name}={value}" for name, value in environment(run, network).items()],
-        "Labels": settings.labels
-        | {JOB_LABEL: run.job, EXECUTION_LABEL: run.execution, NODE_LABEL: run.node},
+        "Labels": settings.labels | _labels(run),
         "HostConfig": _limits(run, settings) | _isolation(settings) | _network(run, network),
     }
-    config["HostConfig"]["Mounts"] = [_mount(mount) for mount in run.mounts]
+    config["HostConfig"]["Mounts"] = [_mount(mount) for mount in run.mounts] + _volumes(run, volumes)
     if run.params.entrypoint:
         config["Entrypoint"] = run.params.entrypoint
     if run.params.parameters:
@@ -173,6 +179,20 @@ def _network(run: Run[DockerParams], mode: str) -> dict[str, Any]:
             for name, (outside, inside) in run.ports.items()
         }
     return network
+
+
+def _labels(run: Run[DockerParams]) -> dict[str, str]:
+    return {JOB_LABEL: run.job, EXECUTION_LABEL: run.execution, NODE_LABEL: run.node}
+
+
+def _volumes(run: Run[DockerParams], paths: Sequence[str]) -> list[dict[str, Any]]:
+    """What Docker does by itself where an image wants a volume: an unnamed one. But those would not bear our labels."""
+    taken = {normpath(mount.target) for mount in run.mounts}
+    return [
+        {"Type": "volume", "Target": path, "VolumeOptions": {"Labels": _labels(run)}}
+        for path in paths
+        if normpath(path) not in taken
+    ]
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

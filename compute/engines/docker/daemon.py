@@ -63,6 +63,8 @@ class Daemon:
         self._asked_at = 0.0
         # The limits of calls that have none as long as it works.
         self._patient: set[asyncio.Timeout] = set()
+        self.losses = 0
+        """How often it went away, as far as that was noticed, and calls did not get through."""
 
     def now(self) -> float:
         """The time, in unix seconds."""
@@ -182,6 +184,7 @@ class Daemon:
                     pass
             finally:
                 answer.close()
+                self.losses += 1
 
     async def logs(self, container: str, *, follow: bool, since: str) -> AsyncGenerator[list[Frame], None]:
         """A container's log as it comes, from `since` on (as the API has it; empty: all). Faults as with `call`."""
@@ -247,6 +250,7 @@ class Daemon:
         return self._settings.host or os.environ.get("DOCKER_HOST", "") or _usual_socket()
 
     def _lost(self, what: str, error: Exception) -> Unavailable:
+        self.losses += 1
         return Unavailable(
             f"Docker at {self._host()} did not {what}: {_reason(error)}", hint=HINT, kind=CONNECTION
         )

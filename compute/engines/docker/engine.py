@@ -24,6 +24,7 @@ from compute.engines.docker.faults import create_fault, start_fault
 from compute.engines.docker.images import Images
 from compute.engines.docker.running import DockerRunning, inspect, remove
 from compute.engines.docker.settings import DockerSettings
+from compute.engines.docker.volumes import Volumes
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Conflict, Fault, NotFound, Unavailable
 from protocol.ids import ExecutionId, NodeId
@@ -50,6 +51,7 @@ class DockerEngine:
         self._settings = settings or DockerSettings()
         self._daemon = Daemon(self._settings, clock)
         self._images = Images(self._daemon, clock)
+        self._volumes = Volumes(self._daemon, node)
         self._starting: dict[ExecutionId, asyncio.Lock] = {}
         self._was_here = False
 
@@ -98,7 +100,7 @@ class DockerEngine:
 
         Whoever gives up waiting leaves no container that was made for him: that is finished first, then removed.
         """
-        config = container_config(run, self._settings)
+        config = container_config(run, self._settings, self._images.volumes(run.params.image))
         try:
             return await self._start(run, config)
         except NotFound as missing:
@@ -116,12 +118,15 @@ class DockerEngine:
         if found is None:
             return None
         if _never_started(found):
-            await remove(self._daemon, found["Id"])
+            await remove(self._daemon, self._volumes, found["Id"])
             return None
-        return DockerRunning(self._daemon, found["Id"], had_ended=not found["State"]["Running"])
+        return DockerRunning(
+            self._daemon, self._volumes, found["Id"], had_ended=not found["State"]["Running"]
+        )
 
     async def leftovers(self) -> list[ExecutionId]:
-        """The executions on this node's label, whatever their containers' state."""
+        """The executions on this node's label, whatever their containers' state. Volumes that have none are removed."""
+        await self._volumes.sweep()
         filters = msgspec.json.encode({"label": [f"{NODE_LABEL}={self._node}", EXECUTION_LABEL]}).decode()
         try:
             found = await self._daemon.insist(
@@ -142,9 +147,9 @@ class DockerEngine:
         except asyncio.CancelledError:
             container, mine = await work
             if mine:
-                await remove(self._daemon, container)
+                await remove(self._daemon, self._volumes, container)
             raise
-        return DockerRunning(self._daemon, container)
+        return DockerRunning(self._daemon, self._volumes, container)
 
     async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> tuple[str, bool]:
         """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""
@@ -185,7 +190,7 @@ class DockerEngine:
                     "start a container", lambda docker: docker.containers.container(container).start()
                 )
             except DockerError as error:
-                await remove(self._daemon, container)
+                await remove(self._daemon, self._volumes, container)
                 raise start_fault(image, error.message) from error
             except Unavailable as lost:
                 await self._daemon.until_back(lost)

@@ -38,6 +38,7 @@ class Images:
         self._daemon = daemon
         self._clock = clock
         self._seen_at: dict[str, float] = {}
+        self._volumes: dict[str, list[str]] = {}
 
     async def ensure(self, image: str, preparing: Preparing) -> None:
         """Have the image here: its caller sets the deadline.
@@ -57,19 +58,25 @@ class Images:
             await self._pull(image, reference, preparing)
         if len(self._seen_at) >= KNOWN_MAX:
             self._seen_at.clear()
+            self._volumes.clear()
         self._seen_at[image] = self._clock.elapsed()
 
     def forget(self, image: str) -> None:
         """It turned out not to be here."""
         self._seen_at.pop(image, None)
 
+    def volumes(self, image: str) -> list[str]:
+        """The paths at which its containers each have a volume of their own, as far as it was looked at."""
+        return self._volumes.get(image, [])
+
     async def _is_here(self, image: str) -> bool:
         try:
-            await self._daemon.insist("look up an image", lambda docker: docker.images.inspect(image))
+            found = await self._daemon.insist("look up an image", lambda docker: docker.images.inspect(image))
         except DockerError as error:
             if error.status == 404:
                 return False
             raise Unavailable(f"Docker cannot say whether image {image} is here ({error.message})") from error
+        self._volumes[image] = list((found.get("Config") or {}).get("Volumes") or ())
         return True
 
     async def _pull(self, image: str, reference: Reference, preparing: Preparing) -> None:

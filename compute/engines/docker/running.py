@@ -18,6 +18,7 @@ from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
 from compute.engines.docker.restarts import lives_on, restarted_since, saw_end
+from compute.engines.docker.volumes import Volumes
 from protocol.errors import Failure, NotFound, Unavailable
 from protocol.questions import STDERR
 
@@ -40,8 +41,9 @@ GONE: Final = Failure(
 class DockerRunning:
     """One container, by its id. `had_ended`: so it was found, and nobody of this process has seen how."""
 
-    def __init__(self, daemon: Daemon, container: str, *, had_ended: bool = False) -> None:
+    def __init__(self, daemon: Daemon, volumes: Volumes, container: str, *, had_ended: bool = False) -> None:
         self._daemon = daemon
+        self._volumes = volumes
         self._container = container
         self._had_ended = had_ended
         self._seen = False
@@ -113,7 +115,7 @@ class DockerRunning:
 
     async def remove(self) -> None:
         """Remove the container, its log and its unnamed volumes; one that runs is killed."""
-        await remove(self._daemon, self._container)
+        await remove(self._daemon, self._volumes, self._container)
 
     async def _end(self) -> Exit:
         try:
@@ -184,8 +186,11 @@ async def inspect(daemon: Daemon, container: str) -> dict[str, Any] | None:
     return found
 
 
-async def remove(daemon: Daemon, container: str) -> None:
-    """Remove a container by id or name, whatever its state; harmless if it is not there or already on its way out."""
+async def remove(daemon: Daemon, volumes: Volumes, container: str) -> None:
+    """Remove a container by id or name, whatever its state, and its volumes, also if the daemon was away meanwhile.
+
+    Harmless if it is not there or already on its way out.
+    """
     try:
         await daemon.insist(
             "remove a container",
@@ -194,8 +199,11 @@ async def remove(daemon: Daemon, container: str) -> None:
     except DockerError as error:
         if error.status == 409:
             await _gone(daemon, container)
-        elif error.status != 404:
+        elif error.status == 404:
+            await volumes.sweep()
+        else:
             raise Unavailable(f"Docker cannot remove the container ({error.message})") from error
+    await volumes.sweep_after_loss()
 
 
 async def _gone(daemon: Daemon, container: str) -> None:
