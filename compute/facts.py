@@ -7,6 +7,7 @@ Limits of the control group this process lives in count: a node in a container g
 
 import asyncio
 import contextlib
+import math
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,10 @@ from storage.contract import Drivers
 _log = structlog.get_logger(__name__)
 PROBE_EVERY_S: Final = 15.0
 PROBE_LOST_S: Final = 2.0
-"""What was here and is not now is looked for more often: until it is seen again, jobs that need it are refused."""
+"""What was here and is not now is looked for more often: until it is seen again, jobs that need it wait."""
+RESTART_S: Final = 30.0
+"""So long is a server awaited that was here, as while it is restarted. It may be anybody's, and gone for good: after that
+jobs are told so. An engine is this machine's own, and always comes back."""
 PROBE_REST_S: Final = 1.0
 """However often somebody asks, there is so much time between two probes."""
 PROBE_S: Final = 10.0
@@ -163,7 +167,8 @@ class Facts:
         self._drivers = drivers
         self._clock = clock
         self._look = asyncio.Event()
-        self._seen: set[str] = set()
+        # Of all that was here: since when it is not, infinity where it is.
+        self._gone_at: dict[tuple[str, str], float] = {}
 
     async def first_probe(self) -> None:
         """Ask once, for the node's first beat. Who takes longer than that is asked again beside the work."""
@@ -178,21 +183,25 @@ class Facts:
             _offers(self._drivers.sources, within_s),
             _offers(self._drivers.publishers, within_s),
         )
-        # Engines are restarted, and come back; a server that went may be anybody's, and gone for good.
-        engines = [self._lost(offer) for offer in engines]
+        engines = [self._lost("engine", offer, math.inf) for offer in engines]
+        sources = [self._lost("source", offer, RESTART_S) for offer in sources]
+        publishers = [self._lost("publisher", offer, RESTART_S) for offer in publishers]
         info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         changed = info != self.info
         self.info = info
-        self._seen |= self._here()
         return changed
 
-    def _lost(self, offer: Offer) -> Offer:
-        """The offer of an engine, which says so if it was here before and is not now."""
-        return msgspec.structs.replace(offer, lost=not offer.available and offer.type in self._seen)
-
-    def _here(self) -> set[str]:
-        """The types of all that is available."""
-        return {offer.type for offer in self._offers() if offer.available}
+    def _lost(self, kind: str, offer: Offer, awaited_s: float) -> Offer:
+        """The offer, which says so if its part was here before and has not been away for longer than that."""
+        part = (kind, offer.type)
+        if offer.available:
+            self._gone_at[part] = math.inf
+            return offer
+        if part not in self._gone_at:
+            return offer
+        now = self._clock.elapsed()
+        self._gone_at[part] = min(self._gone_at[part], now)
+        return msgspec.structs.replace(offer, lost=now - self._gone_at[part] < awaited_s)
 
     def _offers(self) -> list[Offer]:
         return [*self.info.engines, *self.info.sources, *self.info.publishers]
@@ -208,7 +217,8 @@ class Facts:
                 tasks.create_task(self._look_when_changed(engine))
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PROBE_LOST_S if self._seen > self._here() else PROBE_EVERY_S):
+                    lost = any(at < math.inf for at in self._gone_at.values())
+                    async with asyncio.timeout(PROBE_LOST_S if lost else PROBE_EVERY_S):
                         await self._look.wait()
                 self._look.clear()
                 if await self.probe():

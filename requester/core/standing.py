@@ -4,8 +4,8 @@ Knows: what a task demands and what a node offers. Must not know: jobs' attempts
 chosen (`placement`), or what people are told (`waiting`).
 
 Three answers are kept apart, because they end differently: a node that **fits** takes the task when it has room (a full
-cluster queues); one that is **away** would fit if it were connected and approved, and had the engine that it has lost (the
-job waits for it); one that is **unfit** lacks something lasting, and a job for which every node is unfit is told so with a
+cluster queues); one that is **away** would fit if it were connected and approved, and had what it has lost (the job
+waits for it); one that is **unfit** lacks something lasting, and a job for which every node is unfit is told so with a
 reason for each.
 """
 

@@ -224,14 +224,14 @@ async def test_a_node_and_its_daemon_die_together(
             await requester.run(run)
             await requester.reached(run, S.RUNNING)
             await gate.begun()
-    program = psutil.Process(await process_of(daemon, goes.execution))
+    program, ending = [psutil.Process(await process_of(daemon, run.execution)) for run in runs[:2]]
     shim = program.parent()
     assert shim is not None
     await daemon.kill()
     for process in (shim, program):
         process.kill()
     gates[1].open()
-    await gates[1].passed()
+    await asyncio.to_thread(ending.wait, WITHIN_S)
     await daemon.start()
     async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
         gates[2].open()
