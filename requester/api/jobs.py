@@ -184,6 +184,9 @@ async def describe(request: web.Request) -> web.Response:
     if include & {"executions", "execution"}:
         found = await listed(record.current(), partial(views.execution, job=record))
         view["Executions"] = {"NextToken": "", "Items": found}
+        if older := record.older():
+            # Beside Bacalhau's list, whose readers take all of it for the present version's.
+            view["Older"] = await listed(older, partial(views.execution, job=record))
     if "history" in include:
         page = await request.app[VERBS].history(
             record.id,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from protocol.ids import short
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit, tell
+from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace, Version
 from requester.cli.output import (
     ObjectFormat,
@@ -25,7 +25,7 @@ from requester.cli.output import (
     terminal_width,
 )
 from requester.cli.progress import held_up_update
-from requester.cli.views import as_spec, desired_of, state_of, time_of
+from requester.cli.views import as_spec, desired_of, is_open, state_of, time_of
 
 Json = dict[str, Any]
 
@@ -59,15 +59,15 @@ def _describe(view: Json, now: float) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
     _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view) + _log(view))
-    if executions:
-        counts = Counter(state_of(each) for each in executions)
+    older = view.get("Older", [])
+    if executions or older:
         _section("Summary")
-        _print_pairs([(state, str(count)) for state, count in counts.items()])
+        _print_pairs(_counts(executions, older))
     _section("Job History")
     _print_history([item for item in items if "ExecutionID" not in item])
-    if executions:
+    if executions or older:
         _section("Executions")
-        _print_executions(executions, now)
+        _print_executions([*older, *executions], now, with_version=bool(older))
     for each in executions:
         _section(f"Execution {short(each['ID'])} History")
         _print_history([item for item in items if item.get("ExecutionID") == each["ID"]])
@@ -116,10 +116,15 @@ def _queue(view: Json) -> list[tuple[str, str]]:
 
 
 def _rest(view: Json) -> list[tuple[str, str]]:
-    """When a job that rests is tried again."""
+    """When a job that rests is tried again, and what went wrong last."""
     if "NextAttempt" not in view:
         return []
-    return [("Next Attempt", f"{view['NextAttempt'].replace('T', ' ')[:19]}, after a rest")]
+    pairs = [("Next Attempt", f"{view['NextAttempt'].replace('T', ' ')[:19]}, after a rest")]
+    failed = [each for each in view["Executions"]["Items"] or [] if each.get("Failure")]
+    if failed:
+        last = max(failed, key=lambda each: each["ModifyTime"])["Failure"]
+        pairs += [("Last Failure", last["Message"]), ("Hint", last["Hint"])]
+    return [(name, value) for name, value in pairs if value]
 
 
 def _log(view: Json) -> list[tuple[str, str]]:
@@ -132,8 +137,26 @@ def _log(view: Json) -> list[tuple[str, str]]:
 
 def _update(view: Json) -> list[tuple[str, str]]:
     """That a version has not come up yet, if that is so."""
-    held_up = held_up_update(view["Job"], view["Executions"]["Items"] or [])
-    return [("Update", held_up)] if held_up else []
+    job, executions = view["Job"], view["Executions"]["Items"] or []
+    if held_up := held_up_update(job, executions):
+        return [("Update", held_up)]
+    older = [each for each in view.get("Older", []) if is_open(each)]
+    if not older or job["State"]["StateType"] in CLOSED:
+        return []
+    there = sum(state_of(each) == "Running" for each in executions)
+    return [
+        (
+            "Update",
+            f"{there} of version {job['Version']} running; {len(older)} of earlier versions go on until it has come up",
+        )
+    ]
+
+
+def _counts(executions: list[Json], older: list[Json]) -> list[tuple[str, str]]:
+    """How many executions there are in each state."""
+    counts = Counter(state_of(each) for each in executions)
+    counts.update(f"{state_of(each)} (version {each['JobVersion']})" for each in older)
+    return [(state, str(count)) for state, count in counts.items()]
 
 
 def _print_facts(each: Json) -> None:
@@ -184,11 +207,13 @@ def _print_output(executions: list[Json]) -> None:
                 tell(f"... there is more: shoal job logs {each['JobID']} --execution-id {short(each['ID'])}")
 
 
-def _print_executions(executions: list[Json], now: float) -> None:
-    header = ["ID", "NODE ID", "STATE", "DESIRED", "REV.", "CREATED", "MODIFIED", "COMMENT"]
+def _print_executions(executions: list[Json], now: float, *, with_version: bool) -> None:
+    version = ["VERSION"] if with_version else []
+    header = ["ID", *version, "NODE ID", "STATE", "DESIRED", "REV.", "CREATED", "MODIFIED", "COMMENT"]
     rows = [
         [
             short(each["ID"]),
+            *([str(each["JobVersion"])] if with_version else []),
             short(each["NodeID"]),
             state_of(each),
             desired_of(each),

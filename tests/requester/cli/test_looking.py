@@ -340,14 +340,16 @@ def test_a_job_of_which_the_log_takes_little_more_says_so(
 
 
 def test_a_job_that_rests_says_until_when(shoal: Shoal, twin: Twin, background: Background) -> None:
-    """Between two attempts ``describe`` tells when the next begins."""
+    """Between two attempts ``describe`` tells when the next begins, and what went wrong with the last."""
     job = background.run(twin.submitted(a_job("ill")))
     execution = background.run(twin.assign(job))
     assert "Next Attempt" not in shoal("describe", "ill").out
     ill = Failure("Unavailable.Engine", "the engine is ill", retryable=True)
     background.run(twin.report(execution, ExecutionState.FAILED, failure=ill))
 
-    assert re.search(r"Next Attempt += 2025-06-15 15:0\d:\d\d, after a rest", shoal("describe", job).out)
+    out = shoal("describe", job).out
+    assert re.search(r"Next Attempt += 2025-06-15 15:0\d:\d\d, after a rest", out)
+    assert re.search(r"Last Failure += the engine is ill", out)
 
 
 def test_an_update_that_does_not_come_up(shoal: Shoal, twin: Twin, background: Background) -> None:
@@ -359,6 +361,26 @@ def test_an_update_that_does_not_come_up(shoal: Shoal, twin: Twin, background: B
     background.run(twin.write(job, Submitted(service, 2)))
 
     assert "nothing of version 2 runs yet, an earlier one goes on" in shoal("describe", "web").out
+
+
+def test_an_update_that_keeps_failing(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """While a version fails and the one before goes on, ``describe`` shows what runs of both."""
+    service = a_job("web", type="service")
+    job = background.run(twin.submitted(service))
+    background.run(twin.report(background.run(twin.assign(job)), ExecutionState.RUNNING))
+    assert "VERSION" not in shoal("describe", "web").out
+    background.run(twin.write(job, Submitted(service, 2)))
+    bad = Failure("ProgramFailed", "program exited with code 3")
+    background.run(twin.report(background.run(twin.assign(job)), ExecutionState.FAILED, failure=bad))
+
+    out = shoal("describe", "web").out
+    assert "0 of version 2 running; 1 of earlier versions go on until it has come up" in out
+    assert re.search(r"^Running \(version 1\) += 1$", out, re.MULTILINE)
+    assert re.search(r"^Failed +=\s+1$", out, re.MULTILINE)
+    assert re.search(r"^e-\w+ +1 +\S+ +Running", out, re.MULTILINE)
+    assert [
+        each["JobVersion"] for each in json.loads(shoal("describe", "web", "-o", "json").out)["Older"]
+    ] == [1]
 
 
 def test_explain(shoal: Shoal, twin: Twin, background: Background) -> None:
