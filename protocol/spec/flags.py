@@ -3,7 +3,7 @@
 Knows: Bacalhau's grammars, and that a URL holds colons, equals signs and (in quotes) commas. Must not know: commands.
 
     -i ipfs://CID[/path][:/target]        -i https://host:8080/data.csv?v=2:/in        -i file:///data,opt=rw=true
-    -i ./my/folder:/in     -i src=./data.csv,dst=/in/data.csv,opt=to=ipfs
+    -i ./my/folder:/in     -i src=./data.csv,dst=/in/data.csv,opt=to=ipfs     -i /ipfs/CID:/in:rw
     -i src=s3://bucket/key,dst=/my/input/path,opt=endpoint=http://s3.example.com,opt=region=us-east-1
     -p ipfs     -p s3://bucket/key,opt=endpoint=http://s3.example.com,opt=region=us-east-1
     -o outputs:/outputs                   -l owner=me                                 -e MODE=fast
@@ -45,6 +45,9 @@ _S3_INPUT_OPTIONS: Final = {
     "checksum-256": "ChecksumSHA256",
     "checksumsha256": "ChecksumSHA256",
     "filter": "Filter",
+    "allowempty": "AllowEmpty",
+    "profile": "Profile",
+    "addressingstyle": "AddressingStyle",
 }
 _S3_PUBLISHER_OPTIONS: Final = {
     "endpoint": "Endpoint",
@@ -52,6 +55,9 @@ _S3_PUBLISHER_OPTIONS: Final = {
     "encoding": "Encoding",
     "bucket": "Bucket",
     "key": "Key",
+    "overwrite": "Overwrite",
+    "profile": "Profile",
+    "addressingstyle": "AddressingStyle",
 }
 _IPFS_PUBLISHER_OPTIONS: Final = {
     "cidversion": "CIDVersion",
@@ -66,8 +72,11 @@ _URL_OPTIONS: Final = {
     "size": "Size",
     "credentials": "Credentials",
 }
-_FILE_OPTIONS: Final = {"rw": "ReadWrite", "readwrite": "ReadWrite", "createas": "CreateAs"}
-_TARGET = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*)", re.DOTALL)
+_WRITABLE: Final = ("rw", "readwrite")
+"""Of a path on a node it opens the path itself, of all else the program's copy."""
+_FILE_OPTIONS: Final = {**dict.fromkeys(_WRITABLE, "ReadWrite"), "createas": "CreateAs"}
+_TARGET = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*?)(?P<mode>:r[ow])?", re.DOTALL)
+_CID: Final = re.compile(r"(Qm[1-9A-HJ-NP-Za-km-z]{44}|baf[a-z2-7]{50,})(/.*)?", re.DOTALL)
 _TRUE: Final = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
 
@@ -94,7 +103,9 @@ def parse_input(text: str) -> Input:
         elif equals and key in _OPTION_KEYS:
             _add_option("-i", options, value)
         elif index == 0 and ("://" in each or not equals or _is_own(each)):
-            source, target = _split_target(each)
+            source, target, mode = _split_target(each)
+            if mode:
+                options["rw"] = str(mode == ":rw")
         else:
             _refuse_field("-i", each, key, (*_SOURCE_KEYS, *_TARGET_KEYS, *_OPTION_KEYS), _INPUT_HINT)
     if not source:
@@ -104,7 +115,14 @@ def parse_input(text: str) -> Input:
         raise Invalid(
             f"-i {quoted(text)}: the target {quoted(target)} is not an absolute path", hint=_INPUT_HINT
         )
-    return Input(source=_source(source, options), target=target, alias=source)
+    copied = False
+    if source.partition("://")[0].lower() != "file":
+        given = {name.lower(): name for name in options}
+        for name in _WRITABLE:
+            if name in given:
+                copied = _truth(name, options.pop(given[name]))
+    read = Input(source=_source(source, options), target=target, alias=source)
+    return msgspec.structs.replace(read, read_write=True) if copied else read
 
 
 def parse_publisher(text: str) -> Spec:
@@ -190,10 +208,10 @@ def _fields(flag: str, text: str, hint: str) -> list[str]:
     return fields
 
 
-def _split_target(text: str) -> tuple[str, str]:
-    """A URI and the target behind the last ``:/``; the one of ``://`` is part of the URI."""
+def _split_target(text: str) -> tuple[str, str, str]:
+    """A URI, the target behind the last ``:/`` (the one of ``://`` is part of the URI), and Docker's ``:ro`` or ``:rw``."""
     found = _TARGET.fullmatch(text)
-    return (found["source"], found["target"]) if found else (text, "")
+    return (found["source"], found["target"], found["mode"] or "") if found else (text, "", "")
 
 
 def _add_option(flag: str, options: dict[str, str], text: str) -> None:
@@ -212,6 +230,9 @@ def _is_own(text: str) -> bool:
 
 
 def _source(uri: str, options: Mapping[str, str]) -> Spec:
+    if uri.startswith(("/ipfs/", "/ipns/")):
+        # Kubo's own way of writing them.
+        uri = uri[1:].replace("/", "://", 1)
     if _is_own(uri):
         return Spec(OWN, {"Path": uri, **_known("-i PATH", options, {"to": "To"})})
     scheme, separator, rest = uri.partition("://")
@@ -238,8 +259,15 @@ def _source(uri: str, options: Mapping[str, str]) -> Spec:
         case other:
             schemes = ("ipfs", "s3", "https", "http", "file")
             meant = near(other, schemes) if other else ""
-            also = f'Did you mean "{meant}://"? ' if meant else ""
+            also = f'Did you mean "{meant}://"? ' if meant else _meant_plainly(uri)
             raise Invalid(f"-i {quoted(uri)}: it is not a URI of a known kind", hint=also + _INPUT_HINT)
+
+
+def _meant_plainly(text: str) -> str:
+    """What may be meant by a text without a scheme: a CID, or what lies here."""
+    if _CID.fullmatch(text.removeprefix("ipfs:")):
+        return f'Did you mean "ipfs://{shown(text.removeprefix("ipfs:"))}"? '
+    return f'A path of your own begins with ./, as "./{shown(text)}". ' if ":" not in text else ""
 
 
 def _url(uri: str) -> str:
@@ -264,11 +292,14 @@ def _file_path(uri: str, rest: str) -> str:
 def _file_options(options: Mapping[str, str]) -> dict[str, Any]:
     params: dict[str, Any] = _known("-i file", options, _FILE_OPTIONS)
     if "ReadWrite" in params:
-        text = params["ReadWrite"]
-        if text.lower() not in _TRUE:
-            raise Invalid(f"-i: opt=rw is {quoted(text)}", hint="Write opt=rw=true or opt=rw=false.")
-        params["ReadWrite"] = _TRUE[text.lower()]
+        params["ReadWrite"] = _truth("rw", params["ReadWrite"])
     return params
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in _TRUE:
+        raise Invalid(f"-i: opt={name} is {quoted(text)}", hint="Write opt=rw=true or opt=rw=false.")
+    return _TRUE[text.lower()]
 
 
 def _known(what: str, options: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

@@ -101,7 +101,8 @@ class TaskFlags:
         list[str] | None,
         Parameter(
             alias="-i",
-            help="An input: ./my/folder:/in, ipfs://CID:/in or src=s3://bucket/key,dst=/in,opt=region=…; repeatable.",
+            help="An input: ./my/folder:/in, ipfs://CID:/in or src=s3://bucket/key,dst=/in,opt=region=…; :rw behind it "
+            "gives a copy to change; repeatable.",
         ),
     ] = None
     output: Annotated[

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from protocol.errors import Invalid
 from protocol.jobs import Input, ResultPath, Spec
@@ -15,6 +16,7 @@ from protocol.spec.flags import (
     parse_result_path,
 )
 
+CID = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"
 S3 = "src=s3://bucket/key,dst=/my/input/path,opt=endpoint=http://s3.example.com,opt=region=us-east-1"
 
 
@@ -55,6 +57,22 @@ S3 = "src=s3://bucket/key,dst=/my/input/path,opt=endpoint=http://s3.example.com,
         ("file:///data/x:/in,opt=rw=true", "local", {"SourcePath": "/data/x", "ReadWrite": True}, "/in"),
         ("file:///a%20b", "local", {"SourcePath": "/a b"}, "/inputs"),
         ("FILE:///data", "local", {"SourcePath": "/data"}, "/inputs"),
+        ("file:///data:/in:rw", "local", {"SourcePath": "/data", "ReadWrite": True}, "/in"),
+        ("file:///data:/in:ro", "local", {"SourcePath": "/data", "ReadWrite": False}, "/in"),
+        ("/ipfs/QmHash/a.txt:/in", "ipfs", {"CID": "QmHash/a.txt"}, "/in"),
+        ("/ipns/example.com/data:/in", "ipfs", {"CID": "/ipns/example.com/data"}, "/in"),
+        (
+            "s3://b/k/*:/in,opt=profile=lab,opt=allowEmpty=true,opt=addressingStyle=virtual",
+            "s3",
+            {
+                "Bucket": "b",
+                "Key": "k/*",
+                "Profile": "lab",
+                "AllowEmpty": "true",
+                "AddressingStyle": "virtual",
+            },
+            "/in",
+        ),
     ],
 )
 def test_an_input_is_read(text: str, type: str, params: dict[str, object], target: str) -> None:
@@ -63,6 +81,18 @@ def test_an_input_is_read(text: str, type: str, params: dict[str, object], targe
 
     assert Spec(type, params) == read.source
     assert target == read.target
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://b/k:/in:rw", "./own:/in:rw", "/ipfs/Qm:/in:rw", "src=https://h/f,dst=/in,opt=rw=true"]
+)
+def test_an_input_that_may_be_changed_is_asked_for_as_docker_has_it(text: str) -> None:
+    """``:rw`` behind the target, or ``opt=rw=true``, gives the program a copy of its own; ``:ro`` is how it is anyway."""
+    read = parse_input(text)
+
+    assert (read.target, read.read_write) == ("/in", True)
+    plain = parse_input(text.replace(":rw", ":ro").replace("rw=true", "rw=false"))
+    assert (plain.target, plain.read_write) == ("/in", UNSET)
 
 
 def test_an_inputs_alias_is_its_uri() -> None:
@@ -102,6 +132,7 @@ def test_the_same_data_may_be_an_input_twice() -> None:
         ("src=s3://b/k,opt=region", "name=value"),
         ("ipfs://A,opt=x=y", '"x"'),
         ("file:///a,opt=rw=maybe", "rw"),
+        ("ipfs://A,opt=rw=maybe", "rw"),
         ('src=s3://b/k,"opt=x', "unexpected end"),
     ],
 )
@@ -116,7 +147,14 @@ def test_an_input_that_cannot_be_read_is_refused(text: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "near"),
-    [("ipsf://Q", "ipfs://"), ("src=s3://b/k,opt=regoin=x", "region"), ("src=ipfs://A,dts=/in", "dst=")],
+    [
+        ("ipsf://Q", "ipfs://"),
+        ("src=s3://b/k,opt=regoin=x", "region"),
+        ("src=ipfs://A,dts=/in", "dst="),
+        ("data/set:/in", "./data/set"),
+        (f"{CID}/a.txt:/in", f"ipfs://{CID}/a.txt"),
+        (f"ipfs:{CID}:/in", f"ipfs://{CID}"),
+    ],
 )
 def test_a_slip_in_an_input_is_answered_with_what_was_meant(text: str, near: str) -> None:
     """A near spelling is offered."""
@@ -144,6 +182,10 @@ def test_a_slip_in_an_input_is_answered_with_what_was_meant(text: str, near: str
         ),
         ("s3://b/{jobID}/{executionID}", Spec("s3", {"Bucket": "b", "Key": "{jobID}/{executionID}"})),
         ("s3://b/k,opt=encoding=plain", Spec("s3", {"Bucket": "b", "Key": "k", "Encoding": "plain"})),
+        (
+            "s3://b/k,opt=overwrite=true,opt=profile=lab",
+            Spec("s3", {"Bucket": "b", "Key": "k", "Overwrite": "true", "Profile": "lab"}),
+        ),
         ("s3,opt=bucket=b,opt=key=k", Spec("s3", {"Bucket": "b", "Key": "k"})),
         ("ipfs", Spec("ipfs")),
         ("IPFS", Spec("ipfs")),
