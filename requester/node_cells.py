@@ -122,6 +122,10 @@ class NodeCells:
             )
             self._fleet.put(node)
             return
+        if cell.bars(known.incarnation):
+            # What was known here was removed and another one has joined, both unheard: that one's next beat counts.
+            now = self._clock.now()
+            known = replace(known, connected=False, disconnected_since=now, incarnation=cell.incarnation)
         if cell.forgiven_at:
             self._fleet.health.forgive(id_, cell.forgiven_at)
         if not known.connected:
@@ -191,7 +195,7 @@ class NodeCells:
         cell = note.cell
         new = NodeCell(node.info, node.membership, cordon=node.cordon, incarnation=node.incarnation)
         if cell is not None:
-            new = replace(new, message=cell.message, forgiven_at=cell.forgiven_at)
+            new = replace(new, message=cell.message, forgiven_at=cell.forgiven_at, ahead=cell.ahead)
         if not node.expected:
             new = replace(new, away_since=node.away_since)
         if new == cell:

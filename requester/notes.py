@@ -3,14 +3,14 @@
 Knows: what a cell of membership holds, and where a beat differs from it. Must not know: how cells are read and written.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
 from protocol.ids import ExecutionId, NodeId
 from protocol.messages import Beat
 from protocol.nodes import NodeInfo
-from requester.core.membership import DELETED
+from requester.core.membership import DELETED, removed
 from requester.core.model import Cordon, NodeRecord
 
 
@@ -19,7 +19,8 @@ class NodeCell(Struct, frozen=True, omit_defaults=True):
 
     `incarnation` is the newest one heard, 0 where that was not kept: a person may delete the node through a requester that
     has never heard it. `forgiven_at` is when a person last said that its troubles are over, in unix seconds; `away_since`
-    from when on its absence counts, 0 while it is there or was until lately.
+    from when on its absence counts, 0 while it is there or was until lately; of one that was deleted it is when that was.
+    `ahead` are deleted incarnations of a fast clock, which stay out also when another one has joined.
     """
 
     info: NodeInfo
@@ -30,10 +31,13 @@ class NodeCell(Struct, frozen=True, omit_defaults=True):
     forgiven_at: float = 0.0
     incarnation: int = 0
     away_since: float = 0.0
+    ahead: Sequence[int] = ()
 
     def bars(self, incarnation: int) -> bool:
         """Whether a person has deleted that life of the node."""
-        return self.membership == DELETED and incarnation <= self.deleted
+        if incarnation in self.ahead:
+            return True
+        return self.membership == DELETED and removed(incarnation, self.deleted, self.away_since)
 
 
 class Note(Struct):

@@ -15,7 +15,7 @@ from protocol.errors import Conflict, NotFound
 from protocol.ids import NodeId
 from protocol.messages import decode, encode
 from requester.core.fleet import Fleet
-from requester.core.membership import DELETED
+from requester.core.membership import DELETED, ahead
 from requester.core.model import Cordon, NodeRecord
 from requester.node_cells import NodeCells
 from requester.notes import NodeCell
@@ -42,8 +42,9 @@ class Words:
                 raise Conflict(f"node {id_} is already {membership.lower()}")
             if membership == DELETED:
                 # All of it: who comes back under that name is a new node.
-                deleted = max(kept.incarnation, 1)
-                return NodeCell(node.info, DELETED, message, deleted=deleted, away_since=self._clock.now())
+                deleted, now = max(kept.incarnation, 1), self._clock.now()
+                fast = ahead(kept.ahead, deleted, now)
+                return NodeCell(node.info, DELETED, message, deleted=deleted, away_since=now, ahead=fast)
             return replace(kept, membership=membership, message=message, deleted=0)
 
         node = await self._write(id_, decided)
@@ -72,9 +73,11 @@ class Words:
             if kept is not None and kept.bars(node.incarnation):
                 # Another requester was told a moment ago to forget it.
                 self._cells.apply(id_, kept)
+                if kept.membership != DELETED:
+                    continue
                 raise NotFound(f"node {id_} is not known")
             if kept is None or kept.membership == DELETED:
-                kept = NodeCell(node.info, node.membership)
+                kept = NodeCell(node.info, node.membership, ahead=kept.ahead if kept is not None else ())
             newest = max(node.incarnation, kept.incarnation)
             # Of whom a person speaks is not forgotten at that moment.
             away_since = self._clock.now() if kept.away_since or not node.expected else 0.0

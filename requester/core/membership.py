@@ -1,10 +1,10 @@
-"""Who is alive: judged by the last beat heard, and by how long we could have heard any; and who is forgotten.
+"""Who is alive: judged by the last beat heard, and by how long we could have heard any; who is forgotten, and who stays out.
 
-Knows: when silence means absence, and when an absence has lasted long enough. Must not know: how beats arrive or what
-follows from an absence.
+Knows: when silence means absence, when an absence has lasted long enough, and which lives of a node a removal is about. Must
+not know: how beats arrive or what follows from an absence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -15,6 +15,8 @@ APPROVED: Final = "APPROVED"
 PENDING: Final = "PENDING"
 REJECTED: Final = "REJECTED"
 DELETED: Final = "DELETED"
+AHEAD_MAX: Final = 16
+"""So many removed lives with a fast clock are remembered of one node."""
 
 
 def silent_before(hearing_since: float, now: float, silence_s: float = SILENCE_S) -> float:
@@ -30,6 +32,23 @@ def silent_before(hearing_since: float, now: float, silence_s: float = SILENCE_S
 def silent(last_beat_at: float, hearing_since: float, now: float, silence_s: float = SILENCE_S) -> bool:
     """Whether a node (or requester) has been silent for too long."""
     return last_beat_at < silent_before(hearing_since, now, silence_s)
+
+
+def removed(incarnation: int, deleted: int, removed_at: float) -> bool:
+    """Whether a removal at that time (unix seconds, 0 if nobody noted it) is about this life of a node: `deleted`, which was
+    the newest then, or one before it.
+
+    An incarnation is the time of a start in milliseconds, where clocks are right (docs/adr/0037). If `deleted` lies behind
+    the removal its clock was fast, and says nothing about others: that one is known by its number (`ahead`).
+    """
+    return incarnation <= (min(deleted, removed_at * 1000) if removed_at else deleted)
+
+
+def ahead(before: Sequence[int], deleted: int, removed_at: float) -> list[int]:
+    """The lives that were removed, `deleted` or one of those `before`, and whose starts lie behind the removal: no time
+    tells them from a machine that is set up in their place.
+    """
+    return [life for life in (*before, deleted) if life > removed_at * 1000][-AHEAD_MAX:]
 
 
 def forgotten(away: Mapping[NodeId, float], now: float, forget_s: float, away_max: int) -> list[NodeId]:

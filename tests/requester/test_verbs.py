@@ -236,6 +236,41 @@ async def test_membership_reaches_all_requesters(tmp_path: Path) -> None:
             await one.set_membership("n1", "LOVED", "")
 
 
+async def test_who_was_removed_with_a_fast_clock_keeps_nobody_out(tmp_path: Path) -> None:
+    """A node is removed whose clock is an hour fast: a machine that is started in its place takes part at once, and the
+    removed process does not, however long it goes on; nor for a requester that comes later."""
+    async with a_cluster(tmp_path) as cluster:
+        services = [await cluster.requester(name) for name in ("r1", "r2")]
+        node = await cluster.node("n1")
+
+        def known() -> set[int]:
+            return {
+                each.incarnation if (each := service._jobs.fleet.nodes.get(node.id)) is not None else 0
+                for service in services
+            }
+
+        fast = int((cluster.hub.clock.now() + 3_600) * 1000)
+        node.incarnation = fast
+        await happens(lambda: known() == {fast})
+        await services[0].set_membership("n1", "DELETED", "its clock is wrong")
+        await happens(lambda: known() == {0})
+
+        right = node.incarnation = int(cluster.hub.clock.now() * 1000) + 1
+        await happens(lambda: known() == {right})
+        await happens(lambda: b"APPROVED" in cluster.hub.cells["n1"].data)
+        services.append(await cluster.requester("r3"))
+        node.incarnation = fast
+        for _ in range(5):
+            await node.beat()
+        node.incarnation, node.info = right, replace(node.info, labels={"heard": "yes"})
+        await happens(
+            lambda: all(service._jobs.fleet.nodes[node.id].info == node.info for service in services)
+        )
+
+        assert known() == {right}
+        assert not node.replaced
+
+
 async def test_words_about_nodes_travel_with_beats(tmp_path: Path) -> None:
     """What a person says of a node is known to other requesters at once, however seldom they read all cells; two words said
     to two requesters both hold for both, and a rejected node that beats is connected all the time."""

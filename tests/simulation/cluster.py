@@ -15,6 +15,7 @@ from protocol.bus import Append
 from protocol.ids import JobKey, NodeId
 from requester.core.fleet import Fleet
 from requester.core.membership import APPROVED, DELETED
+from requester.notes import NodeCell
 from tests.simulation.checker import Checker
 from tests.simulation.faults import Faults
 from tests.simulation.loop import THREAD_S, Scheduler
@@ -203,7 +204,7 @@ class Cluster:
                 self.people.ask(Action(self.scheduler.now, "uncordon", text=node.node))
                 continue
             if cell is not None and cell.membership == DELETED:
-                self._start_anew(node, cell.deleted)
+                self._start_anew(node, cell)
             if cell is None or cell.membership == DELETED or node.node in open_calls:
                 continue
             if self.words.leaves(node.node) and self.words.work_on(node.node):
@@ -238,11 +239,11 @@ class Cluster:
                 found.append(known.aside.until - process.clock.now())
         return max(found)
 
-    def _start_anew(self, node: NodeProcess, removed: int) -> None:
+    def _start_anew(self, node: NodeProcess, cell: NodeCell) -> None:
         """A node that was removed in this life is known again in its next."""
         if not node.alive:
             node.start()
-        elif node.agent is not None and node.agent.incarnation <= removed and not node.leaves:
+        elif node.agent is not None and cell.bars(node.agent.incarnation) and not node.leaves:
             node.leave()
 
     def _act(self, action: Action) -> None:

@@ -154,6 +154,19 @@ def _outlived(random: Random, scenario: Scenario) -> list[Action]:
     return [*actions, *fast, Action(at + random.uniform(4.0, 9.0), "die", "n1")]
 
 
+def _removed(random: Random, scenario: Scenario) -> list[Action]:
+    """The same, and a person removes the node, before the first machine is gone or after; the other one is started again to
+    take its place.
+    """
+    actions = _outlived(random, scenario)
+    at = max(action.at for action in actions) + random.uniform(-3.0, 2.0)
+    return [
+        *actions,
+        Action(at, "remove", text="n1"),
+        Action(at + random.uniform(0.1, 1.5), "leave", "n1-twin"),
+    ]
+
+
 def _second_machine(random: Random, scenario: Scenario) -> tuple[float, list[Action]]:
     """When another machine comes up as the node n1, a copy of the first or one that was set up under its name; and work that
     the first one has then.
@@ -194,5 +207,6 @@ PLOTS: Final[tuple[Plot, ...]] = (
     _twins,
     _born_together,
     _outlived,
+    _removed,
     _many_entries,
 )

@@ -78,6 +78,8 @@ class Words:
         self._open: list[Word] = []
         self.cells: dict[str, NodeCell] = {}
         """What is kept of each node, as the server has it."""
+        self._removed: dict[str, set[int]] = {}
+        """The lives of each node that people have removed."""
 
     def ask(self, what: str, node: str, who: str) -> Word:
         """A requester is asked to keep a word."""
@@ -103,6 +105,11 @@ class Words:
             self._by_word(said, ABOUT_CORDON, f"{who} changes the cordon of {node} to {now.cordon}")
         if was is not None and was.membership != now.membership and not (fresh and _joins(now)):
             self._by_word(said, tuple(ABOUT_MEMBERSHIP), f"{who} makes {node} {now.membership}")
+        removed = self._removed.setdefault(node, set())
+        if now.membership == DELETED:
+            removed.add(now.deleted)
+        elif now.incarnation in removed:
+            self._wrong(f"I11: {who} takes {node} in again in the life {now.incarnation}, which was removed")
         self._follow(node, now)
 
     def removed(self, who: str, node: str) -> None:
@@ -111,6 +118,7 @@ class Words:
         if was.membership == REJECTED or (was.membership != DELETED and was.cordon is not None):
             self._wrong(f"I11: {who} forgets {node}, which is {was.membership} and {was.cordon}")
         self.checker.barred.pop(node, None)
+        self._removed.pop(node, None)
 
     def _by_word(self, said: list[Word], about: tuple[str, ...], what: str) -> None:
         if not any(word.what in about for word in said):

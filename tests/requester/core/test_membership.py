@@ -1,7 +1,7 @@
-"""Who is silent, and who is forgotten."""
+"""Who is silent, who is forgotten, and who stays out."""
 
 from protocol.ids import NodeId
-from requester.core.membership import forgotten, silent
+from requester.core.membership import AHEAD_MAX, ahead, forgotten, removed, silent
 
 AWAY = {NodeId("c"): 30.0, NodeId("a"): 10.0, NodeId("b"): 10.0, NodeId("d"): 90.0}
 
@@ -25,3 +25,18 @@ def test_of_very_many_those_go_early_that_were_away_longest() -> None:
     assert forgotten(AWAY, now=100.0, forget_s=1e6, away_max=3) == ["a"]
     assert forgotten(AWAY, now=100.0, forget_s=1e6, away_max=0) == ["a", "b", "c", "d"]
     assert forgotten(AWAY, now=100.0, forget_s=85.0, away_max=2) == ["a", "b"]
+
+
+def test_a_removal_is_about_what_was_started_before() -> None:
+    """The life that was removed and all before it stay out, later ones do not; also where nobody noted when that was."""
+    assert [removed(life, 5_000, 10.0) for life in (4_999, 5_000, 5_001)] == [True, True, False]
+    assert [removed(life, 5_000, 0.0) for life in (4_999, 5_000, 5_001)] == [True, True, False]
+    assert ahead([], 5_000, 10.0) == []
+
+
+def test_a_fast_clock_says_nothing_about_others() -> None:
+    """Of a life that began behind its own removal only the number is remembered: of so many lives, and until that time."""
+    assert [removed(life, 90_000, 10.0) for life in (9_999, 10_001, 90_001)] == [True, False, False]
+    assert ahead([], 90_000, 10.0) == [90_000]
+    assert ahead([15_000, 90_000], 70_000, 20.0) == [90_000, 70_000]
+    assert len(ahead(range(90_000, 91_000), 99_000, 10.0)) == AHEAD_MAX
