@@ -3,7 +3,8 @@
 Knows: threads and cancellation. Must not know: what the work is.
 
 Work on this machine's own disk shares one pool (`in_thread`), which is storage's alone: name look-ups and the web server
-have asyncio's. Work on disks that may hang because they are another machine's (`local` paths) is done apart (`Apart`).
+have asyncio's, and what must not wait for the disk has its own (`Pool`). Work on disks that may hang because they are
+another machine's (`local` paths) is done apart (`Apart`).
 """
 
 import asyncio
@@ -29,21 +30,23 @@ class Stopped(Exception):
     """Raised inside a thread's work when its caller was cancelled."""
 
 
-class _Pool:
-    """The threads of this process. A forked child has none of its parent's, and begins anew."""
+class Pool:
+    """At most `most` threads, for the life of this process. A forked child has none of its parent's, and begins anew."""
 
-    def __init__(self) -> None:
-        self.begin()
-        os.register_at_fork(after_in_child=self.begin)
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
 
-    def begin(self) -> None:
-        self.threads = ThreadPoolExecutor(THREADS, "storage")
+    def _begin(self) -> None:
+        self.threads = ThreadPoolExecutor(self._most, self._name)
 
 
-_pool: Final = _Pool()
+_disk: Final = Pool(THREADS, "storage")
 
 
-async def in_thread(work: Callable[[Stop], T]) -> T:
+async def in_thread(work: Callable[[Stop], T], pool: Pool = _disk) -> T:
     """Run blocking `work` in a thread; it calls its argument between pieces, which raises when the work shall end.
 
     When the caller is cancelled, this returns only after the thread has ended: whoever cleans up has no rival.
@@ -54,7 +57,7 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
         if stopping.is_set():
             raise Stopped
 
-    done = asyncio.get_running_loop().run_in_executor(_pool.threads, work, stop)
+    done = asyncio.get_running_loop().run_in_executor(pool.threads, work, stop)
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:

@@ -13,9 +13,11 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from storage.threads import in_thread
+from storage.threads import Pool, in_thread
 
 READ_BYTES: Final = 1 << 16
+_starts: Final = Pool(2, "child")
+"""A program is not kept from its start by what the node copies; and the kernel forks for one thread at a time."""
 
 
 class Child:
@@ -51,7 +53,7 @@ class Child:
             )
 
         try:
-            await in_thread(lambda _: start())
+            await in_thread(lambda _: start(), _starts)
         finally:
             # One that nobody waits for any more is there all the same.
             if started:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from compute.engines.child import Child
+from storage.threads import THREADS, in_thread
 
 SHELL = "/bin/sh"
 
@@ -87,3 +88,25 @@ async def test_one_that_nobody_waits_for_any_more_can_be_ended(monkeypatch: pyte
     assert heard.child.is_there
     heard.child.kill()
     assert await heard.status == -9
+
+
+async def test_one_starts_while_the_disk_is_busy() -> None:
+    """However much the node copies just now, a program that is ready to run begins."""
+    heard, copied = Heard(), threading.Event()
+    busy: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def copy(_: object) -> None:
+        loop.call_soon_threadsafe(busy.put_nowait, None)
+        copied.wait()
+
+    async with asyncio.TaskGroup() as copying:
+        for _ in range(THREADS):
+            copying.create_task(in_thread(copy))
+            await busy.get()
+        starting = copying.create_task(heard.child.start([SHELL, "-c", "echo here"], {}, []))
+        started, _ = await asyncio.wait([starting], timeout=30)
+        copied.set()
+    assert started
+    assert await heard.status == 0
+    assert heard.said == b"here\n"
