@@ -44,9 +44,12 @@ _log = structlog.get_logger(__name__)
 Api = Callable[[Verbs, str, int], AbstractAsyncContextManager[tuple[str, int]]]
 """Serves the verbs at a host and port while the context is open; gives the address it listens on."""
 
+Work = list[Coroutine[Any, Any, None]]
+"""What goes on while a requester is there, not begun yet."""
+
 
 class _Parts(NamedTuple):
-    """A requester put together, with nothing of it begun; `work` is what goes on while it is there."""
+    """A requester put together, with nothing of it begun."""
 
     service: Service
     jobs: Jobs
@@ -54,7 +57,7 @@ class _Parts(NamedTuple):
     follower: Follower
     recorder: Recorder
     retention: Retention
-    work: list[Coroutine[Any, Any, None]]
+    work: Work
 
 
 @asynccontextmanager
@@ -111,6 +114,25 @@ async def _resume(parts: _Parts) -> None:
                 parts.orchestrator.resume(record)
 
 
+class _Deciding(NamedTuple):
+    """What makes jobs' entries and folds them."""
+
+    fleet: Fleet
+    jobs: Jobs
+    recorder: Recorder
+    committer: Committer
+    presence: Presence
+    orchestrator: Orchestrator
+    follower: Follower
+
+
+class _Nodes(NamedTuple):
+    """What hears of nodes."""
+
+    cells: NodeCells
+    registry: Registry
+
+
 def _put_together(
     bus: Bus,
     settings: Settings,
@@ -121,65 +143,14 @@ def _put_together(
     bucket: Bucket | None,
 ) -> _Parts:
     """Who is told what by whom: each part knows the others only as what it is given here."""
-    fleet = Fleet()
-    recorder = Recorder(settings.read_model, pause_s=settings.flush_s, group_max=settings.flush_max)
-    jobs = Jobs(
-        fleet,
-        clock,
-        closed_max=settings.keep_closed,
-        waiting_max=settings.keep_waiting,
-        load=recorder.load_here,
-    )
-    committer = Committer(bus, clock, settings.commits_max, keep_s=settings.keep_s)
-    presence = Presence(bus, clock, settings.id, beat_s=settings.beat_s, version=version)
-    orchestrator = Orchestrator(
-        bus,
-        clock,
-        settings,
-        jobs=jobs,
-        committer=committer,
-        presence=presence,
-        recorder=recorder,
-        position=lambda: follower.position,
-    )
-    presence.changed = orchestrator.attend_mine
-    recorder.recorded = jobs.recorded
-    follower = Follower(bus, clock, recorder, take=orchestrator.applier.take, anew=orchestrator.begin_anew)
+    deciding = _deciding(bus, settings, clock, version)
+    fleet, jobs, recorder, committer, presence, orchestrator, follower = deciding
     reports = Reports(
         bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
     )
     follower.advanced = reports.folded
-    repair = Repair(
-        clock,
-        jobs=jobs,
-        orchestrator=orchestrator,
-        follower=follower,
-        presence=presence,
-        after_s=settings.repair_after_s,
-    )
-    beats = Beats()
-    cells = NodeCells(
-        bus,
-        clock,
-        settings,
-        fleet=fleet,
-        presence=presence,
-        changed=orchestrator.nodes_changed,
-        moves=orchestrator.attend_node,
-        left=[beats.forget, repair.forget],
-    )
-    registry = Registry(
-        bus,
-        clock,
-        settings,
-        fleet=fleet,
-        cells=cells,
-        beats=beats,
-        changed=orchestrator.nodes_changed,
-        moves=orchestrator.attend_node,
-        heard=repair.heard,
-        doubled=repair.doubled,
-    )
+    nodes = _nodes(bus, settings, clock, deciding)
+    cells, registry = nodes
     duties = Duties(
         bus,
         clock,
@@ -195,8 +166,6 @@ def _put_together(
         presence=presence,
     )
     follower.caught_up = duties.begin
-    presence.folded, presence.recorded = lambda: follower.position, lambda: recorder.written
-    presence.heard = cells.told
     retention = Retention(
         bus,
         clock,
@@ -223,29 +192,99 @@ def _put_together(
         duties=duties,
         randbits=randbits,
     )
-    work: list[Coroutine[Any, Any, None]] = [
-        committer.run(),
-        follower.run(),
-        recorder.run(),
-        recorder.learn(),
-        orchestrator.run(),
+    work = _work(deciding, nodes, reports, duties, retention)
+    work.append(serve_blobs(bus))
+    if bucket is not None:
+        work.append(serve_uploads(bus, jobs, bucket))
+    return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
+
+
+def _deciding(bus: Bus, settings: Settings, clock: Clock, version: str) -> _Deciding:
+    fleet = Fleet()
+    recorder = Recorder(settings.read_model, pause_s=settings.flush_s, group_max=settings.flush_max)
+    jobs = Jobs(
+        fleet,
+        clock,
+        closed_max=settings.keep_closed,
+        waiting_max=settings.keep_waiting,
+        load=recorder.load_here,
+    )
+    committer = Committer(bus, clock, settings.commits_max, keep_s=settings.keep_s)
+    presence = Presence(bus, clock, settings.id, beat_s=settings.beat_s, version=version)
+    orchestrator = Orchestrator(
+        bus,
+        clock,
+        settings,
+        jobs=jobs,
+        committer=committer,
+        presence=presence,
+        recorder=recorder,
+        position=lambda: follower.position,
+    )
+    follower = Follower(bus, clock, recorder, take=orchestrator.applier.take, anew=orchestrator.begin_anew)
+    recorder.recorded = jobs.recorded
+    presence.changed = orchestrator.attend_mine
+    presence.folded, presence.recorded = lambda: follower.position, lambda: recorder.written
+    return _Deciding(fleet, jobs, recorder, committer, presence, orchestrator, follower)
+
+
+def _nodes(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding) -> _Nodes:
+    fleet, jobs, _, _, presence, orchestrator, follower = deciding
+    repair = Repair(
+        clock,
+        jobs=jobs,
+        orchestrator=orchestrator,
+        follower=follower,
+        presence=presence,
+        after_s=settings.repair_after_s,
+    )
+    beats = Beats()
+    cells = NodeCells(
+        bus,
+        clock,
+        settings,
+        fleet=fleet,
+        presence=presence,
+        changed=orchestrator.nodes_changed,
+        moves=orchestrator.attend_node,
+        left=[beats.forget, repair.forget],
+    )
+    presence.heard = cells.told
+    registry = Registry(
+        bus,
+        clock,
+        settings,
+        fleet=fleet,
+        cells=cells,
+        beats=beats,
+        changed=orchestrator.nodes_changed,
+        moves=orchestrator.attend_node,
+        heard=repair.heard,
+        doubled=repair.doubled,
+    )
+    return _Nodes(cells, registry)
+
+
+def _work(deciding: _Deciding, nodes: _Nodes, reports: Reports, duties: Duties, retention: Retention) -> Work:
+    return [
+        deciding.committer.run(),
+        deciding.follower.run(),
+        deciding.recorder.run(),
+        deciding.recorder.learn(),
+        deciding.orchestrator.run(),
         reports.answer(),
         reports.listen(),
         reports.listen_to_progress(),
-        registry.listen(),
-        cells.listen_to_people(),
-        presence.listen(),
-        presence.beat(),
+        nodes.registry.listen(),
+        nodes.cells.listen_to_people(),
+        deciding.presence.listen(),
+        deciding.presence.beat(),
         duties.tick(),
         duties.sweep(),
         duties.refresh(),
         retention.run(),
         retention.run_blobs(),
-        serve_blobs(bus),
     ]
-    if bucket is not None:
-        work.append(serve_uploads(bus, jobs, bucket))
-    return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
 
 
 async def serve(
