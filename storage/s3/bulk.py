@@ -5,7 +5,8 @@ bytes. botocore says once for each bucket where its objects are and in which sco
 (`storage.s3.connection`); from then on requests are made here, in threads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 from xml.etree import ElementTree as ET
@@ -14,7 +15,7 @@ from protocol.errors import Broken, Invalid, Unavailable
 from storage.lanes import Lane, Request
 from storage.long_lists import Packed
 from storage.ranged import Refusal
-from storage.s3.faults import fault_of, not_s3
+from storage.s3.faults import ACCOUNT, fault_of, not_s3
 from storage.s3.keys import ODD_HINT, Object
 from storage.s3.signing import Credentials, Scope, Signer, query_of, quoted_path
 from storage.wire import Head, Line
@@ -27,9 +28,19 @@ PROBE: Final = "shoal"
 
 
 class Bulk:
-    """One bucket at one endpoint, with one account or none. `signer` None means unsigned."""
+    """One bucket at one endpoint, with one account or none. `signer` None means unsigned.
 
-    def __init__(self, bucket: str, endpoint: str, probe_url: str, account: Credentials | None) -> None:
+    `renewed` is asked, in the thread that was refused, whether there is another account than one that S3 says is over.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        endpoint: str,
+        probe_url: str,
+        account: Credentials | None,
+        renewed: "Callable[[Signer, Credentials], bool]" = lambda signer, over: False,
+    ) -> None:
         parts = urlsplit(probe_url)
         assert parts.path.endswith(f"/{PROBE}")
         self.bucket = bucket
@@ -38,6 +49,9 @@ class Bulk:
         self._base = parts.path.removesuffix(PROBE)
         self.signer = Signer(account, _scope_of(probe_url)) if account is not None else None
         self.authority = parts.netloc
+        self._renewed = renewed
+        self._asked = threading.local()
+        """As whom this thread asked last: meanwhile another may have had the account renewed."""
 
     @property
     def signed(self) -> bool:
@@ -61,6 +75,7 @@ class Bulk:
         """A request about an object (or the bucket itself, if `key` is empty), signed as of now."""
         target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
         if self.signer is not None:
+            self._asked.account = self.signer.account
             headers = self.signer.signed(method, self.authority, target, headers)
         return Request(method, target, headers, body, statuses)
 
@@ -71,8 +86,12 @@ class Bulk:
         return self.origin + self.signer.link(method, self.authority, target, expires_s)
 
     def refusal(self, what: str, status: int, body: bytes) -> Refusal:
-        """What an answer about `what` that is none of success means."""
-        return refusal_of(what, status, body, self.endpoint, signed=self.signed)
+        """What an answer about `what` that is none of success means; to be asked in the thread that asked for it."""
+        refusal = refusal_of(what, status, body, self.endpoint, signed=self.signed)
+        if refusal.fault.kind == ACCOUNT and self.signer is not None:
+            again = self._renewed(self.signer, self._asked.account)
+            return Refusal(refusal.fault, again)
+        return refusal
 
 
 class Page:

@@ -23,6 +23,7 @@ from storage.s3.account import Account
 from storage.s3.connection import Connection, Place, Roads
 from storage.s3.faults import faults
 from storage.s3.params import DEFAULT_REGION, S3Settings, check_endpoint
+from storage.s3.renewal import Renewal
 from storage.s3.signing import Credentials
 
 
@@ -104,9 +105,12 @@ class S3Client:
 
     async def _opened(self, profile: str = "") -> Any:
         if profile not in self._sessions:
-            named = profile or self.settings.profile
-            self._sessions[profile] = await asyncio.to_thread(_new_session, named)
+            self._sessions[profile] = await self._read(profile)
         return self._sessions[profile]
+
+    async def _read(self, profile: str) -> Any:
+        """A session with the AWS configuration as it stands now."""
+        return await asyncio.to_thread(_new_session, profile or self.settings.profile)
 
     async def _look(self) -> bool:
         async with self._lock:
@@ -136,17 +140,24 @@ class S3Client:
             check_url=check_url,
             ca_bundle=session.get_config_variable("ca_bundle") or "",
         )
-        signing = await self._credentials(session, account) if place.signed else None
-        if place.signed and signing is None:
-            raise Denied(f"the AWS profile {place.profile!r} of this node has no credentials", kind="Profile")
+        signing = await self._renewal(session, place, account) if place.signed else None
         return Connection(raw, place, signing, roads)
 
-    async def _credentials(self, session: Any, account: Credentials | None) -> Any:
-        if account is None:
-            return await session.get_credentials()
-        from aiobotocore.credentials import AioCredentials
+    async def _renewal(self, session: Any, place: Place, account: Credentials | None) -> Renewal:
+        """What a connection signs with: an account that was given, else the chain's."""
+        if account is not None:
+            from aiobotocore.credentials import AioCredentials
 
-        return AioCredentials(account.access_key, account.secret_key, account.session_token or None)
+            given = AioCredentials(account.access_key, account.secret_key, account.session_token or None)
+            return Renewal(given, None)
+
+        async def read() -> Any:
+            return await (await self._read(place.profile)).get_credentials()
+
+        held = await session.get_credentials()
+        if held is None:
+            raise Denied(f"the AWS profile {place.profile!r} of this node has no credentials", kind="Profile")
+        return Renewal(held, read)
 
     def _resolver(self, session: Any, endpoint: str) -> CheckedResolver | None:
         """What keeps an endpoint that a job names within the policy; None for the node's own. Raises `Denied`."""

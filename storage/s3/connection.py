@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver
@@ -21,8 +22,9 @@ from storage.ranged import Limits
 from storage.route import find_route
 from storage.s3.bulk import PROBE, Bulk, pages
 from storage.s3.checksums import told
-from storage.s3.faults import ABOUT_ALL, code_of, faults, not_s3, status_of
+from storage.s3.faults import ABOUT_ALL, OVER, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
+from storage.s3.renewal import READ_S, Renewal
 from storage.s3.signing import Credentials, Signer
 
 SIGNED_S: Final = 3600
@@ -60,10 +62,10 @@ class Roads(Struct, frozen=True):
 class Connection:
     """One endpoint and region with one account, or none. Its methods raise our faults, which name `endpoint`.
 
-    `raw` is aiobotocore's client, `account` botocore's credentials (None: unsigned), `roads` what bulk data goes over.
+    `raw` is aiobotocore's client, `account` what it signs with (None: unsigned), `roads` what bulk data goes over.
     """
 
-    def __init__(self, raw: Any, place: Place, account: Any, roads: Roads) -> None:
+    def __init__(self, raw: Any, place: Place, account: Renewal | None, roads: Roads) -> None:
         self.raw = raw
         self.signed = place.signed
         self.endpoint: str = raw.meta.endpoint_url
@@ -73,19 +75,24 @@ class Connection:
         self._roads = roads
         self._bulks: dict[str, Bulk] = {}
         raw.meta.events.register("needs-retry.s3", self._note_region)
+        raw.meta.events.register("needs-retry.s3", self._asks_again)
 
     @asynccontextmanager
-    async def bulk(self, bucket: str) -> AsyncIterator[Bulk]:
-        """How the bucket's objects are asked for; while in here, its account is kept from growing old."""
+    async def bulk(self, bucket: str, *, for_others: bool = False) -> AsyncIterator[Bulk]:
+        """How the bucket's objects are asked for; while in here, its account is kept from growing old.
+
+        `for_others` is for links: whoever uses them cannot have the account renewed.
+        """
         found = self._bulks.get(bucket)
-        account = await self._signing_account()
+        account = await self._signing_account(lately=for_others)
         if found is None:
             url = await self.signed_url(bucket, PROBE)
             self._roads.check_url(url)
-            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account)
+            renewed = partial(self._renewed, asyncio.get_running_loop())
+            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account, renewed)
         if found.signer is not None and account is not None:
             found.signer.account = account
-        if found.signer is None or not hasattr(self._account, "refresh_needed"):
+        if found.signer is None or self._account is None or not self._account.ends:
             yield found
             return
         renewing = asyncio.create_task(self._renew(found.signer))
@@ -113,12 +120,41 @@ class Connection:
             raise
         await roads.lanes.move(tasks, route, count, moved, finish_s)
 
-    async def _signing_account(self) -> Credentials | None:
+    async def _signing_account(self, *, lately: bool = False) -> Credentials | None:
         if self._account is None:
             return None
         with faults("the AWS configuration", self.endpoint, signed=True):
-            now = await self._account.get_frozen_credentials()
-        return Credentials(now.access_key, now.secret_key, now.token or "")
+            return await (self._account.lately() if lately else self._account.now())
+
+    def _renewed(self, loop: asyncio.AbstractEventLoop, signer: Signer, over: Credentials) -> bool:
+        """In a lane's thread: have the signer sign as another account, if there is one; whether there is."""
+        if self._account is None:
+            return False
+        asked = asyncio.run_coroutine_threadsafe(self._after(over), loop)
+        try:
+            now = asked.result(READ_S * 2)
+        except (Fault, TimeoutError):
+            asked.cancel()
+            return False
+        if signer.account == over:
+            signer.account = now
+        return now != over
+
+    async def _after(self, over: Credentials) -> Credentials:
+        """The account that takes the place of one that S3 says is over, or the same. Raises as `_signing_account`."""
+        assert self._account is not None
+        with faults("the AWS configuration", self.endpoint, signed=True):
+            return await self._account.after(over)
+
+    async def _asks_again(self, response: Any, attempts: int, **more: Any) -> float | None:
+        """See each answer to botocore: what was refused because the account is over is asked for once more."""
+        code = response[1].get("Error", {}).get("Code") if response is not None else None
+        if code not in OVER or attempts > 1 or self._account is None or not self._account.may_pass:
+            return None
+        with contextlib.suppress(Fault, TimeoutError):
+            await self._after(await self._account.now())
+            return 0.0
+        return None
 
     async def _renew(self, signer: Signer) -> None:
         while True:
@@ -143,14 +179,7 @@ class Connection:
         wanted = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
         wanted |= {"VersionId": version} if version else {}
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
-            try:
-                found = await self.raw.head_object(**wanted)
-            except self.raw.exceptions.ClientError as error:
-                await self._ask_why(bucket, key, status_of(error))
-                if status_of(error) != 400:
-                    raise
-                # The question's answer named the bucket's region, which an answer without a body could not.
-                found = await self.raw.head_object(**wanted)
+            found = await self._looked(wanted)
         if "ContentLength" not in found:
             raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
         etag, told_version = (header_text(found.get(name, "")) for name in ("ETag", "VersionId"))
@@ -169,13 +198,24 @@ class Connection:
         """What is at a key just now, or None. Raises `Denied`, `Unavailable` and others."""
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
             try:
-                found = await self.raw.head_object(Bucket=bucket, Key=key)
+                found = await self._looked({"Bucket": bucket, "Key": key})
             except self.raw.exceptions.ClientError as error:
-                await self._ask_why(bucket, key, status_of(error))
-                if status_of(error) == 404:
+                if status_of(error) == 404 and code_of(error) not in ABOUT_ALL:
                     return None
                 raise
         return Found(found.get("ETag", ""), found.get("Metadata") or {})
+
+    async def _looked(self, wanted: dict[str, Any]) -> Any:
+        """What a look at an object answers. Raises botocore's errors, as well told as may be."""
+        account = await self._signing_account()
+        try:
+            return await self.raw.head_object(**wanted)
+        except self.raw.exceptions.ClientError as error:
+            await self._ask_why(wanted["Bucket"], wanted["Key"], status_of(error))
+            if status_of(error) != 400 and account == await self._signing_account():
+                raise
+        # An answer without a body could not say what the question's did: the bucket's region, or that the account is over.
+        return await self.raw.head_object(**wanted)
 
     async def _ask_why(self, bucket: str, key: str, status: int) -> None:
         """A look at an object that is refused has no body and no code: raise what a request with a body is told."""

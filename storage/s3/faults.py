@@ -28,6 +28,9 @@ NO_ACCOUNT: Final = frozenset(
     }
 )
 EXPIRED: Final = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+ACCOUNT: Final = "Account"
+"""Kind of a fault that says that S3 does not know the account, or not any more: another one may be taken."""
+OVER: Final = NO_ACCOUNT | EXPIRED
 ABOUT_ALL: Final = NO_ACCOUNT | EXPIRED | {"NoSuchBucket", "SignatureDoesNotMatch"}
 _DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
 _BUSY: Final = frozenset(
@@ -50,10 +53,14 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     if code in ("NoSuchVersion", "NoSuchUpload"):
         return NotFound(said)
     if code in NO_ACCOUNT:
-        return Denied(f"{what}: {endpoint} does not know the account ({code})", hint=ACCOUNT_HINT)
+        return Denied(
+            f"{what}: {endpoint} does not know the account ({code})", hint=ACCOUNT_HINT, kind=ACCOUNT
+        )
     if code in EXPIRED:
         hint = "Renew it where the AWS configuration has it: a session token, or what its credential_process prints."
-        return Denied(f"{what}: the account's session is over ({code}, at {endpoint})", hint=hint)
+        return Denied(
+            f"{what}: the account's session is over ({code}, at {endpoint})", hint=hint, kind=ACCOUNT
+        )
     if code == "SignatureDoesNotMatch":
         return Denied(
             f"{what}: {endpoint} refuses the signature ({code})", hint="Check AWS_SECRET_ACCESS_KEY."

@@ -9,13 +9,13 @@ import base64
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
-from protocol.errors import Fault, TimedOut
+from protocol.errors import Denied, Fault, TimedOut
 from protocol.jobs import Spec
 from protocol.nodes import Offer
 from storage import archive
@@ -28,6 +28,8 @@ from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, FINISH_S
 from storage.threads import in_thread
+
+T = TypeVar("T")
 
 LINKS_AT_ONCE: Final = 16
 LINKS_S: Final = 30.0
@@ -104,6 +106,9 @@ class _Upload:
         self._progress = progress
         self._done = 0
         self._links: dict[int, str] = {}
+        self._renewed: set[int] = set()
+        self._upload = ""
+        self._loop = asyncio.get_running_loop()
         self.name = "the managed bucket"
 
     async def at_once(self, body: list[memoryview]) -> None:
@@ -120,8 +125,7 @@ class _Upload:
 
     async def in_parts(self, first: list[memoryview], stream: Stream, requests: int) -> None:
         """In parts, for which links are asked as they are needed. On a fault or when cancelled, all is taken back."""
-        upload = await self._grants.begin(self._job, self._execution)
-        loop = asyncio.get_running_loop()
+        upload = self._upload = await self._grants.begin(self._job, self._execution)
         pieces: list[Piece] = []
 
         def parts() -> Iterator[Piece]:
@@ -130,7 +134,7 @@ class _Upload:
                 number = len(pieces) + 1
                 if number not in self._links:
                     asked = self._grants.parts(self._job, self._execution, upload, number, LINKS_AT_ONCE)
-                    self._links |= dict(enumerate(_in_time(asked, loop), start=number))
+                    self._links |= dict(enumerate(_in_time(asked, self._loop), start=number))
                 pieces.append(piece := self._piece(number, body))
                 yield piece
                 body = stream.take()
@@ -145,17 +149,31 @@ class _Upload:
             await self._taken_back(upload)
             raise
 
+    async def _link(self, number: int) -> str:
+        """A new link for a part, or for all of it."""
+        if not self._upload:
+            return await self._grants.put(self._job, self._execution)
+        (link,) = await self._grants.parts(self._job, self._execution, self._upload, number, 1)
+        return link
+
     def _piece(self, number: int, body: list[memoryview]) -> Piece:
-        url = urlsplit(self._links[number])
-        target = f"{url.path}?{url.query}"
-        where = f"{url.scheme}://{url.netloc}"
+        first = urlsplit(self._links[number])
+        where = f"{first.scheme}://{first.netloc}"
 
         def ask(piece: Piece) -> Request:
+            url = urlsplit(self._links[number])
+            target = f"{url.path}?{url.query}"
             md5 = base64.b64encode(bytes.fromhex(piece.md5)).decode()
             return Request("PUT", target, {"Content-MD5": md5}, piece.body)
 
         def refused(what: str, status: int, answer: bytes) -> Refusal:
-            return refusal_of(what, status, answer, where, signed=True)
+            refusal = refusal_of(what, status, answer, where, signed=True)
+            if not isinstance(refusal.fault, Denied) or number in self._renewed:
+                return refusal
+            # The link may have ended while the part waited, or with the session of the account that it was signed by.
+            self._renewed.add(number)
+            self._links[number] = _in_time(self._link(number), self._loop)
+            return Refusal(refusal.fault, again=True)
 
         return Piece(f"{self.name}, part {number}", number, body, ask, refused)
 
@@ -173,7 +191,7 @@ class _Upload:
                 await self._grants.abort(self._job, self._execution, upload)
 
 
-def _in_time(asked: Coroutine[Any, Any, list[str]], loop: asyncio.AbstractEventLoop) -> list[str]:
+def _in_time(asked: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """What the coroutine answers on the loop, waited for in another thread. Raises its fault, and `TimedOut`."""
     answering = asyncio.run_coroutine_threadsafe(asked, loop)
     try:

@@ -124,7 +124,7 @@ class ResultSigner:
         if not connection.signed:
             return result
         shown = {name: value for name, value in result.params.items() if name.lower() != "profile"}
-        async with connection.bulk(params.bucket) as bulk:
+        async with connection.bulk(params.bucket, for_others=True) as bulk:
             if whole:
                 url = bulk.link("GET", params.key, _of_version(params.version_id), self.signing.expires_s)
                 return Spec("s3PreSigned", {**shown, **_signed(params, url, managed=False)})
@@ -181,7 +181,7 @@ class ResultSigner:
             raise Denied(
                 "the requester has no account for the managed bucket", hint="Give it one, as AWS has it."
             )
-        async with connection.bulk(place.bucket) as bulk:
+        async with connection.bulk(place.bucket, for_others=True) as bulk:
             return place, bulk, connection
 
     # What a node asks for when it publishes.

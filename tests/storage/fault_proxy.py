@@ -10,6 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from storage.s3.signing import Signer
 from tests.storage.s3_world import serving
 
 Plan = Callable[[web.Request, int], str]
@@ -18,18 +19,30 @@ Plan = Callable[[web.Request, int], str]
 _HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "content-length"})
 
 
+_SIGNATURE = ("authorization", "host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token")
+_REFUSALS = {
+    "500": (500, "InternalError"),
+    "503": (503, "SlowDown"),
+    "403": (403, "AccessDenied"),
+    "expired": (400, "ExpiredToken"),
+}
+
+
 class FaultProxy:
     """Passes everything on to `upstream`, except what `plan` names a fault for.
 
     Faults: ``cut``, ``stall``, ``trickle`` (a byte of the body at a time), ``short`` (half of it,
     announced as such), ``long`` (more than the range has), ``range`` (another range than asked), ``etag`` (another version),
-    ``500``, ``503``, ``403`` (that status), ``mute`` (no answer), ``whole`` (status 200 to a range), ``xml`` (an error as
-    status 200), ``lost`` (passed on, and the answer thrown away), ``held`` (passed on, and the answer kept back), ``flip``
+    ``500``, ``503``, ``403`` (that status), ``expired`` (S3's word for a session that is over), ``mute`` (no answer),
+    ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on, and the answer thrown
+    away), ``held`` (passed on, and the answer kept back), ``flip``
     (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does
     when it tells an error in a trailer), ``trailer`` (half of the body, and then, or behind the whole of it, ``behind``, the
     error `words` in a trailer as Kubo has it), ``garbage`` (status 200 and what nobody understands),
     ``drip`` (a head without end, a byte at a time). On what is sent: ``hangup`` (half of it is taken, then the connection is
     cut), ``deaf`` (half of it is taken, and then no more), ``sip`` (taken slowly).
+
+    With a `signer` what was signed is passed on as its account's, whoever signed it: the servers know no sessions.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -42,6 +55,7 @@ class FaultProxy:
         self.paths: list[str] = []
         self.sent_bytes = 0
         self.flip_at = 0.5
+        self.signer: Signer | None = None
         self.words = ""
 
     async def answer(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
@@ -53,11 +67,11 @@ class FaultProxy:
             self.ranges.append(request.headers.get("Range", ""))
         if fault == "204":
             return web.Response(status=204)
-        if fault in ("500", "503", "403"):
-            code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
-            return web.Response(
-                status=int(fault), text=f"<Error><Code>{code}</Code><Message>no</Message></Error>"
-            )
+        if fault in _REFUSALS:
+            status, code = _REFUSALS[fault]
+            # What is answered to a look has no body.
+            text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            return web.Response(status=status, text=text if request.method != "HEAD" else None)
         if fault == "xml":
             return web.Response(text="<Error><Code>InternalError</Code></Error>")
         if fault == "garbage":
@@ -71,7 +85,10 @@ class FaultProxy:
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP
         )
         body = io.BytesIO(taken + await request.read()) if taken or request.can_read_body else None
-        url = URL(self._upstream + request.raw_path, encoded=True)
+        target = request.raw_path
+        if self.signer is not None and ("Authorization" in headers or "X-Amz-Signature" in request.query):
+            target = self._signed(self.signer, request.method, target, headers)
+        url = URL(self._upstream + target, encoded=True)
         async with session.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
         ) as found:
@@ -82,6 +99,17 @@ class FaultProxy:
                 assert request.transport is not None
                 request.transport.close()
             return await self._pass(request, found, data, fault)
+
+    def _signed(self, signer: Signer, method: str, target: str, headers: CIMultiDict[str]) -> str:
+        """The target without a signature, and the headers with ours."""
+        for name in _SIGNATURE:
+            headers.pop(name, None)
+        path, _, query = target.partition("?")
+        rest = "&".join(each for each in query.split("&") if not each.startswith("X-Amz-"))
+        target = f"{path}?{rest}" if rest else path
+        own = {name: value for name, value in headers.items() if name.lower().startswith("x-amz-")}
+        headers.update(signer.signed(method, self._upstream.partition("//")[2], target, own))
+        return target
 
     async def _pass(
         self, request: web.Request, found: aiohttp.ClientResponse, data: bytes, fault: str
