@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+from zlib import crc32
 
 import structlog
 from msgspec import Struct, field
 
 from compute.admission import Policy
 from compute.alarms import Alarms
-from compute.beats import Beats
+from compute.beats import Beats, Listening, nobody_listens
 from compute.capacity import Ledger, Ports
 from compute.disk import Disk
 from compute.engines.contract import Engine
@@ -91,6 +92,7 @@ class Agent:
         clock: Clock | None = None,
         host: Mapping[str, str] | None = None,
         random: Random | None = None,
+        listening: Listening = nobody_listens,
     ) -> None:
         self._settings = settings
         self._node = settings.node
@@ -104,8 +106,16 @@ class Agent:
         self._random = random or Random()
         self._remembered = journal.open(self._clock.now())
         self._orders = Orders(self._node, facts, journal, self._clock, self._remembered)
+        self._ports = Ports(*settings.ports, begin=crc32(settings.node.encode()))
         self._beats = Beats(
-            bus, self._clock, facts, self._orders, incarnation=self.incarnation, every_s=settings.beat_s
+            bus,
+            self._clock,
+            facts,
+            self._orders,
+            self._ports,
+            listening,
+            incarnation=self.incarnation,
+            every_s=settings.beat_s,
         )
         self._forgot = asyncio.Event()
         self._logs = Logs(settings.folder / "logs", settings.logs)
@@ -219,7 +229,7 @@ class Agent:
             limits=self._settings.limits,
             host=self._host,
             room=self._room,
-            ports=Ports(*self._settings.ports),
+            ports=self._ports,
             journal=self._journal,
             logs=self._logs,
             reporter=reporter,

@@ -5,8 +5,10 @@ Knows: what a beat says, and how often. Must not know: who hears it.
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Collection
 from typing import Final
 
+from compute.capacity import Ports
 from compute.facts import Facts
 from compute.inputs import Inputs
 from compute.orders import Orders
@@ -19,14 +21,37 @@ from protocol.messages import Beat
 
 HELD_AGAIN_S: Final = 15.0
 """How often it is said again which inputs are here, for requesters that came meanwhile."""
+PORTS_EVERY_S: Final = 0.5
+"""Between two looks at who listens: beats that are early may be many."""
+
+Listening = Callable[[], Collection[int]]
+"""The ports of this machine on which programs listen."""
+
+
+def nobody_listens() -> Collection[int]:
+    """Of a node that does not look."""
+    return ()
 
 
 class Beats:
     """One node's. `ready` is set once the first was sent; `inputs` are there when the node has opened its cache."""
 
     def __init__(
-        self, bus: Messages, clock: Clock, facts: Facts, orders: Orders, *, incarnation: int, every_s: float
+        self,
+        bus: Messages,
+        clock: Clock,
+        facts: Facts,
+        orders: Orders,
+        ports: Ports,
+        listening: Listening,
+        *,
+        incarnation: int,
+        every_s: float,
     ) -> None:
+        self._ports = ports
+        self._listening = listening
+        self._in_use: tuple[list[int], int] = ([], 0)
+        self._looked_at = -PORTS_EVERY_S
         self.ready = asyncio.Event()
         self.inputs: Inputs | None = None
         self._bus = bus
@@ -60,6 +85,7 @@ class Beats:
 
     async def beat(self) -> None:
         """Send one. Raises the bus's fault."""
+        taken, lost = self._ports_in_use()
         beat = Beat(
             node=self._facts.info,
             incarnation=self._incarnation,
@@ -68,8 +94,17 @@ class Beats:
             leaving=self._orders.leaving,
             executions={name: runner.execution.state for name, runner in self._orders.runners.items()},
             held=self._held_news(),
+            ports_taken=taken,
+            ports_lost=lost,
         )
         await self._bus.publish(subjects.beats(self._facts.info.id), messages.encode(beat))
+
+    def _ports_in_use(self) -> tuple[list[int], int]:
+        now = self._clock.elapsed()
+        if now - self._looked_at >= PORTS_EVERY_S:
+            self._looked_at = now
+            self._in_use = self._ports.in_use(self._listening())
+        return self._in_use
 
     def _held_news(self) -> dict[str, int] | None:
         """Which inputs are here, if that has changed or was not said for a while."""

@@ -19,6 +19,8 @@ from protocol.jobs import NOTHING, Amounts
 
 LOOKAHEAD: Final = 64
 """How many behind a waiting head are looked at: so a long line costs no more than a short one."""
+PORTS_TOLD_MAX: Final = 1_000
+"""Ports in use that a beat tells, the lowest ones: a job that names one of the others may be sent here and back."""
 
 
 class Held(Struct, frozen=True):
@@ -169,12 +171,25 @@ def _fits(amounts: Amounts, room: Amounts) -> bool:
 
 
 class Ports:
-    """Ports of this host that programs may be given, each to one execution at a time."""
+    """Ports of this host that programs may be given, each to one execution at a time.
 
-    def __init__(self, first: int, last: int) -> None:
+    Those of the range are given in turn, from the one `begin` behind the first: several nodes of one machine with the same
+    range begin at different ones.
+    """
+
+    def __init__(self, first: int, last: int, *, begin: int = 0) -> None:
         self._range = range(first, last + 1)
-        self._next = first
+        self._next = first + begin % len(self._range)
         self.held: dict[int, ExecutionId] = {}
+        self._static: dict[int, ExecutionId] = {}
+        """Those that orders name, from when they are under way: nobody else is given one of them by chance."""
+        self._resting: set[int] = set()
+        """Let go of since others' use was last looked at: what listened there may still be on its way out."""
+
+    def reserve(self, execution: ExecutionId, static: Collection[int]) -> None:
+        """An execution will want these ports, and no others in their place."""
+        for port in static:
+            self._static.setdefault(port, execution)
 
     def take(self, execution: ExecutionId, static: int, usable: Callable[[int], bool]) -> int | None:
         """That port (`static`), or with 0 any of the range; None if there is none. `usable` asks about others' use of it."""
@@ -182,21 +197,42 @@ class Ports:
             return static
         wanted = (static,) if static else self._from_next()
         for port in wanted:
-            if port not in self.held and usable(port):
+            if self._is_free(port, execution, static) and usable(port):
                 self.held[port] = execution
-                if not static:
+                self._resting.discard(port)
+                if static:
+                    self._static[port] = execution
+                else:
                     self._next = port + 1
                 return port
         return None
 
-    def hold(self, execution: ExecutionId, ports: Collection[int]) -> None:
+    def hold(self, execution: ExecutionId, ports: Collection[int], static: Collection[int] = ()) -> None:
         """After a restart: a program that a former process started has its ports, whether it listens there yet or not."""
         self.held.update(dict.fromkeys(ports, execution))
+        self._static.update(dict.fromkeys(static, execution))
 
     def release(self, execution: ExecutionId) -> None:
         """It has no ports any more."""
         for port in [port for port, holder in self.held.items() if holder == execution]:
             del self.held[port]
+            self._resting.add(port)
+        for port in [port for port, holder in self._static.items() if holder == execution]:
+            del self._static[port]
+
+    def in_use(self, listening: Collection[int]) -> tuple[list[int], int]:
+        """What nobody who places work can know of, where programs are `listening` just now: the ports that executions were
+        given or that others use, and how many of the range others use.
+        """
+        others = set(listening).difference(self.held, self._resting)
+        self._resting.clear()
+        given = self.held.keys() - self._static.keys()
+        return sorted(others | given)[:PORTS_TOLD_MAX], sum(port in self._range for port in others)
+
+    def _is_free(self, port: int, execution: ExecutionId, static: int) -> bool:
+        if port in self.held:
+            return False
+        return port not in self._static or (bool(static) and self._static[port] == execution)
 
     def _from_next(self) -> Iterator[int]:
         """The whole range, beginning behind the port given last: one just let go of rests for a while."""

@@ -121,6 +121,12 @@ class Staged(Struct, frozen=True):
     ports: dict[str, int] = field(default_factory=dict)
 
 
+class PortTaken(Struct, frozen=True):
+    """Somebody else took one of its ports before its program could have it: it was given these instead."""
+
+    ports: dict[str, int]
+
+
 class Started(Struct, frozen=True):
     """The engine has started the program."""
 
@@ -199,6 +205,7 @@ class Recovered(Struct, frozen=True):
 Event = (
     Admitted
     | Staged
+    | PortTaken
     | Started
     | ProgramEnded
     | Published
@@ -276,6 +283,8 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
                 execution, inputs=inputs, ports=ports, starts=execution.starts + 1
             )
             return _enter(staged, Phase.STARTING, S.STAGING, now), [E.START]
+        case PortTaken(ports) if execution.phase is Phase.STARTING:
+            return msgspec.structs.replace(execution, ports=ports), [E.START]
         case Started() if execution.phase is Phase.STARTING:
             return _enter(execution, Phase.RUNNING, S.RUNNING, now), [E.FOLLOW]
         case Recovered(found) if execution.phase in (Phase.STARTING, Phase.RUNNING):

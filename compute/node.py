@@ -17,6 +17,7 @@ from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
 from compute.first_room import make_first_room
 from compute.journal import Journal
+from compute.ports import listening
 from compute.settings import Settings
 from compute.uploads import BusGrants
 from protocol.bus import Messages
@@ -93,6 +94,7 @@ async def running(
             journal,
             clock=clock,
             host=os.environ if host is None else host,
+            listening=listening,
         )
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(agent.run())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from compute import admission
 from compute.admission import Plan
@@ -33,6 +34,7 @@ from compute.execution import (
     Execution,
     Failed,
     Phase,
+    PortTaken,
     ProgramEnded,
     Recovered,
     Restarted,
@@ -42,6 +44,7 @@ from compute.execution import (
 )
 from compute.faults import StepFailed, failure_of
 from compute.following import Following
+from compute.ports import other_ports, static_ports
 from compute.publishing import publish
 from compute.shop import Shop
 from compute.staging import Ready, Staging
@@ -53,6 +56,10 @@ from storage.contract import Progress as Telling
 
 START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
+PORT: Final = "Port"
+"""The kind of an engine's fault whose cause is that others use a port."""
+MOVES_MAX: Final = 8
+"""So often a program is given other ports: whoever takes all of them is not only quick."""
 REST_S: Final = 10.0
 """How long the rest of the output may take to arrive once the program has ended."""
 REST_AFTER_STOP_S: Final = 1.0
@@ -94,6 +101,7 @@ class Runner:
         self._ready: Ready | None = None
         self._running: Running | None = None
         self._following: Following | None = None
+        self._moves = 0
 
     def hold(self) -> None:
         """After a restart: have the room and the ports that its program has, whether there is any or not, and keep what it
@@ -102,7 +110,7 @@ class Runner:
         execution = self.execution
         if execution.holding or execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
             self._shop.inputs.adopt(execution.id, self._run.amounts, execution.gpus, execution.inputs)
-            self._shop.ports.hold(execution.id, execution.ports.values())
+            self._shop.ports.hold(execution.id, execution.ports.values(), static_ports(self._run))
 
     def begin(self) -> None:
         """Go on from where the execution stands: a new one, or one that a former process began."""
@@ -228,11 +236,13 @@ class Runner:
         )
         if self._restored:
             await self._wipe()
+        if self._run.task.network.ports:
+            shop.ports.reserve(self.execution.id, static_ports(self._run))
         limit_s = self._run.staging_timeout_s or shop.limits.staging_s
         with self._deadline(limit_s, lambda: DeadlinePassed(Phase.STAGING, limit_s, staging.outstanding)):
             self._ready = ready = await staging.stage(self._progress)
         failpoints.reached("node.staged")
-        return Staged(ready.inputs, {name: outside for name, (outside, _) in ready.ports.items()})
+        return Staged(ready.inputs, ready.host_ports)
 
     async def _start(self) -> Event:
         await self._shop.journal.commit()
@@ -259,6 +269,12 @@ class Runner:
             raise TimedOut(
                 f"the engine did not start the program within {START_S:g} s", kind="Start"
             ) from error
+        except Unavailable as fault:
+            self._moves += 1
+            if fault.kind != PORT or self._moves > MOVES_MAX or static_ports(self._run):
+                raise
+            self._ready = ready = replace(ready, ports=other_ports(self._run, self._shop.ports))
+            return PortTaken(ready.host_ports)
         failpoints.reached("node.start.done")
         return Started()
 

@@ -56,6 +56,11 @@ class Ready(Struct, frozen=True):
     mounts: list[Mount]
     ports: dict[str, tuple[int, int]]
 
+    @property
+    def host_ports(self) -> dict[str, int]:
+        """The ports of this host by name."""
+        return {name: outside for name, (outside, _) in self.ports.items()}
+
 
 class Staging:
     """The staging of one execution, whose room is held while this begins."""

@@ -228,6 +228,8 @@ class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
 
     `held`: the inputs whose bytes are on the node, by `protocol.held.input_token`, with their sizes in bytes; the
     `HELD_MAX` used last. None is what the last beat that had any said: it is told when it changes, and now and then.
+    `ports_taken`: the ports of its host that a job cannot have though no order names them: executions were given them, or
+    other programs listen there. `ports_lost` of those that it gives to jobs are such others'.
     """
 
     node: NodeInfo
@@ -237,6 +239,8 @@ class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
     leaving: bool = False
     executions: dict[ExecutionId, ExecutionState] = field(default_factory=dict)
     held: dict[str, int] | None = None
+    ports_taken: list[int] = field(default_factory=list)
+    ports_lost: int = 0
 
 
 class RequesterBeat(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -33,6 +33,8 @@ class _Rest(Struct, frozen=True, gc=False):
     leaving: bool = False
     executions: dict[ExecutionId, ExecutionState] = field(default_factory=dict)
     held: dict[str, int] | None = None
+    ports_taken: list[int] = field(default_factory=list)
+    ports_lost: int = 0
 
 
 class _Closed(Struct, frozen=True, gc=False):
@@ -90,7 +92,17 @@ class Beats:
             if node.id != subjects.node_in(subject):
                 raise Broken(f"it names the node {node.id}")
             described = _NODE + bytes_ + b","
-        beat = Beat(node, rest.incarnation, rest.at, rest.upto, rest.leaving, rest.executions, rest.held)
+        beat = Beat(
+            node,
+            rest.incarnation,
+            rest.at,
+            rest.upto,
+            rest.leaving,
+            rest.executions,
+            rest.held,
+            rest.ports_taken,
+            rest.ports_lost,
+        )
         time = _TIME.match(data, len(described)) if data.startswith(described) else None
         if time is not None:
             starts, ends = time.span(1)

@@ -215,6 +215,8 @@ def _met(beat: Beat, now: float, membership: str, cell: NodeCell | None) -> Node
         now if beat.leaving else 0.0,
         incarnation=beat.incarnation,
         held=beat.held or {},
+        ports_taken=beat.ports_taken,
+        ports_lost=beat.ports_lost,
         cordon=cell.cordon if cell is not None and cell.membership != DELETED else None,
     )
 
@@ -232,6 +234,8 @@ def _news(known: NodeRecord, beat: Beat, now: float) -> NodeRecord:
         disconnected_since=now if known.connected and not connected else known.disconnected_since,
         incarnation=beat.incarnation,
         held=known.held if beat.held is None else beat.held,
+        ports_taken=beat.ports_taken,
+        ports_lost=beat.ports_lost,
         away_since=0.0,
         doubled_since=known.doubled_since if known.incarnation == beat.incarnation else 0.0,
     )
@@ -246,4 +250,5 @@ def _nothing_new(known: NodeRecord, beat: Beat) -> bool:
         and not beat.leaving
         and known.incarnation == beat.incarnation
         and beat.held is None
+        and (known.ports_lost, known.ports_taken) == (beat.ports_lost, beat.ports_taken)
     )

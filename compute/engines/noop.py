@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from compute.engines.contract import Chunk, Engine, Exit, Mount, Preparing, Run, Running
 from protocol.clock import Clock, SystemClock
-from protocol.errors import Failure, Fault, Invalid, NotFound, fault_of
+from protocol.errors import Failure, Fault, Invalid, NotFound, Unavailable, fault_of
 from protocol.ids import ExecutionId, NodeId
 from protocol.nodes import Offer
 from protocol.questions import STDERR, STDOUT
@@ -78,7 +78,8 @@ class Program:
 class NoopWorld:
     """The machine on which programs are played. `starts` counts how often each execution was really started.
 
-    While `away` is set, whoever wants to find or stop a program is told that.
+    While `away` is set, whoever wants to find or stop a program is told that. `others_ports` are ports of the machine that
+    somebody has whom no node knows.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -86,6 +87,7 @@ class NoopWorld:
         self.programs: dict[ExecutionId, Program] = {}
         self.starts: dict[ExecutionId, int] = {}
         self.away: Fault | None = None
+        self.others_ports: frozenset[int] = frozenset()
 
     def start(self, run: Run[NoopParams]) -> Program:
         """Start a program and let it do all it does at its beginning: read, write output, write files."""
@@ -186,6 +188,9 @@ class NoopEngine:
         if program is None:
             _check(run.params)
             _fail(run.params.start_fails, "start")
+            for name, (outside, _) in run.ports.items():
+                if outside in self.world.others_ports:
+                    raise Unavailable(f"port {name}: {outside} is taken on this node", kind="Port")
             program = self.world.start(run)
         return NoopRunning(self.world, program)
 

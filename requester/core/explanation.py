@@ -56,7 +56,7 @@ def standings(record: JobRecord, fleet: Fleet) -> list[NodeStanding]:
         elif host.has(demand.amounts, demand.ports):
             found.append(NodeStanding(node, "room"))
         else:
-            found.append(NodeStanding(node, "full", no_room(demand, host.free, host.ports)))
+            found.append(NodeStanding(node, "full", no_room(demand, host.free, host.unavailable)))
     found += [NodeStanding(each.node, "away", each.reason, each.hint) for each in standing.away]
     found += [NodeStanding(each.node, "unfit", each.reason, each.hint) for each in standing.unfit]
     return found[:NODES_MAX]

@@ -93,12 +93,15 @@ class Fleet:
             and (known.info is node.info or known.info == node.info)
             and (known.connected, known.expected, known.membership, known.cordon, known.aside)
             == (node.connected, node.expected, node.membership, node.cordon, node.aside)
+            and (known.ports_lost, known.ports_taken) == (node.ports_lost, node.ports_taken)
         ):
             return False
         self._standings.clear()
         if known is None or known.info is not node.info:
             self._whole = self._whole + node.info.capacity - (known.info.capacity if known else NOTHING)
-        self._host(node.info.id).resize(told(node.info.capacity))
+        host = self._host(node.info.id)
+        host.resize(told(node.info.capacity, node.ports_lost))
+        host.taken = frozenset(node.ports_taken)
         return True
 
     def drop(self, node: NodeId) -> None:

@@ -34,8 +34,8 @@ class Host(Struct, eq=False):
 
     `share` is that as a share of the whole: of cores or of memory, whichever is scarcer. `roomy`: it has room for
     whatever `is_small` for it. `gpus`: it has such devices at all. `passing` is what it has for work that ends: all but
-    what services and daemons hold. `ports` are those of the host that are promised, `inputs` those whose bytes it has,
-    by token, with their sizes.
+    what services and daemons hold. `ports` are those of the host that are promised, `taken` those that it says others
+    use, `inputs` those whose bytes it has, by token, with their sizes.
     """
 
     id: NodeId
@@ -49,6 +49,7 @@ class Host(Struct, eq=False):
     gpus: bool = False
     inputs: Mapping[str, int] = {}
     ports: frozenset[int] = frozenset()
+    taken: frozenset[int] = frozenset()
     held: dict[ExecutionId, Promise] = field(default_factory=dict)
     capacity: Amounts = NOTHING
     passing: Amounts = NOTHING
@@ -66,8 +67,13 @@ class Host(Struct, eq=False):
             and amounts.disk_bytes <= self.disk_bytes
             and amounts.gpu <= self.gpu
             and amounts.dynamic_ports <= self.dynamic_ports
-            and (not ports or self.ports.isdisjoint(ports))
+            and (not ports or (self.ports.isdisjoint(ports) and self.taken.isdisjoint(ports)))
         )
+
+    @property
+    def unavailable(self) -> frozenset[int]:
+        """The ports that nobody can have just now."""
+        return self.ports | self.taken
 
     def is_small(self, amounts: Amounts) -> bool:
         """Whether a node like this, as long as it is roomy, has that much free."""
@@ -155,6 +161,10 @@ class Host(Struct, eq=False):
         return self._without(each for each in self.held.values() if each.stays)
 
 
-def told(capacity: Amounts) -> Amounts:
-    """What a node gives in all, where one that does not count its ports gives all that a machine can have."""
-    return capacity if capacity.dynamic_ports else replace(capacity, dynamic_ports=_PORTS)
+def told(capacity: Amounts, ports_lost: int = 0) -> Amounts:
+    """What a node gives in all, but for `ports_lost` to other programs of its machine. One that does not count its ports
+    gives all that a machine can have.
+    """
+    if capacity.dynamic_ports and not ports_lost:
+        return capacity
+    return replace(capacity, dynamic_ports=max((capacity.dynamic_ports or _PORTS) - ports_lost, 0))

@@ -169,7 +169,7 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     it says it has, by `protocol.held.input_token`, with their sizes in bytes. `cordon` and `aside` keep new work away.
     `away_since` (unix seconds) is from when on an absence counts that has lasted so long, 0 for none: what a person said of
     the node meanwhile begins it anew. `doubled_since` (unix seconds) is since when an earlier process is known to speak as
-    this node too, 0 for none.
+    this node too, 0 for none. `ports_taken` and `ports_lost` are as in its `Beat`.
     """
 
     info: NodeInfo
@@ -188,6 +188,8 @@ class NodeRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     aside: Aside | None = None
     away_since: float = 0.0
     doubled_since: float = 0.0
+    ports_taken: list[int] = field(default_factory=list)
+    ports_lost: int = 0
 
     @property
     def drain_by(self) -> float | None:

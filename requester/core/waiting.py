@@ -84,7 +84,7 @@ def why_it_waits(
         refused,
         needed=needed,
         waits=record.spec.type == "daemon" or bool(record.older()) or serves(record),
-        lack=lambda node: no_room(demand, room.unlimited(node), room.of(node).ports),
+        lack=lambda node: no_room(demand, room.unlimited(node), room.of(node).unavailable),
     )
 
 

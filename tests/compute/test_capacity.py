@@ -139,6 +139,40 @@ def test_ports_are_given_to_one_at_a_time() -> None:
     assert ports.take(name(3), 100, unused) == 100
 
 
+def test_a_port_that_an_order_names_is_given_to_nobody_else() -> None:
+    """While a program that wants a port by number is being prepared, nobody is given that port by chance."""
+    ports = Ports(100, 102)
+    ports.reserve(name(1), [100, 102])
+
+    assert ports.take(name(2), 0, lambda _: True) == 101
+    assert ports.take(name(2), 0, lambda _: True) is None
+    assert ports.take(name(2), 100, lambda _: True) is None
+    assert ports.take(name(1), 100, lambda _: True) == 100
+    ports.release(name(1))
+    assert ports.take(name(2), 0, lambda _: True) == 102
+
+
+def test_nodes_of_one_machine_begin_at_different_ports() -> None:
+    """Two nodes with the same range do not give the same port at the same moment."""
+    given = [Ports(100, 199, begin=begin).take(name(1), 0, lambda _: True) for begin in (0, 1_030, 99, 100)]
+    assert given == [100, 130, 199, 100]
+
+
+def test_ports_in_use_are_told() -> None:
+    """What is told are ports that nobody can know of who places work: those given by chance, and others' ones. What was just
+    let go of may still listen for a moment.
+    """
+    ports = Ports(100, 102)
+    ports.take(name(1), 7, lambda _: True)
+    ports.take(name(2), 0, lambda _: True)
+    assert ports.in_use([]) == ([100], 0)
+    assert ports.in_use([7, 100, 101, 8_080]) == ([100, 101, 8_080], 1)
+    ports.release(name(1))
+    ports.release(name(2))
+    assert ports.in_use([7, 100]) == ([], 0)
+    assert ports.in_use([7, 100]) == ([7, 100], 1)
+
+
 def test_a_program_that_was_found_again_has_its_ports() -> None:
     """What a program had before its node was started again is nobody else's; started once more, it has it again."""
     ports = Ports(100, 102)

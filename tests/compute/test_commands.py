@@ -16,7 +16,7 @@ from protocol import messages, subjects
 from protocol.clock import ManualClock
 from protocol.errors import Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
-from protocol.jobs import Amounts, Input, Network, ResultPath, Spec
+from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.messages import CommandAnswer, CommandBatch, Report, Run
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers
@@ -399,6 +399,22 @@ async def test_a_leaving_node_takes_nothing_new(nodes: Nodes, requester: FakeReq
     answer = await requester.run(order())
     assert not answer.taken
     await requester.until(lambda: requester.beats[-1].leaving)
+
+
+async def test_beats_tell_which_ports_are_in_use(nodes: Nodes, requester: FakeRequester) -> None:
+    """Whoever places work is told which ports of a node a job cannot have: others' ones, and those given by chance."""
+    first, last = 20_100, 20_110
+    node = nodes(ports=(first, last), listening=lambda: {8_080, first})
+    await node.start()
+    run = order(task=noop({"Seconds": 3600}, network=Network("Host", ports=[Port("web")])))
+    await requester.run(run)
+    given = (await requester.reached(run, S.RUNNING)).ports["web"]
+    taken = sorted({8_080, first, given})
+    await requester.until(lambda: requester.beats[-1].ports_taken == taken)
+    node.world.end(run.execution)
+    await requester.ended(run)
+    await requester.until(lambda: requester.beats[-1].ports_taken == [8_080, first])
+    assert requester.beats[-1].ports_lost == 1
 
 
 async def test_beats_tell_what_is_here(nodes: Nodes, requester: FakeRequester) -> None:

@@ -16,6 +16,7 @@ import pytest
 from compute.admission import Policy
 from compute.runner import Runner
 from compute.shop import Limits
+from deploy.processes import free_ports
 from protocol.errors import Broken, Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.states import ExecutionState
@@ -442,6 +443,33 @@ async def test_ports_are_told_to_the_program_and_the_requester(
         "BACALHAU_PORT_http=8080",
         f"BACALHAU_HOST_PORT_http={report.ports['http']}",
     ]
+
+
+async def test_a_port_that_somebody_is_quicker_to_take_is_replaced(
+    nodes: Nodes, requester: FakeRequester
+) -> None:
+    """Where another program takes a port between the choice and the start, the program is given another one and runs."""
+    first, last = 20_120, 20_125
+    node = nodes(ports=(first, last))
+    node.world.others_ports = frozenset(range(first, last))
+    await node.start()
+    run = order(task=noop(network=Network("Bridge", ports=[Port("web", target=80)])))
+    await requester.run(run)
+    report = await requester.ended(run)
+    assert (report.state, report.ports) == (S.COMPLETED, {"web": last})
+
+
+async def test_a_port_that_was_asked_for_is_not_replaced(nodes: Nodes, requester: FakeRequester) -> None:
+    """Where that port is one the job names, its execution fails and says so: another attempt may go elsewhere."""
+    [port] = free_ports(1)
+    node = nodes()
+    node.world.others_ports = frozenset({port})
+    await node.start()
+    run = order(task=noop(network=Network("Bridge", ports=[Port("web", static=port), Port("other")])))
+    await requester.run(run)
+    failure = (await requester.ended(run)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("Unavailable.Port", True)
 
 
 async def test_output_beyond_the_first_bytes_is_cut_in_the_report(

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from compute.admission import Policy
 from compute.agent import Agent, AgentSettings
+from compute.beats import Listening, nobody_listens
 from compute.engines.noop import NoopEngine, NoopWorld
 from compute.execution import Execution
 from compute.facts import Facts
@@ -268,6 +269,7 @@ class NodeOnTest:
         drivers: Drivers | None = None,
         fuse: Fuse | None = None,
         ports: tuple[int, int] = (20_000, 32_000),
+        listening: Listening = nobody_listens,
     ) -> None:
         self.hub = hub
         self.folder = folder
@@ -290,6 +292,7 @@ class NodeOnTest:
             local_publishing=LocalPublishing(folder / "published", port=0),
         )
         self.host = host or {}
+        self.listening = listening
         self.more_drivers = drivers or Drivers()
         self.fuse = fuse
         self.agent: Agent | None = None
@@ -331,6 +334,7 @@ class NodeOnTest:
             self.journal,
             clock=self.clock,
             host=self.host,
+            listening=self.listening,
             random=Random(1),
         )
         self._task = asyncio.create_task(self.agent.run())

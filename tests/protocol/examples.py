@@ -142,7 +142,7 @@ EXAMPLES: list[Struct] = [
     REPORT,
     messages.ReportBatch([REPORT]),
     messages.Verdict("stored", 9, [messages.Verdict("drop")], True),
-    messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}),
+    messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}, [8080], 1),
     messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True, 8, 5),
     messages.Progress(JOB, EXECUTION, NODE, ExecutionState.STAGING, "image", 5, 10),
     questions.LogsRequest(EXECUTION, 5, 1000, 2.5),

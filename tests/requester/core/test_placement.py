@@ -16,7 +16,7 @@ from requester.core.fleet import Fleet
 from requester.core.host import Host
 from requester.core.model import NodeRecord
 from requester.core.placement import SAMPLE_SIZE, Attempt, choose, rank
-from requester.core.standing import Demand, demand_of
+from requester.core.standing import NO_ROOM, Demand, demand_of
 from requester.core.waiting import explain
 from tests.requester.core.world import World, a_job, a_node
 
@@ -394,3 +394,35 @@ def test_what_is_offered_and_does_not_do_is_not_taken() -> None:
     assert choose(standing, Attempt(demand, offered=full), fleet) != full
     assert choose(standing, Attempt(demand, excluded={NodeId("n2")}, offered=NodeId("n2")), fleet) != "n2"
     assert choose(standing, Attempt(demand, offered=NodeId("gone")), fleet) is not None
+
+
+def test_a_port_that_others_use_is_waited_for() -> None:
+    """A job that names a port which others use on its only node waits, is told which port, and goes there once that is free;
+    other jobs are not held up.
+    """
+    world = World(a_node("n1", ports_taken=[8_080]))
+    task = replace(a_job().task, network=Network("Host", ports=[Port("web", static=8_080)]))
+    world.submit(replace(a_job(), tasks=[task]))
+    assert not world.executions()
+    assert world.job.queued is not None
+    assert world.job.queued.code == NO_ROOM
+    assert world.job.queued.details == {"n1": "fits, but its port 8080 is taken now"}
+
+    other = replace(task, network=Network("Host", ports=[Port("web", static=8_081)]))
+    assert chosen(world.fleet, demand_of(replace(a_job(), tasks=[other]))) == "n1"
+    assert world.fleet.put(a_node("n1", ports_taken=[]))
+    world.look()
+    assert len(world.open()) == 1
+
+
+def test_ports_of_the_range_that_others_use_are_not_given() -> None:
+    """Of the ports that a node gives to jobs, those count that are left by the other programs of its machine."""
+    two = Network("Host", ports=[Port("a"), Port("b")])
+    world = World(a_node("n1", ports=2, ports_lost=1))
+    world.submit(replace(a_job(), tasks=[replace(a_job().task, network=two)]))
+    assert not world.executions()
+    assert world.job.queued is not None
+    assert world.job.queued.details == {"n1": "fits, but has 1 of the 2 dynamic ports free now"}
+    assert world.fleet.put(a_node("n1", ports=2))
+    world.look()
+    assert len(world.open()) == 1
