@@ -8,7 +8,9 @@ of a version that does not know that form takes none of it, and gets each alone.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 from msgspec import Struct
@@ -38,6 +40,9 @@ from requester.jobs import Jobs
 from requester.live import Input, Live
 
 _log = structlog.get_logger(__name__)
+
+_TOLD_MAX: Final = 1_000
+"""Refusals remembered, so that each is told once."""
 
 
 class _Order(Struct, frozen=True):
@@ -70,6 +75,7 @@ class Dispatch:
         self._at_once = at_once
         self._timeout_s = timeout_s
         self._tasks: asyncio.TaskGroup | None = None
+        self._refused: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._gathered: dict[NodeId, list[_Order]] = {}
         self._on_their_way = 0
         self.sent = 0
@@ -143,8 +149,9 @@ class Dispatch:
         reason = failure.message if failure is not None else "no reason given"
         # A list is sent again with each beat, and its node says once why it does not take it. A process of a version that
         # does not know that it can be replaced cannot be told.
-        tell = _log.debug if isinstance(order, FullList | Replaced) else _log.warning
-        tell("a node did not take a command", node=node, order=type(order).__name__, reason=reason)
+        if not isinstance(order, FullList | Replaced) and self._is_news(node, order.execution, reason):
+            name = type(order).__name__
+            _log.warning("a node did not take a command", node=node, order=name, reason=reason)
         key = key_of(order.job) if isinstance(order, Run) else None
         live = self._jobs.open.get(key) if key is not None else None
         if live is None or failure is None or failure.retryable or not isinstance(order, Run):
@@ -160,6 +167,15 @@ class Dispatch:
             failure=failure,
         )
         self._put(live, Input(lambda _: Reported(report), lambda _: None))
+
+    def _is_news(self, *refusal: str) -> bool:
+        """Whether a refusal was not told lately: a requester that cannot read the log repeats an order with each beat."""
+        news = refusal not in self._refused
+        self._refused[refusal] = None
+        self._refused.move_to_end(refusal)
+        if len(self._refused) > _TOLD_MAX:
+            self._refused.popitem(last=False)
+        return news
 
 
 def _encoded(orders: Sequence[_Order]) -> bytes:
