@@ -166,7 +166,8 @@ class Keyring:
     def _issued(self, role: str, name: str) -> Issued:
         found = self._book.issued.get(_slot(role, name))
         if found is None:
-            raise NotFound(f"no {role} {name} is enrolled", hint="`shoal cluster list` shows who is")
+            hint = "`shoal cluster list` shows who is; if servers missed a revocation, `shoal cluster push` tells them"
+            raise NotFound(f"no {role} {name} is enrolled", hint=hint)
         return found
 
     def _revoke(self, role: str, keys: list[str]) -> None:

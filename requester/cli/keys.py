@@ -7,12 +7,12 @@ file of keys, on the machine that has it; only `revoke`, `--finish` and `push` r
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
@@ -32,6 +32,7 @@ Keys = Annotated[
 ]
 Name = Annotated[str, Parameter(name="NAME", help="Its name in the cluster.")]
 Finish = Annotated[bool, Parameter(help="The new key is in place: revoke the old one.")]
+T = TypeVar("T")
 _NODE, _REQUESTER, _PERSON = "node", "requester", "admin"
 
 
@@ -125,7 +126,7 @@ def backup(
     """Copy the log, inline data and what is known of nodes from the NATS servers into a folder, while work goes on."""
     from deploy.backup import backup as take
 
-    contents = asyncio.run(take(servers.addresses(), _as_person(keys), folder))
+    contents = _reaching(take(servers.addresses(), _as_person(keys), folder))
     for part in contents.streams:
         tell(f"{part.stream}: {part.state.get('messages', 0)} messages, {size(part.size_bytes)}")
     return Exit.OK
@@ -142,7 +143,7 @@ def restore(
     """Make the streams of a backup on NATS servers that have none."""
     from deploy.backup import restore as put_back
 
-    contents = asyncio.run(put_back(servers.addresses(), _as_person(keys), folder, replicas))
+    contents = _reaching(put_back(servers.addresses(), _as_person(keys), folder, replicas))
     tell(f"Restored: {', '.join(part.stream for part in contents.streams)}. Now start the requesters.")
     return Exit.OK
 
@@ -249,13 +250,27 @@ def _tell_servers(servers: Servers, messenger: str, signed: list[dict[str, str]]
     from deploy.accounts import push as push_accounts
 
     try:
-        took = asyncio.run(push_accounts(servers.addresses(), messenger, signed))
+        took = _reaching(push_accounts(servers.addresses(), messenger, signed))
     except Fault as fault:
         fault.hint = (
             f"It is written down; no server knows of it yet. Tell them with `shoal cluster push --nats URL`. {fault.hint}"
         ).strip()
         raise
     tell(f"{len(took)} NATS server(s) took it: {', '.join(took)}")
+
+
+def _reaching(servers: Coroutine[Any, Any, T]) -> T:
+    """Talk with the NATS servers. What the connection notes on its way is not for the person who typed a command."""
+    import structlog
+
+    from protocol.log_output import set_up
+
+    before = structlog.get_config()
+    set_up("auto", "warning")
+    try:
+        return asyncio.run(servers)
+    finally:
+        structlog.configure(**before)
 
 
 def _file_of(name: str, issuing: Issuing) -> Path:

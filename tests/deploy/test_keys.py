@@ -164,11 +164,16 @@ async def test_an_answer_that_is_on_its_way_while_accounts_change_is_lost(
 async def test_servers_that_cannot_be_reached_are_told_later(
     own_nats_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Revoking is written down in any case; the command fails, says so, and `push` tells the servers."""
+    """Revoking is written down in any case; the command fails, says so in a line, and `push` tells the servers. Who revokes
+    again is told of `push` too."""
     server, path = own_nats_server, tmp_path / "n1.creds"
     keys = ("--keys", str(server.keys))
     await shoal("node", "enroll", "n1", "--out", str(path), *keys)
     assert await shoal("node", "revoke", "n1", *keys, "--nats", "nats://127.0.0.1:1") == 1
+    told = capsys.readouterr()
+    assert "shoal cluster push" in told.err
+    assert "NATS connection" not in told.out + told.err
+    assert await shoal("node", "revoke", "n1", *keys, "--nats", server.url) == 3
     assert "shoal cluster push" in capsys.readouterr().err
     await (await connect(server.url, name="n1", role="node", credentials=path)).close()
     assert await shoal("cluster", "push", *keys, "--nats", server.url) == 0
