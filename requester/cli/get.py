@@ -54,6 +54,8 @@ _OF_S3: Final = (
     *("Bucket", "Key", "Region", "Endpoint", "AddressingStyle"),
     *("VersionID", "ChecksumSHA256", "Listing"),
 )
+_TOLD: Final = 5
+"""So many executions are named in one line."""
 
 
 def get(
@@ -164,6 +166,7 @@ async def _fetch_all(
                     await _check(each, tree)
                     trees.append((each.execution, tree))
             await asyncio.to_thread(_put, trees, scratch / "whole", folder, raw=raw)
+            _tell_unchecked(results)
     except TimeoutError as error:
         raise TimedOut(
             f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
@@ -260,6 +263,14 @@ async def _check(result: Result, tree: Path) -> None:
             hint="It was damaged on its way, or changed where it lies. What it wrote: shoal describe JOB",
             kind="Changed",
         )
+
+
+def _tell_unchecked(results: list[Result]) -> None:
+    """Say of which results nobody knows whether they are what was written: those of nodes that recorded no digests."""
+    unknown = [short(each.execution) for each in results if not each.sha256]
+    if unknown:
+        shown = ", ".join(unknown[:_TOLD]) + (f" and {len(unknown) - _TOLD} more" if unknown[_TOLD:] else "")
+        tell(f"No record tells what was written by {shown}: what came was not compared.")
 
 
 def _other_way(result: Result) -> Spec | None:

@@ -350,6 +350,22 @@ def test_what_comes_is_what_was_written(shoal: Shoal, finished: Finished, folder
     assert not (folder / "job-words").exists()
 
 
+def test_what_nobody_recorded_is_told(shoal: Shoal, finished: Finished, folder: Path) -> None:
+    """A result of which no record says what was written comes home, and the person hears that it could not be compared."""
+    (folder / "result").mkdir()
+    (folder / "result" / "a").write_text("A")
+    record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
+    finished.publish(0, archive_of(a="A"), written=record)
+    unrecorded = finished.publish(1, archive_of(b="B"))
+    finished.close()
+
+    ran = shoal("get", "words")
+
+    assert ran.code == 0, ran.err
+    assert f"written by {short(unrecorded)}: what came was not compared" in ran.err
+    assert _tree(folder / "job-words") == {"a": "A", "b": "B"}
+
+
 def test_ipfs_results_come_through_gateways(
     shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from protocol.errors import Fault
+from protocol.errors import Denied, Fault
 from storage.contract import Source
 from storage.url import UrlParams
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
@@ -146,3 +146,30 @@ class TestTransfer:
             found = await bring(source, UrlParams(f"{url}/f", sha256=digest(BODY)), tmp_path)
         assert found == {"f": BODY}
         assert asked == ["", "", f"bytes={half}-", ""]
+
+    async def test_a_link_that_ends_before_the_rest_has_come_is_told(
+        self, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """A signed URL that is refused for the rest of a file is `Denied` with what may be the reason, and nothing is kept
+        of what had come."""
+        asked: list[str] = []
+
+        async def ending(request: web.Request) -> web.StreamResponse:
+            asked.append(request.headers.get("Range", ""))
+            if asked[-1]:
+                return web.Response(status=403)
+            response = web.StreamResponse(headers={"ETag": '"1"'})
+            response.content_length = len(BODY)
+            await response.prepare(request)
+            await response.write(BODY if len(asked) == 1 else BODY[: len(BODY) // 2])
+            if len(asked) > 1:
+                assert request.transport is not None
+                request.transport.close()
+            return response
+
+        async with serving(ending) as url:
+            with pytest.raises(Denied, match="403") as caught:
+                await bring(source, f"{url}/f?signature=secret", tmp_path)
+        assert asked == ["", "", f"bytes={len(BODY) // 2}-"]
+        assert "signature has expired" in caught.value.hint
+        assert "secret" not in str(caught.value)
