@@ -9,6 +9,7 @@ import aiohttp
 
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 from storage.mismatch import KIND as MISMATCH
+from storage.route import insecure
 
 FINAL: Final = "Final"
 """Kind of a fault that another attempt would only repeat."""
@@ -61,10 +62,12 @@ def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silen
             return Broken(f"{what} ended early, after {done} bytes")
         case aiohttp.InvalidURL():
             return Invalid(f"{what} is not a URL that can be asked for")
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return Unavailable(
-                f"{what}: no secure connection: {error}", hint="Check the server's certificate."
-            )
+        case aiohttp.ClientConnectorCertificateError():
+            said, hint = insecure(error.certificate_error)
+            return Unavailable(f"{what}: {error.host}:{error.port} {said}", hint=hint)
+        case aiohttp.ClientConnectorSSLError():
+            said, hint = insecure(error.os_error)
+            return Unavailable(f"{what}: {error.host}:{error.port} {said}", hint=hint)
         case aiohttp.ClientConnectorError():
             hint = "Check the host and port, and that this node may reach it."
             return Unavailable(f"{what} cannot be reached: {error.os_error.strerror or error}", hint=hint)

@@ -20,7 +20,7 @@ from protocol.errors import Broken, Fault, TimedOut, Unavailable
 from storage.idle_lines import Lines
 from storage.pour import Piece
 from storage.ranged import ERROR_MAX_BYTES, MOVED_BYTES, PAUSE_MAX_S, Limits, Refusal
-from storage.route import UNTRUSTED_HINT, Route
+from storage.route import Route
 from storage.threads import Stopped
 from storage.wire import Garbled, Head, Line, LineFault, Silent, Unreached, Untrusted
 
@@ -195,7 +195,7 @@ class Lane:
                     Unavailable(f"{task.name}: {error}", hint="Is the server running, the address right?")
                 )
             case Untrusted():
-                return Unavailable(f"{task.name}: {error}", hint=UNTRUSTED_HINT)
+                return Unavailable(f"{task.name}: {error}", hint=error.hint)
             case Silent():
                 where = f", after {so_far}" if task.size_bytes else ""
                 silence = f"{self._route.authority} does not answer: no byte for {self._limits.silence_s:g} s{where}"

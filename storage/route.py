@@ -20,9 +20,13 @@ from protocol.errors import Unavailable
 from storage.ranged import Limits
 from storage.threads import in_thread
 
-UNTRUSTED_HINT: Final = (
+_UNTRUSTED_HINT: Final = (
     "Check the server's certificate, or name its authority: SSL_CERT_FILE, for S3 AWS_CA_BUNDLE."
 )
+
+_PLAIN_HINT: Final = "Does it have TLS on another port, or is http:// meant?"
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""What OpenSSL calls it when the first bytes of an answer are no TLS."""
 
 Address = tuple[int, str]
 """Its family, and its text: of a Unix socket its path."""
@@ -101,6 +105,16 @@ def origin_of(url: str) -> tuple[str, int, bool]:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     return parts.hostname or "", parts.port or (443 if secure else 80), secure
+
+
+def insecure(error: BaseException) -> tuple[str, str]:
+    """Why a connection is not secure, to be read behind the server's name, and what to do about it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has no trustworthy certificate: {error.verify_message}", _UNTRUSTED_HINT
+    reason = getattr(error, "reason", None) or type(error).__name__
+    if reason in _NOT_TLS:
+        return "does not speak TLS", _PLAIN_HINT
+    return f"cannot be spoken to in TLS ({reason})", _UNTRUSTED_HINT
 
 
 @cache

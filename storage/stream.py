@@ -23,7 +23,7 @@ from storage.addresses import OWN_NETWORKS, read_policy
 from storage.http_faults import FINAL, check_status
 from storage.ranged import MOVED_BYTES, PAUSE_MAX_S, Limits, check_range
 from storage.resolver import CheckedResolver
-from storage.route import UNTRUSTED_HINT, Route, find_route
+from storage.route import Route, find_route
 from storage.tree import CHUNK_BYTES
 from storage.wire import Garbled, Head, Line, LineFault, Lost, Silent, Untrusted
 
@@ -161,7 +161,7 @@ class _Body(io.RawIOBase):
             case Silent():
                 return TimedOut(f"{self._what} was silent for {self._limits.silence_s:g} s, {so_far}")
             case Untrusted():
-                return Unavailable(f"{self._what}: {error}", hint=UNTRUSTED_HINT, kind=FINAL)
+                return Unavailable(f"{self._what}: {error}", hint=error.hint, kind=FINAL)
             case Garbled():
                 return Broken(f"{self._what}: {error}", kind=FINAL)
             case Lost() if self._at:

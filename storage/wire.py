@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from storage.pour import Piece, pour
-from storage.route import Route
+from storage.route import Route, insecure
 
 HEAD_MAX_BYTES: Final = 1 << 16
 SEND_BYTES: Final = 1 << 20
@@ -41,7 +41,11 @@ class Unreached(LineFault):
 
 
 class Untrusted(LineFault):
-    """The other side has no certificate that we trust."""
+    """The other side has no certificate that we trust, or speaks no TLS at all; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Lost(LineFault):
@@ -97,10 +101,11 @@ class Line:
             assert self._socket is not None
             self._socket.settimeout(self.route.silence_s)
             opened = True
-        except ssl.SSLCertVerificationError as error:
-            raise Untrusted(
-                f"{self.route.host} has no trustworthy certificate: {error.verify_message}"
-            ) from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise Unreached(f"{self.route.host}:{self.route.port} ends the connection at once") from error
+        except ssl.SSLError as error:
+            said, hint = insecure(error)
+            raise Untrusted(f"{self.route.host}:{self.route.port} {said}", hint) from error
         except TimeoutError as error:
             raise Unreached(
                 f"no connection to {self.route.authority} in {self.route.connect_s:g} s"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
+from storage.route import insecure
 
 REDIRECTS: Final = frozenset(
     {
@@ -117,7 +118,10 @@ def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault |
     if isinstance(error, boto.ReadTimeoutError):
         return TimedOut(f"{what}: {endpoint} does not answer", hint="Try again later.")
     if isinstance(error, boto.SSLError):
-        return Unavailable(f"{what}: {endpoint} has no trustworthy certificate", hint="Set AWS_CA_BUNDLE.")
+        cause = error.kwargs.get("error")
+        inner = getattr(cause, "certificate_error", None) or getattr(cause, "os_error", cause)
+        said, hint = insecure(inner)
+        return Unavailable(f"{what}: {endpoint} {said}", hint=hint)
     told = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
     if isinstance(told, Fault):
         # What our resolver says of an address comes back as an error of theirs.

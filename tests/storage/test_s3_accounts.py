@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from deploy.servers import S3Server, s3_server
-from protocol.errors import Denied, Fault, Invalid
+from protocol.errors import Denied, Fault, Invalid, Unavailable
 from storage.contract import silent
 from storage.params import read_params
 from storage.s3 import (
@@ -328,6 +328,20 @@ async def test_a_server_that_is_no_s3_is_told_so(key: str) -> None:
         with pytest.raises(Invalid, match="does not answer as S3 does") as caught:
             await S3Source(client=client).resolve(SourceParams("b", key, endpoint=url), ALL)
         assert "Is Endpoint an S3 server's address" in caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["k", "in/"])
+async def test_an_endpoint_without_tls_is_called_that(key: str) -> None:
+    """Whoever writes https:// where the server has http:// hears so, for one object and for a prefix."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async with serving(answer) as url, S3Client(S3Settings(addresses=LOOPBACK, tries=2)) as client:
+        secure = url.replace("http://", "https://")
+        with pytest.raises(Unavailable, match="does not speak TLS") as caught:
+            await S3Source(client=client).resolve(SourceParams("b", key, endpoint=secure), ALL)
+        assert "http://" in caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["setting", "variable"])

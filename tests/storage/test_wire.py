@@ -296,7 +296,7 @@ def test_connections_are_kept_and_the_dead_are_noticed() -> None:
 
 
 def test_nobody_there_and_nobody_trusted_are_told() -> None:
-    """A closed port is `Unreached`, a server that does not speak TLS too; names and codes of both are in the text."""
+    """A closed port is `Unreached`; a server that speaks no TLS is `Untrusted`, and that is what is said of it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(Unreached, match=str(port)):
@@ -304,9 +304,10 @@ def test_nobody_there_and_nobody_trusted_are_told() -> None:
     no_tls = b"HTTP/1.1 400 Bad\r\n\r\n"
     with (
         answering(lambda connection: connection.sendall(no_tls)) as port,
-        pytest.raises((Unreached, Untrusted)),
+        pytest.raises(Untrusted, match=f"127.0.0.1:{port} does not speak TLS") as caught,
     ):
         Line(route(port, tls=ssl.create_default_context())).open()
+    assert "http://" in caught.value.hint
 
 
 def test_a_proxy_is_asked_in_its_own_words() -> None:

@@ -144,6 +144,17 @@ class TestFaults:
 
         assert server.requests == {"/faults/changing": 2}
 
+    async def test_a_server_without_tls_is_called_that(
+        self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path
+    ) -> None:
+        """Whoever writes https:// where the server has http:// hears so."""
+        url = server.url("/faults/whole").replace("http://", "https://")
+
+        with pytest.raises(Unavailable, match="does not speak TLS") as caught:
+            await bring(source, url, tmp_path)
+
+        assert "http://" in caught.value.hint
+
     async def test_a_name_that_leads_nowhere_is_unavailable(
         self, source: Source[UrlParams], tmp_path: Path
     ) -> None:
