@@ -79,7 +79,7 @@ class LocalPublisher:
 
     async def probe(self) -> Offer:
         if self._trouble:
-            hint = "Give the local publisher another address or port."
+            hint = "Give it another address or port: Publishers.Types.Local.Address, Publishers.Types.Local.Port."
             return Offer(self.type, available=False, reason=self._trouble, hint=hint)
         return Offer(self.type)
 

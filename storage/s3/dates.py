@@ -24,6 +24,7 @@ DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday
 LEAP_CYCLE_YEARS: Final = 400
 """The calendar repeats after so many years, weekdays included: year 0, which Python lacks, is like year 400."""
 _DAY_S: Final = 24 * 60 * 60
+_LAYOUT_HINT: Final = "It is written as in Go, with the date 2 January 2006: 2006-01-02, 2006/01, Jan _2."
 _FRACTION_DIGITS: Final = 9
 """More are read over."""
 
@@ -82,15 +83,22 @@ def same_date(layout: str, text: str) -> str | None:
 
 
 def check_layout(layout: str, field: str) -> None:
-    """Raise `Invalid`, which names the `field`, for a layout that cannot read what it writes: Bacalhau refuses it."""
+    """Raise `Invalid`, which names the `field`, for a layout that cannot read what it writes (Bacalhau refuses it too), and
+    for one without a part of a date (``YYYY-MM-DD``), by which Bacalhau gives all objects to the first partition."""
     words = _compiled(layout.encode(errors="surrogateescape"))
     first = _Moment(2006, 1, 2, hour=15, minute=4, second=5, utc=True)
     _settle(first)
     if _read(words, _written(words, first)) is None:
         raise Invalid(
             f"{field} {layout!r} is no date format: it cannot read what it writes",
-            hint="It is written as in Go, with the date 2 January 2006: 2006-01-02, 2006/01, Jan _2.",
+            hint=_LAYOUT_HINT,
         )
+    later = _Moment(
+        2011, 12, 31, hour=8, minute=57, second=59, nanosecond=987_654_321, said_s=-18_000, zone=b"EST"
+    )
+    _settle(later)
+    if _written(words, first) == _written(words, later):
+        raise Invalid(f"{field} {layout!r} has no part of a date", hint=_LAYOUT_HINT)
 
 
 def _read(words: tuple[_Word, ...], text: bytes) -> _Moment | None:

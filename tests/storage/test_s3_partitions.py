@@ -132,6 +132,27 @@ def test_a_layout_that_cannot_read_what_it_writes_is_refused(layout: str) -> Non
         )
 
 
+@pytest.mark.parametrize("layout", ["YYYY-MM-DD", "%Y-%m-%d", "yyyy/MM"])
+def test_a_layout_in_another_languages_words_is_refused(layout: str) -> None:
+    """A date format that names no part of a date would give all objects to one partition: a person hears of it, and of how
+    it is written."""
+    with pytest.raises(Invalid, match=r"Partition\.DateFormat .* has no part of a date") as caught:
+        read_params(
+            {"Bucket": "b", "Partition": {"Type": "date", "DateFormat": layout}}, SourceParams, "source s3"
+        )
+    assert "2006-01-02" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "layout", ["2006", "Jan", "_2", "002", "Mon", "3PM", "PM", ".000", "MST", "Z07:00", "-07"]
+)
+def test_any_part_of_a_date_makes_a_layout(layout: str) -> None:
+    """Objects may be shared out by any part of a date, as in Bacalhau."""
+    read_params(
+        {"Bucket": "b", "Partition": {"Type": "date", "DateFormat": layout}}, SourceParams, "source s3"
+    )
+
+
 LAYOUTS = st.lists(
     st.sampled_from(
         ["2006", "01", "_2", "2", "002", "Jan", "Monday", "15", "3", "PM", ".000", "Z07:00", " ", "-"]
