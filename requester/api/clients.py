@@ -9,6 +9,9 @@ from typing import Final
 
 VERSION_HEADER: Final = "X-Bacalhau-Git-Version"
 OLDEST: Final = (1, 4, 0)
+NAMES_ARE_IDENTITIES: Final = (1, 8, 0)
+"""From then on a spec under a name that is taken is that job's next version, and one that changes nothing needs ``--force``.
+Clients before it have no such flag: each submission was a new job to them, whatever its name."""
 UNVERSIONED: Final = (0, 0, 0)
 """What Bacalhau's client says when it was built from its source without a version."""
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")

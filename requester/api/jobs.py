@@ -15,11 +15,11 @@ from aiohttp import web
 from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
 from requester.api import queries, views
-from requester.api.clients import is_before, version_of
+from requester.api.clients import NAMES_ARE_IDENTITIES, is_before, version_of
 from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
 from requester.core.model import HistoryItem, JobRecord
-from requester.verbs import HistoryQuery, JobQuery
+from requester.verbs import HistoryQuery, JobQuery, Submission
 from storage.forms import look
 
 routes = web.RouteTableDef()
@@ -71,20 +71,26 @@ async def submit(request: web.Request) -> web.Response:
     reading = _reading(body, request)
     if any(task.publisher.type.lower() == "s3managed" for task in reading.job.tasks):
         request.app[SIGNER].check_managed()
+    is_older = is_before(version_of(request.headers), NAMES_ARE_IDENTITIES)
     submission = await request.app[VERBS].submit(
         reading.job,
         warnings=reading.warnings,
         client=request.get(CLIENT, ""),
-        force=bool(member(body, "force")),
+        force=is_older or bool(member(body, "force")),
     )
+    told = [_is_next_version(reading.job.name, submission)] if is_older and submission.version > 1 else []
     return answer(
         {
             "JobID": submission.job,
             "EvaluationID": views.evaluation_id(submission.job, submission.version, 0),
-            "Warnings": submission.warnings,
+            "Warnings": [*submission.warnings, *told],
             "JobVersion": submission.version,
         }
     )
+
+
+def _is_next_version(name: str, submission: Submission) -> str:
+    return f"there is a job named {name!r} already: this is version {submission.version} of it and takes its place"
 
 
 def _reading(body: dict[str, Any], request: web.Request) -> Reading:

@@ -115,6 +115,31 @@ async def test_force_and_client_reach_the_verb(api: Api, twin: Twin) -> None:
     assert record.version == 2
 
 
+@pytest.mark.parametrize(
+    ("client", "statuses"),
+    [("v1.4.0", [200, 200]), ("v1.7.0", [200, 200]), ("v1.8.0", [200, 409]), ("", [200, 409])],
+)
+async def test_a_named_spec_runs_again_for_clients_without_force(
+    api: Api, twin: Twin, client: str, statuses: list[int]
+) -> None:
+    """To Bacalhau's clients before 1.8 each submission is a job, and they have no flag to insist: the same spec under the
+    same name runs once more, as the job's next version, and they are warned of that. Later ones hear that nothing changes.
+    """
+    body = {"Job": {**BODY["Job"], "Name": "n"}}
+    answers = []
+    for status in statuses:
+        headers = {"X-Bacalhau-Git-Version": client} if client else {}
+        async with api.put(JOBS, json=body, headers=headers) as answer:
+            assert answer.status == status
+            answers.append(await answer.json())
+    assert not answers[0]["Warnings"]
+    if statuses[1] == 200:
+        assert (answers[1]["JobID"], answers[1]["JobVersion"]) == (answers[0]["JobID"], 2)
+        assert answers[1]["Warnings"] == [
+            "there is a job named 'n' already: this is version 2 of it and takes its place"
+        ]
+
+
 async def test_jobs_are_listed_oldest_first_and_paged(api: Api, twin: Twin) -> None:
     """Without a wish the oldest comes first; a token leads through all pages, in the direction it was begun in."""
     ids = [await twin.submitted(a_job(f"job-{number}")) for number in range(5)]
