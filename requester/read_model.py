@@ -29,9 +29,10 @@ from requester.core.model import JobRecord
 from requester.core.newcomers import Newcomer
 from requester.core.retention import Purge
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Raised when the tables or the records in them change. A file of an earlier schema is brought up to it, for it knows of
 jobs that have left the log; any other is filled again."""
+_WITHOUT_LEFTOVERS: Final = 4
 
 _CACHE_KIB: Final = 65_536
 """The keys of a million jobs are 35 MiB, and a new one may belong on any of their pages."""
@@ -69,6 +70,19 @@ DROP INDEX IF EXISTS jobs_open;
 """
 """A file of schema 1 had an index where there is a chain now. One of schema 2 has the records of all its jobs in their rows,
 which may be."""
+_FROM_3: Final = """
+DELETE FROM executions
+  WHERE json_extract(CAST(record AS TEXT), '$.job') IS NOT (SELECT id FROM jobs WHERE jobs.key = executions.key);
+CREATE TEMP TABLE others AS SELECT entries.seq, entries.key, jobs.created_at AS at
+  FROM entries JOIN jobs ON jobs.key = entries.key
+  WHERE NOT instr(entries.data, CAST('"job":"' || jobs.id || '"' AS BLOB));
+DELETE FROM entries WHERE seq IN (SELECT seq FROM others);
+DELETE FROM blobs WHERE seq IN (SELECT seq FROM others);
+INSERT OR REPLACE INTO deleted SELECT key, MAX(seq), MIN(at), 0 FROM others GROUP BY key;
+DROP TABLE others;
+"""
+"""Where a deleted job's name was used again at once, a file of schema 3 or before may have kept what the deleted one left:
+its executions and entries as the other's. They go; what of it is still in the log is found as that of any deleted job."""
 _PUT_JOBS: Final = """
 INSERT INTO jobs (key, id, namespace, name, state, closed, priority, created_at, modified_at, last, record) VALUES {}
 ON CONFLICT (key) DO UPDATE SET
@@ -157,6 +171,8 @@ class Store:
             database.executescript(_TABLES)
             if columns and "before" not in columns:
                 database.executescript(f"BEGIN; {_FROM_1} COMMIT")
+            if columns and version < _WITHOUT_LEFTOVERS:
+                database.executescript(f"BEGIN; {_FROM_3} COMMIT")
             if not named:
                 # A file of a version before blobs were looked at: its entries name them all the same.
                 found = database.execute(_OLDER_ENTRIES, (_BLOB_URL,)).fetchall()

@@ -9,7 +9,17 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.clock import SystemClock
-from protocol.entries import Assigned, Closed, Deleted, Entry, Event, Queued, StopRequested, Submitted
+from protocol.entries import (
+    Assigned,
+    Cancelled,
+    Closed,
+    Deleted,
+    Entry,
+    Event,
+    Queued,
+    StopRequested,
+    Submitted,
+)
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId, job_id, job_key
 from protocol.jobs import Amounts, Timeouts
@@ -22,7 +32,7 @@ from requester.core.retention import Candidate
 from requester.jobs import Jobs
 from requester.live import Live
 from requester.read_model import SCHEMA, Group, Store
-from requester.read_queries import BEGINNING, entries, find, load, load_open, over, select
+from requester.read_queries import BEGINNING, entries, find, keys_of, load, load_open, over, select
 from requester.recorder import Recorder
 from requester.service import Service
 from requester.verbs import JobQuery
@@ -150,6 +160,48 @@ async def test_names_of_old_jobs_are_known(tmp_path: Path) -> None:
             submission = await service.submit(job, warnings=[], client="test")
             assert submission.version == version
             await closed(service, submission.job)
+
+
+def test_what_an_earlier_version_left_of_a_name_that_was_used_again_goes(tmp_path: Path) -> None:
+    """Where a name was used again at once, an earlier version kept what the deleted job had left as the new one's. A
+    requester that is upgraded has none of it, and clears away what of it is in the log; other jobs stay as they are.
+    """
+    path = tmp_path / "model.sqlite"
+    key, other = job_key("default", "again"), job_key("default", "other")
+    spec = a_job("again")
+    begun: list[Event] = [Submitted(spec, 1), Assigned(ExecutionId("e-1"), 0, 1, NodeId("n-1"), Amounts(1.0))]
+    ended = Failure("Cancelled", "enough")
+    told: list[tuple[JobId, JobKey, list[Event]]] = [
+        (job_id(key, 1), key, [*begun, Cancelled(ExecutionId("e-1"), ended), Closed(JobState.FAILED)]),
+        (job_id(other, 1), other, [Submitted(a_job("other"), 1)]),
+        (job_id(key, 1), key, [Deleted()]),
+        (job_id(key, 2), key, [Submitted(spec, 1)]),
+        (job_id(key, 2), key, [StopRequested("enough")]),
+    ]
+    records: dict[JobKey, JobRecord | None] = {}
+    store = Store(path)
+    for first, last in ((0, 2), (2, 5)):
+        written = []
+        for seq, (id_, its, events) in enumerate(told[first:last], first + 1):
+            entry = Entry(id_, f"op{seq}", "r1", float(seq), events)
+            records[its] = fold(records.get(its), entry, seq)
+            written.append((seq, its, encode(entry)))
+        changed = {its: record for _, its, _ in written if (record := records[its]) is not None}
+        # What was deleted meanwhile such a version did not say here.
+        store.write(Group("log", last, [(each, first) for each in changed.values()], [], written))
+    store.close()
+    with sqlite3.connect(path) as database:
+        assert len(entries(database, key)) == 4
+        assert keys_of(database, [ExecutionId("e-1")]) == {key}
+        database.execute("PRAGMA user_version = 3")
+
+    store = Store(path)
+    reader = store.reader()
+    assert [load(reader, its) for its in (key, other)] == [records[key], records[other]]
+    assert [[seq for seq, _ in entries(reader, its)] for its in (key, other)] == [[4, 5], [2]]
+    assert not keys_of(reader, [ExecutionId("e-1")])
+    assert over(reader, 0.0, 10) == [Candidate(key, 3, 4.0, deleted=True, again=True)]
+    store.close()
 
 
 async def test_what_follows_from_one_entry_is_read_as_if_it_were_kept(tmp_path: Path) -> None:
