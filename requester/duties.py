@@ -22,7 +22,9 @@ _STALL_S = 1.0
 
 
 class Duties:
-    """The clockwork of one requester. `log_share` is how full the log is, from 0 to 1."""
+    """The clockwork of one requester. `log_share` is how full the log is, from 0 to 1; `writable` is false while it does not
+    take what it is given.
+    """
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Duties:
         self._reports = reports
         self._committer = committer
         self._presence = presence
-        self._writable = True
+        self.writable = True
         self.log_share = 0.0
 
     def begin(self) -> None:
@@ -84,12 +86,12 @@ class Duties:
     def _watch_log(self) -> None:
         """While the log cannot be written nothing can be judged, nor for one limit of silence after."""
         writable = self._committer.writable_since is not None
-        if writable and not self._writable:
+        if writable and not self.writable:
             self._fleet.hearing_since = self._clock.now()
-        self._writable = writable
+        self.writable = writable
 
     def _judge_silence(self) -> None:
-        gone = self._registry.gone() if self._writable else {}
+        gone = self._registry.gone() if self.writable else {}
         new = [node for node in gone if node not in self._orchestrator.gone]
         self._orchestrator.gone = gone
         for node in new:

@@ -350,6 +350,7 @@ class Service:
             "log": self._follower.created,
             "log_share": self._duties.log_share,
             "connected": self._bus.connected,
+            "writable": self._duties.writable,
             "acting": self._orchestrator.acting,
             "open_jobs": len(self._jobs),
             "queued_jobs": len(self._jobs.queue),

@@ -149,12 +149,21 @@ def commits(puts: Sequence[Put]) -> Iterator[list[Put]]:
         yield together
 
 
+_TAKES_NO_WRITES: Final = (
+    "it is read and takes no writes; if a NATS server's own log says `no space left on device`, "
+    "make room on its disk and restart it"
+)
+"""What a server whose disk is full looks like from outside: nats-server 2.15 answers no write until it is restarted, also if
+there is room again."""
+
+
 class GuardedStream:
     """Guarded writes to one stream, and reads from its leader."""
 
     def __init__(self, wire: Wire, stream: str) -> None:
         self._wire = wire
         self._stream = stream
+        self._looks = 0
 
     async def put(self, puts: Sequence[Put]) -> list[Outcome]:
         """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again."""
@@ -209,6 +218,7 @@ class GuardedStream:
     async def _settle(self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt]) -> list[Outcome]:
         """Find an outcome for every write, each on its own."""
         outcomes: dict[int, Outcome] = {}
+        looks = self._looks
 
         async def settle(number: int) -> None:
             outcomes[number] = await self._settle_one(puts[number], verdicts[number])
@@ -217,7 +227,12 @@ class GuardedStream:
             async with asyncio.timeout(GIVE_UP_S):
                 await together(map(settle, range(len(puts))))
         except TimeoutError as error:
-            reason = "it does not answer" if self._wire.connected else "there is no connection to NATS"
+            if not self._wire.connected:
+                reason = "there is no connection to NATS"
+            elif self._looks > looks:
+                reason = _TAKES_NO_WRITES
+            else:
+                reason = "it does not answer"
             raise Unavailable(
                 f"writes to {self._stream} are in doubt after {GIVE_UP_S:g} s: {reason}",
                 hint="Ask again with the same operation id and guard: it can succeed once only.",
@@ -249,6 +264,7 @@ class GuardedStream:
     async def _look_for(self, put: Put) -> Stored | Stale | None:
         """What the stream says of a write; None if it is not there and its guard still holds."""
         (newest,) = await self.newest([put.subject])
+        self._looks += 1
         finding = examine(put, newest)
         if finding is Finding.ABSENT:
             return None

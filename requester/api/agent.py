@@ -57,7 +57,8 @@ async def legacy_livez(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 when this requester can take jobs, 503 with the same facts when it cannot."""
     facts = request.app[VERBS].facts()
-    return answer(facts, status=200 if facts.get("connected", True) else 503)
+    ready = facts["connected"] and facts["writable"]
+    return answer(facts, status=200 if ready else 503)
 
 
 @routes.get("/")

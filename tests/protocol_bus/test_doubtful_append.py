@@ -5,8 +5,8 @@ second bus, without the proxy, sees what is really in the log.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -14,6 +14,8 @@ from deploy.servers import NatsServer
 from protocol.bus import Append, Bus, Outcome, Record, Stale, Stored
 from protocol.errors import Unavailable
 from protocol.nats import guarded
+from protocol.nats.frames import Answer, Request
+from protocol.nats.wire import Wire
 from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, stored
 from tests.protocol_bus.connections import requester
 from tests.protocol_bus.cutting_proxy import CuttingProxy, cutting_proxy
@@ -205,3 +207,27 @@ async def test_asking_again_after_unavailable_is_answered_stored(
 
         assert outcome == await append_one(bus, one) == Stored(1)
         assert await collect(witness, 0, 1) == [Record(one.key, 1, one.data)]
+
+
+class FullDisk:
+    """The wire to a server whose disk is full: it answers reads, and no writes."""
+
+    connected = True
+
+    async def until_connected(self) -> bool:
+        return True
+
+    async def ask(
+        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
+    ) -> list[Answer | None]:
+        nothing = Answer(b"", b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}')
+        return [nothing if ".STREAM.MSG.GET." in each.subject else None for each in requests]
+
+
+async def test_a_log_that_takes_no_writes_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is read and takes no writes is not called silent: a disk may be full, and the fault says what to do."""
+    monkeypatch.setattr(guarded, "GIVE_UP_S", 0.3)
+    stream = guarded.GuardedStream(cast(Wire, FullDisk()), "JOBS")
+
+    with pytest.raises(Unavailable, match=r"no space left on device.*restart it"):
+        await stream.put([guarded.Put("job.x", 0, "op-1", b"entry")])

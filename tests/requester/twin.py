@@ -409,7 +409,7 @@ class Twin:
         return self.known[node.info.id]
 
     def facts(self) -> dict[str, Any]:
-        return {"id": "r-twin", "connected": "connected" not in self.faults}
+        return {"id": "r-twin", **{fact: fact not in self.faults for fact in ("connected", "writable")}}
 
     async def _called(self, verb: str, what: Any) -> None:
         self.calls.append((verb, what))

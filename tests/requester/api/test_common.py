@@ -226,9 +226,12 @@ async def test_the_version_is_flat_and_comparable(api: Api) -> None:
     assert body["Shoal"] == "0.1.0"
 
 
-async def test_readiness_follows_the_log(api: Api, twin: Twin) -> None:
-    """A requester that cannot reach the log is alive, and not ready."""
-    twin.faults["connected"] = Unavailable("x")
+@pytest.mark.parametrize("lack", ["connected", "writable"])
+async def test_readiness_follows_the_log(api: Api, twin: Twin, lack: str) -> None:
+    """A requester that cannot reach the log, or whose log takes nothing, is alive, and not ready."""
+    async with api.get("/readyz") as answer:
+        assert answer.status == 200
+    twin.faults[lack] = Unavailable("x")
     async with api.get("/readyz") as answer:
         assert answer.status == 503
     async with api.get("/api/v1/agent/alive") as answer:
