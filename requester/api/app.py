@@ -18,7 +18,7 @@ from protocol.errors import Fault
 from protocol.ids import uuid4_text
 from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
-from requester.api import agent, clients, files, jobs, nodes, results, streams
+from requester.api import agent, clients, files, jobs, metrics, nodes, results, streams
 from requester.api.envelope import answer, of_fault, refusal
 from requester.api.keys import (
     BUILD,
@@ -65,7 +65,7 @@ def application(
     app[DEFAULTS] = defaults or Defaults()
     app[SIGNER] = signer or ResultSigner(Signing(disabled=True))
     # Of the paths below one they are tried in this order: what is asked most comes first.
-    for module in (jobs, streams, results, files, nodes, agent):
+    for module in (jobs, streams, results, files, nodes, agent, metrics):
         app.add_routes(module.routes)
     app.on_response_prepare.append(_add_headers)
     return app
