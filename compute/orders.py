@@ -156,7 +156,8 @@ class Orders:
         if key_of(run.job) is None or not is_token(run.execution):
             raise Invalid(f"{run.execution!r} of {run.job!r} is no execution of a job")
         if run.execution in self._gone:
-            raise Conflict(f"execution {run.execution} was here and is done with", kind="Gone")
+            message = f"execution {run.execution} was here and is done with"
+            raise Conflict(message, kind="Gone", details={"log": self._log_created})
         if self.leaving:
             raise Exhausted("this node is leaving", hint="Another node will do.", kind="Leaving")
         if len(self.runners) >= EXECUTIONS_MAX:

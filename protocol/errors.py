@@ -20,6 +20,8 @@ from msgspec import Struct, field
 
 NEVER_RAN: Final = "NotFound.NeverRan"
 """There is no output of an execution, for it ended before its program began."""
+DONE_WITH: Final = "Conflict.Gone"
+"""A node was ordered to run what was there before and is done with; `details` name the `log` whose names it remembers."""
 
 
 class Failure(Struct, frozen=True, gc=False, omit_defaults=True):

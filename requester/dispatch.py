@@ -20,7 +20,7 @@ from protocol.batches import TOGETHER_MAX, batched
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.entries import Reported
-from protocol.errors import Failure, Fault
+from protocol.errors import DONE_WITH, Failure, Fault
 from protocol.ids import ExecutionId, JobKey, NodeId, key_of
 from protocol.messages import (
     Cancel,
@@ -36,6 +36,7 @@ from protocol.messages import (
 )
 from protocol.states import ExecutionState
 from requester.core.commands import run
+from requester.core.giving_up import done_with
 from requester.jobs import Jobs
 from requester.live import Input, Live
 
@@ -55,7 +56,7 @@ class _Order(Struct, frozen=True):
 class Dispatch:
     """Commands on their way: at most `at_once`, each given `timeout_s` to be answered.
 
-    `put` brings what a refused order comes to back to whoever decides.
+    `put` brings what a refused order comes to back to whoever decides; `log_created` names the log that is followed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Dispatch:
         *,
         jobs: Jobs,
         put: Callable[[Live, Input], None],
+        log_created: Callable[[], str],
         at_once: int,
         timeout_s: float,
     ) -> None:
@@ -72,6 +74,7 @@ class Dispatch:
         self._clock = clock
         self._jobs = jobs
         self._put = put
+        self._log_created = log_created
         self._at_once = at_once
         self._timeout_s = timeout_s
         self._tasks: asyncio.TaskGroup | None = None
@@ -145,7 +148,11 @@ class Dispatch:
                 order.told()
 
     def _not_taken(self, node: NodeId, order: Command, failure: Failure | None) -> None:
-        """A node that can never take an order has refused it; what may pass is ordered again after its next beat."""
+        """A node can never take an order, or is done with it; what may pass is ordered again after the node's next beat.
+
+        That it is done may be news of an end that is not folded here yet: then the log does not take what is put here. And a
+        node goes by another log's names until it has been told of this one: then it takes the order later.
+        """
         reason = failure.message if failure is not None else "no reason given"
         # A list is sent again with each beat, and its node says once why it does not take it. A process of a version that
         # does not know that it can be replaced cannot be told.
@@ -154,7 +161,14 @@ class Dispatch:
             _log.warning("a node did not take a command", node=node, order=name, reason=reason)
         key = key_of(order.job) if isinstance(order, Run) else None
         live = self._jobs.open.get(key) if key is not None else None
-        if live is None or failure is None or failure.retryable or not isinstance(order, Run):
+        if live is None or failure is None or not isinstance(order, Run):
+            return
+        if failure.code == DONE_WITH and failure.details.get("log") == self._log_created():
+            if not live.undecided:
+                lost = done_with(order.execution, node)
+                self._put(live, Input(lambda _: lost, lambda _: None))
+            return
+        if failure.retryable:
             return
         report = Report(
             node=node,

@@ -127,9 +127,14 @@ class Live:
         return self.flying is not None
 
     @property
+    def undecided(self) -> bool:
+        """Whether anything waits to be written, is on its way, or has to be read first."""
+        return bool(self.inflight or self.inputs or self.behind)
+
+    @property
     def busy(self) -> bool:
         """Whether something still hangs on it, so that it must stay in memory."""
-        return bool(self.inflight or self.inputs or self.watchers or self.behind)
+        return self.undecided or bool(self.watchers)
 
     def has_folded(self, seq: int) -> bool:
         """Whether the entry at this sequence is in the record, or deleted it."""

@@ -48,6 +48,7 @@ class Orchestrator:
         presence: Presence,
         recorder: Recorder,
         position: Callable[[], int],
+        log_created: Callable[[], str],
     ) -> None:
         self._clock = clock
         self._settings = settings
@@ -85,6 +86,7 @@ class Orchestrator:
             clock,
             jobs=jobs,
             put=self.put,
+            log_created=log_created,
             at_once=settings.commands_max,
             timeout_s=settings.command_timeout_s,
         )

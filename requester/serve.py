@@ -220,6 +220,7 @@ def _deciding(bus: Bus, settings: Settings, clock: Clock, version: str) -> _Deci
         presence=presence,
         recorder=recorder,
         position=lambda: follower.position,
+        log_created=lambda: follower.created,
     )
     follower = Follower(bus, clock, recorder, take=orchestrator.applier.take, anew=orchestrator.begin_anew)
     recorder.recorded = jobs.recorded

@@ -10,13 +10,14 @@ from msgspec import UnsetType
 
 from protocol.entries import Cancelled, Event, Lost
 from protocol.errors import Failure
-from protocol.ids import NodeId, short
+from protocol.ids import ExecutionId, NodeId, short
 from protocol.jobs import LONG_RUNNING, Job
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import NODE_DRAINED, NODE_REJECTED, OVER_TIME, Policy
 from requester.core.view import View
 
 NODE_LOST: Final = "Unavailable.NodeLost"
+NODE_FORGOT: Final = "Unavailable.NodeForgot"
 SUPERSEDED = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
 REJECTED = Failure(
     code=NODE_REJECTED,
@@ -51,6 +52,18 @@ def given_up(record: JobRecord, view: View, now: float, policy: Policy) -> list[
         elif limit and now >= view.running_since.get(execution.id, now) + limit + policy.execution_grace_s:
             events.append(Cancelled(execution.id, too_long("Execution", limit, OVER_TIME)))
     return events
+
+
+def done_with(execution: ExecutionId, node: NodeId) -> Lost:
+    """What becomes of an open execution with which its node is done: its end was told, or the execution was ended, and the
+    log has nothing of that. No order brings it back."""
+    failure = Failure(
+        code=NODE_FORGOT,
+        message=f"Execution given up because node {short(node)} is done with it and the log does not know how it ended",
+        hint="it was run; the log may have lost entries that it had acknowledged",
+        retryable=True,
+    )
+    return Lost(execution, node, failure)
 
 
 def _left(node: NodeId, view: View, now: float, lost_after_s: float) -> Failure | None:

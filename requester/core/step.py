@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from protocol.entries import Cancelled, Closed, Event, Queued, Reported, StopRequested
+from protocol.entries import Cancelled, Closed, Event, Lost, Queued, Reported, StopRequested
 from protocol.errors import Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import EVERYWHERE
@@ -88,7 +88,7 @@ def step(
     job: JobId,
     policy: Policy = Policy(),  # noqa: B008 - frozen
 ) -> Decision:
-    """Decide about one job. `inputs` are submissions, stops and reports that wait to become facts."""
+    """Decide about one job. `inputs` are submissions, stops, reports and losses that wait to become facts."""
     draft = _Draft(record, job, now)
     for event in inputs:
         # Each against what the ones before it left: the same report twice is one.
@@ -126,7 +126,7 @@ def _close(draft: _Draft, end: Closed, policy: Policy) -> None:
 
 
 def counts(record: JobRecord | None, event: Event) -> bool:
-    """Whether an input would change anything: a report of an execution that is not current is dropped here."""
+    """Whether an input would change anything: what is said of an execution that is not current is dropped here."""
     if isinstance(event, Reported):
         execution = record.executions.get(event.report.execution) if record is not None else None
         return (
@@ -134,6 +134,9 @@ def counts(record: JobRecord | None, event: Event) -> bool:
             and execution.node == event.report.node
             and accepts(execution, event.report.state)
         )
+    if isinstance(event, Lost):
+        execution = record.executions.get(event.execution) if record is not None else None
+        return execution is not None and execution.node == event.node and execution.open
     if isinstance(event, StopRequested):
         return record is not None and not record.closed and record.stopping is None
     return True

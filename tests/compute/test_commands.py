@@ -29,9 +29,10 @@ LONG = {"Seconds": 3600}
 
 
 async def test_the_same_order_twice_is_one_run(nodes: Nodes, requester: FakeRequester) -> None:
-    """Repeating an order while it runs or after it has ended starts nothing."""
+    """Repeating an order while it runs or after it has ended starts nothing; the answer then says by which log's names."""
     node = nodes()
     await node.start()
+    await requester.full_list(0, [], created="log-1")
     run = order(task=noop(LONG))
     assert (await requester.run(run)).taken
     assert (await requester.run(run)).taken
@@ -43,7 +44,7 @@ async def test_the_same_order_twice_is_one_run(nodes: Nodes, requester: FakeRequ
     late = await requester.run(run)
     assert not late.taken
     assert late.failure is not None
-    assert late.failure.code == "Conflict.Gone"
+    assert (late.failure.code, late.failure.details) == ("Conflict.Gone", {"log": "log-1"})
     assert node.world.starts == {run.execution: 1}
     assert len(requester.accepted[run.execution]) == 1
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Messages
 from protocol.clock import Clock
-from protocol.errors import Failure, Fault
+from protocol.errors import Conflict, Failure, Fault
 from protocol.ids import ExecutionId, NodeId, RequesterId
 from protocol.jobs import Amounts, Job, Resources, Spec, Task, Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
@@ -120,6 +120,10 @@ class PretendNode:
         self.earlier = False
         """Of a version that knows no messages with several commands."""
         self.runs: list[Run] = []
+        self.done_with: dict[ExecutionId, str] = {}
+        """What it remembers only by name, and by which log's."""
+        self.repeated: list[ExecutionId] = []
+        """Orders of that which came again."""
         self.cancelled: list[ExecutionId] = []
         self.lists: list[FullList] = []
         self.replaced: list[int] = []
@@ -142,9 +146,10 @@ class PretendNode:
                         unknown = Failure("Broken", "a message cannot be read")
                         await message.respond(encode(CommandAnswer(False, unknown)))
                         continue
-                    for command in commands:
-                        await self._take(command)
-                    await message.respond(encode(CommandAnswer(True)))
+                    answers = [await self._answer(command) for command in commands]
+                    taken = all(answer.taken for answer in answers)
+                    several = CommandAnswer(taken, each=[] if taken else answers)
+                    await message.respond(encode(answers[0] if len(answers) == 1 else several))
 
     async def _beat(self) -> None:
         while True:
@@ -162,6 +167,14 @@ class PretendNode:
             held=self.held,
         )
         await self.bus.publish(subjects.beats(self.id), encode(beat))
+
+    async def _answer(self, command: Command) -> CommandAnswer:
+        if isinstance(command, Run) and command.execution in self.done_with:
+            log = self.done_with[command.execution]
+            self.repeated.append(command.execution)
+            return CommandAnswer(False, Conflict("done with", kind="Gone", details={"log": log}).failure())
+        await self._take(command)
+        return CommandAnswer(True)
 
     async def _take(self, command: Command) -> None:
         async with self.news:

@@ -22,7 +22,15 @@ async def test_a_refusal_is_told_once() -> None:
     hub = MemoryHub()
     clock = SystemClock()
     jobs = Jobs(Fleet(), clock, closed_max=1, waiting_max=1, load=lambda key: None)
-    dispatch = Dispatch(MemoryBus(hub), clock, jobs=jobs, put=lambda live, item: None, at_once=9, timeout_s=5)
+    dispatch = Dispatch(
+        MemoryBus(hub),
+        clock,
+        jobs=jobs,
+        put=lambda live, item: None,
+        log_created=str,
+        at_once=9,
+        timeout_s=5,
+    )
     refusal = encode(CommandAnswer(False, Failure("Conflict.Gone", "was here and is done with")))
     answered: asyncio.Queue[None] = asyncio.Queue(9)
 

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
-from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
+from tests.requester.cluster import QUICK, a_cluster, a_job, closed, complete, happens, hold, submit, until
 
 
 async def test_what_a_node_holds_is_known_until_it_says_otherwise(tmp_path: Path) -> None:
@@ -37,6 +37,47 @@ async def test_lost_command(tmp_path: Path) -> None:
 
         assert (await closed(service, job)).state is JobState.COMPLETED
         assert len(node.runs) == 1
+
+
+async def test_a_node_that_is_done_with_what_the_log_has_open(tmp_path: Path) -> None:
+    """An execution is given up whose node is done with it while the log knows no end of it; what it was is said, and it is
+    tried again."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        node.script = complete
+        forgotten = node.runs[0].execution
+        node.done_with[forgotten] = service._follower.created
+        del node.states[forgotten]
+
+        record = await closed(service, job)
+        assert record.state is JobState.COMPLETED
+        first, second = record.executions.values()
+        assert (first.id, first.state, second.state) == (forgotten, S.LOST, S.COMPLETED)
+        assert first.failure is not None
+        assert first.failure.code == "Unavailable.NodeForgot"
+        assert "n1 is done with it" in first.failure.message
+
+
+async def test_a_node_that_goes_by_another_logs_names(tmp_path: Path) -> None:
+    """What a node remembers of another log ends nothing: it is ordered again until the node has come over to this one."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        node.script = complete
+        execution = node.runs[0].execution
+        node.done_with[execution] = "another log"
+        del node.states[execution]
+        await happens(lambda: len(node.repeated) >= 3)
+        node.runs.clear()
+        del node.done_with[execution]
+
+        record = await closed(service, job)
+        assert [(each.id, each.state) for each in record.executions.values()] == [(execution, S.COMPLETED)]
 
 
 async def test_lost_node(tmp_path: Path) -> None:
