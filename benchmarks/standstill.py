@@ -8,6 +8,11 @@ that has the interpreter's lock), or it had no processor. The second has two for
 could run and others were running (run delay), or the machine is a guest and its host let the processor rest (steal). What
 is left is ours: processor time, system calls that wait, the interpreter's lock.
 
+That is not all that a machine can do. A guest whose host let it rest altogether sees neither queue nor steal: the loop slept
+until a timer, and was woken late. It was in its own wait then (`benchmarks.own_wait`), which needs no lock and has no
+callback in it, so what is longer than a tick of that is the machine's. A call that stands, on the loop or with the lock in a
+thread, is never in it: a loop that has the lock, or wants it, has left its wait.
+
 The lock needs a closer look. While the loop sleeps because a thread of its process has the lock, that thread may itself be
 waiting for a processor, with the lock in its hand; on two cores that twenty processes want, ten milliseconds of work with
 the lock are then a hundred of sleep. What our threads did is the processor time that they took meanwhile. Sleep beyond that
@@ -27,6 +32,8 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
+from benchmarks.own_wait import OwnWait
+
 TICK_S: Final = 0.001
 MARK_S: Final = 0.02
 """No loop may stand still for longer by its own doing."""
@@ -45,8 +52,9 @@ _libc: Final = ctypes.CDLL(None)
 
 class Delay(Struct, frozen=True):
     """One tick's lateness, in seconds; for `queued_s` of it the loop could have run and no processor was free, for at least
-    `stolen_s` the processor that it was on was not there; for `behind_s` it slept, as did all threads of its process, though
-    one of them stood in the queue for a processor.
+    `stolen_s` the processor that it was on was not there, for at least `overslept_s` it was in its own wait though the tick
+    was over; for `behind_s` it slept elsewhere, as did all threads of its process, though one of them stood in the queue for
+    a processor.
 
     What the loop itself does, and what its other threads do with the lock that it waits for, is in none.
     `where` is what the loop's thread did when it was late by `STILL_S`, the last call first; empty for a loop that was not.
@@ -57,16 +65,18 @@ class Delay(Struct, frozen=True):
     stolen_s: float = 0.0
     behind_s: float = 0.0
     where: str = ""
+    overslept_s: float = 0.0
 
     @property
     def own_s(self) -> float:
         """The lateness that is our process's, rather too much than too little: who waits for a processor that is not there
-        is counted in both."""
-        return max(self.late_s - max(self.queued_s, self.stolen_s) - self.behind_s, 0.0)
+        is counted in both, and who was due in its own wait may have stood in the queue at the end of it."""
+        machine_s = max(self.queued_s, self.stolen_s, self.overslept_s)
+        return max(self.late_s - machine_s - self.behind_s, 0.0)
 
 
 class Watcher:
-    """Measures the ticks of the loop that it is used on; a context manager, one in a process, in its main thread.
+    """Measures the ticks of the running loop; a context manager, one in a process, in its main thread.
 
     Where a loop stands can't be told by the loop, so a signal comes when it is late. Its handler is Python's: it runs when
     a call that stands ends, in the frame that made it. (One that reads frames at any moment, as faulthandler does, has ended
@@ -76,6 +86,7 @@ class Watcher:
     def __init__(self) -> None:
         self._stat = -1
         self._threads = _Threads()
+        self._wait = OwnWait()
         self._where = ""
         self._before: Any = signal.SIG_DFL
 
@@ -98,25 +109,28 @@ class Watcher:
         """Let one tick pass; to be awaited on the loop's own thread."""
         processor, stolen = _libc.sched_getcpu(), self._stolen()
         others, worked = self._threads.queued_s(), time.process_time()
-        began, ran, queued = time.perf_counter(), time.thread_time(), _queued_s()
+        waited, ran, queued = self._wait.total_s(), time.thread_time(), _queued_s()
+        began = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, TICK_S + STILL_S)
         await asyncio.sleep(TICK_S)
         late_s = max(time.perf_counter() - began - TICK_S, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         queued_s, ran_s = _queued_s() - queued, time.thread_time() - ran
+        # Before it was due the loop can have waited for a tick at most.
+        overslept_s = max(self._wait.total_s() - waited - TICK_S, 0.0)
         where, self._where = self._where, ""
         if late_s < STILL_S:
-            return Delay(late_s, queued_s)
+            return Delay(late_s, queued_s, overslept_s=overslept_s)
         now = self._stolen()
         ticks = max(now[each] - stolen[each] for each in {processor, _libc.sched_getcpu()})
-        slept_s = late_s - queued_s - ran_s
+        slept_s = late_s - overslept_s - queued_s - ran_s
         worked_s = time.process_time() - worked - ran_s
         waited_s = max(
             (s - others.get(each, 0.0) for each, s in self._threads.queued_s().items()), default=0.0
         )
         behind_s = min(max(slept_s - worked_s, 0.0), waited_s)
         # A tick is counted when it is full, so of those seen since one may have begun before.
-        return Delay(late_s, queued_s, max(ticks - 1, 0) * _STOLEN_TICK_S, behind_s, where)
+        return Delay(late_s, queued_s, max(ticks - 1, 0) * _STOLEN_TICK_S, behind_s, where, overslept_s)
 
     def _stolen(self) -> dict[int, int]:
         """Ticks that the host has ever taken of each processor (proc_stat(5))."""
