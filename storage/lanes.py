@@ -12,6 +12,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -21,7 +22,7 @@ from storage.idle_lines import Lines
 from storage.pour import Piece
 from storage.ranged import ERROR_MAX_BYTES, MOVED_BYTES, PAUSE_MAX_S, Limits, Refusal
 from storage.route import Route
-from storage.threads import Stopped
+from storage.threads import Stopped, begin
 from storage.wire import Garbled, Head, Line, LineFault, Silent, Unreached, Untrusted
 
 BUFFER_BYTES: Final = 1 << 18
@@ -261,7 +262,7 @@ async def _crew(
     """Run each lane in a thread of its own until all have ended; the first fault stops the others."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    left = len(lanes)
+    left = 0
     faults: list[BaseException] = []
 
     def stop(*, cut: bool) -> None:
@@ -287,9 +288,10 @@ async def _crew(
         finally:
             loop.call_soon_threadsafe(one_less)
 
-    for lane in lanes:
-        threading.Thread(target=run, args=(lane,), name="shoal-lane", daemon=True).start()
     try:
+        for lane in lanes:
+            begin(partial(run, lane))
+            left += 1
         while left:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):

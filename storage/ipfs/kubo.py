@@ -218,17 +218,24 @@ class Kubo:
             self._lanes = Lanes(self._limits())
         await self._lanes.move(tasks, await self.route(gateway), count, moved)
 
-    async def once(self, task: Task, moved: Callable[[int], None]) -> None:
-        """Do one task of bulk data by the RPC API, by a single request. Raises its fault; `Away` if the node went away."""
+    async def once(
+        self,
+        tasks: Iterator[Task],
+        what: str,
+        moved: Callable[[int], None] = lambda size: None,
+        count: int = 1,
+    ) -> None:
+        """Do tasks of bulk data by the RPC API, `count` at once, each by a request that is not tried again. Raises the first
+        fault; `Away` if the node went away, which was asked for `what`."""
         limits = msgspec.structs.replace(self._limits(), tries=1)
         with contextlib.closing(Lanes(limits)) as lanes:
             try:
-                await lanes.move(iter([task]), await self.route(), 1, moved)
+                await lanes.move(tasks, await self.route(), count, moved)
             except Fault as fault:
                 if isinstance(fault.__cause__, Unreached):
-                    raise self.away(task.name) from fault
+                    raise self.away(what) from fault
                 if isinstance(fault.__cause__, Lost):
-                    raise self._broke(task.name) from fault
+                    raise self._broke(what) from fault
                 raise
 
     async def route(self, gateway: str = "") -> Route:

@@ -101,7 +101,7 @@ class IpfsPublisher(IpfsDriver):
             progress(done, adding.size_bytes)
 
         try:
-            await self._kubo.once(adding, moved)
+            await self._kubo.once(iter([adding]), ADDING, moved)
         except TimedOut as fault:
             if not isinstance(fault.__cause__, Silent):
                 raise

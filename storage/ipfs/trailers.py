@@ -46,16 +46,28 @@ def lines(line: Line, what: str) -> Iterator[bytes]:
         yield rest
 
 
-class _Reading(Generic[T]):
-    """A command whose answer is any number of lines: a `storage.lanes.Task`. Afterwards `found` is what `read` answered."""
+class Reading(Generic[T]):
+    """A command whose answer is any number of lines: a `storage.lanes.Task`.
+
+    `read` makes something of them, all of which it has to take; what it made is given to `take` if nothing stands behind the
+    lines. Both are called in a lane's thread, and raise their faults.
+    """
 
     moved_bytes = size_bytes = 0
 
-    def __init__(self, kubo: Kubo, command: str, options: Options, what: str, read: Read[T]) -> None:
+    def __init__(
+        self,
+        kubo: Kubo,
+        command: str,
+        options: Options,
+        what: str,
+        read: Read[T],
+        take: Callable[[T], None],
+    ) -> None:
         self.name = what
-        self.found: T | None = None
         self._kubo = kubo
         self._read = read
+        self._take = take
         self._target = f"{urlsplit(kubo.url(command)).path}?{urlencode(options, doseq=True)}"
 
     def request(self) -> Request:
@@ -67,12 +79,12 @@ class _Reading(Generic[T]):
         return Refusal(self._kubo.fault_of(self.name, status, body), again=False)
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:
-        """Have the lines read. Raises what the trailer says, and as `read`."""
+        """Have the lines read and taken. Raises what the trailer says, and as the two."""
         found = self._read(self._lines(line, lane))
         fault = told_behind(self._kubo, self.name, line.trailers)
         if fault is not None:
             raise fault
-        self.found = found
+        self._take(found)
 
     def _lines(self, line: Line, lane: Lane) -> Iterator[bytes]:
         for each in lines(line, self.name):
@@ -80,25 +92,18 @@ class _Reading(Generic[T]):
             yield each
 
 
-async def read_lines(kubo: Kubo, command: str, options: Options, what: str, read: Read[T]) -> T:
-    """Call a command whose answer is any number of lines: what `read` makes of them in a lane's thread, all of which it has
-    to take. Raises as `Kubo.ask` and `read`, and what stands behind the lines."""
-    task = _Reading(kubo, command, options, what, read)
-    await kubo.once(task, lambda size: None)
-    assert task.found is not None
-    return task.found
-
-
 async def asked_lines(kubo: Kubo, command: str, options: Options, what: str) -> list[bytes]:
-    """The lines themselves. Raises as `read_lines`, and `Exhausted` for far too many."""
+    """The lines themselves. Raises as `Kubo.ask`, what stands behind the lines, and `Exhausted` for far too many."""
+    kept: list[bytes] = []
 
     def read(found: Iterator[bytes]) -> list[bytes]:
-        kept, size = [], 0
+        whole, size = [], 0
         for each in found:
             size += len(each)
             if size > ANSWER_MAX_BYTES:
                 raise Exhausted(f"{what}: Kubo's answer is larger than {ANSWER_MAX_BYTES} bytes")
-            kept.append(each)
-        return kept
+            whole.append(each)
+        return whole
 
-    return await read_lines(kubo, command, options, what, read)
+    await kubo.once(iter([Reading(kubo, command, options, what, read, kept.extend)]), what)
+    return kept

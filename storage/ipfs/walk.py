@@ -4,9 +4,9 @@ Knows: the entries of folders as ``ls`` tells them, one in a line. Must not know
 entries: they are read, checked and packed in threads.
 """
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from protocol.together import together
 from storage.ipfs.answers import Link, Listing, Stat
 from storage.ipfs.cid import is_empty, read_cid
 from storage.ipfs.kubo import Kubo
-from storage.ipfs.trailers import read_lines
+from storage.ipfs.trailers import Reading
 from storage.long_lists import Packed
 from storage.threads import in_thread
 from storage.tree import Entry, Kind, Limits, check_link, safe_parts
@@ -52,20 +52,14 @@ async def walk(kubo: Kubo, root: Node, cid: str) -> Packed[Node]:
     Raises `Invalid` for what no tree may have, `Exhausted` for too much, and what Kubo says.
     """
     found = Packed(Node)
-    limit = kubo.settings.entries
-    level = Packed(Node, [root])
+    folders = Packed(Node, [root])
     for _ in range(DEPTH_MAX):
-        if not level:
+        if not folders:
             return found
-        below: list[Packed[Node]] = []
-        waiting = iter(level)
-        await together(
-            _look(kubo, waiting, below, cid) for _ in range(min(kubo.settings.small_requests, len(level)))
-        )
-        if len(found) + sum(map(len, below)) > limit:
-            raise Exhausted(f"{cid} holds more than {limit} files and folders")
-        level = await in_thread(lambda _: _taken_up(found, chain.from_iterable(below)))  # noqa: B023
-    if level:
+        depth = _Depth(kubo, cid, kubo.settings.entries - len(found))
+        await depth.look(folders)
+        folders = await in_thread(lambda _: _taken_up(found, depth.nodes))  # noqa: B023
+    if folders:
         raise Exhausted(f"{cid} is more than {DEPTH_MAX} folders deep")
     return found
 
@@ -78,45 +72,80 @@ async def asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -
     return await kubo.ask(command, form, options, what=what, silence_s=silence_s + 5)
 
 
-async def _look(kubo: Kubo, folders: Iterator[Node], below: list[Packed[Node]], cid: str) -> None:
-    """Add the entries of these folders, each in one piece, as long as there are not too many."""
-    seen = 0
-    for folder in folders:
-        entries = await _entries(kubo, folder, cid)
-        below.append(entries)
-        seen += len(entries)
-        if seen > kubo.settings.entries:
-            return
+class _Listed(Struct, frozen=True):
+    """The entries of a folder, which faults name `what`, and the CIDs of files among them of which no size is told."""
+
+    what: str
+    nodes: Packed[Node]
+    untold: set[str]
 
 
-def _taken_up(found: Packed[Node], level: Iterable[Node]) -> Packed[Node]:
+class _Depth:
+    """What is in the folders of one depth of the tree of `cid`, `room` things at most: its `nodes`, in any order."""
+
+    def __init__(self, kubo: Kubo, cid: str, room: int) -> None:
+        self.nodes = Packed(Node)
+        self._kubo = kubo
+        self._cid = cid
+        self._room = room
+        self._lock = threading.Lock()
+        self._incomplete: list[_Listed] = []
+
+    async def look(self, folders: Packed[Node]) -> None:
+        """Look into these folders."""
+        count = min(self._kubo.settings.small_requests, len(folders))
+        listings = (self._listing(each) for each in folders)
+        await self._kubo.once(listings, self._cid, count=count)
+        waiting = iter(self._incomplete)
+        await together(self._complete(waiting) for _ in range(min(count, len(self._incomplete))))
+
+    def _listing(self, folder: Node) -> Reading[_Listed]:
+        what = f"{self._cid} {folder.path}".rstrip()
+        options = {"arg": f"/ipfs/{folder.cid}", "stream": "true"}
+        read = partial(_read, self._kubo, folder, what)
+        return Reading(self._kubo, "ls", options, what, read, self._take)
+
+    def _take(self, listed: _Listed) -> None:
+        """Add a folder's entries, or put them aside until all their sizes are known. From any thread."""
+        with self._lock:
+            if listed.untold:
+                self._incomplete.append(listed)
+                return
+            if len(self.nodes) + len(listed.nodes) > self._room:
+                limit = self._kubo.settings.entries
+                raise Exhausted(f"{self._cid} holds more than {limit} files and folders")
+            self.nodes.extend(listed.nodes)
+
+    async def _complete(self, waiting: Iterator[_Listed]) -> None:
+        for listed in waiting:
+            sizes: dict[str, int] = {}
+            for each in listed.untold:
+                told = await asked(self._kubo, "files/stat", Stat, f"/ipfs/{each}", listed.what)
+                sizes[each] = told.size
+            sized = partial(_sized, listed, sizes)
+            await in_thread(lambda _: self._take(sized()))  # noqa: B023
+
+
+def _sized(listed: _Listed, sizes: dict[str, int]) -> _Listed:
+    nodes = (
+        structs.replace(each, size_bytes=sizes[each.cid]) if each.cid in sizes else each
+        for each in listed.nodes
+    )
+    return _Listed(listed.what, Packed(Node, nodes), set())
+
+
+def _taken_up(found: Packed[Node], level: Packed[Node]) -> Packed[Node]:
     """Add what is of one depth; the folders among it."""
     folders = Packed(Node)
-    for node in Packed(Node, level).in_order(lambda each: each.path):
+    for node in level.in_order(lambda each: each.path):
         found.append(node)
         if node.kind is Kind.FOLDER:
             folders.append(node)
     return folders
 
 
-async def _entries(kubo: Kubo, folder: Node, cid: str) -> Packed[Node]:
-    what = f"{cid} {folder.path}".rstrip()
-    options = {"arg": f"/ipfs/{folder.cid}", "stream": "true"}
-    nodes, untold = await read_lines(kubo, "ls", options, what, partial(_read, kubo, folder, what))
-    if not untold:
-        return nodes
-    sizes: dict[str, int] = {}
-    for each in untold:
-        sizes[each] = (await asked(kubo, "files/stat", Stat, f"/ipfs/{each}", what)).size
-    return await in_thread(lambda _: Packed(Node, (_sized(node, sizes) for node in nodes)))
-
-
-def _sized(node: Node, sizes: dict[str, int]) -> Node:
-    return structs.replace(node, size_bytes=sizes[node.cid]) if node.cid in sizes else node
-
-
-def _read(kubo: Kubo, folder: Node, what: str, lines: Iterator[bytes]) -> tuple[Packed[Node], set[str]]:
-    """The entries of a folder, and the CIDs of files of which no size is told. Blocks."""
+def _read(kubo: Kubo, folder: Node, what: str, lines: Iterator[bytes]) -> _Listed:
+    """What is in a folder, as the lines tell it. Blocks."""
     nodes = Packed(Node)
     untold = set()
     decoder = msgspec.json.Decoder(Listing)
@@ -133,7 +162,7 @@ def _read(kubo: Kubo, folder: Node, what: str, lines: Iterator[bytes]) -> tuple[
                 untold.add(node.cid)
         if len(nodes) > kubo.settings.entries:
             raise Exhausted(f"{what} holds more than {kubo.settings.entries} files and folders")
-    return nodes, untold
+    return _Listed(what, nodes, untold)
 
 
 def _node(folder: Node, link: Link, what: str) -> Node:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
 from storage.arrival import arriving, disk_faults, remove_tree
-from storage.threads import THREADS, Apart, Stop, in_thread, relayed
+from storage.threads import THREADS, Apart, Stop, begin, in_thread, relayed
 from tests.contracts.trees import Link, plant, snapshot
 
 
@@ -183,6 +184,22 @@ class TestThreads:
         await in_thread(lambda _: [tell(number, None) for number in range(100)])
 
         assert heard == [(number, None) for number in range(100)]
+
+
+def test_who_begins_a_thread_does_not_wait_for_it() -> None:
+    """A thread is begun without a turn of it: whoever begins one, an event loop for instance, stands for nobody's turn."""
+    ran = threading.Event()
+    before = sys.getswitchinterval()
+    # Only one that waits lets another thread run.
+    sys.setswitchinterval(10)
+    try:
+        begin(ran.set)
+        had_turn = ran.is_set()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert not had_turn
+    assert ran.wait(10)
 
 
 class TestApart:

@@ -13,8 +13,8 @@ from aiohttp import web
 from deploy import servers
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import ExecutionId
-from storage.contract import silent
-from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams
+from storage.contract import Share, silent
+from storage.ipfs import IpfsPublisher, IpfsSettings, IpfsSource, Kubo, PublisherParams, SourceParams
 from storage.ipfs.publisher import TOP_MAX
 from tests.contracts.trees import Link, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
@@ -62,6 +62,27 @@ def on(command: str, fault: str, first: int = 0, last: int = 10_000) -> Plan:
         return fault if first < seen <= last else ""
 
     return plan
+
+
+async def test_a_walk_takes_few_connections(
+    node: servers.Kubo, behind: Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """To look into the folders of one depth takes no more connections than there are requests at once."""
+    cid = await added(node, {f"{number}/a": b"a" for number in range(50)}, tmp_path / "added")
+    listings = []
+
+    def plan(request: web.Request, number: int) -> str:
+        if request.path.endswith("/ls") and request.transport is not None:
+            listings.append(request.transport.get_extra_info("peername"))
+        return ""
+
+    proxy.plan = plan
+    source, params = IpfsSource(behind), SourceParams(cid)
+    found = await source.resolve(params, Share())
+
+    assert len(await source.entries(params, found)) == 100
+    assert len(listings) == 51
+    assert len(set(listings)) <= 1 + behind.settings.small_requests
 
 
 @pytest.mark.parametrize("fault", ["cut", "ended"])
