@@ -26,6 +26,7 @@ from protocol.errors import Invalid
 from protocol.ids import NodeId, is_token
 from protocol.nats.credentials import name_of
 from protocol.nodes import NodeInfo
+from storage import s3
 from storage.cache_entries import cached_bytes
 from storage.contract import Drivers
 from storage.drivers import open_drivers
@@ -82,6 +83,9 @@ async def running(
                 if name not in settings.publishers_disabled
             },
         )
+        if "s3" in {*drivers.sources, *drivers.publishers}:
+            # Before anything is served: a loop would stand for it.
+            await asyncio.to_thread(s3.load)
         info = await _info(settings, node)
         facts = Facts(info, engines, drivers, clock)
         await facts.first_probe()

@@ -23,7 +23,7 @@ publisher     a result as an archive, or as one object a file
 ============  ====================================================================
 """
 
-from storage.s3.client import S3Client
+from storage.s3.client import S3Client, load
 from storage.s3.params import Partition, PublisherParams, S3Settings, SourceParams
 from storage.s3.publisher import S3Publisher
 from storage.s3.signing import Credentials
@@ -38,4 +38,5 @@ __all__ = [
     "S3Settings",
     "S3Source",
     "SourceParams",
+    "load",
 ]

@@ -1,7 +1,8 @@
 """Connections to S3: an endpoint and region with an account, or none.
 
-Knows: how aiobotocore is set up, which is imported when the first connection is opened (it takes most of a second). Must not
-know: what is asked of a connection (`storage.s3.connection`), or what is read or written.
+Knows: how aiobotocore is set up, which is imported when the first connection is opened (it takes most of a second) or a
+process asks for it (`load`). Must not know: what is asked of a connection (`storage.s3.connection`), or what is read or
+written.
 """
 
 import asyncio
@@ -169,6 +170,14 @@ class S3Client:
         named = parse_endpoint(endpoint)
         policy.check_host(named.host, named.port)
         return CheckedResolver(policy)
+
+
+def load() -> None:
+    """Have in memory what a first connection needs. Blocks, and keeps the interpreter's lock for long: beside a loop that
+    serves, a thread that does it makes the loop stand for some 100 ms."""
+    import storage.s3.session  # noqa: F401 (that it is there is all that is wanted)
+
+    _new_session("")
 
 
 def _limits(settings: S3Settings) -> Limits:

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
+import multiprocessing
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +180,38 @@ def test_a_node_without_a_name_makes_one_and_keeps_it(tmp_path: Path) -> None:
     first = node_id(made)
     assert first.startswith("n-")
     assert node_id(made) == first
+
+
+class Looking(NoopEngine):
+    """Notes, when it is first asked whether it works, if botocore is in memory."""
+
+    loaded: bool | None = None
+
+    async def probe(self) -> Offer:
+        if self.loaded is None:
+            self.loaded = "botocore.session" in sys.modules
+        return await super().probe()
+
+
+def loaded_at_first(folder: Path, told: Connection) -> None:
+    """Runs a node in a process that has loaded nothing; tells what its engine noted."""
+
+    async def run() -> None:
+        engine = Looking(NODE)
+        async with running(MemoryBus(MemoryHub()), settings(folder), engines={"noop": engine}, host={}):
+            told.send(engine.loaded)
+
+    asyncio.run(run())
+
+
+def test_a_node_loads_s3_before_it_serves(tmp_path: Path) -> None:
+    """The first job that reads or writes S3 does not hold a node up: all that it imports is there before anything is asked
+    whether it works."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=loaded_at_first, args=(tmp_path, theirs))
+    process.start()
+    theirs.close()
+
+    assert ours.recv() is True
+
+    process.join()
