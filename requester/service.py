@@ -26,7 +26,7 @@ from requester.core.ends import entries_left
 from requester.core.explanation import standings
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
 from requester.core.requests import execution_named
-from requester.core.waiting import as_they_wait
+from requester.core.waiting import Reasons, as_they_wait
 from requester.duties import Duties
 from requester.follower import Follower
 from requester.intake import Intake
@@ -58,6 +58,8 @@ from requester.words import Words
 
 REASON_EVERY_S: Final = 2.0
 """How often it is looked at whether a watched job waits for another reason: no entry says so."""
+TOLD_AT_ONCE: Final = 200
+"""Jobs of a list of which it is looked up why they wait before others have their turn on the loop."""
 
 
 class Service:
@@ -212,12 +214,19 @@ class Service:
         return self._told(await self._lookup.job(ref, namespace, version))
 
     def _told(self, record: JobRecord) -> JobRecord:
-        """A job as people are told of it."""
-        return self._all_told([record])[0]
+        """A job as people are told of it. Before enough was heard of the nodes the log says best why it waits."""
+        return as_they_wait([record], self._jobs.fleet)[0] if self._orchestrator.settled else record
 
-    def _all_told(self, records: list[JobRecord]) -> list[JobRecord]:
-        """Who has heard too little of the nodes yet knows no better than the log why a job waits."""
-        return as_they_wait(records, self._jobs.fleet) if self._orchestrator.settled else records
+    async def _all_told(self, records: list[JobRecord]) -> list[JobRecord]:
+        """The same of many; others have their turn meanwhile."""
+        if not self._orchestrator.settled:
+            return records
+        told: list[JobRecord] = []
+        reasons: Reasons = {}
+        for first in range(0, len(records), TOLD_AT_ONCE):
+            told += as_they_wait(records[first : first + TOLD_AT_ONCE], self._jobs.fleet, reasons)
+            await asyncio.sleep(0)
+        return told
 
     async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
         return await self._lookup.versions(await self.job(ref, namespace=namespace))
@@ -254,7 +263,7 @@ class Service:
         wanted = [constraint for text in query.labels if text for constraint in parse_selector(text)]
         await self._lookup.settle()
         found, more = await self._recorder.read(lambda database: select(database, query, wanted))
-        return self._all_told(found), more
+        return await self._all_told(found), more
 
     async def executions(
         self, ref: str, *, namespace: str = "", version: int = 0, all_versions: bool = False

@@ -179,7 +179,8 @@ class Verbs(Protocol):
         """The executions whose published result counts: see `JobRecord.published`. Links to nodes are new ones."""
 
     async def files(self, record: ExecutionRecord) -> list[FileWritten]:
-        """All files that an execution wrote, with their digests, in the order of a walk.
+        """All files that an execution wrote, with their digests, in the order of a walk. The list is the caller's,
+        but where it is its record's.
 
         Raises `NotFound` if nobody has kept them, `Unavailable` if its node cannot be asked, `Exhausted` if they are too
         many, `Broken` if the node tells others.

@@ -5,6 +5,8 @@ Knows: an execution's ``Written`` as it looks over REST. Must not know: HTTP, or
 
 from typing import Any
 
+from storage.long_lists import in_order
+
 Json = dict[str, Any]
 
 
@@ -36,7 +38,7 @@ def rows_of(written: Json | None) -> list[Json]:
     found = [{**each, "Type": "file"} for each in told.get("Files") or []]
     found += [{**each, "Type": "link", "Size": 0, "SHA256": ""} for each in links_of(told)]
     found += [{"Path": each, "Type": "folder", "Size": 0, "SHA256": ""} for each in told.get("Folders") or []]
-    return sorted(found, key=lambda each: str(each["Path"]).split("/"))
+    return in_order(found, lambda each: str(each["Path"]).split("/"))
 
 
 def is_below(path: str, folder: str) -> bool:

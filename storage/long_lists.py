@@ -102,6 +102,12 @@ def each_of(items: list[T]) -> Iterator[T]:
         yield items.pop()
 
 
+def let_go(items: list[Any]) -> None:
+    """Empty a list so that no piece of it takes long to be let go of."""
+    while items:
+        del items[-PIECE:]
+
+
 def _are_in_order(items: Iterable[T], key: Callable[[T], Any]) -> bool:
     return all(one <= other for one, other in pairwise(key(each) for each in items))
 

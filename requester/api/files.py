@@ -6,13 +6,17 @@ for, wherever it lies and whether or not it is still there.
 """
 
 import asyncio
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from protocol.errors import Fault, Invalid, NotFound
+from protocol.ids import ExecutionId
 from protocol.messages import FileWritten, Written
 from requester.api import queries, views
 from requester.api.envelope import answer
@@ -21,6 +25,7 @@ from requester.api.keys import VERBS
 from requester.core.model import ExecutionRecord
 from requester.verbs import Verbs
 from requester.written import has_all, is_below, rows_of
+from storage.long_lists import let_go
 
 routes = web.RouteTableDef()
 Json = dict[str, Any]
@@ -30,11 +35,21 @@ LISTS_MAX: Final = 16
 
 
 class Listed(Struct, frozen=True):
-    """What is known of what one execution wrote: rows, whether a node was asked for them, and why they are not all."""
+    """What is known of what one execution wrote: a page of its rows, each as it is told, whether there are `more` behind it,
+    whether a node was asked for them, and why they are not all."""
 
-    rows: list[Json]
+    rows: list[Raw]
+    more: bool = False
     asked: bool = False
     lacking: Json | None = None
+
+
+class Page(Struct, frozen=True):
+    """Which rows are wanted: those at `path` and below, from the one of that number on, so many at most."""
+
+    path: str
+    index: int
+    limit: int
 
 
 @routes.get(BASE + "/{ref}/results/files")
@@ -47,21 +62,19 @@ async def files(request: web.Request) -> web.Response:
     if wanted and not found:
         raise NotFound(f"job {job.id} has no result of an execution {wanted!r}")
     number, index = _place(queries.text(query, "next_token"), found)
-    items: list[Json] = []
+    items: list[Raw] = []
     lacking: list[Json] = []
     asked, token = 0, ""
     for each in found[number:]:
         if len(items) >= limit or asked >= LISTS_MAX:
             token = queries.pack(each.id, 0)
             break
-        listed = await _listed(verbs, each, path)
+        listed = await _listed(verbs, each, Page(path, index, limit - len(items)))
         asked += listed.asked
-        part = listed.rows[index : index + limit - len(items)]
-        items += ({"ExecutionID": each.id, **row} for row in part)
+        items += listed.rows
         lacking += [listed.lacking] if listed.lacking else []
-        index += len(part)
-        if index < len(listed.rows):
-            token = queries.pack(each.id, index)
+        if listed.more:
+            token = queries.pack(each.id, index + len(listed.rows))
             break
         index = 0
     return answer({"Items": items, "Incomplete": lacking, "NextToken": token})
@@ -80,8 +93,8 @@ def _place(token: str, found: list[ExecutionRecord]) -> tuple[int, int]:
     return number, max(queries.whole(index), 0)
 
 
-async def _listed(verbs: Verbs, record: ExecutionRecord, path: str) -> Listed:
-    """All that is known of what an execution wrote at `path` and below."""
+async def _listed(verbs: Verbs, record: ExecutionRecord, page: Page) -> Listed:
+    """All that is known of that page of what an execution wrote."""
     written = record.written
     if written is None:
         return Listed([], lacking=_lacking(record, 0, "its node has not told what it wrote"))
@@ -93,20 +106,32 @@ async def _listed(verbs: Verbs, record: ExecutionRecord, path: str) -> Listed:
             known = await verbs.files(record)
         except Fault as fault:
             why, hint = fault.message, fault.hint
-    told = replace(written, files=known)
+    count, told = len(known), replace(written, files=known)
     # Hundreds of thousands of rows must not hold up other calls.
-    found, whole = await asyncio.to_thread(_below, told, path) if asked else _below(told, path)
+    work = partial(_paged, told, record.id, page)
+    rows, more, whole = await asyncio.to_thread(partial(work, forget=not why)) if asked else work()
     if not why and not whole:
         of = "its" if written.others is None else f"its {written.others}"
         others = len(written.links) + len(written.folders)
         why = f"of {of} links and empty folders {others} are known"
-    return Listed(found, asked, _lacking(record, len(known), why, hint) if why else None)
+    return Listed(rows, more, asked, _lacking(record, count, why, hint) if why else None)
 
 
-def _below(written: Written, path: str) -> tuple[list[Json], bool]:
-    """What a record names at `path` and below, and whether it names all that was written."""
+def _paged(
+    written: Written, execution: ExecutionId, page: Page, *, forget: bool = False
+) -> tuple[list[Raw], bool, bool]:
+    """The page, whether there are more rows, and whether the record names all that was written. `forget` says that nobody
+    else has the list of its files."""
     view = views.written(written)
-    return [row for row in rows_of(view) if is_below(row["Path"], path)], has_all(view)
+    rows = rows_of(view)
+    below = (each for each in rows if is_below(each["Path"], page.path))
+    wanted = islice(below, page.index, page.index + page.limit)
+    told = [Raw(msgspec.json.encode({"ExecutionID": execution, **each})) for each in wanted]
+    more = next(below, None) is not None
+    whole = has_all(view)
+    for each in (rows, view["Files"], written.files if forget else []):
+        let_go(each)
+    return told, more, whole
 
 
 def _lacking(record: ExecutionRecord, known: int, why: str, hint: str = "") -> Json:

@@ -48,12 +48,18 @@ def reason_now(record: JobRecord, fleet: Fleet) -> Failure:
     )
 
 
-def as_they_wait(records: Iterable[JobRecord], fleet: Fleet) -> list[JobRecord]:
+Reasons = dict[tuple[Demand, int], Failure]
+"""Why jobs wait that never had an execution, by what each of them wants: executions of that demand, so many."""
+
+
+def as_they_wait(
+    records: Iterable[JobRecord], fleet: Fleet, reasons: Reasons | None = None
+) -> list[JobRecord]:
     """Jobs with the reason for which they wait now, if they do, instead of that for which they began to.
 
-    What many ask alike that never had an execution is worked out once.
+    What many ask alike that never had an execution is worked out once; `reasons` has what was already, for others.
     """
-    reasons: dict[tuple[Demand, int], Failure] = {}
+    reasons = {} if reasons is None else reasons
     found: list[JobRecord] = []
     for record in records:
         if record.queued is None or record.closed:

@@ -306,7 +306,7 @@ class Twin:
         await self._called("files", record.id)
         if record.id not in self.lists:
             raise NotFound(f"no list of {record.id} is kept")
-        return self.lists[record.id]
+        return [*self.lists[record.id]]
 
     async def archive(self, ref: str, execution: str, *, namespace: str = "") -> Archive:
         record = await self.job(ref, namespace=namespace)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from storage import long_lists
-from storage.long_lists import PIECE, SORTED_AT_ONCE, Packed, each_of, in_order
+from storage.long_lists import PIECE, SORTED_AT_ONCE, Packed, each_of, in_order, let_go
 
 
 class Thing(Struct, frozen=True):
@@ -93,3 +93,12 @@ def test_each_thing_is_let_go_of_by_itself() -> None:
     left = [list(things) for _ in each_of(things)]
 
     assert left == [[3, 2], [3], []]
+
+
+@pytest.mark.parametrize("count", [0, 1, PIECE, 2 * PIECE + 1])
+def test_what_is_let_go_of_is_gone(count: int) -> None:
+    """Nothing is left in a list that was let go of."""
+    items: list[object] = [object()] * count
+    let_go(items)
+
+    assert items == []

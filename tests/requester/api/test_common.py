@@ -2,14 +2,17 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 
+import msgspec
 import pytest
 from aiohttp import test_utils, web
 
 from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from requester.api import app
+from requester.api.envelope import AT_ONCE, listed
 from tests.requester.twin import Twin
 
 Api = test_utils.TestClient[web.Request, web.Application]
@@ -245,3 +248,21 @@ async def test_one_who_goes_away_stops_the_work(api: Api, twin: Twin) -> None:
     await twin.asked.wait()
     asking.cancel()
     await twin.dropped.wait()
+
+
+async def test_a_long_list_is_worked_out_and_let_go_of_beside_the_loop() -> None:
+    """Things of which thousands are listed are neither looked at nor freed on the loop, where all would wait for it."""
+    freed_in = set()
+
+    class Thing:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __del__(self) -> None:
+            freed_in.add(threading.get_ident())
+
+    told = await listed([Thing(number) for number in range(AT_ONCE + 1)], lambda each: each.number)
+
+    assert msgspec.json.decode(msgspec.json.encode(told)) == [*range(AT_ONCE + 1)]
+    assert freed_in
+    assert threading.get_ident() not in freed_in
