@@ -63,10 +63,24 @@ class Repair:
             told_at = self._jobs.told_at.get(execution, now)
             if key is not None and now - told_at >= self._after_s and not self._presence.rank(key):
                 self._dispatch.repeat(key, execution)
-        if mine and beat.upto <= self._follower.position:
-            for execution in extra(held, beat.executions):
-                cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
-                self._dispatch.tell(node, cancel)
+        if mine:
+            self._end_extra(beat)
+
+    def unwanted(self, beat: Beat) -> None:
+        """A node that a person rejected or deleted ends what was given to others: it is not heard otherwise, and its process
+        may live for long.
+        """
+        if self._orchestrator.acting and beat.executions and not self._presence.rank(beat.node.id):
+            self._end_extra(beat)
+
+    def _end_extra(self, beat: Beat) -> None:
+        """Cancel what a node goes on with though it is not assigned there."""
+        node = beat.node.id
+        if beat.upto > self._follower.position:
+            return
+        for execution in extra(self._jobs.fleet.held(node), beat.executions):
+            cancel = Cancel(self._follower.position, node, execution, "it is not assigned to this node")
+            self._dispatch.tell(node, cancel)
 
     def doubled(self, node: NodeRecord) -> None:
         """An earlier process speaks as this node too: it is told, wherever it is, that it counts no more."""

@@ -261,6 +261,7 @@ def _nodes(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding) -> _
         changed=orchestrator.nodes_changed,
         moves=orchestrator.attend_node,
         heard=repair.heard,
+        unwanted=repair.unwanted,
         doubled=repair.doubled,
     )
     return _Nodes(cells, registry)

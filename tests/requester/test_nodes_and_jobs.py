@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from protocol.states import ExecutionState as S
@@ -147,6 +148,33 @@ async def test_rejected_node(tmp_path: Path) -> None:
         assert record.state is JobState.COMPLETED
         assert [each.node for each in record.executions.values()] == ["n1", "n2"]
         assert (await service.node("n1")).membership == "REJECTED"
+
+
+@pytest.mark.parametrize("membership", ["REJECTED", "DELETED"])
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_node_that_is_not_wanted_ends_what_it_has(
+    tmp_path: Path, membership: str, away: bool
+) -> None:
+    """The process of a node that a person rejects or deletes ends what it runs and takes no more, also if it was away at the
+    time; the work is done elsewhere."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        (run,) = node.runs
+        if away:
+            await cluster.lose(node)
+            await until(service, job, lambda record: not record.executions[run.execution].open)
+        await service.set_membership("n1", membership, "old")
+        await cluster.node("n2")
+        assert (await closed(service, job)).state is JobState.COMPLETED
+
+        if away:
+            await cluster.find(node)
+
+        await node.until(lambda node: run.execution in node.cancelled)
+        assert node.runs == [run]
 
 
 async def test_manual_approval(tmp_path: Path) -> None:
