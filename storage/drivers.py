@@ -39,6 +39,7 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
             objects=settings.max_entries,
             max_bytes=settings.max_bytes,
             addresses=settings.addresses,
+            etags_are_md5=settings.s3_etags_are_md5,
         )
     )
     try:

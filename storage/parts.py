@@ -67,13 +67,15 @@ class Item(Struct, frozen=True):
     """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there.
 
     `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known; `told` once a body
-    has ended, for the fault that the trailers behind it (names in lower case) tell of, if they do.
+    has ended, for the fault that the trailers behind it (names in lower case) tell of, if they do. `whole` is called when
+    all is written of a file that has no sum, in the thread that wrote the last of it.
     """
 
     far: Far
     open: Callable[[], int]
     summed: Callable[[], Sum | None] = unknown
     told: Callable[[Mapping[str, str]], Fault | None] = untold
+    whole: Callable[[], None] = lambda: None
 
 
 class Files:
@@ -120,6 +122,7 @@ class _File:
         self._make = item.open
         self.summed = item.summed
         self.told = item.told
+        self._whole = item.whole
         self._parts = parts
         self._sums: dict[int, tuple[int, int]] = {}
         self._opened = opened
@@ -145,6 +148,7 @@ class _File:
         self.close()
         summed = self.summed()
         if summed is None:
+            self._whole()
             return
         whole = 0
         for number, (_, (size, value)) in enumerate(sorted(self._sums.items())):

@@ -8,6 +8,7 @@ others, and those of parts, are reckoned from the file afterwards.
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from storage.tree import CHUNK_BYTES, digest_file
 CRCS: Final = {"CRC64NVME": 8, "CRC32C": 4, "CRC32": 4}
 """Those that ranges can be put together of, with their lengths in bytes."""
 HASHES: Final = ("SHA256", "SHA1")
+_MD5: Final = re.compile(r'"?([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?"?')
 
 
 class Checksum(Struct, frozen=True, gc=False, array_like=True):
@@ -40,6 +42,15 @@ def told(fields: Mapping[str, Any]) -> Checksum | None:
             value, _, parts = text.partition("-")
             found.append(Checksum(algorithm, value, int(parts) if parts.isdecimal() else 0))
     return min(found, key=lambda each: each.parts > 0, default=None)
+
+
+def of_etag(etag: str) -> Checksum | None:
+    """What an ETag of S3's usual form says: the MD5 of the bytes, or of the MD5s of so many parts. Not every store means it
+    so, and none for what it keeps encrypted with a key of its own."""
+    found = _MD5.fullmatch(etag)
+    if found is None:
+        return None
+    return Checksum("MD5", base64.b64encode(bytes.fromhex(found[1])).decode(), int(found[2] or 0))
 
 
 class CrcSum:
@@ -66,11 +77,11 @@ class CrcSum:
         """Raise `Broken` unless this is the sum that was told."""
         found = base64.b64encode(value.to_bytes(CRCS[self._wanted.algorithm])).decode()
         if found != self._wanted.value:
-            raise mismatch(self._name, self._wanted, found)
+            raise other_bytes(self._name, self._wanted, found)
 
 
-def check_file(name: str, wanted: Checksum, path: Path, part_bytes: int, stop: Stop) -> None:
-    """Raise `Broken` unless the file has this checksum, of the whole or of its parts of so many bytes; blocking."""
+def sum_of(wanted: Checksum, path: Path, part_bytes: int, stop: Stop) -> str:
+    """The file's checksum as that one is reckoned, of the whole or of its parts of so many bytes; blocking."""
     outer = _new(wanted.algorithm)
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
         if not wanted.parts:
@@ -84,9 +95,7 @@ def check_file(name: str, wanted: Checksum, path: Path, part_bytes: int, stop: S
                 left -= len(piece)
                 stop()
             outer.update(inner.digest())
-    found = base64.b64encode(outer.digest()).decode()
-    if found != wanted.value:
-        raise mismatch(name, wanted, found)
+    return base64.b64encode(outer.digest()).decode()
 
 
 def sha256_of(path: Path, stop: Stop) -> str:
@@ -95,7 +104,7 @@ def sha256_of(path: Path, stop: Stop) -> str:
     return base64.b64encode(bytes.fromhex(digest)).decode()
 
 
-def mismatch(name: str, wanted: Checksum, found: str) -> Broken:
+def other_bytes(name: str, wanted: Checksum, found: str) -> Broken:
     """That other bytes came than S3 has."""
     return Broken(
         f"{name}: other bytes came than S3 has: their {wanted.algorithm} is {found}, and S3 says {wanted.value}",

@@ -124,7 +124,8 @@ class S3Settings(Struct, frozen=True):
     part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
     `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
     `profiles` are the names (or patterns) of profiles that jobs may use. `addressing` is for params that name none.
-    `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere.
+    `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere. `etags_are_md5`
+    False says that some store's ETags look like MD5s and are none (`storage.s3.verifying`).
     """
 
     endpoint: str = ""
@@ -145,6 +146,7 @@ class S3Settings(Struct, frozen=True):
     objects: int = 1_000_000
     max_bytes: int | None = None
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    etags_are_md5: bool = True
 
 
 def _check_source(params: SourceParams) -> None:

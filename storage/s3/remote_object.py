@@ -10,7 +10,7 @@ from storage.lanes import Request
 from storage.parts import PARTIAL
 from storage.ranged import Refusal
 from storage.s3.bulk import Bulk
-from storage.s3.checksums import CRCS, CrcSum, told
+from storage.s3.checksums import CRCS, Checksum, CrcSum, of_etag, told
 from storage.s3.keys import Object
 from storage.s3.params import SourceParams
 
@@ -26,6 +26,7 @@ class RemoteObject:
         self._pin = {"If-Match": found.etag} if found.etag else {}
         self.checksum = found.checksum
         self._sum: CrcSum | None = None
+        self._encrypted = False
         self.name = bulk.url(found.key)
         self.size_bytes = found.size_bytes
 
@@ -35,6 +36,11 @@ class RemoteObject:
         if self._sum is None and wanted is not None and wanted.algorithm in CRCS and not wanted.parts:
             self._sum = CrcSum(self.name, wanted)
         return self._sum
+
+    @property
+    def etag_sum(self) -> Checksum | None:
+        """What its ETag says of its bytes, where it says that: see `storage.s3.checksums.of_etag`."""
+        return None if self._encrypted else of_etag(self.found.etag)
 
     def request(self, start: int, end: int) -> Request:
         """The whole object is asked for without a range, which every server understands; then its checksum is told."""
@@ -49,6 +55,8 @@ class RemoteObject:
         etag = headers.get("etag", "")
         if etag and self.found.etag and etag.strip('"') != self.found.etag.strip('"'):
             raise Broken(f"{self.name} was changed while it was being read", kind="Changed")
+        encrypted = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
+        self._encrypted = encrypted or "x-amz-server-side-encryption-customer-algorithm" in headers
         if "content-range" not in headers:
             self.checksum = self.checksum or told(headers)
 

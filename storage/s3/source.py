@@ -10,17 +10,17 @@ once more unsigned: it may be public.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from msgspec import Struct, structs
 
 from protocol.errors import Broken, Denied, Fault, Invalid
 from protocol.together import together
 from storage.arrival import arriving
-from storage.contract import Fetched, Form, Progress, Resolved, Share, Source
+from storage.contract import Fetched, Form, Progress, Resolved, Share, Source, silent
 from storage.lister import Lister
 from storage.long_lists import Packed
 from storage.mismatch import mismatch
@@ -28,7 +28,7 @@ from storage.multiaddr import parse_endpoint
 from storage.parts import Files, Item, requests_for
 from storage.ranged import check_size
 from storage.s3.bulk import Bulk
-from storage.s3.checksums import Checksum, CrcSum, check_file, sha256_of
+from storage.s3.checksums import Checksum, sha256_of
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import REGION
@@ -36,6 +36,7 @@ from storage.s3.keys import Landing, Object, Placed, landing
 from storage.s3.params import S3Settings, SourceParams
 from storage.s3.remote_object import RemoteObject, version_of
 from storage.s3.selection import find
+from storage.s3.verifying import Arrived
 from storage.threads import Stop, in_thread
 from storage.tree import Entry
 from storage.tree import Limits as TreeLimits
@@ -50,6 +51,13 @@ class Pinned(Struct, frozen=True):
     landing: Landing
     region: str
     signed: bool
+
+
+class Places(NamedTuple):
+    """How files are made, by their names, and who is told of each that is whole and was not summed up as it came."""
+
+    open: Callable[[str], int]
+    whole: Callable[[str, RemoteObject], None]
 
 
 class S3Source(S3Driver):
@@ -95,10 +103,13 @@ class S3Source(S3Driver):
         connection = await self._connect(params, pinned.region, signed=pinned.signed)
         async with arriving(into) as beside:
             placed = await self._with_checksums(connection, params, pinned.landing)
+            etags = self._client.settings.etags_are_md5 and not params.checksum_sha256
+            arrived = Arrived(beside, etags=etags)
             with TreeWriter(beside, TreeLimits(entries=self._client.settings.objects * 2)) as tree:
                 await in_thread(partial(_furnish, tree, placed))
-                unsummed = await self._bring(connection, params, placed, tree, progress)
-            await self._check(connection, params, unsummed, beside)
+                places = Places(tree.open, arrived.whole)
+                await self._bring(connection, params, placed, places, progress)
+            await arrived.check(connection, params, partial(self._again, connection, params, placed, beside))
             if params.checksum_sha256:
                 for name, each in placed.files:
                     await _check_sha256(params, each, beside / name)
@@ -114,10 +125,10 @@ class S3Source(S3Driver):
         connection: Connection,
         params: SourceParams,
         landing: Landing,
-        tree: TreeWriter,
+        places: Places,
         progress: Progress,
-    ) -> dict[str, RemoteObject]:
-        """Bring all. What comes back has a checksum that can only be reckoned from the whole file, by the file's name."""
+    ) -> None:
+        """Bring all to their places."""
         done = 0
 
         def moved(size: int) -> None:
@@ -127,14 +138,22 @@ class S3Source(S3Driver):
 
         settings = self._client.settings
         requests = await in_thread(lambda _: _requests(landing, settings))
-        unsummed: dict[str, RemoteObject] = {}
         async with connection.bulk(params.bucket) as bulk:
-            files = Files(_items(bulk, params, landing, tree, unsummed), settings.part_bytes)
+            files = Files(_items(bulk, params, landing, places), settings.part_bytes)
             try:
                 await connection.move(bulk, files.parts(), requests, moved)
             finally:
                 files.close()
-        return unsummed
+
+    async def _again(
+        self, connection: Connection, params: SourceParams, placed: Landing, folder: Path, name: str
+    ) -> None:
+        """Bring one file once more, to where it lies."""
+        files = await in_thread(lambda stop: placed.files.sifted(lambda each: each.name == name, stop))
+        only = structs.replace(placed, files=files, size_bytes=sum(each.size_bytes for _, each in files))
+        with TreeWriter(folder) as tree:
+            places = Places(partial(tree.open, replace=True), lambda name, remote: None)
+            await self._bring(connection, params, only, places, silent)
 
     async def _with_checksums(self, connection: Connection, params: SourceParams, placed: Landing) -> Landing:
         """The same, with the checksums of objects that come in several ranges, which no answer to a range tells."""
@@ -157,26 +176,6 @@ class S3Source(S3Driver):
 
         await together(look() for _ in range(min(settings.requests, len(untold))))
         return await in_thread(lambda _: _with_checksums(placed, checksums))
-
-    async def _check(
-        self,
-        connection: Connection,
-        params: SourceParams,
-        unsummed: dict[str, RemoteObject],
-        folder: Path,
-    ) -> None:
-        """Check what can only be reckoned from the whole file. Raises `Broken`."""
-        for name, remote in unsummed.items():
-            wanted = remote.checksum
-            assert wanted is not None
-            part_bytes = 0
-            if wanted.parts:
-                version = version_of(params, remote.found)
-                part_bytes = await connection.part_bytes(params.bucket, remote.found, version)
-                if not part_bytes or -(-remote.size_bytes // part_bytes) != wanted.parts:
-                    # Put together of parts of other sizes: nobody tells which bytes the checksum is of.
-                    continue
-            await in_thread(partial(check_file, remote.name, wanted, folder / name, part_bytes))
 
     async def _connect(self, params: SourceParams, region: str, *, signed: bool = True) -> Connection:
         return await self._client.connect(
@@ -216,20 +215,12 @@ def _requests(placed: Landing, settings: S3Settings) -> int:
     return requests_for((each.size_bytes for _, each in placed.files), settings.part_bytes, most)
 
 
-def _items(
-    bulk: Bulk, params: SourceParams, placed: Landing, tree: TreeWriter, unsummed: dict[str, RemoteObject]
-) -> Iterator[Item]:
-    """The files, each made when its turn comes. Those of whose checksum ranges tell nothing come into `unsummed`."""
-
-    def summed(name: str, remote: RemoteObject) -> CrcSum | None:
-        found = remote.summed()
-        if found is None and remote.checksum is not None:
-            unsummed[name] = remote
-        return found
-
+def _items(bulk: Bulk, params: SourceParams, placed: Landing, places: Places) -> Iterator[Item]:
+    """The files, each made when its turn comes."""
     for name, each in placed.files:
         remote = RemoteObject(bulk, params, each)
-        yield Item(remote, partial(tree.open, name), partial(summed, name, remote))
+        whole = partial(places.whole, name, remote)
+        yield Item(remote, partial(places.open, name), remote.summed, whole=whole)
 
 
 def _with_checksums(placed: Landing, checksums: dict[str, Checksum | None]) -> Landing:

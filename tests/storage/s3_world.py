@@ -95,7 +95,7 @@ class OddS3:
     """Speaks as much of S3 as a source needs, takes objects, and holds any key at all, without asking for an account.
 
     With a `region`, requests that were signed for another one are refused as AWS does it. With `next` each page of a listing
-    says that this token brings another; `strange` is a key that every listing has besides.
+    says that this token brings another; `strange` is a key that every listing has besides; `headers` go with each object.
     """
 
     def __init__(self) -> None:
@@ -107,6 +107,7 @@ class OddS3:
         self.requests: list[web.Request] = []
         self.next = ""
         self.strange = ""
+        self.headers: dict[str, str] = {}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Every request."""
@@ -125,7 +126,7 @@ class OddS3:
         if key not in self.objects:
             return self._error(404, "NoSuchKey", "The specified key does not exist.")
         data = self.objects[key]
-        response = web.Response(body=data, headers={"ETag": f'"{abs(hash(data)):x}"'})
+        response = web.Response(body=data, headers={"ETag": f'"{abs(hash(data)):x}"', **self.headers})
         response.headers["Content-Length"] = str(len(data))
         if self.content_type is not None:
             response.content_type = self.content_type
