@@ -1,5 +1,6 @@
 """``python -m requester`` and ``shoal``: the same program."""
 
+import gc
 import sys
 
 
@@ -11,8 +12,12 @@ def main() -> int:
 
         print(installed_version())
         return 0
+    # What is loaded now stays: looking through it for garbage, again and again, would be a tenth of a short command's time.
+    gc.disable()
     from requester.cli.app import main as run
 
+    gc.freeze()
+    gc.enable()
     return run(sys.argv[1:])
 
 

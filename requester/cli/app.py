@@ -6,6 +6,7 @@ Knows: names and which function is behind each. Must not know: what any of them 
 import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TextIO
 
 from cyclopts import App, Parameter
@@ -49,7 +50,7 @@ _ABOUT_JOBS = (
     ("jobs:versions", "versions", "List a job's versions."),
     ("jobs:stop", "stop", "Stop a job."),
     ("jobs:delete", "delete", "Forget a job that has ended."),
-    ("jobs:rerun", "rerun", "Run a job once more, as it is or as it was in an earlier version."),
+    ("rerun:rerun", "rerun", "Run a job once more, as it is or as it was in an earlier version."),
     ("submit:diff", "diff", "Tell what submitting a spec would change in the job of its name."),
     ("logs:logs", "logs", "Print what a program wrote, or follow it."),
     ("get:get", "get", "Download a job's published results."),
@@ -91,7 +92,7 @@ _SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("dif
 """Commands that read a spec, from standard input if none is named."""
 
 
-def build(version: str) -> App:
+def build(version: Callable[[], str]) -> App:
     """The whole command line."""
     app = App(
         name="shoal",
@@ -159,7 +160,8 @@ def main(arguments: list[str]) -> int:
 
     for stream in (sys.stdout, sys.stderr):
         _never_fail_on_text(stream)
-    app = build(installed_version())
+    # Asked only by who wants to know: what reads it costs more than the whole tree of commands.
+    app = build(installed_version)
     try:
         if (*arguments[:1],) in _SPECS or (*arguments[:2],) in _SPECS:
             # The parser takes a lone dash for a broken flag; it means what these commands do without one.

@@ -1,4 +1,4 @@
-"""The commands about jobs that are there: list, executions, history, versions, stop, delete, rerun.
+"""The commands about jobs that are there: list, executions, history, versions, stop, delete.
 
 Knows: the columns of their lists. Must not know: how answers come (`requester.client`).
 """
@@ -20,10 +20,8 @@ from requester.cli.output import (
     WholeList,
     moment,
     print_list,
-    print_object,
 )
-from requester.cli.views import as_spec, desired_of, state_of, time_of
-from requester.cli.waiting import Waiting, wait_for
+from requester.cli.views import desired_of, state_of, time_of
 from requester.client import JOBS, job_path
 
 Json = dict[str, Any]
@@ -188,27 +186,6 @@ def delete(
     if not quiet:
         print(f"Deleted {answer['JobID']}")
     return Exit.OK
-
-
-def rerun(
-    job: JobRef,
-    /,
-    *,
-    namespace: Namespace = "",
-    version: Version = 0,
-    reason: Annotated[str, Parameter(help="Why, for the job's history.")] = "",
-    how: Waiting = Waiting(),
-    api: Api = Api(),
-) -> int:
-    """Run a job once more: a new version with the spec of the newest, or of --version."""
-    with api.client() as client:
-        if how.dry_run:
-            print_object(as_spec(client.job(job, namespace=namespace, version=version)["Job"]), "yaml", False)
-            return Exit.OK
-        answer = client.rerun(job, version=version, reason=reason, namespace=namespace)
-        view = client.job(answer["JobID"], namespace=namespace)["Job"]
-        published = bool(view["Tasks"][0]["Publisher"].get("Type"))
-        return wait_for(client, answer["JobID"], how, published=published)
 
 
 def versions(

@@ -3,10 +3,8 @@
 Knows: formats. Must not know: what the columns mean.
 """
 
-import csv
 import json
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -88,6 +86,8 @@ def print_list(items: Sequence[Json], columns: Sequence[Column], how: ListFormat
     rows = [[cell(item) for _, cell in columns] for item in items]
     header = [name for name, _ in columns]
     if how.output == "csv":
+        import csv
+
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows(rows if how.hide_header else [header, *rows])
     else:
@@ -122,7 +122,12 @@ def put(stream: int, data: bytes) -> None:
 
 def terminal_width() -> int:
     """The width of the terminal that is written to; 0 for a file or a pipe, where each row of a table is one line."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if not sys.stdout.isatty():
+        return 0
+    # Not at the top: with it come the formats of all archives.
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def _narrow(widths: list[int], table: Sequence[Sequence[str]], width: int) -> None:

@@ -131,7 +131,7 @@ def test_older_and_special_flags(shoal: Shoal) -> None:
 )
 def test_where_the_program_begins(words: str, split: str) -> None:
     """Flags stand before the image; all behind it is the program's, whatever it looks like; one ``--`` is dropped."""
-    app = build("0")
+    app = build(lambda: "0")
     assert program_last(app, ["docker", "run", *words.split()]) == ["docker", "run", *split.split()]
 
 

@@ -32,8 +32,14 @@ def test_the_version_loads_next_to_nothing() -> None:
 
 
 def test_a_client_does_not_load_the_server() -> None:
-    """A command that asks a server loads no event loop, no server, no NATS, no storage and no terminal library."""
+    """A command that asks a server loads no event loop, no server, no NATS, no storage, no terminal library, none of the
+    rules of specs, and nothing about archives or what else is installed.
+    """
     heavy = {
+        "csv",
+        "importlib.metadata",
+        "protocol.spec",
+        "shutil",
         "asyncio",
         "aiohttp",
         "nats",
