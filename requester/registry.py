@@ -118,8 +118,10 @@ class Registry:
             self._cells.save_soon(id_)
         elif node is known:
             note.beat, note.node = beat, node
-        if news:
+        # What else is new, as its room on disk, is news for the jobs and none for a person.
+        if known is None or _comes(known, node):
             _log.info("node", node=id_, connected=node.connected, membership=node.membership)
+        if news:
             self._changed()
         return node
 
@@ -242,6 +244,16 @@ def _news(known: NodeRecord, beat: Beat, now: float) -> NodeRecord:
         ports_lost=beat.ports_lost,
         away_since=0.0,
         doubled_since=known.doubled_since if known.incarnation == beat.incarnation else 0.0,
+    )
+
+
+def _comes(known: NodeRecord, node: NodeRecord) -> bool:
+    """Whether a node came, went, was started again or is another version's."""
+    return (known.connected, known.membership, known.incarnation, known.info.version) != (
+        node.connected,
+        node.membership,
+        node.incarnation,
+        node.info.version,
     )
 
 

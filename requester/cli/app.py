@@ -60,8 +60,8 @@ _ABOUT_JOBS = (
 _ABOUT_NODES = (
     ("describe", "Describe a node."),
     ("approve", "Let a node take work."),
-    ("reject", "Give a node no more work."),
-    ("delete", "Forget a node; it may register again."),
+    ("reject", "Give a node no more work, and move what it has elsewhere at once."),
+    ("delete", "Forget a node and end what it has; it joins again at its next start."),
     ("cordon", "Give a node no new work."),
     ("drain", "Take the work from a node: services at once, the rest when it ends or at a deadline."),
     ("uncordon", "Give a node work again."),

@@ -4,7 +4,7 @@ Knows: the columns of their lists. Must not know: how answers come (`requester.c
 """
 
 import shlex
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -31,6 +31,10 @@ def list_jobs(
     *,
     labels: Annotated[str, Parameter(help="A label selector: 'team=a,!canary'.")] = "",
     namespace: Annotated[str, Parameter(help="One namespace only; default all.")] = "*",
+    state: Annotated[
+        Literal["", "pending", "queued", "running", "completed", "failed", "stopped"],
+        Parameter(help="Jobs in one state only."),
+    ] = "",
     paging: Paging = Paging(),
     order: Order = Order(),
     how: ListFormat = ListFormat(),
@@ -51,13 +55,14 @@ def list_jobs(
             JOBS,
             namespace=namespace,
             labels=labels,
+            state=state,
             limit=paging.limit,
             next_token=paging.next_token,
             order_by=order.order_by,
             reverse="false" if order.order_reversed else "true",
         )
     print_list(page["Items"] or [], columns, how)
-    asked = {"--labels": labels, "--namespace": namespace if namespace != "*" else ""}
+    asked = {"--labels": labels, "--state": state, "--namespace": namespace if namespace != "*" else ""}
     _tell_of_more(["list"], asked, page, paging, how)
     return Exit.OK
 

@@ -71,12 +71,12 @@ def approve(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
 
 
 def reject(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
-    """Give a node no more work."""
+    """Give a node no more work, and move what it has elsewhere at once."""
     return _update(node, "reject", message, api)
 
 
 def delete(node: Ref, /, *, message: Message = "", api: Api = Api()) -> int:
-    """Forget a node; it may register again."""
+    """Forget a node and end what it has; it joins again at its next start."""
     return _update(node, "delete", message, api)
 
 
@@ -95,7 +95,10 @@ def drain(
     /,
     *,
     deadline: Annotated[
-        str, Parameter(help="What has not ended by then is moved: 90, 5m, 1h30m; 0 moves all at once.")
+        str,
+        Parameter(
+            help="What has not ended by then is moved: 90, 5m, 1h30m (default 1h); 0 moves all at once."
+        ),
     ] = "1h",
     wait: Annotated[bool, Parameter(help="Wait until nothing is left on the node.")] = False,
     message: Message = "",
@@ -106,8 +109,11 @@ def drain(
     code = _update(node, "drain", message, api, more)
     if wait:
         with api.client() as client:
+            told = 0
             while left := _left_on(client.call("GET", node_path(node))["Node"]):
-                tell(f"{left} executions left")
+                if left != told:
+                    tell(f"{left} execution{'' if left == 1 else 's'} left")
+                told = left
                 time.sleep(DRAIN_POLL_S)
     return code
 

@@ -219,6 +219,9 @@ def _constraints(demand: Demand) -> tuple[list[Constraint], list[Constraint]]:
     return filters, favours
 
 
+_RELABEL: Final = "change Constraints, or the labels of the node"
+
+
 def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Unfit | None:
     """The first lasting reason why a node cannot take the task."""
     info = node.info
@@ -232,7 +235,7 @@ def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Un
         if not matches(constraint, info.labels):
             value = info.labels.get(constraint.key)
             has = f"label {constraint.key}={value}" if value is not None else f"no label {constraint.key}"
-            return Unfit(info.id, f"{has}: not {format_selector([constraint])}", "from Constraints")
+            return Unfit(info.id, f"{has}: not {format_selector([constraint])}", _RELABEL)
     return _wrong_gpus(info, demand) or _too_large(info, demand.amounts)
 
 

@@ -471,3 +471,24 @@ async def test_freed_room_goes_first_to_what_can_be_nowhere_else(tmp_path: Path)
 
         first.finish(first.runs[0].execution)
         await first.until(lambda node: [run.job_name for run in node.runs] == ["busy", "d"])
+
+
+async def test_a_log_tells_of_nodes_that_come(tmp_path: Path) -> None:
+    """A requester's log has a line for a node that comes or is started again, and none for its room, which changes with each
+    file that anybody writes there."""
+    with capture_logs() as logs:
+        async with a_cluster(tmp_path) as cluster:
+            service = await cluster.requester()
+            node = await cluster.node("n1")
+            await happens(lambda: service.facts()["nodes"] == 1)
+            for disk in (1 << 39, 1 << 38):
+                less = replace(node.info.capacity, disk_bytes=disk)
+                node.info = replace(node.info, capacity=less)
+                await happens(lambda less=less: service._jobs.fleet.nodes[node.id].info.capacity == less)  # type: ignore[misc]
+            node.incarnation += 1
+            await happens(lambda: service._jobs.fleet.nodes[node.id].incarnation == node.incarnation)
+
+    assert [each["node"] for each in logs if (each["event"], each["log_level"]) == ("node", "info")] == [
+        "n1",
+        "n1",
+    ]

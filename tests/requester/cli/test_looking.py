@@ -54,6 +54,13 @@ def test_a_list_has_the_newest_first(shoal: Shoal, jobs: list[JobId]) -> None:
     assert jobs[0] not in shoal("list").out
 
 
+def test_a_list_of_one_state(shoal: Shoal, jobs: list[JobId]) -> None:
+    """``job list --state`` shows the jobs in that state alone, and takes no state that there is not."""
+    _, *lines = shoal("job", "list", "--state", "failed").out.splitlines()
+    assert [line.split()[3] for line in lines] == ["first"]
+    assert shoal("job", "list", "--state", "failing").code == 2
+
+
 def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal the longest cells of a table go on below themselves, and no word is broken or lost."""
     labels = " ".join(f"label-{number}=some-value" for number in range(9))

@@ -45,9 +45,12 @@ def reasons(node: NodeRecord, demand: Demand) -> dict[str, str]:
         (a_node("n1", engines=()), "has no engine noop"),
         (
             a_node("n1", labels={"region": "us"}),
-            "label region=us: not region in (eu,de) (fix: from Constraints)",
+            "label region=us: not region in (eu,de) (fix: change Constraints, or the labels of the node)",
         ),
-        (a_node("n1"), "no label region: not region in (eu,de) (fix: from Constraints)"),
+        (
+            a_node("n1"),
+            "no label region: not region in (eu,de) (fix: change Constraints, or the labels of the node)",
+        ),
         (
             a_node("n1", cores=1, labels={"region": "eu"}),
             "needs 2 cores, offers 1 (fix: lower Resources.CPU or add a node)",
