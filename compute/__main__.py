@@ -182,9 +182,10 @@ def _run(given: dict[str, Any], config: list[str]) -> int:
 async def _serve(settings: "Settings") -> int:
     import structlog
 
-    from compute import journal
-    from compute.node import node_id, running
+    from compute import early_beat, journal
+    from compute.node_name import node_id
     from protocol import heap
+    from protocol.clock import SystemClock
     from protocol.joining import join
     from protocol.nats_bus import NatsMessages, connect
 
@@ -205,6 +206,10 @@ async def _serve(settings: "Settings") -> int:
     if bus is None:
         return 0
     try:
+        await early_beat.tell(bus, settings.data_dir, node, SystemClock())
+        # Not sooner: this loads engines and drivers.
+        from compute.node import running
+
         async with running(bus, settings, node=node) as agent:
             log = structlog.get_logger("compute")
             heap.settle()
@@ -212,6 +217,7 @@ async def _serve(settings: "Settings") -> int:
             await stopped.wait()
             log.info("leaving", node=node)
             await agent.leave()
+        await agent.say_leaving()
     finally:
         await bus.close()
     return 0

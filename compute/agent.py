@@ -24,7 +24,8 @@ from compute.engines.contract import Engine
 from compute.execution import Abandoned, ReportDropped, ReportStored
 from compute.facts import Facts
 from compute.inputs import Inputs
-from compute.journal import Journal
+from compute.journal import INFO, Journal
+from compute.limits import Limits
 from compute.log_answers import LogAnswers
 from compute.logs import Logs, LogSettings
 from compute.orders import Orders
@@ -35,9 +36,9 @@ from compute.reports import Reporter
 from compute.result_answers import ResultAnswers
 from compute.room import Room
 from compute.runner import Runner
-from compute.shop import Limits, Shop
+from compute.shop import Shop
 from compute.sweeper import Sweeper
-from protocol import subjects
+from protocol import messages, subjects
 from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
 from protocol.errors import Fault
@@ -156,7 +157,8 @@ class Agent:
                 await self._take_up(shop)
                 tasks.create_task(shop.progress.tell())
                 beating = tasks.create_task(self._beats.run())
-                tasks.create_task(self._facts.watch(self._beats.soon))
+                tasks.create_task(self._facts.watch(self._told_of_news))
+                self._journal.note(INFO, messages.encode(self._facts.info).decode())
                 tasks.create_task(self._keep_house())
                 tasks.create_task(keep_reserve(shop.disk, shop.inputs, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
@@ -190,11 +192,15 @@ class Agent:
         With `end_work` they are ended instead, and this returns when nothing of them is left.
         """
         self._orders.leaving = True
+        await self.say_leaving()
+        if self._settings.end_work:
+            await self._end_all()
+
+    async def say_leaving(self) -> None:
+        """Say so, and once more when all else has ended, from when on its silence counts: the next process may come late."""
         if not self._orders.replaced_by:
             with contextlib.suppress(Fault):
                 await self._beats.beat()
-        if self._settings.end_work:
-            await self._end_all()
 
     async def _end_all(self) -> None:
         """End everything without a report: there is no time to wait until each end is stored."""
@@ -281,6 +287,10 @@ class Agent:
             else:
                 return
             await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _told_of_news(self) -> None:
+        self._journal.note(INFO, messages.encode(self._facts.info).decode())
+        self._beats.soon()
 
     def _forgotten(self, execution: ExecutionId) -> None:
         self._orders.forgotten(execution)

@@ -41,6 +41,10 @@ from protocol.process import lock_folder
 
 FILE: Final = "journal.db"
 """In a node's data folder, from its first start on."""
+OWNER: Final = "node"
+"""What whoever has the data folder calls itself."""
+INFO: Final = "info"
+"""The name under which the node's own description is kept, as it told it last."""
 LAZY_S: Final = 0.02
 GATHER_S: Final = 0.002
 CROWD: Final = 3
@@ -98,7 +102,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._lock = lock_folder(folder, "node")
+        self._lock = lock_folder(folder, OWNER)
         try:
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -153,7 +157,7 @@ class Journal:
         self._plan(now=False)
 
     def note(self, name: str, value: str) -> None:
-        """Keep a fact of the node itself: ``upto``, ``log_created``."""
+        """Keep a fact of the node itself: ``upto``, ``log_created``, `INFO`."""
         self._facts[name] = value
         self._plan(now=False)
 
@@ -216,23 +220,23 @@ class Journal:
             os.close(self._lock)
 
     def _remembered(self, now: float) -> Remembered:
-        facts = dict(self._db.execute("SELECT name, value FROM facts"))
-        incarnation = max(int(facts.get("incarnation", 0)), int(now * 1000)) + 1
+        noted = facts(self._db)
+        incarnation = max(int(noted.get("incarnation", 0)), int(now * 1000)) + 1
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('incarnation', ?)", (str(incarnation),))
         self._db.execute(_FADE, (now - GONE_KEPT_S,))
         rows = self._db.execute(
             "SELECT id, seq FROM ended ORDER BY number DESC LIMIT ?", (GONE_MAX,)
         ).fetchall()
-        executions = []
-        for number, execution in _executions(self._db, self._path):
-            executions.append(execution)
+        found = []
+        for number, execution in executions(self._db, self._path):
+            found.append(execution)
             self._numbers[execution.id] = number
             self._next = number + 1
         return Remembered(
             incarnation=incarnation,
-            upto=int(facts.get("upto", "0")),
-            log_created=facts.get("log_created", ""),
-            executions=executions,
+            upto=int(noted.get("upto", "0")),
+            log_created=noted.get("log_created", ""),
+            executions=found,
             # The newest word about each, in the order in which they went.
             gone={ExecutionId(name): seq for name, seq in reversed(rows)},
         )
@@ -317,24 +321,37 @@ class Journal:
 
 
 def inputs_read(folder: Path) -> list[InputRead]:
-    """What the executions in a journal read, found without writing anything: there may be no room for that.
+    """What the executions in a journal read, found as by `looked_into`. Raises `Broken`."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    with looked_into(folder) as db:
+        return [read for _, execution in executions(db, path) for read in execution.inputs]
+
+
+@contextlib.contextmanager
+def looked_into(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A journal to be read without writing anything: there may be no room for that.
 
     The data folder must be the caller's (`lock_folder`). Raises `Broken`.
     """
     path = (folder / FILE).absolute()
-    if not path.exists():
-        return []
     # Only a process that was killed leaves its log of writes, and what is needed to read it; else the file is whole.
     whole = not path.with_name(f"{FILE}-wal").exists()
     address = f"{path.as_uri()}?{'immutable=1' if whole else 'mode=ro'}"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
-            return [read for _, execution in _executions(db, path) for read in execution.inputs]
+            yield db
     except sqlite3.Error as error:
         raise _sqlite_fault(path, error) from error
 
 
-def _executions(db: sqlite3.Connection, path: Path) -> Iterator[tuple[int, Execution]]:
+def facts(db: sqlite3.Connection) -> dict[str, str]:
+    """What was noted of the node itself. Raises ``sqlite3.Error``."""
+    return dict(db.execute("SELECT name, value FROM facts"))
+
+
+def executions(db: sqlite3.Connection, path: Path) -> Iterator[tuple[int, Execution]]:
     """All that a journal holds, with the numbers of their rows. Raises `Broken` and ``sqlite3.Error``."""
     for number, body, later in db.execute(_ALL_WORK):
         try:

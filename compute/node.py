@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 from compute.agent import Agent, AgentSettings
 from compute.blobs import blob_reader
@@ -17,34 +16,19 @@ from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
 from compute.first_room import make_first_room
 from compute.journal import Journal
+from compute.node_name import node_id
 from compute.ports import listening
 from compute.settings import Settings
 from compute.uploads import BusGrants
 from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock
-from protocol.errors import Invalid
-from protocol.ids import NodeId, is_token
-from protocol.nats.credentials import name_of
+from protocol.ids import NodeId
 from protocol.nodes import NodeInfo
 from storage import s3
 from storage.cache_entries import cached_bytes
 from storage.contract import Drivers
 from storage.drivers import open_drivers
 from storage.local_publisher import kept_bytes
-
-
-def node_id(settings: Settings) -> NodeId:
-    """The node's name: the one it was given, by itself or with its credentials, else one that was made once for its data
-    folder. Raises `Invalid`, and what credentials that cannot be read raise."""
-    if name := name_of(settings.nats_credentials, settings.name):
-        if not is_token(name):
-            raise Invalid(f"{name!r} cannot name a node", hint="Use 1 to 64 letters, digits, '_' or '-'.")
-        return NodeId(name)
-    path = settings.data_dir / "node-id"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.write_text(f"n-{uuid4()}")
-    return NodeId(path.read_text().strip())
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from compute.admission import Policy
 from compute.engines.docker.settings import DockerSettings
 from compute.engines.table import EngineSettings
 from compute.facts import Share
+from compute.limits import Limits
 from compute.logs import LogSettings
-from compute.shop import Limits
 from protocol import server_settings as shared
 from protocol.config import Config, config_files, read_config
 from protocol.errors import Invalid

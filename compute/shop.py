@@ -17,6 +17,7 @@ from compute.disk import Disk
 from compute.engines.contract import Engine
 from compute.inputs import Inputs
 from compute.journal import Journal
+from compute.limits import Limits
 from compute.logs import Logs
 from compute.progress import ProgressBoard
 from compute.provenance import Manifests
@@ -26,19 +27,6 @@ from compute.sweeper import Sweeper
 from protocol.clock import Clock
 from protocol.ids import ExecutionId, NodeId
 from storage.contract import Drivers
-
-
-class Limits(Struct, frozen=True):
-    """How long things may take on this node, in seconds: staging unless the order says, within it finding out what one
-    input is (to list a million objects takes half of that), asking a program to end, and asking an engine after a restart
-    for a program.
-    """
-
-    staging_s: float = 3600.0
-    resolving_s: float = 300.0
-    publishing_s: float = 3600.0
-    stop_grace_s: float = 10.0
-    recovering_s: float = 60.0
 
 
 class Shop(Struct, frozen=True):

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from compute.admission import Policy
 from compute.execution import CancelOrdered
+from compute.limits import Limits
 from compute.orders import OTHER_LOG_S
-from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.clock import ManualClock
 from protocol.errors import Unavailable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compute.shop import Limits
+from compute.limits import Limits
 from compute.turns import Turns
 from protocol.held import input_token
 from protocol.jobs import Amounts, Input, ResultPath, Spec

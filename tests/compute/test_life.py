@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from compute.admission import Policy
+from compute.limits import Limits
 from compute.runner import Runner
-from compute.shop import Limits
 from deploy.processes import free_ports
 from protocol.errors import Broken, Conflict, Fault, NotFound, TimedOut, Unavailable
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from compute.engines.noop import NoopEngine
-from compute.node import node_id, running
+from compute.node import running
+from compute.node_name import node_id
 from compute.settings import Settings
 from protocol import messages, subjects
 from protocol.bus import Message

@@ -107,6 +107,38 @@ async def test_a_node_runs_what_it_is_told_and_leaves_when_asked(
     assert '"event": "ready"' in program.log.read_text()
 
 
+async def test_a_node_speaks_before_it_can_work(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """Of a node that is started again the first word is that it is there, and what it has, before any engine was asked: its
+    work is not given away while that takes. It takes orders only afterwards."""
+    socket = tmp_path / "docker.sock"
+    program = Program(tmp_path, own_nats_server, "--engines", "noop,docker", DOCKER_HOST=f"unix://{socket}")
+    async with cluster(own_nats_server, program) as requester:
+        run = order(task=noop({"Seconds": 3600}))
+        await requester.run(run)
+        held = {run.execution: S.RUNNING}
+        await requester.until(lambda: requester.beats[-1].executions == held)
+        before = requester.beats[-1]
+        await program.end(signal.SIGKILL)
+        requester.beats.clear()
+        asked = asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_unix_server(hang, socket):
+            await program.start()
+            await requester.until(lambda: bool(requester.beats))
+            first = requester.beats[0]
+            assert first.leaving
+            assert (first.node, first.executions) == (before.node, held)
+            assert first.incarnation == before.incarnation
+            assert not asked.is_set()
+            await beating(requester, after=before.incarnation)
+            assert not requester.beats[-1].leaving
+
+
 async def test_a_node_goes_on_when_nats_comes_back(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """While the server is away the program runs on; its end is told when the server is back."""
     program = Program(tmp_path, own_nats_server, "--engines", "noop")

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from compute.engines.contract import Run as EngineRun
-from compute.shop import Limits
+from compute.limits import Limits
 from deploy.processes import free_ports
 from protocol.errors import Fault, Unavailable
 from protocol.ids import ExecutionId

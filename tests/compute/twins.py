@@ -18,8 +18,8 @@ from compute.engines.noop import NoopEngine, NoopWorld
 from compute.execution import Execution
 from compute.facts import Facts
 from compute.journal import Journal
+from compute.limits import Limits
 from compute.logs import LogSettings
-from compute.shop import Limits
 from protocol import messages, subjects
 from protocol.bus import Messages
 from protocol.clock import Clock, SystemClock

@@ -21,7 +21,7 @@ from compute.engines.contract import Run
 from compute.engines.noop import NoopEngine, NoopWorld, Program
 from compute.facts import Facts
 from compute.journal import Journal
-from compute.shop import Limits
+from compute.limits import Limits
 from protocol import subjects
 from protocol.bus import Append, Message
 from protocol.clock import SystemClock
