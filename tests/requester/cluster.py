@@ -118,7 +118,7 @@ class PretendNode:
         self.deaf = False
         """Takes commands and never hears of them, as if they were lost on the way."""
         self.earlier = False
-        """Of a version that knows no messages with several commands."""
+        """Of a version that knows no messages with several commands, and not that it can be replaced."""
         self.runs: list[Run] = []
         self.done_with: dict[ExecutionId, str] = {}
         """What it remembers only by name, and by which log's."""
@@ -142,7 +142,7 @@ class PretendNode:
                         continue
                     order: Command | CommandBatch = decode(message.data, Command | CommandBatch)  # type: ignore[arg-type]
                     commands = order.commands if isinstance(order, CommandBatch) else [order]
-                    if self.earlier and isinstance(order, CommandBatch):
+                    if self.earlier and isinstance(order, CommandBatch | Replaced):
                         unknown = Failure("Broken", "a message cannot be read")
                         await message.respond(encode(CommandAnswer(False, unknown)))
                         continue

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from protocol.errors import Denied, Failure, NotFound
-from protocol.jobs import Constraint, Disconnect, Retry, Timeouts
+from protocol.jobs import Amounts, Constraint, Disconnect, Network, Port, Retry, Timeouts
 from protocol.memory_bus import MemoryBus
 from protocol.messages import decode
 from protocol.states import ExecutionState as S
@@ -113,6 +113,34 @@ async def test_two_processes_speak_as_one_node(tmp_path: Path) -> None:
         first.script = complete
         record = await closed(service, await submit(service, a_job("again")))
         assert [each.incarnation for each in record.executions.values()] == [1]
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_process_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    """A node of a version that counts its starts in seconds, counts no ports and knows no word of being replaced takes jobs
+    that listen. Once a process of this version speaks as that node too, the work is done there, and no end of the other counts.
+    """
+    async with a_cluster(tmp_path, settings=FORGETFUL) as cluster:
+        service = await cluster.requester()
+        first = await cluster.node("n1", script=hold)
+        first.earlier = True
+        first.incarnation = int(cluster.hub.clock.now())
+        network = Network("Host", ports=[Port("web"), Port("named", static=8_080)])
+        job = a_job()
+        before = await submit(service, replace(job, tasks=[replace(job.task, network=network)]))
+        await first.until(lambda node: bool(node.runs))
+        second = PretendNode(MemoryBus(cluster.hub), "n1", clock=cluster.hub.clock)
+        second.info = replace(second.info, capacity=second.info.capacity + Amounts(dynamic_ports=100))
+        second.incarnation = first.incarnation * 1_000
+        work = asyncio.create_task(second.work())
+
+        record = await closed(service, before)
+        assert record.state is JobState.COMPLETED
+        assert [each.incarnation for each in record.executions.values()] == [second.incarnation]
+        first.finish(first.runs[0].execution)
+        await first.until(lambda node: "replaced" in node.verdicts[node.runs[0].execution])
+        assert not first.replaced
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
