@@ -1,7 +1,6 @@
 """Ports of the machine that others use."""
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +25,15 @@ def test_who_listens_is_seen(family: socket.AddressFamily, address: str) -> None
     assert port not in listening()
 
 
-def test_only_what_listens_counts(tmp_path: Path) -> None:
-    """Connections take no port from anybody, and a kernel that tells nothing is no fault."""
-    lines = [
-        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
-        "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100",
-        "   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100",
-        "   2: 0100007F:2328 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 3 1 0 20",
-    ]
-    (tmp_path / "tcp").write_text("\n".join(lines))
-    assert listening(tmp_path) == {8080}
-    assert listening(tmp_path / "none") == frozenset()
+def test_only_what_listens_counts() -> None:
+    """Who is connected to a program takes no port from anybody."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
+        assert server.getsockname()[1] in listening()
+        assert client.getsockname()[1] not in listening()
+
+
+def test_who_cannot_ask_is_told_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel answers no such question, no port counts as taken."""
+    monkeypatch.setattr("compute.ports._SOCK_DIAG", 31)
+    assert listening() == frozenset()

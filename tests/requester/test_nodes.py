@@ -119,7 +119,7 @@ async def test_two_processes_speak_as_one_node(tmp_path: Path) -> None:
 
 async def test_a_process_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
     """A node of a version that counts its starts in seconds, counts no ports and knows no word of being replaced takes jobs
-    that listen. Once a process of this version speaks as that node too, the work is done there, and no end of the other counts.
+    that listen. Once a process of this version speaks as that node too, that does the work, and no end of the other counts.
     """
     async with a_cluster(tmp_path, settings=FORGETFUL) as cluster:
         service = await cluster.requester()
