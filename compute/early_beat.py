@@ -40,11 +40,16 @@ def last_words(folder: Path, node: NodeId, now: float) -> Beat | None:
     with held(folder, journal.OWNER), journal.looked_into(folder) as db:
         facts = journal.facts(db)
         executions = {each.id: each.state for _, each in journal.executions(db, folder / journal.FILE)}
-    try:
-        info = msgspec.json.decode(facts.get(journal.INFO, ""), type=NodeInfo)
-    except msgspec.DecodeError:
-        return None
-    if info.id != node:
+    info = read_info(facts.get(journal.INFO, ""))
+    if info is None or info.id != node:
         return None
     incarnation, upto = int(facts.get("incarnation", 0)), int(facts.get("upto", 0))
     return Beat(info, incarnation, now, upto, leaving=True, executions=executions)
+
+
+def read_info(text: str) -> NodeInfo | None:
+    """What a process noted of its node, None if it did not."""
+    try:
+        return msgspec.json.decode(text, type=NodeInfo)
+    except msgspec.DecodeError:
+        return None

@@ -31,8 +31,11 @@ PROBE_EVERY_S: Final = 15.0
 PROBE_LOST_S: Final = 2.0
 """What was here and is not now is looked for more often: until it is seen again, jobs that need it wait."""
 RESTART_S: Final = 30.0
-"""So long is a server awaited that was here, as while it is restarted. It may be anybody's, and gone for good: after that
-jobs are told so. An engine is this machine's own, and always comes back."""
+"""So long is awaited what was here, as while it is restarted, or its machine. It may be gone for good: after that jobs are
+told so. An engine that this very process has met is this machine's own, and always comes back."""
+ENGINE: Final = "engine"
+SOURCE: Final = "source"
+PUBLISHER: Final = "publisher"
 PROBE_REST_S: Final = 1.0
 """However often somebody asks, there is so much time between two probes."""
 PROBE_S: Final = 10.0
@@ -157,10 +160,16 @@ def labels(node: NodeId, machine: Machine, given: Mapping[str, str]) -> dict[str
 
 
 class Facts:
-    """A node's facts as they are now. `info` is replaced when something has changed."""
+    """A node's facts as they are now. `info` is replaced when something has changed; `before` is the last process's."""
 
     def __init__(
-        self, info: NodeInfo, engines: Mapping[str, Engine[Any]], drivers: Drivers, clock: Clock
+        self,
+        info: NodeInfo,
+        engines: Mapping[str, Engine[Any]],
+        drivers: Drivers,
+        clock: Clock,
+        *,
+        before: NodeInfo | None = None,
     ) -> None:
         self.info = info
         self._engines = engines
@@ -169,6 +178,11 @@ class Facts:
         self._look = asyncio.Event()
         # Of all that was here: since when it is not, infinity where it is.
         self._gone_at: dict[tuple[str, str], float] = {}
+        self._met: set[tuple[str, str]] = set()
+        if before is not None:
+            self._gone_at = {
+                part: clock.elapsed() for part, offer in _parts(before) if offer.available or offer.lost
+            }
 
     async def first_probe(self) -> None:
         """Ask once, for the node's first beat. Who takes longer than that is asked again beside the work."""
@@ -183,28 +197,33 @@ class Facts:
             _offers(self._drivers.sources, within_s),
             _offers(self._drivers.publishers, within_s),
         )
-        engines = [self._lost("engine", offer, math.inf) for offer in engines]
-        sources = [self._lost("source", offer, RESTART_S) for offer in sources]
-        publishers = [self._lost("publisher", offer, RESTART_S) for offer in publishers]
-        info = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
+        found = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
+        told = {part: self._lost(part, offer) for part, offer in _parts(found)}
+        info = msgspec.structs.replace(
+            found,
+            engines=[told[ENGINE, each.type] for each in engines],
+            sources=[told[SOURCE, each.type] for each in sources],
+            publishers=[told[PUBLISHER, each.type] for each in publishers],
+        )
         changed = info != self.info
         self.info = info
         return changed
 
-    def _lost(self, kind: str, offer: Offer, awaited_s: float) -> Offer:
-        """The offer, which says so if its part was here before and has not been away for longer than that."""
-        part = (kind, offer.type)
+    def _lost(self, part: tuple[str, str], offer: Offer) -> Offer:
+        """The offer, which says so if its part was here before and is still awaited."""
         if offer.available:
             self._gone_at[part] = math.inf
+            self._met.add(part)
             return offer
         if part not in self._gone_at:
             return offer
         now = self._clock.elapsed()
         self._gone_at[part] = min(self._gone_at[part], now)
+        awaited_s = math.inf if part[0] == ENGINE and part in self._met else RESTART_S
         return msgspec.structs.replace(offer, lost=now - self._gone_at[part] < awaited_s)
 
     def _offers(self) -> list[Offer]:
-        return [*self.info.engines, *self.info.sources, *self.info.publishers]
+        return [offer for _, offer in _parts(self.info)]
 
     def look(self) -> None:
         """Probe soon, not only when it is time."""
@@ -230,6 +249,12 @@ class Facts:
             await engine.changed()
             self.look()
             await self._clock.sleep(PROBE_REST_S)
+
+
+def _parts(info: NodeInfo) -> list[tuple[tuple[str, str], Offer]]:
+    """All that a node offers or not, by kind and type."""
+    kinds = ((ENGINE, info.engines), (SOURCE, info.sources), (PUBLISHER, info.publishers))
+    return [((kind, offer.type), offer) for kind, offers in kinds for offer in offers]
 
 
 async def _offers(parts: Mapping[str, Any], within_s: float) -> list[Offer]:

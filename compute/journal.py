@@ -161,6 +161,10 @@ class Journal:
         self._facts[name] = value
         self._plan(now=False)
 
+    def noted(self, name: str) -> str:
+        """A fact as it was when the journal was opened, empty if there was none."""
+        return facts(self._db).get(name, "")
+
     async def commit(self, *, now: bool = True) -> None:
         """Return when all that was saved until now is durable: soon, or `now` False whenever that is due anyway.
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from compute.agent import Agent, AgentSettings
 from compute.blobs import blob_reader
+from compute.early_beat import read_info
 from compute.engines.contract import Engine
 from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts, cache_budget, capacity, disk_reserve, find_gpus, labels, machine
 from compute.first_room import make_first_room
-from compute.journal import Journal
+from compute.journal import INFO, Journal
 from compute.node_name import node_id
 from compute.ports import listening
 from compute.settings import Settings
@@ -71,7 +72,7 @@ async def running(
             # Before anything is served: a loop would stand for it.
             await asyncio.to_thread(s3.load)
         info = await _info(settings, node)
-        facts = Facts(info, engines, drivers, clock)
+        facts = Facts(info, engines, drivers, clock, before=read_info(journal.noted(INFO)))
         await facts.first_probe()
         agent = Agent(
             _agent_settings(settings, info),

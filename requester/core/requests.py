@@ -102,7 +102,10 @@ def nothing_to_read(record: JobRecord) -> NotFound:
 
 
 def never_ran(execution: ExecutionRecord) -> Failure | None:
-    """Why an execution that has ended wrote nothing, if its program never began; else None."""
+    """Why an execution that has ended wrote nothing, if its program never began; else None. Of one that was lost nobody
+    knows how far it came."""
+    if execution.state is ExecutionState.LOST:
+        return None
     ran = any(stage.state is ExecutionState.RUNNING for stage in execution.stages)
     if execution.open or ran or execution.output is not None:
         return None

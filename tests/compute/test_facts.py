@@ -2,8 +2,10 @@
 
 from typing import Final
 
+import pytest
 from msgspec.structs import replace
 
+from compute.engines.noop import NoopEngine
 from compute.facts import RESTART_S, Facts
 from protocol.clock import ManualClock
 from protocol.ids import NodeId
@@ -12,6 +14,17 @@ from tests.compute.doubles import StagedPublisher, StagedSource, drivers
 
 THERE: Final = Offer("test")
 GONE: Final = Offer("test", available=False, reason="nobody listens")
+LOST: Final = replace(GONE, lost=True)
+
+
+class Engine(NoopEngine):
+    """An engine that is not here."""
+
+    def __init__(self) -> None:
+        super().__init__(NodeId("n"))
+
+    async def probe(self) -> Offer:
+        return GONE
 
 
 class Server(StagedSource):
@@ -41,8 +54,28 @@ async def test_a_server_that_is_restarted_is_waited_for() -> None:
         server.offer = THERE
         assert await told() == THERE
         server.offer = GONE
-        assert await told() == replace(GONE, lost=True)
+        assert await told() == LOST
         await clock.advance(RESTART_S - 1)
-        assert await told() == replace(GONE, lost=True)
+        assert await told() == LOST
         await clock.advance(1)
         assert await told() == GONE
+
+
+@pytest.mark.parametrize("last", [THERE, LOST], ids=["had", "had lost"])
+async def test_what_the_last_process_had_is_waited_for(last: Offer) -> None:
+    """A store or an engine that comes up after its node, as when a machine is started, is told as lost for half a minute if
+    the node's last process had it, and no longer: it may have been taken away meanwhile."""
+    clock, server = ManualClock(), Server()
+    info = NodeInfo(NodeId("n"), "1")
+    before = replace(info, engines=[last], sources=[last])
+    engines = {"test": Engine()}
+    facts = Facts(info, engines, drivers(source=server, publisher=StagedPublisher()), clock, before=before)
+
+    await facts.probe()
+    assert (facts.info.sources, facts.info.engines) == ([LOST], [LOST])
+    await clock.advance(RESTART_S)
+    await facts.probe()
+    assert (facts.info.sources, facts.info.engines) == ([GONE], [GONE])
+    again = Facts(info, engines, drivers(source=server), clock, before=facts.info)
+    await again.probe()
+    assert (again.info.sources, again.info.engines) == ([GONE], [GONE])

@@ -19,6 +19,7 @@ import structlog
 
 from deploy.programs import Missing
 from protocol.entries import Assigned, Cancelled, Closed, Entry, Event, Lost, Reported, Submitted
+from protocol.errors import Failure
 from protocol.messages import decode
 from protocol.nats_bus import connect
 from tests.faults import enclosure, plan
@@ -232,15 +233,20 @@ def _flat(seq: int, entry: Entry, event: Event) -> Logged:
         case Reported():
             report = event.report
             logged.execution, logged.state = report.execution, str(report.state)
+            logged.why = _why(report.failure)
             if report.result is not None and report.result.type == "ipfs":
                 logged.cid = str(report.result.params["CID"])
         case Lost():
-            logged.execution, logged.node = event.execution, event.node
+            logged.execution, logged.node, logged.why = event.execution, event.node, _why(event.failure)
         case Cancelled():
-            logged.execution = event.execution
+            logged.execution, logged.why = event.execution, _why(event.failure)
         case Closed():
-            logged.state = str(event.state)
+            logged.state, logged.why = str(event.state), _why(event.failure) or event.message
     return logged
+
+
+def _why(failure: Failure | None) -> str:
+    return f"{failure.code}: {failure.message}" if failure is not None else ""
 
 
 def _tell(history: History) -> int:

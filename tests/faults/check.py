@@ -132,7 +132,8 @@ def _results(history: History) -> Iterator[str]:
         if seen.state == "Stopped" and each.stopped:
             continue
         if seen.state != "Completed":
-            yield f"{each.name} ({each.job}) ended {seen.state}"
+            whys = [event.why for event in history.log if event.job == each.job and event.event == "closed"]
+            yield f"{each.name} ({each.job}) ended {seen.state} {' '.join(whys)}".rstrip()
             continue
         yield from _outputs(each, seen, history.published)
 

@@ -59,6 +59,8 @@ class Logged(Struct):
     """Of a report: the result, if it is in IPFS."""
     name: str = ""
     """Of a submission: the job's name."""
+    why: str = ""
+    """Of an end that is no success: code and message of the failure."""
 
 
 class Seen(Struct, omit_defaults=True):

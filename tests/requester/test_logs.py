@@ -158,6 +158,20 @@ async def test_a_beginning_is_not_passed_off_as_all() -> None:
     assert "shoal node describe" in cut.failure.hint
 
 
+async def test_the_output_of_a_lost_execution_is_with_its_node() -> None:
+    """Of an execution that was lost with its node it is said where its output is, and not that its program never began: how
+    far it came nobody can tell."""
+    job = Alone()
+    why = Failure("NodeLost", "the node has disappeared")
+    lost = job.executions[RUNNING.id] = replace(RUNNING, state=ExecutionState.LOST, failure=why)
+    lines = Logs(MemoryBus(MemoryHub()), ManualClock(), cast(Any, job)).read(lost, follow=False, tail=False)
+
+    (told,) = [line.failure async for line in lines]
+
+    assert told is not None
+    assert told.message == "node n-1 does not answer, and the output of execution e-1 is kept there"
+
+
 @pytest.mark.parametrize("ran", [False, True])
 async def test_why_nothing_was_written_is_told_when_it_is_known(ran: bool) -> None:
     """Who follows an execution whose program never begins is told why, though its node knows of its end a moment before
