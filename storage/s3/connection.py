@@ -182,6 +182,10 @@ class Connection:
             found = await self._looked(wanted)
         if "ContentLength" not in found:
             raise Broken(f"s3://{bucket}/{key}: {self.endpoint} does not say how large it is")
+        if not found.get("ETag"):
+            # Somebody's page about an error has a length as well.
+            said = f"{self.endpoint} does not answer as S3 does: it tells no ETag"
+            raise Broken(f"s3://{bucket}/{key}: {said}", hint="Is this the address of an S3 server?")
         etag, told_version = (header_text(found.get(name, "")) for name in ("ETag", "VersionId"))
         looked = Object(key, found["ContentLength"], etag, told_version, told(found))
         return looked, found.get("ContentType", "")
@@ -209,13 +213,21 @@ class Connection:
         """What a look at an object answers. Raises botocore's errors, as well told as may be."""
         account = await self._signing_account()
         try:
-            return await self.raw.head_object(**wanted)
+            return self._told(wanted, await self.raw.head_object(**wanted))
         except self.raw.exceptions.ClientError as error:
             await self._ask_why(wanted["Bucket"], wanted["Key"], status_of(error))
             if status_of(error) != 400 and account == await self._signing_account():
                 raise
         # An answer without a body could not say what the question's did: the bucket's region, or that the account is over.
-        return await self.raw.head_object(**wanted)
+        return self._told(wanted, await self.raw.head_object(**wanted))
+
+    def _told(self, wanted: dict[str, Any], found: Any) -> Any:
+        """What was answered. Raises `Broken` for a success that is none of S3's: botocore takes any."""
+        status = found["ResponseMetadata"]["HTTPStatusCode"]
+        if status not in (200, 206):
+            said = f"{self.endpoint} answers {status} to a look, which is not how S3 does"
+            raise Broken(f"s3://{wanted['Bucket']}/{wanted['Key']}: {said}")
+        return found
 
     async def _ask_why(self, bucket: str, key: str, status: int) -> None:
         """A look at an object that is refused has no body and no code: raise what a request with a body is told."""

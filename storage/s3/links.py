@@ -165,9 +165,13 @@ class Look:
             total = "0"
         if not total.isdecimal():
             raise Again(Broken(f"{self.name}: the server does not say how large it is"))
+        etag = head.headers.get("etag", "")
+        if not etag and head.status != 416:
+            # Somebody's page about an error has a length as well.
+            raise Broken(f"{self.name}: what answers tells no ETag, as S3 does")
         if head.status != 200:
             line.rest(1 << 16)
-        self.found = Object(self.name, int(total), head.headers.get("etag", ""))
+        self.found = Object(self.name, int(total), etag)
 
 
 if TYPE_CHECKING:

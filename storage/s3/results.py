@@ -33,7 +33,7 @@ from storage.s3.keys import Object
 from storage.s3.params import S3Settings, SourceParams
 from storage.s3.presigned import SignedObject
 from storage.s3.selection import listed
-from storage.s3.upload import completed
+from storage.s3.upload import begun_in, completed
 from storage.threads import in_thread
 
 OBJECTS_MAX: Final = 10_000
@@ -201,14 +201,20 @@ class ResultSigner:
         """Begin an upload in parts: its id. What an earlier process of that execution had begun is taken back."""
         place, _, connection = await self._managed()
         key = managed_key(place, job, execution)
-        with faults(NAME, connection.endpoint, signed=True):
-            listed = await connection.raw.list_multipart_uploads(Bucket=place.bucket, Prefix=key)
-            for each in listed.get("Uploads") or []:
-                await connection.raw.abort_multipart_upload(
-                    Bucket=place.bucket, Key=each["Key"], UploadId=each["UploadId"]
-                )
-            answer = await connection.raw.create_multipart_upload(Bucket=place.bucket, Key=key)
-        return str(answer["UploadId"])
+        await _aborted(connection, place.bucket, key)
+        try:
+            with faults(NAME, connection.endpoint, signed=True):
+                answer = await connection.raw.create_multipart_upload(Bucket=place.bucket, Key=key)
+                upload = begun_in(answer, NAME, connection.endpoint)
+        except Fault:
+            # It may have been begun all the same, and nobody knows its id.
+            with suppress(Fault):
+                await _aborted(connection, place.bucket, key)
+            raise
+        if answer["ResponseMetadata"].get("RetryAttempts"):
+            with suppress(Fault):
+                await _aborted(connection, place.bucket, key, but=upload)
+        return upload
 
     async def parts(self, job: str, execution: str, upload: str, first: int, count: int) -> list[str]:
         """Links to upload the parts from number `first` with."""
@@ -239,6 +245,17 @@ class ResultSigner:
                 return
         with faults(NAME, connection.endpoint, signed=True):
             await connection.raw.delete_object(Bucket=place.bucket, Key=key)
+
+
+async def _aborted(connection: Connection, bucket: str, key: str, but: str = "") -> None:
+    """Take back what has been begun at a key that is nobody else's."""
+    with faults(NAME, connection.endpoint, signed=True):
+        listed = await connection.raw.list_multipart_uploads(Bucket=bucket, Prefix=key)
+        for each in listed.get("Uploads") or []:
+            if each["UploadId"] != but:
+                await connection.raw.abort_multipart_upload(
+                    Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
+                )
 
 
 async def _connected(client: S3Client, params: SourceParams) -> Connection:

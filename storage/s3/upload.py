@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field, structs
 
-from protocol.errors import Fault
+from protocol.errors import Broken, Fault
 from storage.lanes import Request
 from storage.s3.bulk import Bulk
 from storage.s3.connection import Connection
@@ -236,10 +236,10 @@ async def _begun(connection: Connection, target: Target) -> str:
                     ChecksumAlgorithm="CRC32",
                     Metadata=dict(target.meta),
                 )
+                upload_id = begun_in(answer, target.url, connection.endpoint)
         except Fault:
             await _abort_nameless(connection, target)
             raise
-        upload_id = str(answer["UploadId"])
         if answer["ResponseMetadata"].get("RetryAttempts"):
             await _abort_nameless(connection, target, upload_id)
         return upload_id
@@ -272,6 +272,7 @@ async def completed(
             answer = await connection.raw.complete_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}, **under
             )
+            _told_in(answer, "ETag", what or f"s3://{bucket}/{key}", connection.endpoint)
     except Fault as fault:
         found = None
         with suppress(Fault):
@@ -280,8 +281,20 @@ async def completed(
             raise fault from fault.__cause__
         return found.version, found.etag
     version = str(answer.get("VersionId") or "")
-    etag = str(answer.get("ETag") or "") or whole_etag([part["ETag"] for part in parts])
-    return "" if version == "null" else version, etag
+    return "" if version == "null" else version, str(answer["ETag"])
+
+
+def begun_in(answer: Any, what: str, endpoint: str) -> str:
+    """The id of an upload that was begun. Raises `Broken` for a success that is none of S3's: botocore takes any."""
+    return _told_in(answer, "UploadId", what, endpoint)
+
+
+def _told_in(answer: Any, name: str, what: str, endpoint: str) -> str:
+    value = str(answer.get(name) or "")
+    if not value:
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        raise Broken(f"{what}: {endpoint} answers {status} without {name}, which is not how S3 does")
+    return value
 
 
 def whole_etag(etags: list[str]) -> str:

@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from deploy.servers import S3Server
-from protocol.errors import Conflict, Denied, Fault, Invalid, NotFound
+from protocol.errors import Broken, Conflict, Denied, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
 from storage.addresses import OWN_NETWORKS, read_policy
@@ -108,6 +108,26 @@ async def test_a_link_that_is_refused_says_what_to_do(
     assert "X-Amz" not in caught.value.message
 
 
+@pytest.mark.parametrize("fault", ["xml", "garbage"])
+async def test_a_page_about_an_error_is_no_result(
+    fault: str,
+    bucket: Bucket,
+    publisher: S3Publisher,
+    proxy: FaultProxy,
+    signer: ResultSigner,
+    anybody: PreSignedSource,
+    tmp_path: Path,
+) -> None:
+    """What answers a link with success and is no S3 brings an error, not its words as the result."""
+    folder = plant({"data": b"x" * 1000}, tmp_path / "result")
+    spec = await publisher.publish(folder, bucket.to("out", "gzip"), LABEL, silent)
+    link = (await signer.shown(spec)).params["PreSignedURL"].replace(bucket.endpoint, proxy.endpoint)
+    proxy.plan = lambda request, number: fault
+
+    with pytest.raises(Broken, match=r"no ETag|does not say how large"):
+        await brought(anybody, Spec("s3PreSigned", {"PreSignedURL": link, "Key": "k"}), tmp_path / "in")
+
+
 async def test_a_link_that_ends_on_the_way_is_renewed(tmp_path: Path) -> None:
     """A result that takes longer to come than its link is good comes all the same, by newer links."""
     content = bytes(range(256)) * 3 * (MIB >> 8)
@@ -122,7 +142,7 @@ async def test_a_link_that_ends_on_the_way_is_renewed(tmp_path: Path) -> None:
         if wanted.stop > 1:
             await renewed.wait()
         told = f"bytes {wanted.start}-{wanted.stop - 1}/{len(content)}"
-        return web.Response(status=206, body=content[wanted], headers={"Content-Range": told})
+        return web.Response(status=206, body=content[wanted], headers={"Content-Range": told, "ETag": '"1"'})
 
     async def renew(params: PreSignedParams) -> dict[str, str]:
         renewed.set()
@@ -244,6 +264,8 @@ def of_step(request: web.Request, step: str) -> bool:
             return request.method == "PUT" and not request.query.get("partNumber")
         case "part":
             return request.query.get("partNumber") == "2"
+        case "begin":
+            return request.method == "POST" and "uploads" in request.query
     return request.method == "POST" and "uploadId" in request.query
 
 
@@ -253,7 +275,12 @@ FAULTS = ("503", "500", "mute", "deaf", "hangup", "lost", "403", "204", "xml")
 @pytest.mark.parametrize("server", ["s3"], indirect=True)
 @pytest.mark.parametrize(
     ("step", "fault"),
-    [*(("put", fault) for fault in FAULTS), *(("part", fault) for fault in FAULTS), ("complete", "xml")],
+    [
+        *(("put", fault) for fault in FAULTS),
+        *(("part", fault) for fault in FAULTS),
+        *(("begin", fault) for fault in ("short", "lost", "xml", "204")),
+        ("complete", "xml"),
+    ],
 )
 async def test_a_managed_upload_that_fails_is_taken_back(
     step: str, fault: str, bucket: Bucket, proxy: FaultProxy, by_leave: ManagedPublisher, tmp_path: Path
@@ -278,6 +305,7 @@ async def test_a_managed_upload_that_fails_is_taken_back(
         *(("put", fault) for fault in ("503", "mute", "hangup", "lost")),
         *(("part", fault) for fault in ("503", "mute", "hangup", "lost")),
         *(("complete", fault) for fault in ("lost", "cut", "503")),
+        *(("begin", fault) for fault in ("lost", "short", "503")),
     ],
 )
 async def test_a_managed_upload_that_is_hindered_once_is_whole(

@@ -127,12 +127,16 @@ async def test_an_upload_that_gets_through_is_whole(
     [
         ("object", "lost", Broken),
         ("object", "xml", Broken),
+        ("object", "204", Broken),
         ("begin", "lost", Unavailable),
+        ("begin", "short", Unavailable),
+        ("begin", "204", Broken),
         ("part", "hangup", Broken),
         ("part", "deaf", TimedOut),
         ("part", "500", Unavailable),
         ("part", "garbage", Broken),
         ("completion", "503", Unavailable),
+        ("completion", "204", Broken),
         ("completion", "mute", TimedOut),
         ("completion", "xml", Unavailable),
         ("completion", "garbage", Unavailable),
@@ -300,3 +304,22 @@ def test_what_botocore_cannot_read_is_told() -> None:
         raise ResponseParserError
     with pytest.raises(ZeroDivisionError), faults("s3://b/k", "http://odd", signed=True):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("fault", ["204", "xml"])
+async def test_a_success_that_is_none_of_s3s_is_no_object(
+    fault: str, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """A look that is answered as S3 never does is an error, whoever looks: not an object without a version, and not somebody
+    else's result in the way of ours."""
+    await bucket.put("k", b"x" * 44)
+    proxy.plan = lambda request, number: fault if request.method == "HEAD" else ""
+    source, publisher = S3Source(client=client), S3Publisher(client=client)
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint)
+
+    with pytest.raises(Broken, match=r"how S3 does|as S3 does|does not say how large"):
+        await source.resolve(SourceParams(bucket.name, "k", endpoint=proxy.endpoint), Share())
+    if fault == "204":
+        with pytest.raises(Broken, match="how S3 does"):
+            await publisher.publish(plant({"a": b"1"}, tmp_path / "result"), params, LABEL, silent)
+        assert await bucket.keys() == ["k"]
