@@ -17,7 +17,10 @@ from protocol.clock import Clock
 from protocol.ids import JobKey
 
 LOOKS: Final = 100
-"""Jobs looked at before others get their turn on the loop."""
+"""So many jobs are on their way to be looked at before others follow them of which there may be a million."""
+BREATH: Final = 16
+"""Jobs looked at, or told what became of their entries, before others get their turn on the loop. With each may go a
+decision, of half a millisecond."""
 DUE_MAX: Final = 1_000
 """Jobs whose time has come that are looked at in one tick."""
 
@@ -70,7 +73,7 @@ class Agenda:
             await self._news.wait()
             self._news.clear()
             while self._looks:
-                for _ in range(min(LOOKS, len(self._looks))):
+                for _ in range(min(BREATH, len(self._looks))):
                     key = self._looks.popleft()
                     self._to_look.discard(key)
                     look(key)

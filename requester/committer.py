@@ -22,6 +22,7 @@ from protocol import failpoints
 from protocol.bus import BATCH_MAX, Append, Bus, Outcome
 from protocol.clock import Clock
 from protocol.errors import Exhausted, Fault, Unavailable
+from requester.agenda import BREATH
 
 Done = Callable[[Outcome | Fault], None]
 
@@ -73,8 +74,10 @@ class Committer:
                     await self._wake
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
             outcomes = await self._commit([append for append, _ in group])
-            for (_, done), outcome in zip(group, outcomes, strict=True):
+            for number, ((_, done), outcome) in enumerate(zip(group, outcomes, strict=True), 1):
                 done(outcome)
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
 
     async def _commit(self, appends: list[Append]) -> list[Outcome | Fault]:
         """Append until the log answers, or until it is too late to ask again."""

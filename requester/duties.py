@@ -81,7 +81,7 @@ class Duties:
                 self._registry.look()
                 self._registry.look_at_people()
                 self._judge_silence()
-                self._orchestrator.tick()
+                await self._orchestrator.tick()
 
     def _watch_log(self) -> None:
         """While the log cannot be written nothing can be judged, nor for one limit of silence after."""

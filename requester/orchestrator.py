@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.ids import JobKey, NodeId
-from requester.agenda import LOOKS, Agenda
+from requester.agenda import BREATH, LOOKS, Agenda
 from requester.applier import Applier
 from requester.backlog import Backlog
 from requester.committer import Committer
@@ -195,10 +195,12 @@ class Orchestrator:
                 if patience_s > 0:
                     self._agenda.remind_in_turn(now + patience_s, key)
 
-    def tick(self) -> None:
+    async def tick(self) -> None:
         """Look at the jobs whose time has come, and now and then at what is kept for those that wait."""
         self._backlog.tick()
-        for key in self._agenda.due():
+        for number, key in enumerate(self._agenda.due(), 1):
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
             live = self._jobs.get(key)
             if live is not None:
                 live.due = None

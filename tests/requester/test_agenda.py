@@ -3,10 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
 
-from protocol.clock import ManualClock
+from protocol.bus import BATCH_MAX, Append
+from protocol.clock import ManualClock, SystemClock
 from protocol.ids import JobKey
-from requester.agenda import Agenda
+from protocol.memory_bus import MemoryBus, MemoryHub
+from requester.agenda import BREATH, Agenda
+from requester.committer import Committer
 
 MINE, NEXT, LATER = JobKey("mine"), JobKey("next"), JobKey("later")
 RANKS = {MINE: 0, NEXT: 1, LATER: 3}
@@ -74,3 +79,43 @@ async def test_a_time_that_was_noted_is_everybodys() -> None:
     assert list(there.due()) == [LATER]
     await clock.advance(2.0)
     assert list(there.due()) == [NEXT]
+
+
+async def steps(done: list[Any], count: int) -> list[int]:
+    """By how much `done` has grown at each turn of another task, until so much is in it."""
+    seen = [0]
+    for _ in range(100_000):
+        await asyncio.sleep(0)
+        seen.append(len(done))
+        if len(done) == count:
+            break
+    return [after - before for before, after in pairwise(seen)]
+
+
+async def test_others_have_their_turn_while_many_are_looked_at() -> None:
+    """However many jobs need a look at once, nobody waits for more than some of them."""
+    keys = [JobKey(f"{number}") for number in range(200)]
+    there = Agenda(ManualClock(), lambda key: 0, takeover_s=2.0)
+    async with looking(there) as seen:
+        for key in keys:
+            there.attend(key)
+        most = max(await steps(seen, len(keys)))
+
+    assert seen == keys
+    assert most <= BREATH
+
+
+async def test_others_have_their_turn_while_many_outcomes_are_passed_on() -> None:
+    """Nor for those of a full commit, whose outcomes lead to as many decisions."""
+    hub = MemoryHub()
+    committer = Committer(MemoryBus(hub), SystemClock(), waiting_max=BATCH_MAX)
+    done: list[Any] = []
+    committing = asyncio.create_task(committer.run())
+    for number in range(BATCH_MAX):
+        committer.put(Append(JobKey(f"{number}"), 0, f"op{number}", b"{}"), done.append, must=False)
+    most = max(await steps(done, BATCH_MAX))
+    committing.cancel()
+    await hub.close()
+
+    assert len(done) == BATCH_MAX
+    assert most <= BREATH
