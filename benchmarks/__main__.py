@@ -12,6 +12,7 @@ from typing import Final
 
 from benchmarks import (
     ipfs,
+    long_lists,
     million,
     node_storage,
     orchestration,
@@ -33,6 +34,7 @@ PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "storage": storage.measure,
     "ipfs": ipfs.measure,
     "node_storage": node_storage.measure,
+    "long_lists": long_lists.measure,
     "million": million.measure,
     "peer": peer.measure,
 }

@@ -27,6 +27,8 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -145,6 +147,28 @@ class Watcher:
 
     def _look(self, signal_number: int, frame: FrameType | None) -> None:
         self._where = "".join(traceback.format_stack(frame)[::-1])
+
+
+@asynccontextmanager
+async def watching() -> AsyncIterator[list[Delay]]:
+    """The delays of the running loop, as they come, until the context ends."""
+    delays: list[Delay] = []
+
+    async def watch() -> None:
+        with Watcher() as watcher:
+            while True:
+                delays.append(await watcher.delay())
+
+    watch_task = asyncio.create_task(watch())
+    # What the watching itself begins with is not what is looked for.
+    await asyncio.sleep(STILL_S)
+    delays.clear()
+    try:
+        yield delays
+        await asyncio.sleep(STILL_S)
+    finally:
+        watch_task.cancel()
+        await asyncio.wait([watch_task])
 
 
 class _Threads:

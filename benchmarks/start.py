@@ -33,8 +33,8 @@ async def measure() -> list[Figure]:
     """All figures of this part."""
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
         folder = Path(scratch)
-        async with nats_server(folder / "nats") as server, _connected(server) as bus:
-            await _fill(bus)
+        async with nats_server(folder / "nats") as server, connected(server) as bus:
+            await fill(bus, JOBS)
             read = await _read(bus)
             filled = await _start(server, folder / "r1")
             again = [await _start(server, folder / "r1") for _ in range(STARTS)]
@@ -55,7 +55,8 @@ async def measure() -> list[Figure]:
 
 
 @asynccontextmanager
-async def _connected(server: NatsServer, name: str = "bench") -> AsyncIterator[Bus]:
+async def connected(server: NatsServer, name: str = "bench") -> AsyncIterator[Bus]:
+    """A requester's connection to a server's bus."""
     bus = await connect(server.url, name=name, role="requester", credentials=server.requester(name))
     try:
         yield bus
@@ -63,10 +64,12 @@ async def _connected(server: NatsServer, name: str = "bench") -> AsyncIterator[B
         await bus.close()
 
 
-async def _fill(bus: Bus) -> None:
-    """Two entries a job, as a small job that found room at once leaves them."""
-    for first in range(0, JOBS, BATCH_MAX):
-        jobs = [job_id(nameless_key(number), number) for number in range(first, min(first + BATCH_MAX, JOBS))]
+async def fill(bus: Bus, count: int) -> None:
+    """Two entries for each of so many jobs, as a small job that found room at once leaves them."""
+    for first in range(0, count, BATCH_MAX):
+        jobs = [
+            job_id(nameless_key(number), number) for number in range(first, min(first + BATCH_MAX, count))
+        ]
         guards = [0] * len(jobs)
         for step in (_begun, _over):
             entries = [step(job) for job in jobs]
@@ -126,7 +129,7 @@ async def _read(bus: Bus) -> float:
 async def _start(server: NatsServer, folder: Path) -> float:
     """From the connection to a requester that acts; left when its read model is written."""
     began = time.perf_counter()
-    async with _connected(server, "r1") as bus:
+    async with connected(server, "r1") as bus:
         settings = Settings(id=RequesterId("r1"), data_dir=folder)
         async with running(bus, settings) as service:
             ready = time.perf_counter() - began
