@@ -21,8 +21,8 @@ from protocol.messages import Beat
 
 HELD_AGAIN_S: Final = 15.0
 """How often it is said again which inputs are here, for requesters that came meanwhile."""
-PORTS_EVERY_S: Final = 0.5
-"""Between two looks at who listens: beats that are early may be many."""
+PORTS_EVERY_S: Final = 1.0
+"""Between two looks at who listens, at least: whoever waits for a port is looked at each time one is let go of."""
 
 Listening = Callable[[], Collection[int]]
 """The ports of this machine on which programs listen."""

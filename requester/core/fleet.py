@@ -78,7 +78,7 @@ class Fleet:
         """Nodes that are cordoned or set aside."""
 
     def put(self, node: NodeRecord) -> bool:
-        """Take a node's newest record. True if that changes how it stands towards any demand."""
+        """Take a node's newest record. True if that changes how it stands towards any demand, or gives room."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
         self.hearing.place(node)
@@ -93,9 +93,8 @@ class Fleet:
             and (known.info is node.info or known.info == node.info)
             and (known.connected, known.expected, known.membership, known.cordon, known.aside)
             == (node.connected, node.expected, node.membership, node.cordon, node.aside)
-            and (known.ports_lost, known.ports_taken) == (node.ports_lost, node.ports_taken)
         ):
-            return False
+            return self._note_ports(known, node)
         self._standings.clear()
         if known is None or known.info is not node.info:
             self._whole = self._whole + node.info.capacity - (known.info.capacity if known else NOTHING)
@@ -103,6 +102,16 @@ class Fleet:
         host.resize(told(node.info.capacity, node.ports_lost))
         host.taken = frozenset(node.ports_taken)
         return True
+
+    def _note_ports(self, known: NodeRecord, node: NodeRecord) -> bool:
+        """Take which ports of a node others use, which each of its beats may change; whether there is more room then."""
+        if (known.ports_lost, known.ports_taken) == (node.ports_lost, node.ports_taken):
+            return False
+        host = self._host(node.info.id)
+        host.taken = frozenset(node.ports_taken)
+        if known.ports_lost != node.ports_lost:
+            host.resize(told(node.info.capacity, node.ports_lost))
+        return node.ports_lost < known.ports_lost or not host.taken.issuperset(known.ports_taken)
 
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""

@@ -413,7 +413,8 @@ def test_a_port_that_others_use_is_waited_for() -> None:
 
     other = replace(task, network=Network("Host", ports=[Port("web", static=8_081)]))
     assert chosen(world.fleet, demand_of(replace(a_job(), tasks=[other]))) == "n1"
-    assert world.fleet.put(a_node("n1", ports_taken=[]))
+    assert not world.fleet.put(a_node("n1", ports_taken=[8_080, 9_090]))
+    assert world.fleet.put(a_node("n1", ports_taken=[9_090]))
     world.look()
     assert len(world.open()) == 1
 
