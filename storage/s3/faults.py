@@ -31,6 +31,8 @@ NO_ACCOUNT: Final = frozenset(
 EXPIRED: Final = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 ACCOUNT: Final = "Account"
 """Kind of a fault that says that S3 does not know the account, or not any more: another one may be taken."""
+DIGEST: Final = "Digest"
+"""Kind of a fault that says that other bytes came to S3 than were sent."""
 OVER: Final = NO_ACCOUNT | EXPIRED
 ABOUT_ALL: Final = NO_ACCOUNT | EXPIRED | {"NoSuchBucket", "SignatureDoesNotMatch"}
 _DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
@@ -80,7 +82,7 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
     if code in _BUSY or status >= 500 or status == 429:
         return Unavailable(said)
     if code in ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"):
-        return Broken(said)
+        return Broken(said, kind=DIGEST)
     return Invalid(said)
 
 

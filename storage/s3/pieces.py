@@ -15,6 +15,7 @@ from isal import isal_zlib
 from protocol.errors import Broken
 from storage.lanes import Lane, Request
 from storage.ranged import Refusal
+from storage.s3.faults import DIGEST
 from storage.wire import Head, Line
 
 PARTS_MAX: Final = 10_000
@@ -66,8 +67,9 @@ class Piece:
         return self._ask(self)
 
     def refused(self, status: int, body: bytes) -> Refusal:
-        """As S3 says."""
-        return self._refused(self.name, status, body)
+        """As S3 says; bytes that were damaged on their way are sent again."""
+        refusal = self._refused(self.name, status, body)
+        return Refusal(refusal.fault, again=True) if refusal.fault.kind == DIGEST else refusal
 
     def answered(self, head: Head, line: Line, lane: Lane) -> None:
         """Keep what the store calls it, and let its bytes go. Raises `Broken` for a success that names nothing: some

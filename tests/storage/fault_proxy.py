@@ -40,7 +40,8 @@ class FaultProxy:
     when it tells an error in a trailer), ``trailer`` (half of the body, and then, or behind the whole of it, ``behind``, the
     error `words` in a trailer as Kubo has it), ``garbage`` (status 200 and what nobody understands),
     ``drip`` (a head without end, a byte at a time). On what is sent: ``hangup`` (half of it is taken, then the connection is
-    cut), ``deaf`` (half of it is taken, and then no more), ``sip`` (taken slowly).
+    cut), ``deaf`` (half of it is taken, and then no more), ``sip`` (taken slowly), ``smudge`` (passed on with one bit that
+    is another).
 
     With a `signer` what was signed is passed on as its account's, whoever signed it: the servers know no sessions.
     """
@@ -84,7 +85,10 @@ class FaultProxy:
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP
         )
-        body = io.BytesIO(taken + await request.read()) if taken or request.can_read_body else None
+        sent = taken + await request.read()
+        if fault == "smudge":
+            sent = sent[:-1] + bytes([sent[-1] ^ 1])
+        body = io.BytesIO(sent) if sent or request.can_read_body else None
         target = request.raw_path
         if self.signer is not None and ("Authorization" in headers or "X-Amz-Signature" in request.query):
             target = self._signed(self.signer, request.method, target, headers)

@@ -59,8 +59,11 @@ async def brought(client: S3Client, params: SourceParams, into: Path) -> Tree:
         (["k/line\nbreak"], {"line\nbreak": DATA}),
         ([f"k/{LONG}"], {LONG: DATA}),
         (["k/Case", "k/case"], {"Case": b"1", "case": b"2"}),
+        (["k/\u00e9", "k/e\u0301"], {"\u00e9": b"composed", "e\u0301": b"decomposed"}),
+        (["k/ a b ", "k/+%2F%", "k/*?[x]"], {" a b ": b"1", "+%2F%": b"2", "*?[x]": b"3"}),
+        (["k/\u2028\u202e", "k/\t\x7f"], {"\u2028\u202e": b"1", "\t\x7f": b"2"}),
     ],
-    ids=["marker", "newline", "1024-bytes", "case"],
+    ids=["marker", "newline", "1024-bytes", "case", "unicode", "signs", "control"],
 )
 async def test_an_odd_key_that_a_disk_can_hold_is_held(
     keys: list[str], tree: Tree, bucket: Bucket, client: S3Client, tmp_path: Path

@@ -302,8 +302,8 @@ async def test_a_managed_upload_that_fails_is_taken_back(
 @pytest.mark.parametrize(
     ("step", "fault"),
     [
-        *(("put", fault) for fault in ("503", "mute", "hangup", "lost")),
-        *(("part", fault) for fault in ("503", "mute", "hangup", "lost")),
+        *(("put", fault) for fault in ("503", "mute", "hangup", "lost", "smudge")),
+        *(("part", fault) for fault in ("503", "mute", "hangup", "lost", "smudge")),
         *(("complete", fault) for fault in ("lost", "cut", "503")),
         *(("begin", fault) for fault in ("lost", "short", "503")),
     ],

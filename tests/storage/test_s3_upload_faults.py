@@ -97,7 +97,8 @@ def result(tmp_path: Path, step: str) -> Path:
 @pytest.mark.parametrize(
     ("step", "fault", "last"),
     [
-        *(("part", fault, 1) for fault in ("hangup", "deaf", "mute", "500", "503")),
+        *(("part", fault, 1) for fault in ("hangup", "deaf", "mute", "500", "503", "smudge")),
+        ("object", "smudge", 1),
         ("part", "sip", 100),
         ("object", "lost", 1),
         ("begin", "lost", 1),
@@ -108,8 +109,9 @@ def result(tmp_path: Path, step: str) -> Path:
 async def test_an_upload_that_gets_through_is_whole(
     step: str, fault: str, last: int, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
 ) -> None:
-    """A part that is cut, taken slowly, hung up on or refused once is sent again; a completion whose answer is cut, stalls,
-    trickles or never comes is found to have succeeded. What is advertised is what lies there, and no upload is left."""
+    """A part that is cut, damaged, taken slowly, hung up on or refused once is sent again; a completion whose answer is cut,
+    stalls, trickles or never comes is found to have succeeded. What is advertised is what lies there, and no upload is left.
+    """
     proxy.plan = on(step, fault, last=last)
     params = PublisherParams(bucket.name, "out/{executionID}", endpoint=proxy.endpoint)
 
@@ -134,6 +136,8 @@ async def test_an_upload_that_gets_through_is_whole(
         ("part", "hangup", Broken),
         ("part", "deaf", TimedOut),
         ("part", "500", Unavailable),
+        ("part", "smudge", Broken),
+        ("object", "smudge", Broken),
         ("part", "garbage", Broken),
         ("completion", "503", Unavailable),
         ("completion", "204", Broken),
