@@ -3,12 +3,12 @@
 Knows: the request and its answer. Must not know: what is uploaded.
 """
 
-import asyncio
 from typing import Any, Final
 
 from protocol import messages, subjects
+from protocol.asking import ask_until_answered
 from protocol.bus import Messages
-from protocol.errors import TimedOut, Unavailable, fault_of
+from protocol.errors import fault_of
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.questions import UploadAnswer, UploadRequest
 
@@ -17,8 +17,6 @@ PATIENCE_S: Final = 25.0
 """A requester that is started anew is back by then; `storage.s3.managed` waits a little longer."""
 COMPLETE_S: Final = 300.0
 """A large object takes a store minutes to put together; who asks again is told when it is done."""
-PAUSE_S: Final = 0.3
-PAUSE_MAX_S: Final = 3.0
 
 
 class BusGrants:
@@ -47,17 +45,12 @@ class BusGrants:
     async def _ask(self, job: str, execution: str, what: str, **more: Any) -> UploadAnswer:
         """Ask until somebody answers: a requester may be gone, or not yet know of the execution."""
         asked = messages.encode(UploadRequest(JobId(job), ExecutionId(execution), what, **more))
-        now = asyncio.get_running_loop().time
-        until, pause_s = now() + (COMPLETE_S if what == "complete" else PATIENCE_S), PAUSE_S
-        while True:
-            try:
-                data = await self._bus.request(self._subject, asked, timeout_s=ANSWER_S)
-                answer = messages.decode(data, UploadAnswer)
-                if answer.failure is not None:
-                    raise fault_of(answer.failure)
-                return answer
-            except (Unavailable, TimedOut):
-                if now() + pause_s > until:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+
+        async def once() -> UploadAnswer:
+            data = await self._bus.request(self._subject, asked, timeout_s=ANSWER_S)
+            answer = messages.decode(data, UploadAnswer)
+            if answer.failure is not None:
+                raise fault_of(answer.failure)
+            return answer
+
+        return await ask_until_answered(once, COMPLETE_S if what == "complete" else PATIENCE_S)
