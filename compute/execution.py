@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from protocol.errors import Failure
+from protocol.errors import OVER_TIME, PROGRAM_FAILED, Failure
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Spec
 from protocol.messages import InputRead, Report, Run, RunOutput, Stage, Written
@@ -348,7 +348,7 @@ def _exit_failure(code: int) -> Failure | None:
     if code == 0:
         return None
     return Failure(
-        "ProgramFailed",
+        PROGRAM_FAILED,
         f"program exited with code {code}",
         hint="See what it wrote: the job's logs, or standard error in its result.",
         details={"exit_code": str(code)},
@@ -358,7 +358,7 @@ def _exit_failure(code: int) -> Failure | None:
 def _too_long(phase: Phase, limit_s: float, outstanding: str) -> Failure:
     if phase is Phase.RUNNING:
         return Failure(
-            "TimedOut.Execution",
+            OVER_TIME,
             f"the program ran longer than its {limit_s:g} s",
             hint="Raise Timeouts.ExecutionTimeout, or let the program do less.",
         )

@@ -5,7 +5,7 @@ Knows: the wording. Must not know: what is done about it.
 
 import msgspec
 
-from protocol.errors import Broken, Exhausted, Failure, Fault, Unavailable
+from protocol.errors import TAKEN, Broken, Exhausted, Failure, Fault, Unavailable
 from protocol.ids import NodeId
 from protocol.jobs import Input, Spec
 from protocol.process import FULL
@@ -15,8 +15,6 @@ from storage.url.params import shown_url
 
 NODES_OWN = frozenset({"local", "localdirectory"})
 """Sources whose data is this node's own: another node may well have it."""
-TAKEN = "Conflict.Taken"
-"""The result's place has somebody else's: another attempt would find it there, too."""
 _NAMES = {
     "s3": lambda params: f"s3://{params.get('bucket', '')}/{params.get('key', '')}",
     "ipfs": lambda params: f"ipfs://{params.get('cid', '')}",

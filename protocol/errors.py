@@ -18,10 +18,20 @@ from typing import ClassVar, Final
 
 from msgspec import Struct, field
 
+# Codes that one process says and another goes by; all others are said and read in one place each.
 NEVER_RAN: Final = "NotFound.NeverRan"
 """There is no output of an execution, for it ended before its program began."""
 DONE_WITH: Final = "Conflict.Gone"
 """A node was ordered to run what was there before and is done with; `details` name the `log` whose names it remembers."""
+PROGRAM_FAILED: Final = "ProgramFailed"
+"""The program ended with another code than 0."""
+OUT_OF_MEMORY: Final = "Exhausted.Memory"
+OVER_TIME: Final = "TimedOut.Execution"
+"""The program ran longer than its ExecutionTimeout."""
+TAKEN: Final = "Conflict.Taken"
+"""Where the result was to go there is another's."""
+NO_SUITABLE_NODE: Final = "NoSuitableNode"
+"""No node that there is could ever run the job."""
 
 
 class Failure(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+NAMESPACE_DEFAULT: Final = "default"
 LONG_RUNNING: Final = frozenset({"service", "daemon"})
 """Types of jobs that are not meant to end: their programs are started again whenever they do."""
 EVERYWHERE: Final = frozenset({"ops", "daemon"})
@@ -217,7 +218,7 @@ class Job(Struct, frozen=True, gc=False, rename="pascal"):
     """
 
     name: str = ""
-    namespace: str = "default"
+    namespace: str = NAMESPACE_DEFAULT
     type: str = "batch"
     priority: int = 0
     count: int = 1

@@ -14,6 +14,7 @@ from protocol.bus import Bus
 from protocol.entries import Entry
 from protocol.errors import Conflict, NotFound, TimedOut, Unavailable
 from protocol.ids import JobId, JobKey, job_key, key_of
+from protocol.jobs import NAMESPACE_DEFAULT
 from protocol.messages import decode
 from requester.core.history import of_log
 from requester.core.model import HistoryItem, JobRecord
@@ -26,7 +27,6 @@ T = TypeVar("T")
 Stored = list[tuple[int, bytes]]
 """Entries with their sequences, not read yet."""
 
-DEFAULT_NAMESPACE = "default"
 MANY: Final = 500
 """So many entries of one job, some 50 ms, are folded beside the loop."""
 
@@ -135,7 +135,7 @@ class Lookup:
     async def _named(self, name: str, namespace: str) -> JobRecord | None:
         if not name:
             return None
-        wanted = DEFAULT_NAMESPACE if namespace in ("", "*") else namespace
+        wanted = NAMESPACE_DEFAULT if namespace in ("", "*") else namespace
         found = await self.by_key(job_key(wanted, name))
         if found is not None and found.spec.name == name and found.spec.namespace == wanted:
             return found

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.jobs import EVERYWHERE, Constraint, Job
+from protocol.jobs import EVERYWHERE, NAMESPACE_DEFAULT, Constraint, Job
 from protocol.spec import bounds
 from protocol.spec.blobs import inline_url
 from protocol.spec.bounds import Path
@@ -20,7 +20,6 @@ from protocol.spec.task_rules import check_list, check_name, check_texts, read_t
 from protocol.spelling import near
 
 TYPES: Final = ("batch", "ops", "service", "daemon")
-NAMESPACE_DEFAULT: Final = "default"
 SYSTEM_META: Final = "bacalhau.org/"
 """The beginning of meta keys that the server itself sets."""
 PRIORITY_MAX: Final = 2**31 - 1

@@ -7,11 +7,18 @@ import sys
 from enum import IntEnum
 from typing import Any
 
-from protocol.errors import Conflict, Denied, Fault, Invalid, NotFound, TimedOut
+from protocol.errors import (
+    NO_SUITABLE_NODE,
+    PROGRAM_FAILED,
+    Conflict,
+    Denied,
+    Fault,
+    Invalid,
+    NotFound,
+    TimedOut,
+)
 from requester.cli.output import clean_text
 
-NO_NODE_CODE = "NoSuitableNode"
-PROGRAM_FAILED = "ProgramFailed"
 CLOSED = ("Completed", "Failed", "Stopped")
 """The states of a job of which no more is to come, as REST names them."""
 
@@ -55,7 +62,7 @@ def code_of_job(job: dict[str, Any]) -> Exit:
         return Exit.OK
     if state == "Stopped":
         return Exit.JOB_STOPPED
-    if failure_code(job).startswith(NO_NODE_CODE):
+    if failure_code(job).startswith(NO_SUITABLE_NODE):
         return Exit.NO_NODE
     return Exit.JOB_FAILED
 

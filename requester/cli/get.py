@@ -28,7 +28,7 @@ from protocol.errors import (
     fault_of,
 )
 from protocol.ids import short
-from protocol.jobs import Spec
+from protocol.jobs import NAMESPACE_DEFAULT, Spec
 from requester.cli.endpoint import Api
 from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
@@ -139,7 +139,7 @@ def _folder_name(record: Json) -> str:
     # A name is free text; only one that is a plain file name may become one.
     name = str(record["Name"])
     plain = name != record["ID"] and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 64
-    return name if plain and record["Namespace"] == "default" else short(record["ID"])
+    return name if plain and record["Namespace"] == NAMESPACE_DEFAULT else short(record["ID"])
 
 
 def _again(api: Api, record: Json) -> list[Result]:

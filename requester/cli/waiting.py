@@ -12,12 +12,11 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from protocol.errors import Fault, Unavailable
+from protocol.errors import PROGRAM_FAILED, Fault, Unavailable
 from protocol.jobs import LONG_RUNNING, Job
 from protocol.spec import Reading
 from requester.cli.exits import (
     CLOSED,
-    PROGRAM_FAILED,
     Exit,
     code_of_followed,
     code_of_job,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from protocol.entries import Closed
-from protocol.errors import Failure
+from protocol.errors import NO_SUITABLE_NODE, Failure
 from protocol.ids import NodeId, short
 from protocol.jobs import EVERYWHERE, LONG_RUNNING
 from protocol.states import ExecutionState, JobState
@@ -16,7 +16,6 @@ from requester.core.attempts import Attempts, by_node, by_partition, rule_for, s
 from requester.core.giving_up import NODE_LOST, too_long
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy, mendable
-from requester.core.standing import NO_SUITABLE_NODE
 
 S = ExecutionState
 TOLD_MAX: Final = 8

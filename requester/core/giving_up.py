@@ -9,11 +9,11 @@ from typing import Final
 from msgspec import UnsetType
 
 from protocol.entries import Cancelled, Event, Lost
-from protocol.errors import Failure
+from protocol.errors import OVER_TIME, Failure
 from protocol.ids import ExecutionId, NodeId, short
 from protocol.jobs import LONG_RUNNING, Job
 from requester.core.model import ExecutionRecord, JobRecord
-from requester.core.policy import NODE_DRAINED, NODE_REJECTED, OVER_TIME, Policy
+from requester.core.policy import NODE_DRAINED, NODE_REJECTED, Policy
 from requester.core.view import View
 
 NODE_LOST: Final = "Unavailable.NodeLost"

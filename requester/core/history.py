@@ -22,7 +22,7 @@ from protocol.entries import (
     StopRequested,
     Submitted,
 )
-from protocol.errors import Failure
+from protocol.errors import NO_SUITABLE_NODE, OVER_TIME, Failure
 from protocol.ids import short
 from protocol.messages import Report
 from protocol.states import ENDS, ExecutionState, JobState
@@ -136,7 +136,7 @@ def _closed(event: Closed, at: float) -> Line:
         details = {**details, **_details(event.failure)}
         if event.failure.code == "TimedOut.Total":
             topic = JOB_TIMEOUT
-        elif event.failure.code.startswith(("NoSuitableNode", "TimedOut.Queue")):
+        elif event.failure.code.startswith((NO_SUITABLE_NODE, "TimedOut.Queue")):
             topic = SCHEDULING
     return "", topic, event.message or "Failed", at, details
 
@@ -157,7 +157,7 @@ def _of_execution(
     elif isinstance(event, Reported):
         yield from _reported(event.report, earlier, execution, at)
     else:
-        topic = EXECUTION_TIMEOUT if event.failure.code == "TimedOut.Execution" else SCHEDULING
+        topic = EXECUTION_TIMEOUT if event.failure.code == OVER_TIME else SCHEDULING
         error = isinstance(event, Lost) or topic is EXECUTION_TIMEOUT
         yield id_, topic, event.failure.message, at, _details(event.failure, error=error)
 
@@ -186,7 +186,7 @@ def _reported(
     ended = next((stage for stage in reversed(report.stages) if stage.state is execution.state), None)
     when = ended.at if ended is not None else at
     if execution.failure is not None:
-        if execution.failure.code == "TimedOut.Execution":
+        if execution.failure.code == OVER_TIME:
             topic = EXECUTION_TIMEOUT
         details = {**_details(execution.failure), "FailsExecution": "true"}
         yield execution.id, topic, execution.failure.message, when, details

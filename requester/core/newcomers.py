@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from protocol.entries import Entry
 from protocol.errors import Broken
 from protocol.ids import JobId, JobKey, key_of
+from protocol.jobs import NAMESPACE_DEFAULT
 from protocol.messages import decode
 from requester.core.deadlines import next_deadline
 from requester.core.fold import fold
@@ -68,7 +69,7 @@ class _Task(Struct, frozen=True, gc=False, rename="pascal"):
 class _Job(Struct, frozen=True, gc=False, rename="pascal"):
     tasks: tuple[_Task]
     name: str = ""
-    namespace: str = "default"
+    namespace: str = NAMESPACE_DEFAULT
     type: str = "batch"
     priority: int = 0
     count: int = 1

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct, UnsetType
 
-from protocol.errors import Failure
+from protocol.errors import OUT_OF_MEMORY, OVER_TIME, PROGRAM_FAILED, TAKEN, Failure
 from protocol.ids import ExecutionId
 from protocol.jobs import LONG_RUNNING, Job, Retry
 from protocol.spec.policy_rules import CAUSES_DEFAULT
@@ -18,17 +18,12 @@ from requester.core.model import ExecutionRecord
 
 LASTING: Final = frozenset({"Invalid", "Denied", "NotFound"})
 """Codes of failures that come back whatever is tried; a failure that says `retryable` itself is believed."""
-TAKEN: Final = "Conflict.Taken"
-"""Where the result was to go there is another's."""
 MISMATCH: Final = "Broken.Mismatch"
 """The job names other bytes for an input than there are."""
 LASTS: Final = "lasting"
 """The cause of such a failure: no job names it."""
-PROGRAM_FAILED: Final = "ProgramFailed"
-OUT_OF_MEMORY: Final = "Exhausted.Memory"
 OVER_DISK: Final = "Exhausted.DiskLimit"
 """Its inputs and what it wrote were more than the Disk that the job asked for."""
-OVER_TIME: Final = "TimedOut.Execution"
 KILLED: Final = 137
 """The code of a program that was killed, for its memory for instance."""
 

@@ -29,10 +29,6 @@ from requester.core.model import NodeRecord
 
 GIB: Final = 1024**3
 
-NO_SUITABLE_NODE: Final = "NoSuitableNode"
-NO_ROOM: Final = "Exhausted.NoRoom"
-"""Codes of the reasons for which a task has no place."""
-
 NOT_APPROVED: Final = "is not approved yet"
 
 FAVOUR: Final = "favour_"

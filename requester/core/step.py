@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.entries import Cancelled, Closed, Event, Lost, Queued, Reported, StopRequested
-from protocol.errors import Failure
+from protocol.errors import NO_SUITABLE_NODE, Failure
 from protocol.ids import JobId, NodeId
 from protocol.jobs import EVERYWHERE
 from protocol.states import ExecutionState
@@ -36,7 +36,7 @@ from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy
 from requester.core.refusing import headline, refusals, unreadable
 from requester.core.rolling import replaced
-from requester.core.standing import NO_SUITABLE_NODE, Standing, demand_of
+from requester.core.standing import Standing, demand_of
 from requester.core.view import View
 from requester.core.waiting import explain, reason_now, why_it_waits
 

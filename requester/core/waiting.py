@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from protocol.errors import Failure
+from protocol.errors import NO_SUITABLE_NODE, Failure
 from protocol.ids import NodeId, short
 from protocol.jobs import Amounts
 from requester.core.attempts import serves
@@ -23,14 +23,14 @@ from requester.core.refusing import refusals
 from requester.core.room import Remaining
 from requester.core.standing import (
     GIB,
-    NO_ROOM,
-    NO_SUITABLE_NODE,
     NOT_APPROVED,
     Demand,
     Standing,
     Unfit,
     demand_of,
 )
+
+NO_ROOM: Final = "Exhausted.NoRoom"
 
 NODES_TOLD: Final = 32
 """Nodes named one by one in an explanation; the rest is counted."""

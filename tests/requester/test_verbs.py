@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Append
 from protocol.entries import Entry, Submitted
-from protocol.errors import NEVER_RAN, Conflict, Failure, Invalid, NotFound, Unavailable
+from protocol.errors import NEVER_RAN, NO_SUITABLE_NODE, Conflict, Failure, Invalid, NotFound, Unavailable
 from protocol.ids import JobKey, NodeId, job_id, job_key
 from protocol.jobs import Input, Retry, Spec
 from protocol.memory_bus import MemoryBus
@@ -22,7 +22,7 @@ from protocol.spec.blobs import parse_blob_url
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core.model import JobRecord
-from requester.core.standing import NO_ROOM, NO_SUITABLE_NODE
+from requester.core.waiting import NO_ROOM
 from requester.verbs import JobQuery, NextAttempt
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, happens, hold, submit, until
 

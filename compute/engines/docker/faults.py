@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from compute.engines.contract import Exit
-from protocol.errors import Denied, Exhausted, Failure, Fault, Invalid, NotFound, Unavailable
+from protocol.errors import OUT_OF_MEMORY, Denied, Exhausted, Failure, Fault, Invalid, NotFound, Unavailable
 
 LOGIN_HINT: Final = "or log in on the node: docker login {registry}, as the user that runs the node"
 
@@ -178,7 +178,7 @@ def exit_of(code: int, inspected: Mapping[str, Any] | None, *, by_daemon: bool =
     if state.get("OOMKilled"):
         limit = inspected.get("HostConfig", {}).get("Memory", 0)
         failure = Failure(
-            "Exhausted.Memory",
+            OUT_OF_MEMORY,
             f"the memory limit of {limit} bytes ({limit / 1024**2:.0f} MiB) was exceeded",
             hint="ask for more in Resources.Memory",
         )

@@ -16,8 +16,8 @@ from requester.core.fleet import Fleet
 from requester.core.host import Host
 from requester.core.model import NodeRecord
 from requester.core.placement import SAMPLE_SIZE, Attempt, choose, rank
-from requester.core.standing import NO_ROOM, Demand, demand_of
-from requester.core.waiting import explain
+from requester.core.standing import Demand, demand_of
+from requester.core.waiting import NO_ROOM, explain
 from tests.requester.core.world import World, a_job, a_node
 
 

@@ -5,14 +5,14 @@ from protocol.entries import (
     Queued,
     Submitted,
 )
+from protocol.errors import NO_SUITABLE_NODE
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Amounts, Timeouts
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.core import requests
 from requester.core.model import JobRecord
-from requester.core.standing import NO_ROOM, NO_SUITABLE_NODE
-from requester.core.waiting import as_they_wait
+from requester.core.waiting import NO_ROOM, as_they_wait
 from tests.requester.core.world import ILL, POLICY, World, a_job, a_node, deadline
 
 FULL = a_node("n1", cores=1)
