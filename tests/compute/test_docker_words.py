@@ -255,6 +255,7 @@ RUNC = "failed to create shim task: OCI runtime create failed: runc create faile
             "Invalid.Mount",
             "below one that is mounted read-only",
         ),
+        (f"task {DIGEST}: already exists: unknown", "Unavailable.Docker", "was killed while it made"),
         ("adding interface veth1 to bridge docker0 failed: no such device", "Unavailable", "docker0"),
     ],
 )

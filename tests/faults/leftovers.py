@@ -18,6 +18,8 @@ from aiodocker import Docker
 from tests.faults.world import BUCKET, TEMPORARY, World, get
 
 CLEAN_S: Final = 90.0
+BEFORE_PROGRAM: Final = "runc:[2:INIT]"
+"""What is in a container until its program is started."""
 NETWORKS: Final = frozenset({"bridge", "host", "none"})
 """Docker's own."""
 
@@ -81,12 +83,14 @@ async def _consumers(world: World) -> int:
 
 def _processes(world: World) -> list[str]:
     """Processes that name our folder and belong to no part that runs. A shim that containerd left when it was killed with
-    its daemon, and under which nothing runs any more, is theirs alone: the daemon does not know of it either."""
+    its daemon, and under which no program runs, is theirs alone: the daemon does not know of it either
+    (docs/operations.md)."""
     ours = {each.pid for each in world.parts.values()}
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name().startswith("containerd-shim") and not process.children():
+            below = [each.name() for each in process.children()]
+            if process.name().startswith("containerd-shim") and all(name == BEFORE_PROGRAM for name in below):
                 continue
             above = {each.pid for each in process.parents()} | {process.pid}
             if any(str(world.folder) in word for word in process.cmdline()) and not above & (

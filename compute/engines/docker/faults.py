@@ -137,6 +137,12 @@ def start_fault(image: str, message: str) -> Fault:
             hint="it must be an executable file for this machine, or a script that names its interpreter",
             kind="Entrypoint",
         )
+    if said.startswith("task ") and "already exists" in said:
+        return Unavailable(
+            f"Docker was killed while it made the container, and cannot start it any more ({message})",
+            hint="it is tried again; what may be left on the node, and how to end it: docs/operations.md",
+            kind="Docker",
+        )
     if "could not select device driver" in said:
         return Unavailable(
             "Docker on this node has no driver for graphics devices",
