@@ -24,7 +24,7 @@ from requester.cli.flags import JobRef, Namespace
 from requester.cli.output import Column, ListFormat, print_list
 from requester.cli.results import Result, executions_in, published
 from requester.cli.stores import shown_entries
-from requester.cli.swarm import KUBO_DEFAULT
+from requester.cli.swarm import KUBO_HELP
 from requester.client import job_path
 from requester.written import digests_of, has_all, has_all_files, is_below, links_of, rows_of
 from storage.tree import Entry, Kind, safe_parts, text_of
@@ -36,9 +36,7 @@ FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: std
 Execution = Annotated[
     str, Parameter(alias="-e", help="Of this execution only (its id or the beginning of it).")
 ]
-IpfsConnect = Annotated[
-    str, Parameter(help=f"Kubo's RPC API, to read IPFS results from; default {KUBO_DEFAULT}.")
-]
+IpfsConnect = Annotated[str, Parameter(help=f"{KUBO_HELP}.")]
 
 
 def ls(

@@ -44,7 +44,7 @@ from requester.cli.results import (
     told_whose,
 )
 from requester.cli.stores import LINKED, looked_at, opened_stores
-from requester.cli.swarm import KUBO_DEFAULT, Swarm, read_swarm
+from requester.cli.swarm import KUBO_HELP, Swarm, read_swarm
 from requester.written import rows_of
 from storage.contract import Drivers, silent
 
@@ -67,7 +67,7 @@ def get(
     download_timeout_secs: Annotated[float, Parameter(help="Give up after so long; 0: no limit.")] = 0,
     ipfs_connect: Annotated[
         str,
-        Parameter(help=f"Kubo's RPC API, to read IPFS results from; default {KUBO_DEFAULT}."),
+        Parameter(help=f"{KUBO_HELP}."),
     ] = "",
     ipfs_swarm_addrs: Annotated[
         list[str] | None,

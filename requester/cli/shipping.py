@@ -5,7 +5,7 @@ Knows: which store takes them, and that the same bytes are put there once. Must 
 
 ============  =====================================================================================================
 requester     inside the job: a ``.tar.gz`` or the file itself, which the requester keeps by its digest (ADR 0005)
-ipfs          added to the person's Kubo; the CID is the input
+ipfs          added to the person's Kubo (the one that `ipfs` talks to, if none is configured); the CID is the input
 s3            below the prefix that is named, in a folder called by the digest of the tree; what is there is not sent again
 ============  =====================================================================================================
 
@@ -34,6 +34,7 @@ from protocol.spec.drivers import OWN
 from requester.cli.endpoint import IPFS, UPLOADS
 from requester.cli.exits import tell
 from requester.cli.output import clean, size
+from requester.cli.swarm import kubo_here
 from storage.contract import Label, Publisher, Share, Source, silent
 
 SMALL_MAX_BYTES: Final = 7 * 1024 * 1024
@@ -128,7 +129,7 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input
         to = "ipfs"
     if to == "ipfs":
         tell(f"Adding {what} to IPFS...")
-        return asyncio.run(_to_ipfs(path, wanted, kubo))
+        return asyncio.run(_to_ipfs(path, wanted, kubo or kubo_here(os.environ)))
     if to.startswith("s3://"):
         tell(f"Putting {what} to {clean(to)}...")
         return asyncio.run(_to_s3(path, wanted, to))
@@ -169,9 +170,6 @@ def _stamp(path: Path) -> Stamp:
 async def _to_ipfs(path: Path, wanted: Input, kubo: str) -> Input:
     from storage.ipfs import IpfsPublisher
 
-    if not kubo:
-        hint = "Name one: -c Node.IPFS.Connect=/ip4/127.0.0.1/tcp/5001"
-        raise Invalid("no Kubo is configured to take files", hint=hint)
     with _folder(path) as folder:
         publisher = IpfsPublisher(kubo)
         try:

@@ -7,7 +7,8 @@ named, a node is started with that key in a folder of its own, and ended afterwa
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -21,13 +22,18 @@ from requester.cli.exits import tell
 from requester.cli.output import clean
 
 KUBO_DEFAULT: Final = "/ip4/127.0.0.1/tcp/5001"
+KUBO_HELP: Final = (
+    f"Kubo's RPC API, to read IPFS results from; default the one that ipfs uses, or {KUBO_DEFAULT}"
+)
+REPOSITORY_DEFAULT: Final = "~/.ipfs"
+ADDRESS_MAX_BYTES: Final = 1024
 CONNECT_S: Final = 15.0
 KEY_BEGINS: Final = "/key/swarm/psk/1.0.0/"
 KEY_MAX_BYTES: Final = 4096
 
 
 class Swarm(Struct, frozen=True):
-    """What was said of IPFS. `kubo` is empty if none was named."""
+    """What was said of IPFS. `kubo` is empty if none was named: then it is the one of `kubo_here`."""
 
     kubo: str = ""
     gateways: tuple[str, ...] = ()
@@ -56,6 +62,17 @@ def read_swarm(settings: Config) -> Swarm:
     )
 
 
+def kubo_here(environ: Mapping[str, str]) -> str:
+    """The Kubo that `ipfs` itself would talk to: a running one leaves its address in its repository, as ``api``."""
+    repository = Path(environ.get("IPFS_PATH") or REPOSITORY_DEFAULT).expanduser()
+    try:
+        with (repository / "api").open("rb") as file:
+            address = file.read(ADDRESS_MAX_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return KUBO_DEFAULT
+    return address if address.startswith("/") else KUBO_DEFAULT
+
+
 @asynccontextmanager
 async def reached(swarm: Swarm, folder: Path) -> AsyncIterator[Way]:
     """A way to read results, its swarm connected, for the length of the context; `folder` is for a node that is started.
@@ -69,7 +86,7 @@ async def reached(swarm: Swarm, folder: Path) -> AsyncIterator[Way]:
                 f"Warning: {clean(swarm.key)} is not used: the Kubo at {clean(swarm.kubo)} has the key that is swarm.key "
                 "in its own repository. Name no Kubo, and one is started with this key."
             )
-        kubo = swarm.kubo or KUBO_DEFAULT
+        kubo = swarm.kubo or kubo_here(os.environ)
         if swarm.kubo or not swarm.addresses or await _answers(kubo):
             await _join(kubo, swarm.addresses)
             yield Way(kubo)

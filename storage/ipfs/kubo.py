@@ -297,6 +297,8 @@ class Kubo:
             return Unavailable(f"{what}: {where} does not answer as Kubo does (status {status})", hint=hint)
         lower = message.lower()
         said = f"{what}: {message[:300]} (Kubo at {where})"
+        if "failed to dial" in lower:
+            return Unavailable(said)
         if "deadline exceeded" in lower or "timeout" in lower:
             return silent(what, self.settings.silence_s, where)
         if any(text in lower for text in _MISSING):

@@ -36,6 +36,11 @@ def pattern_of(key: str) -> str:
     return r"\A" + "".join(_part(token) for token in _TOKEN.findall(rest)) + r"\z"
 
 
+def across_folders(key: str) -> str:
+    """The key with each ``*`` as ``**``, which is what a ``*`` means to s5cmd and `aws s3`."""
+    return "".join("**" if token == "*" else token for token in _TOKEN.findall(key))
+
+
 def _part(token: str) -> str:
     if token.startswith("**"):
         return "(?:[^\\x00]*/)?" if token.endswith("/") else "[^\\x00]*"

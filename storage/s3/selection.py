@@ -11,7 +11,7 @@ from storage.contract import Share
 from storage.long_lists import Packed
 from storage.s3.claims import of_ours
 from storage.s3.connection import Connection
-from storage.s3.globs import pattern_of
+from storage.s3.globs import across_folders, pattern_of
 from storage.s3.keys import Object
 from storage.s3.listing import Listing, check_listing, digest_of
 from storage.s3.near import meant
@@ -47,12 +47,12 @@ async def find(
     objects = Packed(Object)
     if params.is_prefix or params.is_glob:
         objects = await connection.objects(params.bucket, params.prefix, limit)
-    listed_first = next((each.key for each in objects), "")
+    below = objects
     objects = await _filtered(await _matching(objects, params), params)
     if not objects and not params.allow_empty:
         nothing = _nothing(params, connection.endpoint)
-        if listed_first:
-            nothing.hint = f"There are others below it, as {listed_first!r}. {nothing.hint}"
+        if below:
+            nothing.hint = f"{await _others(below, params)} {nothing.hint}"
         elif said := await meant(connection, params.bucket, params.prefix):
             nothing.hint = f"{said} {nothing.hint}"
         raise nothing
@@ -118,6 +118,16 @@ async def _is_folder(connection: Connection, params: SourceParams) -> bool:
     except Fault:
         # Whether there is anything below is only for a hint.
         return False
+
+
+async def _others(below: Packed[Object], params: SourceParams) -> str:
+    """What there is where nothing is that was meant."""
+    wider = across_folders(params.key)
+    if params.is_glob and wider != params.key:
+        found = await _passing(below, params.prefix, pattern_of(wider), "source s3: Key")
+        if await _filtered(found, params):
+            return f"A * stays in a folder, and ** does not: {wider!r} finds some."
+    return f"There are others below it, as {next(each.key for each in below)!r}."
 
 
 async def _matching(objects: Packed[Object], params: SourceParams) -> Packed[Object]:

@@ -72,6 +72,8 @@ async def test_wildcards_in_a_key_choose_objects(bucket: Bucket, source: S3Sourc
         ("lgos/2024/access.csv", "Did you mean 'logs/'?"),
         ("logs/2042/", "Did you mean 'logs/2024/'"),
         ("lgos/*/access.csv", "Did you mean 'logs/'?"),
+        ("l*.csv", "A * stays in a folder, and ** does not: 'l**.csv' finds some."),
+        ("logs/20[!3]4*cess.csv", "'logs/20[!3]4**cess.csv' finds some."),
         ("logs/*/none.csv", "There are others below it, as 'logs/2024/access.csv'"),
         ("logs/2024", "write logs/2024/ for all"),
         ("quite/other", "Keys are exact"),

@@ -237,7 +237,7 @@ def test_cat_of_ipfs(
     background: Background,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One file by its path below the CID."""
+    """One file by its path below the CID, from the Kubo that is named, or else the one that `ipfs` itself would use."""
     monkeypatch.setenv("BACALHAU_NODE_IPFS_CONNECT", kubo.multiaddr)
     (folder / "result" / "outputs").mkdir(parents=True)
     (folder / "result" / "outputs" / "f").write_text("kept\n")
@@ -250,6 +250,11 @@ def test_cat_of_ipfs(
     assert shoal("cat", "words", "outputs/g").code != 0
     monkeypatch.delenv("BACALHAU_NODE_IPFS_CONNECT")
     assert shoal("cat", "words", "outputs/f", "--ipfs-connect", kubo.multiaddr).out == "kept\n"
+    # As `ipfs` finds its daemon.
+    monkeypatch.setenv("IPFS_PATH", str(folder / "repository"))
+    (folder / "repository").mkdir()
+    (folder / "repository" / "api").write_text(f"{kubo.multiaddr}\n")
+    assert shoal("cat", "words", "outputs/f").out == "kept\n"
 
 
 def test_output_that_has_no_room_is_told(

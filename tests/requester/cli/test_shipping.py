@@ -151,17 +151,22 @@ def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -
         (["-i", "./pipe:/in"], "is a pipe"),
         (["-i", "./large:/in"], "travel with a job"),
         (["-i", "src=./mine,dst=/in,opt=to=ftp://x"], "takes no files"),
-        (["-i", "src=./mine,dst=/in,opt=to=ipfs"], "no Kubo is configured"),
+        (["-i", "src=./mine,dst=/in,opt=to=ipfs"], "no Kubo node listens"),
         (["-i", "src=./mine/a,dst=/in/b,opt=to=s3://b"], "keeps its name"),
         (["-i", "src=./mine,dst=/in,opt=too=x"], "unknown option"),
     ],
 )
-def test_what_cannot_be_shipped_is_told(shoal: Shoal, folder: Path, words: list[str], message: str) -> None:
+def test_what_cannot_be_shipped_is_told(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
     """Nothing is left out in silence, and nothing is submitted."""
     import os
     import random
 
     plant(PLAIN, folder / "mine")
+    (folder / "ipfs").mkdir()
+    (folder / "ipfs" / "api").write_text("/ip4/127.0.0.1/tcp/1")
+    monkeypatch.setenv("IPFS_PATH", str(folder / "ipfs"))
     for name in ("out", "pipe"):
         (folder / name).mkdir()
     (folder / "out" / "passwd").symlink_to("/etc/passwd")
