@@ -72,9 +72,12 @@ class _Envelope(Struct, frozen=True):
 
 
 class StreamInfo(_Envelope, frozen=True):
-    """A stream. `total` counts all its subjects, of which an answer shows at most a page."""
+    """A stream. `total` counts all its subjects, of which an answer shows at most a page. `cluster` is where its copies are,
+    None on a server that stands alone.
+    """
 
     config: dict[str, Any] = field(default_factory=dict)
+    cluster: dict[str, Any] | None = None
     created: str = ""
     state: StreamState = StreamState()
     total: int = 0

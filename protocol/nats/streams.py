@@ -33,6 +33,10 @@ HEADERS_BYTES: Final = 4_096
 """Room for headers: the server counts them into a message's size."""
 
 
+COPIES_ON_A_CLUSTER: Final = 3
+_AS_ADMIN: Final = "with the credentials of shoal cluster admin"
+
+
 class StreamSettings(Struct, frozen=True):
     """How the streams are made if they are missing; those that are there keep what they have.
 
@@ -150,11 +154,29 @@ async def prepare(wire: Wire, settings: StreamSettings, wait_s: float = 0) -> No
         info = await _patiently(wire, name, wanted, until)
         if name == LOG_STREAM:
             _tell_of_few_entries(info.config, settings)
+        if copies := copies_to_have(info, settings.replicas):
+            _log.warning(
+                "the stream has too few copies: when a server that has it is lost, so is what it holds",
+                stream=name,
+                copies=info.config.get("num_replicas", 1),
+                hint=f"nats stream edit {name} --replicas {copies}, {_AS_ADMIN}; and --replicas {copies} for all requesters",
+            )
         if faults := complaints(name, info.config):
             raise Broken(
                 f"the stream {name} is there, but {'; '.join(faults)}",
                 hint=f"Change it with `nats stream edit {name}`, or use a NATS account of its own for shoal.",
             )
+
+
+def copies_to_have(info: StreamInfo, asked: int) -> int:
+    """How many copies a stream should have that has fewer than were `asked` for, or one on a cluster; 0 if it will do.
+
+    Streams that are there keep what they have, so whoever forgot to ask for three when they were made has one.
+    """
+    copies = int(info.config.get("num_replicas", 1))
+    if copies < asked:
+        return asked
+    return COPIES_ON_A_CLUSTER if copies == 1 and info.cluster is not None else 0
 
 
 def _tell_of_few_entries(config: dict[str, Any], settings: StreamSettings) -> None:
@@ -165,8 +187,7 @@ def _tell_of_few_entries(config: dict[str, Any], settings: StreamSettings) -> No
             "the log takes fewer entries of one job than a new log does, and a job that comes near that is ended",
             entries=entries,
             new=settings.entries_max,
-            hint=f"nats stream edit {LOG_STREAM} --max-msgs-per-subject {settings.entries_max}, "
-            "with the credentials of shoal cluster admin",
+            hint=f"nats stream edit {LOG_STREAM} --max-msgs-per-subject {settings.entries_max}, {_AS_ADMIN}",
         )
 
 

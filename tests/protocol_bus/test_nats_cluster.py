@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from structlog.testing import capture_logs
 
 from deploy.servers import NatsServer
 from protocol.nats_bus import NatsBus, StreamSettings, connect
@@ -104,3 +105,25 @@ async def test_a_requester_that_starts_with_its_servers_waits_for_their_leader(t
             await append_one(bus, entry(fresh_key()))
         finally:
             await bus.close()
+
+
+async def test_streams_that_one_server_alone_has_are_told_of(tmp_path: Path) -> None:
+    """On a cluster requesters say of each stream with one copy how to give it three, until somebody has done so."""
+    async with nats_cluster(tmp_path) as cluster:
+        with capture_logs() as logs:
+            async with requester(cluster[0]):
+                pass
+            await (await member(cluster[1])).close()
+        told = [each for each in logs if "too few copies" in each["event"]]
+        assert [each["stream"] for each in told] == ["JOBS", "BLOBS", "KV_NODES"] * 2
+        assert "nats stream edit JOBS --replicas 3" in told[0]["hint"]
+
+        admin = await nats.connect(cluster[0].url, user_credentials=cluster[0].admin())
+        api = admin.jetstream()
+        for each in told[:3]:
+            await api.update_stream((await api.stream_info(each["stream"])).config, num_replicas=3)
+        await admin.close()
+
+        with capture_logs() as logs:
+            await (await member(cluster[1])).close()
+        assert not [each for each in logs if "too few copies" in each["event"]]

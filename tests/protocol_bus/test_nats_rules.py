@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
-from protocol.nats.api import Kept
+from protocol.nats.api import Kept, StreamInfo
 from protocol.nats.frames import Answer, frame, header, header_value, positions_in, status_of, status_text
 from protocol.nats.guarded import BATCH_BYTES, Doubt, Finding, Put, commits, examine, judge
-from protocol.nats.streams import StreamSettings, complaints, configurations
+from protocol.nats.streams import StreamSettings, complaints, configurations, copies_to_have
 
 PLAIN = b"NATS/1.0\r\n"
 
@@ -156,6 +156,25 @@ def test_a_reply_that_is_no_delivery_is_refused() -> None:
 def test_what_we_make_we_accept(stream: str) -> None:
     """No stream is made in a way that the check would complain about."""
     assert complaints(stream, dict(configurations(StreamSettings())[stream])) == []
+
+
+@pytest.mark.parametrize(
+    ("copies", "cluster", "asked", "should"),
+    [
+        (1, None, 1, 0),
+        (1, None, 3, 3),
+        (1, {"name": "c"}, 1, 3),
+        (1, {"name": "c"}, 3, 3),
+        (3, {"name": "c"}, 1, 0),
+        (3, {"name": "c"}, 3, 0),
+        (3, {"name": "c"}, 5, 5),
+    ],
+)
+def test_too_few_copies_are_told(
+    copies: int, cluster: dict[str, Any] | None, asked: int, should: int
+) -> None:
+    """A stream with fewer copies than were asked for, or with one on a cluster, is told of with how many it should have."""
+    assert copies_to_have(StreamInfo(config={"num_replicas": copies}, cluster=cluster), asked) == should
 
 
 @pytest.mark.parametrize(
