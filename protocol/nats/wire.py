@@ -40,6 +40,7 @@ PING_S: Final = 10
 """A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
 CONFIRM_S: Final = 5.0
 BACKLOG_BYTES: Final = 1 << 20
+VIOLATIONS_MAX: Final = 256
 
 _PERMISSIONS_HINT: Final = (
     "It is another role's or name's. After an upgrade, `shoal cluster push` tells the servers of new rights."
@@ -84,6 +85,7 @@ class Wire(Client):
         self._token = 0
         self._asked: dict[bytes, tuple[_Volley, int]] = {}
         self._volleys: set[_Volley] = set()
+        self._violations: set[str] = set()
         self._up = asyncio.Event()
         self._opening = True
         self._proven = False
@@ -324,6 +326,7 @@ class Wire(Client):
         if self._up.is_set():
             self.losses += 1
         self._up.clear()
+        self._violations.clear()
         for volley in list(self._volleys):
             volley.end()
         for hook in list(self._loss_hooks):
@@ -362,7 +365,14 @@ class Wire(Client):
             await self._process_op_err(errors.Error(text))
 
     def _on_violation(self, text: str) -> None:
-        _log.error("the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT)
+        if text not in self._violations:
+            # Once a connection: what is refused is often said again with each beat.
+            if len(self._violations) == VIOLATIONS_MAX:
+                self._violations.clear()
+            self._violations.add(text)
+            _log.error(
+                "the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT
+            )
         found = re.search(r'publish to "([^"]+)"', text)
         for volley in list(self._volleys):
             # nats-py gives the server's words in lower case.

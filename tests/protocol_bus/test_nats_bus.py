@@ -109,6 +109,15 @@ class TestRoles:
             await hub.publish("req.requester.mark", b"")
             assert [message.subject for message in await take(heard, 1)] == ["req.requester.mark"]
 
+    async def test_a_refusal_that_goes_on_is_told_once(self, nats_server: NatsServer) -> None:
+        """A node that says with each beat what it may not say has one line of it in its log."""
+        async with node(nats_server) as one:
+            with capture_logs() as logs:
+                for _ in range(3):
+                    with pytest.raises(Denied):
+                        await one.request("node.other.beat", b"{}", timeout_s=60)
+        assert len([each for each in logs if "violation" in each]) == 1
+
     @pytest.mark.parametrize("subject", ["job.*", ">", "report.*.*", "$JS.>", "req.>"])
     async def test_a_node_cannot_listen_to_what_is_not_its_own(
         self, nats_server: NatsServer, subject: str
