@@ -32,6 +32,9 @@ SILENCE_S: Final = 30
 """So long may a node take to start anew on a busy machine; that one is given up is shown elsewhere."""
 
 
+SAYS_PORTS: Final = "echo $BACALHAU_HOST_PORT_web $BACALHAU_HOST_PORT_named"
+
+
 class Part(Server):
     """A requester or a node, of either release; `upgrade` starts it anew from this release's sources."""
 
@@ -135,12 +138,17 @@ class Site:
         words += ["-c", f"Orchestrator.NodeManager.DisconnectTimeout={SILENCE_S}s"]
         return Part(self._background, source, self._folder / name, *words)
 
-    def _node(self, name: str, source: Path) -> Part:
+    def another(self, name: str) -> Part:
+        """A process of this release that speaks as a node of which another one runs, with data of its own."""
+        part = self.parts[f"{name}-again"] = self._node(name, ROOT, folder=f"{name}-again")
+        return part
+
+    def _node(self, name: str, source: Path, folder: str = "") -> Part:
         url = f"nats://node:node@{LOOPBACK}:{self._port}"
         words = ["compute", "--name", self.node(name), "--nats", url, "--publish-port", "0"]
         words += ["--cpu", "2", "--memory", "2Gb", "--allow-local", f"{self._folder}/**:rw"]
         words += ["-c", f"Engines.Types.Docker.Host={self._docker}"]
-        return Part(self._background, source, self._folder / name, *words)
+        return Part(self._background, source, self._folder / (folder or name), *words)
 
 
 @pytest.fixture
@@ -209,6 +217,16 @@ def test_rolling_upgrade(site: Site, busybox_image: str, tmp_path: Path, contain
         for api, name in itertools.product((one, two), ("n1", "n2")):
             (execution,) = api.completed(job(module("print", "it"), **on(site.node(name))))
             assert execution["NodeID"] == site.node(name)
+            # Only one of the releases counts ports among what a node gives.
+            [static] = free_ports(1)
+            ports = [{"Name": "web", "Target": 80}, {"Name": "named", "Static": static, "Target": 81}]
+            network = {"Network": {"Type": "Bridge", "Ports": ports}}
+            (execution,) = api.completed(
+                job(shell(busybox_image, SAYS_PORTS, **network), **on(site.node(name)))
+            )
+            given = execution["Ports"]
+            assert given["named"] == static
+            assert stdout(execution) == f"{given['web']} {static}\n"
         for name in ("r1", "n1"):
             site.parts[name].upgrade()
             flow.goes_on()
@@ -226,3 +244,24 @@ def test_rolling_upgrade(site: Site, busybox_image: str, tmp_path: Path, contain
         done = [[each["ID"] for each in view["Executions"] if each["State"] == "completed"] for view in views]
         assert len(done[0]) == 1
         assert done[0] == done[1]
+
+
+def test_an_upgraded_copy_of_a_node_takes_its_place(site: Site) -> None:
+    """Where a node of this release is started under the name of one of the previous release that still runs, the new one is
+    the node: what is begun from then on completes, is decided once, and its result is the new process's.
+    """
+    site.parts["r1"].upgrade()
+    site.parts["r2"].begin()
+    one = site.apis["r1"]
+    wait_until_ready(one, 1)
+    site.another("n1").begin()
+    deadline = time.monotonic() + 60
+    while "Doubled" not in one.call("GET", f"{one.nodes}/{site.node('n1')}")["Node"]:
+        assert time.monotonic() < deadline, "nobody is told of two processes"
+        time.sleep(0.1)
+
+    for api in site.apis.values():
+        for number in range(3):
+            (execution,) = api.completed(job(module("print", f"it {number}"), **on(site.node("n1"))))
+            assert stdout(execution) == f"it {number}"
+            assert execution["Attempt"] == 1
