@@ -109,8 +109,12 @@ def _ship(path: Path, wanted: Input, config: Config) -> Input:
     what = f"{clean(str(path))} ({size(total)})"
     made = _put(path, wanted, to, config, what)
     if _stamp(path) != before:
-        raise Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
+        raise _changed(path)
     return made
+
+
+def _changed(path: Path) -> Broken:
+    return Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
 
 
 def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input:
@@ -188,6 +192,7 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
     bucket, _, prefix = to.removeprefix("s3://").partition("/")
     target = wanted.target if path.is_dir() else _folder_of(path, wanted.target)
     _tell_of_executables(path)
+    before = _stamp(path)
     digest = await asyncio.to_thread(digest_of, path)
     key = "/".join(filter(None, (prefix.strip("/"), f"sha256-{digest}"))) + "/"
     async with S3Client(S3Settings()) as client:
@@ -199,16 +204,26 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
                 # Whoever puts something there just now puts the same.
                 params = {"Bucket": bucket, "Key": key, "Encoding": "plain", "Overwrite": True}
                 try:
-                    spec = await _published(S3Publisher(client=client), folder, params)
+                    spec = await _published(S3Publisher(client=client, by_content=True), folder, params)
                 except Invalid as fault:
                     if fault.kind == "Link":
                         fault.hint = "Ship with opt=to=ipfs, which keeps links, or without the link."
                     raise
                 # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
                 spec.params.pop("Listing")
+                if _stamp(path) != before:
+                    # Whoever ships what it was would take for that what lies under its digest now.
+                    await _removed(client, bucket, key)
+                    raise _changed(path)
         else:
             tell("It is there already.")
     return msgspec.structs.replace(wanted, source=spec, target=target)
+
+
+async def _removed(client: Any, bucket: str, key: str) -> None:
+    connection = await client.connect()
+    found = await connection.objects(bucket, key, client.settings.objects)
+    await connection.remove(bucket, [each.key for each in found])
 
 
 def _tell_of_executables(path: Path) -> None:

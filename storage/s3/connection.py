@@ -28,6 +28,7 @@ from storage.s3.renewal import READ_S, Renewal
 from storage.s3.signing import Credentials, Signer
 
 SIGNED_S: Final = 3600
+DELETE_MAX: Final = 1000
 RENEW_S: Final = 30.0
 """How often an account that grows old is asked for anew while data moves."""
 
@@ -281,6 +282,13 @@ class Connection:
         # A server that keeps keys otherwise than they are written lists others.
         found = (each["Key"] for each in page.get("Contents") or () if each["Key"].startswith(prefix))
         return next(found, "")
+
+    async def remove(self, bucket: str, keys: list[str]) -> None:
+        """Remove objects, as well as may be."""
+        for start in range(0, len(keys), DELETE_MAX):
+            listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
+            with contextlib.suppress(Fault), faults(f"s3://{bucket}", self.endpoint, signed=self.signed):
+                await self.raw.delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})
 
     async def signed_url(self, bucket: str, key: str, version: str = "") -> str:
         """A URL that answers a GET with the object, for an hour; as it stands where there is no account."""

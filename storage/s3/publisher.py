@@ -19,12 +19,13 @@ from storage.contract import Foreseeing, Form, Label, Progress, Publisher
 from storage.long_lists import Packed
 from storage.s3.bulk import Bulk
 from storage.s3.claims import may_replace, meta_of, taken
+from storage.s3.client import S3Client
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
 from storage.s3.faults import REGION, faults
 from storage.s3.keys import ODD_HINT, Object, plain_key
 from storage.s3.listing import listing_of
-from storage.s3.params import PublisherParams
+from storage.s3.params import PublisherParams, S3Settings
 from storage.s3.sending import Sending
 from storage.s3.upload import ABORT_S, Sent, Target, put
 from storage.threads import in_thread
@@ -37,6 +38,14 @@ class S3Publisher(S3Driver):
     """Results to S3."""
 
     params: ClassVar[Form] = PublisherParams
+
+    def __init__(
+        self, settings: S3Settings | None = None, *, client: S3Client | None = None, by_content: bool = False
+    ) -> None:
+        """As `S3Driver`. `by_content`: keys have a digest of what lies there in them, and whoever fails takes nothing away
+        that another may have put there as well."""
+        super().__init__(settings, client=client)
+        self._by_content = by_content
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
@@ -93,7 +102,8 @@ class S3Publisher(S3Driver):
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             sending = Sending(
-                connection, bulk, settings, folder, progress, meta_of(label), claimed, label.notes
+                *(connection, bulk, settings, folder, progress, meta_of(label), claimed, label.notes),
+                stays=self._by_content,
             )
             if params.plain:
                 put_there = await sending.objects(key)

@@ -9,7 +9,6 @@ As an archive everything comes back: empty folders, links, executable bits. What
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from msgspec import structs
 
@@ -20,7 +19,6 @@ from storage.long_lists import Packed, each_of
 from storage.s3.bulk import Bulk
 from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, of_ours
 from storage.s3.connection import Connection
-from storage.s3.faults import faults
 from storage.s3.keys import Object
 from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
@@ -29,11 +27,10 @@ from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES, Entry, open_inside
 
-DELETE_MAX: Final = 1000
-
 
 class Sending:
-    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take."""
+    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take. `stays`: see
+    `storage.s3.upload.Target`."""
 
     def __init__(
         self,
@@ -45,6 +42,8 @@ class Sending:
         meta: dict[str, str],
         claimed: Label | None,
         notes: Path | None,
+        *,
+        stays: bool,
     ) -> None:
         self._connection = connection
         self._bulk = bulk
@@ -53,6 +52,7 @@ class Sending:
         self._progress = progress
         self._meta = meta
         self._notes = notes
+        self._stays = stays
         self._claimed = claimed
         self._lost: list[str] = []
         self._done = 0
@@ -88,8 +88,9 @@ class Sending:
         condition: dict[str, str] = {}
         if self._claimed is not None:
             limit = self._settings.objects
-            await self._remove(
-                await claim_prefix(self._connection, self._bulk.bucket, prefix, self._claimed, limit)
+            await self._connection.remove(
+                self._bulk.bucket,
+                await claim_prefix(self._connection, self._bulk.bucket, prefix, self._claimed, limit),
             )
             condition = dict(NOT_THERE)
         try:
@@ -111,7 +112,8 @@ class Sending:
         moved = self._moved(plan.size_bytes)
 
         def target(key: str) -> Target:
-            return Target(self._bulk.bucket, key, False, condition, self._meta, self._notes)
+            bucket, meta, notes = self._bulk.bucket, self._meta, self._notes
+            return Target(bucket, key, False, condition, meta, notes, self._stays)
 
         def small() -> Iterator[Piece]:
             for key, entry in plan.small:
@@ -137,13 +139,15 @@ class Sending:
                 )
                 large.append(Object(key, made.size_bytes, made.etag, made.version))
         except BaseException:
+            if self._stays:
+                raise
             done, rest = await in_thread(lambda _: _answered(keys, sent))
             if condition:
                 # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
                 with suppress(Fault):
                     rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
             self._lost = rest
-            await self._remove([*done, *rest, *(each.key for each in large)])
+            await self._connection.remove(self._bulk.bucket, [*done, *rest, *(each.key for each in large)])
             raise
         return await in_thread(lambda _: _put_there(keys, sent, large))
 
@@ -168,16 +172,6 @@ class Sending:
     def _part_bytes(self, size_bytes: int) -> int:
         """Parts large enough that there are not more of them than S3 takes."""
         return max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
-
-    async def _remove(self, keys: list[str]) -> None:
-        """Remove objects, as well as may be."""
-        bucket = self._bulk.bucket
-        for start in range(0, len(keys), DELETE_MAX):
-            listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
-            with suppress(Fault), faults(f"s3://{bucket}", self._connection.endpoint, signed=True):
-                await self._connection.raw.delete_objects(
-                    Bucket=bucket, Delete={"Objects": listed, "Quiet": True}
-                )
 
 
 def _answered(keys: list[str], sent: list[Piece]) -> tuple[list[str], list[str]]:

@@ -34,7 +34,8 @@ class Target(Struct, frozen=True):
     """The object to be made. `own` says that nobody but this execution ever uploads to the key.
 
     `condition` is under which header it may be made (`NOT_THERE`, ``If-Match``, none); `meta` is kept with it. In `notes`,
-    if there is such a folder, stands which upload has been begun.
+    if there is such a folder, stands which upload has been begun. `stays`: what was made is not removed again, because
+    somebody else may have put the same there.
     """
 
     bucket: str
@@ -43,6 +44,7 @@ class Target(Struct, frozen=True):
     condition: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
     notes: Path | None = None
+    stays: bool = False
 
     @property
     def url(self) -> str:
@@ -106,7 +108,7 @@ async def _at_once(
     try:
         await connection.move(bulk, iter([piece]), 1, moved, finish_s=ABORT_S)
     except asyncio.CancelledError:
-        if piece.etag or not target.condition:
+        if (piece.etag or not target.condition) and not target.stays:
             await _removed(connection, target)
         raise
     except Fault:
@@ -211,7 +213,7 @@ async def _made(
         made.cancel()
         with suppress(Fault, asyncio.CancelledError):
             await made
-        if came or not target.condition:
+        if (came or not target.condition) and not target.stays:
             await _removed(connection, target)
         raise
 

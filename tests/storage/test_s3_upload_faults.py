@@ -327,3 +327,29 @@ async def test_a_success_that_is_none_of_s3s_is_no_object(
         with pytest.raises(Broken, match="how S3 does"):
             await publisher.publish(plant({"a": b"1"}, tmp_path / "result"), params, LABEL, silent)
         assert await bucket.keys() == ["k"]
+
+
+@pytest.mark.parametrize("end", ["fault", "cancelled"])
+async def test_who_fails_to_put_what_is_there_takes_nothing_away(
+    end: str, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """Of two who put the same under a key by its content, one fails or gives up: what the other has put there stays."""
+    tree: Tree = {"a": b"1", "b": b"2", "large": DATA, "middling": DATA[: 2 * MIB]}
+    folder = plant(tree, tmp_path / "result")
+    publisher = S3Publisher(client=client, by_content=True)
+    to = PublisherParams(bucket.name, "sha256-1", endpoint=proxy.endpoint, encoding="plain", overwrite=True)
+    await publisher.publish(folder, to, LABEL, silent)
+    proxy.plan = on("part", "mute" if end == "cancelled" else "403")
+
+    publishing = asyncio.ensure_future(publisher.publish(folder, to, LABEL, silent))
+    if end == "cancelled":
+        await proxy.stalled.wait()
+        publishing.cancel()
+    with pytest.raises(asyncio.CancelledError if end == "cancelled" else Denied):
+        await publishing
+
+    source = S3Source(client=client)
+    params = SourceParams(bucket.name, "sha256-1/", endpoint=bucket.endpoint)
+    fetched = await source.fetch(params, await source.resolve(params, Share()), tmp_path / "in", silent)
+    assert snapshot(fetched.path) == tree
+    assert await bucket.unfinished() == []

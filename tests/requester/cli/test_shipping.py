@@ -12,8 +12,10 @@ from msgspec import to_builtins
 
 from deploy.servers import Kubo, S3Server
 from protocol.config import Config
+from protocol.errors import Broken
 from protocol.jobs import Input, Spec
 from protocol.spec.drivers import OWN
+from requester.cli import shipping
 from requester.cli.shipping import shipped as shipped_input
 from storage.addresses import read_policy
 from storage.contract import Share, silent
@@ -141,6 +143,30 @@ def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -
 
     assert made == made[:1] * 4
     assert asyncio.run(arrives(to_builtins(made[0]), folder)) == snapshot(folder / "mine")
+
+
+def test_what_changed_meanwhile_does_not_lie_under_another_digest(
+    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that changes while it is sent is an error, and nobody who ships what it was is told that it is there."""
+    plant(PLAIN, folder / "mine")
+    wanted = Input(Spec(OWN, {"Path": str(folder / "mine"), "To": f"s3://{bucket}"}), "/in")
+    publish = shipping._published
+
+    async def meanwhile(*given: Any) -> Spec:
+        (folder / "mine" / "a").write_bytes((folder / "mine" / "a").read_bytes()[::-1])
+        return await publish(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "_published", meanwhile)
+        with pytest.raises(Broken, match="changed while it was read"):
+            shipped_input(wanted, lambda: Config([]))
+
+    plant(PLAIN, folder / "again")
+    again = shipped_input(
+        Input(Spec(OWN, {"Path": str(folder / "again"), "To": f"s3://{bucket}"}), "/in"), lambda: Config([])
+    )
+    assert asyncio.run(arrives(to_builtins(again), folder)) == with_folders(PLAIN)
 
 
 @pytest.mark.parametrize(
