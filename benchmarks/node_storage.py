@@ -24,6 +24,7 @@ from benchmarks.jobs import MODULE
 from benchmarks.processes import Usage
 from benchmarks.record import Figure, figure
 from benchmarks.standstill import MARK, show
+from benchmarks.transfers import made, run
 from deploy.devstack import Cluster, Part, cluster
 from deploy.programs import Missing, need
 from deploy.servers import S3Server, s3_server
@@ -88,14 +89,14 @@ class Probe:
 async def _fill(folder: Path, s3: S3Server) -> None:
     s5cmd = [str(need("s5cmd")), "--endpoint-url", s3.endpoint]
     os.environ.update(s3.environment)
-    await _tool([*s5cmd, "mb", f"s3://{BUCKET}"])
+    await run([*s5cmd, "mb", f"s3://{BUCKET}"])
     for name, size_bytes in (
         ("cached", CACHED_BYTES),
         *((f"large-{n}", FETCHED_BYTES) for n in range(FETCHES)),
     ):
         data = folder / "data"
-        await asyncio.to_thread(_make, data, size_bytes)
-        await _tool([*s5cmd, "cp", str(data), f"s3://{BUCKET}/{name}"])
+        await asyncio.to_thread(made, data, size_bytes)
+        await run([*s5cmd, "cp", str(data), f"s3://{BUCKET}/{name}"])
         data.unlink()
 
 
@@ -175,16 +176,3 @@ def _job(s3: S3Server, key: str) -> dict[str, Any]:
         "Resources": {"CPU": "10m", "Memory": "16Mb"},
     }
     return {"Type": "batch", "Tasks": [task]}
-
-
-def _make(path: Path, size_bytes: int) -> None:
-    """A file of bytes that do not repeat."""
-    with path.open("wb") as file:
-        for _ in range(size_bytes >> 20):
-            file.write(os.urandom(1 << 20))
-
-
-async def _tool(command: list[str]) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-    if await process.wait():
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}")

@@ -103,11 +103,11 @@ async def turns(
     return times
 
 
-def made(path: Path) -> str:
+def made(path: Path, size_bytes: int = SIZE_BYTES) -> str:
     """A file of bytes that do not repeat; its digest."""
     seen = hashlib.sha256()
     with path.open("wb") as file:
-        for _ in range(SIZE_BYTES // PIECE_BYTES):
+        for _ in range(size_bytes // PIECE_BYTES):
             piece = os.urandom(PIECE_BYTES)
             seen.update(piece)
             file.write(piece)
