@@ -9,15 +9,13 @@ from typing import Final
 import libipld
 
 from protocol.errors import Broken
-from storage.ipfs.cid import CID_MAX_BYTES, cid_end, varint
+from storage.ipfs.cid import CID_MAX_BYTES, VARINT_MAX_BYTES, cid_end, varint
 
 HEADER_MAX_BYTES: Final = 1 << 20
 BLOCK_MAX_BYTES: Final = 4 << 20
 """No gateway or peer passes on a larger one; bitswap's own limit is half of it."""
 GATEWAY_ERROR: Final = b"\n[Gateway "
 """How Kubo's gateway begins what it says where an error ends a stream that it had begun (its length before it)."""
-
-_VARINT_MAX_BYTES: Final = 9
 
 
 class CarReader:
@@ -56,7 +54,7 @@ class CarReader:
     def _frame(self, at: int) -> tuple[int, int] | None:
         """Where the next frame's content begins and ends, or None while it is not whole."""
         waiting = self._waiting
-        if len(waiting) - at < _VARINT_MAX_BYTES and not any(byte < 0x80 for byte in waiting[at:]):
+        if len(waiting) - at < VARINT_MAX_BYTES and not any(byte < 0x80 for byte in waiting[at:]):
             return None
         size, start = varint(waiting, at)
         limit = BLOCK_MAX_BYTES + CID_MAX_BYTES if self._begun else HEADER_MAX_BYTES

@@ -18,7 +18,9 @@ from protocol.errors import Broken, Invalid
 
 RAW: Final = 0x55
 DAG_PB: Final = 0x70
-CODECS: Final = {RAW: "raw", DAG_PB: "dag-pb", 0x71: "dag-cbor", 0x0129: "dag-json", 0x72: "libp2p-key"}
+LIBP2P_KEY: Final = 0x72
+CODECS: Final = {RAW: "raw", DAG_PB: "dag-pb", 0x71: "dag-cbor", 0x0129: "dag-json", LIBP2P_KEY: "libp2p-key"}
+"""Multicodec numbers of what a CID may be of: https://github.com/multiformats/multicodec."""
 IDENTITY: Final = 0x00
 CID_MAX_BYTES: Final = 4096
 EMPTY_CID: Final = "bafkqaaa"
@@ -32,7 +34,7 @@ _V0_BYTES: Final = 34
 _USUAL: Final = {b"\x01\x55\x12\x20": RAW, b"\x01\x70\x12\x20": DAG_PB}
 """How nearly all CIDs of version 1 begin; to know them at sight halves the work for a small block."""
 _USUAL_BYTES: Final = 36
-_VARINT_MAX_BYTES: Final = 9
+VARINT_MAX_BYTES: Final = 9
 _DIGEST_MIN_BYTES: Final = 20
 """A shorter digest could be met by other bytes; so says Kubo's own list of good hashes."""
 
@@ -66,7 +68,7 @@ def varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
     if at < len(data) and (byte := data[at]) < 0x80:
         return byte, at + 1
     number = shift = 0
-    for place in range(at, min(at + _VARINT_MAX_BYTES, len(data))):
+    for place in range(at, min(at + VARINT_MAX_BYTES, len(data))):
         byte = data[place]
         number |= (byte & 0x7F) << shift
         if byte < 0x80:

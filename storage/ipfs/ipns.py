@@ -12,11 +12,10 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from protocol.errors import Broken, Invalid, NotFound
-from storage.ipfs.cid import IDENTITY, peer_bytes
+from storage.ipfs.cid import IDENTITY, LIBP2P_KEY, peer_bytes
 from storage.ipfs.dag_pb import fields
 
 RECORD_MAX_BYTES: Final = 10 << 10
-_LIBP2P_KEY: Final = 0x72
 _SIGNED: Final = b"ipns-signature:"
 _SIGNATURE, _DATA = 8, 9
 _KEY_TYPE, _KEY_DATA = 1, 2
@@ -44,7 +43,7 @@ def key_of(name: str) -> bytes | None:
 
 def canonical(name: str) -> str:
     """A name that is a key, as gateways want it: a CID in base 36; others send elsewhere."""
-    return str(libipld.encode_multibase("k", bytes((1, _LIBP2P_KEY)) + peer_bytes(name)))
+    return str(libipld.encode_multibase("k", bytes((1, LIBP2P_KEY)) + peer_bytes(name)))
 
 
 def meaning_of(record: bytes, name: str, key: bytes, now: datetime) -> str:

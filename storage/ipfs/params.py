@@ -10,7 +10,7 @@ import libipld
 from msgspec import Struct, field
 
 from protocol.errors import Invalid
-from storage.ipfs.cid import DAG_PB, RAW
+from storage.ipfs.cid import DAG_PB, LIBP2P_KEY, RAW
 
 PREFIXES: Final = ("ipfs://", "/ipfs/", "ipfs/")
 NAME_PREFIXES: Final = ("ipns://", "/ipns/", "ipns/")
@@ -18,7 +18,6 @@ PATH_MAX: Final = 4096
 NAME_MAX_BYTES: Final = 255
 FILES: Final = frozenset({RAW, DAG_PB})
 """The codecs of UnixFS, by their multicodec numbers."""
-LIBP2P_KEY: Final = 0x72
 
 _CHUNKER: Final = re.compile(r"size-[1-9]\d{0,6}|rabin(-\d{1,7}){0,3}|buzhash")
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
