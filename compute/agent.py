@@ -21,7 +21,7 @@ from compute.beats import Beats, Listening, nobody_listens
 from compute.capacity import Ledger, Ports
 from compute.disk import Disk
 from compute.engines.contract import Engine
-from compute.execution import Abandoned, ReportDropped, ReportStored
+from compute.events import Abandoned, ReportDropped, ReportStored
 from compute.facts import Facts
 from compute.inputs import Inputs
 from compute.journal import INFO, Journal

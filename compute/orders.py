@@ -18,7 +18,8 @@ from msgspec import Struct
 
 from compute import admission
 from compute.admission import Plan
-from compute.execution import CancelOrdered, Failed, ReportDropped, ordered
+from compute.events import CancelOrdered, Failed, ReportDropped
+from compute.execution import ordered
 from compute.facts import Facts
 from compute.faults import failure_of
 from compute.journal import GONE_MAX, Journal, Remembered

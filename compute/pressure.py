@@ -15,7 +15,7 @@ import structlog
 
 from compute.disk import Disk
 from compute.disk_guard import DiskGuard
-from compute.execution import Event, Failed
+from compute.events import Event, Failed
 from compute.inputs import Inputs
 from protocol.clock import Clock
 from protocol.errors import Exhausted, Fault

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from compute.admission import Plan
-from compute.execution import Execution, Published
+from compute.events import Published
+from compute.execution import Execution
 from compute.faults import StepFailed, publisher_failure
 from compute.output import write_streams
 from compute.shop import Shop

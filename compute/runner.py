@@ -23,7 +23,7 @@ from compute.disk_guard import DiskGuard
 from compute.engines.contract import Engine, Exit, Running
 from compute.engines.contract import Run as EngineRun
 from compute.environment import environment
-from compute.execution import (
+from compute.events import (
     WORK,
     Admitted,
     Cleaned,
@@ -31,7 +31,6 @@ from compute.execution import (
     DeadlinePassed,
     Effect,
     Event,
-    Execution,
     Failed,
     Phase,
     PortTaken,
@@ -40,8 +39,8 @@ from compute.execution import (
     Restarted,
     Staged,
     Started,
-    advance,
 )
+from compute.execution import Execution, advance
 from compute.faults import StepFailed, failure_of
 from compute.following import Following
 from compute.ports import other_ports, static_ports

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from compute.admission import Policy
-from compute.execution import CancelOrdered
+from compute.events import CancelOrdered
 from compute.limits import Limits
 from compute.orders import OTHER_LOG_S
 from protocol import messages, subjects

@@ -6,8 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute.execution import (
-    STARTS_MAX,
+from compute.events import (
     WORK,
     Abandoned,
     Admitted,
@@ -17,7 +16,6 @@ from compute.execution import (
     DeadlinePassed,
     Effect,
     Event,
-    Execution,
     Failed,
     Phase,
     ProgramEnded,
@@ -28,9 +26,8 @@ from compute.execution import (
     Restarted,
     Staged,
     Started,
-    advance,
-    ordered,
 )
+from compute.execution import STARTS_MAX, Execution, advance, ordered
 from protocol import messages
 from protocol.errors import Failure
 from protocol.ids import NodeId

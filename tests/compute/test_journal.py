@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from compute.execution import Admitted, CancelOrdered, Staged, Started, advance, ordered
+from compute.events import Admitted, CancelOrdered, Staged, Started
+from compute.execution import advance, ordered
 from compute.journal import GONE_KEPT_S, Journal
 from protocol.errors import Broken, Conflict, Exhausted, Invalid
 from protocol.ids import NodeId
