@@ -144,9 +144,14 @@ def no_room(demand: Demand, free: Amounts, ports: frozenset[int]) -> str:
 
 
 def _no_room_now(full: Sequence[Unfit], could: int, known: int) -> Failure:
+    """What all of them lack is the headline; what each lacks, where that differs, stands beside it."""
+    lacks = {each.reason for each in full}
+    what = (
+        f": {'it' if could == 1 else 'each'} {lacks.pop()}" if could == len(full) and len(lacks) == 1 else ""
+    )
     return Failure(
         code=NO_ROOM,
-        message=f"waiting for room: {could} of {_nodes(known)} could run this job, and none has room now",
+        message=f"waiting for room: {could} of {_nodes(known)} could run this job, and none has room now{what}",
         hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
         retryable=True,
         details=_details(full, more=known - len(full)),

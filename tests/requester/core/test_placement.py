@@ -410,6 +410,7 @@ def test_a_port_that_others_use_is_waited_for() -> None:
     assert world.job.queued is not None
     assert world.job.queued.code == NO_ROOM
     assert world.job.queued.details == {"n1": "fits, but its port 8080 is taken now"}
+    assert world.job.queued.message.endswith("none has room now: it fits, but its port 8080 is taken now")
 
     other = replace(task, network=Network("Host", ports=[Port("web", static=8_081)]))
     assert chosen(world.fleet, demand_of(replace(a_job(), tasks=[other]))) == "n1"
