@@ -98,8 +98,8 @@ def cat(
         if told is not None and not whole and named not in digests:
             known = _known(api, job_path(job, FILES), result, namespace, named)
             digests |= known.digests
+        names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in links_of(told)}
         if whole and named not in digests:
-            names |= dict.fromkeys(digests, "") | {each["Path"]: each["Target"] for each in links_of(told)}
             continue
         whose = _whose(named, executions.get(result.execution), result) if len(results) > 1 else ""
         found += _print(api, result, wanted, digests.get(named, ""), whose)
@@ -215,9 +215,7 @@ def _no_such_file(job: str, wanted: str, names: dict[str, str]) -> NotFound:
         return NotFound(f"{wanted!r} is a link to {target!r}", hint="Name the file that it leads to.")
     below = sorted(name for name in names if is_below(name, wanted))
     if below:
-        return NotFound(
-            f"{wanted!r} is a folder", hint=f"It holds {len(below)} files: shoal ls {job} {wanted}"
-        )
+        return NotFound(f"{wanted!r} is a folder", hint=f"See the files in it: shoal ls {job} {wanted}")
     near = nearest(wanted, sorted(names))
     hint = f"Did you mean {near[0]}?" if near else f"What there is: shoal ls {job}"
     return NotFound(f"no result of job {job} has a file {wanted!r}", hint=hint)

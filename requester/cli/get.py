@@ -167,6 +167,11 @@ async def _fetch_all(
                     trees.append((each.execution, tree))
             await asyncio.to_thread(_put, trees, scratch / "whole", folder, raw=raw)
             _tell_unchecked(results)
+    except Exhausted as fault:
+        if fault.kind == "Disk":
+            # What a driver says of it is meant for a node's owner.
+            fault.hint = "Free some space there, or name another folder with --output-dir."
+        raise
     except TimeoutError as error:
         raise TimedOut(
             f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"

@@ -177,7 +177,7 @@ def _nothing(params: SourceParams, endpoint: str) -> NotFound:
     passing = f" passing Filter {params.filter!r}" if params.filter else ""
     does = f"matches {params.key!r}" if params.is_glob else f"begins with {params.prefix!r}"
     return NotFound(
-        f"s3://{params.bucket}/{params.prefix}*: no object of bucket {params.bucket!r} {does}{passing} (at {endpoint})",
+        f"{params.url}: no object of bucket {params.bucket!r} {does}{passing} (at {endpoint})",
         hint="Check Key and Filter, or write AllowEmpty: true if there may be none.",
         kind="Prefix",
     )

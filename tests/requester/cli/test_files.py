@@ -84,7 +84,7 @@ def test_a_long_list_comes_from_the_node_that_keeps_it(
     shoal: Shoal, finished: Finished, twin: Twin, folder: Path, shelf: Shelf
 ) -> None:
     """Of a result of more files than its record names, `ls` knows all sizes and digests without a look at it, and `cat`
-    checks the one it prints."""
+    checks the one it prints, and knows a folder from a file that is not there."""
     tree: Tree = {f"outputs/{number:02}": f"number {number}\n".encode() for number in range(30)}
     plant(tree, folder / "result")
     record = Manifests(folder / "manifests", 60).record(ExecutionId("e-1"), folder / "result", lambda: None)
@@ -103,6 +103,7 @@ def test_a_long_list_comes_from_the_node_that_keeps_it(
         each.path: each.sha256 for each in twin.lists[execution]
     }
     assert shelf.asked == 0
+    assert "'outputs' is a folder" in shoal("cat", "words", "outputs").err
     printed = shoal("cat", "words", "outputs/29")
     assert (printed.code, printed.out, printed.err) == (0, "number 29\n", "")
     twin.lists[execution][29] = FileWritten("outputs/29", 10, "0" * 64)

@@ -21,6 +21,7 @@ from storage.contract import Label, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
+from tests.acceptance.fragile import full_disk
 from tests.conftest import Background
 from tests.requester.cli.conftest import Finished, Shelf, Shoal, archive_of, written
 from tests.requester.twin import NODE, Twin
@@ -52,6 +53,20 @@ def test_results_are_merged(shoal: Shoal, finished: Finished, folder: Path) -> N
         "outputs/a": "A",
         "outputs/b/c": "C",
     }
+
+
+def test_a_full_disk_is_the_persons_own(shoal: Shoal, finished: Finished, tmp_path: Path) -> None:
+    """Where there is no room for results it is said what to do here, not what a node's owner would do; nothing is left."""
+    finished.publish(0, archive_of(outputs__a="A" * 2_000_000))
+    finished.close()
+    with full_disk(tmp_path / "disk", 1_000_000) as disk:
+        ran = shoal("get", "words", "--output-dir", str(disk / "out"))
+
+        assert ran.code != 0
+        assert "is full" in ran.err
+        assert "--output-dir" in ran.err
+        assert "node" not in ran.err
+        assert list(disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("why", ["expired", "away"])
