@@ -106,7 +106,7 @@ class S3Publisher(S3Driver):
                 stays=self._by_content,
             )
             if params.plain:
-                put_there = await sending.objects(key)
+                put_there = await sending.objects(key, own=own)
                 listing = await in_thread(lambda _: _listed(put_there, label))
                 return _spec(params, key, connection, {"Listing": listing})
             sent = await sending.archive(key, own=own)

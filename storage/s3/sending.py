@@ -53,6 +53,7 @@ class Sending:
         self._meta = meta
         self._notes = notes
         self._stays = stays
+        self._own = False
         self._claimed = claimed
         self._lost: list[str] = []
         self._done = 0
@@ -82,8 +83,9 @@ class Sending:
             self._connection, self._bulk, target, stream, self._settings.requests, self._moved(None)
         )
 
-    async def objects(self, prefix: str) -> Packed[Object]:
+    async def objects(self, prefix: str, *, own: bool) -> Packed[Object]:
         """One object a file; what was put there. On a fault those that were sent are removed again."""
+        self._own = own
         plan = await in_thread(lambda stop: planned(self._folder, prefix, stop))
         condition: dict[str, str] = {}
         if self._claimed is not None:
@@ -113,7 +115,7 @@ class Sending:
 
         def target(key: str) -> Target:
             bucket, meta, notes = self._bulk.bucket, self._meta, self._notes
-            return Target(bucket, key, False, condition, meta, notes, self._stays)
+            return Target(bucket, key, self._own, condition, meta, notes, self._stays)
 
         def small() -> Iterator[Piece]:
             for key, entry in plan.small:

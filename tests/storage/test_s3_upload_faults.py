@@ -353,3 +353,18 @@ async def test_who_fails_to_put_what_is_there_takes_nothing_away(
     fetched = await source.fetch(params, await source.resolve(params, Share()), tmp_path / "in", silent)
     assert snapshot(fetched.path) == tree
     assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("fault", ["short", "lost", "204"])
+async def test_a_tree_whose_uploads_beginning_is_not_told_leaves_nothing(
+    fault: str, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """An upload of one of a tree's files that was begun, and of which nobody knows the id, is taken back as well."""
+    proxy.plan = on("begin", fault)
+    params = PublisherParams(bucket.name, "out/{executionID}", endpoint=proxy.endpoint, encoding="plain")
+
+    with pytest.raises(Fault):
+        await S3Publisher(client=client).publish(result(tmp_path, "part"), params, LABEL, silent)
+
+    assert await bucket.keys() == []
+    assert await bucket.unfinished() == []
