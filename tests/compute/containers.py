@@ -45,6 +45,7 @@ class Door:
         self.reuses = 0
         self.cut_at = -1
         self.kept: list[bytes] = []
+        self._words = b""
         self._goes_on = asyncio.Event()
         self._goes_on.set()
 
@@ -62,8 +63,9 @@ class Door:
             writer.transport.abort()
         self.go_on()
 
-    def hang(self) -> None:
-        """Be a daemon that takes requests and answers next to none."""
+    def hang(self, words: bytes = b"") -> None:
+        """Be a daemon that takes requests and answers next to none, of those whose first line has these words."""
+        self._words = words
         self._goes_on.clear()
 
     def go_on(self) -> None:
@@ -96,8 +98,9 @@ class Door:
                 self.reuses += 1
                 raise ConnectionResetError
             self.reuses += 1
-        if not self._goes_on.is_set() and not STILL_ANSWERED.match(data):
-            self.kept.append(data.partition(b"\r\n")[0])
+        line = data.partition(b"\r\n")[0]
+        if not self._goes_on.is_set() and self._words in line and not STILL_ANSWERED.match(data):
+            self.kept.append(line)
             await self._goes_on.wait()
 
 

@@ -256,6 +256,12 @@ class Daemon:
         )
 
 
+def unasked(lost: Unavailable) -> bool:
+    """Whether a question that was lost never left: there was nobody to put it to."""
+    error = lost.__cause__
+    return error is not None and isinstance(error.__context__, aiohttp.ClientConnectorError)
+
+
 def _silent(what: str, limit_s: float) -> Unavailable:
     return Unavailable(f"Docker did not {what} within {limit_s:g} s", hint=RESTART, kind=SILENT)
 

@@ -6,7 +6,7 @@ know: the API's fields (`config`), or what refusals mean (`faults`).
 
 import asyncio
 import builtins
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from aiodocker import DockerError
@@ -19,10 +19,11 @@ from compute.engines.docker.config import (
     container_config,
     container_name,
 )
-from compute.engines.docker.daemon import HINT, Daemon
+from compute.engines.docker.daemon import HINT, Daemon, unasked
 from compute.engines.docker.faults import create_fault, start_fault
 from compute.engines.docker.images import Images
-from compute.engines.docker.running import DockerRunning, inspect, remove
+from compute.engines.docker.restarts import made
+from compute.engines.docker.running import DockerRunning, inspect, never_started, remove
 from compute.engines.docker.settings import DockerSettings
 from compute.engines.docker.volumes import Volumes
 from protocol.clock import Clock, SystemClock
@@ -35,6 +36,14 @@ PROBE_S: Final = 10.0
 LOOK_S: Final = 1.0
 API_LEAST: Final = (1, 41)
 CREATE_TRIES: Final = 3
+
+
+class _Made(NamedTuple):
+    """An execution's container: its id, whether it was made here and now, and whether it surely was started."""
+
+    container: str
+    here: bool
+    surely: bool
 
 
 class DockerEngine:
@@ -112,12 +121,12 @@ class DockerEngine:
         return await self._start(run, config)
 
     async def recover(self, execution: ExecutionId) -> Running | None:
-        """Find an execution's container by its name. One that was made and never started is cleared away."""
+        """Find an execution's container by its name. One that was made and surely never started is cleared away."""
         name = container_name(self._node, execution)
         found = await inspect(self._daemon, name)
         if found is None:
             return None
-        if _never_started(found):
+        if never_started(found) and await made(self._daemon, found["Id"]):
             await remove(self._daemon, self._volumes, found["Id"])
             return None
         return DockerRunning(
@@ -143,15 +152,15 @@ class DockerEngine:
     async def _start(self, run: Run[DockerParams], config: dict[str, Any]) -> Running:
         work = asyncio.ensure_future(self._make_once(run, config))
         try:
-            container, mine = await asyncio.shield(work)
+            got = await asyncio.shield(work)
         except asyncio.CancelledError:
-            container, mine = await work
-            if mine:
-                await remove(self._daemon, self._volumes, container)
+            got = await work
+            if got.here:
+                await remove(self._daemon, self._volumes, got.container)
             raise
-        return DockerRunning(self._daemon, self._volumes, container)
+        return DockerRunning(self._daemon, self._volumes, got.container, had_ended=not got.surely)
 
-    async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> tuple[str, bool]:
+    async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> _Made:
         """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""
         lock = self._starting.setdefault(run.execution, asyncio.Lock())
         try:
@@ -160,30 +169,31 @@ class DockerEngine:
         finally:
             self._starting.pop(run.execution, None)
 
-    async def _make(self, run: Run[DockerParams], config: dict[str, Any]) -> tuple[str, bool]:
-        """The id of the execution's container, started, and whether it was made here and now."""
+    async def _make(self, run: Run[DockerParams], config: dict[str, Any]) -> _Made:
+        """The execution's container, started."""
         name = container_name(run.node, run.execution)
         for _ in range(CREATE_TRIES):
             try:
-                made = await self._daemon.insist(
+                container = await self._daemon.insist(
                     "make a container", lambda docker: docker.containers.create(config, name=name)
                 )
             except DockerError as error:
                 if error.status != 409:
                     raise create_fault(run.params.image, error.status, error.message) from error
             else:
-                await self._launch(made.id, run.params.image)
-                return made.id, True
+                return _Made(container.id, True, await self._launch(container.id, run.params.image))
             found = await inspect(self._daemon, name)
             # None: it was on its way out, and the name is free now.
             if found is not None:
-                if _never_started(found):
-                    await self._launch(found["Id"], run.params.image)
-                return str(found["Id"]), False
+                if never_started(found):
+                    return _Made(found["Id"], False, await self._launch(found["Id"], run.params.image))
+                return _Made(found["Id"], False, True)
         raise Conflict(f"the name {name} is taken by a container that cannot be found", hint="try again")
 
-    async def _launch(self, container: str, image: str) -> None:
-        """Start it, once: starting a container that has run would run it again."""
+    async def _launch(self, container: str, image: str) -> bool:
+        """Start it, once: starting a container that has run would run it again. False if that is in doubt: a daemon that
+        went away as it was asked may have started it and says that it has not.
+        """
         while True:
             try:
                 await self._daemon.call(
@@ -197,13 +207,11 @@ class DockerEngine:
                 found = await inspect(self._daemon, container)
                 if found is None:
                     raise
-                if _never_started(found):
+                if never_started(found):
+                    if not (unasked(lost) or await made(self._daemon, container)):
+                        return False
                     continue
-            return
-
-
-def _never_started(found: dict[str, Any]) -> bool:
-    return bool(found["State"]["Status"] == "created")
+            return True
 
 
 if TYPE_CHECKING:

@@ -32,6 +32,13 @@ UNSEEN: Final = Failure(
     retryable=True,
 )
 
+IN_DOUBT: Final = Failure(
+    "Unavailable.Docker",
+    "the Docker daemon went away while it started the program, and does not know whether it did",
+    hint="what may be left of it on the node, and how to end it: docs/operations.md",
+    retryable=True,
+)
+
 _EXECUTABLE = re.compile(r'exec: "(?P<program>[^"]*)": (?P<why>.*?)(?:: unknown)?$')
 _NO_IMAGE = ("manifest unknown", "manifest for ", "name unknown", "repository not known", "not found: name")
 _NO_ACCESS = (

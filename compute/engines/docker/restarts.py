@@ -62,14 +62,16 @@ async def saw_end(daemon: Daemon, container: str, state: dict[str, Any]) -> bool
 
     Where so much has happened since that it remembers no more, it was unless there is a sign of a restart.
     """
-    until = f"{daemon.now():.6f}"
-    try:
-        text = await daemon.insist("tell what happened", lambda docker: _events(docker, until))
-    except DockerError as error:
-        raise Unavailable(f"Docker cannot tell what happened ({error.message})") from error
-    events = [msgspec.json.decode(line, type=Happened) for line in text.splitlines() if line]
+    events = await _remembered(daemon)
     seen = is_remembered(events, container, datetime.fromisoformat(state["FinishedAt"]).timestamp())
     return seen if seen is not None else not await restarted_since(daemon, state["StartedAt"], unknown=True)
+
+
+async def made(daemon: Daemon, container: str) -> bool:
+    """Whether the daemon that is there now made a container, as far as it remembers. One that the daemon before it made, and
+    that is told as never started, may have been: the end of that daemon came before it wrote so. Raises `Unavailable`.
+    """
+    return any(each.action == "create" and each.actor.id == container for each in await _remembered(daemon))
 
 
 def is_remembered(events: Sequence[Happened], container: str, ended_at: float) -> bool | None:
@@ -86,6 +88,15 @@ async def _ask(daemon: Daemon, path: str) -> Any:
         return docker._query_json(path)  # noqa: SLF001 - the library's own calls ask twice
 
     return await daemon.insist("tell of itself", request)
+
+
+async def _remembered(daemon: Daemon) -> list[Happened]:
+    until = f"{daemon.now():.6f}"
+    try:
+        text = await daemon.insist("tell what happened", lambda docker: _events(docker, until))
+    except DockerError as error:
+        raise Unavailable(f"Docker cannot tell what happened ({error.message})") from error
+    return [msgspec.json.decode(line, type=Happened) for line in text.splitlines() if line]
 
 
 async def _events(docker: Docker, until: str) -> str:

@@ -15,7 +15,7 @@ from aiodocker import Docker, DockerError
 
 from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
-from compute.engines.docker.faults import LOST, ended_by_daemon, exit_of
+from compute.engines.docker.faults import IN_DOUBT, LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
 from compute.engines.docker.restarts import lives_on, restarted_since, saw_end
 from compute.engines.docker.volumes import Volumes
@@ -39,7 +39,8 @@ GONE: Final = Failure(
 
 
 class DockerRunning:
-    """One container, by its id. `had_ended`: so it was found, and nobody of this process has seen how."""
+    """One container, by its id. `had_ended`: so it was found, and nobody of this process has seen how, or it cannot be
+    told whether it ever began."""
 
     def __init__(self, daemon: Daemon, volumes: Volumes, container: str, *, had_ended: bool = False) -> None:
         self._daemon = daemon
@@ -118,6 +119,8 @@ class DockerRunning:
         await remove(self._daemon, self._volumes, self._container)
 
     async def _end(self) -> Exit:
+        if self._had_ended and await self._in_doubt():
+            return Exit(LOST, IN_DOUBT)
         try:
             code, watched = await self._told()
             # Only a bad or doubtful end needs an explanation, and only a good one is in a hurry.
@@ -153,6 +156,10 @@ class DockerRunning:
         by_daemon = found is not None and await self._ended_by_daemon(code, found, watched=watched)
         return exit_of(code, found, by_daemon=by_daemon)
 
+    async def _in_doubt(self) -> bool:
+        found = await inspect(self._daemon, self._container)
+        return found is not None and never_started(found)
+
     async def _ended_by_daemon(self, code: int, found: dict[str, Any], *, watched: bool) -> bool:
         if self._seen and await lives_on(self._daemon):
             return False
@@ -172,6 +179,11 @@ class DockerRunning:
 
     def _handle(self, docker: Docker) -> Any:
         return docker.containers.container(self._container)
+
+
+def never_started(found: dict[str, Any]) -> bool:
+    """Whether that is what the daemon says of a container."""
+    return bool(found["State"]["Status"] == "created")
 
 
 async def inspect(daemon: Daemon, container: str) -> dict[str, Any] | None:

@@ -1,0 +1,106 @@
+"""A Docker daemon that dies while it starts a container: it may have, and does not know."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from aiodocker import Docker
+
+from compute.engines.contract import Exit, Mount, Run
+from compute.engines.docker.config import container_config, container_name
+from compute.engines.docker.engine import DockerEngine
+from compute.engines.docker.faults import IN_DOUBT, LOST
+from compute.engines.docker.settings import DockerSettings
+from deploy import images
+from deploy.programs import Missing
+from protocol.ids import NodeId
+from protocol.spec.engines import DockerParams
+from tests.compute.containers import door_to
+from tests.compute.daemons import OwnDaemon, own_daemon
+from tests.conftest import skip
+from tests.contracts.engine import begin, ended, fresh_execution
+
+NODE: Final = NodeId("n-doubt")
+WITHIN_S: Final = 60.0
+
+
+@pytest.fixture
+async def daemon() -> AsyncIterator[OwnDaemon]:
+    """A daemon of the test's own, whose containers outlive it."""
+    try:
+        async with own_daemon(live_restore=True) as daemon:
+            yield daemon
+    except Missing as missing:
+        skip(missing)
+
+
+def run(folder: Path) -> Run[DockerParams]:
+    """A program that notes that it has begun."""
+    job, execution = fresh_execution()
+    params = DockerParams(image=images.BUSYBOX, parameters=["touch", "/out/begun"])
+    return Run(execution, job, NODE, params, folder, mounts=[Mount(folder, "/out", read_only=False)])
+
+
+async def containers(daemon: OwnDaemon) -> list[str]:
+    """The ids of all containers that a daemon has."""
+    async with Docker(daemon.host) as docker:
+        return [each.id for each in await docker.containers.list(all=True)]
+
+
+async def test_a_daemon_dies_as_it_is_asked_to_start(daemon: OwnDaemon, tmp_path: Path) -> None:
+    """A program that may have begun when its daemon died is not begun once more as the same execution: it has failed by the
+    node's fault, and is tried again as another one. Nothing is left of it."""
+    async with door_to(daemon.host, tmp_path) as door:
+        engine = DockerEngine(NODE, DockerSettings(host=door.host))
+        try:
+            given = run(tmp_path)
+            door.hang(b"/start")
+            starting = asyncio.create_task(begin(engine, given))
+            async with asyncio.timeout(WITHIN_S):
+                while not door.kept:  # noqa: ASYNC110 - a door tells nobody
+                    await asyncio.sleep(0.02)
+            await door.shut()
+            await daemon.kill()
+            await daemon.start()
+            await door.open()
+            running = await starting
+
+            assert await ended(running) == Exit(LOST, IN_DOUBT)
+            assert not (tmp_path / "begun").exists()
+            await running.remove()
+        finally:
+            await engine.close()
+    assert await containers(daemon) == []
+
+
+async def _made_only(daemon: OwnDaemon, given: Run[DockerParams]) -> None:
+    """A container as it is before it was started."""
+    async with Docker(daemon.host) as docker:
+        name = container_name(NODE, given.execution)
+        await docker.containers.create(container_config(given, DockerSettings()), name=name)
+
+
+async def test_a_node_dies_with_a_daemon_that_starts_a_container(daemon: OwnDaemon, tmp_path: Path) -> None:
+    """A container that a daemon made which died since is not taken for one that never began, whatever the next daemon says:
+    its execution has failed by the node's fault. Where the daemon is the same, it never began."""
+    engine = DockerEngine(NODE, DockerSettings(host=daemon.host))
+    try:
+        doubtful, sure = run(tmp_path), run(tmp_path)
+        await _made_only(daemon, doubtful)
+        await daemon.kill()
+        await daemon.start()
+        await _made_only(daemon, sure)
+
+        assert await engine.recover(sure.execution) is None
+        running = await engine.recover(doubtful.execution)
+
+        assert running is not None
+        assert await ended(running) == Exit(LOST, IN_DOUBT)
+        assert not (tmp_path / "begun").exists()
+        await running.stop(0)
+        await running.remove()
+    finally:
+        await engine.close()
+    assert await containers(daemon) == []
