@@ -160,8 +160,6 @@ class Jobs:
             self._deleted(live, seq, entry.at)
         if record is None or record is before:
             return freed
-        if live.deleted is not None:
-            live.earlier, live.deleted = live.deleted, None
         for event in entry.events:
             if isinstance(event, Assigned | Cancelled | Lost):
                 self._moved(live, record.executions.get(event.execution), freed)
@@ -182,7 +180,7 @@ class Jobs:
     def vanished(self, live: Live) -> set[NodeId]:
         """Forget a job of which the log has nothing any more, and return the nodes on which that frees room."""
         freed = self._let_go(live, live.record, None) if live.record is not None else set()
-        live.record, live.guard = None, 0
+        live.record, live.deleted, live.guard = None, None, 0
         self.closed.pop(live.key, None)
         self.open[live.key] = live
         return freed

@@ -82,15 +82,14 @@ class Live:
     `guard` is the last sequence known of its subject, `behind` one that must be folded first. `flying` is the entry on
     its way to the log, as written and as meant: when the log's reader brings it first, it need not be read again;
     `placed` says that nothing of the job waits for room once that is stored. `missed` says that a look was due meanwhile.
-    `deleted` are sequence and time of the entry that deleted it, `earlier` those of the one that deleted another job of its
-    name before. `life` counts how often all was forgotten before it came to memory.
+    `deleted` are sequence and time of the last entry that deleted a job of this name; there may be another one by now, then
+    there is a `record`. `life` counts how often all was forgotten before it came to memory.
     """
 
     __slots__ = (
         "behind",
         "deleted",
         "due",
-        "earlier",
         "flying",
         "guard",
         "inputs",
@@ -112,7 +111,6 @@ class Live:
         self.written = self.guard
         self.behind = 0
         self.deleted: tuple[int, float] | None = None
-        self.earlier: tuple[int, float] | None = None
         self.flying: tuple[bytes, Entry] | None = None
         self.placed = False
         self.missed = False
@@ -130,6 +128,11 @@ class Live:
     def undecided(self) -> bool:
         """Whether anything waits to be written, is on its way, or has to be read first."""
         return bool(self.inflight or self.inputs or self.behind)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the job was deleted, and no other one of its name has come."""
+        return self.record is None and self.deleted is not None
 
     @property
     def busy(self) -> bool:

@@ -117,7 +117,7 @@ class Lookup:
         live = self._jobs.get(key)
         if live is not None and live.record is not None:
             return live.present()
-        if live is not None and live.deleted is not None:
+        if live is not None and live.is_deleted:
             # The tables may still have it: the log's reader has not come so far.
             return None
         return await self._recorder.load(key)

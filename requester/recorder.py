@@ -57,10 +57,10 @@ class Recorder:
         """and those of the group that is being written."""
         self._fresh: set[JobKey] = set()
         """Keys of the next group of which the tables have nothing for sure."""
-        self._gone: dict[JobKey, int] = {}
-        """Deleted jobs that may still be in the tables, with the sequence of the entry that says so."""
         self._deleted: dict[JobKey, tuple[int, float]] = {}
-        """Jobs that were deleted, to be written with the next group: sequence and time of the entry that says so."""
+        """Jobs that were deleted and may still be in the tables: sequence and time of the entry that says so;"""
+        self._again: set[JobKey] = set()
+        """and those of them whose name another job has now."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
         self._position = 0
         self.written = 0
@@ -92,8 +92,8 @@ class Recorder:
     async def begin(self, created: str) -> None:
         """Start over for another log."""
         async with self._lock:
-            self._changed, self._passing, self._entries, self._gone = {}, {}, [], {}
-            self._fresh, self._deleted = set(), {}
+            self._changed, self._passing, self._entries = {}, {}, []
+            self._fresh, self._deleted, self._again = set(), {}, set()
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
             self._created, self._position, self.written = created, 0, 0
@@ -121,13 +121,11 @@ class Recorder:
             self._changed[key] = live
             self._passing.pop(key, None)
             self._meet(key)
-            deleted = live.deleted or live.earlier
-            if deleted is not None and deleted[0] == seq:
-                self._deleted[key] = deleted
-            if live.record is None and live.deleted is not None:
-                self._gone[key] = live.deleted[0]
-            else:
-                self._gone.pop(key, None)
+            if live.deleted is not None and live.deleted[0] == seq:
+                self._deleted[key] = live.deleted
+                self._again.discard(key)
+            if not live.is_deleted:
+                self._comes_again(key)
         self._news.set()
 
     def keep(self, new: Newcomer) -> None:
@@ -135,7 +133,11 @@ class Recorder:
         self._passing[new.key] = new
         self._changed.pop(new.key, None)
         self._meet(new.key)
-        self._gone.pop(new.key, None)
+        self._comes_again(new.key)
+
+    def _comes_again(self, key: JobKey) -> None:
+        if key in self._deleted:
+            self._again.add(key)
 
     def _meet(self, key: JobKey) -> None:
         if self._keys.add(key) and self._learned:
@@ -176,7 +178,6 @@ class Recorder:
             )
             taken, self._changed, self._entries, self._fresh = self._changed, {}, [], set()
             self._on_the_way, self._passing = self._passing, {}
-            gone, self._deleted = self._deleted, {}
             self._taken.set()
             try:
                 while not await self._in(self._writing, partial(self._write, group)):
@@ -188,7 +189,6 @@ class Recorder:
                 self._entries[:0] = group.entries
                 self._fresh |= group.fresh
                 self._changed = taken | self._changed
-                self._deleted = gone | self._deleted
                 left = {key: each for key, each in self._on_the_way.items() if key not in self._changed}
                 self._passing, self._on_the_way = left | self._passing, {}
                 self._news.set()
@@ -196,7 +196,8 @@ class Recorder:
             failpoints.reached("requester.model.written")
             self.written = group.position
             self._on_the_way = {}
-            self._gone = {key: seq for key, seq in self._gone.items() if seq > group.position}
+            self._deleted = {key: told for key, told in self._deleted.items() if told[0] > group.position}
+            self._again &= self._deleted.keys()
             for live, record, _ in changed:
                 if record is not None:
                     live.written = max(live.written, record.revision)
@@ -243,8 +244,8 @@ class Recorder:
         """
         assert self._index is not None
         while True:
-            if key in self._gone:
-                return None, self._gone[key]
+            if self._is_gone(key):
+                return None, self._deleted[key][0]
             if self._learned and key not in self._keys:
                 return None, 0
             there, deleted = stands(self._index, key)
@@ -252,8 +253,11 @@ class Recorder:
                 return None, deleted
             begun = self._begun
             record = await self.read(lambda database: load(database, key))
-            if begun == self._begun and key not in self._gone:
+            if begun == self._begun and not self._is_gone(key):
                 return record, 0
+
+    def _is_gone(self, key: JobKey) -> bool:
+        return key in self._deleted and key not in self._again
 
     async def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log."""

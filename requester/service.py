@@ -388,7 +388,7 @@ def _meant(live: Live, record: JobRecord) -> JobRecord:
     """The job that a person means as it is now, or as it was if it has left the log. Raises `NotFound` if it was deleted, or
     if its end was missed here: others know versions that this requester has never seen.
     """
-    if live.deleted is not None or (live.record is not None and live.record.id != record.id):
+    if live.is_deleted or (live.record is not None and live.record.id != record.id):
         raise NotFound(f"job {record.id} was deleted", kind="Job")
     if live.record is None and not record.closed:
         raise NotFound(
