@@ -15,9 +15,9 @@ PAGE: Final = 1000
 
 
 def page(first: int, count: int) -> str:
-    """The XML of one page (ListObjectsV2), as S3 and its kin write it."""
+    """The XML of one page (ListObjectsV2), as S3 and its kin write it: keys in their order."""
     contents = "".join(
-        f"<Contents><Key>{PREFIX}part-{number % 97:02d}/object-{number:09d}.bin</Key>"
+        f"<Contents><Key>{PREFIX}part-{number // PAGE:05d}/object-{number:09d}.bin</Key>"
         "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
         f"<ETag>&quot;{number:032x}&quot;</ETag><Size>4096</Size><StorageClass>STANDARD</StorageClass></Contents>"
         for number in range(first, min(first + PAGE, count))

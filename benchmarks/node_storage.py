@@ -23,7 +23,7 @@ from benchmarks.client import Connection, body_of, connections
 from benchmarks.jobs import MODULE
 from benchmarks.processes import Usage
 from benchmarks.record import Figure, figure
-from benchmarks.standstill import MARK, show
+from benchmarks.standstill import MARK, latest_s, show, watching, worst
 from benchmarks.transfers import made, run
 from deploy.devstack import Cluster, Part, cluster
 from deploy.programs import Missing, need
@@ -36,6 +36,7 @@ FETCHES: Final = 3
 SETTLE_S: Final = 5.0
 NODE: Final = "probed"
 BUCKET: Final = "bench"
+IDLE: Final = "the loop of a client that waits for the job"
 
 
 async def measure() -> list[Figure]:
@@ -126,21 +127,33 @@ async def _cached(client: Connection, s3: S3Server) -> list[Figure]:
 async def _fetched(client: Connection, s3: S3Server, probe: Probe) -> list[Figure]:
     """How long the node's loop stood still at most while 1 GiB came."""
     late, own, took = [], [], []
+    idle_late, idle_own = [], []
     for number in range(FETCHES):
         await asyncio.sleep(SETTLE_S)
         await probe.ask()
-        took.append(await _run(client, _job(s3, f"large-{number}")) / 1000)
+        async with watching() as ours:
+            took.append(await _run(client, _job(s3, f"large-{number}")) / 1000)
+        idle_late.append(latest_s(ours) * 1e3)
+        idle_own.append(worst(ours).own_s * 1e3)
         told = await probe.ask()
         late.append(told["late_ms"])
         own.append(told["own_ms"])
         show(told["own_ms"] / 1e3, told["where"])
     return [
         figure("job that fetches 1 GiB from S3, submit to completed", took, "s"),
-        figure("longest stand-still of the node's loop meanwhile", late, "ms"),
+        figure(
+            "longest stand-still of the node's loop meanwhile",
+            late,
+            "ms",
+            peer=IDLE,
+            peer_values=idle_late,
+        ),
         figure(
             "longest stand-still of the node's loop, without waiting for a free processor",
             own,
             "ms",
+            peer=IDLE,
+            peer_values=idle_own,
             mark=MARK,
         ),
     ]
