@@ -26,6 +26,8 @@ from requester.applier import LATER_S, Applier
 from requester.backlog import Backlog
 from requester.committer import Committer
 from requester.core.commands import orders
+from requester.core.giving_up import lost_after, why_left
+from requester.core.model import JobRecord
 from requester.core.policy import Policy
 from requester.core.step import Decision, counts, step
 from requester.core.view import View
@@ -186,6 +188,15 @@ class Decider:
         else:
             self._jobs.forget(live)
 
+    def _came_too_late(self, record: JobRecord, entry: Entry) -> bool:
+        """Whether an entry gave work to a node that all work had to leave meanwhile: who looked at what is there did not yet
+        find it."""
+        nodes = {event.node for event in entry.events if isinstance(event, Assigned)}
+        if not nodes:
+            return False
+        view, now, lost_after_s = self._view(), self._clock.now(), lost_after(record.spec)
+        return any(why_left(node, view, now, lost_after_s) is not None for node in nodes)
+
     def _done(
         self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome | Fault
     ) -> None:
@@ -205,7 +216,8 @@ class Decider:
                 item.done(outcome)
             if not known:
                 self._applier.after(live, freed)
-            if more or live.inputs or (live.missed and live.record is not None):
+            missed = live.record is not None and (live.missed or self._came_too_late(live.record, entry))
+            if more or live.inputs or missed:
                 self.decide(live)
             else:
                 self.forget_gone(live)

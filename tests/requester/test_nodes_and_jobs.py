@@ -1,10 +1,14 @@
 """What becomes of work when its node, or a word to it, is lost, and when people say something of nodes."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from protocol.bus import Append, Outcome
+from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from tests.requester.cluster import QUICK, a_cluster, a_job, closed, complete, happens, hold, submit, until
@@ -191,3 +195,37 @@ async def test_manual_approval(tmp_path: Path) -> None:
         assert record.state is JobState.QUEUED
         assert (await closed(service, job)).state is JobState.COMPLETED
         assert len(node.runs) == 1
+
+
+class Slow(MemoryBus):
+    """A bus whose log takes entries that give work only once it is `opened`; `asked` is set by the first."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.asked = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def append(self, entries: Sequence[Append]) -> list[Outcome]:
+        if any(b'"assigned"' in entry.data for entry in entries):
+            self.asked.set()
+            await self.opened.wait()
+        return await super().append(entries)
+
+
+async def test_a_node_that_is_rejected_while_it_is_given_work(tmp_path: Path) -> None:
+    """Work that was on its way into the log when its node was rejected leaves the node at once."""
+    seldom = replace(QUICK, sweep_s=3_600.0)
+    async with a_cluster(tmp_path, settings=seldom) as cluster:
+        bus = Slow(cluster.hub)
+        service = await cluster.requester(bus=bus)
+        node = await cluster.node("n1", script=hold)
+        await happens(lambda: len(cluster.hub.cells) == 1)
+        submission = asyncio.create_task(submit(service, a_job()))
+        await bus.asked.wait()
+        await service.set_membership("n1", "REJECTED", "old")
+        bus.opened.set()
+
+        job = await submission
+        record = await until(service, job, lambda record: not record.open() and bool(record.executions))
+        assert [each.state for each in record.executions.values()] == [S.CANCELLED]
+        await node.until(lambda node: bool(node.cancelled))
