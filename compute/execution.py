@@ -115,6 +115,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
             ports=self.ports,
             written=self.written,
             read_by=self.read_by,
+            ordered_at=run.ordered_at,
         )
 
 

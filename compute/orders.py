@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from compute import admission
 from compute.admission import Plan
-from compute.events import CancelOrdered, Failed, ReportDropped
+from compute.events import Abandoned, CancelOrdered, Failed, ReportDropped
 from compute.execution import ordered
 from compute.facts import Facts
 from compute.faults import failure_of
@@ -31,7 +31,6 @@ from protocol.clock import Clock
 from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
 from protocol.ids import ExecutionId, NodeId, is_token, key_of
 from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Replaced, Run
-from protocol.states import ENDS
 
 EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
@@ -152,7 +151,8 @@ class Orders:
                     self.replaced_by = command.incarnation
 
     def _ordered(self, run: Run, shop: Shop) -> None:
-        if run.execution in self.runners:
+        if (runner := self.runners.get(run.execution)) is not None:
+            self._repeated(run, runner)
             return
         if key_of(run.job) is None or not is_token(run.execution):
             raise Invalid(f"{run.execution!r} of {run.job!r} is no execution of a job")
@@ -170,6 +170,14 @@ class Orders:
         if refused is not None:
             runner.tell(Failed(refused, refused=True, read_by=shop.version))
         self._note_upto(run.seq)
+
+    def _repeated(self, run: Run, runner: Runner) -> None:
+        """An order for what is here already changes nothing, unless it is another one: a log that was restored has given the
+        name again. Then what is here ends, and the order is taken once that is gone."""
+        known = runner.execution.run
+        if (run.seq, run.ordered_at or known.ordered_at) != (known.seq, known.ordered_at or run.ordered_at):
+            runner.tell(Abandoned())
+            raise Conflict(f"execution {run.execution} of another log is still here", kind="Log")
 
     def _considered(self, run: Run, shop: Shop) -> tuple[Plan | None, Failure | None]:
         """The plan for an execution, or the lasting reason why there is none."""
@@ -215,8 +223,8 @@ class Orders:
             before = None
         unknown = {
             id_: before.unknown.get(id_, now) if before is not None else now
-            for id_, runner in self.runners.items()
-            if id_ not in listed.executions and runner.execution.state not in ENDS
+            for id_ in self.runners
+            if id_ not in listed.executions
         }
         if any(now - since < OTHER_LOG_S for since in unknown.values()):
             if before is None:

@@ -26,8 +26,9 @@ from protocol.states import ExecutionState
 class Run(Struct, frozen=True, gc=False, tag="run", omit_defaults=True):
     """Run this execution. The task travels inside, complete.
 
-    `seq` is the sequence of the entry that assigned it. `execution_timeout_s` counts from the program's start, 0 is none;
-    `staging_timeout_s` bounds image pull and input fetch together, 0 leaves it to the node.
+    `seq` is the sequence of the entry that assigned it, `ordered_at` its time in unix seconds (0 from a version that does
+    not say): together they tell two entries apart of which one is of a log that is gone. `execution_timeout_s` counts from
+    the program's start, 0 is none; `staging_timeout_s` bounds image pull and input fetch together, 0 leaves it to the node.
     """
 
     seq: int
@@ -46,6 +47,7 @@ class Run(Struct, frozen=True, gc=False, tag="run", omit_defaults=True):
     priority: int = 0
     execution_timeout_s: float = 0
     staging_timeout_s: float = 0
+    ordered_at: float = 0
 
 
 class Cancel(Struct, frozen=True, gc=False, tag="cancel", omit_defaults=True):
@@ -175,6 +177,7 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     """The newest state of one execution, with all stages passed so far. A later report replaces an earlier one.
 
     `seq` is the sequence of the entry that ordered the execution: a requester that has not folded it yet waits for it.
+    `ordered_at` is its time, as the order had it.
     `output` and `result` come with an end. A program that exits with another code than 0 is `FAILED` with the failure
     code ``ProgramFailed``; what it wrote is published all the same. `read_by` comes with `REFUSED`: the version of the node
     that refused, which a later process of another version may be the first to tell; empty from a node that does not say.
@@ -195,6 +198,7 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     ports: dict[str, int] = field(default_factory=dict)
     written: Written | None = None
     read_by: str = ""
+    ordered_at: float = 0
 
 
 class ReportBatch(Struct, frozen=True, gc=False):
@@ -211,7 +215,7 @@ class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
 
     ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
     execution is not current; forget it and end it. ``later``: not decided yet, report again. `replaced` is why it is to end:
-    it may be current, but another process is the node.
+    it may be current, but another process is the node, or another order has its name since the log was restored.
 
     To a `ReportBatch` it is ``each``, with one verdict on each in their order.
     """

@@ -53,6 +53,8 @@ class Follower:
         self._read = asyncio.Event()
         self.advanced: Callable[[], None] = _nobody
         """Told after some entries have been folded."""
+        self.begun_anew: Callable[[], None] = _nobody
+        """Told when the log is another one, before anything of it is folded."""
         self.caught_up: Callable[[], None] = _nobody
         """Told when the log has been read to its end for the first time, and again whenever it is read anew."""
         self.created = ""
@@ -103,6 +105,7 @@ class Follower:
                 # At once after it, or a job would come back to memory from tables that are emptied under it.
                 self._anew()
                 self.created, self.position, self._end = state.created, 0, end
+                self.begun_anew()
                 self._tell()
             except Unavailable as fault:
                 _log.warning("the log cannot be read", reason=fault.message)

@@ -86,6 +86,13 @@ class NodeCells:
             return False
         return True
 
+    def begin_anew(self) -> None:
+        """The servers have other cells than before: what was known of revisions is void, and what the cells say counts."""
+        for note in self.notes.values():
+            note.keep(note.cell, 0)
+        self._read_to = self._presence.decided = 0
+        self._decided.set()
+
     def save_soon(self, id_: NodeId) -> None:
         """The node's cell may not say what its node says."""
         self._to_save[id_] = None

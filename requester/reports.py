@@ -35,6 +35,7 @@ _WAITING_MAX = 10_000
 
 DROP = Verdict("drop")
 REPLACED = Verdict("drop", replaced=True)
+"""What was reported may be current, but not as it is there."""
 LATER = Verdict("later")
 NOTED = Verdict("noted")
 
@@ -173,6 +174,9 @@ class Reports:
         key = key_of(report.job)
         live = self._jobs.get(key) if key is not None else None
         record = live.record if live is not None else None
+        if record is not None and _of_another_log(record, report):
+            answer(REPLACED)
+            return
         if record is None or record.revision < report.seq:
             if self._follower.position < report.seq:
                 if last_look or len(self._early) >= _WAITING_MAX:
@@ -227,6 +231,15 @@ def verdict_on(record: JobRecord, report: Report) -> Verdict | None:
     if not execution.open:
         return Verdict("stored", execution.revision) if execution.state is report.state else DROP
     return None if report.state in ENDS else NOTED
+
+
+def _of_another_log(record: JobRecord, report: Report) -> bool:
+    """Whether another entry ordered this execution: the log was restored since, and has given its name again. Who reports it
+    is to end it, and is ordered what the name means now."""
+    execution = record.executions.get(report.execution)
+    if execution is None or execution.node != report.node:
+        return False
+    return execution.ordered != report.seq or report.ordered_at not in (0, execution.created_at)
 
 
 def _worth_keeping(record: JobRecord, report: Report) -> bool:

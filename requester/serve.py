@@ -251,6 +251,7 @@ def _nodes(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding) -> _
         left=[beats.forget, repair.forget],
     )
     presence.heard = cells.told
+    follower.begun_anew = cells.begin_anew
     registry = Registry(
         bus,
         clock,

@@ -165,8 +165,8 @@ class Service:
     async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
         record = await self.job(ref, namespace=namespace)
 
-        def deleted(_: JobRecord | None) -> Event:
-            return requests.deleted(_meant(live, record), reason, client)
+        def deleted(now: JobRecord | None) -> Event:
+            return requests.deleted(_meant_now(now, live, record), reason, client)
 
         live = await self._intake.live(record.key)
         while live.record is not None and live.record.id == record.id:
@@ -184,7 +184,7 @@ class Service:
         def again(now: JobRecord | None) -> Event:
             nonlocal made
             made = requests.rerun(
-                _meant(live, record),
+                _meant_now(now, live, record),
                 wanted,
                 reason,
                 client,
@@ -382,6 +382,11 @@ async def _next(watcher: Watcher, within_s: float | None) -> JobRecord | Progres
 
 def _code(reason: Failure | None) -> str:
     return reason.code if reason is not None else ""
+
+
+def _meant_now(now: JobRecord | None, live: Live, record: JobRecord) -> JobRecord:
+    """The same, when something is to be written about the job, which is `now` like this."""
+    return now if now is not None and now.id == record.id else _meant(live, record)
 
 
 def _meant(live: Live, record: JobRecord) -> JobRecord:

@@ -77,7 +77,9 @@ class Words:
                     continue
                 raise NotFound(f"node {id_} is not known")
             if kept is None or kept.membership == DELETED:
-                kept = NodeCell(node.info, node.membership, ahead=kept.ahead if kept is not None else ())
+                # Where there is nothing any more (the cells were restored), it is what is known here.
+                cordon, fast = (node.cordon, ()) if kept is None else (None, kept.ahead)
+                kept = NodeCell(node.info, node.membership, cordon=cordon, ahead=fast)
             newest = max(node.incarnation, kept.incarnation)
             # Of whom a person speaks is not forgotten at that moment.
             away_since = self._clock.now() if kept.away_since or not node.expected else 0.0

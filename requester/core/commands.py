@@ -36,6 +36,7 @@ def run(record: JobRecord, execution: ExecutionRecord) -> Run:
         amounts=execution.amounts,
         priority=spec.priority,
         execution_timeout_s=limit,
+        ordered_at=execution.created_at,
     )
 
 

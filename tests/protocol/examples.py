@@ -102,6 +102,7 @@ REPORT = messages.Report(
     ports={"WEB": 20_000},
     written=WRITTEN,
     read_by="0.1.0",
+    ordered_at=AT,
 )
 CHUNK = questions.LogChunk(1, AT, b"\x00hello\xff")
 CLOSED = entries.Closed(JobState.FAILED, "it failed", FAILURE)
@@ -123,6 +124,7 @@ RUN = messages.Run(
     priority=5,
     execution_timeout_s=60,
     staging_timeout_s=300,
+    ordered_at=AT,
 )
 CANCEL = messages.Cancel(7, NODE, EXECUTION, "stopped")
 

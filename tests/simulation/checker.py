@@ -80,6 +80,13 @@ class History(Struct):
         ]
 
 
+class Seen(Struct):
+    """What a log says of the jobs that are in it, and of those that were."""
+
+    jobs: dict[JobKey, History]
+    past: dict[JobKey, list[History]]
+
+
 class Checker:
     """Follows the log and says what is `wrong`. `right` finds fault with an execution's result; where it is `punctual`,
     nothing goes wrong but at nodes, and what is due is done in time.
@@ -107,6 +114,15 @@ class Checker:
         self._policy = policy
         self._right = right
         self._punctual = punctual
+
+    def seen(self) -> Seen:
+        """What the log says so far."""
+        return Seen(self.jobs, self.past)
+
+    def begin_again(self, seen: Seen) -> None:
+        """The log is another one from now on, which says that."""
+        self.jobs, self.past = seen.jobs, seen.past
+        self.barred.clear()
 
     def cleared(self, key: JobKey) -> None:
         """A job has left the log: it must be over."""

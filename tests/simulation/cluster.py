@@ -28,6 +28,7 @@ from tests.simulation.processes import (
     Process,
     RequesterProcess,
 )
+from tests.simulation.restoring import Restoring
 from tests.simulation.results import wrong_result
 from tests.simulation.scenario import Action, Scenario
 from tests.simulation.versions import Versions
@@ -104,6 +105,14 @@ class Cluster:
             requesters=self.requesters,
             nodes=self.nodes,
             words=self.words,
+            restoring=Restoring(
+                self.hub,
+                checker=self.checker,
+                words=self.words,
+                people=self.people,
+                machines=self.machines,
+                nodes=self.nodes,
+            ),
             note=self.note,
         )
 

@@ -4,7 +4,7 @@ Knows: plain data, and where each plot hurts. Must not know: how anything is car
 needs, and says what happens on it; how long each thing takes, and who is struck, is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
@@ -149,25 +149,34 @@ def _born_together(random: Random, scenario: Scenario) -> list[Action]:
 
 def _outlived(random: Random, scenario: Scenario) -> list[Action]:
     """The first of two machines counts as the later one, for its clock is fast; then it is gone for good."""
-    at, actions = _second_machine(random, scenario)
-    fast = [Action(0.6, "clock", "n1", number=3600.0), Action(0.7, "kill", "n1", seconds=0.1)]
-    return [*actions, *fast, Action(at + random.uniform(4.0, 9.0), "die", "n1")]
+    at, actions = _fast_and_another(random, scenario)
+    return [*actions, Action(at + random.uniform(4.0, 9.0), "die", "n1")]
 
 
 def _removed(random: Random, scenario: Scenario) -> list[Action]:
-    """The same, and a person removes the node, before the first machine is gone or after; the other one is started again to
-    take its place.
+    """The same, and a person removes the node while the first machine goes on, or when it is gone; the other one is started
+    again to take its place.
     """
-    actions = _outlived(random, scenario)
-    at = max(action.at for action in actions) + random.uniform(-3.0, 2.0)
+    at, actions = _fast_and_another(random, scenario)
+    removed_at = at + random.uniform(2.5, 5.0)
     return [
         *actions,
-        Action(at, "remove", text="n1"),
-        Action(at + random.uniform(0.1, 1.5), "leave", "n1-twin"),
+        Action(removed_at, "remove", text="n1"),
+        Action(removed_at + random.uniform(0.1, 1.0), "leave", "n1-twin"),
+        Action(removed_at + random.choice([-1.0, 0.5, 8.0, 10.0]), "die", "n1"),
     ]
 
 
-def _second_machine(random: Random, scenario: Scenario) -> tuple[float, list[Action]]:
+def _fast_and_another(random: Random, scenario: Scenario) -> tuple[float, list[Action]]:
+    """A machine whose clock is fast, and another one as the same node, whose clock is right."""
+    at, actions = _second_machine(random, scenario, kinds=["new"])
+    fast = [Action(0.6, "clock", "n1", number=3600.0), Action(0.7, "kill", "n1", seconds=0.1)]
+    return at, [*actions, *fast]
+
+
+def _second_machine(
+    random: Random, scenario: Scenario, *, kinds: Sequence[str] = ("copy", "new")
+) -> tuple[float, list[Action]]:
     """When another machine comes up as the node n1, a copy of the first or one that was set up under its name; and work that
     the first one has then.
     """
@@ -177,8 +186,47 @@ def _second_machine(random: Random, scenario: Scenario) -> tuple[float, list[Act
     return at, [
         Action(at - random.uniform(0.1, 0.6), "submit", job=_lasting(random, "twin-0")),
         Action(at - random.uniform(0.1, 0.6), "submit", job=a_job(random, "twin-1", kind=kind)),
-        Action(at, "twin", "n1", text=random.choice(["copy", "new"])),
+        Action(at, "twin", "n1", text=random.choice(kinds)),
     ]
+
+
+def _restored(random: Random, scenario: Scenario) -> list[Action]:
+    """The servers are lost and come back with a backup, in which some jobs are open that have ended, and some are missing
+    that run; a version that was lost is followed by another one of its number. Somebody may be away meanwhile.
+    """
+    scenario.nodes = min(scenario.nodes, random.choice([1, 2]))
+    at = random.uniform(1.5, 3.0)
+    lost_at = at + random.uniform(1.0, 4.0)
+    back_at = lost_at + random.uniform(0.1, 3.0)
+    after = back_at + random.uniform(0.0, 6.0)
+    changed = _brief(random, "changed")
+    lost = replace(changed.task.engine, params=changed.task.engine.params | {"Seconds": after - at})
+    actions = [
+        Action(at, "back up"),
+        Action(lost_at, "restore", seconds=back_at - lost_at),
+        Action(at - random.uniform(0.7, 1.0), "submit", job=_brief(random, "changed")),
+        Action(at - random.uniform(0.1, 1.0), "submit", job=_lasting(random, "before-0")),
+        Action(at - random.uniform(0.0, 0.5), "submit", job=a_job(random, "before-1", kind="several")),
+        Action(
+            at + random.uniform(0.0, 0.8),
+            "submit",
+            job=replace(changed, tasks=[replace(changed.task, engine=lost)]),
+        ),
+        Action(random.uniform(at, lost_at), "submit", job=a_job(random, "between-0")),
+        Action(lost_at - random.uniform(0.05, 0.3), "cordon", text=random.choice(scenario.node_names)),
+        Action(after, "submit", job=_brief(random, "changed")),
+        Action(after, "submit", job=a_job(random, random.choice(["before-0", "before-1", "between-0"]))),
+    ]
+    who = random.choice([*scenario.requester_names, *scenario.node_names])
+    away_s = random.uniform(0.5, 8.0)
+    befalls = [
+        [],
+        [],
+        [Action(random.uniform(at, after), "kill", who, seconds=away_s)],
+        [Action(random.uniform(at, after), "cut", who, seconds=away_s, text="both")],
+        [Action(random.uniform(at, after), "pause", who, seconds=away_s)],
+    ]
+    return actions + random.choice(befalls)
 
 
 def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
@@ -209,4 +257,5 @@ PLOTS: Final[tuple[Plot, ...]] = (
     _outlived,
     _removed,
     _many_entries,
+    _restored,
 )

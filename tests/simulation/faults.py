@@ -11,6 +11,7 @@ from typing import Any
 from tests.simulation.loop import THREAD_S, Loop, Scheduler
 from tests.simulation.network import Link, SimulatedHub
 from tests.simulation.processes import NodeProcess, Process, RequesterProcess
+from tests.simulation.restoring import Restoring
 from tests.simulation.scenario import Action
 from tests.simulation.words import Words
 
@@ -27,6 +28,7 @@ class Faults:
         requesters: list[RequesterProcess],
         nodes: list[NodeProcess],
         words: Words,
+        restoring: Restoring,
         note: Callable[[str, str], None],
     ) -> None:
         self._scheduler = scheduler
@@ -35,6 +37,7 @@ class Faults:
         self._requesters = requesters
         self._nodes = nodes
         self._words = words
+        self._restoring = restoring
         self._note = note
 
     def strike(self, action: Action) -> None:
@@ -141,6 +144,19 @@ class Faults:
     def _server_back(self) -> None:
         self._hub.there = True
         self._hub.tell_readers()
+
+    def _back_up(self, action: Action) -> None:
+        self._restoring.back_up()
+
+    def _restore(self, action: Action) -> None:
+        """The servers are lost, and come back as they were when the backup was made."""
+        self._hub.there = False
+        self._scheduler.after(action.seconds, self._restored)
+
+    def _restored(self) -> None:
+        self._note("", "the servers are back as they were when the backup was made")
+        self._restoring.restore()
+        self._server_back()
 
     def _lose_leader(self, action: Action) -> None:
         """The log has no leader: what it has taken is not answered, and it takes nothing more. Messages go on."""

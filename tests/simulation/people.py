@@ -29,6 +29,8 @@ class Call:
         self.action = action
         self.answer = ""
         self.asked = 0
+        self.lost = False
+        """Its answer, or what it was to say, was lost with the servers that had the log."""
         self.job = ""
         self.version = 0
 
@@ -56,12 +58,20 @@ class People:
         self._wrong = wrong
         self._there = there
         self._calm = calm
+        self._lost: set[str] = set()
+        """Names that were spoken of before the servers were lost: their backup may not have them."""
 
     def ask(self, action: Action) -> None:
         """Ask for something, until there is an answer."""
         call = Call(action)
         self.calls.append(call)
         self._ask(call)
+
+    def begin_again(self) -> None:
+        """The log is another one from now on: it may have nothing of what was asked so far."""
+        for call in self.calls:
+            call.lost = True
+            self._lost.add(call.action.job.name if call.action.job else call.action.text)
 
     def waiting_for(self, *what: str) -> set[str]:
         """The names about which one of these was asked and not answered yet."""
@@ -153,7 +163,8 @@ class People:
         """Whether it is about a node that is gone for good, or a job that has left the log: not all know of these."""
         if action.what in ABOUT_NODES:
             return not self._there(action.text)
-        return any(each.spec.name == action.text for past in self._checker.past.values() for each in past)
+        past = (each for some in self._checker.past.values() for each in some)
+        return action.text in self._lost or any(each.spec.name == action.text for each in past)
 
     async def _submit(self, service: Service, call: Call, who: str) -> str:
         job = call.action.job
@@ -166,6 +177,8 @@ class People:
     def _check_accepted(self, call: Call, job: Job) -> None:
         """I2: an answer with an id is given only when the log has the job, and this version of it."""
         found = self._checker.newest(call.job)
+        if call.lost:
+            return
         if found is None or found.version < call.version:
             self._wrong(f"I2: {call.job} version {call.version} was accepted and is not in the log")
         elif found.version == call.version and found.spec != job:

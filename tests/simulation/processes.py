@@ -90,6 +90,8 @@ class Machines:
         """How long nodes are remembered that are away, 0 for longer than the story."""
         self.note: Callable[[str, str], None] = lambda who, what: None
         self.wrong: Callable[[str], None] = lambda what: None
+        self.ordered: Callable[[ExecutionId], bool] = lambda execution: True
+        """Whether the log has an execution; what only a lost one had may be run again once this one has it."""
         self.decided: Callable[[str, Fleet, Append], None] = lambda who, fleet, append: None
 
 
@@ -299,6 +301,8 @@ class SimulatedWorld(NoopWorld):
         if self.starts.get(run.execution, 0) and run.execution not in self.may_start_again:
             wrong(f"I3: {name} starts the program of {run.execution} a second time")
         self.may_start_again.discard(run.execution)
+        if not self._node.machines.ordered(run.execution):
+            self.may_start_again.add(run.execution)
         used = run.amounts
         for program in self.programs.values():
             if not program.ended:

@@ -183,6 +183,8 @@ def _lost_calls(cluster: "Cluster") -> list[str]:
         if not call.job:
             continue
         history = cluster.checker.newest(call.job)
+        if call.lost:
+            continue
         if history is None or history.version < call.version:
             found.append(f"I2: {call.job} version {call.version} was accepted and is lost")
     for history in cluster.checker.every():

@@ -8,7 +8,7 @@ Knows: words, who was asked, and what is written in nodes' cells. Must not know:
   to leave it is gone soon after its time; what a node had whose credentials were revoked is given up as if it were silent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -80,6 +80,17 @@ class Words:
         """What is kept of each node, as the server has it."""
         self._removed: dict[str, set[int]] = {}
         """The lives of each node that people have removed."""
+        self._lost: set[str] = set()
+        """The nodes of which something was kept when the servers were lost, and nothing is in their backup: what a requester
+        remembers of them is written down once more."""
+
+    def begin_again(self, cells: Iterable[Cell]) -> None:
+        """The cells are these from now on."""
+        before, self.cells = self.cells, {cell.name: decode(cell.data, NodeCell) for cell in cells}
+        self._lost = set(before) - set(self.cells)
+        self._removed = {
+            node: {cell.deleted} for node, cell in self.cells.items() if cell.membership == DELETED
+        }
 
     def ask(self, what: str, node: str, who: str) -> Word:
         """A requester is asked to keep a word."""
@@ -97,11 +108,14 @@ class Words:
         """A node's cell has changed."""
         node, now = cell.name, decode(cell.data, NodeCell)
         was, self.cells[node] = self.cells.get(node), now
+        again = was is None and node in self._lost
+        self._lost.discard(node)
         said = [word for word in self._open if (word.who, word.node) == (who, node) and word.says(now)]
         for word in said:
             word.kept = True
         fresh = was is None or was.membership == DELETED
-        if (None if was is None or fresh else was.cordon) != now.cordon and now.membership != DELETED:
+        changed = (None if was is None or fresh else was.cordon) != now.cordon
+        if changed and now.membership != DELETED and not again:
             self._by_word(said, ABOUT_CORDON, f"{who} changes the cordon of {node} to {now.cordon}")
         if was is not None and was.membership != now.membership and not (fresh and _joins(now)):
             self._by_word(said, tuple(ABOUT_MEMBERSHIP), f"{who} makes {node} {now.membership}")
