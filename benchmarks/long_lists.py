@@ -158,6 +158,8 @@ async def _requester(folder: Path, stands: Stands) -> None:
     try:
         async with nats_server(folder / "nats") as server, connected(server) as bus:
             await fill(bus, JOBS)
+            # As a requester's program does at its start.
+            heap.settle(to_read=True)
             settings = Settings(id=RequesterId("r1"), data_dir=folder / "r1")
             async with stands.during(f"a log of {JOBS:,} jobs read"):
                 await _read(server, settings)
