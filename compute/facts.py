@@ -179,6 +179,7 @@ class Facts:
         # Of all that was here: since when it is not, infinity where it is.
         self._gone_at: dict[tuple[str, str], float] = {}
         self._met: set[tuple[str, str]] = set()
+        self._worked: dict[tuple[str, str], bool] = {}
         if before is not None:
             self._gone_at = {
                 part: clock.elapsed() for part, offer in _parts(before) if offer.available or offer.lost
@@ -199,6 +200,8 @@ class Facts:
         )
         found = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         told = {part: self._lost(part, offer) for part, offer in _parts(found)}
+        for part, offer in told.items():
+            self._log_if_new(part, offer)
         info = msgspec.structs.replace(
             found,
             engines=[told[ENGINE, each.type] for each in engines],
@@ -208,6 +211,16 @@ class Facts:
         changed = info != self.info
         self.info = info
         return changed
+
+    def _log_if_new(self, part: tuple[str, str], offer: Offer) -> None:
+        """Tell the node's owner, once, what does not work: else they hear of a slip in a setting from who submits jobs."""
+        worked = self._worked.get(part)
+        self._worked[part] = offer.available
+        if offer.available and worked is False:
+            _log.info("offered", kind=part[0], type=part[1])
+        elif not offer.available and worked is not False:
+            log = _log.warning if worked else _log.info
+            log("not offered", kind=part[0], type=part[1], reason=offer.reason, hint=offer.hint)
 
     def _lost(self, part: tuple[str, str], offer: Offer) -> Offer:
         """The offer, which says so if its part was here before and is still awaited."""

@@ -4,6 +4,7 @@ from typing import Final
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from compute.engines.noop import NoopEngine
 from compute.facts import RESTART_S, Facts
@@ -59,6 +60,26 @@ async def test_a_server_that_is_restarted_is_waited_for() -> None:
         assert await told() == LOST
         await clock.advance(1)
         assert await told() == GONE
+
+
+async def test_the_owner_reads_once_what_does_not_work() -> None:
+    """A source that does not answer, as with a slip in its address, stands in the node's log with the reason, once; so does
+    that it works again."""
+    server = Server()
+    facts = Facts(
+        NodeInfo(NodeId("n"), "1"), {}, drivers(source=server, publisher=StagedPublisher()), ManualClock()
+    )
+    with capture_logs() as lines:
+        for offer in (GONE, GONE, THERE, THERE, GONE):
+            server.offer = offer
+            await facts.probe()
+
+    about = [(each["log_level"], each["event"], each.get("reason", "")) for each in lines]
+    assert about == [
+        ("info", "not offered", "nobody listens"),
+        ("info", "offered", ""),
+        ("warning", "not offered", "nobody listens"),
+    ]
 
 
 @pytest.mark.parametrize("last", [THERE, LOST], ids=["had", "had lost"])
