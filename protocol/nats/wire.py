@@ -42,6 +42,12 @@ CONFIRM_S: Final = 5.0
 BACKLOG_BYTES: Final = 1 << 20
 VIOLATIONS_MAX: Final = 256
 
+_ANSWER: Final = 'publish to "_r_.'
+"""The subjects that servers make for answers across the accounts' border."""
+_ANSWER_HINT: Final = (
+    "Whoever asked asks again. It may be given once, and within a minute: less than the log stood still, perhaps. "
+    "If all are refused, the user lacks `allow_responses`."
+)
 _PERMISSIONS_HINT: Final = (
     "It is another role's or name's. After an upgrade, `shoal cluster push` tells the servers of new rights."
 )
@@ -365,14 +371,7 @@ class Wire(Client):
             await self._process_op_err(errors.Error(text))
 
     def _on_violation(self, text: str) -> None:
-        if text not in self._violations:
-            # Once a connection: what is refused is often said again with each beat.
-            if len(self._violations) == VIOLATIONS_MAX:
-                self._violations.clear()
-            self._violations.add(text)
-            _log.error(
-                "the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT
-            )
+        self._tell_of_violation(text)
         found = re.search(r'publish to "([^"]+)"', text)
         for volley in list(self._volleys):
             # nats-py gives the server's words in lower case.
@@ -380,6 +379,22 @@ class Wire(Client):
                 if found and request.subject.lower() == found[1]:
                     volley.refusal = request.subject
                     volley.end()
+
+    def _tell_of_violation(self, text: str) -> None:
+        """Once a connection: what is refused is often said again with each beat."""
+        late = _ANSWER in text
+        told = _ANSWER if late else text
+        if told in self._violations:
+            return
+        if len(self._violations) == VIOLATIONS_MAX:
+            self._violations.clear()
+        self._violations.add(told)
+        if late:
+            _log.warning("an answer came too late or twice", violation=text, hint=_ANSWER_HINT)
+        else:
+            _log.error(
+                "the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT
+            )
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)

@@ -109,6 +109,24 @@ class TestRoles:
             await hub.publish("req.requester.mark", b"")
             assert [message.subject for message in await take(heard, 1)] == ["req.requester.mark"]
 
+    async def test_a_late_answer_is_no_lack_of_rights(self, nats_server: NatsServer) -> None:
+        """An answer that the server takes no more is a warning that says so; it does not send a person to look at rights."""
+        async with (
+            requester(nats_server) as hub,
+            node(nats_server) as one,
+            hub.subscribe("report.*.*") as reports,
+        ):
+            asking = asyncio.create_task(one.request("report.n1.0", b"done", timeout_s=LIMIT_S))
+            (report,) = await take(reports, 1)
+            assert report.respond is not None
+            with capture_logs() as logs:
+                for _ in range(3):
+                    await report.respond(b"stored")
+                await hub.log_state()
+            assert await asking == b"stored"
+        told = [(each["log_level"], each["event"]) for each in logs if "violation" in each]
+        assert told == [("warning", "an answer came too late or twice")]
+
     async def test_a_refusal_that_goes_on_is_told_once(self, nats_server: NatsServer) -> None:
         """A node that says with each beat what it may not say has one line of it in its log."""
         async with node(nats_server) as one:
