@@ -5,6 +5,7 @@ Knows: how a job comes to memory, and what came of what was brought. Must not kn
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from protocol.bus import Stored
 from protocol.entries import Event
@@ -15,6 +16,11 @@ from requester.jobs import Jobs
 from requester.live import Input, Live, Settled
 from requester.patience import Patience
 from requester.recorder import Recorder
+
+ROOM_HINT: Final = (
+    "delete closed jobs, shorten Orchestrator.KeepFor, or give it more room: nats stream edit JOBS --max-bytes N, with the "
+    "credentials of shoal cluster admin"
+)
 
 
 class Intake:
@@ -72,9 +78,7 @@ class Intake:
             return outcome
         reason = getattr(outcome, "reason", "")
         if getattr(outcome, "full", False):
-            raise Exhausted(
-                f"the log is full: {reason}", hint="raise its max_bytes, or shorten the keep time"
-            )
+            raise Exhausted(f"the log is full: {reason}", hint=ROOM_HINT)
         if live.record is None and live.guard:
             raise Exhausted(
                 f"a job of this name was deleted, and what the log still has of it leaves no room: {reason}",

@@ -29,7 +29,7 @@ from requester.core.requests import execution_named
 from requester.core.waiting import Reasons, as_they_wait
 from requester.duties import Duties
 from requester.follower import Follower
-from requester.intake import Intake
+from requester.intake import ROOM_HINT, Intake
 from requester.jobs import Jobs
 from requester.live import Live, Watcher
 from requester.logs import Logs
@@ -104,7 +104,7 @@ class Service:
         if self._duties.log_share >= self._settings.log_full:
             raise Exhausted(
                 f"the log is {self._duties.log_share:.0%} full and takes no new jobs",
-                hint="wait until old jobs are purged, shorten the keep time, or raise the log's max_bytes",
+                hint=ROOM_HINT,
             )
         failpoints.reached("requester.submit.received")
         job = await self._without_large_data(job)

@@ -89,8 +89,9 @@ async def test_a_full_log_takes_no_new_jobs_and_closes_old_ones(
                     if share > 0.7:
                         await happens(lambda: service.facts()["log_share"] >= share)  # noqa: B023  called at once
 
-            with pytest.raises(Exhausted, match="takes no new jobs"):
+            with pytest.raises(Exhausted, match="takes no new jobs") as refused:
                 await fill()
+            assert "nats stream edit JOBS --max-bytes" in refused.value.hint
 
             await node.until(lambda node: len(node.runs) == len(jobs))
             for run in node.runs:
