@@ -39,11 +39,11 @@ CREATE_TRIES: Final = 3
 
 
 class _Made(NamedTuple):
-    """An execution's container: its id, whether it was made here and now, and whether it surely was started."""
+    """An execution's container: its id, whether it was made here and now, and whether it was seen to run."""
 
     container: str
     here: bool
-    surely: bool
+    seen: bool
 
 
 class DockerEngine:
@@ -158,7 +158,7 @@ class DockerEngine:
             if got.here:
                 await remove(self._daemon, self._volumes, got.container)
             raise
-        return DockerRunning(self._daemon, self._volumes, got.container, had_ended=not got.surely)
+        return DockerRunning(self._daemon, self._volumes, got.container, had_ended=not got.seen)
 
     async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> _Made:
         """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""
@@ -187,12 +187,12 @@ class DockerEngine:
             if found is not None:
                 if never_started(found):
                     return _Made(found["Id"], False, await self._launch(found["Id"], run.params.image))
-                return _Made(found["Id"], False, True)
+                return _Made(found["Id"], False, bool(found["State"]["Running"]))
         raise Conflict(f"the name {name} is taken by a container that cannot be found", hint="try again")
 
     async def _launch(self, container: str, image: str) -> bool:
-        """Start it, once: starting a container that has run would run it again. False if that is in doubt: a daemon that
-        went away as it was asked may have started it and says that it has not.
+        """Start it, once: starting a container that has run would run it again. False if a daemon that went
+        away as it was asked may have started it and says that it has not, or if the program has ended meanwhile.
         """
         while True:
             try:
@@ -207,10 +207,9 @@ class DockerEngine:
                 found = await inspect(self._daemon, container)
                 if found is None:
                     raise
-                if never_started(found):
-                    if not (unasked(lost) or await made(self._daemon, container)):
-                        return False
+                if never_started(found) and (unasked(lost) or await made(self._daemon, container)):
                     continue
+                return bool(found["State"]["Running"])
             return True
 
 
