@@ -132,7 +132,9 @@ async def test_a_node_speaks_before_it_can_work(own_nats_server: NatsServer, tmp
             await requester.until(lambda: bool(requester.beats))
             first = requester.beats[0]
             assert first.leaving
-            assert (first.node, first.executions) == (before.node, held)
+            assert (first.node.labels, first.node.capacity) == (before.node.labels, before.node.capacity)
+            # What went on when the process was killed may have been noted up to the step before.
+            assert first.executions.keys() == held.keys()
             assert first.incarnation == before.incarnation
             assert not asked.is_set()
             await beating(requester, after=before.incarnation)
