@@ -100,10 +100,16 @@ def _second_life(random: Random, scenario: Scenario) -> list[Action]:
 
 
 def _forgotten(random: Random, scenario: Scenario) -> list[Action]:
-    """A node is gone for good; its owner forgets it, and the others learn of that."""
-    scenario.requesters, scenario.nodes = max(scenario.requesters, 2), max(scenario.nodes, 2)
+    """A node is gone for good; its owner forgets it, and the others learn of that. Another one is gone that people have
+    taken out: that stays known.
+    """
+    scenario.requesters, scenario.nodes = max(scenario.requesters, 2), 3
     scenario.forget_s = random.uniform(0.2, 2.0)
-    return [Action(random.uniform(1.5, 4.0), "die", f"n{scenario.nodes}")]
+    return [
+        Action(random.uniform(1.0, 1.4), "cordon", text="n2"),
+        Action(random.uniform(2.5, 4.0), "die", "n2"),
+        Action(random.uniform(1.5, 4.0), "die", "n3"),
+    ]
 
 
 def _asked_again(random: Random, scenario: Scenario) -> list[Action]:
