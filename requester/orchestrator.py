@@ -104,7 +104,7 @@ class Orchestrator:
             view=self._view,
             position=position,
         )
-        self.gone: Mapping[NodeId, float] = {}
+        self.gone: dict[NodeId, float] = {}
         self.acting = False
         """Whether the log has been read to its end, so that unasked decisions may be made."""
         self.settled = False
@@ -177,6 +177,10 @@ class Orchestrator:
 
     def _hope(self, demand: Demand) -> bool:
         return self._fleet.standing(demand).hopeful
+
+    def back(self, node: NodeId) -> None:
+        """A node that was silent speaks again: what it is given from now on is not given up for the silence before."""
+        self.gone.pop(node, None)
 
     def attend_node(self, node: NodeId) -> None:
         """The jobs that have work on a node need a look: it is gone, or its work has to leave it.

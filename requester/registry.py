@@ -4,7 +4,7 @@ Knows: beats, and when a node counts as gone. Must not know: jobs, or how what i
 change leads to is told to the orchestrator, what a beat says of executions to the repair.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import structlog
 from msgspec.structs import replace
@@ -198,7 +198,7 @@ class Registry:
             for execution in note.spoken_of
         }
 
-    def gone(self) -> Mapping[NodeId, float]:
+    def gone(self) -> dict[NodeId, float]:
         """The nodes that hold work and have been silent for too long, with the seconds of their silence."""
         now = self._clock.now()
         since = self._fleet.hearing_since

@@ -43,9 +43,10 @@ class Repair:
 
     def heard(self, beat: Beat) -> None:
         """Compare one beat. Everyone notes what it says; orders are repeated by the job's owner, the rest by the node's."""
+        node = beat.node.id
+        self._orchestrator.back(node)
         if not self._orchestrator.acting:
             return
-        node = beat.node.id
         idle = not beat.executions and not self._jobs.fleet.holds(node)
         listed = self._listed.get(node) == (beat.incarnation, self._follower.created)
         if listed and idle:

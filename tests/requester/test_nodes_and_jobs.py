@@ -137,6 +137,24 @@ async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
         await node.until(lambda node: node.cancelled == [run.execution])
 
 
+async def test_a_node_that_is_back_keeps_what_it_is_given(tmp_path: Path) -> None:
+    """A job whose node was lost goes to that node as soon as it is back, and is not given up once more for a silence that is
+    over."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, tick_s=0.5, silence_s=0.5)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        (run,) = node.runs
+        await cluster.lose(node)
+        await until(service, job, lambda record: not record.executions[run.execution].open)
+        node.script = complete
+        await cluster.find(node)
+
+        record = await closed(service, job)
+        assert [each.state for each in record.executions.values()] == [S.LOST, S.COMPLETED]
+
+
 async def test_rejected_node(tmp_path: Path) -> None:
     """Work on a node that a person rejects goes elsewhere, and no new work comes to it."""
     async with a_cluster(tmp_path) as cluster:
