@@ -88,6 +88,9 @@ class Applier:
             return live
         if live is None or live.record is None:
             live = await self._recall(record.key, entry) or self._jobs.make(record.key)
+            if live.has_folded(record.seq):
+                # This requester wrote it, and heard so while the read model was asked.
+                return live
         freed = self._jobs.fold(live, entry, record.seq)
         if live.behind and live.guard >= live.behind:
             live.behind = 0
