@@ -128,6 +128,9 @@ class NodeCells:
                 away_since=cell.away_since,
             )
             self._fleet.put(node)
+            if cell.membership != APPROVED or cell.cordon is not None:
+                # It may have been given work by a requester that heard of it, before it went silent.
+                self._moves(id_)
             return
         if cell.bars(known.incarnation):
             # What was known here was removed and another one has joined, both unheard: that one's next beat counts.
