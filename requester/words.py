@@ -4,6 +4,7 @@ Knows: how a word changes what is kept of a node. Must not know: what follows fr
 (`requester.nodes`).
 """
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -84,12 +85,28 @@ class Words:
             # Of whom a person speaks is not forgotten at that moment.
             away_since = self._clock.now() if kept.away_since or not node.expected else 0.0
             new = change(node, replace(kept, info=node.info, incarnation=newest, away_since=away_since))
-            saved = await self._bus.put_cell(id_, encode(new), revision=cell.revision if cell else 0)
-            if saved is not None:
-                self._cells.notes[id_].keep(new, saved)
-                # All of the cell: another's word may stand in it that was not known here yet.
-                self._cells.apply(id_, new)
-                await self._presence.tell_decided(saved)
+            if await self._saved(id_, new, cell.revision if cell else 0):
                 known = self._fleet.nodes.get(id_, node)
                 return replace(known, membership=new.membership, cordon=new.cordon)
         raise Conflict(f"node {id_} is being changed by others", hint="try again")
+
+    async def _saved(self, id_: NodeId, new: NodeCell, revision: int) -> bool:
+        """Put a cell in the place of its `revision`, and go by it here and elsewhere; False if it was changed meanwhile.
+
+        What is on its way is written also if who asked has hung up, so its outcome is waited for in any case.
+        """
+        writing = asyncio.ensure_future(self._bus.put_cell(id_, encode(new), revision=revision))
+        hung_up: asyncio.CancelledError | None = None
+        try:
+            saved = await asyncio.shield(writing)
+        except asyncio.CancelledError as cancelled:
+            hung_up = cancelled
+            saved = await writing
+        if saved is not None:
+            self._cells.notes[id_].keep(new, saved)
+            # All of the cell: another's word may stand in it that was not known here yet.
+            self._cells.apply(id_, new)
+            await self._presence.tell_decided(saved)
+        if hung_up is not None:
+            raise hung_up
+        return saved is not None

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from protocol.errors import Denied, Failure, NotFound
+from protocol.ids import NodeId
 from protocol.jobs import Amounts, Constraint, Disconnect, Network, Port, Retry, Timeouts
 from protocol.memory_bus import MemoryBus
 from protocol.messages import decode
@@ -46,9 +47,41 @@ class Forbidding(MemoryBus):
         raise Denied("not yours")
 
 
+class Slow(MemoryBus):
+    """A bus on which a cell is written, and its writer hears so later: when `heard` is set."""
+
+    heard: asyncio.Event | None = None
+
+    async def put_cell(self, name: str, data: bytes, *, revision: int) -> int | None:
+        saved = await super().put_cell(name, data, revision=revision)
+        if self.heard is not None:
+            await self.heard.wait()
+        return saved
+
+
 def kept(cluster: Cluster) -> dict[str, NodeCell]:
     """What is kept of nodes, by name."""
     return {name: decode(cell.data, NodeCell) for name, cell in cluster.hub.cells.items()}
+
+
+async def test_who_hangs_up_has_said_it(tmp_path: Path) -> None:
+    """A word about a node counts at once, also if who said it does not wait until it is written."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, cells_s=1.0)) as cluster:
+        bus = Slow(cluster.hub)
+        one = await cluster.requester("r1", bus=bus)
+        two = await cluster.requester("r2")
+        await cluster.node("n1")
+        await happens(lambda: "n1" in kept(cluster) and "n1" in two._jobs.fleet.nodes)
+        bus.heard = asyncio.Event()
+        saying = asyncio.create_task(one.set_membership("n1", "REJECTED", ""))
+        await happens(lambda: kept(cluster)["n1"].membership == "REJECTED")
+        saying.cancel()
+        bus.heard.set()
+        with pytest.raises(asyncio.CancelledError):
+            await saying
+
+        assert (await one.node("n1")).membership == "REJECTED"
+        await happens(lambda: two._jobs.fleet.nodes[NodeId("n1")].membership == "REJECTED")
 
 
 async def test_cordon_and_drain(tmp_path: Path) -> None:
