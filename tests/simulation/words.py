@@ -145,19 +145,21 @@ class Words:
         if now.membership == DELETED or (now.membership == APPROVED and now.cordon is None):
             barred.pop(node, None)
             return
-        barred.setdefault(node, self._scheduler.now + self._heard_s)
+        since = barred.setdefault(node, self._scheduler.now + self._heard_s)
         cordon = now.cordon
         if now.membership == REJECTED:
-            self._scheduler.after(self._heard_s, self._check_empty, node, now)
+            self._scheduler.after(self._heard_s, self._check_empty, node, now, since)
         elif cordon is not None and cordon.drain_by is not None:
             wait_s = cordon.drain_by - cordon.since + self._heard_s
-            self._scheduler.after(wait_s, self._check_empty, node, now)
+            self._scheduler.after(wait_s, self._check_empty, node, now, since)
 
-    def _check_empty(self, node: str, then: NodeCell) -> None:
+    def _check_empty(self, node: str, then: NodeCell, since: float) -> None:
         now = self.cells.get(node)
         if (
             now is not None
             and self._punctual
+            # It may have been taken in again and out meanwhile.
+            and self.checker.barred.get(node) == since
             and (now.membership, now.cordon) == (then.membership, then.cordon)
         ):
             for id_ in self.work_on(node):
