@@ -57,9 +57,15 @@ async def serve_uploads(bus: Bus, jobs: Jobs, bucket: Bucket) -> None:
 async def _prepare(bucket: Bucket) -> None:
     """Have the bucket ready before a job needs it; whoever runs the requester hears if it cannot be used."""
     try:
-        await bucket.prepare()
+        async with asyncio.timeout(ANSWER_S):
+            await bucket.prepare()
     except Fault as fault:
         _log.warning("the managed bucket cannot be used", reason=fault.message, hint=fault.hint)
+    except TimeoutError:
+        _log.warning("the managed bucket cannot be used", reason=f"no answer within {ANSWER_S:g} s")
+    except OSError as error:
+        # Of its account's files: each upload says so too, and a requester is more than its bucket.
+        _log.warning("the managed bucket cannot be used", reason=str(error))
 
 
 async def _serve(message: Message, jobs: Jobs, bucket: Bucket) -> None:
