@@ -62,7 +62,9 @@ def other_ports(run: Run, ports: Ports) -> dict[str, tuple[int, int]]:
 
 
 def static_ports(run: Run) -> list[int]:
-    """The ports of its host that an order names."""
+    """The ports of its host that an order names, and that its program can listen on."""
+    if run.task.network.type.lower() in WITHOUT:
+        return []
     return [port.static for port in run.task.network.ports if port.static]
 
 
@@ -71,7 +73,8 @@ def listening() -> frozenset[int]:
 
     It is asked for those alone (``sock_diag``). To write all connections below ``/proc/net`` takes it milliseconds.
     """
-    with suppress(OSError):
+    # Other systems have no such sockets at all.
+    with suppress(OSError, AttributeError, struct.error):
         return frozenset(
             port
             for family in (socket.AF_INET, socket.AF_INET6)
@@ -91,7 +94,7 @@ def _listening(family: int) -> Iterator[int]:
             begin = 0
             while begin < len(answer):
                 length, type_, *_ = _HEADER.unpack_from(answer, begin)
-                if type_ != _DATA:
+                if type_ != _DATA or length < _HEADER.size:
                     # That was all, or it does not say.
                     return
                 yield _ANSWER.unpack_from(answer, begin + _HEADER.size)[2]
