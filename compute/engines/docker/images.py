@@ -48,6 +48,9 @@ class Images:
         reference = parse_reference(image)
         if self._clock.elapsed() - self._seen_at.get(image, -FRESH_S) < FRESH_S:
             return
+        if len(self._seen_at) >= KNOWN_MAX:
+            self._seen_at.clear()
+            self._volumes.clear()
         if not await self._is_here(image):
             if reference.id:
                 raise NotFound(
@@ -56,9 +59,6 @@ class Images:
                     kind="Image",
                 )
             await self._pull(image, reference, preparing)
-        if len(self._seen_at) >= KNOWN_MAX:
-            self._seen_at.clear()
-            self._volumes.clear()
         self._seen_at[image] = self._clock.elapsed()
 
     def forget(self, image: str) -> None:
