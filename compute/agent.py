@@ -158,7 +158,7 @@ class Agent:
                 tasks.create_task(shop.progress.tell())
                 beating = tasks.create_task(self._beats.run())
                 tasks.create_task(self._facts.watch(self._told_of_news))
-                self._journal.note(INFO, messages.encode(self._facts.info).decode())
+                self._note_info()
                 tasks.create_task(self._keep_house())
                 tasks.create_task(keep_reserve(shop.disk, shop.inputs, self._clock, self._programs))
                 tasks.create_task(LogAnswers(self._logs).serve(asked, tasks))
@@ -289,8 +289,12 @@ class Agent:
             await self._clock.sleep(HOUSEKEEPING_S)
 
     def _told_of_news(self) -> None:
-        self._journal.note(INFO, messages.encode(self._facts.info).decode())
+        self._note_info()
         self._beats.soon()
+
+    def _note_info(self) -> None:
+        """For the next process's first beat."""
+        self._journal.note(INFO, messages.encode(self._facts.info).decode())
 
     def _forgotten(self, execution: ExecutionId) -> None:
         self._orders.forgotten(execution)
