@@ -72,15 +72,18 @@ class _Envelope(Struct, frozen=True):
 
 
 class StreamInfo(_Envelope, frozen=True):
-    """A stream. `total` counts all its subjects, of which an answer shows at most a page. `cluster` is where its copies are,
-    None on a server that stands alone.
-    """
+    """A stream. `total` counts all its subjects, an answer shows at most a page; `cluster` is where its copies are."""
 
     config: dict[str, Any] = field(default_factory=dict)
     cluster: dict[str, Any] | None = None
     created: str = ""
     state: StreamState = StreamState()
     total: int = 0
+
+    @property
+    def on_a_cluster(self) -> bool:
+        """Whether other servers could have copies. One that stands alone names itself as the leader, and no cluster."""
+        return self.cluster is not None and bool(self.cluster.get("name"))
 
 
 class _Found(_Envelope, frozen=True):

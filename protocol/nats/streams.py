@@ -176,7 +176,7 @@ def copies_to_have(info: StreamInfo, asked: int) -> int:
     copies = int(info.config.get("num_replicas", 1))
     if copies < asked:
         return asked
-    return COPIES_ON_A_CLUSTER if copies == 1 and info.cluster is not None else 0
+    return COPIES_ON_A_CLUSTER if copies == 1 and info.on_a_cluster else 0
 
 
 def _tell_of_few_entries(config: dict[str, Any], settings: StreamSettings) -> None:

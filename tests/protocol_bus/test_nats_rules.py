@@ -163,6 +163,7 @@ def test_what_we_make_we_accept(stream: str) -> None:
     [
         (1, None, 1, 0),
         (1, None, 3, 3),
+        (1, {"leader": "n"}, 1, 0),
         (1, {"name": "c"}, 1, 3),
         (1, {"name": "c"}, 3, 3),
         (3, {"name": "c"}, 1, 0),
