@@ -26,7 +26,6 @@ from deploy.servers import NatsServer, kubo, nats_server
 from protocol import heap
 from protocol.ids import ExecutionId, JobId, NodeId, RequesterId
 from requester.api.app import application, listening
-from requester.cli.serve import SWITCH_S
 from requester.serve import running
 from requester.settings import Settings
 from storage.addresses import read_policy
@@ -153,19 +152,14 @@ def _made(folder: Path) -> None:
 
 async def _requester(folder: Path, stands: Stands) -> None:
     """Read a log, and list the jobs in it."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        async with nats_server(folder / "nats") as server, connected(server) as bus:
-            await fill(bus, JOBS)
-            # As a requester's program does at its start.
-            heap.settle(to_read=True)
-            settings = Settings(id=RequesterId("r1"), data_dir=folder / "r1")
-            async with stands.during(f"a log of {JOBS:,} jobs read"):
-                await _read(server, settings)
-            await _listed(server, settings, stands)
-    finally:
-        sys.setswitchinterval(before)
+    async with nats_server(folder / "nats") as server, connected(server) as bus:
+        await fill(bus, JOBS)
+        # As a requester's program does at its start.
+        heap.settle(to_read=True)
+        settings = Settings(id=RequesterId("r1"), data_dir=folder / "r1")
+        async with stands.during(f"a log of {JOBS:,} jobs read"):
+            await _read(server, settings)
+        await _listed(server, settings, stands)
 
 
 async def _read(server: NatsServer, settings: Settings) -> None:

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 CONNECT_S = 2.0
 LOG_WAIT_S = 60.0
 """So long may JetStream need at the start: servers and requesters of a site often start together."""
-SWITCH_S = 0.001
-"""So long one thread computes while another waits to: that which writes the read model waits at each statement's end for the
-event loop to let it go on, and the loop for it at each of its own. Python's five milliseconds hold up both."""
 NODE_STOP_S = 30.0
 """How long a compute node beside us may take to leave in order."""
 
@@ -118,7 +115,6 @@ async def _serve(wanted: Plan) -> int:
             if bus is None:
                 return Exit.OK
             signer = ResultSigner(wanted.signing)
-            sys.setswitchinterval(SWITCH_S)
             heap.settle(to_read=True)
             try:
                 api = _api(wanted, listener, signer)
