@@ -33,6 +33,7 @@ SCHEMA: Final = 4
 """Raised when the tables or the records in them change. A file of an earlier schema is brought up to it, for it knows of
 jobs that have left the log; any other is filled again."""
 _WITHOUT_LEFTOVERS: Final = 4
+"""From this schema on a file keeps nothing of a deleted job whose name was used again."""
 
 _CACHE_KIB: Final = 65_536
 """The keys of a million jobs are 35 MiB, and a new one may belong on any of their pages."""

@@ -15,7 +15,6 @@ from protocol.spec.look import ParamFault
 from storage.contract import Form
 from storage.params import Unfit, read_params
 
-EMPTY_CID: Final = "bafkqaaa"
 SAID_MAX_CHARACTERS: Final = 400
 """What is wrong may quote what was written, which may be long."""
 
@@ -37,6 +36,7 @@ def _s3() -> _Words:
 
 
 def _ipfs() -> _Words:
+    from storage.ipfs.cid import EMPTY_CID
     from storage.ipfs.params import SourceParams
 
     return _Words(SourceParams, stand_ins={"CID": EMPTY_CID})

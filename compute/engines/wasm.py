@@ -21,7 +21,7 @@ from compute.engines.contract import Chunk, Engine, Exit, Preparing, Run, Runnin
 from compute.engines.wasm_order import order_of, show
 from compute.engines.wasm_pool import Died, Pool, Program
 from compute.engines.wasm_worker import FRAME_HEAD, ORDER_MAX_BYTES, Answer, Order
-from protocol.errors import Broken, Failure, Fault, Invalid
+from protocol.errors import PROGRAM_FAILED, Broken, Failure, Fault, Invalid
 from protocol.ids import ExecutionId
 from protocol.nodes import Offer
 from protocol.spec.engines import WasmParams
@@ -220,7 +220,7 @@ def _exit(answer: Answer, run: Run[WasmParams]) -> Exit:
         hint = f"its memory had grown to {answer.memory_bytes} of {limit} bytes; if that was it, raise Resources.Memory"
     return Exit(
         code=answer.code,
-        failure=Failure("ProgramFailed.Trap", f"the module trapped: {answer.message}", hint=hint),
+        failure=Failure(f"{PROGRAM_FAILED}.Trap", f"the module trapped: {answer.message}", hint=hint),
     )
 
 

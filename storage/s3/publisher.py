@@ -102,7 +102,14 @@ class S3Publisher(S3Driver):
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             sending = Sending(
-                *(connection, bulk, settings, folder, progress, meta_of(label), claimed, label.notes),
+                connection,
+                bulk,
+                settings,
+                folder,
+                progress,
+                meta_of(label),
+                claimed,
+                label.notes,
                 stays=self._by_content,
             )
             if params.plain:
