@@ -2,8 +2,9 @@
 
 Takes some five minutes on a quiet machine, so it is not in the default run. ``QUEUED=100000`` makes it shorter.
 
-The first and the last jobs are submitted as people submit them. What lies between goes into the log beside the requester:
-each entry is the one that it wrote of a job of its own, under another name. To the requester that is a second one's work.
+The queue goes into the log beside the requester: each entry is the one that it wrote of a job of its own, under another
+name. To the requester that is a second one's work. Submissions are as people's are, in turn to this cluster and to one
+without a queue: what the machine does meanwhile, it does to both.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ SLICES: Final = 5
 EACH: Final = 2_000
 """Jobs submitted in one slice."""
 CLIENTS: Final = 64
+NOOP: Final = ["--engines", "noop"]
 JOIN_LIMIT_S: Final = 600.0
 AT_ONCE: Final = 4
 """Batches that are on their way to the log at once."""
@@ -39,36 +41,16 @@ AT_ONCE: Final = 4
 async def measure() -> list[Figure]:
     """All figures of this part."""
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
-        async with cluster(
-            Path(scratch), requesters=2, computes=1, compute_flags=["--engines", "noop"]
-        ) as ours:
+        root = Path(scratch)
+        async with cluster(root / "long", requesters=2, computes=1, compute_flags=NOOP) as ours:
             first, second = ours.requesters
             await second.stop()
-            async with connections(first, CLIENTS) as clients:
-                await _take_everything(clients[0])
-                await _submit(first, clients, "warm")
-                empty = [await _submit(first, clients, f"empty-{each}") for each in range(SLICES)]
-                there = await clients[0].open_jobs()
-                like = await clients[0].submit(body_of(_waiting("like")))
-            await _fill(ours, like)
-            # What is idle for long is cut off.
-            async with connections(first, CLIENTS) as clients:
-                began = time.perf_counter()
-                while await clients[0].open_jobs() < there + QUEUED:  # noqa: ASYNC110 (another process is asked)
-                    await asyncio.sleep(0.1)
-                print(f"  read {time.perf_counter() - began:.1f} s after the last was written", flush=True)
-                await _submit(first, clients, "warm-again")
-                long = [await _submit(first, clients, f"long-{each}") for each in range(SLICES)]
+            await _queue(ours)
+            async with cluster(root / "empty", requesters=1, computes=1, compute_flags=NOOP) as beside:
+                long, empty = await _in_turn(first, beside.requesters[0])
+                await beside.requesters[0].stop()
             memory = _peak_mib(first)
-            began = time.perf_counter()
-            await second.start()
-            await second.ready(within_s=JOIN_LIMIT_S)
-            async with connections(second) as (client,):
-                await client.submit(body_of(_waiting("second")))
-                if await client.open_jobs() < QUEUED:
-                    raise RuntimeError("the second requester does not know all jobs")
-            joined = time.perf_counter() - began
-            print(f"  the second: {_peak_mib(second):.0f} MiB", flush=True)
+            joined = await _join(second)
             # A cluster that ends stops its jobs, each one: nobody is to wait for that.
             await first.stop()
             await second.stop()
@@ -85,6 +67,48 @@ async def measure() -> list[Figure]:
         figure(f"memory of a requester with {QUEUED} queued", [memory], "MiB", mark="at most 1,024 MiB"),
         figure(f"a second requester is useful with {QUEUED} queued", [joined], "s", mark="at most 60 s"),
     ]
+
+
+async def _queue(ours: Cluster) -> None:
+    """A million jobs that wait, known to the requester."""
+    async with connections(ours.requesters[0]) as (client,):
+        await _take_everything(client)
+        there = await client.open_jobs()
+        like = await client.submit(body_of(_waiting("like")))
+    await _fill(ours, like)
+    # What is idle for long is cut off.
+    async with connections(ours.requesters[0]) as (client,):
+        began = time.perf_counter()
+        while await client.open_jobs() < there + QUEUED:  # noqa: ASYNC110 (another process is asked)
+            await asyncio.sleep(0.1)
+        print(f"  read {time.perf_counter() - began:.1f} s after the last was written", flush=True)
+
+
+async def _in_turn(long: Requester, empty: Requester) -> tuple[list[float], list[float]]:
+    """Jobs submitted a second, slice by slice, to the one with a queue and to the one without."""
+    rates: dict[str, list[float]] = {"long": [], "empty": []}
+    async with connections(long, CLIENTS) as to_long, connections(empty, CLIENTS) as to_empty:
+        await _take_everything(to_empty[0])
+        await _submit(long, to_long, "warm-long")
+        await _submit(empty, to_empty, "warm-empty")
+        for each in range(SLICES):
+            rates["empty"].append(await _submit(empty, to_empty, f"empty-{each}"))
+            rates["long"].append(await _submit(long, to_long, f"long-{each}"))
+    return rates["long"], rates["empty"]
+
+
+async def _join(second: Requester) -> float:
+    """Seconds until a requester that starts takes jobs and knows all of the queue."""
+    began = time.perf_counter()
+    await second.start()
+    await second.ready(within_s=JOIN_LIMIT_S)
+    async with connections(second) as (client,):
+        await client.submit(body_of(_waiting("second")))
+        if await client.open_jobs() < QUEUED:
+            raise RuntimeError("the second requester does not know all jobs")
+    joined_s = time.perf_counter() - began
+    print(f"  the second: {_peak_mib(second):.0f} MiB", flush=True)
+    return joined_s
 
 
 def _waiting(name: str) -> dict[str, Any]:
