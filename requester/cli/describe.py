@@ -25,11 +25,16 @@ from requester.cli.output import (
     terminal_width,
 )
 from requester.cli.progress import held_up_update
-from requester.cli.views import as_spec, desired_of, is_open, state_of, time_of
+from requester.cli.views import as_spec, causes_of, desired_of, is_open, state_of, telling_most, time_of
 
 Json = dict[str, Any]
 
 FILES_SHOWN: Final = 10
+SHOWN_MAX: Final = 10
+"""A job of more executions is summed up: so many of them are in the table, those first that say most."""
+TOLD_IN_FULL: Final = 3
+"""Of those, so many are told with all that happened to them and what they wrote."""
+CAUSES_SHOWN: Final = 5
 
 
 def describe(
@@ -39,6 +44,9 @@ def describe(
     namespace: Namespace = "",
     version: Version = 0,
     spec: Annotated[bool, Parameter(help="Only what was asked, as a spec that can be submitted.")] = False,
+    all: Annotated[
+        bool, Parameter(help=f"Every execution in full, also of a job that has more than {SHOWN_MAX}.")
+    ] = False,
     how: ObjectFormat = ObjectFormat(),
     api: Api = Api(),
 ) -> int:
@@ -51,30 +59,47 @@ def describe(
     elif how.output:
         print_object(view, how.output, how.pretty)
     else:
-        _describe(view, time.time())
+        _describe(view, time.time(), whole=all)
     return Exit.OK
 
 
-def _describe(view: Json, now: float) -> None:
+def _describe(view: Json, now: float, *, whole: bool) -> None:
     job, executions = view["Job"], view["Executions"]["Items"] or []
     items = view["History"]["Items"] or []
-    _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view) + _log(view))
     older = view.get("Older", [])
-    if executions or older:
+    everything = [*older, *executions]
+    whole = whole or len(everything) <= SHOWN_MAX
+    telling = everything if whole else telling_most(everything)[:SHOWN_MAX]
+    in_full = executions if whole else telling[:TOLD_IN_FULL]
+    _print_pairs(_head(job) + _queue(view) + _rest(view) + _update(view) + _log(view))
+    if everything:
         _section("Summary")
         _print_pairs(_counts(executions, older))
+        if not whole:
+            _print_causes(everything)
     _section("Job History")
     _print_history([item for item in items if "ExecutionID" not in item])
-    if executions or older:
-        _section("Executions")
-        _print_executions([*older, *executions], now, with_version=bool(older))
-    for each in executions:
+    if everything:
+        _section("Executions" if whole else f"Executions ({len(telling)} of {len(everything):,})")
+        shown = {each["ID"] for each in telling}
+        _print_executions([e for e in everything if e["ID"] in shown], now, with_version=bool(older))
+    for each in in_full:
         _section(f"Execution {short(each['ID'])} History")
         _print_history([item for item in items if item.get("ExecutionID") == each["ID"]])
         _print_facts(each)
-    _print_output(executions)
+    _print_output(in_full)
+    _tell_of_more(view, whole=whole)
+
+
+def _tell_of_more(view: Json, *, whole: bool) -> None:
+    """Where the rest is of what was not shown."""
+    job = view["Job"]["ID"]
+    if not whole:
+        tell(
+            f"\nAll its executions: shoal job executions {job}; each in full: shoal job describe {job} --all"
+        )
     if view["History"].get("Earlier"):
-        tell(f"\nThis is the newest of its history; all of it: shoal job history {job['ID']}")
+        tell(f"\nThis is the newest of its history; all of it: shoal job history {job}")
 
 
 def _head(job: Json) -> list[tuple[str, str]]:
@@ -157,6 +182,21 @@ def _counts(executions: list[Json], older: list[Json]) -> list[tuple[str, str]]:
     counts = Counter(state_of(each) for each in executions)
     counts.update(f"{state_of(each)} (version {each['JobVersion']})" for each in older)
     return [(state, str(count)) for state, count in counts.items()]
+
+
+def _print_causes(executions: list[Json]) -> None:
+    """What went wrong, the most frequent cause first."""
+    causes = causes_of(executions)
+    if not causes:
+        return
+    _section("Failures")
+    rows = [
+        [str(len(those)), short(those[-1]["ID"]), cause, those[-1]["Failure"]["Hint"]]
+        for cause, those in causes[:CAUSES_SHOWN]
+    ]
+    print_table(["COUNT", "LAST", "CAUSE", "HINT"], rows, width=terminal_width())
+    if others := causes[CAUSES_SHOWN:]:
+        print(f"... and {sum(len(those) for _, those in others)} for {len(others)} other causes")
 
 
 def _print_facts(each: Json) -> None:

@@ -37,6 +37,24 @@ def is_open(execution: Json) -> bool:
     return bool(execution["DesiredState"]["StateType"] == _DESIRED_RUNNING)
 
 
+def causes_of(executions: Sequence[Json]) -> list[tuple[str, list[Json]]]:
+    """Why executions, oldest first, went wrong: each cause with those of it, the most frequent first."""
+    causes: dict[str, list[Json]] = {}
+    for each in executions:
+        if failure := each.get("Failure"):
+            causes.setdefault(str(failure["Message"]).partition("\n")[0], []).append(each)
+    return sorted(causes.items(), key=lambda cause: -len(cause[1]))
+
+
+def telling_most(executions: Sequence[Json]) -> list[Json]:
+    """Executions, oldest first, in the order in which a person wants to see them: one that went wrong of each cause, what
+    has not ended, then the rest from the newest on, what went wrong before what went well."""
+    examples = [those[-1] for _, those in causes_of(executions)]
+    taken = {each["ID"] for each in examples}
+    rest = [each for each in reversed(executions) if each["ID"] not in taken]
+    return examples + sorted(rest, key=lambda each: (not is_open(each), not each.get("Failure")))
+
+
 def output_execution(executions: Sequence[Json]) -> Json | None:
     """Of some executions, oldest first, the one whose output is meant, as requesters choose it."""
     return output_meant(executions, is_open=is_open, wrote=lambda each: bool(each["RunOutput"]))

@@ -1,0 +1,92 @@
+"""Jobs of many executions: what a person sees of one without reading a thousand."""
+
+import re
+
+import pytest
+from msgspec.structs import replace
+
+from protocol.errors import Failure
+from protocol.ids import JobId, short
+from protocol.jobs import Job, Spec, Task
+from protocol.messages import RunOutput
+from protocol.states import ExecutionState
+from requester.cli.describe import SHOWN_MAX, TOLD_IN_FULL
+from tests.conftest import Background
+from tests.requester.cli.conftest import Shoal
+from tests.requester.twin import Twin
+
+TASK = Task(engine=Spec("noop"))
+OF_40 = Job(name="wide", count=40, tasks=[TASK])
+LOST = Failure("NodeLost", "the node was lost", hint="nothing to do")
+RAN_OUT = Failure("ProgramFailed", "program exited with code 3", hint="see its logs")
+
+
+@pytest.fixture
+def wide(twin: Twin, background: Background) -> JobId:
+    """A job of 40 executions: three whose program failed, one that was lost with its node, two that run, the rest done."""
+
+    async def made() -> JobId:
+        job = await twin.submitted(OF_40)
+        for partition in range(40):
+            execution = await twin.assign(job, partition=partition)
+            output = RunOutput(stdout=f"from {partition}\n")
+            match partition:
+                case 2 | 5 | 9:
+                    await twin.report(execution, ExecutionState.FAILED, failure=RAN_OUT, output=output)
+                case 12:
+                    await twin.report(execution, ExecutionState.FAILED, failure=LOST)
+                case 20 | 21:
+                    await twin.report(execution, ExecutionState.RUNNING)
+                case _:
+                    await twin.report(execution, ExecutionState.COMPLETED, output=output)
+        return job
+
+    return background.run(made())
+
+
+def test_many_executions_are_summed_up(shoal: Shoal, twin: Twin, wide: JobId) -> None:
+    """``describe`` of a job of many executions counts them, tells each cause of failure once, and shows those that say most:
+    what failed, what runs. Where the rest is, it says."""
+    ran = shoal("describe", "wide")
+    ids = [each.id for each in sorted(twin.records[wide].executions.values(), key=lambda e: e.partition)]
+
+    for state, count in (("Completed", 34), ("Failed", 4), ("Running", 2)):
+        assert re.search(rf"^{state} += {count}$", ran.out, re.MULTILINE)
+    assert re.search(
+        rf"^3 +{short(ids[9])} +program exited with code 3 +see its logs$", ran.out, re.MULTILINE
+    )
+    assert re.search(rf"^1 +{short(ids[12])} +the node was lost +nothing to do$", ran.out, re.MULTILINE)
+    table = ran.out.partition(f"Executions ({SHOWN_MAX} of 40)")[2]
+    rows = re.findall(r"^(e-\w+) +n-", table, re.MULTILINE)
+    assert len(rows) == SHOWN_MAX
+    assert {short(ids[number]) for number in (2, 5, 9, 12, 20, 21)} <= {*rows}
+    assert ran.out.count(" History\n") == 1 + TOLD_IN_FULL
+    assert ran.out.count("from ") == 1
+    assert f"shoal job describe {wide} --all" in ran.err
+    assert f"shoal job executions {wide}" in ran.err
+
+
+def test_each_of_many_executions_in_full(shoal: Shoal, wide: JobId) -> None:
+    """``describe --all`` tells every execution in full, as it does by itself of a job that has few."""
+    ran = shoal("describe", wide, "--all")
+
+    assert ran.out.count(" History\n") == 1 + 40
+    assert ran.out.count("from ") == 37
+    assert "--all" not in ran.err
+
+
+def test_few_executions_are_told_in_full(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """A job of few executions has each of them told in full, and nothing is said of more."""
+
+    async def made() -> None:
+        job = await twin.submitted(replace(OF_40, name="narrow", count=SHOWN_MAX))
+        for partition in range(SHOWN_MAX):
+            execution = await twin.assign(job, partition=partition)
+            await twin.report(execution, ExecutionState.FAILED, failure=RAN_OUT)
+
+    background.run(made())
+    ran = shoal("describe", "narrow")
+
+    assert ran.out.count(" History\n") == 1 + SHOWN_MAX
+    assert "Failures" not in ran.out
+    assert "--all" not in ran.err
