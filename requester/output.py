@@ -6,21 +6,14 @@ Knows: that who follows a job wants what its next attempt writes as well. Must n
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from protocol.errors import Failure, NotFound
 from requester.core.model import ExecutionRecord
 from requester.core.output import is_last_attempt, next_attempt_at
 from requester.core.policy import Policy
 from requester.core.requests import execution_named, nothing_to_read, output_execution
+from requester.together import Logs, Together
 from requester.verbs import LogLine, NextAttempt, Verbs
-
-
-class Logs(Protocol):
-    """Where the output of executions is read."""
-
-    def read(self, execution: ExecutionRecord, *, follow: bool, tail: bool) -> AsyncGenerator[LogLine, None]:
-        """What an execution wrote, until its end or (not following) the present; a failure is its last line."""
 
 
 class Output:
@@ -30,11 +23,19 @@ class Output:
         self._verbs = verbs
         self._logs = logs
         self._policy = policy
+        self._together = Together(verbs, logs)
 
-    async def read(
-        self, ref: str, *, namespace: str, execution: str, follow: bool, tail: bool
+    def read(
+        self, ref: str, *, namespace: str, execution: str, every: bool, follow: bool, tail: bool
     ) -> AsyncGenerator[LogLine, None]:
         """See `Verbs.logs`."""
+        if every:
+            return self._together.read(ref, namespace=namespace, follow=follow, tail=tail)
+        return self._one(ref, namespace, execution, follow, tail)
+
+    async def _one(
+        self, ref: str, namespace: str, execution: str, follow: bool, tail: bool
+    ) -> AsyncGenerator[LogLine, None]:
         chosen: ExecutionRecord | None = None
         among, told = 0, ""
         async with aclosing(self._verbs.watch(ref, namespace=namespace)) as updates:

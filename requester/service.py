@@ -329,9 +329,18 @@ class Service:
             self._orchestrator.forget_gone(live)
 
     def logs(
-        self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
+        self,
+        ref: str,
+        *,
+        namespace: str = "",
+        execution: str = "",
+        every: bool = False,
+        follow: bool = False,
+        tail: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
-        return self._output.read(ref, namespace=namespace, execution=execution, follow=follow, tail=tail)
+        return self._output.read(
+            ref, namespace=namespace, execution=execution, every=every, follow=follow, tail=tail
+        )
 
     # Nodes
 

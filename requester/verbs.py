@@ -193,11 +193,19 @@ class Verbs(Protocol):
         """The record now, and after each change, with progress in between; ends after the record that is closed."""
 
     def logs(
-        self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
+        self,
+        ref: str,
+        *,
+        namespace: str = "",
+        execution: str = "",
+        every: bool = False,
+        follow: bool = False,
+        tail: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
         """Output of one execution (default: the job's newest that was not given up), in order, until its end.
 
         With `follow` and without `execution`, what comes in its place is followed too, until nothing does any more.
+        With `every`, of all executions of the job's present version: one after the other, or followed side by side.
         """
 
     async def nodes(self) -> list[NodeRecord]:

@@ -88,6 +88,7 @@ def _lines(request: web.Request) -> AsyncGenerator[LogLine, None]:
         request.match_info["ref"],
         namespace=queries.text(query, "namespace"),
         execution=queries.text(query, "execution_id"),
+        every=queries.flag(query, "all"),
         follow=queries.flag(query, "follow"),
         tail=queries.flag(query, "tail"),
     )

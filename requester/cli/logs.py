@@ -1,17 +1,24 @@
-"""``shoal logs JOB``: what a program wrote, as it wrote it."""
+"""``shoal logs JOB``: what a program wrote, as it wrote it; of several executions with a word before each line.
+
+Knows: how pieces become lines. Must not know: which executions there are (`requester.output`).
+"""
 
 import base64
 import shlex
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from protocol.errors import Invalid
 from protocol.ids import short
 from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.following import tell_of_attempt
 from requester.cli.output import put
+
+LINE_MAX_BYTES: Final = 64 * 1024
+"""With several executions a longer line is printed in parts."""
 
 
 def logs(
@@ -25,12 +32,18 @@ def logs(
         bool, Parameter(alias="-t", help="Only what is written from now on (with --follow).")
     ] = False,
     execution_id: Annotated[str, Parameter(alias="-e", help="Of this execution.")] = "",
+    all: Annotated[
+        bool, Parameter(help="Of all executions, with the execution's id before each line.")
+    ] = False,
     timestamps: Annotated[bool, Parameter(help="Put the time before each piece.")] = False,
     namespace: Namespace = "",
     api: Api = Api(),
 ) -> int:
     """Print a program's output: its standard output to ours, its standard error to ours."""
+    if all and execution_id:
+        raise Invalid("--all and --execution-id cannot be given together", hint="leave one of them out")
     code = Exit.OK
+    lines = Lines()
     try:
         with api.client() as client:
             pieces = client.output(
@@ -38,6 +51,7 @@ def logs(
                 follow=follow,
                 tail="true" if tail else "",
                 execution_id=execution_id,
+                all="true" if all else "",
                 namespace=namespace,
             )
             for piece in pieces:
@@ -52,23 +66,57 @@ def logs(
                     complain(piece["Failure"]["Message"], piece["Failure"]["Hint"])
                     code = Exit.ERROR
                 elif "Data" in piece:
-                    _put(
-                        piece["Stream"], base64.b64decode(piece["Data"]), piece["Time"] if timestamps else ""
-                    )
+                    at = f"{piece['Time']} " if timestamps else ""
+                    data = base64.b64decode(piece["Data"])
+                    if all:
+                        lines.add(piece["ExecutionID"], piece["Stream"], data, at, whole=not follow)
+                    else:
+                        put(piece["Stream"], _with_word(data, at))
     except KeyboardInterrupt:
+        lines.end()
         tell()
         return Exit.INTERRUPTED
+    lines.end()
     return code
+
+
+class Lines:
+    """Whole lines of several executions: what comes in pieces is kept until its line is whole."""
+
+    def __init__(self) -> None:
+        self._begun: dict[tuple[str, int], tuple[str, bytes]] = {}
+        """What there is of a line, by execution and stream, with the word before it."""
+
+    def add(self, execution: str, stream: int, data: bytes, at: str, *, whole: bool) -> None:
+        """Print the lines that are whole with this piece. `whole`: all that others wrote has come, their last lines too."""
+        if whole and any(other != execution for other, _ in self._begun):
+            self.end()
+        word, begun = self._begun.pop((execution, stream), (f"{short(execution)} | {at}", b""))
+        *lines, rest = (begun + data).split(b"\n")
+        for line in lines:
+            put(stream, word.encode() + line + b"\n")
+            word = f"{short(execution)} | {at}"
+        if len(rest) > LINE_MAX_BYTES:
+            put(stream, word.encode() + rest + b"\n")
+        elif rest:
+            self._begun[execution, stream] = word, rest
+
+    def end(self) -> None:
+        """Print what there is of lines that nobody has ended."""
+        for (_, stream), (word, rest) in self._begun.items():
+            put(stream, word.encode() + rest + b"\n")
+        self._begun.clear()
 
 
 def _tell_of_others(job: str, piece: dict[str, Any]) -> None:
     """Which of several executions is shown, and how to see another."""
     id_, count, ref = short(piece["ExecutionID"]), piece["Executions"], shlex.quote(job)
     tell(f"This is the output of {id_}, one of {count} executions; of another one:")
-    tell(f"\tshoal job executions {ref}\n\tshoal logs {ref} --execution-id ID")
+    tell(f"\tshoal job executions {ref}\n\tshoal logs {ref} --execution-id ID\n\tshoal logs {ref} --all")
 
 
-def _put(stream: int, data: bytes, at: str) -> None:
-    if at:
-        data = b"".join(f"{at} ".encode() + line for line in data.splitlines(keepends=True))
-    put(stream, data)
+def _with_word(data: bytes, word: str) -> bytes:
+    """The word before each line that begins there."""
+    if not word:
+        return data
+    return b"".join(word.encode() + line for line in data.splitlines(keepends=True))

@@ -355,12 +355,19 @@ class Twin:
             self._news.notify_all()
 
     async def logs(
-        self, ref: str, *, namespace: str = "", execution: str = "", follow: bool = False, tail: bool = False
+        self,
+        ref: str,
+        *,
+        namespace: str = "",
+        execution: str = "",
+        every: bool = False,
+        follow: bool = False,
+        tail: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
         await self._called("logs", (execution, follow, tail))
         output = Output(self, self, Policy())
         async for line in output.read(
-            ref, namespace=namespace, execution=execution, follow=follow, tail=tail
+            ref, namespace=namespace, execution=execution, every=every, follow=follow, tail=tail
         ):
             yield line
 

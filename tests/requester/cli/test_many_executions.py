@@ -1,19 +1,23 @@
 """Jobs of many executions: what a person sees of one without reading a thousand."""
 
 import re
+import threading
 
 import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Failure
-from protocol.ids import JobId, short
+from protocol.ids import ExecutionId, JobId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.messages import RunOutput
+from protocol.questions import LogChunk
 from protocol.states import ExecutionState
 from requester.cli.describe import SHOWN_MAX, TOLD_IN_FULL
+from requester.together import AT_ONCE
+from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import Shoal
-from tests.requester.twin import Twin
+from tests.requester.twin import BEGIN, Twin
 
 TASK = Task(engine=Spec("noop"))
 OF_40 = Job(name="wide", count=40, tasks=[TASK])
@@ -90,3 +94,57 @@ def test_few_executions_are_told_in_full(shoal: Shoal, twin: Twin, background: B
     assert ran.out.count(" History\n") == 1 + SHOWN_MAX
     assert "Failures" not in ran.out
     assert "--all" not in ran.err
+
+
+def wrote(twin: Twin, execution: ExecutionId, *pieces: bytes) -> None:
+    """Have an execution have written that."""
+    twin.output[execution] = [LogLine(execution, LogChunk(1, BEGIN, piece)) for piece in pieces]
+
+
+def test_logs_of_all_executions(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``logs --all`` prints what every execution wrote, one after the other, each line with its execution before it: also a
+    line that came in pieces, and a last one without an end."""
+    job = background.run(twin.submitted(OF_40))
+    one, two = [background.run(twin.assign(job, partition=number)) for number in (0, 1)]
+    wrote(twin, one, b"first\nsec", b"ond\nno end")
+    wrote(twin, two, b"other\n")
+
+    ran = shoal("logs", "wide", "--all")
+
+    a, b = short(one), short(two)
+    assert ran.out == f"{a} | first\n{a} | second\n{a} | no end\n{b} | other\n"
+    assert (ran.code, ran.err) == (0, "")
+    timed = shoal("logs", "wide", "--all", "--timestamps")
+    assert re.match(rf"{a} \| 2025-\S+Z first\n", timed.out)
+    assert f"shoal logs {job} --all" in shoal("logs", job).err
+
+
+def test_all_and_one_execution(shoal: Shoal, wide: JobId) -> None:
+    """``logs --all --execution-id`` is refused: it says two things."""
+    ran = shoal("logs", wide, "--all", "--execution-id", "e-1")
+    assert (ran.code, ran.out) == (2, "")
+
+
+def test_all_executions_are_followed(shoal: Shoal, twin: Twin, background: Background) -> None:
+    """``logs --all -f`` goes on with executions that begin meanwhile, also more than are followed at a time, and ends with
+    the job."""
+    job = background.run(twin.submitted(OF_40))
+    background.run(twin.assign(job))
+
+    async def go_on() -> None:
+        await twin.asked.wait()
+        for partition in range(AT_ONCE + 2):
+            execution = await twin.assign(job, partition=partition)
+            wrote(twin, execution, b"of %d\n" % partition)
+            await twin.report(execution, ExecutionState.COMPLETED, output=RunOutput("ok\n"))
+        await twin.close(job)
+
+    going = threading.Thread(target=lambda: background.run(go_on()))
+    going.start()
+    ran = shoal("logs", "-f", "--all", job)
+    going.join()
+
+    assert ran.code == 0
+    assert sorted(line.split(" | ")[1] for line in ran.out.splitlines()) == sorted(
+        f"of {partition}" for partition in range(AT_ONCE + 2)
+    )
