@@ -7,10 +7,12 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from compute.capacity import Ports
 from protocol.errors import Conflict, Exhausted
+from protocol.jobs import TCP, UDP
 from protocol.messages import Run
 from protocol.spec.network import STATIC_PORTS
 
@@ -38,10 +40,10 @@ def take_ports(run: Run, ports: Ports) -> dict[str, tuple[int, int]]:
         return {}
     taken = {}
     for port in run.task.network.ports:
-        outside = ports.take(run.execution, port.static, _unused)
+        outside = ports.take(run.execution, port.static, _UNUSED[port.transport])
         if outside is None and port.static:
             raise Conflict(
-                f"port {port.name}: {port.static} is in use on this node",
+                f"port {port.name}: {port.static}/{port.transport} is in use on this node",
                 hint="Leave out Static.",
                 kind="Port",
             )
@@ -65,7 +67,7 @@ def static_ports(run: Run) -> list[int]:
     """The ports of its host that an order names, and that its program can listen on."""
     if run.task.network.type.lower() in WITHOUT:
         return []
-    return [port.static for port in run.task.network.ports if port.static]
+    return list(dict.fromkeys(port.static for port in run.task.network.ports if port.static))
 
 
 def listening() -> frozenset[int]:
@@ -101,11 +103,19 @@ def _listening(family: int) -> Iterator[int]:
                 begin += length + 3 & ~3
 
 
-def _unused(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _unused(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(type=kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            # What a connection that has ended still holds; of datagrams the option would share a port that is in use.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:
             return False
     return True
+
+
+_UNUSED: Final = {
+    TCP: partial(_unused, kind=socket.SOCK_STREAM),
+    UDP: partial(_unused, kind=socket.SOCK_DGRAM),
+}

@@ -17,6 +17,9 @@ LONG_RUNNING: Final = frozenset({"service", "daemon"})
 EVERYWHERE: Final = frozenset({"ops", "daemon"})
 """Types of jobs that run once on each node that fits, instead of in partitions, and so have no Count."""
 
+TCP: Final = "tcp"
+UDP: Final = "udp"
+
 
 class Spec(Struct, frozen=True, gc=False, rename="pascal", omit_defaults=False):
     """A driver or engine by its type, and the parameters that are its own business."""
@@ -120,12 +123,21 @@ NOTHING: Final = Amounts()
 
 
 class Port(Struct, frozen=True, gc=False, rename="pascal"):
-    """A published port: `static` on the host (0 = any free one), `target` in the container (0 = the same)."""
+    """A published port: `static` on the host (0 = any free one), `target` in the container (0 = the same).
+
+    `protocol` is ``udp`` or, where nothing is said, ``tcp``. It is not Bacalhau's, and left out where a spec has none.
+    """
 
     name: str
     static: int = 0
     target: int = 0
     host_network: str = ""
+    protocol: str | UnsetType = UNSET
+
+    @property
+    def transport(self) -> str:
+        """``tcp`` or ``udp``."""
+        return self.protocol or TCP
 
 
 class Network(Struct, frozen=True, gc=False, rename="pascal"):

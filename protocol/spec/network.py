@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.jobs import Network, Port
+from protocol.jobs import TCP, UDP, Network, Port
 from protocol.spec.bounds import DOMAINS_MAX, PORTS_MAX, Path
 from protocol.spec.faults import Findings, path_text, quoted
 from protocol.spelling import near
@@ -18,6 +18,7 @@ from protocol.spelling import near
 TYPES: Final = ("Default", "None", "Host", "Full", "HTTP", "Bridge")
 """In the order of Bacalhau's numbers since 1.5; ``Full`` is an older name of ``Host``."""
 
+PROTOCOLS: Final = (TCP, UDP)
 WITH_PORTS: Final = ("Host", "Bridge")
 STATIC_PORTS: Final = range(1024, 65_536)
 TARGET_PORTS: Final = range(1, 65_536)
@@ -46,9 +47,17 @@ def read_network(network: Network, path: Path, findings: Findings) -> Network:
     if name == "Full":
         findings.warn(f"{path_text(path)}.Type: Full is now called Host")
         name = "Host"
-    _check_ports(network.ports, name, (*path, "Ports"), findings)
+    ports = [_with_protocol(port) for port in network.ports]
+    _check_ports(ports, name, (*path, "Ports"), findings)
     domains = _read_domains(network.domains, name, (*path, "Domains"), findings)
-    return msgspec.structs.replace(network, type=name, domains=domains)
+    return msgspec.structs.replace(network, type=name, domains=domains, ports=ports)
+
+
+def _with_protocol(port: Port) -> Port:
+    """A port with its protocol in lower case; an empty one is none."""
+    if port.protocol is msgspec.UNSET:
+        return port
+    return msgspec.structs.replace(port, protocol=port.protocol.strip().lower() or msgspec.UNSET)
 
 
 def _read_domains(domains: list[str], type: str, path: Path, findings: Findings) -> list[str]:
@@ -92,7 +101,7 @@ def _check_ports(ports: list[Port], type: str, path: Path, findings: Findings) -
         findings.fault(path, f"{path_text(path)} has more than {PORTS_MAX} entries")
         return
     names: set[str] = set()
-    static: set[int] = set()
+    static: set[tuple[int, str]] = set()
     for index, port in enumerate(ports):
         here = (*path, index)
         _check_port(port, type, here, findings)
@@ -100,12 +109,12 @@ def _check_ports(ports: list[Port], type: str, path: Path, findings: Findings) -
             findings.fault(
                 (*here, "Name"), f"{path_text((*here, 'Name'))} {quoted(port.name)} is taken already"
             )
-        if port.static and port.static in static:
+        if port.static and (port.static, port.transport) in static:
             findings.fault(
                 (*here, "Static"), f"{path_text((*here, 'Static'))} {port.static} is taken already"
             )
         names.add(port.name)
-        static.add(port.static)
+        static.add((port.static, port.transport))
 
 
 def _check_port(port: Port, type: str, path: Path, findings: Findings) -> None:
@@ -120,6 +129,10 @@ def _check_port(port: Port, type: str, path: Path, findings: Findings) -> None:
         wrong("Static", f"{port.static} is not between {STATIC_PORTS[0]} and {STATIC_PORTS[-1]}")
     if port.target and port.target not in TARGET_PORTS:
         wrong("Target", f"{port.target} is not between {TARGET_PORTS[0]} and {TARGET_PORTS[-1]}")
+    if port.transport not in PROTOCOLS:
+        here = (*path, "Protocol")
+        message = f"{path_text(here)} {quoted(port.transport)} is not one of {', '.join(PROTOCOLS)}"
+        findings.fault(here, message, near=near(port.transport, PROTOCOLS))
     if port.target and type == "Host":
         wrong("Target", "only has a meaning with Type Bridge: on the host's network there is one port")
     if port.host_network and type == "Host":

@@ -1,6 +1,7 @@
 """Programs that are reached at ports of their node, beside other programs of the machine."""
 
 import socket
+import threading
 
 from deploy.processes import free_ports
 from tests.acceptance.deployment import Api, Deployment, Json, state
@@ -48,3 +49,35 @@ def test_a_port_that_another_job_was_given_is_waited_for(
 
     assert state(api.ended(second)) == "Completed"
     assert state(api.ended(first)) == "Completed"
+
+
+def test_datagrams_reach_a_program(api: Api, image: str, deployment: Deployment) -> None:
+    """A port with `Protocol: udp` is published for datagrams: who sends one to the node's port is heard, and the same number
+    can be had for TCP beside it.
+    """
+    [port] = free_ports(1)
+    both = listens(
+        {"Name": "words", "Static": port, "Target": 5000, "Protocol": "udp"},
+        {"Name": "words_tcp", "Static": port, "Target": 5000},
+    )
+    identifier = api.submit(
+        job(shell(image, "nc -u -l -p 5000 | head -n 1", **both), **on(deployment.nodes[0]))
+    )
+    api.running(identifier)
+    ended = threading.Event()
+
+    def send() -> None:
+        # One may be there before the program listens: nobody tells who sends datagrams.
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            while not ended.wait(0.1):
+                sender.sendto(b"hello\n", ("127.0.0.1", port))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        view = api.ended(identifier)
+    finally:
+        ended.set()
+        sending.join()
+
+    assert stdout(view["Executions"][-1]) == "hello\n"

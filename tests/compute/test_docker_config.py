@@ -142,6 +142,22 @@ def test_ports() -> None:
     assert {"BACALHAU_PORT_web=80", "BACALHAU_HOST_PORT_web=20001"} <= set(made["Env"])
 
 
+def test_ports_of_datagrams() -> None:
+    """A port is published for the protocol that it names, for TCP where it names none; one inside may be at several ports
+    outside."""
+    network = Network(
+        type="Bridge", ports=[Port("dns", protocol="udp"), Port("dns_tcp"), Port("also", host_network="::1")]
+    )
+
+    made = config(network=network, ports={"dns": (5353, 53), "dns_tcp": (5353, 53), "also": (20001, 53)})
+
+    assert made["ExposedPorts"] == {"53/udp": {}, "53/tcp": {}}
+    assert made["HostConfig"]["PortBindings"] == {
+        "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "5353"}],
+        "53/tcp": [{"HostIp": "0.0.0.0", "HostPort": "5353"}, {"HostIp": "::1", "HostPort": "20001"}],
+    }
+
+
 def test_ports_on_the_host() -> None:
     """On the host's network there is one number, and nothing to publish."""
     made = config(network=Network(type="Host"), ports={"web": (20001, 80)})

@@ -15,6 +15,7 @@ from compute.engines.docker.reference import parse_reference
 from compute.engines.docker.settings import DockerSettings
 from protocol.errors import Denied, Invalid
 from protocol.ids import ExecutionId, NodeId
+from protocol.jobs import Port
 from protocol.spec.engines import DockerParams
 
 JOB_LABEL: Final = "shoal.job"
@@ -92,7 +93,7 @@ def container_config(
     if run.params.working_directory:
         config["WorkingDir"] = run.params.working_directory
     if network == "bridge" and run.ports:
-        config["ExposedPorts"] = {f"{inside}/tcp": {} for _, inside in run.ports.values()}
+        config["ExposedPorts"] = {each: {} for each in _published(run)}
     return config
 
 
@@ -173,12 +174,19 @@ def _network(run: Run[DockerParams], mode: str) -> dict[str, Any]:
     if mode == "host":
         network["ExtraHosts"] = [HOST_ALIAS]
     if mode == "bridge" and run.ports:
-        addresses = {port.name: port.host_network for port in run.network.ports}
-        network["PortBindings"] = {
-            f"{inside}/tcp": [{"HostIp": addresses.get(name) or ANY_ADDRESS, "HostPort": str(outside)}]
-            for name, (outside, inside) in run.ports.items()
-        }
+        network["PortBindings"] = _published(run)
     return network
+
+
+def _published(run: Run[DockerParams]) -> dict[str, list[dict[str, str]]]:
+    """By port inside (``80/tcp``) where it is reached: one may be at several ports of the host."""
+    asked = {port.name: port for port in run.network.ports}
+    found: dict[str, list[dict[str, str]]] = {}
+    for name, (outside, inside) in run.ports.items():
+        port = asked.get(name, Port(name))
+        address = {"HostIp": port.host_network or ANY_ADDRESS, "HostPort": str(outside)}
+        found.setdefault(f"{inside}/{port.transport}", []).append(address)
+    return found
 
 
 def _labels(run: Run[DockerParams]) -> dict[str, str]:

@@ -278,6 +278,18 @@ WRONG_TASKS = [
         "Network.Ports[0].HostNetwork",
         "address",
     ),
+    (network(Type="Bridge", Ports=[{"Name": "A", "Protocol": "udpp"}]), "Network.Ports[0].Protocol", "udp"),
+    (
+        network(
+            Type="Host",
+            Ports=[
+                {"Name": name, "Static": 8080, "Protocol": each}
+                for name, each in (("A", "udp"), ("B", "UDP"))
+            ],
+        ),
+        "Network.Ports[1].Static",
+        "taken",
+    ),
     (network(Type="Bridge", Ports=[{"Name": f"A{n}"} for n in range(129)]), "Network.Ports", "more than 128"),
     ({"Timeouts": {"ExecutionTimeout": -1}}, "Timeouts.ExecutionTimeout", "negative"),
     ({"Timeouts": {"QueueTimeout": -1}}, "Timeouts.QueueTimeout", "negative"),
@@ -446,6 +458,17 @@ def test_a_job_that_is_right_reads_as_its_canonical_form(
             ),
             "network",
             Network("Bridge", ports=[Port("WEB", 8080, 80, "127.0.0.1")]),
+        ),
+        (
+            network(
+                Type="Bridge",
+                Ports=[
+                    {"Name": "dns", "Static": 5353, "Protocol": "UDP"},
+                    {"Name": "dns_tcp", "Static": 5353, "Protocol": ""},
+                ],
+            ),
+            "network",
+            Network("Bridge", ports=[Port("dns", 5353, protocol="udp"), Port("dns_tcp", 5353)]),
         ),
         (network(Type="Full", Ports=[{"Name": "web"}]), "network", Network("Host", ports=[Port("web")])),
         ({"Timeouts": {"TotalTimeout": "5m", "QueueTimeout": 60}}, "timeouts", Timeouts(0, 60, 300)),
