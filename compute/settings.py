@@ -90,7 +90,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def engine_settings(self, node: NodeId) -> EngineSettings:
         """What the engines are told."""
-        docker = msgspec.structs.replace(self.docker, networking=not self.reject_networked)
+        addresses = read_policy(self.allowed_addresses, self.denied_addresses)
+        docker = msgspec.structs.replace(
+            self.docker, networking=not self.reject_networked, addresses=addresses
+        )
         return EngineSettings(node, self.data_dir / "engines", self.engines, docker)
 
     def storage(self) -> StorageSettings:

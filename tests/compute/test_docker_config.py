@@ -1,5 +1,6 @@
 """What the daemon is asked for, without a daemon."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,31 @@ def test_a_node_may_give_no_network() -> None:
 
     assert config(closed)["HostConfig"]["NetworkMode"] == "none"
     assert config(closed, network=Network(type="None"))["HostConfig"]["NetworkMode"] == "none"
-    for asked in ("Bridge", "Host", "Full"):
+    for asked in ("Bridge", "Host", "Full", "HTTP"):
         with pytest.raises(Denied, match=asked):
             config(closed, network=Network(type=asked))
 
 
-@pytest.mark.parametrize("asked", ["HTTP", "Wifi"])
-def test_networks_that_there_are_not(asked: str) -> None:
+def test_networks_that_there_are_not() -> None:
     """A type that is not supported is refused by name, not replaced by another."""
-    with pytest.raises(Invalid, match=asked):
-        config(network=Network(type=asked))
+    with pytest.raises(Invalid, match="Wifi"):
+        config(network=Network(type="Wifi"))
+
+
+def test_a_network_of_named_domains() -> None:
+    """A container of Network.Type HTTP is on the node's network that leads nowhere, is told of the proxy in all spellings,
+    whatever the job's own variables say, and bears the names of what it may reach.
+    """
+    network = Network(type="HTTP", domains=["a.com", ".b.com"])
+    run = msgspec.structs.replace(RUN, network=network, env={"HTTP_PROXY": "http://other"})
+
+    made = container_config(run, DockerSettings(), proxy="http://172.30.0.1:3128")
+
+    assert made["HostConfig"]["NetworkMode"] == f"shoal-{RUN.node}-http"
+    assert json.loads(made["Labels"]["shoal.domains"]) == ["a.com", ".b.com"]
+    seen = dict(each.split("=", 1) for each in made["Env"])
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        assert seen[name] == "http://172.30.0.1:3128"
 
 
 def test_ports() -> None:

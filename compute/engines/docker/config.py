@@ -4,6 +4,7 @@ Knows: the fields of the API's container configuration and the reason for each v
 anything exists. Everything here is a plain function; what can be seen to be wrong is said here, before anything is made.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -21,6 +22,8 @@ from protocol.spec.engines import DockerParams
 JOB_LABEL: Final = "shoal.job"
 EXECUTION_LABEL: Final = "shoal.execution"
 NODE_LABEL: Final = "shoal.node"
+DOMAINS_LABEL: Final = "shoal.domains"
+"""On a container of Network.Type HTTP: the hosts that its program may reach, as JSON."""
 SYSTEM_PREFIX: Final = "BACALHAU_"
 HOST_ALIAS: Final = "host.docker.internal:host-gateway"
 ANY_ADDRESS: Final = "0.0.0.0"
@@ -34,6 +37,11 @@ _VARIABLE = re.compile(r"[^=\0]+")
 def container_name(node: NodeId, execution: ExecutionId) -> str:
     """The one name that an execution's container can have: asking for it twice is a conflict, not a second container."""
     return f"shoal-{node}-{execution}"
+
+
+def gateway_name(node: NodeId) -> str:
+    """The network of containers that may reach named domains alone."""
+    return f"shoal-{node}-http"
 
 
 def check(params: DockerParams) -> None:
@@ -71,9 +79,10 @@ def variables(params: DockerParams) -> dict[str, str]:
 
 
 def container_config(
-    run: Run[DockerParams], settings: DockerSettings, volumes: Sequence[str] = ()
+    run: Run[DockerParams], settings: DockerSettings, volumes: Sequence[str] = (), *, proxy: str = ""
 ) -> dict[str, Any]:
-    """The body of ``POST /containers/create``. `volumes` are paths at which the image wants one.
+    """The body of ``POST /containers/create``. `volumes` are paths at which the image wants one, `proxy` is the URL by which
+    a program of Network.Type HTTP reaches what it may.
 
     Raises `Invalid`, and `Denied` for what the node's owner does not allow.
     """
@@ -81,8 +90,8 @@ def container_config(
     network = network_mode(run, settings)
     config: dict[str, Any] = {
         "Image": run.params.image,
-        "Env": [f"{name}={value}" for name, value in environment(run, network).items()],
-        "Labels": settings.labels | _labels(run),
+        "Env": [f"{name}={value}" for name, value in environment(run, network, proxy).items()],
+        "Labels": settings.labels | _labels(run) | _domains(run, network),
         "HostConfig": _limits(run, settings) | _isolation(settings) | _network(run, network),
     }
     config["HostConfig"]["Mounts"] = [_mount(mount) for mount in run.mounts] + _volumes(run, volumes)
@@ -98,7 +107,7 @@ def container_config(
 
 
 def network_mode(run: Run[DockerParams], settings: DockerSettings) -> str:
-    """``none``, ``bridge`` or ``host``.
+    """``none``, ``bridge``, ``host`` or ``http``.
 
     ``Default`` is a network, as with Bacalhau since 1.6.4; on a node that gives none it is none, and only what asks for
     one by name is refused.
@@ -106,24 +115,20 @@ def network_mode(run: Run[DockerParams], settings: DockerSettings) -> str:
     kind = run.network.type.lower()
     if kind == "none" or (kind in ("", "default") and not settings.networking):
         return "none"
-    if kind == "http":
+    if kind not in ("", "default", "bridge", "host", "full", "http"):
         raise Invalid(
-            "docker: Network.Type HTTP (only named domains) is not supported yet",
-            hint="use None, or Bridge for a network without a filter",
-        )
-    if kind not in ("", "default", "bridge", "host", "full"):
-        raise Invalid(
-            f"docker: Network.Type {run.network.type!r} is unknown", hint="use Default, None, Bridge or Host"
+            f"docker: Network.Type {run.network.type!r} is unknown",
+            hint="use Default, None, HTTP, Bridge or Host",
         )
     if not settings.networking:
         raise Denied(
             f"this node gives no network to jobs, and the job asks for Network.Type {run.network.type}",
             hint="use Network.Type None, or a node that allows networked jobs",
         )
-    return "host" if kind in ("host", "full") else "bridge"
+    return {"host": "host", "full": "host", "http": "http"}.get(kind, "bridge")
 
 
-def environment(run: Run[DockerParams], network: str) -> dict[str, str]:
+def environment(run: Run[DockerParams], network: str, proxy: str = "") -> dict[str, str]:
     """What the program sees: the task's Env, over it the engine's ``EnvironmentVariables``, over both what is the system's.
 
     That is the order in which Bacalhau 1.9.3 was seen to do it. `Run.env` holds the first and the last of the three.
@@ -138,7 +143,19 @@ def environment(run: Run[DockerParams], network: str) -> dict[str, str]:
     for name, (outside, inside) in run.ports.items():
         ports[f"{SYSTEM_PREFIX}PORT_{name}"] = str(inside if network == "bridge" else outside)
         ports[f"{SYSTEM_PREFIX}HOST_PORT_{name}"] = str(outside)
-    return run.env | variables(run.params) | ports | system
+    return run.env | variables(run.params) | _proxies(proxy) | ports | system
+
+
+def _proxies(proxy: str) -> dict[str, str]:
+    """What programs look for: some read the one spelling alone, some the other."""
+    if not proxy:
+        return {}
+    told = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": "localhost,127.0.0.1"}
+    return told | {name.upper(): value for name, value in told.items()}
+
+
+def _domains(run: Run[DockerParams], network: str) -> dict[str, str]:
+    return {DOMAINS_LABEL: json.dumps(run.network.domains)} if network == "http" else {}
 
 
 def _limits(run: Run[DockerParams], settings: DockerSettings) -> dict[str, Any]:
@@ -170,7 +187,7 @@ def _isolation(settings: DockerSettings) -> dict[str, Any]:
 
 
 def _network(run: Run[DockerParams], mode: str) -> dict[str, Any]:
-    network: dict[str, Any] = {"NetworkMode": mode}
+    network: dict[str, Any] = {"NetworkMode": gateway_name(run.node) if mode == "http" else mode}
     if mode == "host":
         network["ExtraHosts"] = [HOST_ALIAS]
     if mode == "bridge" and run.ports:

@@ -6,6 +6,7 @@ know: the API's fields (`config`), or what refusals mean (`faults`).
 
 import asyncio
 import builtins
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import msgspec
@@ -18,9 +19,11 @@ from compute.engines.docker.config import (
     check,
     container_config,
     container_name,
+    network_mode,
 )
 from compute.engines.docker.daemon import HINT, Daemon, unasked
 from compute.engines.docker.faults import create_fault, start_fault
+from compute.engines.docker.gateway import Gateway
 from compute.engines.docker.images import Images
 from compute.engines.docker.restarts import made
 from compute.engines.docker.running import DockerRunning, inspect, never_started, remove
@@ -61,6 +64,7 @@ class DockerEngine:
         self._daemon = Daemon(self._settings, clock)
         self._images = Images(self._daemon, clock)
         self._volumes = Volumes(self._daemon, node)
+        self._gateway = Gateway(self._daemon, node, self._settings.addresses)
         self._starting: dict[ExecutionId, asyncio.Lock] = {}
         self._was_here = False
 
@@ -109,7 +113,20 @@ class DockerEngine:
 
         Whoever gives up waiting leaves no container that was made for him: that is finished first, then removed.
         """
-        config = container_config(run, self._settings, self._images.volumes(run.params.image))
+        check(run.params)
+        if network_mode(run, self._settings) != "http":
+            return await self._start_with(run)
+        try:
+            async with self._gateway.lent() as proxy:
+                return await self._start_with(run, proxy)
+        except (Fault, asyncio.CancelledError):
+            with suppress(Unavailable):
+                await self._gateway.sweep()
+            raise
+
+    async def _start_with(self, run: Run[DockerParams], proxy: str = "") -> Running:
+        volumes = self._images.volumes(run.params.image)
+        config = container_config(run, self._settings, volumes, proxy=proxy)
         try:
             return await self._start(run, config)
         except NotFound as missing:
@@ -129,13 +146,19 @@ class DockerEngine:
         if never_started(found) and await made(self._daemon, found["Id"]):
             await remove(self._daemon, self._volumes, found["Id"])
             return None
-        return DockerRunning(
-            self._daemon, self._volumes, found["Id"], had_ended=not found["State"]["Running"]
-        )
+        runs = bool(found["State"]["Running"])
+        filtered = found["HostConfig"]["NetworkMode"] == self._gateway.name
+        if filtered and runs:
+            # From when it was found on its requests are answered again.
+            async with self._gateway.lent():
+                pass
+        gateway = self._gateway if filtered else None
+        return DockerRunning(self._daemon, self._volumes, found["Id"], had_ended=not runs, gateway=gateway)
 
     async def leftovers(self) -> list[ExecutionId]:
         """The executions on this node's label, whatever their containers' state. Volumes that have none are removed."""
         await self._volumes.sweep()
+        await self._gateway.sweep()
         filters = msgspec.json.encode({"label": [f"{NODE_LABEL}={self._node}", EXECUTION_LABEL]}).decode()
         try:
             found = await self._daemon.insist(
@@ -147,6 +170,7 @@ class DockerEngine:
 
     async def close(self) -> None:
         """Close the connections; containers run on."""
+        await self._gateway.close()
         await self._daemon.close()
 
     async def _start(self, run: Run[DockerParams], config: dict[str, Any]) -> Running:
@@ -158,7 +182,10 @@ class DockerEngine:
             if got.here:
                 await remove(self._daemon, self._volumes, got.container)
             raise
-        return DockerRunning(self._daemon, self._volumes, got.container, had_ended=not got.seen)
+        gateway = self._gateway if config["HostConfig"]["NetworkMode"] == self._gateway.name else None
+        return DockerRunning(
+            self._daemon, self._volumes, got.container, had_ended=not got.seen, gateway=gateway
+        )
 
     async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> _Made:
         """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""

@@ -17,6 +17,7 @@ from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import IN_DOUBT, LOST, ended_by_daemon, exit_of
 from compute.engines.docker.frames import Place
+from compute.engines.docker.gateway import Gateway
 from compute.engines.docker.restarts import lives_on, restarted_since, saw_end
 from compute.engines.docker.volumes import Volumes
 from protocol.errors import Failure, NotFound, Unavailable
@@ -40,13 +41,22 @@ GONE: Final = Failure(
 
 class DockerRunning:
     """One container, by its id. `had_ended`: so it was found, and nobody of this process has seen how, or it cannot be
-    told whether it ever began."""
+    told whether it ever began. `gateway` is its way out, if it has one."""
 
-    def __init__(self, daemon: Daemon, volumes: Volumes, container: str, *, had_ended: bool = False) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        volumes: Volumes,
+        container: str,
+        *,
+        had_ended: bool = False,
+        gateway: Gateway | None = None,
+    ) -> None:
         self._daemon = daemon
         self._volumes = volumes
         self._container = container
         self._had_ended = had_ended
+        self._gateway = gateway
         self._seen = False
         self._exit: Exit | None = None
         self._away: list[tuple[float, float]] = []
@@ -117,6 +127,8 @@ class DockerRunning:
     async def remove(self) -> None:
         """Remove the container, its log and its unnamed volumes; one that runs is killed."""
         await remove(self._daemon, self._volumes, self._container)
+        if self._gateway is not None:
+            await self._gateway.sweep()
 
     async def _end(self) -> Exit:
         if self._had_ended and await self._in_doubt():

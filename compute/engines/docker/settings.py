@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from storage.addresses import AddressPolicy
+
 CAPABILITIES: Final = (
     "CHOWN",  # root in the image gives its files to others
     "DAC_OVERRIDE",  # ... and writes outputs into folders of the node's user
@@ -29,7 +31,8 @@ class DockerSettings(Struct, frozen=True):
     `host` is written as in ``DOCKER_HOST``; empty means that variable, or the first socket in the usual places. It must be a
     daemon on this machine: inputs and outputs are mounted from its file system.
 
-    `networking` False gives no container a network: jobs that ask for one are refused. `log_driver` must be one whose
+    `networking` False gives no container a network: jobs that ask for one are refused. `addresses` says where the domains
+    may lead that a job of Network.Type HTTP names. `log_driver` must be one whose
     logs can be read back; ``local`` keeps bytes as they were written, where ``json-file`` replaces what is not UTF-8. Of a
     container's output at least the newest `log_bytes` are kept, and at most twice that.
 
@@ -39,6 +42,7 @@ class DockerSettings(Struct, frozen=True):
 
     host: str = ""
     networking: bool = True
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
     pids: int = 2048
     capabilities: tuple[str, ...] = CAPABILITIES
     log_driver: str = "local"
