@@ -69,6 +69,15 @@ class Config:
                     return found
         return None
 
+    def in_force(self) -> list[Setting]:
+        """All that is said anywhere, by key; of what several places say, the strongest."""
+        said: dict[str, Setting] = {}
+        for layer in self._layers:
+            for lower, setting in layer.settings.items():
+                if setting.value not in (None, ""):
+                    said.setdefault(lower, setting)
+        return [said[lower] for lower in sorted(said)]
+
     def text(self, *keys: str, default: str = "") -> str:
         """One text. Raises `Invalid` for a list or map."""
         found = self.find(*keys)
@@ -188,9 +197,19 @@ def config_files(environ: Mapping[str, str], folder: Path) -> list[Path]:
 
     ``./shoal.yaml`` in `folder`, then ``shoal/config.yaml`` in the person's configuration folder (XDG), then in ``/etc``.
     """
-    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '/nonexistent')}/.config"
-    places = (folder / FILE_NAME, Path(home) / "shoal" / "config.yaml", Path("/etc/shoal/config.yaml"))
+    places = (folder / FILE_NAME, own_file(environ), Path("/etc/shoal/config.yaml"))
     return [path for path in places if path.is_file()]
+
+
+def own_file(environ: Mapping[str, str]) -> Path:
+    """The person's own configuration file, there or not."""
+    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '/nonexistent')}/.config"
+    return Path(home) / "shoal" / "config.yaml"
+
+
+def secret(key: str) -> bool:
+    """Whether the value of a key is one that nobody is shown."""
+    return _SECRET.search(key) is not None
 
 
 def is_file(given: str) -> bool:
@@ -292,7 +311,7 @@ def _placed(setting: Setting, read: Callable[[V], T], value: V) -> T:
 
 
 def _unfit(setting: Setting, wanted: str) -> Invalid:
-    written = "" if _SECRET.search(setting.key) else f" {str(setting.value)[:60]!r}"
+    written = "" if secret(setting.key) else f" {str(setting.value)[:60]!r}"
     return Invalid(
         f"{setting.where}: {setting.key} is{written or ' something else'} where {wanted} is expected"
     )

@@ -88,6 +88,13 @@ _ABOUT_KEYS = {
     ),
 }
 
+_ABOUT_AGENT = (
+    ("alive", "Tell whether the requester answers."),
+    ("version", "Print the requester's version, and Bacalhau's that it speaks like."),
+    ("node", "Print who the requester is."),
+    ("config", "Print the settings that the requester goes by, without what is secret."),
+)
+
 _SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
 """Commands that read a spec, from standard input if none is named."""
 
@@ -109,7 +116,9 @@ def build(version: Callable[[], str]) -> App:
     cluster = App(name="cluster", help="The keys of a cluster: who may connect to its NATS servers.")
     docker = App(name="docker", help="Run a container without writing a spec.")
     wasm = App(name="wasm", help="Run a WebAssembly module without writing a spec.")
-    for noun in (job, node, requester, cluster, docker, wasm):
+    agent = App(name="agent", help="Ask the requester about itself.")
+    config = App(name="config", help="Look at the settings that are made here, and keep one.")
+    for noun in (job, node, requester, cluster, docker, wasm, agent, config):
         app.command(noun)
 
     submit = "requester.cli.submit:submit"
@@ -136,6 +145,13 @@ def build(version: Callable[[], str]) -> App:
     for noun in (cluster, node, requester):
         for target, name, text in _ABOUT_KEYS[noun.name[0]]:
             noun.command(f"requester.cli.keys:{target}", name=name, help=text)
+    for verb, text in _ABOUT_AGENT:
+        agent.command(f"requester.cli.agent:{verb}", name=verb, help=text)
+    settings = "requester.cli.settings"
+    config.command(
+        f"{settings}:list_settings", name="list", help="List the settings made here, and where each is made."
+    )
+    config.command(f"{settings}:set_setting", name="set", help="Write a setting into a configuration file.")
     app.command(
         "requester.cli.version:version", name="version", help="Print this client's and the server's version."
     )
