@@ -3,20 +3,38 @@
 Knows: the layout. Must not know: how nodes are chosen.
 """
 
-from typing import Any
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
 
 from protocol.ids import short
 from requester.cli.endpoint import Api
-from requester.cli.exits import Exit
+from requester.cli.exits import Exit, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.output import ObjectFormat, print_object, print_table, size, terminal_width
 from requester.client import job_path
 
 Json = dict[str, Any]
 
+DECISIONS_SHOWN: Final = 5
+"""Of more executions the newest are explained."""
+NODES_SHOWN: Final = 20
+"""More nodes are counted by how they stand."""
+
 
 def explain(
-    job: JobRef, /, *, namespace: Namespace = "", how: ObjectFormat = ObjectFormat(), api: Api = Api()
+    job: JobRef,
+    /,
+    *,
+    namespace: Namespace = "",
+    all: Annotated[
+        bool,
+        Parameter(
+            help=f"Every execution and node, also where there are more than {DECISIONS_SHOWN} or {NODES_SHOWN}."
+        ),
+    ] = False,
+    how: ObjectFormat = ObjectFormat(),
+    api: Api = Api(),
 ) -> int:
     """Tell why a job's executions went where they are, and how each node stands towards the next one."""
     with api.client() as client:
@@ -25,15 +43,42 @@ def explain(
         print_object(view, how.output, how.pretty)
         return Exit.OK
     _print_waiting(view)
-    for decision in view["Decisions"]:
+    decisions = view["Decisions"]
+    earlier = 0 if all else max(0, len(decisions) - DECISIONS_SHOWN)
+    for decision in decisions[earlier:]:
         _print_decision(decision)
-    if view["State"] in ("Pending", "Queued", "Running") or not view["Decisions"]:
-        print("\nNodes now, for its next execution")
-        rows = [
-            [short(each["NodeID"]), each["Standing"], each["Reason"], each["Hint"]] for each in view["Nodes"]
-        ]
-        print_table(["NODE ID", "STANDING", "REASON", "FIX"], rows, width=terminal_width())
+    if view["State"] in ("Pending", "Queued", "Running") or not decisions:
+        _print_nodes(view["Nodes"], whole=all)
+    if earlier:
+        tell(
+            f"\nThese are the newest; {earlier:,} earlier executions: shoal job explain {view['JobID']} --all"
+        )
     return Exit.OK
+
+
+def _print_nodes(nodes: list[Json], *, whole: bool) -> None:
+    """How nodes stand towards the next execution: each, or how many of them so."""
+    print("\nNodes now, for its next execution")
+    if whole or len(nodes) <= NODES_SHOWN:
+        rows = [[short(each["NodeID"]), each["Standing"], each["Reason"], each["Hint"]] for each in nodes]
+        print_table(["NODE ID", "STANDING", "REASON", "FIX"], rows, width=terminal_width())
+        return
+    rows = [
+        [str(len(those)), short(those[0]), *standing]
+        for standing, those in sorted(_alike(nodes).items(), key=lambda each: -len(each[1]))
+    ]
+    print_table(["NODES", "SUCH AS", "STANDING", "REASON", "FIX"], rows[:NODES_SHOWN], width=terminal_width())
+    if rows[NODES_SHOWN:]:
+        left = sum(int(row[0]) for row in rows[NODES_SHOWN:])
+        print(f"... and {left:,} more that stand otherwise")
+
+
+def _alike(nodes: list[Json]) -> dict[tuple[str, str, str], list[str]]:
+    """Nodes by how they stand and why."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for each in nodes:
+        found.setdefault((each["Standing"], each["Reason"], each["Hint"]), []).append(each["NodeID"])
+    return found
 
 
 def _print_waiting(view: Json) -> None:

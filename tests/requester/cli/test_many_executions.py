@@ -7,17 +7,18 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.errors import Failure
-from protocol.ids import ExecutionId, JobId, short
+from protocol.ids import ExecutionId, JobId, NodeId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.messages import RunOutput
 from protocol.questions import LogChunk
 from protocol.states import ExecutionState
 from requester.cli.describe import SHOWN_MAX, TOLD_IN_FULL
+from requester.cli.explain import DECISIONS_SHOWN, NODES_SHOWN
 from requester.together import AT_ONCE
 from requester.verbs import LogLine
 from tests.conftest import Background
 from tests.requester.cli.conftest import Shoal
-from tests.requester.twin import BEGIN, Twin
+from tests.requester.twin import BEGIN, Twin, a_node
 
 TASK = Task(engine=Spec("noop"))
 OF_40 = Job(name="wide", count=40, tasks=[TASK])
@@ -148,3 +149,21 @@ def test_all_executions_are_followed(shoal: Shoal, twin: Twin, background: Backg
     assert sorted(line.split(" | ")[1] for line in ran.out.splitlines()) == sorted(
         f"of {partition}" for partition in range(AT_ONCE + 2)
     )
+
+
+def test_many_decisions_are_not_all_explained(shoal: Shoal, twin: Twin, wide: JobId) -> None:
+    """``explain`` of a job of many executions tells of the newest, and of many nodes how many stand alike; ``--all`` tells
+    of every one.
+    """
+    for number in range(NODES_SHOWN):
+        twin.known[NodeId(f"n-{number}")] = a_node(NodeId(f"n-{number}"))
+
+    ran = shoal("explain", "wide")
+
+    assert len(re.findall(r"^Execution e-", ran.out, re.MULTILINE)) == DECISIONS_SHOWN
+    assert f"{40 - DECISIONS_SHOWN} earlier executions: shoal job explain {wide} --all" in ran.err
+    assert re.search(rf"^{NODES_SHOWN + 1} +n-\w+ ", ran.out, re.MULTILINE)
+    whole = shoal("explain", "wide", "--all")
+    assert len(re.findall(r"^Execution e-", whole.out, re.MULTILINE)) == 40
+    assert all(re.search(rf"^n-{number} ", whole.out, re.MULTILINE) for number in range(NODES_SHOWN))
+    assert whole.err == ""
