@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
-from aiodocker import DockerError
+from aiodocker import Docker, DockerError
 
 from compute.engines.docker.config import DOMAINS_LABEL, NODE_LABEL, gateway_name
 from compute.engines.docker.daemon import Daemon
@@ -205,18 +205,20 @@ class Gateway:
 
     async def _domains_of(self, address: str) -> list[str]:
         """The domains of the container that has this address on the network."""
-        filters = json.dumps({"network": [self.name], "label": [DOMAINS_LABEL]})
+
+        async def labels(docker: Docker) -> Any:
+            # A list of containers tells of a program only some time after it began.
+            found = await (await docker.networks.get(self.name)).show()
+            for container, each in found["Containers"].items():
+                if each["IPv4Address"].partition("/")[0] == address:
+                    return (await docker.containers.get(container))["Config"]["Labels"]
+            return {}
+
         try:
-            found = await self._daemon.call(
-                "list containers", lambda docker: docker.containers.list(filters=filters)
-            )
+            found = await self._daemon.call("look up who asks", labels)
         except DockerError as error:
-            raise Unavailable(f"Docker cannot list containers ({error.message})") from error
-        for each in found:
-            networks = each["NetworkSettings"]["Networks"]
-            if self.name in networks and networks[self.name]["IPAddress"] == address:
-                return list(json.loads(each["Labels"][DOMAINS_LABEL]))
-        return []
+            raise Unavailable(f"Docker cannot look up who asks ({error.message})") from error
+        return list(json.loads(found.get(DOMAINS_LABEL, "[]")))
 
 
 _BAD_GATEWAY: Final = (502, "Bad Gateway")
