@@ -1,6 +1,7 @@
 """One execution, carried out: performs the effects of `compute.execution` and tells it what came of them.
 
-Knows: engines, drivers, folders, and how each step is done. Must not know: commands, beats, or what follows from what.
+Knows: the steps, and how each is done. Must not know: commands, beats, what follows from what, or what is watched while a
+program runs (`compute.program`).
 
 An execution is one task that does one piece of work at a time: admit → stage → start → follow → publish → clean up. What
 comes from outside (cancel, a deadline, a dropped report) is told at once and may interrupt the work, except starting a
@@ -12,7 +13,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from msgspec.structs import replace
@@ -20,9 +21,6 @@ from msgspec.structs import replace
 from compute import admission
 from compute.admission import Plan
 from compute.disk_guard import DiskGuard
-from compute.engines.contract import Engine, Exit, Running
-from compute.engines.contract import Run as EngineRun
-from compute.environment import environment
 from compute.events import (
     WORK,
     Admitted,
@@ -34,7 +32,6 @@ from compute.events import (
     Failed,
     Phase,
     PortTaken,
-    ProgramEnded,
     Recovered,
     Restarted,
     Staged,
@@ -42,29 +39,24 @@ from compute.events import (
 )
 from compute.execution import Execution, advance
 from compute.faults import StepFailed, failure_of
-from compute.following import Following
 from compute.ports import other_ports, static_ports
+from compute.program import Program
 from compute.publishing import publish
 from compute.shop import Shop
 from compute.staging import Ready, Staging
 from protocol import failpoints
-from protocol.errors import Denied, Fault, TimedOut, Unavailable
+from protocol.errors import Denied, Failure, Fault, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
 from storage.contract import Progress as Telling
 
-START_S: Final = 120.0
-"""An engine that has not started a prepared program by then is ill."""
 PORT: Final = "Port"
 """The kind of an engine's fault whose cause is that others use a port."""
 MOVES_MAX: Final = 8
 """So often a program is given other ports: whoever takes all of them is not only quick."""
-REST_S: Final = 10.0
-"""How long the rest of the output may take to arrive once the program has ended."""
-REST_AFTER_STOP_S: Final = 1.0
-"""And that of a program that was ended."""
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
+"""The rests before what could not be cleaned up is tried again: each twice the one before."""
 
 _DOING: Final = {
     Effect.ADMIT: "finding room",
@@ -81,13 +73,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """One execution being carried out. `tell` is the only way anything happens to it; `guard` is there while it runs."""
+    """One execution being carried out. `tell` is the only way anything happens to it."""
 
     def __init__(
         self, shop: Shop, execution: Execution, plan: Plan | None = None, *, restored: bool = False
     ) -> None:
         self.execution = execution
-        self.guard: DiskGuard | None = None
         self._shop = shop
         self._run = execution.run
         self._restored = restored
@@ -98,9 +89,13 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
         self._plan = plan
         self._ready: Ready | None = None
-        self._running: Running | None = None
-        self._following: Following | None = None
+        self._program = Program(self._run, shop, self._folder)
         self._moves = 0
+
+    @property
+    def guard(self) -> DiskGuard | None:
+        """What watches the disk that the program takes, while it runs."""
+        return self._program.guard
 
     def hold(self) -> None:
         """After a restart: have the room and the ports that its program has, whether there is any or not, and keep what it
@@ -159,6 +154,13 @@ class Runner:
         if self._working is not None and self._working is not Effect.START and self._task is not None:
             self._interrupted = True
             self._task.cancel()
+
+    def _failed(self, failure: Failure) -> None:
+        self.tell(Failed(failure))
+
+    def _only_interrupted(self) -> bool:
+        """Whether the work that is cancelled is interrupted, and the node goes on: it is cancelled twice where both end."""
+        return self._interrupted and self._task is not None and self._task.cancelling() == 1
 
     async def _live(self) -> None:
         while self._todo:
@@ -247,75 +249,26 @@ class Runner:
         await self._shop.journal.commit()
         plan, ready = self._planned(), self._ready
         assert ready is not None, "staging comes before starting"
-        run = EngineRun(
-            execution=self.execution.id,
-            job=self._run.job,
-            node=self._shop.node,
-            params=plan.engine_params,
-            folder=self._folder / "engine",
-            env=environment(self._run, self._shop.policy, self._shop.host, ready.ports),
-            mounts=ready.mounts,
-            amounts=self._run.amounts,
-            network=self._run.task.network,
-            gpus=self.execution.gpus,
-            ports=ready.ports,
-        )
-        failpoints.reached("node.start.begun")
         try:
-            async with asyncio.timeout(START_S):
-                self._running = await plan.engine.start(run)
-        except TimeoutError as error:
-            raise TimedOut(
-                f"the engine did not start the program within {START_S:g} s", kind="Start"
-            ) from error
+            await self._program.start(plan, ready, self.execution.gpus)
         except Unavailable as fault:
             self._moves += 1
             if fault.kind != PORT or self._moves > MOVES_MAX or static_ports(self._run):
                 raise
             self._ready = ready = replace(ready, ports=other_ports(self._run, self._shop.ports))
             return PortTaken(ready.host_ports)
-        failpoints.reached("node.start.done")
         return Started()
 
     async def _recover(self) -> Event:
-        engine = self._engine()
-        if engine is not None:
-            self._running = await self._find(engine)
-        return Recovered(self._running is not None)
+        return Recovered(await self._program.find())
 
     async def _follow(self) -> Event:
-        running = self._running
-        assert running is not None, "only what was started is followed"
-        shop = self._shop
-        log = shop.logs.open(self.execution.id)
-        following = self._following = Following(
-            self.execution.id, shop.node, running, log, shop.tasks, lambda failure: self.tell(Failed(failure))
-        )
-        if self._restored:
-            following.begin()
         limit_s = self._run.execution_timeout_s
-        self.guard = guard = DiskGuard(
-            self._folder, self._run.amounts.disk_bytes, self.execution.inputs, shop.inputs, running, log
-        )
-        with (
-            self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)),
-            self._guarded(guard),
-            following.when_wanted(shop.alarms),
-        ):
-            try:
-                ending = await running.wait()
-            except asyncio.CancelledError:
-                # Twice at once: the node ends too.
-                if self._interrupted and self._task is not None and self._task.cancelling() == 1:
-                    following.begin()
-                raise
-        self.guard = None
-        await following.finish(REST_S)
-        log.flush()
-        if ending.failure is None and (excess := await guard.excess(layer=False)) is not None:
-            ending = Exit(ending.code, excess.failure())
-        failpoints.reached("node.program.ended")
-        return ProgramEnded(following.head.output(ending.code, _message(ending)), ending.failure)
+        with self._deadline(self._left_s(), lambda: DeadlinePassed(Phase.RUNNING, limit_s)):
+            ending = await self._program.ended(
+                self.execution, self._failed, at_once=self._restored, stopping=self._only_interrupted
+            )
+        return await self._program.keep_rest(ending)
 
     async def _publish(self) -> Event:
         results = self._folder / "results"
@@ -333,7 +286,7 @@ class Runner:
         pause_s = AGAIN_S
         while True:
             try:
-                await self._remove_program()
+                await self._program.remove(self.execution)
                 await self._wipe()
             except (Fault, OSError) as error:
                 _log.warning("cannot clean up yet", execution=self.execution.id, fault=str(error))
@@ -347,10 +300,7 @@ class Runner:
         self._shop.inputs.release(self.execution.id)
         self._shop.logs.end(self.execution.id, self._shop.clock.now())
         failpoints.reached("node.cleaned")
-        # Let go of by hand: the two know each other, and only the collector would free what an execution holds.
-        following, self._following = self._following, None
-        head = following.head if following is not None else None
-        return Cleaned(head.output(0, "") if head is not None and head.anything else None)
+        return Cleaned(self._program.last_output())
 
     # Their parts
 
@@ -359,49 +309,6 @@ class Runner:
         if self._plan is None:
             self._plan = admission.plan(self._run, self._shop.engines, self._shop.drivers)
         return self._plan
-
-    @contextlib.contextmanager
-    def _guarded(self, guard: DiskGuard) -> Iterator[None]:
-        """While in here, taking more disk than the task may ends the execution."""
-        if not self._run.amounts.disk_bytes:
-            yield
-            return
-        watching = self._shop.tasks.create_task(self._watch(guard))
-        try:
-            yield
-        finally:
-            watching.cancel()
-
-    async def _watch(self, guard: DiskGuard) -> None:
-        self.tell(Failed((await guard.watch(self._shop.clock)).failure()))
-
-    async def _find(self, engine: Engine[Any]) -> Running | None:
-        clock = self._shop.clock
-        until = clock.elapsed() + self._shop.limits.recovering_s
-        while True:
-            try:
-                return await engine.recover(self.execution.id)
-            except Unavailable as fault:
-                # One try may take an engine that does not answer all of the time.
-                if clock.elapsed() >= until:
-                    raise
-                _log.warning(
-                    "the engine does not answer yet", execution=self.execution.id, fault=fault.message
-                )
-                await clock.sleep(AGAIN_S)
-
-    async def _remove_program(self) -> None:
-        if self._running is None and self.execution.starts:
-            engine = self._engine()
-            self._running = await engine.recover(self.execution.id) if engine is not None else None
-        self.guard = None
-        if self._running is not None:
-            if self.execution.holding:
-                await self._running.stop(self._shop.limits.stop_grace_s)
-            if self._following is not None:
-                await self._following.end(REST_AFTER_STOP_S)
-            await self._running.remove()
-            self._running = None
 
     async def _wipe(self) -> None:
         """Remove the folder. What a container's root left there may not be ours to remove: it is told, and left."""
@@ -413,9 +320,6 @@ class Runner:
             _log.error(
                 "a folder stays behind", execution=self.execution.id, fault=fault.message, hint=fault.hint
             )
-
-    def _engine(self) -> Engine[Any] | None:
-        return self._shop.engines.get(self._run.task.engine.type.lower())
 
     def _left_s(self) -> float:
         """How much of the program's time is left: it counts from its start, also when that was before a restart."""
@@ -447,7 +351,3 @@ class Runner:
             )
 
         return tell
-
-
-def _message(exit: Exit) -> str:
-    return exit.failure.message if exit.failure else ""
