@@ -28,7 +28,7 @@ from compute.shop import Shop
 from protocol import failpoints, messages
 from protocol.bus import Message
 from protocol.clock import Clock
-from protocol.errors import Conflict, Exhausted, Failure, Fault, Invalid
+from protocol.errors import DONE_WITH, Conflict, Exhausted, Failure, Fault, Invalid, kind_of
 from protocol.ids import ExecutionId, NodeId, is_token, key_of
 from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Replaced, Run
 
@@ -40,7 +40,7 @@ OTHER_LOG_S: Final = 60.0
 OTHER_LOG_GAP_S: Final = 10.0
 """Who has not listed anything for that long begins anew: they do so with each beat."""
 
-TAKEN: Final = CommandAnswer(True)
+_TAKEN: Final = CommandAnswer(True)
 _ORDER: Final[Any] = Command | CommandBatch
 _log = structlog.get_logger(__name__)
 
@@ -113,7 +113,7 @@ class Orders:
         except Exception as error:  # noqa: BLE001 (an order that nobody foresaw must not end the node, again and again)
             _log.exception("an order failed in a way it should not", order=type(command).__name__)
             return CommandAnswer(False, failure_of(error, self._node, "taking an order"))
-        return TAKEN
+        return _TAKEN
 
     async def _answer_when_kept(self) -> None:
         """Answer commands once they are in the journal, all that came before a commit together.
@@ -158,7 +158,7 @@ class Orders:
             raise Invalid(f"{run.execution!r} of {run.job!r} is no execution of a job")
         if run.execution in self._gone:
             message = f"execution {run.execution} was here and is done with"
-            raise Conflict(message, kind="Gone", details={"log": self._log_created})
+            raise Conflict(message, kind=kind_of(DONE_WITH), details={"log": self._log_created})
         if self.leaving:
             raise Exhausted("this node is leaving", hint="Another node will do.", kind="Leaving")
         if len(self.runners) >= EXECUTIONS_MAX:
@@ -268,7 +268,7 @@ class Orders:
 async def _respond(message: Message, answers: list[CommandAnswer]) -> None:
     """Answer, if somebody still waits for it: once for all commands of a message, where all were taken."""
     if all(answer.taken for answer in answers):
-        answer = TAKEN
+        answer = _TAKEN
     else:
         answer = answers[0] if len(answers) == 1 else CommandAnswer(False, each=answers)
     if message.respond is not None:

@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 
 from msgspec import Struct, field
 
-# Codes that one process says and another goes by; all others are said and read in one place each.
+# Codes that one process writes and another acts on. All others are written and read in one place each.
 NEVER_RAN: Final = "NotFound.NeverRan"
 """There is no output of an execution, for it ended before its program began."""
 DONE_WITH: Final = "Conflict.Gone"
@@ -124,10 +124,15 @@ class Broken(Fault):
     retryable = True
 
 
-KINDS: dict[str, type[Fault]] = {
+KINDS: Final[dict[str, type[Fault]]] = {
     kind.code: kind
     for kind in (Invalid, Denied, NotFound, Conflict, Exhausted, TimedOut, Unavailable, Broken)
 }
+
+
+def kind_of(code: str) -> str:
+    """What a code adds to that of its fault, empty if nothing: the `kind` that the fault is raised with."""
+    return code.partition(".")[2]
 
 
 def fault_of(failure: Failure) -> Fault:

@@ -28,7 +28,7 @@ ASIDE_MAX_S: Final = 900.0
 """How long: doubled with each failure after that, up to a limit."""
 
 
-TAKEN: Final = frozenset({"Conflict.Port", "Unavailable.Port", "Exhausted.Port"})
+PORT_TAKEN: Final = frozenset({"Conflict.Port", "Unavailable.Port", "Exhausted.Port"})
 """The job wanted a port there that another program has: neither is ill."""
 
 
@@ -50,7 +50,7 @@ class Health:
     def ended(self, execution: ExecutionRecord) -> None:
         """Take the end of an execution."""
         cause = cause_of(execution)
-        if execution.failure is not None and execution.failure.code in TAKEN:
+        if execution.failure is not None and execution.failure.code in PORT_TAKEN:
             return
         if cause == "system":
             message = execution.failure.message if execution.failure is not None else "failed"

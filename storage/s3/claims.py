@@ -12,7 +12,7 @@ just before.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from protocol.errors import Conflict
+from protocol.errors import TAKEN, Conflict, kind_of
 from protocol.ids import short
 from protocol.together import together
 from storage.contract import Label
@@ -96,4 +96,4 @@ def taken(bucket: str, key: str, meta: Mapping[str, str]) -> Conflict:
     """That a key has something already, and whose it is."""
     whose = meta.get(EXECUTION, "")
     said = f"the result of execution {short(whose)}" if whose else "not a result of shoal"
-    return Conflict(f"s3://{bucket}/{key} is there already: {said}", hint=HINT, kind="Taken")
+    return Conflict(f"s3://{bucket}/{key} is there already: {said}", hint=HINT, kind=kind_of(TAKEN))

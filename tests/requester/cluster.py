@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from protocol import subjects
 from protocol.bus import Messages
 from protocol.clock import Clock
-from protocol.errors import Conflict, Failure, Fault
+from protocol.errors import DONE_WITH, Conflict, Failure, Fault, kind_of
 from protocol.ids import ExecutionId, NodeId, RequesterId
 from protocol.jobs import Amounts, Job, Resources, Spec, Task, Timeouts
 from protocol.memory_bus import MemoryBus, MemoryHub
@@ -172,7 +172,8 @@ class PretendNode:
         if isinstance(command, Run) and command.execution in self.done_with:
             log = self.done_with[command.execution]
             self.repeated.append(command.execution)
-            return CommandAnswer(False, Conflict("done with", kind="Gone", details={"log": log}).failure())
+            done_with = Conflict("done with", kind=kind_of(DONE_WITH), details={"log": log})
+            return CommandAnswer(False, done_with.failure())
         await self._take(command)
         return CommandAnswer(True)
 

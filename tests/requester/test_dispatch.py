@@ -13,6 +13,7 @@ from protocol.messages import Cancel, CommandAnswer, encode
 from requester.core.fleet import Fleet
 from requester.dispatch import Dispatch
 from requester.jobs import Jobs
+from tests.requester.cluster import happens
 
 NODE = NodeId("n-1")
 
@@ -50,9 +51,7 @@ async def test_a_refusal_is_told_once() -> None:
             for execution in ("e-1", "e-1", "e-2", "e-1"):
                 dispatch.tell(NODE, Cancel(1, NODE, ExecutionId(execution)))
                 await answered.get()
-            for _ in range(20):
-                await asyncio.sleep(0)
-    assert dispatch._on_their_way == 0
+        await happens(lambda: dispatch._on_their_way == 0)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

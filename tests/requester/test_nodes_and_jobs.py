@@ -11,7 +11,29 @@ from protocol.bus import Append, Outcome
 from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
-from tests.requester.cluster import QUICK, a_cluster, a_job, closed, complete, happens, hold, submit, until
+from requester.service import Service
+from tests.requester.cluster import (
+    QUICK,
+    Cluster,
+    PretendNode,
+    a_cluster,
+    a_job,
+    closed,
+    complete,
+    happens,
+    hold,
+    submit,
+    until,
+)
+
+
+async def at_work(cluster: Cluster) -> tuple[Service, PretendNode, str]:
+    """A requester, its node n1, and a job that runs there until the test ends it."""
+    service = await cluster.requester()
+    node = await cluster.node("n1", script=hold)
+    job = await submit(service, a_job())
+    await node.until(lambda node: bool(node.runs))
+    return service, node, job
 
 
 async def test_what_a_node_holds_is_known_until_it_says_otherwise(tmp_path: Path) -> None:
@@ -48,10 +70,7 @@ async def test_a_node_that_is_done_with_what_the_log_has_open(tmp_path: Path) ->
     """An execution is given up whose node is done with it while the log knows no end of it; what it was is said, and it is
     tried again."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, node, job = await at_work(cluster)
         node.script = complete
         forgotten = node.runs[0].execution
         node.done_with[forgotten] = service._follower.created
@@ -69,10 +88,7 @@ async def test_a_node_that_is_done_with_what_the_log_has_open(tmp_path: Path) ->
 async def test_a_node_that_goes_by_another_logs_names(tmp_path: Path) -> None:
     """What a node remembers of another log ends nothing: it is ordered again until the node has come over to this one."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, node, job = await at_work(cluster)
         node.script = complete
         execution = node.runs[0].execution
         node.done_with[execution] = "another log"
@@ -88,10 +104,7 @@ async def test_a_node_that_goes_by_another_logs_names(tmp_path: Path) -> None:
 async def test_lost_node(tmp_path: Path) -> None:
     """A node that falls silent is given up and its work runs elsewhere; what it brings later does not count."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        first = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await first.until(lambda node: bool(node.runs))
+        service, first, job = await at_work(cluster)
         await cluster.node("n2")
         await cluster.lose(first)
 
@@ -125,10 +138,7 @@ async def test_a_node_that_stays_away(tmp_path: Path) -> None:
 async def test_an_execution_nobody_ordered(tmp_path: Path) -> None:
     """What a node goes on with though it is not assigned there is cancelled after its beat."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node(script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, node, job = await at_work(cluster)
         (run,) = node.runs
         await cluster.lose(node)
         await service.stop(job, namespace="", reason="", client="test")
@@ -141,10 +151,7 @@ async def test_a_node_that_is_back_keeps_what_it_is_given(tmp_path: Path) -> Non
     """A job whose node was lost goes to that node as soon as it is back, and is not given up once more for a silence that is
     over."""
     async with a_cluster(tmp_path, settings=replace(QUICK, tick_s=0.5, silence_s=0.5)) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, node, job = await at_work(cluster)
         (run,) = node.runs
         await cluster.lose(node)
         await until(service, job, lambda record: not record.executions[run.execution].open)
@@ -158,10 +165,7 @@ async def test_a_node_that_is_back_keeps_what_it_is_given(tmp_path: Path) -> Non
 async def test_rejected_node(tmp_path: Path) -> None:
     """Work on a node that a person rejects goes elsewhere, and no new work comes to it."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, _, job = await at_work(cluster)
         await cluster.node("n2")
 
         await service.set_membership("n1", "REJECTED", "old")
@@ -180,10 +184,7 @@ async def test_a_node_that_is_not_wanted_ends_what_it_has(
     """The process of a node that a person rejects or deletes ends what it runs and takes no more, also if it was away at the
     time; the work is done elsewhere."""
     async with a_cluster(tmp_path) as cluster:
-        service = await cluster.requester()
-        node = await cluster.node("n1", script=hold)
-        job = await submit(service, a_job())
-        await node.until(lambda node: bool(node.runs))
+        service, node, job = await at_work(cluster)
         (run,) = node.runs
         if away:
             await cluster.lose(node)
