@@ -1,26 +1,19 @@
 """The verbs: what a requester can be asked, carried out on the jobs in memory, the log and the read model.
 
-Knows: how each verb of `requester.verbs` is done. Must not know: HTTP or the command line. Ids are made here and
-nowhere further in, from the chance that is passed in (`randbits`).
+Knows: how jobs are read and watched, and who does the other verbs of `requester.verbs`: `requester.job_changes`,
+`requester.nodes`, `requester.output`, `requester.results`. Must not know: HTTP or the command line.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol import failpoints
 from protocol.bus import Bus
 from protocol.clock import Clock
-from protocol.entries import Event, StopRequested, Submitted
-from protocol.errors import Conflict, Exhausted, Failure, Invalid, NotFound, Unavailable
-from protocol.ids import RANDOM_BITS, JobId, job_id, job_key, nameless_key
+from protocol.errors import Failure, Invalid
 from protocol.jobs import Job
 from protocol.messages import FileWritten, Progress
-from protocol.spec.blobs import large_inline, with_blob
-from protocol.spec.changes import changes
 from protocol.spec.selectors import parse_selector
-from protocol.states import JobState
-from requester.core import requests
 from requester.core.deadlines import next_attempt
 from requester.core.ends import entries_left
 from requester.core.explanation import standings
@@ -29,9 +22,10 @@ from requester.core.requests import execution_named
 from requester.core.waiting import Reasons, as_they_wait
 from requester.duties import Duties
 from requester.follower import Follower
-from requester.intake import ROOM_HINT, Intake
+from requester.intake import Intake
+from requester.job_changes import JobChanges
 from requester.jobs import Jobs
-from requester.live import Live, Watcher
+from requester.live import Watcher
 from requester.logs import Logs
 from requester.lookup import Lookup
 from requester.nodes import Nodes
@@ -91,9 +85,18 @@ class Service:
         self._follower = follower
         self._presence = presence
         self._duties = duties
-        self._randbits = randbits
         self._lookup = Lookup(bus, jobs, recorder, follower, wait_s=settings.report_wait_s)
-        self._intake = Intake(jobs, recorder, orchestrator.put, timeout_s=settings.submit_timeout_s)
+        self._changes = JobChanges(
+            bus,
+            clock,
+            settings,
+            jobs=jobs,
+            orchestrator=orchestrator,
+            lookup=self._lookup,
+            intake=Intake(jobs, recorder, orchestrator.put, timeout_s=settings.submit_timeout_s),
+            duties=duties,
+            randbits=randbits,
+        )
         self._nodes = Nodes(clock, jobs, words, orchestrator.attend_node)
         self._output = Output(self, Logs(bus, clock, self), settings.policy)
         self._kept = KeptResults(bus)
@@ -101,109 +104,21 @@ class Service:
     # Changing jobs
 
     async def submit(self, job: Job, *, warnings: list[str], client: str, force: bool = False) -> Submission:
-        if self._duties.log_share >= self._settings.log_full:
-            raise Exhausted(
-                f"the log is {self._duties.log_share:.0%} full and takes no new jobs",
-                hint=ROOM_HINT,
-            )
-        failpoints.reached("requester.submit.received")
-        job = await self._without_large_data(job)
-        named = bool(job.name)
-        key = job_key(job.namespace, job.name) if named else nameless_key(self._randbits(60))
-        fresh = job_id(key, self._randbits(RANDOM_BITS))
-        live = await self._intake.live(key) if named else self._jobs.make(key)
-
-        made: tuple[JobId, Submitted] | None = None
-
-        def submitted(record: JobRecord | None) -> Event:
-            nonlocal made
-            event = requests.submitted(record, job, warnings, client, force, self._orchestrator.entries_max)
-            made = (record.id if record is not None else fresh, event)
-            return event
-
-        await self._intake.written(live, submitted, fresh)
-        assert made is not None
-        # Not what the record says now: another's submission may have been folded meanwhile.
-        id_, event = made
-        return Submission(id_, event.version, warnings)
-
-    async def _without_large_data(self, job: Job) -> Job:
-        """Move what is too large for the log into blobs."""
-        for inline in large_inline(job, self._settings.inline_max_bytes):
-            digest = await self._bus.put_blob(inline.data)
-            job = with_blob(job, inline.input, digest, len(inline.data), inline.media_type)
-        return job
+        return await self._changes.submit(job, warnings=warnings, client=client, force=force)
 
     async def stop(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
-        record = await self._lookup.job(ref, namespace)
-        live = await self._intake.live(record.key)
-
-        def stopped(_: JobRecord | None) -> Event:
-            _meant(live, record)
-            return StopRequested(reason, client)
-
-        until = self._clock.elapsed() + self._settings.submit_timeout_s
-        while live.record is not None and not live.record.closed:
-            if await self._intake.written(live, stopped) is None:
-                # It is being stopped already.
-                if self._clock.elapsed() >= until:
-                    raise Unavailable(f"job {record.id} is being stopped and has not ended yet")
-                await self._clock.sleep(self._settings.tick_s)
-            live = await self._intake.still(live)
-        if live.record is None:
-            self._jobs.forget(live)
-            raise NotFound(f"job {record.id} has ended and left the log", kind="Job")
-        record = _meant(live, record)
-        if record.state is not JobState.STOPPED:
-            raise Conflict(
-                f"cannot stop job in state {record.state.capitalize()}",
-                kind="JobState",
-                details={"JobID": record.id, "State": record.state},
-            )
-        return record
+        return await self._changes.stop(ref, namespace=namespace, reason=reason, client=client)
 
     async def delete(self, ref: str, *, namespace: str, reason: str, client: str) -> JobRecord:
-        record = await self.job(ref, namespace=namespace)
-
-        def deleted(now: JobRecord | None) -> Event:
-            return requests.deleted(_meant_now(now, live, record), reason, client)
-
-        live = await self._intake.live(record.key)
-        while live.record is not None and live.record.id == record.id:
-            await self._intake.written(live, deleted, record.id)
-            live = await self._intake.still(live)
-        self._orchestrator.forget_gone(live)
-        return record
+        return await self._changes.delete(ref, namespace=namespace, reason=reason, client=client)
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
-        record = await self.job(ref, namespace=namespace)
-        wanted = (await self._lookup.at_version(record, version)) if version else None
-        live = await self._intake.live(record.key)
-        made: Submitted | None = None
-
-        def again(now: JobRecord | None) -> Event:
-            nonlocal made
-            made = requests.rerun(
-                _meant_now(now, live, record),
-                wanted,
-                reason,
-                client,
-                anew=now is None,
-                entries_max=self._orchestrator.entries_max,
-            )
-            return made
-
-        await self._intake.written(live, again, record.id)
-        assert made is not None
-        return Submission(record.id, made.version, made.warnings)
+        return await self._changes.rerun(
+            ref, namespace=namespace, version=version, reason=reason, client=client
+        )
 
     async def changes(self, job: Job, *, warnings: list[str]) -> str:
-        record = await self.job(job.name, namespace=job.namespace) if job.name else None
-        if record is None or record.spec.name != job.name:
-            raise NotFound(
-                f"there is no job of the name {job.name!r}", kind="Job", hint="give the job a Name"
-            )
-        return changes(record.spec, await self._without_large_data(job))
+        return await self._changes.compared(job)
 
     async def put_blob(self, data: bytes) -> str:
         return await self._bus.put_blob(data)
@@ -391,26 +306,6 @@ async def _next(watcher: Watcher, within_s: float | None) -> JobRecord | Progres
 
 def _code(reason: Failure | None) -> str:
     return reason.code if reason is not None else ""
-
-
-def _meant_now(now: JobRecord | None, live: Live, record: JobRecord) -> JobRecord:
-    """The same, when something is to be written about the job, which is `now` like this."""
-    return now if now is not None and now.id == record.id else _meant(live, record)
-
-
-def _meant(live: Live, record: JobRecord) -> JobRecord:
-    """The job that a person means as it is now, or as it was if it has left the log. Raises `NotFound` if it was deleted, or
-    if its end was missed here: others know versions that this requester has never seen.
-    """
-    if live.is_deleted or (live.record is not None and live.record.id != record.id):
-        raise NotFound(f"job {record.id} was deleted", kind="Job")
-    if live.record is None and not record.closed:
-        raise NotFound(
-            f"job {record.id} ended and left the log while this requester was away",
-            kind="Job",
-            hint="ask another requester",
-        )
-    return live.record or record
 
 
 def _is_of_kind(item: HistoryItem, kind: str) -> bool:
