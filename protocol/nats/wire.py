@@ -13,10 +13,8 @@ differently.
 import asyncio
 import os
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import Final, cast
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from nats import errors
@@ -24,9 +22,12 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 
 from protocol.errors import Denied, Fault, Invalid, Unavailable
+from protocol.nats import refusals
+from protocol.nats.addresses import addresses, user_in, without_passwords
 from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
 from protocol.nats.parser import MessageParser
+from protocol.nats.refusals import VIOLATION, Refusals, refused_subject
 from protocol.together import within
 
 _log = structlog.get_logger(__name__)
@@ -40,17 +41,6 @@ PING_S: Final = 10
 """A server that answers two pings late is given up, so a dead connection is noticed within half a minute."""
 CONFIRM_S: Final = 5.0
 BACKLOG_BYTES: Final = 1 << 20
-VIOLATIONS_MAX: Final = 256
-
-_ANSWER: Final = 'publish to "_r_.'
-"""The subjects that servers make for answers across the accounts' border."""
-_ANSWER_HINT: Final = (
-    "Whoever asked asks again. It may be given once, and within a minute: less than the log stood still, perhaps. "
-    "If all are refused, the user lacks `allow_responses`."
-)
-_PERMISSIONS_HINT: Final = (
-    "It is another role's or name's. After an upgrade, `shoal cluster push` tells the servers of new rights."
-)
 
 
 class _Volley:
@@ -91,7 +81,7 @@ class Wire(Client):
         self._token = 0
         self._asked: dict[bytes, tuple[_Volley, int]] = {}
         self._volleys: set[_Volley] = set()
-        self._violations: set[str] = set()
+        self._refusals = Refusals()
         self._up = asyncio.Event()
         self._opening = True
         self._proven = False
@@ -121,14 +111,10 @@ class Wire(Client):
         Raises `Invalid` (not such a URL), `Denied` (the server refuses these credentials) and `Unavailable` (no server
         within `wait_s`).
         """
-        servers = [server.strip() for server in url.split(",") if server.strip()]
-        if not servers:
-            # nats-py would look for one for ever, without letting anyone else run.
-            raise Invalid(
-                "no address of a NATS server is given", hint="Name one, such as nats://127.0.0.1:4222."
-            )
+        # None would have nats-py look for one for ever, without letting anyone else run.
+        servers = addresses(url)
         # Not left in the URL: the servers of a cluster tell of each other, and those addresses have no user in them.
-        user, password = _user_in(servers) or (user, password)
+        user, password = user_in(servers) or (user, password)
         self._proven = credentials is not None
         try:
             connecting = self.connect(
@@ -148,7 +134,7 @@ class Wire(Client):
             )
             await within(wait_s, connecting)
         except (TimeoutError, errors.Error, ValueError, Denied) as error:
-            fault = self._unopened(error, _without_passwords(servers))
+            fault = self._unopened(error, without_passwords(servers))
             if not isinstance(fault, Invalid):
                 # Else nothing was begun, and nats-py cannot close what has no servers.
                 await self.shut()
@@ -303,7 +289,7 @@ class Wire(Client):
                 for token in tokens:
                     self._asked.pop(b"%d" % token, None)
         if volley.refusal:
-            raise Denied(f"the NATS server refuses {volley.refusal} to this user", hint=_PERMISSIONS_HINT)
+            raise Denied(f"the NATS server refuses {volley.refusal} to this user", hint=refusals.HINT)
         return volley.answers
 
     def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
@@ -332,7 +318,7 @@ class Wire(Client):
         if self._up.is_set():
             self.losses += 1
         self._up.clear()
-        self._violations.clear()
+        self._refusals.forget()
         for volley in list(self._volleys):
             volley.end()
         for hook in list(self._loss_hooks):
@@ -364,37 +350,20 @@ class Wire(Client):
 
     async def _process_err(self, err_msg: str) -> None:
         text = err_msg.strip("'")
-        if "permissions violation" in text:
+        if VIOLATION in text:
             self._on_violation(text)
         else:
             # nats-py closes for ever on any other error, also on those that pass (a limit, a reload, a shutdown).
             await self._process_op_err(errors.Error(text))
 
     def _on_violation(self, text: str) -> None:
-        self._tell_of_violation(text)
-        found = re.search(r'publish to "([^"]+)"', text)
+        self._refusals.tell(text)
+        subject = refused_subject(text)
         for volley in list(self._volleys):
-            # nats-py gives the server's words in lower case.
             for request in volley.requests:
-                if found and request.subject.lower() == found[1]:
+                if request.subject.lower() == subject:
                     volley.refusal = request.subject
                     volley.end()
-
-    def _tell_of_violation(self, text: str) -> None:
-        """Once a connection: what is refused is often said again with each beat."""
-        late = _ANSWER in text
-        told = _ANSWER if late else text
-        if told in self._violations:
-            return
-        if len(self._violations) == VIOLATIONS_MAX:
-            self._violations.clear()
-        self._violations.add(told)
-        if late:
-            _log.warning("an answer came too late or twice", violation=text, hint=_ANSWER_HINT)
-        else:
-            _log.error(
-                "the NATS server refused a subject to this user", violation=text, hint=_PERMISSIONS_HINT
-            )
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
@@ -409,24 +378,3 @@ class Wire(Client):
                 hint=f"Give --credentials FILE (SHOAL_NATS_CREDENTIALS): {HINT}",
             )
         _log.debug("NATS connection", error=text or type(error).__name__)
-
-
-def _user_in(servers: Sequence[str]) -> tuple[str, str] | None:
-    """User and password of the first address that has them."""
-    for server in servers:
-        user, found, _ = server.rpartition("://")[2].rpartition("@")
-        if found:
-            name, _, password = user.partition(":")
-            return unquote(name), unquote(password)
-    return None
-
-
-def _without_passwords(servers: Sequence[str]) -> str:
-    shown = []
-    for server in servers:
-        try:
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
-            shown.append(f"{parts.hostname}:{parts.port or 4222}")
-        except ValueError:
-            shown.append(server.rpartition("@")[2])
-    return ", ".join(shown) or "(no address)"
