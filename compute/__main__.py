@@ -10,7 +10,7 @@ run once more.
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from compute.settings import Settings
 
-EXIT_FAULT = 1
-EXIT_USAGE = 2
+EXIT_FAULT: Final = 1
+EXIT_USAGE: Final = 2
 
 app = App(
     name="python -m compute",

@@ -6,12 +6,13 @@ Knows: the file system. Must not know: executions, or what becomes of one that t
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from storage.threads import Stop
 
-BLOCK_BYTES = 512
+BLOCK_BYTES: Final = 512
 """The unit of ``st_blocks``, whatever the file system's own block is."""
 
 Inode = tuple[int, int]

@@ -3,6 +3,8 @@
 Knows: the wording. Must not know: what is done about it.
 """
 
+from typing import Final
+
 import msgspec
 
 from protocol.errors import TAKEN, Broken, Exhausted, Failure, Fault, Unavailable
@@ -13,9 +15,9 @@ from storage.locality import KIND as LOCALITY
 from storage.mismatch import KIND as MISMATCH
 from storage.url.params import shown_url
 
-NODES_OWN = frozenset({"local", "localdirectory"})
+NODES_OWN: Final = frozenset({"local", "localdirectory"})
 """Sources whose data is this node's own: another node may well have it."""
-_NAMES = {
+_NAMES: Final = {
     "s3": lambda params: f"s3://{params.get('bucket', '')}/{params.get('key', '')}",
     "ipfs": lambda params: f"ipfs://{params.get('cid', '')}",
     "urldownload": lambda params: shown_url(str(params.get("url", ""))),

@@ -26,7 +26,7 @@ _SOCK_DIAG, _BY_FAMILY, _DUMP, _DATA = 4, 20, 0x301, 20
 _LISTEN: Final = 1 << 10
 _ANSWER_S: Final = 1.0
 
-WITHOUT = frozenset({"none", "http"})
+WITHOUT: Final = frozenset({"none", "http"})
 """Network types under which nobody can connect to a program."""
 
 

@@ -5,6 +5,7 @@ progress that nobody hears is lost.
 """
 
 import asyncio
+from typing import Final
 
 from protocol import messages, subjects
 from protocol.bus import Messages
@@ -13,7 +14,7 @@ from protocol.errors import Fault
 from protocol.ids import ExecutionId, NodeId
 from protocol.messages import Progress
 
-TELL_EVERY_S = 0.2
+TELL_EVERY_S: Final = 0.2
 
 
 class ProgressBoard:

@@ -23,9 +23,9 @@ ENTRY_MAX_BYTES: Final = 524_288
 BATCH_MAX: Final = 256
 SHORT_S: Final = 30.0
 
-_SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
-_PATTERN = re.compile(r"(?:(?:\*|[^\s.*>]+)\.)*(?:[*>]|[^\s.*>]+)")
-_GROUP = re.compile(r"[^\s]*")
+_SUBJECT: Final = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
+_PATTERN: Final = re.compile(r"(?:(?:\*|[^\s.*>]+)\.)*(?:[*>]|[^\s.*>]+)")
+_GROUP: Final = re.compile(r"[^\s]*")
 
 
 class Message(Struct, frozen=True):

@@ -27,8 +27,8 @@ RANDOM_BITS: Final = 62
 SHORT_LENGTH: Final = 10
 """Characters of a shortened id: prefix, dash and eight digits, as Bacalhau prints it."""
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_JOB = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_JOB: Final = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def job_key(namespace: str, name: str) -> JobKey:

@@ -5,13 +5,14 @@ Knows: guards, bounds and purges as `protocol.bus` promises them. Must not know:
 
 import asyncio
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec import Struct
 
 from protocol.bus import ENTRY_MAX_BYTES, Append, LogState, Outcome, Record, Refused, Stale, Stored
 from protocol.ids import JobKey
 
-READ_MAX = 4_096
+READ_MAX: Final = 4_096
 """Records that are read at once."""
 
 

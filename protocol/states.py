@@ -36,7 +36,7 @@ class JobState(StrEnum):
 
 
 S = ExecutionState
-_AWAY = {S.FAILED, S.CANCELLED, S.LOST}
+_AWAY: Final = {S.FAILED, S.CANCELLED, S.LOST}
 
 ARROWS: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
     S.ASSIGNED: frozenset({S.STAGING, S.RUNNING, S.PUBLISHING, S.COMPLETED, S.REFUSED} | _AWAY),

@@ -4,6 +4,7 @@ Knows: the request and its answer. Must not know: what the bytes are.
 """
 
 import asyncio
+from typing import Final
 
 from protocol import subjects
 from protocol.bus import Bus, Message
@@ -11,9 +12,9 @@ from protocol.errors import Fault
 from protocol.messages import decode, encode
 from protocol.questions import BlobAnswer, BlobRequest
 
-_PIECE_MAX_BYTES = 524_288
+_PIECE_MAX_BYTES: Final = 524_288
 """Base64 makes four bytes of three, and a message has at most a megabyte."""
-_AT_ONCE = 16
+_AT_ONCE: Final = 16
 
 
 async def serve_blobs(bus: Bus) -> None:

@@ -9,7 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from msgspec import Struct
@@ -28,15 +28,15 @@ from protocol.errors import (
     fault_of,
 )
 
-JOBS = "/api/v1/orchestrator/jobs"
-NODES = "/api/v1/orchestrator/nodes"
-AGENT = "/api/v1/agent"
-RECONNECTS = 30
+JOBS: Final = "/api/v1/orchestrator/jobs"
+NODES: Final = "/api/v1/orchestrator/nodes"
+AGENT: Final = "/api/v1/agent"
+RECONNECTS: Final = 30
 """Tries to watch on after a connection broke, some 25 s in all."""
 
 Json = dict[str, Any]
 
-_FAULTS: dict[int, type[Fault]] = {
+_FAULTS: Final[dict[int, type[Fault]]] = {
     400: Invalid,
     401: Denied,
     403: Denied,

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from typing import Final
 
 import structlog
 
@@ -27,8 +28,8 @@ from requester.agenda import BREATH
 Done = Callable[[Outcome | Fault], None]
 
 _log = structlog.get_logger(__name__)
-_PAUSE_S = 0.05
-_PAUSE_MAX_S = 2.0
+_PAUSE_S: Final = 0.05
+_PAUSE_MAX_S: Final = 2.0
 
 
 class Committer:

@@ -3,6 +3,8 @@
 Knows: the rhythm of each duty, and when this requester has heard too little to judge anyone. Must not know: what is decided.
 """
 
+from typing import Final
+
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.errors import Fault
@@ -17,7 +19,7 @@ from requester.registry import Registry
 from requester.reports import Reports
 from requester.settings import Settings
 
-_STALL_S = 1.0
+_STALL_S: Final = 1.0
 """A tick that comes so late means that this process stood still, and heard nobody meanwhile."""
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from heapq import heappop, heappush
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -20,10 +20,10 @@ from requester.recorder import Recorder
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-_AGAIN_S = 0.5
-_END_S = 5.0
+_AGAIN_S: Final = 0.5
+_END_S: Final = 5.0
 """Between two looks at where the log ends, while it is read for the first time."""
-_BREATH = 50
+_BREATH: Final = 50
 """Entries folded before others get their turn on the loop: some 3 ms, and more where entries are large."""
 
 

@@ -27,20 +27,20 @@ from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.requests import never_ran
 from requester.verbs import LogLine, Verbs
 
-_WAIT_S = 10.0
+_WAIT_S: Final = 10.0
 """How long a node may hold a request for more output."""
-_ANSWER_S = 5.0
-_TRIES = 2
+_ANSWER_S: Final = 5.0
+_TRIES: Final = 2
 """Requests without an answer in a row before the output counts as out of reach: one may be lost on its way."""
-_TRIES_FOLLOWING = 5
-_AGAIN_S = 1.0
+_TRIES_FOLLOWING: Final = 5
+_AGAIN_S: Final = 1.0
 """Until the node of an execution that goes on is asked again, after it could not answer."""
-_PASSING = ("Unavailable", "TimedOut", "NotFound", "Exhausted")
+_PASSING: Final = ("Unavailable", "TimedOut", "NotFound", "Exhausted")
 """Failures that an execution's node gets over: it is away, has not begun with it yet, or answers too many."""
 REPORT_S: Final = 5.0
 """So long is waited for the report of an execution whose output has ended, to say why there was none."""
-_BEFORE = (ExecutionState.ASSIGNED, ExecutionState.STAGING)
-_END = -1
+_BEFORE: Final = (ExecutionState.ASSIGNED, ExecutionState.STAGING)
+_END: Final = -1
 
 
 class Logs:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -28,11 +28,11 @@ from requester.read_queries import BEGINNING, entries, keys, load, load_open, st
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-_REFUSED_S = 2.0
+_REFUSED_S: Final = 2.0
 """The rest before the disk is asked again."""
-_OPEN_AT_ONCE = 1_000
+_OPEN_AT_ONCE: Final = 1_000
 """Open jobs that are read together: there may be a million."""
-_KEYS_AT_ONCE = 10_000
+_KEYS_AT_ONCE: Final = 10_000
 """Keys that are read together, some milliseconds for the loop."""
 
 

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import structlog
 from msgspec.structs import replace
@@ -29,15 +30,15 @@ from requester.live import Input, Live, Settled
 from requester.orchestrator import Orchestrator
 
 _log = structlog.get_logger(__name__)
-_REPORT_MAX_BYTES = 131_072
+_REPORT_MAX_BYTES: Final = 131_072
 """A larger report loses the program's output and the lists of inputs and files: the log is not the place for them."""
-_WAITING_MAX = 10_000
+_WAITING_MAX: Final = 10_000
 
-DROP = Verdict("drop")
-REPLACED = Verdict("drop", replaced=True)
+DROP: Final = Verdict("drop")
+REPLACED: Final = Verdict("drop", replaced=True)
 """What was reported may be current, but not as it is there."""
-LATER = Verdict("later")
-NOTED = Verdict("noted")
+LATER: Final = Verdict("later")
+NOTED: Final = Verdict("noted")
 
 Answer = Callable[[Verdict], None]
 """Takes the verdict on one report."""

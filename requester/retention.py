@@ -7,6 +7,7 @@ from the log lacks it.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -25,13 +26,13 @@ from requester.recorder import Recorder
 from requester.settings import Settings
 
 _log = structlog.get_logger(__name__)
-_AT_ONCE = 500
+_AT_ONCE: Final = 500
 """Candidates looked at in one round."""
-_OPEN_AT_ONCE = 200
+_OPEN_AT_ONCE: Final = 200
 """Open jobs looked at in one round."""
-_ASKED_AT_ONCE = 100
+_ASKED_AT_ONCE: Final = 100
 """Jobs of which the log is asked side by side at the start: services may run for longer than closed jobs are kept."""
-_AGAIN_S = 0.5
+_AGAIN_S: Final = 0.5
 """The rest before the log is asked again."""
 
 

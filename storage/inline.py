@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, ClassVar
+from typing import IO, TYPE_CHECKING, ClassVar, Final
 
 from msgspec import Struct, field
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 """Given a digest, an offset and a limit in bytes: the whole's size and a piece. Raises `NotFound`, `Unavailable`."""
 
-PIECE_BYTES = 262_144
-TOLD_S = 0.05
+PIECE_BYTES: Final = 262_144
+TOLD_S: Final = 0.05
 """How often it is told what an archive has unpacked to: a disk writes some 50 MB meanwhile."""
-SEEN_KEPT = 4_096
+SEEN_KEPT: Final = 4_096
 """Digests of inline data that are remembered."""
 
 

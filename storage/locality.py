@@ -5,13 +5,13 @@ the root alone, and calls S3 and URLs never local; here all blocks count, or the
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from protocol.errors import Denied
 from protocol.nodes import Offer
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share, Source
 
-KIND = "Locality"
+KIND: Final = "Locality"
 
 
 @runtime_checkable

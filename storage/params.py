@@ -5,7 +5,7 @@ Knows: Bacalhau's reading rules (any key case, null means absent) and how a faul
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -19,10 +19,10 @@ P = TypeVar("P")
 
 _forms: dict[Any, inspect.Type] = {}
 
-_AT = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]")
-_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
-_NAMED = re.compile(r"(?P<path>[A-Za-z]\w*(?:\.[A-Za-z]\w*)*)(?P<said>.*)", re.DOTALL)
+_AT: Final = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
+_STEP: Final = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]")
+_MISSING: Final = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
+_NAMED: Final = re.compile(r"(?P<path>[A-Za-z]\w*(?:\.[A-Za-z]\w*)*)(?P<said>.*)", re.DOTALL)
 
 
 class Unfit(Invalid):

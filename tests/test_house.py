@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+import re
 import subprocess
 import tomllib
 import warnings
@@ -86,6 +87,18 @@ def test_every_module_says_what_it_knows() -> None:
         and not text.removeprefix("#!/usr/bin/env python3\n").startswith('"""')
     ]
     assert silent == []
+
+
+def test_every_constant_is_final() -> None:
+    """A name in capitals is never given another value: it says so, and the type checker holds it to that."""
+    assigned = re.compile(r"^_?[A-Z][A-Z0-9_]+(?::(?! Final)[^=\n]*)? = (?!TypeVar)", re.MULTILINE)
+    changing = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in tracked()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in (*PACKAGES, "benchmarks")
+        for found in assigned.finditer(path.read_text())
+    ]
+    assert changing == []
 
 
 @pytest.mark.filterwarnings("default::UserWarning")

@@ -3,19 +3,21 @@
 Knows: frames, header blocks, status lines and reply subjects. Must not know: connections, or what the messages mean.
 """
 
+from typing import Final
+
 from msgspec import Struct
 
-EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
-BATCH_ID = "Nats-Batch-Id"
-BATCH_SEQUENCE = "Nats-Batch-Sequence"
-BATCH_COMMIT = "Nats-Batch-Commit"
-PENDING_MESSAGES = "Nats-Pending-Messages"
-OP = "Shoal-Op"
+EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+BATCH_ID: Final = "Nats-Batch-Id"
+BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
+BATCH_COMMIT: Final = "Nats-Batch-Commit"
+PENDING_MESSAGES: Final = "Nats-Pending-Messages"
+OP: Final = "Shoal-Op"
 """Our own header: the operation id of a guarded write."""
 
-NO_RESPONDERS = 503
+NO_RESPONDERS: Final = 503
 
-_VERSION = b"NATS/1.0"
+_VERSION: Final = b"NATS/1.0"
 
 
 class Request(Struct, frozen=True, gc=False):

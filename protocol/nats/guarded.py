@@ -91,8 +91,8 @@ class _Ack(Struct, frozen=True, gc=False):
 
 
 _ack = msgspec.json.Decoder(_Ack)
-_NUMBER = re.compile(r"\d+")
-_FULL = ("maximum bytes", "maximum messages exceeded", "insufficient", "resources", "no space")
+_NUMBER: Final = re.compile(r"\d+")
+_FULL: Final = ("maximum bytes", "maximum messages exceeded", "insufficient", "resources", "no space")
 
 
 def judge(answer: Answer | None) -> Outcome | Doubt:

@@ -15,7 +15,7 @@ import base64
 import binascii
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -25,13 +25,15 @@ from protocol.errors import Invalid
 from protocol.jobs import Job, Spec
 from protocol.spec.bounds import ESCAPES_MAX, MEDIA_TYPE_MAX_CHARACTERS
 
-INLINE = "inline"
-MEDIA_TYPE_DEFAULT = "text/plain;charset=US-ASCII"
+INLINE: Final = "inline"
+MEDIA_TYPE_DEFAULT: Final = "text/plain;charset=US-ASCII"
 
-_SCHEME = "data:"
-_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
-_MEDIA = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(;[\w!#$&^.+*-]+=(\"[^\"\\]*\"|[^;,\"\s]*))*", re.ASCII)
-_BLOB = re.compile(
+_SCHEME: Final = "data:"
+_BASE64: Final = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_MEDIA: Final = re.compile(
+    r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(;[\w!#$&^.+*-]+=(\"[^\"\\]*\"|[^;,\"\s]*))*", re.ASCII
+)
+_BLOB: Final = re.compile(
     r"blob:sha256:(?P<digest>[0-9a-f]{64});(?P<media>[^\s,]+);size=(?P<size>0|[1-9][0-9]{0,17})"
 )
 

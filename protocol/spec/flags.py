@@ -75,7 +75,7 @@ _URL_OPTIONS: Final = {
 _WRITABLE: Final = ("rw", "readwrite")
 """Of a path on a node it opens the path itself, of all else the program's copy."""
 _FILE_OPTIONS: Final = {**dict.fromkeys(_WRITABLE, "ReadWrite"), "createas": "CreateAs"}
-_TARGET = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*?)(?P<mode>:r[ow])?", re.DOTALL)
+_TARGET: Final = re.compile(r"(?P<source>.+):(?P<target>/(?!/).*?)(?P<mode>:r[ow])?", re.DOTALL)
 _CID: Final = re.compile(r"(Qm[1-9A-HJ-NP-Za-km-z]{44}|baf[a-z2-7]{50,})(/.*)?", re.DOTALL)
 _TRUE: Final = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 

@@ -21,10 +21,10 @@ from protocol.spec.tree import (
     whole,
 )
 
-_BLANK = re.compile(r"[ \t\n\r]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<part>\.[0-9]+)?(?P<power>[eE][+-]?[0-9]+)?")
+_BLANK: Final = re.compile(r"[ \t\n\r]*")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<part>\.[0-9]+)?(?P<power>[eE][+-]?[0-9]+)?")
 _WORDS: Final = {"true": True, "false": False, "null": None}
-_WORD = re.compile("|".join(_WORDS))
+_WORD: Final = re.compile("|".join(_WORDS))
 
 
 def read_json(text: str) -> Document:

@@ -26,8 +26,10 @@ DOMAIN_MAX_CHARACTERS: Final = 255
 """A domain name's 253, with a dot on either side."""
 
 _NAMES: Final = {name.lower(): name for name in TYPES}
-_DOMAIN = re.compile(r"\.?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
-_PORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DOMAIN: Final = re.compile(
+    r"\.?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?"
+)
+_PORT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def type_from_number(value: Any) -> Any:

@@ -57,10 +57,10 @@ _SECOND_UNITS: Final[dict[str, Decimal]] = {
     "d": Decimal(86_400),
 }
 
-_NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
-_CPU = re.compile(rf"\+?({_NUMBER})(?:([eE][+-]?[0-9]{{1,3}})|([numkMGTPE]|[KMGTPE]i)?)")
-_BYTES = re.compile(rf"({_NUMBER})([a-z]*)")
-_DURATION = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h|d)")
+_NUMBER: Final = r"[0-9]+\.?[0-9]*|\.[0-9]+"
+_CPU: Final = re.compile(rf"\+?({_NUMBER})(?:([eE][+-]?[0-9]{{1,3}})|([numkMGTPE]|[KMGTPE]i)?)")
+_BYTES: Final = re.compile(rf"({_NUMBER})([a-z]*)")
+_DURATION: Final = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h|d)")
 
 
 def parse_cpu(text: str) -> float:

@@ -23,10 +23,12 @@ TEXT_MAX_CHARACTERS: Final = 65_536
 
 _SIGNS: Final[dict[str, str]] = {"=": "=", "==": "==", "!=": "!=", ">": "gt", "<": "lt"}
 _WORDS: Final = SOME_VALUES
-_TOKEN = re.compile(r"\s*(?:(?P<sign>==|!=|[=!(),<>])|(?P<word>[^\s=!(),<>]+))")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_TOKEN: Final = re.compile(r"\s*(?:(?P<sign>==|!=|[=!(),<>])|(?P<word>[^\s=!(),<>]+))")
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_PREFIX: Final = re.compile(
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def parse_selector(text: str) -> list[Constraint]:

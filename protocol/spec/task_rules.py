@@ -34,8 +34,8 @@ HOST_ENV: Final = "env:"
 RESULT_FILES: Final = ("stdout", "stderr", "exitCode")
 """Files that every result holds beside its paths."""
 
-_ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-_HOST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENV_NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
+_HOST_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PARSERS: Final[Mapping[str, Callable[[str], float]]] = {
     "CPU": parse_cpu,
     "Memory": parse_bytes,

@@ -5,7 +5,7 @@ Knows: what clients ask before they do anything. Must not know: jobs.
 
 import base64
 import platform
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -14,11 +14,11 @@ from requester.api.keys import BUILD, CONFIG, REQUEST_ID, VERBS
 
 routes = web.RouteTableDef()
 
-COMPATIBLE_WITH = "v1.9.3"
+COMPATIBLE_WITH: Final = "v1.9.3"
 """Bacalhau's clients compare this with their own version."""
-AUTH_METHOD = "clientkey"
+AUTH_METHOD: Final = "clientkey"
 """Written as the peer writes it: its clients put a method's name into a path as they were told it."""
-GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+GO_NAMES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def build_info(version: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ SHUTDOWN_S: Final = 2.0
 
 log = structlog.get_logger("requester.api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def application(

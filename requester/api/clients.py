@@ -14,7 +14,7 @@ NAMES_ARE_IDENTITIES: Final = (1, 8, 0)
 Clients before it have no such flag: each submission was a new job to them, whatever its name."""
 UNVERSIONED: Final = (0, 0, 0)
 """What Bacalhau's client says when it was built from its source without a version."""
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 
 def version_of(headers: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ verb (two for ``include``), and encodes.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -23,17 +23,17 @@ from requester.verbs import HistoryQuery, JobQuery, Submission
 from storage.forms import look
 
 routes = web.RouteTableDef()
-BASE = "/api/v1/orchestrator/jobs"
-INCLUDED_MAX = 1_000
+BASE: Final = "/api/v1/orchestrator/jobs"
+INCLUDED_MAX: Final = 1_000
 """Lines of history that are told with a job, the newest; its own route has all of them."""
 
-_ORDERS = {
+_ORDERS: Final = {
     "created_at": "created_at",
     "create_time": "created_at",
     "modified_at": "modified_at",
     "modify_time": "modified_at",
 }
-_KINDS = {
+_KINDS: Final = {
     "": "all",
     "all": "all",
     "job": "job",

@@ -4,7 +4,7 @@ Knows: bodies and parameters of Bacalhau's paths. Must not know: how membership 
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -17,13 +17,13 @@ from requester.api.keys import BUILD, VERBS
 from requester.core.model import NodeRecord
 
 routes = web.RouteTableDef()
-BASE = "/api/v1/orchestrator/nodes"
+BASE: Final = "/api/v1/orchestrator/nodes"
 
-_MEMBERSHIPS = {"approve": "APPROVED", "reject": "REJECTED", "delete": "DELETED"}
-_ACTIONS = (*_MEMBERSHIPS, "cordon", "drain", "uncordon")
-DRAIN_S = 3600.0
+_MEMBERSHIPS: Final = {"approve": "APPROVED", "reject": "REJECTED", "delete": "DELETED"}
+_ACTIONS: Final = (*_MEMBERSHIPS, "cordon", "drain", "uncordon")
+DRAIN_S: Final = 3600.0
 """How long work may stay on a node that is drained, if nobody says otherwise."""
-_ORDERS = {
+_ORDERS: Final = {
     "id": lambda node: node.info.id,
     "type": lambda node: "Compute",
     "available_cpu": lambda node: node.free.cpu,

@@ -11,10 +11,10 @@ from typing import Final
 
 from protocol.errors import Invalid
 
-_ABSENT = {"", "none", "null"}
-_TRUE = {"true", "1", "t"}
-_FALSE = {"false", "0", "f"} | _ABSENT
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_ABSENT: Final = {"", "none", "null"}
+_TRUE: Final = {"true", "1", "t"}
+_FALSE: Final = {"false", "0", "f"} | _ABSENT
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 LIMIT_MAX: Final = 10_000
 """Items of one answer; beyond that there is a next page."""
 

@@ -17,30 +17,30 @@ from requester.cli.exits import Exit, code_of, complain, complain_of
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
 
-_HELP = """Bring jobs to data.
+_HELP: Final = """Bring jobs to data.
 
 Submit a job with `shoal submit spec.yaml`, look at it with `shoal job describe ID`, fetch what it wrote with
 `shoal job get ID`. A cluster on this machine to try things on: `shoal devstack`.
 """
 
 
-_EXITS = """
+_EXITS: Final = """
 
 Ends with 0 only if the job did what it should: 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time to
 wait was over, 2 what was asked is wrong. Ctrl+C leaves the job running.
 """
-_PROGRAM = """
+_PROGRAM: Final = """
 
 Flags stand before {word}; all behind it is the program's. With --follow it prints what the program prints and ends with
 its code.
 """
 
-_SETTINGS = (
+_SETTINGS: Final = (
     "Settings come from flags, then -c Key=Value, then variables (SHOAL_API_PORT, BACALHAU_API_PORT), then files: -c FILE, "
     "./shoal.yaml and ~/.config/shoal/config.yaml."
 )
 # A lazy command's own docstring would have to be imported to be shown; these lines are what `--help` lists.
-_ABOUT_JOBS = (
+_ABOUT_JOBS: Final = (
     ("submit:validate", "validate", "Check a job spec without a server."),
     ("describe:describe", "describe", "Describe a job: what was asked, what became of it, and why."),
     ("jobs:list_jobs", "list", "List jobs, newest first."),
@@ -57,7 +57,7 @@ _ABOUT_JOBS = (
     ("files:ls", "ls", "List the files of a job's results without downloading them."),
     ("files:cat", "cat", "Print one file of a job's results without downloading the rest."),
 )
-_ABOUT_NODES = (
+_ABOUT_NODES: Final = (
     ("describe", "Describe a node."),
     ("approve", "Let a node take work."),
     ("reject", "Give a node no more work, and move what it has elsewhere at once."),
@@ -66,7 +66,7 @@ _ABOUT_NODES = (
     ("drain", "Take the work from a node: services at once, the rest when it ends or at a deadline."),
     ("uncordon", "Give a node work again."),
 )
-_ABOUT_KEYS = {
+_ABOUT_KEYS: Final = {
     "cluster": (
         ("init", "init", "Make the keys of a new cluster, and the file that its NATS servers start with."),
         ("list_enrolled", "list", "List who has credentials."),
@@ -88,14 +88,14 @@ _ABOUT_KEYS = {
     ),
 }
 
-_ABOUT_AGENT = (
+_ABOUT_AGENT: Final = (
     ("alive", "Tell whether the requester answers."),
     ("version", "Print the requester's version, and Bacalhau's that it speaks like."),
     ("node", "Print who the requester is."),
     ("config", "Print the settings that the requester goes by, without what is secret."),
 )
 
-_SPECS = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
+_SPECS: Final = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
 """Commands that read a spec, from standard input if none is named."""
 
 

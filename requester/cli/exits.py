@@ -5,7 +5,7 @@ Knows: which outcome has which code (documented in ``docs/exit-codes.md``). Must
 
 import sys
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from protocol.errors import (
     NO_SUITABLE_NODE,
@@ -19,7 +19,7 @@ from protocol.errors import (
 )
 from requester.cli.output import clean_text
 
-CLOSED = ("Completed", "Failed", "Stopped")
+CLOSED: Final = ("Completed", "Failed", "Stopped")
 """The states of a job of which no more is to come, as REST names them."""
 
 

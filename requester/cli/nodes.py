@@ -1,7 +1,7 @@
 """``shoal node …``: list, describe, approve, reject, delete, cordon, drain, uncordon."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -13,7 +13,7 @@ from requester.cli.output import Column, ListFormat, ObjectFormat, WholeList, pr
 from requester.client import NODES, node_path
 
 Json = dict[str, Any]
-DRAIN_POLL_S = 1.0
+DRAIN_POLL_S: Final = 1.0
 Message = Annotated[str, Parameter(alias="-m", help="Why.")]
 Ref = Annotated[str, Parameter(name="NODE", help="The node's id or the beginning of it.")]
 
@@ -150,7 +150,7 @@ def _of_max(node: Json, name: str, show: Any) -> str:
     return f"{show(info['AvailableCapacity'][name])} / {show(info['MaxCapacity'][name])}"
 
 
-_GROUPS: dict[str, list[Column]] = {
+_GROUPS: Final[dict[str, list[Column]]] = {
     "labels": [
         (
             "LABELS",

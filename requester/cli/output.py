@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
 from protocol.questions import STDERR
 
 Json = dict[str, Any]
-_GAP = "  "
+_GAP: Final = "  "
 """Between two columns."""
-_C1 = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_C1: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 Column = tuple[str, Callable[[Json], str]]
 
 

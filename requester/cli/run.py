@@ -33,8 +33,8 @@ MODULE_TARGET: Final = "/module"
 MODULE_MAX_BYTES: Final = 7 * 1024 * 1024
 """As base64 it still fits into a request."""
 
-_JOB = Group("About the job")
-_TASK = Group("About the program")
+_JOB: Final = Group("About the job")
+_TASK: Final = Group("About the program")
 
 _FLAG_OF: Final = {
     "Count": "--count",

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from cyclopts import Parameter
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from requester.settings import Settings
     from storage.s3.results import ResultSigner
 
-CONNECT_S = 2.0
-LOG_WAIT_S = 60.0
+CONNECT_S: Final = 2.0
+LOG_WAIT_S: Final = 60.0
 """So long may JetStream need at the start: servers and requesters of a site often start together."""
-NODE_STOP_S = 30.0
+NODE_STOP_S: Final = 30.0
 """How long a compute node beside us may take to leave in order."""
 
 

@@ -18,13 +18,13 @@ from requester.core.view import View
 
 NODE_LOST: Final = "Unavailable.NodeLost"
 NODE_FORGOT: Final = "Unavailable.NodeForgot"
-SUPERSEDED = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
-REJECTED = Failure(
+SUPERSEDED: Final = Failure(code="Conflict.Superseded", message="Execution stopped for job update")
+REJECTED: Final = Failure(
     code=NODE_REJECTED,
     message="Execution stop requested because node has been rejected",
     retryable=True,
 )
-DRAINED = Failure(
+DRAINED: Final = Failure(
     code=NODE_DRAINED,
     message="Execution stop requested because node is being drained",
     retryable=True,

@@ -6,6 +6,7 @@ of a node; its numbers, names and links are told as they stand.
 
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -15,8 +16,8 @@ from storage.ipfs.cid import cid_end, varint
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LINKS, _DATA = 2, 1
 _HASH, _NAME, _TSIZE = 1, 2, 3
-_FIELD_KEYS = (_LINKS << 3 | _BYTES, _DATA << 3 | _BYTES)
-_LINK_KEYS = (_HASH << 3 | _BYTES, _NAME << 3 | _BYTES, _TSIZE << 3 | _VARINT)
+_FIELD_KEYS: Final = (_LINKS << 3 | _BYTES, _DATA << 3 | _BYTES)
+_LINK_KEYS: Final = (_HASH << 3 | _BYTES, _NAME << 3 | _BYTES, _TSIZE << 3 | _VARINT)
 
 
 class Type(IntEnum):
@@ -30,7 +31,7 @@ class Type(IntEnum):
     SHARD = 5
 
 
-_TYPES = frozenset(Type)
+_TYPES: Final = frozenset(Type)
 
 
 class Link(Struct, frozen=True):

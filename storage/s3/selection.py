@@ -3,6 +3,8 @@
 Knows: what a job's params say of keys, and how S3 is asked which there are. Must not know: how their bytes come.
 """
 
+from typing import Final
+
 from msgspec import structs
 
 from protocol.errors import Fault, Invalid, NotFound
@@ -20,7 +22,7 @@ from storage.s3.partitions import Groups, behind_prefix, index_of, shares_out
 from storage.s3.patterns import FILTER, PATTERN, sift
 from storage.threads import in_thread
 
-FOLDER_TYPE = "application/x-directory"
+FOLDER_TYPE: Final = "application/x-directory"
 
 
 async def find(

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -42,7 +42,7 @@ from storage.tree import Entry
 from storage.tree import Limits as TreeLimits
 from storage.tree_writer import TreeWriter
 
-SMALL_OBJECT_BYTES = 1 << 20
+SMALL_OBJECT_BYTES: Final = 1 << 20
 
 
 class Pinned(Struct, frozen=True):

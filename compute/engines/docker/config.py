@@ -31,7 +31,7 @@ CPU_LEAST: Final = 0.01
 """The API refuses less."""
 NANO: Final = 1_000_000_000
 
-_VARIABLE = re.compile(r"[^=\0]+")
+_VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
 def container_name(node: NodeId, execution: ExecutionId) -> str:

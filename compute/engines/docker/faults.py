@@ -39,9 +39,15 @@ IN_DOUBT: Final = Failure(
     retryable=True,
 )
 
-_EXECUTABLE = re.compile(r'exec: "(?P<program>[^"]*)": (?P<why>.*?)(?:: unknown)?$')
-_NO_IMAGE = ("manifest unknown", "manifest for ", "name unknown", "repository not known", "not found: name")
-_NO_ACCESS = (
+_EXECUTABLE: Final = re.compile(r'exec: "(?P<program>[^"]*)": (?P<why>.*?)(?:: unknown)?$')
+_NO_IMAGE: Final = (
+    "manifest unknown",
+    "manifest for ",
+    "name unknown",
+    "repository not known",
+    "not found: name",
+)
+_NO_ACCESS: Final = (
     "unauthorized",
     "authentication required",
     "no basic auth",
