@@ -60,16 +60,9 @@ async def running(
         drivers = await stack.enter_async_context(
             open_drivers(settings.storage(), blob_reader(bus), BusGrants(bus, node))
         )
-        drivers = Drivers(
-            {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
-            {
-                name: each
-                for name, each in drivers.publishers.items()
-                if name not in settings.publishers_disabled
-            },
-        )
+        drivers = _enabled(drivers, settings)
         if "s3" in {*drivers.sources, *drivers.publishers}:
-            # Before anything is served: a loop would stand for it.
+            # Before anything is served: the loop would stand still while it is imported.
             await asyncio.to_thread(s3.load)
         info = await _info(settings, node)
         facts = Facts(info, engines, drivers, clock, before=read_info(journal.noted(INFO)))
@@ -92,6 +85,14 @@ async def running(
                 yield agent
             finally:
                 life.cancel()
+
+
+def _enabled(drivers: Drivers, settings: Settings) -> Drivers:
+    """The drivers without those that the node's owner disabled."""
+    return Drivers(
+        {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
+        {name: each for name, each in drivers.publishers.items() if name not in settings.publishers_disabled},
+    )
 
 
 async def _info(settings: Settings, node: NodeId) -> NodeInfo:

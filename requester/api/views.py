@@ -16,7 +16,7 @@ import msgspec
 from protocol.errors import Failure
 from protocol.ids import short, uuid4_text
 from protocol.jobs import EVERYWHERE, Amounts, Spec
-from protocol.messages import APART, Progress, Written
+from protocol.messages import APART, InputRead, Progress, Written
 from protocol.nodes import NodeInfo, Offer
 from protocol.ranking import Ranking
 from protocol.states import ExecutionState, JobState
@@ -165,16 +165,7 @@ def execution(record: ExecutionRecord, job: JobRecord) -> Json:
             {"State": stage.state.value, "Time": timestamp(stage.at), "Message": stage.message}
             for stage in record.stages
         ],
-        "Inputs": [
-            {
-                "Target": read.target,
-                "Type": read.type,
-                "Identity": read.identity,
-                "Size": read.size_bytes,
-                "Cached": read.cached,
-            }
-            for read in record.inputs
-        ],
+        "Inputs": [_input_read(each) for each in record.inputs],
     }
     if record.written is not None:
         view["Written"] = written(record.written)
@@ -183,6 +174,16 @@ def execution(record: ExecutionRecord, job: JobRecord) -> Json:
     if record.failure is not None:
         view["Failure"] = failure(record.failure)
     return view
+
+
+def _input_read(read: InputRead) -> Json:
+    return {
+        "Target": read.target,
+        "Type": read.type,
+        "Identity": read.identity,
+        "Size": read.size_bytes,
+        "Cached": read.cached,
+    }
 
 
 def explanation(explained: Explanation, decisions: list[Any], standings: list[Any]) -> Json:
