@@ -72,7 +72,7 @@ async def backup(url: str, credentials: str, folder: Path) -> Contents:
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError as error:
-        raise Conflict(f"{folder} is there already", hint="name a new folder") from error
+        raise Conflict(f"{folder} is there already", hint="Name a new folder.") from error
     try:
         async with _connected(url, credentials) as wire:
             contents = Contents(1, [await _save(wire, stream, folder) for stream in STREAMS])
@@ -181,7 +181,7 @@ async def _ask(wire: Wire, subject: str, data: bytes) -> _Answer:
             f"the server did not answer {subject} within {WAIT_S:g} s, or the connection was lost"
         )
     if answer.status:
-        raise Unavailable(f"nobody answers {subject}", hint="is JetStream on, and has the stream a leader?")
+        raise Unavailable(f"nobody answers {subject}", hint="Is JetStream on, and has the stream a leader?")
     read = msgspec.json.decode(answer.data, type=_Answer) if answer.data else _Answer()
     if read.error is not None:
         raise _fault(subject.rpartition(".")[2], read.error)
@@ -191,7 +191,7 @@ async def _ask(wire: Wire, subject: str, data: bytes) -> _Answer:
 def _fault(stream: str, error: Error) -> Fault:
     if error.err_code == NO_STREAM:
         return NotFound(
-            f"these servers have no stream {stream}", hint="requesters make it when they first start"
+            f"these servers have no stream {stream}", hint="Requesters make it when they first start."
         )
     if error.err_code == NAME_TAKEN:
         return _taken(stream)
@@ -200,12 +200,12 @@ def _fault(stream: str, error: Error) -> Fault:
     if numbers & {NO_CLUSTER, NO_PEERS}:
         return Exhausted(
             f"these servers are too few for the copies of the stream {stream} ({error.description})",
-            hint="as many copies as there are servers, such as one: --replicas 1",
+            hint="Ask for no more copies than there are servers, such as --replicas 1.",
         )
     if numbers & {NO_STORAGE, NO_ACCOUNT_STORAGE}:
         return Exhausted(
             f"these servers have no room for the stream {stream} ({error.description})",
-            hint="raise max_file_store in nats.conf; what a stream may grow to is reserved",
+            hint="Raise max_file_store in nats.conf; what a stream may grow to is reserved.",
         )
     return Unavailable(f"the server refuses: {error.description} ({error.err_code})")
 
@@ -213,7 +213,7 @@ def _fault(stream: str, error: Error) -> Fault:
 def _taken(stream: str) -> Conflict:
     return Conflict(
         f"these servers have a stream {stream} already",
-        hint="restore into servers without streams: stop the requesters, and start the servers on an empty data folder",
+        hint="Restore into servers without streams: stop the requesters, and start the servers on an empty data folder.",
     )
 
 

@@ -74,7 +74,7 @@ class Keyring:
         """Make the keys of a new cluster. Raises `Conflict` if there are some: replacing them would lock everybody out."""
         if path.exists():
             raise Conflict(
-                f"{path} holds the keys of a cluster already", hint="name another file with --keys"
+                f"{path} holds the keys of a cluster already", hint="Name another file with --keys."
             )
         book = Book(
             _seed(nkeys.PREFIX_BYTE_OPERATOR),
@@ -94,7 +94,7 @@ class Keyring:
         except FileNotFoundError as error:
             raise NotFound(
                 f"there are no keys at {path}",
-                hint="`shoal cluster init` makes them, once for a cluster; --keys names the file",
+                hint="`shoal cluster init` makes them, once for a cluster; --keys names the file.",
             ) from error
         except msgspec.DecodeError as error:
             raise Invalid(f"{path} does not hold the keys of a cluster: {error}") from error
@@ -126,11 +126,11 @@ class Keyring:
         Raises `Invalid` (the name or key is none) and `Conflict` (the name has credentials).
         """
         if not is_token(name):
-            raise Invalid(f"{name!r} is no name", hint="use 1 to 64 letters, digits, '_' or '-'")
+            raise Invalid(f"{name!r} is no name", hint="Use 1 to 64 letters, digits, '_' or '-'.")
         if _slot(role, name) in self._book.issued:
             raise Conflict(
                 f"{role} {name} is enrolled already",
-                hint=f"`shoal {role} rotate {name}` gives it a new key, `revoke` takes its credentials away",
+                hint=f"`shoal {role} rotate {name}` gives it a new key, `revoke` takes its credentials away.",
             )
         made = self._sign(role, name, key)
         self._book.issued[_slot(role, name)] = Issued(role, [made.key], _now())
@@ -166,7 +166,7 @@ class Keyring:
     def _issued(self, role: str, name: str) -> Issued:
         found = self._book.issued.get(_slot(role, name))
         if found is None:
-            hint = "`shoal cluster list` shows who is; if servers missed a revocation, `shoal cluster push` tells them"
+            hint = "`shoal cluster list` shows who is; if servers missed a revocation, `shoal cluster push` tells them."
             raise NotFound(f"no {role} {name} is enrolled", hint=hint)
         return found
 
@@ -179,7 +179,7 @@ class Keyring:
         key = key or _public(seed)
         if not _is_user_key(key):
             raise Invalid(
-                f"{key!r} is no public key of a user", hint="it begins with U and has 56 characters"
+                f"{key!r} is no public key of a user", hint="It begins with U and has 56 characters."
             )
         account, signing = self._book.accounts[claims.ACCOUNT_OF[role]], self._book.signing[role]
         body = claims.user(name, key, account_key=_public(account), signing_key=_public(signing), iat=_now())

@@ -226,7 +226,7 @@ def read_file(path: Path) -> Layer:
         data = path.read_bytes()[: FILE_MAX_BYTES + 1]
         text = data.decode("utf-8-sig")
     except OSError as error:
-        hint = "a value of -c is a file, or Key=Value"
+        hint = "A value of -c is a file, or Key=Value."
         raise NotFound(f"the configuration {path} cannot be read: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise Invalid(f"the configuration {path} is not UTF-8 text (byte {error.start})") from error

@@ -245,7 +245,7 @@ def _fault(status: int, answer: Any, data: bytes, endpoint: Endpoint) -> Fault:
     kind = _FAULTS.get(status, Broken)
     if not isinstance(answer, dict) or "Message" not in answer:
         text = data[:200].decode(errors="replace").strip()
-        return kind(f"{endpoint} answered {status}: {text}", hint="is this the address of a requester's API?")
+        return kind(f"{endpoint} answered {status}: {text}", hint="Is this the address of a requester's API?")
     details = {str(name): str(value) for name, value in (answer.get("Details") or {}).items()}
     code = details.pop("Fault", "") or kind.code
     return fault_of(
@@ -274,6 +274,6 @@ def _unreachable(endpoint: Endpoint, error: Exception | None) -> Fault:
             why = str(error) or type(error).__name__
     return Unavailable(
         f"no requester answers at {endpoint} ({why})",
-        hint="start one with `shoal serve` or a whole cluster with `shoal devstack`; name another with --api-host and "
-        "--api-port, or BACALHAU_API_HOST and BACALHAU_API_PORT",
+        hint="Start one with `shoal serve` or a whole cluster with `shoal devstack`; name another with --api-host and "
+        "--api-port, or BACALHAU_API_HOST and BACALHAU_API_PORT.",
     )

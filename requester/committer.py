@@ -57,7 +57,7 @@ class Committer:
         if len(self._waiting) >= self._waiting_max and not must:
             raise Exhausted(
                 f"{len(self._waiting)} entries wait for the log already",
-                hint="try again in a moment: the log takes fewer jobs a second than arrive",
+                hint="Try again in a moment: the log takes fewer jobs a second than arrive.",
             )
         self._waiting.append((append, done))
         if self._wake is not None and not self._wake.done():
@@ -112,5 +112,5 @@ class Committer:
 def _unknown(passed_s: float) -> Unavailable:
     return Unavailable(
         f"the log did not answer for {passed_s:.0f} s; whether the job was taken is not known",
-        hint="look for the job, or submit it again",
+        hint="Look for the job, or submit it again.",
     )

@@ -169,7 +169,7 @@ class Decider:
             return
         fault = Invalid(
             f"the entry would have {size} bytes, the log takes at most {ENTRY_MAX_BYTES}",
-            hint="make the job smaller: put data into S3, IPFS or an inline input",
+            hint="Make the job smaller: put data into S3, IPFS or an inline input.",
         )
         self._settle(taken, fault)
         self._let_go(live)
@@ -256,7 +256,7 @@ class Decider:
                 job=live.record.id,
                 name=live.record.spec.name,
                 entries=live.record.entries,
-                hint="stop it, delete it and submit it again at a good time; if it is started again and again, see why",
+                hint="Stop it, delete it and submit it again at a good time; if it is started again and again, see why.",
             )
 
     def _hand_over(self, live: Live, taken: list[Input]) -> None:

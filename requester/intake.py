@@ -18,8 +18,8 @@ from requester.patience import Patience
 from requester.recorder import Recorder
 
 ROOM_HINT: Final = (
-    "delete closed jobs, shorten Orchestrator.KeepFor, or give it more room: nats stream edit JOBS --max-bytes N, with the "
-    "credentials of shoal cluster admin"
+    "Delete closed jobs, shorten Orchestrator.KeepFor, or give it more room: nats stream edit JOBS --max-bytes N, with the "
+    "credentials of shoal cluster admin."
 )
 
 
@@ -68,7 +68,7 @@ class Intake:
             raise Unavailable(
                 f"the log did not answer within {self._timeout_s:g} s; "
                 "whether the request was taken is not known",
-                hint="ask for the job, or submit it again under the same name",
+                hint="Ask for the job, or submit it again under the same name.",
             ) from error
         finally:
             item.wanted = False
@@ -82,7 +82,7 @@ class Intake:
         if live.record is None and live.guard:
             raise Exhausted(
                 f"a job of this name was deleted, and what the log still has of it leaves no room: {reason}",
-                hint="try again in a minute: it is cleared away by then",
+                hint="Try again in a minute: it is cleared away by then.",
                 kind="Entries",
             )
         raise Invalid(f"the log refused the entry: {reason}")

@@ -160,7 +160,7 @@ class JobChanges:
         record = await self._lookup.job(job.name, job.namespace) if job.name else None
         if record is None or record.spec.name != job.name:
             raise NotFound(
-                f"there is no job of the name {job.name!r}", kind="Job", hint="give the job a Name"
+                f"there is no job of the name {job.name!r}", kind="Job", hint="Give the job a Name."
             )
         return changes(record.spec, await self._without_large_data(job))
 
@@ -180,6 +180,6 @@ def _meant(live: Live, record: JobRecord) -> JobRecord:
         raise NotFound(
             f"job {record.id} ended and left the log while this requester was away",
             kind="Job",
-            hint="ask another requester",
+            hint="Ask another requester.",
         )
     return live.record or record

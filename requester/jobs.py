@@ -386,5 +386,5 @@ def _missed(what: str) -> NotFound:
     return NotFound(
         f"{what} ended and left the log while this requester was away",
         kind="Job",
-        hint="ask another requester",
+        hint="Ask another requester.",
     )

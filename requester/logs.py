@@ -115,7 +115,7 @@ def _out_of_reach(execution: ExecutionRecord, fault: Unavailable | TimedOut) -> 
     node = short(execution.node)
     return type(fault)(
         f"node {node} does not answer, and the output of execution {short(execution.id)} is kept there",
-        hint=f"how the node is: shoal node describe {node}",
+        hint=f"See how the node is: shoal node describe {node}",
     ).failure()
 
 

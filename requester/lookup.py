@@ -55,7 +55,7 @@ class Lookup:
             if not await self._catch_up():
                 raise Unavailable(
                     f"whether there is a job {ref} is not known here: the log cannot be read just now",
-                    hint="ask again in a moment, or ask another requester",
+                    hint="Ask again in a moment, or ask another requester.",
                 ) from unknown
             record = await self._known(ref, namespace)
         if not version or version == record.version:
@@ -129,7 +129,7 @@ class Lookup:
         else:
             record = await self._named(ref, namespace) or await self._with_id(ref, namespace)
         if record is None:
-            raise NotFound(f"job {ref} not found", kind="Job", hint="list jobs with: job list")
+            raise NotFound(f"job {ref} not found", kind="Job", hint="List jobs with: job list")
         return record
 
     async def _named(self, name: str, namespace: str) -> JobRecord | None:
@@ -165,7 +165,7 @@ class Lookup:
             raise Conflict(
                 f"{ref} could be any of {len(found)}{more} jobs",
                 kind="MultipleJobsFound",
-                hint="use more of the id, or the namespace",
+                hint="Use more of the id, or the namespace.",
                 details={record.id: f"{record.spec.name} in {record.spec.namespace}" for record in found},
             )
         return await self.by_key(found[0].key) if found else None

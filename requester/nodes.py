@@ -38,12 +38,12 @@ class Nodes:
         exact = nodes.get(NodeId(ref))
         found = [exact] if exact is not None else [node for id_, node in nodes.items() if id_.startswith(ref)]
         if not ref or not found:
-            raise NotFound(f"node {ref} not found", kind="Node", hint="list nodes with: node list")
+            raise NotFound(f"node {ref} not found", kind="Node", hint="List nodes with: node list")
         if len(found) > 1:
             raise Conflict(
                 f"{ref} could be any of {len(found)} nodes",
                 kind="MultipleNodesFound",
-                hint="use more of the id",
+                hint="Use more of the id.",
                 details={node.info.id: node.membership for node in found},
             )
         return self._told(found[0])

@@ -88,7 +88,7 @@ class Words:
             if await self._saved(id_, new, cell.revision if cell else 0):
                 known = self._fleet.nodes.get(id_, node)
                 return replace(known, membership=new.membership, cordon=new.cordon)
-        raise Conflict(f"node {id_} is being changed by others", hint="try again")
+        raise Conflict(f"node {id_} is being changed by others", hint="Try again.")
 
     async def _saved(self, id_: NodeId, new: NodeCell, revision: int) -> bool:
         """Put a cell in the place of its `revision`, and go by it here and elsewhere; False if it was changed meanwhile.

@@ -212,10 +212,10 @@ class NoopEngine:
 def _check(params: NoopParams) -> None:
     if not 0 <= params.exit_code <= 255:
         raise Invalid(
-            f"noop: ExitCode {params.exit_code} is not between 0 and 255", hint="choose a code from 0 to 255"
+            f"noop: ExitCode {params.exit_code} is not between 0 and 255", hint="Choose a code from 0 to 255."
         )
     if params.seconds < 0 or params.prepare_seconds < 0:
-        raise Invalid("noop: Seconds and PrepareSeconds cannot be negative", hint="give 0 or more")
+        raise Invalid("noop: Seconds and PrepareSeconds cannot be negative", hint="Give 0 or more.")
 
 
 def _fail(code: str, when: str) -> None:

@@ -68,7 +68,7 @@ async def open_engines(settings: EngineSettings) -> AsyncIterator[dict[str, Engi
         engines = {}
         for name in dict.fromkeys(name.lower() for name in settings.types):
             if name not in ENGINES:
-                raise Invalid(f"there is no engine {name!r}", hint=f"engines are {', '.join(ENGINES)}")
+                raise Invalid(f"there is no engine {name!r}", hint=f"Engines are {', '.join(ENGINES)}.")
             engine = engines[name] = ENGINES[name](settings)
             stack.push_async_callback(engine.close)
         yield engines

@@ -87,7 +87,7 @@ class WasmRunning:
         failure = Failure(
             "Broken.Worker",
             f"the WebAssembly worker ended with {end.status} while the program ran",
-            hint="the node's kernel log says whether memory ran out",
+            hint="The node's kernel log says whether memory ran out.",
             retryable=True,
         )
         return Exit(code=KILLED, failure=failure)
@@ -204,7 +204,7 @@ def _refusal(answer: Answer, params: WasmParams) -> Fault:
     if answer.fault == "module":
         return Invalid(f"module {params.entry_module}: {answer.message}", kind="Module")
     if answer.fault == "link":
-        hint = "the engine offers WASI preview 1 and the job's ImportModules"
+        hint = "The engine offers WASI preview 1 and the job's ImportModules."
         return Invalid(
             f"module {params.entry_module} cannot be linked: {answer.message}", kind="Module", hint=hint
         )
@@ -215,9 +215,9 @@ def _exit(answer: Answer, run: Run[WasmParams]) -> Exit:
     if answer.fault != "trap":
         return Exit(code=answer.code)
     limit = run.amounts.memory_bytes
-    hint = "see the program's standard error (logs)"
+    hint = "See the program's standard error (logs)."
     if limit and answer.memory_bytes > limit // 2:
-        hint = f"its memory had grown to {answer.memory_bytes} of {limit} bytes; if that was it, raise Resources.Memory"
+        hint = f"Its memory had grown to {answer.memory_bytes} of {limit} bytes; if that was it, raise Resources.Memory."
     return Exit(
         code=answer.code,
         failure=Failure(f"{PROGRAM_FAILED}.Trap", f"the module trapped: {answer.message}", hint=hint),

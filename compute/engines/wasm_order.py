@@ -85,7 +85,7 @@ def _only_file(folder: Path, field: str, name: str) -> Path:
     files = [path for path in folder.iterdir() if path.is_file()]
     if len(files) != 1:
         raise Invalid(
-            f"{field} {name!r} is a folder with {len(files)} files, not a module", hint="name the file in it"
+            f"{field} {name!r} is a folder with {len(files)} files, not a module", hint="Name the file in it."
         )
     return files[0]
 

@@ -106,7 +106,9 @@ class Worker:
             self.kill()
             raise
         if not ready:
-            raise Unavailable("a WebAssembly worker ended at its start", hint="see the node's standard error")
+            raise Unavailable(
+                "a WebAssembly worker ended at its start", hint="See the node's standard error."
+            )
 
     def give(self, program: Program) -> bool:
         """Put an order behind those it has; False if its socket takes no more just now."""

@@ -96,7 +96,7 @@ def name_of(path: Path | None, given: str) -> str:
     if given and name != given:
         raise Invalid(
             f"the NATS credentials in {path} are for {name}, not for {given}",
-            hint="leave the name out: it is the one in the credentials",
+            hint="Leave the name out: it is the one in the credentials.",
         )
     return name
 

@@ -10,16 +10,14 @@ import structlog
 
 VIOLATION: Final = "permissions violation"
 """What all of these words contain; nats-py gives them in lower case."""
-HINT: Final = (
-    "It is another role's or name's. After an upgrade, `shoal cluster push` tells the servers of new rights."
-)
+HINT: Final = "It belongs to another role or name. After an upgrade, `shoal cluster push` tells the servers of new rights."
 REMEMBERED_MAX: Final = 256
 
 _ANSWER: Final = 'publish to "_r_.'
 """The subjects that servers make for answers across the accounts' border."""
 _ANSWER_HINT: Final = (
-    "Whoever asked asks again. It may be given once, and within a minute: less than the log stood still, perhaps. "
-    "If all are refused, the user lacks `allow_responses`."
+    "Whoever asked asks again. An answer is taken once, and within a minute; perhaps the log stood still for longer. "
+    "If all answers are refused, the user lacks `allow_responses`."
 )
 _PUBLISHED: Final = re.compile(r'publish to "([^"]+)"')
 

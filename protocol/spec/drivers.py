@@ -131,7 +131,7 @@ def _own(where: str, params: Mapping[str, tuple[str, Any]], path: Path, findings
         if lower == "to" and isinstance(value, str):
             own["To"] = value
         elif lower == "readwrite" and value is True:
-            hint = f"{quoted(where)} travels with the job as a copy: write ReadWrite beside Source"
+            hint = f"{quoted(where)} travels with the job as a copy: write ReadWrite beside Source."
             findings.fault(here, f"{path_text(here)} is for paths on a node, and {hint}")
         elif lower not in ("sourcepath", "readwrite"):
             message = f"{path_text(here)} cannot be given for {quoted(where)}, which travels with the job"

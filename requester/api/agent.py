@@ -137,6 +137,6 @@ async def auth_answer(request: web.Request) -> web.Response:
 @routes.route("*", "/api/v1/requester/{rest:.*}")
 async def gone(request: web.Request) -> web.Response:
     """Where jobs were submitted before 1.4."""
-    hint = "use a client of version 1.4 or later"
+    hint = "Use a client of version 1.4 or later."
     message = "this part of the API was removed in Bacalhau 1.4"
     return refusal(410, "Gone", message, hint=hint, request_id=request[REQUEST_ID])

@@ -117,7 +117,7 @@ async def _always(request: web.Request, handler: Handler) -> web.StreamResponse:
         return of_fault(fault, request_id=request_id)
     except web.HTTPRequestEntityTooLarge:
         message = f"the request's body is larger than {BODY_MAX_BYTES // 2**20} MiB"
-        hint = "publish large data to S3 or IPFS and name it as an input"
+        hint = "Publish large data to S3 or IPFS and name it as an input."
         return refusal(413, "RequestEntityTooLarge", message, hint=hint, request_id=request_id)
     except web.HTTPRedirection:
         raise
@@ -128,7 +128,7 @@ async def _always(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:
         log.exception("request failed", method=request.method, path=request.path, request=request_id)
-        hint = f"see the requester's log for request {request_id}"
+        hint = f"See the requester's log for request {request_id}."
         return refusal(500, "InternalError", "Internal server error", hint=hint, request_id=request_id)
 
 
@@ -143,7 +143,7 @@ _chance = random.Random(secrets.randbits(256))
 
 def _of_http(refused: web.HTTPException, request: web.Request, request_id: str) -> web.StreamResponse:
     what = f"{request.method} {request.path[:200]}"
-    hint = "compare the path and the client's version with this server's (GET /api/v1/agent/version)"
+    hint = "Compare the path and the client's version with this server's (GET /api/v1/agent/version)."
     if refused.status == 404:
         message = f"The requested resource/URL was not found: {what}"
         return refusal(404, "NotFound", message, hint=hint, request_id=request_id)

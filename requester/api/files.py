@@ -88,7 +88,7 @@ def _place(token: str, found: list[ExecutionRecord]) -> tuple[int, int]:
     number = next((number for number, each in enumerate(found) if each.id == execution), None)
     if number is None:
         raise Invalid(
-            f"execution {execution[:64]} has no result any more", hint="start again without next_token"
+            f"execution {execution[:64]} has no result any more", hint="Start again without next_token."
         )
     return number, max(queries.whole(index), 0)
 

@@ -69,7 +69,7 @@ async def update_by_body(request: web.Request) -> web.Response:
     ref = member(body, "nodeid")
     if not isinstance(ref, str) or not ref:
         # The SDK takes the id as an argument as well, and sends that one nowhere.
-        raise Invalid('the body needs a member "NodeID"', hint="set node_id in the request's body too")
+        raise Invalid('the body needs a member "NodeID"', hint="Set node_id in the request's body too.")
     return await _update(request, ref, body)
 
 

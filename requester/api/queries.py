@@ -57,12 +57,12 @@ def unpack(token: str, parts: int) -> list[str]:
     except ValueError:
         found = []
     if len(found) != parts:
-        raise Invalid("the paging token is not one of this server's", hint="start again without next_token")
+        raise Invalid("the paging token is not one of this server's", hint="Start again without next_token.")
     return found
 
 
 def whole(part: str) -> int:
     """A number inside a token. Raises `Invalid`."""
     if not _WHOLE.fullmatch(part):
-        raise Invalid("the paging token is not one of this server's", hint="start again without next_token")
+        raise Invalid("the paging token is not one of this server's", hint="Start again without next_token.")
     return int(part)

@@ -43,7 +43,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
             426,
             "UpgradeRequired",
             "this path speaks websocket",
-            hint="read lines of JSON from …/output instead",
+            hint="Read lines of JSON from …/output instead.",
             request_id=request[REQUEST_ID],
         )
         answer.headers["Upgrade"] = "websocket"

@@ -210,7 +210,7 @@ def roles(config: Config) -> tuple[bool, bool]:
     compute = config.flag("Compute.Enabled") or "compute" in types
     if not orchestrator and not compute:
         raise Invalid(
-            "neither a requester nor a compute node is wanted", hint="give --orchestrator or --compute"
+            "neither a requester nor a compute node is wanted", hint="Give --orchestrator or --compute."
         )
     return orchestrator, compute
 
@@ -226,7 +226,7 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
     credentials = shared.credentials(config, CREDENTIALS)
     name = name_of(credentials, config.text("Name"))
     if name and not is_token(name):
-        raise Invalid(f"{name!r} is no name", hint="use 1 to 64 letters, digits, '_' or '-'")
+        raise Invalid(f"{name!r} is no name", hint="Use 1 to 64 letters, digits, '_' or '-'.")
     default = Settings()
     return Settings(
         id=RequesterId(name),

@@ -73,7 +73,7 @@ class Api:
         host = settings.text(*HOST, default="127.0.0.1")
         port = settings.number(*PORT, default=1234, most=65_535)
         if port == 0:
-            raise Invalid("the API has no port 0", hint="give --api-port, or BACALHAU_API_PORT")
+            raise Invalid("the API has no port 0", hint="Give --api-port, or BACALHAU_API_PORT.")
         tls = host.startswith("https://") or settings.flag(*TLS)
         host = host.removeprefix("https://").removeprefix("http://").rstrip("/")
         return Endpoint(host="127.0.0.1" if host in ANY_ADDRESS else host, port=port, tls=tls)

@@ -90,7 +90,7 @@ def get(
             return _nothing(record)
         folder = (output_dir or Path(f"job-{_folder_name(record)}")).absolute()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise Conflict(f"{folder} is there already", hint="name another folder with --output-dir")
+            raise Conflict(f"{folder} is there already", hint="Name another folder with --output-dir.")
         if not raw:
             _check_apart(results, answer)
         tell(f"Fetching results of job '{clean(job)}'...")
@@ -174,7 +174,8 @@ async def _fetch_all(
         raise
     except TimeoutError as error:
         raise TimedOut(
-            f"the results did not arrive within {limit_s:g} s", hint="allow more with --download-timeout-secs"
+            f"the results did not arrive within {limit_s:g} s",
+            hint="Allow more with --download-timeout-secs.",
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -80,7 +80,9 @@ def init(
     from deploy.keyring import Keyring
 
     if out.exists():
-        raise Conflict(f"{out} is there already", hint="it may be another cluster's: name another with --out")
+        raise Conflict(
+            f"{out} is there already", hint="It may be another cluster's: name another with --out."
+        )
     keyring = Keyring.create(_path(keys))
     out.write_text(keyring.accounts_conf())
     tell(
@@ -195,7 +197,7 @@ def rotate_requester(
 def _enroll(role: str, name: str, issuing: Issuing) -> int:
     path = _file_of(name, issuing)
     if path.exists():
-        raise Conflict(f"{path} is there already", hint="name another file with --out")
+        raise Conflict(f"{path} is there already", hint="Name another file with --out.")
     with _changing(issuing.keys) as keyring:
         made = keyring.enroll(role, name, issuing.key)
         _write(path, made)

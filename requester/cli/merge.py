@@ -35,7 +35,7 @@ class Paths:
             if name in self._taken or (not is_folder and name in self._folders):
                 raise Conflict(
                     f"two executions wrote {name}, so their results cannot be merged",
-                    hint="use --raw to keep one folder per execution",
+                    hint="Use --raw to keep one folder per execution.",
                 )
             (self._folders if is_folder else self._taken).add(name)
 

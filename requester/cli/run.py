@@ -232,7 +232,7 @@ def _job(job: JobFlags) -> Json:
     if job.target == "all" and count not in (None, 1):
         raise Invalid(
             "--count and --target all cannot be given together",
-            hint="a job for all nodes has one execution on each",
+            hint="A job for all nodes has one execution on each.",
         )
     constraints = job.constraints or job.selector
     return _present(
@@ -252,7 +252,7 @@ def _with_values(env: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     for each in env:
         if "=" not in each and each not in environ:
             raise Invalid(
-                f"-e {each[:60]!r}: there is no such variable here", hint=f"write {each[:60]}=value"
+                f"-e {each[:60]!r}: there is no such variable here", hint=f"Write {each[:60]}=value."
             )
         known.append(each if "=" in each else f"{each}={environ[each]}")
     return known
@@ -266,12 +266,12 @@ def _module(where: str) -> Input:
             name = PurePosixPath(where.partition("://")[2].partition("?")[0]).name
             found = msgspec.structs.replace(found, target=f"{MODULE_TARGET}/{name or 'main.wasm'}")
         return found
-    hint = "give a file, or ipfs://, s3:// or https://"
+    hint = "Give a file, or ipfs://, s3:// or https://."
     data = read_start(where, "module", at_most_bytes=MODULE_MAX_BYTES, hint=hint)
     if len(data) > MODULE_MAX_BYTES:
         raise Invalid(
             f"the module {where} is larger than {MODULE_MAX_BYTES // 2**20} MiB and does not fit into a request",
-            hint="put it on S3, IPFS or a web server and give its URI",
+            hint="Put it on S3, IPFS or a web server and give its URI.",
         )
     url = f"data:application/wasm;base64,{b64encode(data).decode()}"
     return Input(source=Spec("inline", {"URL": url}), target=f"{MODULE_TARGET}/{Path(where).name}")

@@ -166,7 +166,7 @@ async def _nats(wanted: Plan) -> AsyncIterator[Plan]:
     except (Missing, Failed) as error:
         raise Unavailable(
             f"no NATS server listens at {host}:{port}, and none could be started: {error}",
-            hint="start one with `nats-server -c nats.conf`, or name one with --nats",
+            hint="Start one with `nats-server -c nats.conf`, or name one with --nats.",
         ) from error
 
 
@@ -230,7 +230,7 @@ async def _beside(arguments: list[str]) -> None:
         code = await process.wait()
         raise Unavailable(
             f"the compute node beside this requester ended with code {code}",
-            hint="its own words stand above this line",
+            hint="What it printed is above this line.",
         )
     finally:
         if process.returncode is None:
@@ -253,7 +253,7 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise Invalid(
-            f"{host!r} is no address to listen on: {error.strerror}", hint="give --api-host"
+            f"{host!r} is no address to listen on: {error.strerror}", hint="Give --api-host."
         ) from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -270,8 +270,8 @@ def _not_bound(host: str, port: int, error: OSError) -> Fault:
     if error.errno == errno.EADDRINUSE:
         return Conflict(
             f"port {port} on {host} is taken by another program",
-            hint="end it, or choose another with --api-port (0: any free one)",
+            hint="End it, or choose another with --api-port (0: any free one).",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Invalid(f"port {port} needs more rights than this process has", hint="choose one above 1023")
-    return Invalid(f"the API cannot listen on {host} port {port}: {error.strerror}", hint="give --api-host")
+        return Invalid(f"port {port} needs more rights than this process has", hint="Choose one above 1023.")
+    return Invalid(f"the API cannot listen on {host} port {port}: {error.strerror}", hint="Give --api-host.")

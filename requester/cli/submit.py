@@ -101,7 +101,7 @@ def read(spec: str, filling: Filling) -> Reading:
             tell("Reading a job spec from the terminal; end it with Ctrl+D.")
         text = _text(sys.stdin.buffer.read(TEXT_MAX_BYTES + 1), "standard input")
         return read_spec(filling.fill_in(text, "<stdin>"), file="<stdin>", look=look)
-    hint = "give the path of a job spec, or - for standard input"
+    hint = "Give the path of a job spec, or - for standard input."
     data = read_start(spec, "file", at_most_bytes=TEXT_MAX_BYTES, hint=hint)
     return read_spec(filling.fill_in(_text(data, spec), spec), file=spec, look=look)
 
@@ -115,7 +115,7 @@ def _text(data: bytes, name: str) -> str:
     if len(data) > TEXT_MAX_BYTES:
         raise Invalid(
             f"{name} is larger than {TEXT_MAX_BYTES} bytes",
-            hint="put large data into S3 or IPFS, not in the spec",
+            hint="Put large data into S3 or IPFS, not in the spec.",
         )
     try:
         return data.decode("utf-8-sig")

@@ -73,8 +73,8 @@ def used_up(record: JobRecord, entries_max: int) -> Failure | None:
         code="Exhausted.Entries",
         message=f"Job has {record.entries:,} entries in the log, which takes {entries_max:,} of one job: "
         f"{record.forgotten + len(record.executions):,} executions in all",
-        hint="delete it and submit it again under its name; if it is started again and again, give it longer rests "
-        "(Retry.Backoff)",
+        hint="Delete it and submit it again under its name; if it is started again and again, give it longer rests "
+        "(Retry.Backoff).",
     )
 
 
@@ -167,7 +167,7 @@ def _unread(record: JobRecord) -> Failure | None:
         code=NODE_LOST,
         message=f"{len(unread)} of the {parts} parts of its inputs were read by nobody (part {told}): "
         "the nodes that they were meant for left before they could begin",
-        hint="run it again: job rerun",
+        hint="Run it again: job rerun",
     )
 
 

@@ -60,7 +60,7 @@ def done_with(execution: ExecutionId, node: NodeId) -> Lost:
     failure = Failure(
         code=NODE_FORGOT,
         message=f"Execution given up because node {short(node)} is done with it and the log does not know how it ended",
-        hint="it was run; the log may have lost entries that it had acknowledged",
+        hint="It was run; the log may have lost entries that it had acknowledged.",
         retryable=True,
     )
     return Lost(execution, node, failure)

@@ -25,13 +25,13 @@ def submitted(
         raise Conflict(
             f"the name {job.name!r} has the same hash as {record.spec.name!r} in {record.spec.namespace}",
             kind="NameCollision",
-            hint="choose another name",
+            hint="Choose another name.",
         )
     if record.spec == job and not force:
         raise Conflict(
             f"no changes detected for new job spec. Job name: '{job.name}'",
             kind="NoChanges",
-            hint="use --force to run it all the same; clients before 1.8 have no such flag: change Name, or leave it out",
+            hint="Use --force to run it all the same; clients before 1.8 have no such flag: change Name, or leave it out.",
             details={"JobID": record.id, "Version": str(record.version)},
         )
     _must_have_room(record, entries_max)
@@ -44,7 +44,7 @@ def deleted(record: JobRecord, reason: str, client: str) -> Deleted:
         raise Conflict(
             f"cannot delete job in state {record.state.capitalize()}",
             kind="JobState",
-            hint="stop it first: job stop",
+            hint="Stop it first: job stop",
             details={"JobID": record.id, "State": record.state},
         )
     return Deleted(reason, client)
@@ -66,7 +66,7 @@ def rerun(
         raise Conflict(
             f"cannot rerun job in state {record.state.capitalize()}",
             kind="JobState",
-            hint="it has not begun to run; a changed spec is submitted under the same name",
+            hint="It has not begun to run; a changed spec is submitted under the same name.",
             details={"JobID": record.id, "State": record.state},
         )
     if not anew:
@@ -97,7 +97,7 @@ def nothing_to_read(record: JobRecord) -> NotFound:
     message = record.queued.message.partition("\n")[0] if record.queued is not None else ""
     yet = f"job {record.id} has no execution yet"
     return NotFound(
-        f"{yet}: {message}" if message else yet, kind="Execution", hint="wait for it: logs --follow"
+        f"{yet}: {message}" if message else yet, kind="Execution", hint="Wait for it: logs --follow"
     )
 
 

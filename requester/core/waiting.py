@@ -152,7 +152,7 @@ def _no_room_now(full: Sequence[Unfit], could: int, known: int) -> Failure:
     return Failure(
         code=NO_ROOM,
         message=f"waiting for room: {could} of {_nodes(known)} could run this job, and none has room now{what}",
-        hint="the job starts as soon as running work ends; or add a node, or ask for less in Resources",
+        hint="The job starts as soon as running work ends; or add a node, or ask for less in Resources.",
         retryable=True,
         details=_details(full, more=known - len(full)),
     )
@@ -168,7 +168,7 @@ def _all_away(away: Sequence[Unfit], unfit: Sequence[Unfit], known: int) -> Fail
         message=f"waiting for a node: {able}, and none takes work now{which}",
         hint=_approve(unapproved)
         or _only(each.hint for each in away)
-        or "bring one of them back, as told for each",
+        or "Bring one of them back, as said for each.",
         retryable=True,
         details=_details([*away, *unfit]),
     )
@@ -179,7 +179,7 @@ def _no_nodes(needed: int, waits: bool) -> Failure:
     return Failure(
         code=f"{NO_SUITABLE_NODE}.NoNodes",
         message=f"{what}: no compute node is connected",
-        hint="start one with: python -m compute --nats nats://HOST:4222",
+        hint="Start one with: python -m compute --nats nats://HOST:4222",
         retryable=waits,
     )
 
@@ -194,11 +194,11 @@ def _none_fits(unfit: Sequence[Unfit], needed: int, known: int, waits: bool) -> 
         f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
         for each in unfit[:NODES_TOLD]
     )
-    wait = "" if waits else "; a QueueTimeout makes the job wait for such a node"
+    wait = "" if waits else " With a QueueTimeout the job waits for such a node."
     return Failure(
         code=NO_SUITABLE_NODE,
         message=what + table,
-        hint=f"change the job, or a node as told above{wait}",
+        hint=f"Change the job, or a node as said above.{wait}",
         retryable=waits,
         details=_details(unfit),
     )
@@ -209,7 +209,7 @@ def _approve(nodes: Sequence[NodeId]) -> str:
     if not nodes:
         return ""
     others = "; the others: shoal node list --filter-approval pending" if len(nodes) > 1 else ""
-    return f"approve it: shoal node approve {short(nodes[0])}{others}"
+    return f"Approve it: shoal node approve {short(nodes[0])}{others}"
 
 
 def _only(hints: Iterable[str]) -> str:

@@ -225,7 +225,7 @@ class Twin:
         ]
         found = named or [each for id_, each in self.records.items() if ref and id_.startswith(ref)]
         if not found:
-            raise NotFound(f"job {ref} not found", kind="Job", hint="list jobs with: job list")
+            raise NotFound(f"job {ref} not found", kind="Job", hint="List jobs with: job list")
         if len(found) > 1:
             raise Conflict(
                 f"{ref} could be any of {len(found)} jobs",

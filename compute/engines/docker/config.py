@@ -51,13 +51,13 @@ def check(params: DockerParams) -> None:
     if directory and not directory.startswith("/"):
         raise Invalid(
             f"docker: WorkingDirectory {directory!r} is not absolute",
-            hint="begin it with a slash: it is a path inside",
+            hint="Begin it with a slash: it is a path inside.",
         )
     for name, words in (("Entrypoint", params.entrypoint), ("Parameters", params.parameters)):
         if any("\0" in word for word in words):
             raise Invalid(f"docker: {name} contains a NUL character, which no program can be given")
     if params.entrypoint and not params.entrypoint[0]:
-        raise Invalid("docker: the first word of Entrypoint is empty", hint="name the program to start")
+        raise Invalid("docker: the first word of Entrypoint is empty", hint="Name the program to start.")
     variables(params)
 
 
@@ -68,11 +68,11 @@ def variables(params: DockerParams) -> dict[str, str]:
         name, equals, value = line.partition("=")
         where = f"docker: EnvironmentVariables[{position}]"
         if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
-            raise Invalid(f"{where} {line!r} is not KEY=value", hint="write each as KEY=value")
+            raise Invalid(f"{where} {line!r} is not KEY=value", hint="Write each as KEY=value.")
         if name.startswith(SYSTEM_PREFIX):
             raise Invalid(
                 f"{where} sets {name}, and names that begin with {SYSTEM_PREFIX} are the system's",
-                hint="choose another name",
+                hint="Choose another name.",
             )
         found[name] = value
     return found
@@ -118,12 +118,12 @@ def network_mode(run: Run[DockerParams], settings: DockerSettings) -> str:
     if kind not in ("", "default", "bridge", "host", "full", "http"):
         raise Invalid(
             f"docker: Network.Type {run.network.type!r} is unknown",
-            hint="use Default, None, HTTP, Bridge or Host",
+            hint="Use Default, None, HTTP, Bridge or Host.",
         )
     if not settings.networking:
         raise Denied(
             f"this node gives no network to jobs, and the job asks for Network.Type {run.network.type}",
-            hint="use Network.Type None, or a node that allows networked jobs",
+            hint="Use Network.Type None, or a node that allows networked jobs.",
         )
     return {"host": "host", "full": "host", "http": "http"}.get(kind, "bridge")
 
@@ -225,7 +225,7 @@ def _mount(mount: Mount) -> dict[str, Any]:
     if not target.is_absolute() or target == PurePosixPath("/") or ".." in target.parts:
         raise Invalid(
             f"docker: nothing can be mounted at {mount.target!r}",
-            hint="give an absolute path inside, other than /",
+            hint="Give an absolute path inside, other than /.",
         )
     return {
         "Type": "bind",

@@ -44,7 +44,7 @@ PING: Final = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"
 NO_EVENTS: Final = '{"type":["daemon"]}'
 """Of itself a daemon tells only that it has read its configuration again."""
 HINT: Final = (
-    "start Docker on the node (systemctl start docker); the node's user must be able to open its socket"
+    "Start Docker on the node (systemctl start docker); the node's user must be able to open its socket."
 )
 RESTART: Final = "Docker hangs: restart it on the node (systemctl restart docker), and see its log"
 

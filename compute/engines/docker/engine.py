@@ -89,7 +89,7 @@ class DockerEngine:
                 available=False,
                 version=version,
                 reason=reason,
-                hint="install Docker 20.10 or newer",
+                hint="Install Docker 20.10 or newer.",
             )
         return Offer(self.type, version=version)
 
@@ -215,7 +215,7 @@ class DockerEngine:
                 if never_started(found):
                     return _Made(found["Id"], False, await self._launch(found["Id"], run.params.image))
                 return _Made(found["Id"], False, bool(found["State"]["Running"]))
-        raise Conflict(f"the name {name} is taken by a container that cannot be found", hint="try again")
+        raise Conflict(f"the name {name} is taken by a container that cannot be found", hint="Try again.")
 
     async def _launch(self, container: str, image: str) -> bool:
         """Start it, once: starting a container that has run would run it again. False if a daemon that went

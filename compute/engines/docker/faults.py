@@ -21,21 +21,21 @@ LOST: Final = 255
 RESTARTED: Final = Failure(
     "Unavailable.Docker",
     "the Docker daemon was restarted while the program ran, and ended it",
-    hint="with live-restore in the daemon's configuration containers outlive it",
+    hint="With live-restore in the daemon's configuration, containers outlive it.",
     retryable=True,
 )
 
 UNSEEN: Final = Failure(
     "Unavailable.Docker",
     "the program went while the Docker daemon was away, and nobody saw how it ended",
-    hint="see in the node's log whether the machine was restarted, or something ended the container's processes",
+    hint="Look in the node's log whether the machine was restarted, or something ended the container's processes.",
     retryable=True,
 )
 
 IN_DOUBT: Final = Failure(
     "Unavailable.Docker",
     "the Docker daemon went away while it started the program, and does not know whether it did",
-    hint="what may be left of it on the node, and how to end it: docs/operations.md",
+    hint="What may be left of it on the node, and how to end it: docs/operations.md.",
     retryable=True,
 )
 
@@ -68,44 +68,44 @@ def pull_fault(image: str, registry: str, message: str, *, program: bool = False
         # The registry does not tell a repository that is not there from one that is closed.
         return NotFound(
             f"{named}: {registry} has no such repository, or does not show it without a login ({message})",
-            hint=f"check the spelling, {login}",
+            hint=f"Check the spelling, {login}",
             kind="Image",
         )
     if "no matching manifest" in said:
         return NotFound(
             f"{named}: it does not exist for this node's kind of machine ({message})",
-            hint="choose an image for this platform, or a node for which the image exists",
+            hint="Choose an image for this platform, or a node for which the image exists.",
             kind="Platform",
         )
     if any(words in said for words in _NO_IMAGE):
         return NotFound(
             f"{named}: {registry} has no such image, tag or digest ({message})",
-            hint="check the spelling and the tag; `docker pull` on the node shows the same",
+            hint="Check the spelling and the tag; `docker pull` on the node shows the same.",
             kind="Image",
         )
     if "toomanyrequests" in said or "rate limit" in said:
         return Unavailable(
             f"{named}: {registry} limits how often it is asked ({message})",
-            hint=f"wait, {login}",
+            hint=f"Wait, {login}",
             kind="Registry",
         )
     if any(words in said for words in _NO_ACCESS):
         return Denied(
             f"{named}: {registry} does not allow it ({message})",
-            hint=f"check the name, {login}",
+            hint=f"Check the name, {login}",
             kind="Image",
         )
     if "no space left" in said:
         return Exhausted(
             f"{named}: the node's disk for images is full ({message})",
-            hint="remove images that are not used: docker image prune, on the node",
+            hint="Remove images that are not used: docker image prune, on the node",
             kind="Disk",
         )
     if "invalid reference" in said:
         return Invalid(f"docker: Image {image!r} is not an image's name ({message})")
     return Unavailable(
         f"{named}: {registry} cannot be reached or does not answer as a registry ({message})",
-        hint="try `docker pull` on the node; an image that is already there needs no registry",
+        hint="Try `docker pull` on the node; an image that is already there needs no registry.",
         kind="Registry",
     )
 
@@ -115,12 +115,12 @@ def create_fault(image: str, status: int, message: str) -> Fault:
     said = message.lower()
     if status == 404 and "no such image" in said:
         return NotFound(
-            f"image {image} is not on this node", hint="it is pulled when the job is prepared", kind="Image"
+            f"image {image} is not on this node", hint="It is pulled when the job is prepared.", kind="Image"
         )
     if "no command specified" in said:
         return Invalid(
             f"docker: image {image} has no command of its own, and the job names none",
-            hint="set Entrypoint or Parameters",
+            hint="Set Entrypoint or Parameters.",
             kind="Command",
         )
     if "bind source path does not exist" in said:
@@ -128,7 +128,7 @@ def create_fault(image: str, status: int, message: str) -> Fault:
     if "is not a directory" in said and "mkdir" in said:
         return Invalid(f"docker: WorkingDirectory is not a folder in image {image} ({message})")
     if "memory limit" in said:
-        return Invalid(f"docker: Resources.Memory cannot be had ({message})", hint="ask for more memory")
+        return Invalid(f"docker: Resources.Memory cannot be had ({message})", hint="Ask for more memory.")
     if status in (400, 422):
         return Invalid(f"docker: the container cannot be made ({message})")
     return Unavailable(f"Docker could not make the container ({message})")
@@ -142,24 +142,24 @@ def start_fault(image: str, message: str) -> Fault:
         if "not found" in why or "no such file" in why:
             return NotFound(
                 f"docker: image {image} has no program {program!r} ({why})",
-                hint="check the first word of Entrypoint, or of Parameters if the image has no entry point",
+                hint="Check the first word of Entrypoint, or of Parameters if the image has no entry point.",
                 kind="Entrypoint",
             )
         return Invalid(
             f"docker: {program!r} in image {image} cannot be run ({why})",
-            hint="it must be an executable file for this machine, or a script that names its interpreter",
+            hint="It must be an executable file for this machine, or a script that names its interpreter.",
             kind="Entrypoint",
         )
     if said.startswith("task ") and "already exists" in said:
         return Unavailable(
             f"Docker was killed while it made the container, and cannot start it any more ({message})",
-            hint="it is tried again; what may be left on the node, and how to end it: docs/operations.md",
+            hint="It is tried again; what may be left on the node, and how to end it: docs/operations.md.",
             kind="Docker",
         )
     if "could not select device driver" in said:
         return Unavailable(
             "Docker on this node has no driver for graphics devices",
-            hint="install the NVIDIA container toolkit on the node",
+            hint="Install the NVIDIA container toolkit on the node.",
             kind="Gpu",
         )
     if "port is already allocated" in said or "address already in use" in said:
@@ -169,7 +169,7 @@ def start_fault(image: str, message: str) -> Fault:
     if "error mounting" in said and "read-only file system" in said:
         return Invalid(
             f"docker: an input or result path lies below one that is mounted read-only ({message})",
-            hint="put them beside each other, or let the program write to the upper one (ReadWrite: true)",
+            hint="Put them beside each other, or let the program write to the upper one (ReadWrite: true).",
             kind="Mount",
         )
     return Unavailable(f"Docker could not start the container ({message})")
@@ -199,7 +199,7 @@ def exit_of(code: int, inspected: Mapping[str, Any] | None, *, by_daemon: bool =
         failure = Failure(
             OUT_OF_MEMORY,
             f"the memory limit of {limit} bytes ({limit / 1024**2:.0f} MiB) was exceeded",
-            hint="ask for more in Resources.Memory",
+            hint="Ask for more in Resources.Memory.",
         )
         return Exit(code, failure)
     if state.get("Error"):

@@ -55,7 +55,7 @@ class Images:
             if reference.id:
                 raise NotFound(
                     f"image {image} is not on this node, and an image's id alone cannot be pulled",
-                    hint="name it as NAME:TAG or NAME@sha256:…",
+                    hint="Name it as NAME:TAG or NAME@sha256:…",
                     kind="Image",
                 )
             await self._pull(image, reference, preparing)
@@ -95,7 +95,7 @@ class Images:
         # The daemon ends the stream without a word when it is itself ended.
         if not await self._is_here(image):
             raise Unavailable(
-                f"image {image} was pulled, and is not here", hint="see the Docker daemon's log"
+                f"image {image} was pulled, and is not here", hint="See the Docker daemon's log."
             )
 
 

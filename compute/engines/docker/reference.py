@@ -51,7 +51,7 @@ class Reference(Struct, frozen=True):
 def parse_reference(text: str) -> Reference:
     """Read an image's name as Docker does: no registry is Docker Hub, no tag is ``latest``. Raises `Invalid`."""
     if not text.strip():
-        raise Invalid("docker: Image is empty", hint="name an image, such as ubuntu:24.04")
+        raise Invalid("docker: Image is empty", hint="Name an image, such as ubuntu:24.04.")
     if _IMAGE_ID.fullmatch(text):
         return Reference(id=text)
     name, at, digest = text.partition("@")

@@ -34,7 +34,7 @@ MISSED: Final = b"\n[Docker was away when the program ended: the last of what it
 GONE: Final = Failure(
     "Unavailable.Container",
     "the container was removed before its end was seen",
-    hint="nothing but the node should remove its containers",
+    hint="Nothing but the node should remove its containers.",
     retryable=True,
 )
 

@@ -166,7 +166,7 @@ def test_nodes_that_are_away_are_waited_for() -> None:
         "n2": "is not approved yet (fix: approve it: node approve)",
     }
     assert world.job.queued.message.endswith("and none takes work now: 1 of them waits to be approved")
-    assert world.job.queued.hint == "approve it: shoal node approve n2"
+    assert world.job.queued.hint == "Approve it: shoal node approve n2"
 
 
 def test_between_two_attempts_a_job_waits_for_room() -> None:
