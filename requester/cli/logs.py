@@ -41,7 +41,7 @@ def logs(
 ) -> int:
     """Print a program's output: its standard output to ours, its standard error to ours."""
     if all and execution_id:
-        raise Invalid("--all and --execution-id cannot be given together", hint="leave one of them out")
+        raise Invalid("--all and --execution-id cannot be given together", hint="Leave one of them out.")
     code = Exit.OK
     lines = Lines()
     try:

@@ -53,14 +53,14 @@ def set_setting(
     """Write a setting into a configuration file."""
     key, equals, behind = setting.partition("=")
     if bool(equals) == (value is not None):
-        raise Invalid(f"{setting!r} has no value", hint="write it like API.Port=1234")
+        raise Invalid(f"{setting!r} has no value", hint="Write it like API.Port=1234.")
     key = _known(key.strip())
     file = (config or own_file(os.environ)).absolute()
     before = read_file(file).settings if file.exists() else {}
     if file.exists() and any(
         line.startswith("#") or " #" in line for line in file.read_text("utf-8").splitlines()
     ):
-        raise Conflict(f"{file} has comments, which would be lost", hint="change it in an editor")
+        raise Conflict(f"{file} has comments, which would be lost", hint="Change it in an editor.")
     told = behind if equals else str(value)
     after = {each.key: each.value for name, each in before.items() if name != key.lower()}
     if told:
@@ -114,7 +114,7 @@ def _write(file: Path, settings: dict[str, Any]) -> None:
         scratch.replace(file)
     except OSError as error:
         raise Denied(
-            f"{file} cannot be written: {error.strerror}", hint="name another file with -c"
+            f"{file} cannot be written: {error.strerror}", hint="Name another file with -c."
         ) from error
 
 
