@@ -13,7 +13,7 @@ from typing import Final
 from protocol.clock import Clock
 
 CANCELLED_KEPT: Final = 1_000
-"""So many that were taken back may lie among the others; beyond that they go once they are the greater part."""
+"""How many cancelled alarms may stay in the heap. If there are more, they are removed once they are more than half of it."""
 
 
 class Alarm:
@@ -26,7 +26,7 @@ class Alarm:
         self.ring: Callable[[], None] | None = ring
 
     def cancel(self) -> None:
-        """It shall not ring."""
+        """Take it back."""
         if self.ring is not None:
             self.ring = None
             self._alarms.one_less()
@@ -46,7 +46,7 @@ class Alarms:
         """When (elapsed seconds) the sleeper wakes."""
 
     def set(self, seconds: float, ring: Callable[[], None]) -> Alarm:
-        """Call `ring` after so many seconds."""
+        """Call `ring` after `seconds`."""
         alarm = Alarm(self, ring)
         due = self._clock.elapsed() + seconds
         heappush(self._heap, (due, next(self._numbers), alarm))
@@ -54,7 +54,7 @@ class Alarms:
         return alarm
 
     def one_less(self) -> None:
-        """One of them was taken back."""
+        """One of them was cancelled."""
         self._cancelled += 1
         if self._cancelled > max(CANCELLED_KEPT, len(self._heap) // 2):
             self._heap = [each for each in self._heap if each[2].ring is not None]

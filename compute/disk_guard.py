@@ -44,7 +44,8 @@ class DiskGuard:
         self._log = log
 
     async def taken_bytes(self, *, layer: bool = True) -> int:
-        """What it takes now; with `layer` also what its engine keeps, which is dear to learn. Raises as the engine."""
+        """The bytes that it takes now; with `layer` also what its engine keeps, which is expensive to find out. Raises
+        what the engine raises."""
         shared_bytes, others = self._inputs.shared(self._read)
         own_bytes = await in_thread(partial(taken_bytes, self._folder, others))
         layer_bytes = await self._running.disk_bytes() if layer else 0

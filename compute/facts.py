@@ -29,15 +29,15 @@ from storage.contract import Drivers
 _log = structlog.get_logger(__name__)
 PROBE_EVERY_S: Final = 15.0
 PROBE_LOST_S: Final = 2.0
-"""What was here and is not now is looked for more often: until it is seen again, jobs that need it wait."""
+"""A part that was here and is missing is looked for more often: until it is back, jobs that need it wait."""
 RESTART_S: Final = 30.0
-"""So long is awaited what was here, as while it is restarted, or its machine. It may be gone for good: after that jobs are
-told so. An engine that this very process has met is this machine's own, and always comes back."""
+"""How long jobs wait for a part that was here: it, or its machine, may be restarting. After that they are told that it is
+gone. An engine that this very process has met is this machine's own, and is always awaited."""
 ENGINE: Final = "engine"
 SOURCE: Final = "source"
 PUBLISHER: Final = "publisher"
 PROBE_REST_S: Final = 1.0
-"""However often somebody asks, there is so much time between two probes."""
+"""The least time between two probes, however often somebody asks."""
 PROBE_S: Final = 10.0
 FIRST_PROBE_S: Final = 2.0
 """A node that starts does not wait longer for an engine or server that hangs."""
@@ -129,7 +129,7 @@ def read_gpus(listed: str) -> list[Gpu]:
 
 
 def capacity(share: Share, machine: Machine, ports: int = 0) -> Amounts:
-    """How much of the machine jobs get, never more disk than there is, and so many of its `ports`. Raises `Invalid`, naming
+    """How much of the machine jobs get, never more disk than there is, and how many `ports`. Raises `Invalid`, naming
     the part that cannot be read or that is not there.
     """
     return Amounts(

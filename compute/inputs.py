@@ -169,15 +169,15 @@ class Inputs:
         return fetched, cached
 
     async def make_room(self, size_bytes: int) -> None:
-        """Have so many bytes spare, as far as anything can go: inputs that nobody holds, because they can be had
-        again, then results from the oldest on.
+        """Free disk until `size_bytes` are spare, as far as anything may go: first inputs that nobody holds, because they
+        can be fetched again, then results, the oldest first.
         """
         await self.cache.make_room(size_bytes - self._disk.spare_bytes())
         if self._results is not None and (short_bytes := size_bytes - self._disk.spare_bytes()) > 0:
             await self._results.make_room(short_bytes)
 
     async def _have_room(self, size_bytes: int) -> None:
-        """Make room if the disk is short of so much. Raises `Exhausted`."""
+        """Make room unless `size_bytes` are spare. Raises `Exhausted`."""
         if size_bytes > self._disk.spare_bytes():
             await self.make_room(size_bytes)
             if size_bytes > self._disk.spare_bytes():

@@ -42,14 +42,14 @@ from protocol.process import lock_folder
 FILE: Final = "journal.db"
 """In a node's data folder, from its first start on."""
 OWNER: Final = "node"
-"""What whoever has the data folder calls itself."""
+"""The name by which the owner of the data folder is told to others."""
 INFO: Final = "info"
 """The name under which the node's own description is kept, as it told it last."""
 LAZY_S: Final = 0.02
 GATHER_S: Final = 0.002
 CROWD: Final = 3
-"""Once so many have waited for one commit (one execution alone is two: its answer and its start), the next one waits
-`GATHER_S` for its own crowd; else a commit goes at once."""
+"""If at least this many waited for one commit, the next one waits `GATHER_S` for as many; otherwise it goes at once. A
+single execution counts for two: its answer and its start."""
 GONE_KEPT_S: Final = 3600.0
 """How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
 GONE_MAX: Final = 50_000

@@ -36,9 +36,9 @@ EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
 
 OTHER_LOG_S: Final = 60.0
-"""So long goes on what another log does not know, whose requesters list what is to be here: it may be the wrong one."""
+"""How long work goes on that another log does not know: that log may be the wrong one."""
 OTHER_LOG_GAP_S: Final = 10.0
-"""Who has not listed anything for that long begins anew: they do so with each beat."""
+"""Requesters send a list with each beat; after a longer gap the minute begins anew."""
 
 _TAKEN: Final = CommandAnswer(True)
 _ORDER: Final[Any] = Command | CommandBatch

@@ -53,7 +53,7 @@ from storage.contract import Progress as Telling
 PORT: Final = "Port"
 """The kind of an engine's fault whose cause is that others use a port."""
 MOVES_MAX: Final = 8
-"""So often a program is given other ports: whoever takes all of them is not only quick."""
+"""How often a program is given other ports: if all of those are taken too, that is no coincidence."""
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
 """The rests before what could not be cleaned up is tried again: each twice the one before."""

@@ -219,7 +219,7 @@ OTHERS: Final = (
     "Node.Compute.Capacity.JobResourceLimits",
     "Node.Compute.Capacity.QueueResourceLimits",
 )
-"""What does nothing here and is passed over: files are also for requesters and clients."""
+"""Keys that mean nothing here and are ignored: one file may be for requesters and clients too."""
 
 
 def read_settings(

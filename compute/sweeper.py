@@ -1,6 +1,6 @@
 """Removes the folders of executions, many with one hop to a thread.
 
-Knows: paths that shall be gone. Must not know: whose they were, or why they go.
+Knows: paths that should be gone. Must not know: whose they were, or why they go.
 
 One sweep runs at a time; what is given up meanwhile goes into the next. Threads that remove small folders side by side keep
 each other and the event loop waiting, and take three times as long.

@@ -14,9 +14,9 @@ from protocol.questions import UploadAnswer, UploadRequest
 
 ANSWER_S: Final = 15.0
 PATIENCE_S: Final = 25.0
-"""A requester that is started anew is back by then; `storage.s3.managed` waits a little longer."""
+"""A requester that is restarted is back by then; `storage.s3.managed` waits a little longer."""
 COMPLETE_S: Final = 300.0
-"""A large object takes a store minutes to put together; who asks again is told when it is done."""
+"""A store may take minutes to put a large object together; the same question again is answered when it is done."""
 
 
 class BusGrants:

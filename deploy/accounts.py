@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 ANSWER_S: Final = 5.0
 MORE_S: Final = 0.5
-"""So long further servers may take to answer after the first."""
+"""How long further servers may take to answer after the first."""
 CONNECT_S: Final = 5.0
 
 

@@ -24,10 +24,10 @@ from deploy.programs import ROOT
 from deploy.servers import LOOPBACK, NatsServer, Server, nats_server
 
 REGISTER_S: Final = 60.0
-"""So long may all nodes take to register, on a slow machine with a cold disk."""
+"""How long all nodes may take to register, on a slow machine with a cold disk."""
 
 END_S: Final = 30.0
-"""So long may nodes take to end what runs on them: each program has its grace."""
+"""How long nodes may take to end what runs on them: each program has its grace."""
 
 STOP_JOBS_S: Final = 10.0
 STOPS_AT_ONCE: Final = 16

@@ -32,9 +32,9 @@ _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _TYPED: Final = "-c"
 _SECRET: Final = re.compile("credential|password|token|secret|key", re.IGNORECASE)
-"""What is in the names of keys whose values are in no message: they may be passwords, however they were meant."""
+"""Values of keys with such names appear in no message: they may be passwords."""
 _SLIP: Final = 0.85
-"""How like a known key an unknown one is (of 1) that was surely meant to be it."""
+"""How similar (0 to 1) an unknown key is to a known one that was surely meant."""
 
 T = TypeVar("T")
 V = TypeVar("V")

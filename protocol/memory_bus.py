@@ -97,7 +97,7 @@ class MemoryHub(MemoryLog):
         return Backup(self.backup_log(), dict(self.cells), self.revision, dict(self.blobs))
 
     def restore(self, backup: Backup) -> None:
-        """Be as it was then, but for the log's name: it is another one, and every reader gets `Broken`."""
+        """Be as it was then, except that the log is another one: every reader gets `Broken`."""
         self.cells, self.revision, self.blobs = dict(backup.cells), backup.revision, dict(backup.blobs)
         self.restore_log(backup.log)
 

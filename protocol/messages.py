@@ -6,7 +6,7 @@ know: subjects (`protocol.subjects`), what is asked for bytes (`protocol.questio
 Fields are only ever added, with defaults: a message of an older version is read by every newer one, and a newer one's
 extra fields are ignored by an older reader.
 
-A command is a level, not an edge: it says what shall be, carries the sequence of the log entry that ordered it if one did,
+A command is a level, not an edge: it says what should be, carries the sequence of the log entry that ordered it if one did,
 and may be repeated at will.
 """
 
@@ -51,7 +51,7 @@ class Run(Struct, frozen=True, gc=False, tag="run", omit_defaults=True):
 
 
 class Cancel(Struct, frozen=True, gc=False, tag="cancel", omit_defaults=True):
-    """This execution shall not be: stop it if it runs, throw it away, never report a result."""
+    """This execution is given up: stop it if it runs, throw away what is left, and never report a result."""
 
     seq: int
     node: NodeId
@@ -60,10 +60,11 @@ class Cancel(Struct, frozen=True, gc=False, tag="cancel", omit_defaults=True):
 
 
 class FullList(Struct, frozen=True, gc=False, tag="list", omit_defaults=True):
-    """All that this node shall have, as of sequence `upto` of the log whose stream was made at `created`.
+    """All that this node should have, as of sequence `upto` of the log whose stream was made at `created`.
 
-    The node ends what is not listed and was ordered at or before `upto`. It ignores a list older than its newest
-    command, and ends nothing on a list with another `created`: a log that was made anew knows nothing of its work.
+    The node ends what is not listed and was ordered at or before `upto`. It refuses a list that is older than its newest
+    command. If `created` is another log's, it ends what that log does not know only after a minute of such lists, and goes
+    by the new log from then on (docs/adr/0027).
     """
 
     upto: int

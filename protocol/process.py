@@ -18,8 +18,8 @@ from typing import Any, Final
 from protocol.errors import Conflict, Denied, Exhausted, Fault, Invalid
 
 SWITCH_S: Final = 0.001
-"""So long one thread computes while another waits to. The loop waits for each of those that write the read model or carry
-bytes in turn, and Python's five milliseconds would let four of them hold it up for twenty."""
+"""How long one thread computes while another waits for its turn. The event loop waits for each thread that writes the read
+model or moves bytes; with Python's own five milliseconds, four of them would hold it up for twenty."""
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """How the system says that a disk takes no more."""

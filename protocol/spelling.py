@@ -12,10 +12,10 @@ NAMES_MAX: Final = 1000
 NAME_MAX_CHARACTERS: Final = 255
 
 SHOWN: Final = 3
-"""So many names a question names."""
+"""How many names a question offers."""
 _WORD_MAX_CHARACTERS: Final = 64
 _SHORT_CHARACTERS: Final = 4
-"""Of a word shorter than this one letter is a good part: it need not be as near."""
+"""In a shorter word one letter is a large part: the match need not be as close."""
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from protocol.clock import Clock
 from protocol.ids import JobKey
 
 LOOKS: Final = 100
-"""So many jobs are on their way to be looked at before others follow them of which there may be a million."""
+"""How many jobs are taken off at a time to be looked at: there may be a million of them."""
 BREATH: Final = 16
 """Jobs looked at, or told what became of their entries, before others get their turn on the loop. With each may go a
 decision, of half a millisecond."""

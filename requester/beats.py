@@ -25,7 +25,7 @@ _TIME: Final = re.compile(rb'"incarnation":\d+,"at":(\d+\.\d+)(?=[,}])')
 
 
 class _Rest(Struct, frozen=True, gc=False):
-    """A `Beat` but for its node."""
+    """A `Beat` without its node."""
 
     incarnation: int
     at: float

@@ -1,6 +1,6 @@
 """Forgets nodes that have been away for very long: they leave everything.
 
-Knows: who may be forgotten, and since when a node has been away. Must not know: beats, or jobs but for who holds work.
+Knows: who may be forgotten, and since when a node has been away. Must not know: beats, or of jobs more than who has work.
 
 A node's owner removes its cell, and who finds that gone lets the node go as well. Not one that holds work, nor one that a
 person has rejected or cordoned: that word counts until it is taken back, or the node is deleted. Of a deleted one only the

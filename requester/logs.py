@@ -2,8 +2,8 @@
 
 Knows: long polls with a cursor, and what is told when a node cannot answer. Must not know: which execution is meant.
 
-Who follows an execution that has not ended is not told that its node cannot answer: the node may come back and go on with
-it, or the execution is given up, and only then is there no more to come.
+While an execution is open, its followers are not told that its node cannot answer: the node may come back and go on, or the
+execution is given up, and only then does no more output come.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ _TRIES: Final = 2
 """Requests without an answer in a row before the output counts as out of reach: one may be lost on its way."""
 _TRIES_FOLLOWING: Final = 5
 _AGAIN_S: Final = 1.0
-"""Until the node of an execution that goes on is asked again, after it could not answer."""
+"""The pause before the node of an open execution is asked again, after it could not answer."""
 _PASSING: Final = ("Unavailable", "TimedOut", "NotFound", "Exhausted")
-"""Failures that an execution's node gets over: it is away, has not begun with it yet, or answers too many."""
+"""Failures that pass: the node is away, has not begun with the execution yet, or answers too many."""
 REPORT_S: Final = 5.0
-"""So long is waited for the report of an execution whose output has ended, to say why there was none."""
+"""How long to wait for the report of an execution whose output has ended, to say why there was none."""
 _BEFORE: Final = (ExecutionState.ASSIGNED, ExecutionState.STAGING)
 _END: Final = -1
 

@@ -28,7 +28,7 @@ Stored = list[tuple[int, bytes]]
 """Entries with their sequences, not read yet."""
 
 MANY: Final = 500
-"""So many entries of one job, some 50 ms, are folded beside the loop."""
+"""From this many entries of one job on, some 50 ms of work, they are folded in a thread."""
 
 
 class Lookup:
@@ -172,7 +172,7 @@ class Lookup:
 
 
 async def _worked_out(work: Callable[[], T], entries: int) -> T:
-    """What so many entries come to. A job may have a hundred thousand: nobody waits meanwhile but who asked."""
+    """Fold that many entries. A job may have a hundred thousand: then only whoever asked waits for it."""
     return work() if entries < MANY else await asyncio.to_thread(work)
 
 

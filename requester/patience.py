@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final
 
 LOOK_S: Final = 0.1
-"""Between two looks at those who wait: so much longer than its limit may a wait take."""
+"""The time between two looks at those who wait, and so how much longer than its limit a wait may take."""
 
 
 class Patience:

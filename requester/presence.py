@@ -21,7 +21,7 @@ from requester.core.membership import silent
 
 DEAF_BEATS: Final = 2
 DEAF_S: Final = 1.0
-"""So many of our own beats, and for so long, have to be missing."""
+"""How many of our own beats have to be missing, and for how long, before we count as deaf."""
 
 RANKS_MAX: Final = 65_536
 """Ranks that are remembered: a node's is asked for with each of its beats, a job's with each of its entries."""

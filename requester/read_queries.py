@@ -72,7 +72,7 @@ def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -
 
 
 def keys(database: sqlite3.Connection, *, table: str, after: str, limit: int) -> list[JobKey]:
-    """So many keys of jobs that are (`jobs`), or that were deleted (`deleted`), in their order behind this one."""
+    """The next `limit` keys after `after`, in order, of the jobs there are (`jobs`), or of those deleted (`deleted`)."""
     rows = database.execute(f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?", (after, limit))
     return [row[0] for row in rows.fetchall()]
 

@@ -28,7 +28,7 @@ KEPT_TYPE: Final = "urldownload"
 """The type of what a node keeps; see `storage.local_publisher`."""
 PIECE_BYTES: Final = 524_288
 LINK_S: Final = 2.0
-"""A node that does not answer by then is told of by its old link."""
+"""If a node does not answer by then, its old link is shown."""
 PIECE_S: Final = 5.0
 TRIES: Final = 3
 AT_ONCE: Final = 32

@@ -103,7 +103,7 @@ async def running(
 
 
 async def _resume(parts: _Parts) -> None:
-    """Take up the jobs that were open when this requester ended, but for those whose end it missed."""
+    """Take up the jobs that were open when this requester ended, except those whose end it missed."""
     await parts.follower.begin()
     async for some in parts.recorder.every_open():
         missed = await parts.retention.missed(some)

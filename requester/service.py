@@ -117,7 +117,7 @@ class Service:
             ref, namespace=namespace, version=version, reason=reason, client=client
         )
 
-    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+    async def changes(self, job: Job) -> str:
         return await self._changes.compared(job)
 
     async def put_blob(self, data: bytes) -> str:

@@ -16,10 +16,10 @@ from requester.core.requests import nothing_to_read
 from requester.verbs import JobUpdate, LogLine, Verbs
 
 AT_ONCE: Final = 64
-"""So many executions are followed at a time. What others write waits on their nodes until one of these has ended."""
+"""How many executions are followed at a time. The output of others waits on their nodes until one of these has ended."""
 
 AHEAD: Final = 16
-"""Of what is there already, so many executions are asked while one is read."""
+"""How many executions are asked for their first piece while one is read: of nodes that are away each costs seconds."""
 
 
 class Logs(Protocol):
@@ -60,7 +60,6 @@ class Together:
         asked: deque[tuple[asyncio.Task[Any], Source]] = deque()
         try:
             while coming or asked:
-                # Several are asked for what they say first: of nodes that are away each costs seconds.
                 while coming and len(asked) < AHEAD:
                     lines = self._logs.read(coming.popleft(), follow=False, tail=tail)
                     asked.append((_next(lines), lines))

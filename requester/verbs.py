@@ -124,17 +124,18 @@ class Verbs(Protocol):
     async def submit(self, job: Job, *, warnings: list[str], client: str, force: bool = False) -> Submission:
         """Take a validated, canonical job. The answer comes when its entry is in the log.
 
-        Raises `Invalid` (no node type could ever run it: unknown engine and the like are told with a near spelling),
-        `Exhausted` (the log is full), `Unavailable` (the log cannot be reached).
+        Raises `Conflict` (nothing would change and not `force`, or another name has the same hash), `Invalid` (the log takes
+        no such entry), `Exhausted` (the log is full, or takes no more of this job) and `Unavailable` (the log does not
+        answer, and whether the job was taken is not known).
         """
 
     async def rerun(self, ref: str, *, namespace: str, version: int, reason: str, client: str) -> Submission:
         """Run a job once more, as it was in `version` (0: the newest): a new version, whose clocks start anew.
 
-        Raises `Conflict` for a job that has not begun to run, `NotFound` for a version that never was.
+        Raises `Conflict` for a job that has not begun to run, `NotFound` for a version that never was, and as `submit`.
         """
 
-    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+    async def changes(self, job: Job) -> str:
         """What submitting this would change in the job of its name, as lines; empty for nothing. Raises `NotFound`."""
 
     async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:

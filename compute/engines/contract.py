@@ -78,7 +78,7 @@ class Running(Protocol):
     async def disk_bytes(self) -> int:
         """What it takes of this node's disk beside its mounts and `Run.folder` (a container's own layer), 0 for nothing.
 
-        May be dear to learn: ask seldom. Raises `Unavailable`.
+        May be expensive to find out: ask seldom. Raises `Unavailable`.
         """
 
     async def stop(self, grace_s: float) -> None:

@@ -109,7 +109,7 @@ def _reading(body: dict[str, Any], request: web.Request) -> Reading:
 @routes.put(BASE + "/diff")
 async def diff(request: web.Request) -> web.Response:
     reading = _reading(await body_of(request), request)
-    text = await request.app[VERBS].changes(reading.job, warnings=reading.warnings)
+    text = await request.app[VERBS].changes(reading.job)
     return answer({"Diff": text, "Warnings": reading.warnings})
 
 

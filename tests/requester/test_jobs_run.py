@@ -338,7 +338,7 @@ async def test_rerun(tmp_path: Path) -> None:
             (2, 1, JobState.COMPLETED),
             (3, 2, JobState.COMPLETED),
         ]
-        assert await service.changes(a_job("name"), warnings=[]) != ""
+        assert await service.changes(a_job("name")) != ""
         with pytest.raises(NotFound):
             await service.rerun("name", namespace="", version=7, reason="", client="test")
 

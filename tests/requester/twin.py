@@ -183,7 +183,7 @@ class Twin:
             self._fates.add(asyncio.create_task(self.then(now.id)))
         return Submission(now.id, now.version + 1)
 
-    async def changes(self, job: Job, *, warnings: list[str]) -> str:
+    async def changes(self, job: Job) -> str:
         return changes((await self.job(job.name, namespace=job.namespace)).spec, job)
 
     async def versions(self, ref: str, *, namespace: str = "") -> list[JobRecord]:
