@@ -17,7 +17,7 @@ from protocol.clock import Clock
 from protocol.ids import JobKey
 
 LOOKS: Final = 100
-"""How many jobs are taken off at a time to be looked at: there may be a million of them."""
+"""How many jobs may be waiting to be looked at, or committed, before more are put there: there may be a million of them."""
 BREATH: Final = 16
 """Jobs looked at, or told what became of their entries, before others get their turn on the loop. With each may go a
 decision, of half a millisecond."""
