@@ -49,4 +49,4 @@ async def test_a_daemon_that_is_not_there_is_no_fault(tmp_path: Path) -> None:
 
     assert not offer.available
     assert str(tmp_path) in offer.reason
-    assert "start Docker" in offer.hint
+    assert "Start Docker" in offer.hint

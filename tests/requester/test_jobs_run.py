@@ -408,7 +408,7 @@ async def test_a_job_with_as_many_entries_as_the_log_takes(tmp_path: Path) -> No
         ):
             with pytest.raises(Exhausted, match="takes 200 of one job") as refused:
                 await again
-            assert "delete it" in refused.value.hint
+            assert "Delete it" in refused.value.hint
         await service.delete(job, namespace="", reason="", client="test")
         assert (await closed(service, await submit(service, a_job("loop")))).state is JobState.COMPLETED
 
