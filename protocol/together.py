@@ -1,4 +1,4 @@
-"""Several things side by side, of which the first fault counts; one thing that has its time.
+"""Several things side by side, of which the first fault counts; one thing that has its time, and one that takes its time.
 
 Knows: tasks, and how they end. Must not know: what is done.
 
@@ -8,8 +8,10 @@ goes on for ever, for nobody cancels twice. What the task's own count of cancell
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 _AGAIN_S: Final = 0.1
 
@@ -49,19 +51,39 @@ async def within(limit_s: float, work: Coroutine[Any, Any, None]) -> None:
     await task
 
 
+async def to_its_end(work: "asyncio.Future[T]", hung_up: Callable[[], None] = lambda: None) -> T:
+    """What `work` comes to. It is not broken off: a caller that is cancelled meanwhile, however often, hears of that when it
+    has ended, and sees to what has come of it.
+
+    `hung_up` is called when it is cancelled the first time. The work must have an end of its own, or one by `hung_up`.
+    """
+    if await _outlasted([work], hung_up):
+        raise asyncio.CancelledError
+    return work.result()
+
+
 async def _end(tasks: Sequence["asyncio.Future[None]"]) -> None:
     """Cancel what goes on, and return when all have ended, however often this task is cancelled meanwhile."""
-    cancelled = False
     for task in tasks:
         task.cancel()
-    while going_on := [task for task in tasks if not task.done()]:
+    if await _outlasted(tasks):
+        raise asyncio.CancelledError
+
+
+async def _outlasted(
+    works: Sequence["asyncio.Future[Any]"], hung_up: Callable[[], None] = lambda: None
+) -> bool:
+    """Wait until all have ended; whether this task was cancelled meanwhile."""
+    cancelled = False
+    while going_on := [work for work in works if not work.done()]:
         try:
             await asyncio.wait(going_on)
         except asyncio.CancelledError:
+            if not cancelled:
+                hung_up()
             cancelled = True
-    for task in tasks:
+    for work in works:
         # Or the event loop tells that nobody has asked.
-        if not task.cancelled():
-            task.exception()
-    if cancelled:
-        raise asyncio.CancelledError
+        if not work.cancelled():
+            work.exception()
+    return cancelled

@@ -15,6 +15,7 @@ from protocol.clock import Clock
 from protocol.errors import Conflict, NotFound
 from protocol.ids import NodeId
 from protocol.messages import decode, encode
+from protocol.together import to_its_end
 from requester.core.fleet import Fleet
 from requester.core.membership import DELETED, ahead
 from requester.core.model import Cordon, NodeRecord
@@ -95,18 +96,14 @@ class Words:
 
         What is on its way is written also if who asked has hung up, so its outcome is waited for in any case.
         """
-        writing = asyncio.ensure_future(self._bus.put_cell(id_, encode(new), revision=revision))
-        hung_up: asyncio.CancelledError | None = None
-        try:
-            saved = await asyncio.shield(writing)
-        except asyncio.CancelledError as cancelled:
-            hung_up = cancelled
-            saved = await writing
-        if saved is not None:
-            self._cells.notes[id_].keep(new, saved)
-            # All of the cell: another's word may stand in it that was not known here yet.
-            self._cells.apply(id_, new)
-            await self._presence.tell_decided(saved)
-        if hung_up is not None:
-            raise hung_up
-        return saved is not None
+        return await to_its_end(asyncio.ensure_future(self._save(id_, new, revision)))
+
+    async def _save(self, id_: NodeId, new: NodeCell, revision: int) -> bool:
+        saved = await self._bus.put_cell(id_, encode(new), revision=revision)
+        if saved is None:
+            return False
+        self._cells.notes[id_].keep(new, saved)
+        # All of the cell: another's word may stand in it that was not known here yet.
+        self._cells.apply(id_, new)
+        await self._presence.tell_decided(saved)
+        return True

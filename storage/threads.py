@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
 
+from protocol.together import to_its_end
+
 T = TypeVar("T")
 
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
@@ -68,16 +70,7 @@ async def in_thread(work: Callable[[Stop], T], pool: Pool = _disk) -> T:
             raise Stopped
 
     done = asyncio.get_running_loop().run_in_executor(pool.threads, work, stop)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        stopping.set()
-        while not done.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([done])
-        if not done.cancelled():
-            done.exception()
-        raise
+    return await to_its_end(done, stopping.set)
 
 
 class Apart:

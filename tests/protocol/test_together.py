@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from protocol.errors import Unavailable
-from protocol.together import together, within
+from protocol.together import to_its_end, together, within
 
 
 async def test_the_first_fault_ends_the_others_and_is_raised_as_itself() -> None:
@@ -87,3 +87,41 @@ async def test_what_hides_a_cancellation_ends_all_the_same(ends: str) -> None:
     assert task.cancelled() is (ends == "cancelled")
     assert ends == "cancelled" or isinstance(task.exception(), TimeoutError)
     assert borne == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_was_begun_is_done_to_its_end_however_often_its_caller_is_cancelled(fails: bool) -> None:
+    """Whoever is cancelled while it waits for what must not be broken off hears of it when that has ended, and as a
+    cancellation also if it failed; the work is told once that nobody waits for it any more."""
+    go, told = asyncio.Event(), []
+
+    async def work() -> str:
+        await go.wait()
+        if fails:
+            raise Unavailable("it is away")
+        return "done"
+
+    working = asyncio.create_task(work())
+    caller = asyncio.create_task(to_its_end(working, lambda: told.append(working.done())))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        caller.cancel()
+        await asyncio.sleep(0)
+    assert not caller.done()
+    go.set()
+    await asyncio.wait([caller], timeout=30)
+
+    assert caller.cancelled()
+    assert told == [False]
+    assert isinstance(working.exception(), Unavailable) if fails else working.result() == "done"
+
+
+async def test_what_ends_by_itself_is_what_its_caller_gets() -> None:
+    """Its result, or its own fault."""
+
+    async def fail() -> None:
+        raise Unavailable("it is away")
+
+    assert await to_its_end(asyncio.ensure_future(asyncio.sleep(0, "done"))) == "done"
+    with pytest.raises(Unavailable, match="it is away"):
+        await to_its_end(asyncio.ensure_future(fail()))

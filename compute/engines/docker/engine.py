@@ -34,6 +34,7 @@ from protocol.errors import Conflict, Fault, NotFound, Unavailable
 from protocol.ids import ExecutionId, NodeId
 from protocol.nodes import Offer
 from protocol.spec.engines import DockerParams
+from protocol.together import to_its_end
 
 PROBE_S: Final = 10.0
 LOOK_S: Final = 1.0
@@ -176,11 +177,10 @@ class DockerEngine:
     async def _start(self, run: Run[DockerParams], config: dict[str, Any]) -> Running:
         work = asyncio.ensure_future(self._make_once(run, config))
         try:
-            got = await asyncio.shield(work)
+            got = await to_its_end(work)
         except asyncio.CancelledError:
-            got = await work
-            if got.here:
-                await remove(self._daemon, self._volumes, got.container)
+            if not work.cancelled() and work.exception() is None and work.result().here:
+                await remove(self._daemon, self._volumes, work.result().container)
             raise
         gateway = self._gateway if config["HostConfig"]["NetworkMode"] == self._gateway.name else None
         return DockerRunning(
