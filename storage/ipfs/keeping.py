@@ -164,7 +164,7 @@ class _Marked:
         with suppress(TimeoutError):
             async with asyncio.timeout(STRAY_S):
                 while True:
-                    if not await self._is_adding():
+                    if not await self._may_be_adding():
                         break
                     await asyncio.sleep(LOOK_AGAIN_S)
         await self._unpin(self._cid)
@@ -230,7 +230,7 @@ class _Marked:
         while True:
             look += 1
             # Asked first: what ends after that is pinned by the time of the look.
-            adding = await self._is_adding()
+            adding = await self._may_be_adding()
             pins = await self._kubo.ask("pin/ls", _Pins, asked, what=f"pins named {self._name!r}")
             named = [cid for cid, pin in pins.keys.items() if pin.name == self._name]
             found = [cid for cid in named if self._mark.encode() in await self._block(cid)]
@@ -238,13 +238,13 @@ class _Marked:
                 return found
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def _is_adding(self) -> bool:
-        """Whether Kubo is still at an ``add`` that pins by the name, as far as it tells."""
+    async def _may_be_adding(self) -> bool:
+        """Whether Kubo is still at an ``add`` that pins by the name; also where it does not tell what it is at."""
         try:
             asked = await self._kubo.ask("diag/cmds", list[_Asked], what="what Kubo is at")
         except Fault:
-            # A node whose API is open to some commands only.
-            return False
+            # A node in trouble, or whose API is open to some commands only: whoever waits for it has a limit.
+            return True
         return any(
             each.active and each.command == "add" and each.options.get("pin-name") == self._name
             for each in asked

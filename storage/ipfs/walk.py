@@ -73,11 +73,10 @@ async def asked(kubo: Kubo, command: str, form: type[T], path: str, what: str) -
 
 
 class _Listed(Struct, frozen=True):
-    """The entries of a folder, which faults name `what`, and the CIDs of files among them of which no size is told."""
+    """The entries of a folder, and by its CID each file among them of which no size is told: what faults call the folder."""
 
-    what: str
     nodes: Packed[Node]
-    untold: set[str]
+    untold: dict[str, str]
 
 
 class _Depth:
@@ -89,49 +88,68 @@ class _Depth:
         self._cid = cid
         self._room = room
         self._lock = threading.Lock()
-        self._incomplete: list[_Listed] = []
+        self._untold: dict[str, str] = {}
 
     async def look(self, folders: Packed[Node]) -> None:
         """Look into these folders."""
-        count = min(self._kubo.settings.small_requests, len(folders))
+        at_once = self._kubo.settings.small_requests
         listings = (self._listing(each) for each in folders)
-        await self._kubo.once(listings, self._cid, count=count)
-        waiting = iter(self._incomplete)
-        await together(self._complete(waiting) for _ in range(min(count, len(self._incomplete))))
+        await self._kubo.once(listings, self._cid, count=min(at_once, len(folders)))
+        if not self._untold:
+            return
+        sizes: dict[str, int] = {}
+        waiting = iter(self._untold.items())
+        await together(self._ask(waiting, sizes) for _ in range(min(at_once, len(self._untold))))
+        self.nodes = await in_thread(lambda _: Packed(Node, _sized(self.nodes, sizes)))
 
     def _listing(self, folder: Node) -> Reading[_Listed]:
         what = f"{self._cid} {folder.path}".rstrip()
         options = {"arg": f"/ipfs/{folder.cid}", "stream": "true"}
-        read = partial(_read, self._kubo, folder, what)
-        return Reading(self._kubo, "ls", options, what, read, self._take)
+        return Reading(self._kubo, "ls", options, what, partial(self._read, folder, what), self._take)
 
-    def _take(self, listed: _Listed) -> None:
-        """Add a folder's entries, or put them aside until all their sizes are known. From any thread."""
+    def _read(self, folder: Node, what: str, lines: Iterator[bytes]) -> _Listed:
+        """What is in a folder, as the lines tell it; each counts as it comes, for several folders do so at once. Blocks."""
+        nodes = Packed(Node)
+        untold: dict[str, str] = {}
+        decoder = msgspec.json.Decoder(Listing)
+        for line in lines:
+            try:
+                links = decoder.decode(line).links
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                url = self._kubo.endpoint.url
+                raise Broken(f"{what}: {url} does not answer as Kubo does") from error
+            self._count(len(links))
+            for link in links:
+                node = _node(folder, link, what)
+                nodes.append(node)
+                # Kubo tells of a raw block what its folder says; some tools write no size there.
+                if node.kind is Kind.FILE and not node.size_bytes and not is_empty(read_cid(node.cid)):
+                    untold[node.cid] = what
+        return _Listed(nodes, untold)
+
+    def _count(self, more: int) -> None:
+        """Take up so much of the room. From any thread."""
         with self._lock:
-            if listed.untold:
-                self._incomplete.append(listed)
-                return
-            if len(self.nodes) + len(listed.nodes) > self._room:
+            self._room -= more
+            if self._room < 0:
                 limit = self._kubo.settings.entries
                 raise Exhausted(f"{self._cid} holds more than {limit} files and folders")
+
+    def _take(self, listed: _Listed) -> None:
+        """Add a folder's entries. From any thread."""
+        with self._lock:
             self.nodes.extend(listed.nodes)
+            self._untold |= listed.untold
 
-    async def _complete(self, waiting: Iterator[_Listed]) -> None:
-        for listed in waiting:
-            sizes: dict[str, int] = {}
-            for each in listed.untold:
-                told = await asked(self._kubo, "files/stat", Stat, f"/ipfs/{each}", listed.what)
-                sizes[each] = told.size
-            sized = partial(_sized, listed, sizes)
-            await in_thread(lambda _: self._take(sized()))  # noqa: B023
+    async def _ask(self, waiting: Iterator[tuple[str, str]], sizes: dict[str, int]) -> None:
+        """Ask for the sizes that no folder tells."""
+        for cid, what in waiting:
+            sizes[cid] = (await asked(self._kubo, "files/stat", Stat, f"/ipfs/{cid}", what)).size
 
 
-def _sized(listed: _Listed, sizes: dict[str, int]) -> _Listed:
-    nodes = (
-        structs.replace(each, size_bytes=sizes[each.cid]) if each.cid in sizes else each
-        for each in listed.nodes
-    )
-    return _Listed(listed.what, Packed(Node, nodes), set())
+def _sized(nodes: Packed[Node], sizes: dict[str, int]) -> Iterator[Node]:
+    for each in nodes:
+        yield structs.replace(each, size_bytes=sizes[each.cid]) if each.cid in sizes else each
 
 
 def _taken_up(found: Packed[Node], level: Packed[Node]) -> Packed[Node]:
@@ -142,27 +160,6 @@ def _taken_up(found: Packed[Node], level: Packed[Node]) -> Packed[Node]:
         if node.kind is Kind.FOLDER:
             folders.append(node)
     return folders
-
-
-def _read(kubo: Kubo, folder: Node, what: str, lines: Iterator[bytes]) -> _Listed:
-    """What is in a folder, as the lines tell it. Blocks."""
-    nodes = Packed(Node)
-    untold = set()
-    decoder = msgspec.json.Decoder(Listing)
-    for line in lines:
-        try:
-            links = decoder.decode(line).links
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Broken(f"{what}: {kubo.endpoint.url} does not answer as Kubo does") from error
-        for link in links:
-            node = _node(folder, link, what)
-            nodes.append(node)
-            # Kubo tells of a raw block what its folder says; some tools write no size there.
-            if node.kind is Kind.FILE and not node.size_bytes and not is_empty(read_cid(node.cid)):
-                untold.add(node.cid)
-        if len(nodes) > kubo.settings.entries:
-            raise Exhausted(f"{what} holds more than {kubo.settings.entries} files and folders")
-    return _Listed(what, nodes, untold)
 
 
 def _node(folder: Node, link: Link, what: str) -> Node:

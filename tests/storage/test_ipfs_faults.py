@@ -19,7 +19,7 @@ from storage.ipfs.publisher import TOP_MAX
 from tests.contracts.trees import Link, Tree, plant
 from tests.storage.fault_proxy import FaultProxy, Plan, fault_proxy
 from tests.storage.s3_world import serving
-from tests.storage.test_ipfs import LABEL, LARGE, MIB, added, brought, ipfs, node, only_here, pins
+from tests.storage.test_ipfs import LABEL, LARGE, MIB, added, brought, folder_of, ipfs, node, only_here, pins
 
 __all__ = ["node"]
 
@@ -83,6 +83,27 @@ async def test_a_walk_takes_few_connections(
     assert len(await source.entries(params, found)) == 100
     assert len(listings) == 51
     assert len(set(listings)) <= 1 + behind.settings.small_requests
+
+
+async def test_files_of_untold_sizes_count_as_they_are_listed(
+    node: servers.Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """What holds more than a node takes is refused before the size of any of it is asked for, also where no folder tells the
+    sizes; what is not too much has each asked for once."""
+    file = await added(node, {"": b"twelve bytes"}, tmp_path / "file", "--cid-version=1")
+    folder = await folder_of(node, [("a", file), ("b", file)], weight=0)
+    cid = await folder_of(node, [(f"{number}", folder) for number in range(3)])
+
+    async def resolved(entries: int) -> int | None:
+        async with Kubo(proxy.endpoint, IpfsSettings(entries=entries)) as kubo:
+            return (await IpfsSource(kubo).resolve(SourceParams(cid), Share())).size_bytes
+
+    with pytest.raises(Exhausted, match="more than 8 files"):
+        await resolved(8)
+    assert sum("files/stat" in path for path in proxy.paths) == 1
+    proxy.paths.clear()
+    assert await resolved(9) == 6 * len(b"twelve bytes")
+    assert sum("files/stat" in path for path in proxy.paths) == 2
 
 
 @pytest.mark.parametrize("fault", ["cut", "ended"])

@@ -182,6 +182,36 @@ async def test_what_a_killed_publishing_pins_behind_the_next_ones_back_goes(
     assert list(notes.iterdir()) == []
 
 
+async def test_what_kubo_pins_in_the_end_goes_also_where_it_does_not_tell_what_it_is_at(
+    node: servers.Kubo, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A publishing fails while Kubo goes on with what it was sent: what it pins then is let go of, also where Kubo fails to
+    say, or may not be asked, that it is still at it."""
+    before = await pins(node)
+    folder = plant({"x": only_here(tmp_path)[-999:]}, tmp_path / "result")
+    looks = 0
+    looked_thrice = asyncio.Event()
+
+    def plan(request: web.Request, number: int) -> str:
+        nonlocal looks
+        looks += request.path.endswith("pin/ls")
+        if looks == 3:
+            looked_thrice.set()
+        return "500" if request.path.endswith(("diag/cmds", "add")) else ""
+
+    proxy.plan = plan
+    async with Kubo(proxy.endpoint) as kubo, half_sent(node, folder) as send_rest:
+        publishing = asyncio.create_task(IpfsPublisher(kubo).publish(folder, read({}), LABEL, silent))
+        waiting = asyncio.create_task(looked_thrice.wait())
+        await asyncio.wait([publishing, waiting], return_when=asyncio.FIRST_COMPLETED)
+        await send_rest()
+        waiting.cancel()
+        with pytest.raises(Unavailable):
+            await publishing
+
+    assert await pins(node) == before
+
+
 @asynccontextmanager
 async def half_sent(node: servers.Kubo, folder: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """What a process sends to publish a folder, but for the end, and Kubo is at it; the value sends that as well."""
