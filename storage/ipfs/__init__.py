@@ -14,7 +14,8 @@ dag_pb     what stands in a block (pure)
 unixfs     from blocks to a tree (pure)
 car        many blocks as one stream (pure)
 answers    what a Kubo node answers (pure)
-kubo       calls to a node, and its errors as ours
+kubo       calls to a node
+faults     what a node says that goes wrong, as our faults (pure)
 holders    gateways and nodes, as those who may have blocks
 exchange   one request to a holder
 blocks     a tree brought block by block, each verified

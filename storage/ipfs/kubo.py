@@ -1,6 +1,7 @@
-"""Calls to a Kubo node (https://docs.ipfs.tech/reference/kubo/rpc), and its errors as ours.
+"""Calls to a Kubo node (https://docs.ipfs.tech/reference/kubo/rpc).
 
-Knows: how Kubo answers, and how it goes wrong. Must not know: what is fetched or published.
+Knows: how Kubo is asked and answers, and how a connection goes wrong. Must not know: what is fetched or published, or what
+Kubo's words mean (`storage.ipfs.faults`).
 
 Kubo tells an error before the first byte as status 500 with JSON. One that comes later stands in an HTTP trailer, which our
 session does not see. So whatever is read as a stream goes over `storage.wire`, and its trailer is read (`trailers`); what is
@@ -20,10 +21,11 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from storage.ipfs.answers import Identity, Version
 from storage.ipfs.cid import EMPTY_CID, same_peer
 from storage.ipfs.dns import located, lookup_txt
+from storage.ipfs.faults import fault_of, silent
 from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
 from storage.multiaddr import is_loopback, parse_endpoint
@@ -44,35 +46,12 @@ NAMES_ADDED: Final = (0, 37)
 """From this version on ``add`` gives the pin that it sets a name."""
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
-_MISSING: Final = (
-    "not found",
-    "could not find",
-    "could not resolve name",
-    "no link named",
-    "no link by that name",
-    "does not exist",
-    "no such file",
-    "called on wrong kind",  # a path that goes on below a file
-)
-_MALFORMED: Final = (
-    "invalid path",
-    "invalid cid",
-    "unrecognized object type",
-    "not unixfs",
-    "expected protobuf",
-)
-_OFFLINE: Final = "(offline)"
-"""How the words of a node end that has not asked any other."""
 _AGENT: Final = re.compile(r"kubo/(\d+)\.(\d+)\.")
 _START_HINT: Final = "Start it with `ipfs daemon`, or name another node with --ipfs-connect."
 
 
 class _Config(Struct, frozen=True, rename="pascal"):
     value: str | list[str] | None = None
-
-
-class _Error(Struct, frozen=True, rename="pascal"):
-    message: str
 
 
 class Away(Unavailable):
@@ -283,33 +262,7 @@ class Kubo:
 
     def fault_of(self, what: str, status: int, body: bytes) -> Fault:
         """What an answer that is not 200 says about `what`."""
-        where = self.endpoint.url
-        try:
-            message = msgspec.json.decode(body, type=_Error).message
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            message = body[:200].decode(errors="replace").strip()
-        if status in (401, 403):
-            return Denied(
-                f"{what}: Kubo at {where} denies access (status {status})", hint="See API.Authorizations."
-            )
-        if status != 500:
-            hint = "Is this the address of Kubo's RPC API (Addresses.API)?"
-            return Unavailable(f"{what}: {where} does not answer as Kubo does (status {status})", hint=hint)
-        lower = message.lower()
-        said = f"{what}: {message[:300]} (Kubo at {where})"
-        if "failed to dial" in lower:
-            return Unavailable(said)
-        if "deadline exceeded" in lower or "timeout" in lower:
-            return silent(what, self.settings.silence_s, where)
-        if any(text in lower for text in _MISSING):
-            return NotFound(said, hint=_missing_hint(lower, self.endpoint.given))
-        if "service not known" in lower:
-            return Invalid(said, hint="Tell that Kubo of it: ipfs pin remote service add NAME URL KEY.")
-        if any(text in lower for text in _MALFORMED):
-            return Invalid(said)
-        if "no space left" in lower or "storagemax" in lower:
-            return Exhausted(said, hint="Free space on the Kubo node's disk.")
-        return Unavailable(said)
+        return fault_of(what, status, body, self.endpoint, self.settings.silence_s)
 
     async def _find_gateway(self) -> str:
         """Its configuration says where it listens; it counts only if it is on the node's host and answers."""
@@ -368,29 +321,8 @@ class Kubo:
         )
 
 
-def _missing_hint(words: str, node: str) -> str:
-    """What to do about something that is not there, by Kubo's words in small letters."""
-    if "no link" in words:
-        return "See what there is: ipfs ls CID."
-    if _OFFLINE in words:
-        return (
-            f"The node at {node} asks no other node for it: start it without --offline, see whom it reaches with "
-            "`ipfs swarm peers`, or name a node that has it with --ipfs-connect."
-        )
-    return ""
-
-
 def _about(what: str, told: str) -> str:
     return f"{what}: {told}" if what else told
-
-
-def silent(what: str, silence_s: float, where: str) -> TimedOut:
-    """The fault of something that the network does not bring."""
-    return TimedOut(
-        f"{what}: nothing came for {silence_s:g} s (Kubo at {where})",
-        hint="Perhaps no node that can be reached has it. See whom this one reaches with `ipfs swarm peers`, connect it to "
-        "one that has it with `ipfs swarm connect`, or pin it on one that it reaches.",
-    )
 
 
 async def read_bounded(response: aiohttp.ClientResponse, what: str, silence_s: float) -> bytes:
