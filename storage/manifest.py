@@ -6,6 +6,7 @@ All functions block; call them through `storage.threads.in_thread`.
 A manifest's last line is the digest of the others, so one that a power cut tore is known for what it is.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -16,11 +17,14 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from protocol.errors import Unavailable
 from storage.threads import Stop
 from storage.tree import Kind, Limits, digest_file, open_inside, text_of, walk
 
 _LIMITS: Final = Limits(entries=10_000_000)
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What keeps this process from reading says nothing of the bytes."""
 
 
 class Sum(Struct, frozen=True, array_like=True):
@@ -64,7 +68,8 @@ def write_manifest(path: Path, manifest: Path, stop: Stop) -> None:
 
 
 def difference(path: Path, manifest: Path, stop: Stop) -> str:
-    """The first thing at `path` that is not as the manifest has it, as a person is told; empty if all is."""
+    """The first thing at `path` that is not as the manifest has it, as a person is told; empty if all is. Raises
+    `Unavailable` where this process has no files or memory left to look."""
     try:
         written = _read(manifest)
         for found in sums(path, stop):
@@ -73,6 +78,9 @@ def difference(path: Path, manifest: Path, stop: Stop) -> str:
                 return _told(found, expected)
         missing = next(written, None)
     except (OSError, msgspec.DecodeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OURS:
+            hint = "Raise the limit of open files (ulimit -n), or try again when less runs."
+            raise Unavailable(f"{path} cannot be compared: {error.strerror}", hint=hint) from error
         return f"it cannot be compared: {error}"
     return f"{missing.path!r} is missing" if missing is not None else ""
 

@@ -132,6 +132,9 @@ class _Body(io.RawIOBase):
         if head.status == 200:
             raise Broken(f"{self._what} was replaced while it was being read", kind="Changed")
         check_status(self._what, head.status, "", PARTIAL)
+        if head.headers.get("etag", self._etag) != self._etag:
+            # Not every server knows If-Range.
+            raise Broken(f"{self._what} was replaced while it was being read", kind="Changed")
         assert self._size is not None
         check_range(self._what, self._size, self._at, self._size, head.headers, partial=True)
 

@@ -81,7 +81,7 @@ class Arrival:
             # It may be of another version: the next attempt asks for everything.
             self._vouched = False
             raise Broken(f"{shown(self.params)} does not say of which version the rest is")
-        if version.exact and found.etag != version.etag:
+        if version.exact and (found.etag, found.coding) != (version.etag, version.coding):
             raise changed(self.params)
         self._joined = not version.exact
 

@@ -60,6 +60,8 @@ class Version(Struct, frozen=True):
     etag: str = ""
     modified: str = ""
     size_bytes: int | None = None
+    coding: str = ""
+    """How the bytes are packed (``Content-Encoding``), which nobody asked for; some servers say one ETag of all codings."""
 
     @property
     def told(self) -> bool:
@@ -69,7 +71,8 @@ class Version(Struct, frozen=True):
     def may_be(self, other: "Version") -> bool:
         """Whether the bytes may be the same; a length that only one of them tells does not count."""
         sizes = {self.size_bytes, other.size_bytes} - {None}
-        return (self.etag, self.modified) == (other.etag, other.modified) and len(sizes) < 2
+        same = (self.etag, self.modified, self.coding) == (other.etag, other.modified, other.coding)
+        return same and len(sizes) < 2
 
     @property
     def exact(self) -> bool:
@@ -123,13 +126,16 @@ def identity(params: UrlParams, pinned: Pinned) -> str:
     mark = (
         f"{version.etag}|{version.modified}|{version.size_bytes}" if version.told else secrets.token_hex(16)
     )
+    mark += f"|{version.coding}" if version.coding else ""
     return f"url:{shown(params)}#{whole}|{mark}|{pinned.name}"
 
 
 def version_of(answer: aiohttp.ClientResponse) -> Version:
     """The version that an answer's headers speak of."""
     etag, modified = (header_text(answer.headers.get(name, "")) for name in ("ETag", "Last-Modified"))
-    return Version(etag, modified, answer.content_length)
+    return Version(
+        etag, modified, answer.content_length, header_text(answer.headers.get("Content-Encoding", ""))
+    )
 
 
 def file_name(params: UrlParams, answer: aiohttp.ClientResponse) -> str:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import os
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,32 @@ async def test_torn_files_of_its_own_are_known(tmp_path: Path, file: str, kept: 
     async with opened(tmp_path, boot="boot-2") as cache:
         assert (await bring(cache, origin))[1] is False
     assert origin.fetches == 1
+
+
+async def test_a_process_without_files_left_takes_nothing_for_spoiled(tmp_path: Path) -> None:
+    """An input that cannot be compared because too many files are open is no wrong one: that is said, and once there are
+    files again it is served without being brought anew."""
+    async with opened(tmp_path) as cache:
+        await bring(cache, Origin())
+    origin = Origin()
+    async with opened(tmp_path, boot="boot-2") as cache:
+        with no_files_left(), pytest.raises(Unavailable, match="cannot be compared: Too many open files"):
+            await bring(cache, origin)
+        assert (await bring(cache, origin))[1] is True
+    assert origin.fetches == 0
+
+
+@contextlib.contextmanager
+def no_files_left() -> Iterator[None]:
+    """This process opens no more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def cut(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from protocol.errors import Denied, Fault
+from protocol.errors import Broken, Denied, Fault
 from storage.contract import Source
 from storage.url import UrlParams
 from tests.storage.fault_proxy import FaultProxy, fault_proxy
@@ -98,6 +98,38 @@ class TestTransfer:
         async with serving(sloppy) as url:
             assert await bring(source, f"{url}/f", tmp_path) == {"f": BODY}
         assert asked == ["", "", f"bytes={len(BODY) // 2}-", ""]
+
+    @pytest.mark.parametrize("when", ["resolved", "cut"])
+    async def test_bytes_that_are_packed_in_two_ways_are_not_put_together(
+        self, when: str, source: Source[UrlParams], tmp_path: Path
+    ) -> None:
+        """A server that packs what it sends one time and not the next, and says the same ETag of both: the file has changed
+        for whoever resolved it, and a rest that is packed otherwise does not belong to what came."""
+        half = len(BODY) // 2
+        asked = 0
+
+        async def either(request: web.Request) -> web.StreamResponse:
+            nonlocal asked
+            asked += 1
+            tag = {"ETag": '"1"'}
+            if "Range" in request.headers:
+                told = {
+                    "Content-Range": f"bytes {half}-{len(BODY) - 1}/{len(BODY)}",
+                    "Content-Encoding": "gzip",
+                }
+                return web.Response(status=206, body=b"?" * (len(BODY) - half), headers=told | tag)
+            packed = {"Content-Encoding": "gzip"} if when == "resolved" and asked > 1 else {}
+            response = web.StreamResponse(headers=tag | packed)
+            response.content_length = len(BODY)
+            await response.prepare(request)
+            await response.write(BODY[:half])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+
+        async with serving(either) as url:
+            with pytest.raises(Broken, match="has changed since it was resolved"):
+                await bring(source, f"{url}/f", tmp_path)
 
     async def test_a_file_that_may_have_been_cut_is_asked_for_again(
         self, source: Source[UrlParams], tmp_path: Path
