@@ -13,6 +13,7 @@ from msgspec import Struct
 from protocol.errors import Broken, Fault
 from storage.lanes import Again, Lane, Request
 from storage.ranged import Refusal, check_range
+from storage.threads import Stop
 from storage.tree import write_all_at
 from storage.wire import Head, Line
 
@@ -68,14 +69,14 @@ class Item(Struct, frozen=True):
 
     `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known; `told` once a body
     has ended, for the fault that the trailers behind it (names in lower case) tell of, if they do. `whole` is called when
-    all is written of a file that has no sum, in the thread that wrote the last of it.
+    all is written of a file that has no sum, in the thread that wrote the last of it; what takes long calls its argument.
     """
 
     far: Far
     open: Callable[[], int]
     summed: Callable[[], Sum | None] = unknown
     told: Callable[[Mapping[str, str]], Fault | None] = untold
-    whole: Callable[[], None] = lambda: None
+    whole: Callable[[Stop], None] = lambda stop: None
 
 
 class Files:
@@ -138,7 +139,7 @@ class _File:
                     self._fd = self._make()
         return self._fd
 
-    def has_one_part_less(self, start: int, size: int, value: int) -> None:
+    def has_one_part_less(self, start: int, size: int, value: int, stop: Stop) -> None:
         """Say that a part is written, and its sum; after the last one the file is closed, and the sum of all checked."""
         with self._lock:
             self._sums[start] = size, value
@@ -148,7 +149,7 @@ class _File:
         self.close()
         summed = self.summed()
         if summed is None:
-            self._whole()
+            self._whole(stop)
             return
         whole = 0
         for number, (_, (size, value)) in enumerate(sorted(self._sums.items())):
@@ -206,7 +207,7 @@ class Part:
         told = self._file.told(line.trailers)
         if told is not None:
             raise told
-        self._file.has_one_part_less(self._start, self._end - self._start, self._value)
+        self._file.has_one_part_less(self._start, self._end - self._start, self._value, lane.check)
 
     def _ended_early(self, line: Line) -> Exception:
         """Why a body ended before its time: what its trailers tell of, if they do."""

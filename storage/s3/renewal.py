@@ -27,6 +27,7 @@ class Renewal:
         self._held = held
         self._read = read
         self._lock = asyncio.Lock()
+        self._reads = 0
         self._read_at = asyncio.get_running_loop().time()
 
     @property
@@ -45,9 +46,12 @@ class Renewal:
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
 
     async def after(self, over: Credentials) -> Credentials:
-        """What there is now that S3 has said that `over` is over: the same if there is nothing else."""
+        """What there is now that S3 has said that `over` is over: the same if there is nothing else. All that were refused
+        before the chain is read have it read once: a ``credential_process`` may take seconds, and its server may count.
+        Whoever is refused while it is read may know better, and has it read again."""
+        reads = self._reads
         async with self._lock:
-            if await self.now() == over:
+            if self._reads == reads and await self.now() == over:
                 await self._read_anew()
             return await self.now()
 
@@ -62,6 +66,7 @@ class Renewal:
     async def _read_anew(self) -> None:
         if self._read is None or self.ends:
             return
+        self._reads += 1
         self._read_at = asyncio.get_running_loop().time()
         async with asyncio.timeout(READ_S):
             found = await self._read()

@@ -57,7 +57,7 @@ class Places(NamedTuple):
     """How files are made, by their names, and who is told of each that is whole and was not summed up as it came."""
 
     open: Callable[[str], int]
-    whole: Callable[[str, RemoteObject], None]
+    whole: Callable[[str, RemoteObject, Stop], None]
 
 
 class S3Source(S3Driver):
@@ -103,9 +103,10 @@ class S3Source(S3Driver):
         connection = await self._connect(params, pinned.region, signed=pinned.signed)
         async with arriving(into) as beside:
             placed = await self._with_checksums(connection, params, pinned.landing)
-            etags = self._client.settings.etags_are_md5 and not params.checksum_sha256
-            arrived = Arrived(beside, etags=etags)
-            with TreeWriter(beside, TreeLimits(entries=self._client.settings.objects * 2)) as tree:
+            settings = self._client.settings
+            etags = settings.etags_are_md5 and not params.checksum_sha256
+            arrived = Arrived(beside, etags=etags, looks=settings.small_requests)
+            with TreeWriter(beside, TreeLimits(entries=settings.objects * 2)) as tree:
                 await in_thread(partial(_furnish, tree, placed))
                 places = Places(tree.open, arrived.whole)
                 await self._bring(connection, params, placed, places, progress)
@@ -152,7 +153,7 @@ class S3Source(S3Driver):
         files = await in_thread(lambda stop: placed.files.sifted(lambda each: each.name == name, stop))
         only = structs.replace(placed, files=files, size_bytes=sum(each.size_bytes for _, each in files))
         with TreeWriter(folder) as tree:
-            places = Places(partial(tree.open, replace=True), lambda name, remote: None)
+            places = Places(partial(tree.open, replace=True), lambda name, remote, stop: None)
             await self._bring(connection, params, only, places, silent)
 
     async def _with_checksums(self, connection: Connection, params: SourceParams, placed: Landing) -> Landing:

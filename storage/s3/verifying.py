@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.errors import Broken, Invalid
+from protocol.together import together
 from storage.s3.checksums import Checksum, other_bytes, sum_of
 from storage.s3.connection import Connection
 from storage.s3.params import SourceParams
@@ -40,15 +41,17 @@ class _Odd(Struct, frozen=True):
 
 
 class Arrived:
-    """The files of one fetch, in `folder` by their names. `etags` says whether ETags of the usual form are MD5s."""
+    """The files of one fetch, in `folder` by their names. `etags` says whether ETags of the usual form are MD5s; S3 is asked
+    `looks` questions at once."""
 
-    def __init__(self, folder: Path, *, etags: bool) -> None:
+    def __init__(self, folder: Path, *, etags: bool, looks: int) -> None:
         self._folder = folder
         self._etags = etags
+        self._looks = looks
         self._later: list[tuple[str, RemoteObject]] = []
         self._odd: list[_Odd] = []
 
-    def whole(self, name: str, remote: RemoteObject) -> None:
+    def whole(self, name: str, remote: RemoteObject, stop: Stop) -> None:
         """All of a file is written, and nothing was reckoned meanwhile; in a lane's thread."""
         wanted = self._wanted(remote)
         if wanted is None:
@@ -57,19 +60,24 @@ class Arrived:
             # Of parts one has to ask how large they are.
             self._later.append((name, remote))
         elif len(self._odd) <= ODD_MAX:
-            self._compare(name, remote, wanted, 0)
+            self._compare(name, remote, wanted, 0, stop)
 
     async def check(
         self, connection: Connection, params: SourceParams, bring_again: Callable[[str], Awaitable[None]]
     ) -> None:
         """Check what has not been checked yet; `bring_again` brings a file anew to its place. Raises `Broken`, and what that
         raises."""
-        for name, remote in self._later:
-            wanted = self._wanted(remote)
-            assert wanted is not None
-            part_bytes = await _part_bytes(connection, params, remote, wanted)
-            if part_bytes is not None:
-                await in_thread(partial(self._compare, name, remote, wanted, part_bytes))
+        waiting = iter(self._later)
+
+        async def look() -> None:
+            for name, remote in waiting:
+                wanted = self._wanted(remote)
+                assert wanted is not None
+                part_bytes = await _part_bytes(connection, params, remote, wanted)
+                if part_bytes is not None and len(self._odd) <= ODD_MAX:
+                    await in_thread(partial(self._compare, name, remote, wanted, part_bytes))
+
+        await together(look() for _ in range(min(self._looks, len(self._later))))
         if len(self._odd) > ODD_MAX:
             raise _no_md5(self._odd[0], self._odd[0].has)
         for odd in self._odd:
@@ -82,7 +90,7 @@ class Arrived:
         return remote.checksum or (remote.etag_sum if self._etags else None)
 
     def _compare(
-        self, name: str, remote: RemoteObject, wanted: Checksum, part_bytes: int, stop: Stop = lambda: None
+        self, name: str, remote: RemoteObject, wanted: Checksum, part_bytes: int, stop: Stop
     ) -> None:
         has = sum_of(wanted, self._folder / name, part_bytes, stop)
         if has == wanted.value:

@@ -126,7 +126,7 @@ class OddS3:
         if key not in self.objects:
             return self._error(404, "NoSuchKey", "The specified key does not exist.")
         data = self.objects[key]
-        response = web.Response(body=data, headers={"ETag": f'"{abs(hash(data)):x}"', **self.headers})
+        response = web.Response(body=data, headers={"ETag": self.etag_of(data), **self.headers})
         response.headers["Content-Length"] = str(len(data))
         if self.content_type is not None:
             response.content_type = self.content_type
@@ -134,10 +134,14 @@ class OddS3:
             response.headers[NO_TYPE] = "1"
         return response
 
+    def etag_of(self, data: bytes) -> str:
+        """What it says of an object."""
+        return f'"{abs(hash(data)):x}"'
+
     def _list(self, prefix: str) -> web.Response:
         found = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size>"
-            f"<ETag>&quot;{abs(hash(data)):x}&quot;</ETag></Contents>"
+            f"<ETag>{escape(self.etag_of(data))}</ETag></Contents>"
             for key, data in self.objects.items()
             if key.startswith(prefix)
         )

@@ -1,7 +1,9 @@
 """Stores that keep no checksums: what comes is compared with ETags, which are MD5s almost everywhere."""
 
+import asyncio
 import base64
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from msgspec.structs import replace
 from deploy.servers import S3Server
 from protocol.errors import Broken
 from storage.contract import silent
-from storage.s3 import S3Client, S3Source, SourceParams
+from storage.s3 import S3Client, S3Source, SourceParams, verifying
+from storage.s3.checksums import Checksum
+from storage.threads import Stop, Stopped
 from tests.contracts.trees import Tree, snapshot
 from tests.storage.fault_proxy import FaultProxy, Plan
-from tests.storage.s3_world import ALL, LOOPBACK, Bucket, OddS3, brought, settings_of
+from tests.storage.s3_world import ALL, LOOPBACK, Bucket, OddS3, brought, serving, settings_of
 
 MIB = 1 << 20
 DATA = hashlib.shake_256(b"etags").digest(3 * MIB + 17)
@@ -126,3 +130,71 @@ async def test_etags_that_are_something_else_are_not_compared(
         fetched = await source.fetch(params, await source.resolve(params, ALL), tmp_path / "in", silent)
 
     assert snapshot(fetched.path) == {"k": b"bytes"}
+
+
+@pytest.mark.parametrize("name", ["small", "parts"])
+async def test_a_sum_ends_with_the_fetch_that_wants_it(
+    name: str,
+    source: S3Source,
+    bucket: Bucket,
+    params: SourceParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever gives up a fetch while the MD5 of a large file is reckoned does not wait until it is."""
+    loop = asyncio.get_running_loop()
+    begun, stopped = asyncio.Event(), threading.Event()
+
+    def endless(wanted: Checksum, path: Path, part_bytes: int, stop: Stop) -> str:
+        loop.call_soon_threadsafe(begun.set)
+        for _ in range(1000):
+            try:
+                stop()
+            except Stopped:
+                stopped.set()
+                raise
+            stopped.wait(0.01)
+        return ""
+
+    monkeypatch.setattr(verifying, "sum_of", endless)
+    fetching = asyncio.create_task(brought(source, bucket.of(f"in/{name}"), tmp_path / "in"))
+    await begun.wait()
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+
+    assert stopped.is_set()
+
+
+class PartedS3(OddS3):
+    """Objects of two parts, whose sizes are told to two who ask at the same time."""
+
+    def __init__(self, part_bytes: int) -> None:
+        super().__init__()
+        self._part_bytes = part_bytes
+        self._two = asyncio.Barrier(2)
+
+    def etag_of(self, data: bytes) -> str:
+        """As S3 makes it of two parts."""
+        parts = data[: self._part_bytes], data[self._part_bytes :]
+        digests = b"".join(hashlib.md5(part).digest() for part in parts)
+        return f'"{hashlib.md5(digests).hexdigest()}-2"'
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """As an `OddS3`."""
+        if "partNumber" not in request.query:
+            return await super().answer(request)
+        await self._two.wait()
+        return web.Response(headers={"Content-Length": str(self._part_bytes)})
+
+
+async def test_the_parts_of_many_objects_are_asked_for_at_once(server: S3Server, tmp_path: Path) -> None:
+    """A folder of thousands of objects of parts is not looked at one object after another."""
+    odd = PartedS3(part_bytes=4)
+    odd.objects = {f"in/{number}": b"12345678" for number in range(6)}
+    async with serving(odd.answer) as endpoint, S3Client(settings_of(server, small_requests=2)) as client:
+        source = S3Source(client=client)
+        async with asyncio.timeout(30):
+            found = await brought(source, SourceParams("odd", "in/", endpoint=endpoint), tmp_path / "in")
+
+    assert found == {str(number): b"12345678" for number in range(6)}

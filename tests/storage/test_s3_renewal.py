@@ -1,10 +1,12 @@
 """Accounts and links that end while data moves: renewed, or told clearly. Servers are real; a proxy says what has ended."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiobotocore.credentials import AioCredentials
 from aiohttp import web
 from msgspec.structs import replace
 
@@ -15,6 +17,7 @@ from storage.params import read_params
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Settings, S3Source, SourceParams
 from storage.s3.managed import ManagedParams, ManagedPublisher
 from storage.s3.presigned import PreSignedParams, PreSignedSource
+from storage.s3.renewal import Renewal
 from storage.s3.results import ManagedBucket, ResultSigner, Signing
 from storage.s3.signing import Credentials, Scope, Signer
 from tests.contracts.trees import plant, snapshot
@@ -233,3 +236,24 @@ async def test_leave_that_ends_before_it_is_used_is_asked_for_again(
     assert session.refused
     assert await bucket.keys() == ["managed/j-1/e-1.tar.gz"]
     assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("token", ["first", "second"])
+async def test_all_that_are_refused_at_once_have_the_account_read_together(token: str) -> None:
+    """Each of many requests under way is refused when a session ends: what the account is now is not asked for by each, also
+    where there is no other than the one that is over; for those that are refused while it is read, once more."""
+    reads = 0
+    over = Credentials("A", "s", "first")
+
+    async def read() -> AioCredentials:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return AioCredentials("A", "s", token)
+
+    renewal = Renewal(AioCredentials("A", "s", "first"), read)
+
+    found = await asyncio.gather(*(renewal.after(over) for _ in range(8)))
+
+    assert {each.session_token for each in found} == {token}
+    assert reads == (2 if token == "first" else 1)
