@@ -83,6 +83,9 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     @property
     def prefix(self) -> str:
         """What the keys of the objects begin with."""
+        if self.listing is not None:
+            # Whoever published to it gave it as it is.
+            return self.key
         return literal_prefix(self.key) if self.is_glob else self.key.removesuffix("*")
 
     @property

@@ -28,14 +28,15 @@ FOLDER_TYPE: Final = "application/x-directory"
 async def find(
     connection: Connection, params: SourceParams, share: Share, limit: int
 ) -> tuple[SourceParams, Packed[Object]]:
-    """What the params mean, now that S3 was asked, and the objects that this execution reads.
+    """What the params mean, now that S3 was asked, and the objects that this execution reads: a prefix (`is_prefix`) that
+    all of them begin with, or one object, whose key means itself whatever signs are in it.
 
     Raises `Exhausted` beyond `limit` objects, `NotFound` with what may have been meant, and what S3 says.
     """
     if (listing := params.listing) is not None:
         objects = await listed(connection, params, listing, limit)
         await in_thread(lambda _: check_listing(params.url, listing, objects))
-        return params, await _shared_out(await _filtered(objects, params), params, share)
+        return params, await _shared_out(await _filtered(objects, params), params, params.key, share)
     if not params.is_prefix:
         try:
             found = await _one(connection, params)
@@ -44,7 +45,7 @@ async def find(
                 raise
         else:
             if found is not None:
-                return params, await _shared_out(Packed(Object, [found]), params, share)
+                return params, await _shared_out(Packed(Object, [found]), params, params.key, share)
             params = structs.replace(params, key=params.key + "/", version_id="", checksum_sha256="")
     objects = Packed(Object)
     if params.is_prefix or params.is_glob:
@@ -59,7 +60,7 @@ async def find(
             nothing.hint = f"{said} {nothing.hint}"
         raise nothing
     every = structs.replace(params, key=params.prefix + "*", version_id="", checksum_sha256="")
-    return every, await _shared_out(objects, every, share)
+    return every, await _shared_out(objects, every, every.prefix, share)
 
 
 async def listed(
@@ -151,8 +152,10 @@ async def _passing(objects: Packed[Object], prefix: str, pattern: str, field: st
     )
 
 
-async def _shared_out(objects: Packed[Object], params: SourceParams, share: Share) -> Packed[Object]:
-    partition, prefix = params.partition, params.prefix
+async def _shared_out(
+    objects: Packed[Object], params: SourceParams, prefix: str, share: Share
+) -> Packed[Object]:
+    partition = params.partition
     if not shares_out(partition, share.count):
         return objects
 

@@ -81,7 +81,7 @@ class S3Source(S3Driver):
         region, signed = connection.region_of(params.bucket), connection.signed
 
         def told(_: Stop) -> Resolved:
-            placed = landing(objects, sought.prefix)
+            placed = landing(objects, sought.prefix if sought.is_prefix else sought.key)
             check_size(params.url, placed.size_bytes, self._client.settings.max_bytes)
             return Resolved(
                 identity=_identity(sought, objects),
