@@ -79,7 +79,7 @@ class LocalSource:
             self.type,
             available=False,
             reason="this node allows no local paths",
-            hint="Start the node with allowed paths, such as /data/**:ro.",
+            hint="Its owner allows some: --allow-local '/data/**:ro', or Compute.AllowListedLocalPaths.",
         )
 
     async def is_here(self, params: LocalParams) -> bool:

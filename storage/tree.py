@@ -176,23 +176,6 @@ def size_of(path: Path) -> int:
     return sum(entry.size_bytes for entry in walk(path))
 
 
-def digest_of(path: Path, stop: Stop = lambda: None) -> str:
-    """SHA-256 in hexadecimal of a file's bytes, or of a whole folder: names, kinds, executable bits, bytes, link targets.
-
-    Equal trees have equal digests on every machine; times and owners do not count. `stop` is called between pieces.
-    """
-    if not path.is_dir():
-        return digest_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), stop)
-    whole = hashlib.sha256()
-    for entry in walk(path):
-        content = entry.target
-        if entry.kind is Kind.FILE:
-            content = digest_file(open_inside(path, entry.path), stop)
-        line = (entry.kind.value, entry.path, "x" if entry.executable else "-", content)
-        whole.update(b"".join(os.fsencode(part) + b"\0" for part in line))
-    return whole.hexdigest()
-
-
 def digest_file(fd: int, stop: Stop) -> str:
     """SHA-256 in hexadecimal of what the descriptor `fd` reads, which is closed."""
     digest = hashlib.sha256()

@@ -6,7 +6,8 @@ Knows: which store takes them, and that the same bytes are put there once. Must 
 ============  =====================================================================================================
 requester     inside the job: a ``.tar.gz`` or the file itself, which the requester keeps by its digest (ADR 0005)
 ipfs          added to the person's Kubo (the one that `ipfs` talks to, if none is configured); the CID is the input
-s3            below the prefix that is named, in a folder called by the digest of the tree; what is there is not sent again
+s3            below the prefix that is named, in a folder called by the digest of the tree; what is there is not sent again,
+              and what is sent has been found to be of that digest before it is there
 ============  =====================================================================================================
 
 Without a word the requester takes what is small, and the person's Kubo what is larger, if one is configured. Links are
@@ -26,7 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.config import Config
-from protocol.errors import Broken, Exhausted, Fault, Invalid, NotFound
+from protocol.errors import Broken, Conflict, Exhausted, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Input, Spec
 from protocol.spec import Reading, SpecFaults
@@ -186,44 +187,38 @@ async def _to_ipfs(path: Path, wanted: Input, kubo: str) -> Input:
 
 async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
     """A file comes into the folder of its target, because that is where S3's objects land."""
+    from storage.contents import contents_of
     from storage.s3 import S3Client, S3Publisher, S3Settings, S3Source
-    from storage.tree import digest_of
 
     bucket, _, prefix = to.removeprefix("s3://").partition("/")
     target = wanted.target if path.is_dir() else _folder_of(path, wanted.target)
     _tell_of_executables(path)
-    before = _stamp(path)
-    digest = await asyncio.to_thread(digest_of, path)
-    key = "/".join(filter(None, (prefix.strip("/"), f"sha256-{digest}"))) + "/"
-    async with S3Client(S3Settings()) as client:
-        spec = await _there(
-            client, S3Source(client=client), bucket, key, sum(each[1] for each in _stamp(path))
-        )
-        if spec is None:
-            with _folder(path) as folder:
-                # Whoever puts something there just now puts the same.
-                params = {"Bucket": bucket, "Key": key, "Encoding": "plain", "Overwrite": True}
-                try:
-                    spec = await _published(S3Publisher(client=client, by_content=True), folder, params)
-                except Invalid as fault:
-                    if fault.kind == "Link":
-                        fault.hint = "Ship with opt=to=ipfs, which keeps links, or without the link."
-                    raise
-                # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
-                spec.params.pop("Listing")
-                if _stamp(path) != before:
-                    # Whoever ships what it was would take for that what lies under its digest now.
-                    await _removed(client, bucket, key)
-                    raise _changed(path)
-        else:
-            tell("It is there already.")
+    with _folder(path) as folder:
+        # A file's name counts: of two with the same bytes each comes under its own.
+        contents = await asyncio.to_thread(contents_of, folder)
+        key = "/".join(filter(None, (prefix.strip("/"), f"sha256-{contents.sha256}"))) + "/"
+        async with S3Client(S3Settings()) as client:
+            spec = await _there(client, S3Source(client=client), bucket, key, contents)
+            if spec is not None:
+                tell("It is there already.")
+                return msgspec.structs.replace(wanted, source=spec, target=target)
+            # Whoever puts something there just now puts the same.
+            params = {"Bucket": bucket, "Key": key, "Encoding": "plain", "Overwrite": True}
+            try:
+                spec = await _published(S3Publisher(client=client, contents=contents), folder, params)
+            except Invalid as fault:
+                if fault.kind == "Link":
+                    fault.hint = "Ship with opt=to=ipfs, which keeps links, or without the link."
+                raise
+            except Broken as fault:
+                where = f"s3://{bucket}/{clean(key)}"
+                fault.hint = (
+                    fault.hint or f"Run the command again. What was sent before that stays at {where}"
+                )
+                raise
+    # What is there already is told by its prefix; so is what comes there, which has a digest in its name.
+    spec.params.pop("Listing")
     return msgspec.structs.replace(wanted, source=spec, target=target)
-
-
-async def _removed(client: Any, bucket: str, key: str) -> None:
-    connection = await client.connect()
-    found = await connection.objects(bucket, key, client.settings.objects)
-    await connection.remove(bucket, [each.key for each in found])
 
 
 def _tell_of_executables(path: Path) -> None:
@@ -238,9 +233,10 @@ def _tell_of_executables(path: Path) -> None:
         )
 
 
-async def _there(client: Any, source: Source[Any], bucket: str, key: str, size_bytes: int) -> Spec | None:
-    """The input if all of it is there. What was begun and not ended has fewer bytes under the same name."""
+async def _there(client: Any, source: Source[Any], bucket: str, key: str, contents: Any) -> Spec | None:
+    """The input if all of it is there; what was begun and not ended is not. Raises `Conflict` if there is more."""
     from storage.params import read_params
+    from storage.s3.planned import lacking
 
     connection = await client.connect()
     found = {"Bucket": bucket, "Key": key, "Region": connection.region_of(bucket)}
@@ -250,7 +246,11 @@ async def _there(client: Any, source: Source[Any], bucket: str, key: str, size_b
         resolved = await source.resolve(read_params(found, source.params, "upload to s3"), Share())
     except NotFound:
         return None
-    return Spec("s3", found) if resolved.size_bytes == size_bytes else None
+    gone, more = await asyncio.to_thread(lacking, contents.entries, resolved.pinned.landing, lambda: None)
+    if more:
+        said = f"s3://{bucket}/{clean(key)} holds {clean(more)!r}, which is not of what its name says"
+        raise Conflict(said, hint="Remove it, or ship to another prefix.")
+    return Spec("s3", found) if not gone else None
 
 
 async def _published(publisher: Publisher[Any], folder: Path, params: Json) -> Spec:
@@ -281,5 +281,5 @@ def _folder(path: Path) -> Iterator[Path]:
             os.link(path.resolve(), only)
         except OSError:
             # Another disk.
-            shutil.copyfile(path, only)
+            shutil.copy(path, only)
         yield Path(scratch)

@@ -8,9 +8,10 @@ unsigned, as public buckets want them.
 ============  ====================================================================
 params        the drivers' parameters and settings
 keys          from keys to names on the disk (pure)
+kept_keys     whether a server keeps a key as it is given
 globs         wildcards in keys (pure)
 partitions    which execution reads which object (pure)
-dates         dates in keys, by Go's layouts (pure)
+dates         dates in keys, by Go's layouts (pure), of the words in `date_words`
 patterns      regular expressions of strangers, by RE2
 account       whether the node has an account
 client        connections, by aiobotocore

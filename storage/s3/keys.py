@@ -16,7 +16,7 @@ from storage.long_lists import Packed
 from storage.s3.checksums import Checksum
 from storage.tree import Entry, Kind, safe_parts
 
-ODD_HINT: Final = "Write Key without // and .. and without a slash at its beginning."
+ODD_HINT: Final = "Write Key without //, .. and \\, and without a slash at its beginning."
 
 
 class Object(Struct, frozen=True, gc=False, array_like=True):

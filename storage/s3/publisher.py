@@ -4,7 +4,6 @@ Knows: where a result goes, and what is told of it. Must not know: how its bytes
 """
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -12,22 +11,23 @@ from uuid import uuid4
 
 from msgspec import to_builtins
 
-from protocol.errors import Denied, Fault, Invalid, NotFound
+from protocol.errors import Fault, Invalid, NotFound
 from protocol.jobs import Spec
 from storage import archive
+from storage.contents import Contents
 from storage.contract import Foreseeing, Form, Label, Progress, Publisher
 from storage.long_lists import Packed
-from storage.s3.bulk import Bulk
 from storage.s3.claims import may_replace, meta_of, taken
 from storage.s3.client import S3Client
 from storage.s3.connection import Connection
 from storage.s3.driver import S3Driver
-from storage.s3.faults import REGION, faults
-from storage.s3.keys import ODD_HINT, Object, plain_key
+from storage.s3.faults import REGION
+from storage.s3.kept_keys import check_kept
+from storage.s3.keys import Object
 from storage.s3.listing import listing_of
 from storage.s3.params import PublisherParams, S3Settings
 from storage.s3.sending import Sending
-from storage.s3.upload import ABORT_S, Sent, Target, put
+from storage.s3.upload import Sent
 from storage.threads import in_thread
 
 FOR_GOOD: Final = frozenset({"Profile", "Address"})
@@ -40,12 +40,15 @@ class S3Publisher(S3Driver):
     params: ClassVar[Form] = PublisherParams
 
     def __init__(
-        self, settings: S3Settings | None = None, *, client: S3Client | None = None, by_content: bool = False
+        self,
+        settings: S3Settings | None = None,
+        *,
+        client: S3Client | None = None,
+        contents: Contents | None = None,
     ) -> None:
-        """As `S3Driver`. `by_content`: keys have a digest of what lies there in them, and whoever fails takes nothing away
-        that another may have put there as well."""
+        """As `S3Driver`. `contents`: what is published, at keys that say so; see `storage.s3.sending.Sending`."""
         super().__init__(settings, client=client)
-        self._by_content = by_content
+        self._contents = contents
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Store the folder; the answer is a spec of source ``s3``. Raises as `Publisher`."""
@@ -97,8 +100,7 @@ class S3Publisher(S3Driver):
         key = published_key(params, label, unique)
         own = label.execution in key or unique in key
         async with connection.bulk(params.bucket) as bulk:
-            if key != plain_key(key):
-                await _check_kept(connection, bulk, key, unique)
+            await check_kept(connection, bulk, [key])
             claimed = None if own or params.overwrite else label
             settings = self._client.settings
             sending = Sending(
@@ -110,7 +112,7 @@ class S3Publisher(S3Driver):
                 meta_of(label),
                 claimed,
                 label.notes,
-                stays=self._by_content,
+                self._contents,
             )
             if params.plain:
                 put_there = await sending.objects(key, own=own)
@@ -141,30 +143,6 @@ def published_key(params: PublisherParams, label: Label, unique: str = "") -> st
     ):
         key = key.replace(f"{{{name}}}", value)
     return key
-
-
-async def _check_kept(connection: Connection, bulk: Bulk, key: str, unique: str) -> None:
-    """Raise `Invalid` if the server keeps what is put at an odd key under its plain one: a result would not be found again
-    where it was put, and might take another's place. An empty object of our own beside it shows it before anything is sent.
-    """
-    probe = f"{key.rpartition('/')[0]}/.shoal-{unique}"
-    sent = put(bulk, Target(bulk.bucket, probe), [])
-    sent.name = bulk.url(key)
-    moved = None
-    try:
-        await connection.move(bulk, iter([sent]), 1, lambda _: None, finish_s=ABORT_S)
-        # One who may write and not look is told 403 of what is not there.
-        with suppress(Denied):
-            moved = await connection.look(bulk.bucket, plain_key(probe))
-    except Invalid as refused:
-        refused.hint = refused.hint or ODD_HINT
-        raise
-    finally:
-        with suppress(Fault), faults(bulk.url(probe), connection.endpoint, signed=True):
-            await connection.raw.delete_object(Bucket=bulk.bucket, Key=probe)
-    if moved is not None:
-        said = f"{connection.endpoint} keeps this key under another one"
-        raise Invalid(f"{bulk.url(key)}: {said}", hint=ODD_HINT, kind="Key")
 
 
 def _spec(params: PublisherParams, key: str, connection: Connection, pinned: dict[str, Any]) -> Spec:

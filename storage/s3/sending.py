@@ -6,6 +6,7 @@ what is told of the result.
 As an archive everything comes back: empty folders, links, executable bits. What is lost as objects: `storage.s3.planned`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,23 +15,28 @@ from msgspec import structs
 
 from protocol.errors import Broken, Conflict, Fault, Invalid
 from storage import archive
+from storage.contents import Contents
 from storage.contract import Label, Progress
 from storage.long_lists import Packed, each_of
 from storage.s3.bulk import Bulk
 from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, of_ours
 from storage.s3.connection import Connection
+from storage.s3.kept_keys import NAME_HINT, check_kept
 from storage.s3.keys import Object
 from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
-from storage.s3.planned import Planned, planned
+from storage.s3.planned import File, Planned, planned
 from storage.s3.upload import ABORT_S, NOT_THERE, Sent, Target, put, upload
-from storage.threads import in_thread
-from storage.tree import CHUNK_BYTES, Entry, open_inside
+from storage.threads import Stop, in_thread
+from storage.tree import CHUNK_BYTES, open_inside, walk
 
 
 class Sending:
-    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take. `stays`: see
-    `storage.s3.upload.Target`."""
+    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take.
+
+    With `contents` the keys say what lies there: just that is sent, and what has other bytes by now is a fault before it is
+    an object. What was put there stays on a fault: somebody else may have put the same there.
+    """
 
     def __init__(
         self,
@@ -42,8 +48,7 @@ class Sending:
         meta: dict[str, str],
         claimed: Label | None,
         notes: Path | None,
-        *,
-        stays: bool,
+        contents: Contents | None = None,
     ) -> None:
         self._connection = connection
         self._bulk = bulk
@@ -52,7 +57,7 @@ class Sending:
         self._progress = progress
         self._meta = meta
         self._notes = notes
-        self._stays = stays
+        self._contents = contents
         self._own = False
         self._claimed = claimed
         self._lost: list[str] = []
@@ -86,7 +91,9 @@ class Sending:
     async def objects(self, prefix: str, *, own: bool) -> Packed[Object]:
         """One object a file; what was put there. On a fault those that were sent are removed again."""
         self._own = own
-        plan = await in_thread(lambda stop: planned(self._folder, prefix, stop))
+        plan = await in_thread(lambda stop: self._planned(prefix, stop))
+        if plan.odd:
+            await check_kept(self._connection, self._bulk, [plan.odd], NAME_HINT)
         condition: dict[str, str] = {}
         if self._claimed is not None:
             limit = self._settings.objects
@@ -108,18 +115,24 @@ class Sending:
                 raise Conflict(fault.message, hint=HINT, kind="Key") from fault
             return await self._send(plan, condition)
 
+    def _planned(self, prefix: str, stop: Stop) -> Planned:
+        if self._contents is not None:
+            return planned(self._contents.entries, prefix, stop)
+        return planned(((entry, "") for entry in walk(self._folder)), prefix, stop)
+
     async def _send(self, plan: Planned, condition: dict[str, str]) -> Packed[Object]:
         sent: list[Piece] = []
         self._done = 0
         moved = self._moved(plan.size_bytes)
+        stays = self._contents is not None
 
         def target(key: str) -> Target:
             bucket, meta, notes = self._bulk.bucket, self._meta, self._notes
-            return Target(bucket, key, self._own, condition, meta, notes, self._stays)
+            return Target(bucket, key, self._own, condition, meta, notes, stays)
 
         def small() -> Iterator[Piece]:
-            for key, entry in plan.small:
-                yield begun(key, [memoryview(piece) for piece in self._read(entry)])
+            for file in plan.small:
+                yield begun(file.key, [memoryview(piece) for piece in self._read(file)])
             for key in plan.markers:
                 yield begun(key, [])
 
@@ -134,14 +147,14 @@ class Sending:
         requests = min(self._settings.small_requests, max(count, 1))
         try:
             await self._connection.move(self._bulk, small(), requests, moved, finish_s=ABORT_S)
-            for key, entry in plan.large:
-                stream = Stream(self._read(entry), self._part_bytes(entry.size_bytes), digest=False)
+            for file in plan.large:
+                stream = Stream(self._read(file), self._part_bytes(file.entry.size_bytes), digest=False)
                 made = await upload(
-                    self._connection, self._bulk, target(key), stream, self._settings.requests, moved
+                    self._connection, self._bulk, target(file.key), stream, self._settings.requests, moved
                 )
-                large.append(Object(key, made.size_bytes, made.etag, made.version))
+                large.append(Object(file.key, made.size_bytes, made.etag, made.version))
         except BaseException:
-            if self._stays:
+            if stays:
                 raise
             done, rest = await in_thread(lambda _: _answered(keys, sent))
             if condition:
@@ -153,15 +166,27 @@ class Sending:
             raise
         return await in_thread(lambda _: _put_there(keys, sent, large))
 
-    def _read(self, entry: Entry) -> Iterator[bytes]:
-        """A file's bytes, exactly as many as the listing says; blocking."""
-        left = entry.size_bytes
-        with open(open_inside(self._folder, entry.path), "rb", buffering=0) as file:
-            while left:
-                piece = file.read(min(left, CHUNK_BYTES))
-                if not piece:
-                    raise Broken(f"{entry.path!r} became shorter while it was being published")
+    def _read(self, file: File) -> Iterator[bytes]:
+        """A file's bytes, exactly as many as the listing says; blocking. If they have another digest than they shall have,
+        this raises `Broken` before it gives the last of them."""
+        path, left = file.entry.path, file.entry.size_bytes
+        digest = hashlib.sha256() if file.sha256 else None
+        try:
+            fd = open_inside(self._folder, path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Broken(f"{path!r} went away while it was being published") from error
+        with open(fd, "rb", buffering=0) as opened:
+            while True:
+                piece = opened.read(min(left, CHUNK_BYTES))
                 left -= len(piece)
+                if left and not piece:
+                    raise Broken(f"{path!r} became shorter while it was being published")
+                if digest is not None:
+                    digest.update(piece)
+                    if not left and digest.hexdigest() != file.sha256:
+                        raise Broken(f"{path!r} changed while it was being published")
+                if not piece:
+                    return
                 yield piece
 
     def _moved(self, total_bytes: int | None) -> Callable[[int], None]:

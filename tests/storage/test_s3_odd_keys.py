@@ -109,6 +109,60 @@ async def test_an_odd_key_is_brought_as_the_server_keeps_it(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "one"]
 
 
+@pytest.mark.parametrize("where", ["Key", "file", "folder"])
+async def test_a_backslash_is_kept_or_told(
+    where: str, make: str, bucket: Bucket, client: S3Client, tmp_path: Path
+) -> None:
+    """SeaweedFS takes a backslash in a key for a slash, so that one of a program's files might take another's place: a
+    result with such a name is refused there before any of it is sent, and is whole on a server that keeps the name."""
+    more: dict[str, Tree] = {"Key": {}, "file": {"a\\b": b"2"}, "folder": {"c\\d": None}}
+    tree: Tree = {"a/b": b"1", **more[where]}
+    folder = plant(tree, tmp_path / "result")
+    params = bucket.to("k\\out" if where == "Key" else "out", "plain", overwrite=True)
+
+    publishing = S3Publisher(client=client).publish(folder, params, LABEL, silent)
+    if make == "weed":
+        with pytest.raises(Invalid, match="keeps this key under another one") as caught:
+            await publishing
+        assert await bucket.keys() == []
+        assert ("gzip" in caught.value.hint) is (where != "Key")
+    else:
+        spec = await publishing
+        found = read_params(spec.params, SourceParams, "source s3")
+        assert await brought(client, found, tmp_path / "in") == with_folders(tree)
+
+
+@pytest.mark.parametrize("key", ["k [1]/a", "a/k*/?/[x]", "*/f"])
+async def test_an_object_lies_under_the_last_part_of_its_key_whatever_signs_are_in_it(
+    key: str, bucket: Bucket, client: S3Client, tmp_path: Path
+) -> None:
+    """A key that is exactly that of an object means it, and it lies where the object of any other key would."""
+    await bucket.put(key, DATA)
+
+    assert await brought(client, bucket.of(key), tmp_path / "in") == {key.rpartition("/")[2]: DATA}
+
+
+@pytest.mark.parametrize("key", ["k [1]/out*", "what?/{partition}", "a*b/c"])
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_signs_of_a_pattern_in_a_results_key_mean_themselves(
+    key: str, encoding: str, bucket: Bucket, client: S3Client, tmp_path: Path
+) -> None:
+    """A result whose key has what would be a wildcard in an input's is brought as it was written, from its own objects
+    alone, and lies where any other would."""
+    await bucket.put("k 1/outer/a", b"another's")
+    tree: Tree = {"a": b"1", "d/b": b"2"}
+    params = bucket.to(key, encoding, overwrite=True)
+
+    spec = await S3Publisher(client=client).publish(plant(tree, tmp_path / "result"), params, LABEL, silent)
+
+    found = await brought(client, read_params(spec.params, SourceParams, "source s3"), tmp_path / "in")
+    if encoding == "gzip":
+        (archive,) = (tmp_path / "in").iterdir()
+        await unpack(archive, tmp_path / "out", silent)
+        found = snapshot(tmp_path / "out")
+    assert found == with_folders(tree)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
 @pytest.mark.parametrize("key", ["k/a/../b", "k/a//b", "/k/b", "a\nb/K"])
 async def test_a_result_is_where_its_spec_says_or_nowhere(

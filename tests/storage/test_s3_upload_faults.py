@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import itertools
+import os
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from botocore.parsers import ResponseParserError
 from deploy.servers import S3Server
 from protocol.errors import Broken, Denied, Fault, Invalid, TimedOut, Unavailable
 from storage.addresses import read_policy
+from storage.contents import contents_of
 from storage.contract import Share, silent
 from storage.s3 import (
     Credentials,
@@ -336,7 +338,7 @@ async def test_who_fails_to_put_what_is_there_takes_nothing_away(
     """Of two who put the same under a key by its content, one fails or gives up: what the other has put there stays."""
     tree: Tree = {"a": b"1", "b": b"2", "large": DATA, "middling": DATA[: 2 * MIB]}
     folder = plant(tree, tmp_path / "result")
-    publisher = S3Publisher(client=client, by_content=True)
+    publisher = S3Publisher(client=client, contents=contents_of(folder))
     to = PublisherParams(bucket.name, "sha256-1", endpoint=proxy.endpoint, encoding="plain", overwrite=True)
     await publisher.publish(folder, to, LABEL, silent)
     proxy.plan = on("part", "mute" if end == "cancelled" else "403")
@@ -352,6 +354,26 @@ async def test_who_fails_to_put_what_is_there_takes_nothing_away(
     params = SourceParams(bucket.name, "sha256-1/", endpoint=bucket.endpoint)
     fetched = await source.fetch(params, await source.resolve(params, Share()), tmp_path / "in", silent)
     assert snapshot(fetched.path) == tree
+    assert await bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("name", ["a", "middling", "large"])
+async def test_what_is_not_what_its_key_says_is_never_there(
+    name: str, bucket: Bucket, client: S3Client, tmp_path: Path
+) -> None:
+    """A file that has other bytes by the time it is sent than its digest was taken of is no object at any time, whether it
+    goes in one request or in parts: of these the last is not sent, and the upload is taken back."""
+    tree: Tree = {"a": b"1", "large": DATA, "middling": DATA[: 2 * MIB]}
+    folder = plant(tree, tmp_path / "result")
+    publisher = S3Publisher(client=client, contents=contents_of(folder))
+    with (folder / name).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+
+    with pytest.raises(Broken, match=f"'{name}' changed while"):
+        await publisher.publish(folder, bucket.to("sha256-1", "plain", overwrite=True), LABEL, silent)
+
+    assert f"sha256-1/{name}" not in await bucket.keys()
     assert await bucket.unfinished() == []
 
 

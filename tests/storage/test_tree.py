@@ -1,4 +1,4 @@
-"""Trees: names, links, walks and digests."""
+"""Trees: names, links and walks."""
 
 import os
 import stat
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import Exhausted, Fault, Invalid
-from storage.tree import Kind, Limits, check_link, digest_of, open_inside, safe_parts, size_of, walk
+from storage.tree import Kind, Limits, check_link, open_inside, safe_parts, size_of, walk
 from storage.tree_writer import TreeWriter
-from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot, with_folders
+from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot
 
 PIECES = st.sampled_from(["a", "b", "..", ".", "", "ü", "x" * 255, "x" * 256, "a\0b", "…", " ", "-", "\n"])
 NAMES = st.lists(PIECES, min_size=1, max_size=6).map("/".join)
@@ -228,7 +228,6 @@ class TestReading:
         (entry,) = walk(root)
 
         assert os.fsencode(entry.path) == b"\xff\xfe"
-        assert digest_of(root)
 
     def test_a_walk_has_limits(self, tmp_path: Path) -> None:
         """Too many entries, too deep a tree, too many bytes: a clear refusal."""
@@ -265,27 +264,3 @@ class TestReading:
 
         assert size_of(tmp_path / "t") == 6
         assert size_of(tmp_path / "t" / "b") == 2
-
-    def test_equal_trees_have_equal_digests(self, tmp_path: Path) -> None:
-        """A digest depends on the tree alone, not on when or in which order it was made."""
-        plant(TREE, tmp_path / "one")
-        plant(dict(reversed(TREE.items())), tmp_path / "two")
-        os.utime(tmp_path / "two" / "b", (1, 1))
-
-        assert digest_of(tmp_path / "one") == digest_of(tmp_path / "two")
-
-    @pytest.mark.parametrize(
-        "change",
-        [{"b": b"23"}, {"a/y": b"333"}, {"l": Link("../etc")}, {"empty": b""}, {"new": None}, {"a": None}],
-        ids=str,
-    )
-    def test_different_trees_have_different_digests(self, tmp_path: Path, change: Tree) -> None:
-        """Another byte, bit, target, kind or name is another digest."""
-        other = {path: content for path, content in TREE.items() if path.partition("/")[0] not in change}
-        plant(TREE, tmp_path / "one")
-        plant(
-            with_folders({**TREE, **change} if "a" not in change else {**other, **change}),
-            tmp_path / "two",
-        )
-
-        assert digest_of(tmp_path / "one") != digest_of(tmp_path / "two")

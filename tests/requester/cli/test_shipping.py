@@ -18,14 +18,17 @@ from protocol.spec.drivers import OWN
 from requester.cli import shipping
 from requester.cli.shipping import shipped as shipped_input
 from storage.addresses import read_policy
+from storage.contents import contents_of
 from storage.contract import Share, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
+from storage.s3 import S3Client
 from storage.settings import StorageSettings
 from tests.conftest import Background
 from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
 from tests.requester.cli.conftest import Shoal
 from tests.requester.cli.test_get import made_bucket
+from tests.storage.s3_world import settings_of
 
 FILES: Tree = {"a": b"one", "deep/b": b"two" * 1000, "link": Link("deep/b"), "empty": b""}
 PLAIN: Tree = {"a": b"one", "deep/b": b"two" * 1000, "empty": b""}
@@ -145,28 +148,121 @@ def test_many_who_send_the_same_at_once_all_have_it(folder: Path, bucket: str) -
     assert asyncio.run(arrives(to_builtins(made[0]), folder)) == snapshot(folder / "mine")
 
 
-def test_what_changed_meanwhile_does_not_lie_under_another_digest(
-    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+LARGE = bytes(6 << 20)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("small", "'a' changed while"),
+        ("large", "'large' changed while"),
+        ("grown", "mine changed while"),
+        ("shorter", "'deep/b' became shorter"),
+        ("gone", "'a' went away"),
+        ("more", "mine changed while"),
+    ],
+)
+def test_what_changes_meanwhile_never_lies_under_another_digest(
+    what: str,
+    said: str,
+    s3: S3Server,
+    folder: Path,
+    bucket: str,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A folder that changes while it is sent is an error, and nobody who ships what it was is told that it is there."""
-    plant(PLAIN, folder / "mine")
-    wanted = Input(Spec(OWN, {"Path": str(folder / "mine"), "To": f"s3://{bucket}"}), "/in")
+    """A folder that changes while it is sent is an error that says so, and all that lies under its digest then is of what it
+    was: nothing has to be removed again. Whoever ships what it was ships all of it."""
+    tree = {**PLAIN, "large": LARGE}
+    mine = plant(tree, folder / "mine")
+    wanted = Input(Spec(OWN, {"Path": str(mine), "To": f"s3://{bucket}"}), "/in")
     publish = shipping._published
 
     async def meanwhile(*given: Any) -> Spec:
-        (folder / "mine" / "a").write_bytes((folder / "mine" / "a").read_bytes()[::-1])
+        match what:
+            case "small":
+                (mine / "a").write_bytes(b"uno")
+            case "large":
+                (mine / "large").write_bytes(LARGE[1:] + b"x")
+            case "grown":
+                (mine / "empty").write_bytes(b"x")
+            case "shorter":
+                (mine / "deep" / "b").write_bytes(b"two")
+            case "gone":
+                (mine / "a").unlink()
+            case "more":
+                (mine / "new").write_bytes(b"x")
         return await publish(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(shipping, "_published", meanwhile)
-        with pytest.raises(Broken, match="changed while it was read"):
+        with pytest.raises(Broken, match=said):
             shipped_input(wanted, lambda: Config([]))
 
-    plant(PLAIN, folder / "again")
-    again = shipped_input(
-        Input(Spec(OWN, {"Path": str(folder / "again"), "To": f"s3://{bucket}"}), "/in"), lambda: Config([])
-    )
-    assert asyncio.run(arrives(to_builtins(again), folder)) == with_folders(PLAIN)
+    digest = contents_of(plant(tree, folder / "again")).sha256
+    there = background.run(objects_in(s3, bucket))
+    assert there.items() <= {f"sha256-{digest}/{path}": data for path, data in tree.items()}.items()
+    again = Input(Spec(OWN, {"Path": str(folder / "again"), "To": f"s3://{bucket}"}), "/in")
+    made = shipped_input(again, lambda: Config([]))
+    assert asyncio.run(arrives(to_builtins(made), folder)) == with_folders(tree)
+
+
+async def objects_in(s3: S3Server, bucket: str) -> dict[str, bytes]:
+    """All objects of a bucket."""
+    async with S3Client(settings_of(s3)) as client:
+        raw = (await client.connect(s3.endpoint)).raw
+        page = await raw.list_objects_v2(Bucket=bucket)
+        found = {}
+        for each in page.get("Contents", ()):
+            answer = await raw.get_object(Bucket=bucket, Key=each["Key"])
+            found[each["Key"]] = await answer["Body"].read()
+    return found
+
+
+def test_files_of_the_same_bytes_keep_their_names(shoal: Shoal, folder: Path, bucket: str) -> None:
+    """Two files that have the same in them, put into one bucket: each job finds the one that it named, and no other."""
+    for name in ("one.csv", "other.csv"):
+        (folder / name).write_bytes(b"x,y\n")
+
+    for name in ("one.csv", "other.csv"):
+        made = shipped(shoal, "-i", f"src=./{name},dst=/in/{name},opt=to=s3://{bucket}")
+        assert asyncio.run(arrives(made, folder)) == {name: b"x,y\n"}
+
+
+@pytest.mark.parametrize("lost", ["empty", "none/"])
+def test_what_lacks_only_what_has_no_bytes_is_not_there(
+    lost: str, shoal: Shoal, s3: S3Server, folder: Path, bucket: str, background: Background
+) -> None:
+    """A sending that broke off before an empty file or folder is not taken for a whole one."""
+    plant({**PLAIN, "none": None}, folder / "mine")
+    words = ("-i", f"src=./mine,dst=/in,opt=to=s3://{bucket}")
+    key = shipped(shoal, *words)["Source"]["Params"]["Key"] + lost
+
+    background.run(changed_in(s3, "delete_object", bucket, key))
+    again = shipped(shoal, *words)
+
+    assert asyncio.run(arrives(again, folder)) == with_folders({**PLAIN, "none": None})
+
+
+def test_what_is_not_of_a_folder_and_lies_under_its_digest_is_told(
+    shoal: Shoal, s3: S3Server, folder: Path, bucket: str, background: Background
+) -> None:
+    """What somebody has put beside the files of a digest would come with them: it is named, and nothing is submitted."""
+    plant(PLAIN, folder / "mine")
+    words = ("-i", f"src=./mine,dst=/in,opt=to=s3://{bucket}")
+    key = shipped(shoal, *words)["Source"]["Params"]["Key"]
+    background.run(changed_in(s3, "put_object", bucket, f"{key}stranger"))
+
+    ran = shoal("docker", "run", "--dry-run", *words, "ubuntu", "true")
+
+    assert ran.code != 0
+    assert "holds 'stranger', which is not of what its name says" in ran.err
+
+
+async def changed_in(s3: S3Server, call: str, bucket: str, key: str) -> None:
+    """Have one object made or removed."""
+    async with S3Client(settings_of(s3)) as client:
+        await getattr((await client.connect(s3.endpoint)).raw, call)(Bucket=bucket, Key=key)
 
 
 @pytest.mark.parametrize(
