@@ -286,16 +286,21 @@ def test_a_type_nobody_reads_is_told(
     assert "urldownload" in ran.err
 
 
-def test_ipfs_results_come_from_the_kubo_one_names(
-    shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
-) -> None:
-    """An IPFS result is read from the Kubo of ``--ipfs-connect`` or the configuration; the swarm flags are understood."""
+def close_with_ipfs(finished: Finished, twin: Twin, background: Background, folder: Path, kubo: Kubo) -> None:
+    """Give the job a result on a Kubo node, one file, and close it."""
     (folder / "result").mkdir()
     (folder / "result" / "stdout").write_text("hello\n")
     spec = background.run(published(folder / "result", "ipfs", {}, kubo.multiaddr))
     execution = background.run(twin.assign(finished.job))
     background.run(twin.report(execution, S.COMPLETED, result=spec))
     finished.close()
+
+
+def test_ipfs_results_come_from_the_kubo_one_names(
+    shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
+) -> None:
+    """An IPFS result is read from the Kubo of ``--ipfs-connect`` or the configuration; the swarm flags are understood."""
+    close_with_ipfs(finished, twin, background, folder, kubo)
     ran = shoal("get", "words", "--ipfs-connect", kubo.multiaddr_with_peer, "--output-dir", "by-flag")
     assert (ran.code, _tree(folder / "by-flag")) == (0, {"stdout": "hello\n"})
     nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{kubo.peer_id}"
@@ -325,12 +330,7 @@ def test_ipfs_results_come_from_a_private_swarm(
         background.enter(servers.kubo(folders / f"private-{number}-{uuid4().hex[:8]}", swarm_key=key))
         for number in range(2)
     )
-    (folder / "result").mkdir()
-    (folder / "result" / "stdout").write_text("hello\n")
-    spec = background.run(published(folder / "result", "ipfs", {}, holder.multiaddr))
-    execution = background.run(twin.assign(finished.job))
-    background.run(twin.report(execution, S.COMPLETED, result=spec))
-    finished.close()
+    close_with_ipfs(finished, twin, background, folder, holder)
 
     at = [background.run(node.swarm_multiaddr()) for node in (other, holder)]
     addresses = ("--ipfs-swarm-addrs", at[0], "--ipfs-swarm-addrs", at[1])
@@ -385,12 +385,7 @@ def test_ipfs_results_come_through_gateways(
     shoal: Shoal, finished: Finished, twin: Twin, background: Background, kubo: Kubo, folder: Path
 ) -> None:
     """Where trustless gateways are named and no Kubo is, results come through them."""
-    (folder / "result").mkdir()
-    (folder / "result" / "stdout").write_text("hello\n")
-    spec = background.run(published(folder / "result", "ipfs", {}, kubo.multiaddr))
-    execution = background.run(twin.assign(finished.job))
-    background.run(twin.report(execution, S.COMPLETED, result=spec))
-    finished.close()
+    close_with_ipfs(finished, twin, background, folder, kubo)
 
     ran = shoal("get", "words", "-c", f"ResultDownloaders.Types.IPFS.Gateways={kubo.gateway_url}")
 
