@@ -225,9 +225,15 @@ def _checked(folder: Path) -> Contents:
             with _file(folder, part.stream).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != part.sha256:
-                raise Broken(f"{_file(folder, part.stream)} is not what was backed up: its digest differs")
+                raise Broken(
+                    f"{_file(folder, part.stream)} is not what was backed up: its digest differs",
+                    hint="It was damaged since. Use another copy of the backup.",
+                )
     except FileNotFoundError as error:
-        raise NotFound(f"{folder} holds no whole backup: {error.filename} is missing") from error
+        raise NotFound(
+            f"{folder} holds no whole backup: {error.filename} is missing",
+            hint="Name the folder that `shoal cluster backup` filled.",
+        ) from error
     except msgspec.DecodeError as error:
         raise Invalid(f"{folder / CONTENTS} cannot be read: {error}") from error
     except OSError as error:

@@ -36,6 +36,7 @@ RECONNECTS: Final = 30
 
 Json = dict[str, Any]
 
+_NOT_OURS: Final = "Is this the address of a requester's API?"
 _FAULTS: Final[dict[int, type[Fault]]] = {
     400: Invalid,
     401: Denied,
@@ -109,7 +110,10 @@ class Client:
         if status != 200:
             raise _fault(status, answer, data, self.endpoint)
         if not isinstance(answer, dict):
-            raise Broken(f"{self.endpoint} answered {method} {path} with something that is not a JSON object")
+            raise Broken(
+                f"{self.endpoint} answered {method} {path} with something that is not a JSON object",
+                hint=_NOT_OURS,
+            )
         return answer
 
     def watch(self, ref: str, *, namespace: str = "", until: float | None = None) -> Iterator[Json]:
@@ -153,7 +157,8 @@ class Client:
             except TimeoutError as error:
                 self.close()
                 raise TimedOut(
-                    f"{self.endpoint} did not answer within {self.endpoint.answer_s:g} s"
+                    f"{self.endpoint} did not answer within {self.endpoint.answer_s:g} s",
+                    hint="Try again, or ask another requester.",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 self.close()
@@ -245,7 +250,7 @@ def _fault(status: int, answer: Any, data: bytes, endpoint: Endpoint) -> Fault:
     kind = _FAULTS.get(status, Broken)
     if not isinstance(answer, dict) or "Message" not in answer:
         text = data[:200].decode(errors="replace").strip()
-        return kind(f"{endpoint} answered {status}: {text}", hint="Is this the address of a requester's API?")
+        return kind(f"{endpoint} answered {status}: {text}", hint=_NOT_OURS)
     details = {str(name): str(value) for name, value in (answer.get("Details") or {}).items()}
     code = details.pop("Fault", "") or kind.code
     return fault_of(

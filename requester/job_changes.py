@@ -103,7 +103,10 @@ class JobChanges:
             if await self._intake.written(live, stopped) is None:
                 # It is being stopped already.
                 if self._clock.elapsed() >= until:
-                    raise Unavailable(f"job {record.id} is being stopped and has not ended yet")
+                    raise Unavailable(
+                        f"job {record.id} is being stopped and has not ended yet",
+                        hint="See what is left of it: job describe",
+                    )
                 await self._clock.sleep(self._settings.tick_s)
             live = await self._intake.still(live)
         if live.record is None:

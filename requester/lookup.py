@@ -92,7 +92,11 @@ class Lookup:
         """A job as it was when its next version came."""
         found = next((each for each in await self.versions(record) if each.version == version), None)
         if found is None:
-            raise NotFound(f"job {record.id} has no version {version}", kind="JobVersion")
+            raise NotFound(
+                f"job {record.id} has no version {version}",
+                kind="JobVersion",
+                hint="List them with: job versions",
+            )
         return found
 
     async def _entries(self, record: JobRecord) -> list[tuple[int, bytes]]:

@@ -69,7 +69,7 @@ class Words:
         for _ in range(5):
             node = self._fleet.nodes.get(id_)
             if node is None:
-                raise NotFound(f"node {id_} is not known")
+                raise NotFound(f"node {id_} is not known", hint="List nodes with: node list")
             cell = await self._bus.get_cell(id_)
             kept = decode(cell.data, NodeCell) if cell is not None else None
             if kept is not None and kept.bars(node.incarnation):
@@ -77,7 +77,7 @@ class Words:
                 self._cells.apply(id_, kept)
                 if kept.membership != DELETED:
                     continue
-                raise NotFound(f"node {id_} is not known")
+                raise NotFound(f"node {id_} is not known", hint="List nodes with: node list")
             if kept is None or kept.membership == DELETED:
                 # Where there is nothing any more (the cells were restored), it is what is known here.
                 cordon, fast = (node.cordon, ()) if kept is None else (None, kept.ahead)

@@ -60,7 +60,10 @@ async def files(request: web.Request) -> web.Response:
     limit = min(queries.number(query, "limit") or queries.LIMIT_MAX, queries.LIMIT_MAX)
     found = [each for each in job.published() if each.id.startswith(wanted)]
     if wanted and not found:
-        raise NotFound(f"job {job.id} has no result of an execution {wanted!r}")
+        raise NotFound(
+            f"job {job.id} has no result of an execution {wanted!r}",
+            hint="List its executions with: job executions",
+        )
     number, index = _place(queries.text(query, "next_token"), found)
     items: list[Raw] = []
     lacking: list[Json] = []

@@ -118,11 +118,14 @@ def execution_named(record: JobRecord, ref: str) -> ExecutionRecord:
     """One of a job's executions by id or unique prefix. Raises `NotFound` or `Conflict`."""
     found = [each for id_, each in record.executions.items() if id_.startswith(ref)]
     if not found:
-        raise NotFound(f"job {record.id} has no execution {ref}", kind="Execution")
+        raise NotFound(
+            f"job {record.id} has no execution {ref}", kind="Execution", hint="List them with: job executions"
+        )
     if len(found) > 1:
         raise Conflict(
             f"{ref} could be any of {len(found)} executions",
             kind="MultipleExecutionsFound",
+            hint="Use more of the id.",
             details={each.id: each.state for each in found},
         )
     return found[0]
