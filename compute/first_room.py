@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 
 from compute.disk import Disk
-from compute.facts import disk_reserve
 from compute.journal import inputs_read
+from compute.machine import disk_reserve
 from protocol.errors import Fault
 from protocol.process import held
 from storage.arrival import remove_tree

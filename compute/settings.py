@@ -14,9 +14,9 @@ from msgspec import Struct, field
 from compute.admission import Policy
 from compute.engines.docker.settings import DockerSettings
 from compute.engines.table import EngineSettings
-from compute.facts import Share
 from compute.limits import Limits
 from compute.logs import LogSettings
+from compute.machine import Share
 from protocol import server_settings as shared
 from protocol.config import Config, config_files, read_config
 from protocol.errors import Invalid
