@@ -42,10 +42,12 @@ def compute(
     *,
     nats: flags.Nats = None,
     credentials: flags.Credentials = "",
-    name: Annotated[str, Parameter(help="The node's name; default one made for its data folder, once.")] = "",
+    name: Annotated[
+        str, Parameter(help="The node's name; by default one is made for its data folder, once.")
+    ] = "",
     data_dir: Annotated[str, Parameter(help="The node's own folder: journal, executions, results.")] = "",
     ipfs_connect: Annotated[
-        str, Parameter(help="Kubo's RPC API, as a multiaddress or URL; default none: no IPFS.")
+        str, Parameter(help="Kubo's RPC API, as a multiaddress or URL; without it no IPFS.")
     ] = "",
     label: Annotated[list[str] | None, Parameter(help="A label, key=value; repeatable.", negative="")] = None,
     allow_local: Annotated[

@@ -16,7 +16,7 @@ Nats = Annotated[
 Credentials = Annotated[
     str,
     Parameter(
-        help="File that proves who this is to the NATS servers, from `shoal … enroll`; it also gives the name."
+        help="File that proves to the NATS servers who this is, made by `shoal … enroll`; it also gives the name."
     ),
 ]
 Settings = Annotated[
@@ -29,4 +29,4 @@ Settings = Annotated[
     ),
 ]
 Logs = Annotated[LogFormat | None, Parameter(help="auto (the default): console on a terminal, else JSON.")]
-Level = Annotated[LogLevel | None, Parameter(help="Log from this on; default info.")]
+Level = Annotated[LogLevel | None, Parameter(help="The lowest level that is logged; default info.")]

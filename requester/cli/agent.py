@@ -10,12 +10,12 @@ from requester.client import AGENT
 
 
 def alive(*, how: ObjectFormat = ObjectFormat(), api: Api = Api()) -> int:
-    """Tell whether the requester answers."""
+    """Check whether the requester answers."""
     return _told("alive", how, api)
 
 
 def version(*, how: ObjectFormat = ObjectFormat(), api: Api = Api()) -> int:
-    """Print the requester's version, and Bacalhau's that it speaks like."""
+    """Print the requester's version, and the version of Bacalhau that it is compatible with."""
     return _told("version", how, api)
 
 
@@ -25,7 +25,7 @@ def node(*, how: ObjectFormat = ObjectFormat(), api: Api = Api()) -> int:
 
 
 def config(*, how: ObjectFormat = ObjectFormat(), api: Api = Api()) -> int:
-    """Print the settings that the requester goes by, without what is secret."""
+    """Print the requester's settings, without secrets."""
     return _told("config", how, api)
 
 

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 _HELP: Final = """Bring jobs to data.
 
-Submit a job with `shoal submit spec.yaml`, look at it with `shoal job describe ID`, fetch what it wrote with
-`shoal job get ID`. A cluster on this machine to try things on: `shoal devstack`.
+Submit a job with `shoal submit spec.yaml`, look at it with `shoal job describe ID`, download its results with
+`shoal job get ID`. `shoal devstack` runs a cluster on this machine to try things on.
 """
 
 
 _EXITS: Final = """
 
-Ends with 0 only if the job did what it should: 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time to
-wait was over, 2 what was asked is wrong. Ctrl+C leaves the job running.
+Exit codes: 0 the job completed, 10 it failed, 11 it was stopped, 12 no node can run it, 124 the time to wait was over,
+2 what was asked is wrong. Ctrl+C leaves the job running.
 """
 _PROGRAM: Final = """
 
-Flags stand before {word}; all behind it is the program's. With --follow it prints what the program prints and ends with
-its code.
+Put the flags before {word}; everything after it goes to the program. With --follow it prints what the program prints and
+ends with its exit code.
 """
 
 _SETTINGS: Final = (
@@ -45,13 +45,13 @@ _ABOUT_JOBS: Final = (
     ("describe:describe", "describe", "Describe a job: what was asked, what became of it, and why."),
     ("jobs:list_jobs", "list", "List jobs, newest first."),
     ("jobs:executions", "executions", "List a job's executions."),
-    ("explain:explain", "explain", "Tell why a job's executions are where they are, or why it waits."),
-    ("jobs:history", "history", "Tell what happened to a job."),
+    ("explain:explain", "explain", "Explain why a job's executions are where they are, or why it waits."),
+    ("jobs:history", "history", "Show what happened to a job."),
     ("jobs:versions", "versions", "List a job's versions."),
     ("jobs:stop", "stop", "Stop a job."),
     ("jobs:delete", "delete", "Forget a job that has ended."),
     ("rerun:rerun", "rerun", "Run a job once more, as it is or as it was in an earlier version."),
-    ("submit:diff", "diff", "Tell what submitting a spec would change in the job of its name."),
+    ("submit:diff", "diff", "Show what submitting a spec would change in the job of its name."),
     ("logs:logs", "logs", "Print what a program wrote, or follow it."),
     ("get:get", "get", "Download a job's published results."),
     ("files:ls", "ls", "List the files of a job's results without downloading them."),
@@ -70,29 +70,29 @@ _ABOUT_KEYS: Final = {
     "cluster": (
         ("init", "init", "Make the keys of a new cluster, and the file that its NATS servers start with."),
         ("list_enrolled", "list", "List who has credentials."),
-        ("push", "push", "Tell the NATS servers of the accounts and rights as they are."),
+        ("push", "push", "Send the present accounts and rights to the NATS servers."),
         ("backup", "backup", "Copy the log and what belongs to it from the NATS servers into a folder."),
         ("restore", "restore", "Make the streams of a backup on NATS servers that have none."),
         ("admin", "admin", "Give a person credentials for NATS's own tools."),
-        ("revoke_admin", "revoke-admin", "Take a person's credentials back."),
+        ("revoke_admin", "revoke-admin", "Revoke a person's credentials."),
     ),
     "node": (
         ("enroll_node", "enroll", "Give a compute node credentials of its own."),
-        ("rotate_node", "rotate", "Give a node a new key; the old one counts until --finish."),
-        ("revoke_node", "revoke", "Take a node's credentials back: it is cut off at once."),
+        ("rotate_node", "rotate", "Give a node a new key; the old one is valid until --finish."),
+        ("revoke_node", "revoke", "Revoke a node's credentials: it is cut off at once."),
     ),
     "requester": (
         ("enroll_requester", "enroll", "Give a requester credentials of its own."),
-        ("rotate_requester", "rotate", "Give a requester a new key; the old one counts until --finish."),
-        ("revoke_requester", "revoke", "Take a requester's credentials back: it is cut off at once."),
+        ("rotate_requester", "rotate", "Give a requester a new key; the old one is valid until --finish."),
+        ("revoke_requester", "revoke", "Revoke a requester's credentials: it is cut off at once."),
     ),
 }
 
 _ABOUT_AGENT: Final = (
-    ("alive", "Tell whether the requester answers."),
-    ("version", "Print the requester's version, and Bacalhau's that it speaks like."),
+    ("alive", "Check whether the requester answers."),
+    ("version", "Print the requester's version, and the version of Bacalhau that it is compatible with."),
     ("node", "Print who the requester is."),
-    ("config", "Print the settings that the requester goes by, without what is secret."),
+    ("config", "Print the requester's settings, without secrets."),
 )
 
 _SPECS: Final = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))

@@ -33,9 +33,7 @@ Json = dict[str, Any]
 FILES: Final = "results/files"
 """The part of a job's path that tells what its results hold."""
 FilePath = Annotated[str, Parameter(name="PATH", help="A path in the result: stdout, outputs/model.bin.")]
-Execution = Annotated[
-    str, Parameter(alias="-e", help="Of this execution only (its id or the beginning of it).")
-]
+Execution = Annotated[str, Parameter(alias="-e", help="Only this execution (its id or the beginning of it).")]
 IpfsConnect = Annotated[str, Parameter(help=f"{KUBO_HELP}.")]
 
 

@@ -64,7 +64,9 @@ def get(
     *,
     output_dir: Annotated[Path | None, Parameter(help="Where to put the results; default ./job-ID.")] = None,
     raw: Annotated[bool, Parameter(help="Keep one folder per execution instead of merging them.")] = False,
-    download_timeout_secs: Annotated[float, Parameter(help="Give up after so long; 0: no limit.")] = 0,
+    download_timeout_secs: Annotated[
+        float, Parameter(help="After how many seconds to give up; 0: no limit.")
+    ] = 0,
     ipfs_connect: Annotated[
         str,
         Parameter(help=f"{KUBO_HELP}."),

@@ -115,7 +115,7 @@ def history(
     version: Version = 0,
     all_versions: Annotated[bool, Parameter(help="Of all versions of the job.")] = False,
     event_type: Annotated[str, Parameter(help="all, job or execution.")] = "all",
-    execution_id: Annotated[str, Parameter(help="Of one execution only.")] = "",
+    execution_id: Annotated[str, Parameter(help="Only this execution.")] = "",
     paging: Paging = Paging(limit=1_000),
     order_by: Annotated[str, Parameter(show=False)] = "",
     order_reversed: Annotated[bool, Parameter(show=False)] = False,

@@ -176,21 +176,21 @@ def revoke_requester(name: Name, /, *, keys: Keys = None, servers: Servers = Ser
 
 
 def revoke_admin(name: Name, /, *, keys: Keys = None, servers: Servers = Servers()) -> int:
-    """Take a person's credentials back."""
+    """Revoke a person's credentials."""
     return _revoke(_PERSON, name, keys, servers)
 
 
 def rotate_node(
     name: Name, /, *, finish: Finish = False, issuing: Issuing = Issuing(), servers: Servers = Servers()
 ) -> int:
-    """Give a node a new key; the old one counts until --finish."""
+    """Give a node a new key; the old one is valid until --finish."""
     return _finish(_NODE, name, issuing.keys, servers) if finish else _rotate(_NODE, name, issuing)
 
 
 def rotate_requester(
     name: Name, /, *, finish: Finish = False, issuing: Issuing = Issuing(), servers: Servers = Servers()
 ) -> int:
-    """Give a requester a new key; the old one counts until --finish."""
+    """Give a requester a new key; the old one is valid until --finish."""
     return _finish(_REQUESTER, name, issuing.keys, servers) if finish else _rotate(_REQUESTER, name, issuing)
 
 

@@ -31,7 +31,7 @@ def logs(
     tail: Annotated[
         bool, Parameter(alias="-t", help="Only what is written from now on (with --follow).")
     ] = False,
-    execution_id: Annotated[str, Parameter(alias="-e", help="Of this execution.")] = "",
+    execution_id: Annotated[str, Parameter(alias="-e", help="Only this execution.")] = "",
     all: Annotated[
         bool, Parameter(help="Of all executions, with the execution's id before each line.")
     ] = False,

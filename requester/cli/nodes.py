@@ -30,7 +30,7 @@ def list_nodes(
     order_by: Annotated[
         str, Parameter(help="id, type, approval, status or available_ with cpu, memory, disk or gpu.")
     ] = "id",
-    order_reversed: Annotated[bool, Parameter(help="The other way round.")] = False,
+    order_reversed: Annotated[bool, Parameter(help="Reverse the order.")] = False,
     how: ListFormat = ListFormat(),
     api: Api = Api(),
 ) -> int:

@@ -45,7 +45,7 @@ class ListFormat:
 class Paging:
     """Flags of commands that print a list page by page."""
 
-    limit: Annotated[int, Parameter(help="At most so many.")] = 10
+    limit: Annotated[int, Parameter(help="How many at most.")] = 10
     next_token: Annotated[str, Parameter(help="Go on where an earlier list ended.")] = ""
 
 
@@ -55,7 +55,7 @@ class Order:
     """Flags of commands that print a list in the order of times."""
 
     order_by: Annotated[str, Parameter(help="created_at or modified_at.")] = ""
-    order_reversed: Annotated[bool, Parameter(help="The other way round.")] = False
+    order_reversed: Annotated[bool, Parameter(help="Reverse the order.")] = False
 
 
 @Parameter(name="*")
@@ -63,7 +63,7 @@ class Order:
 class WholeList:
     """Flags of commands that print all there is, unless so many are asked for. Bacalhau's are taken, and do nothing."""
 
-    limit: Annotated[int, Parameter(help="At most so many; default all.")] = 0
+    limit: Annotated[int, Parameter(help="How many at most; default all.")] = 0
     next_token: Annotated[str, Parameter(show=False)] = ""
 
 

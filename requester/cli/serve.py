@@ -45,7 +45,7 @@ NODE_STOP_S: Final = 30.0
 def serve(
     *,
     orchestrator: Annotated[
-        bool | None, Parameter(help="Be a requester; what happens if no role is named.")
+        bool | None, Parameter(help="Be a requester; the default if no role is named.")
     ] = None,
     compute: Annotated[
         bool | None, Parameter(help="Run a compute node; with --orchestrator both, in two processes.")
@@ -60,7 +60,9 @@ def serve(
     data_dir: Annotated[
         str, Parameter(help="Folder for what is kept here (a read model, the node's work).")
     ] = "",
-    name: Annotated[str, Parameter(help="This requester's name; default one made up at its start.")] = "",
+    name: Annotated[
+        str, Parameter(help="This requester's name; by default one is made up at its start.")
+    ] = "",
     ipfs_connect: Annotated[
         str,
         Parameter(help="Kubo's RPC API as a multiaddress, for the compute node; alone it means both roles."),

@@ -45,7 +45,7 @@ class Waiting:
         ),
     ] = True
     wait_timeout_secs: Annotated[
-        float, Parameter(help="Wait at most so long; the job goes on. 0: no limit.")
+        float, Parameter(help="How many seconds to wait; the job goes on. 0: no limit.")
     ] = 0
     id_only: Annotated[bool, Parameter(help="Print the job's id and nothing else.")] = False
     follow: Annotated[
