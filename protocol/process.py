@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import Conflict, Denied, Exhausted, Fault, Invalid
+from protocol.threads import Threads
 
 SWITCH_S: Final = 0.001
 """How long one thread computes while another waits for its turn. The event loop waits for each thread that writes the read
 model or moves bytes; with Python's own five milliseconds, four of them would hold it up for twenty."""
+
+LOOP_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+"""For a loop's own work (`asyncio.to_thread`, names that it looks up): as many as Python has."""
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """How the system says that a disk takes no more."""
@@ -71,12 +75,17 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
     A group of errors that holds nothing but our faults is raised as the first of them.
     """
+
+    async def begun() -> int:
+        asyncio.get_running_loop().set_default_executor(Threads(LOOP_THREADS))
+        return await main
+
     run: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run
     with contextlib.suppress(ImportError):
         run = importlib.import_module("uvloop").run
     sys.setswitchinterval(SWITCH_S)
     try:
-        return run(main)
+        return run(begun())
     except BaseExceptionGroup as group:
         raise _first_fault(group) or group from None
 

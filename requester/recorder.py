@@ -7,7 +7,6 @@ what entries mean. Nothing waits for a write but who asks to see everything.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import structlog
 
 from protocol import failpoints
 from protocol.ids import JobKey
+from protocol.threads import Threads
 from requester.core.bloom import Bloom
 from requester.core.model import JobRecord
 from requester.core.newcomers import Newcomer, record_of
@@ -44,8 +44,8 @@ class Recorder:
         self._path = path
         self._pause_s = pause_s
         self._group_max = group_max
-        self._writing = ThreadPoolExecutor(1, "read-model-write")
-        self._reading = ThreadPoolExecutor(1, "read-model-read")
+        self._writing = Threads(1)
+        self._reading = Threads(1)
         self._store: Store | None = None
         self._reader: sqlite3.Connection | None = None
         self._index: sqlite3.Connection | None = None
@@ -292,7 +292,7 @@ class Recorder:
         assert self._store is not None
         return self._store
 
-    async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _in(self, threads: Threads, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 

@@ -18,11 +18,12 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
+from protocol.threads import begin
 from storage.idle_lines import Lines
 from storage.pour import Piece
 from storage.ranged import ERROR_MAX_BYTES, MOVED_BYTES, PAUSE_MAX_S, Limits, Refusal
 from storage.route import Route
-from storage.threads import Stopped, begin
+from storage.threads import Stopped
 from storage.wire import Garbled, Head, Line, LineFault, Silent, Unreached, Untrusted
 
 BUFFER_BYTES: Final = 1 << 18

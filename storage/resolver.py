@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,13 +19,14 @@ from urllib.request import getproxies
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from protocol.errors import Denied
+from protocol.threads import Threads
 from storage.addresses import AddressPolicy
 from storage.multiaddr import DEFAULT_PORTS
 from storage.route import origin_of
 
 LOOKUP_S: Final = 10.0
 # Of their own: names whose servers do not answer hold threads, and the other work of a node shall not wait for those.
-_lookups: Final = ThreadPoolExecutor(64, thread_name_prefix="names")
+_lookups: Final = Threads(64)
 
 
 class CheckedResolver(AbstractResolver):

@@ -7,23 +7,22 @@ have asyncio's, and what must not wait for the disk has its own (`Pool`). Work o
 another machine's (`local` paths) is done apart (`Apart`).
 """
 
-import _thread
 import asyncio
 import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
 
+from protocol.threads import Threads, begin
 from protocol.together import to_its_end
 
 T = TypeVar("T")
 
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 """In the pool: some for each core and a few that wait for the disk. Python lets one run at a time, and the event loop waits
-behind all that want to, 5 ms each: more would be felt by everybody."""
+behind all that want to, a millisecond each: more would be felt by everybody."""
 
 Stop = Callable[[], None]
 """What work in a thread calls between its pieces; raises `Stopped` when nobody waits for it any more."""
@@ -36,26 +35,16 @@ class Stopped(Exception):
 class Pool:
     """At most `most` threads, for the life of this process. A forked child has none of its parent's, and begins anew."""
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._name = name
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        self.threads = ThreadPoolExecutor(self._most, self._name)
+        self.threads = Threads(self._most)
 
 
-_disk: Final = Pool(THREADS, "storage")
-
-
-def begin(work: Callable[[], None]) -> None:
-    """Run `work`, which raises nothing, in a thread of its own; the process does not wait for it at its end.
-
-    `threading.Thread.start` returns when the thread runs, and a loop that calls it stands until the new one has had the
-    interpreter's lock and a processor: on a busy machine 77 ms. Raises `RuntimeError` where there can be no more threads.
-    """
-    _thread.start_new_thread(work, ())
+_disk: Final = Pool(THREADS)
 
 
 async def in_thread(work: Callable[[Stop], T], pool: Pool = _disk) -> T:

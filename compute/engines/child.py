@@ -16,7 +16,7 @@ from typing import Final
 from storage.threads import Pool, in_thread
 
 READ_BYTES: Final = 1 << 16
-_starts: Final = Pool(2, "child")
+_starts: Final = Pool(2)
 """A program is not kept from its start by what the node copies; and the kernel forks for one thread at a time."""
 
 

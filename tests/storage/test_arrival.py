@@ -5,14 +5,16 @@ import errno
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
+from protocol.threads import begin
 from storage.arrival import arriving, disk_faults, remove_tree
-from storage.threads import THREADS, Apart, Stop, begin, in_thread, relayed
+from storage.threads import THREADS, Apart, Stop, in_thread, relayed
 from tests.contracts.trees import Link, plant, snapshot
 
 
@@ -126,6 +128,24 @@ class TestRemoving:
         )
 
         assert snapshot(tree) == {"theirs": None, "theirs/full": None, "theirs/full/x": b"x"}
+
+    def test_what_is_gone_takes_no_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of very many files each is let go of with its turn: all at once, at the end, would hold up every thread."""
+        tree = plant({f"{number:04}": b"" for number in range(2000)}, tmp_path / "tree")
+        taken = []
+
+        def unlink(name: str, *, dir_fd: int) -> None:
+            taken.append(tracemalloc.get_traced_memory()[0])
+            os.remove(name, dir_fd=dir_fd)
+
+        monkeypatch.setattr("storage.arrival.os.unlink", unlink)
+        tracemalloc.start()
+        try:
+            remove_tree(tree)
+        finally:
+            tracemalloc.stop()
+
+        assert taken[-1] < taken[0] / 2
 
     def test_depth_does_not_matter(self, tmp_path: Path) -> None:
         """A tree too deep for any path name, made one step at a time, is removed."""
