@@ -9,16 +9,17 @@ under a condition, so that of two who come at once one is told. Servers that kno
 just before.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from protocol.errors import TAKEN, Conflict, kind_of
 from protocol.ids import short
 from protocol.together import together
 from storage.contract import Label
+from storage.long_lists import Packed
 from storage.s3.connection import Connection, Found
 from storage.s3.upload import NOT_THERE
-from storage.threads import in_thread
 
 EXECUTION: Final = "shoal-execution"
 WORK: Final = "shoal-work"
@@ -57,39 +58,45 @@ async def claim(connection: Connection, bucket: str, key: str, label: Label) -> 
 
 async def claim_prefix(
     connection: Connection, bucket: str, prefix: str, label: Label, limit: int
-) -> list[str]:
+) -> Iterator[str]:
     """The keys below a prefix that give way to this execution's. Raises `Conflict` if any is somebody else's."""
     listed = await connection.objects(bucket, prefix, limit)
     # Some stores make a marker for each folder by themselves, and keep nothing with it.
-    files = await in_thread(lambda _: [each.key for each in listed if not each.is_marker])
+    files = (each.key for each in listed if not each.is_marker)
     async for key, meta in metas(connection, bucket, files):
         if not may_replace(meta, label):
             raise taken(bucket, key, meta)
-    return await in_thread(lambda _: [each.key for each in listed])
+    return (each.key for each in listed)
 
 
-async def of_ours(connection: Connection, bucket: str, keys: list[str], execution: str) -> list[str]:
-    """Those of the keys that have something of this execution: put there by a request whose answer was lost."""
-    found = metas(connection, bucket, keys)
-    return [key async for key, meta in found if meta.get(EXECUTION) == execution]
+async def of_ours(connection: Connection, bucket: str, keys: Iterable[str], execution: str) -> Packed[str]:
+    """Those of the keys, in their order, that have something of this execution: put there by a request whose answer was
+    lost."""
+    ours = Packed(str)
+    async for key, meta in metas(connection, bucket, keys):
+        if meta.get(EXECUTION) == execution:
+            ours.append(key)
+    return ours
 
 
 async def metas(
-    connection: Connection, bucket: str, keys: Sequence[str]
+    connection: Connection, bucket: str, keys: Iterable[str]
 ) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
     """What is kept with each of the objects that are there. The first alone, for one most often says it all; then many at
     once."""
-    seen: dict[str, Found | None] = {}
+    waiting = iter(keys)
+    some = list(islice(waiting, 1))
+    while some:
+        seen: dict[str, Found | None] = {}
 
-    async def look(key: str) -> None:
-        seen[key] = await connection.look(bucket, key)
+        async def look(key: str, seen: dict[str, Found | None] = seen) -> None:
+            seen[key] = await connection.look(bucket, key)
 
-    while len(seen) < len(keys):
-        some = keys[len(seen) : len(seen) + (LOOKS_AT_ONCE if seen else 1)]
         await together(look(key) for key in some)
         for key in some:
             if found := seen[key]:
                 yield key, found.meta
+        some = list(islice(waiting, LOOKS_AT_ONCE))
 
 
 def taken(bucket: str, key: str, meta: Mapping[str, str]) -> Conflict:

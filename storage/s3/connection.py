@@ -6,9 +6,10 @@ are made (`storage.s3.client`), or what is read or written. A signed URL never s
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver
@@ -283,10 +284,10 @@ class Connection:
         found = (each["Key"] for each in page.get("Contents") or () if each["Key"].startswith(prefix))
         return next(found, "")
 
-    async def remove(self, bucket: str, keys: list[str]) -> None:
+    async def remove(self, bucket: str, keys: Iterable[str]) -> None:
         """Remove objects, as well as may be."""
-        for start in range(0, len(keys), DELETE_MAX):
-            listed = [{"Key": key} for key in keys[start : start + DELETE_MAX]]
+        waiting = iter(keys)
+        while listed := [{"Key": key} for key in islice(waiting, DELETE_MAX)]:
             with contextlib.suppress(Fault), faults(f"s3://{bucket}", self.endpoint, signed=self.signed):
                 await self.raw.delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})
 

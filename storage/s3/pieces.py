@@ -75,11 +75,13 @@ class Piece:
         """Keep what the store calls it, and let its bytes go. Raises `Broken` for a success that names nothing: some
         server's page, or S3's error with status 200, and nothing was stored."""
         line.rest(SLICE_BYTES)
-        self.etag = head.headers.get("etag", "")
-        if not self.etag:
+        etag = head.headers.get("etag", "")
+        if not etag:
             raise Broken(f"{self.name}: status {head.status} without an ETag is not how S3 answers an upload")
         version = head.headers.get("x-amz-version-id", "")
         self.version = "" if version == "null" else version
+        # Last: who sees it in another thread takes the rest for told.
+        self.etag = etag
         lane.moved += self.size_bytes
         self.moved_bytes = self.size_bytes
         self.body = ()

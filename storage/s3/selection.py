@@ -20,7 +20,7 @@ from storage.s3.near import meant
 from storage.s3.params import SourceParams
 from storage.s3.partitions import Groups, behind_prefix, index_of, shares_out
 from storage.s3.patterns import FILTER, PATTERN, sift
-from storage.threads import in_thread
+from storage.threads import Stop, in_thread
 
 FOLDER_TYPE: Final = "application/x-directory"
 
@@ -73,9 +73,9 @@ async def listed(
         if digest == listing.sha256 or len(found) <= listing.count:
             return found
         # Others lie there too.
-        keys = await in_thread(lambda _: [each.key for each in found])
-        ours = set(await of_ours(connection, params.bucket, keys, listing.execution_id))
-        return await in_thread(lambda stop: found.sifted(lambda each: each.key in ours, stop))
+        keys = (each.key for each in found)
+        ours = await of_ours(connection, params.bucket, keys, listing.execution_id)
+        return await in_thread(lambda stop: _named(found, ours, stop))
     there: dict[str, Object] = {}
 
     async def look(key: str, version: str) -> None:
@@ -87,6 +87,19 @@ async def listed(
 
     await together(look(each.key, each.version_id) for each in listing.objects)
     return Packed(Object, (there[each.key] for each in listing.objects if each.key in there))
+
+
+def _named(found: Packed[Object], keys: Packed[str], stop: Stop) -> Packed[Object]:
+    """Those of the objects that have these keys, which are in the same order."""
+    waiting = iter(keys)
+    wanted = next(waiting, None)
+    named = Packed(Object)
+    for each in found:
+        stop()
+        if each.key == wanted:
+            named.append(each)
+            wanted = next(waiting, None)
+    return named
 
 
 async def _one(connection: Connection, params: SourceParams) -> Object | None:

@@ -7,8 +7,9 @@ As an archive everything comes back: empty folders, links, executable bits. What
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from msgspec import structs
@@ -17,7 +18,7 @@ from protocol.errors import Broken, Conflict, Fault, Invalid
 from storage import archive
 from storage.contents import Contents
 from storage.contract import Label, Progress
-from storage.long_lists import Packed, each_of
+from storage.long_lists import Packed
 from storage.s3.bulk import Bulk
 from storage.s3.claims import EXECUTION, HINT, claim, claim_prefix, of_ours
 from storage.s3.connection import Connection
@@ -121,7 +122,7 @@ class Sending:
         return planned(((entry, "") for entry in walk(self._folder)), prefix, stop)
 
     async def _send(self, plan: Planned, condition: dict[str, str]) -> Packed[Object]:
-        sent: list[Piece] = []
+        sent = _Sent()
         self._done = 0
         moved = self._moved(plan.size_bytes)
         stays = self._contents is not None
@@ -132,17 +133,11 @@ class Sending:
 
         def small() -> Iterator[Piece]:
             for file in plan.small:
-                yield begun(file.key, [memoryview(piece) for piece in self._read(file)])
+                body = [memoryview(piece) for piece in self._read(file)]
+                yield sent.begun(file.key, put(self._bulk, target(file.key), body))
             for key in plan.markers:
-                yield begun(key, [])
+                yield sent.begun(key, put(self._bulk, target(key), []))
 
-        def begun(key: str, body: list[memoryview]) -> Piece:
-            sent.append(piece := put(self._bulk, target(key), body))
-            keys.append(key)
-            return piece
-
-        keys: list[str] = []
-        large: list[Object] = []
         count = len(plan.small) + len(plan.markers)
         requests = min(self._settings.small_requests, max(count, 1))
         try:
@@ -152,19 +147,21 @@ class Sending:
                 made = await upload(
                     self._connection, self._bulk, target(file.key), stream, self._settings.requests, moved
                 )
-                large.append(Object(file.key, made.size_bytes, made.etag, made.version))
+                sent.there.append(Object(file.key, made.size_bytes, made.etag, made.version))
         except BaseException:
             if stays:
                 raise
-            done, rest = await in_thread(lambda _: _answered(keys, sent))
+            rest: Iterable[str] = sent.in_doubt()
+            self._lost = list(rest)
             if condition:
                 # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
                 with suppress(Fault):
                     rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
-            self._lost = rest
-            await self._connection.remove(self._bulk.bucket, [*done, *rest, *(each.key for each in large)])
+                    self._lost = list(rest)
+            await self._connection.remove(self._bulk.bucket, chain((each.key for each in sent.there), rest))
             raise
-        return await in_thread(lambda _: _put_there(keys, sent, large))
+        sent.settle()
+        return sent.there
 
     def _read(self, file: File) -> Iterator[bytes]:
         """A file's bytes, exactly as many as the listing says; blocking. If they have another digest than they shall have,
@@ -201,15 +198,31 @@ class Sending:
         return max(self._settings.upload_part_bytes, size_bytes // (PARTS_MAX - 100) + 1)
 
 
-def _answered(keys: list[str], sent: list[Piece]) -> tuple[list[str], list[str]]:
-    """The keys of what was put there, and of what was sent and not answered for."""
-    both = list(zip(keys, sent, strict=True))
-    done = [key for key, piece in both if piece.etag]
-    return done, [key for key, piece in both if piece.asked and not piece.etag]
+class _Sent:
+    """The objects that were begun: `there` are those that S3 has answered for. One that is answered for is let go of when
+    the next begins, so as many are in memory as are on their way."""
 
+    def __init__(self) -> None:
+        self.there = Packed(Object)
+        self._going: list[tuple[str, Piece]] = []
 
-def _put_there(keys: list[str], sent: list[Piece], large: list[Object]) -> Packed[Object]:
-    small = zip(keys, each_of(sent), strict=True)
-    found = Packed(Object, (Object(key, each.size_bytes, each.etag, each.version) for key, each in small))
-    found.extend(large)
-    return found
+    def begun(self, key: str, piece: Piece) -> Piece:
+        """The piece, whose turn comes now; by one thread at a time."""
+        self.settle()
+        self._going.append((key, piece))
+        return piece
+
+    def in_doubt(self) -> list[str]:
+        """Once nothing is under way any more: the keys of what was asked for and not answered for."""
+        self.settle()
+        return [key for key, piece in self._going if piece.asked]
+
+    def settle(self) -> None:
+        """Take in what was answered for."""
+        going = []
+        for key, piece in self._going:
+            if piece.etag:
+                self.there.append(Object(key, piece.size_bytes, piece.etag, piece.version))
+            else:
+                going.append((key, piece))
+        self._going = going

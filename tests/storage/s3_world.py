@@ -51,7 +51,7 @@ class Bucket:
         """A place in the bucket."""
         return PublisherParams(self.name, key, endpoint=self.endpoint, encoding=encoding, **more)
 
-    async def put(self, key: str, data: bytes = b"", **more: str) -> dict[str, Any]:
+    async def put(self, key: str, data: bytes = b"", **more: Any) -> dict[str, Any]:
         """Make an object."""
         answer: dict[str, Any] = await self.raw.put_object(Bucket=self.name, Key=key, Body=data, **more)
         return answer

@@ -1,8 +1,9 @@
 """A result of one object a file is what was put there, whatever else lies, or has come to lie, below its prefix."""
 
 import asyncio
+import gc
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from protocol.jobs import Spec
 from storage.contract import Share, silent
 from storage.long_lists import Packed
 from storage.params import read_params
-from storage.s3 import S3Publisher, S3Source, SourceParams
+from storage.s3 import S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3.claims import EXECUTION, LOOKS_AT_ONCE, metas, of_ours
 from storage.s3.keys import Object
 from storage.s3.listing import OBJECTS_MAX, Listing, Pin, check_listing, digest_of, listing_of
+from storage.s3.pieces import Piece
 from storage.s3.presigned import PreSignedSource
 from storage.s3.results import ResultSigner
 from tests.contracts.trees import Tree, plant, snapshot, with_folders
@@ -85,6 +88,47 @@ async def test_a_result_is_its_own_objects_and_no_others(
         with pytest.raises(Broken, match="e-1, is not as it was published") as caught:
             await bring(old, tmp_path / f"old-{way}")
         assert "{executionID}" in caught.value.hint
+
+
+async def test_of_a_result_as_much_is_in_memory_as_is_on_its_way(
+    bucket: Bucket, publisher: S3Publisher, tmp_path: Path
+) -> None:
+    """However many files a result has: what S3 has answered for is let go of."""
+    tree: Tree = {f"{number:03}": b"x" for number in range(300)}
+    alive = []
+
+    def told(done_bytes: int, total_bytes: int | None) -> None:
+        if done_bytes == total_bytes:
+            alive.append(sum(isinstance(each, Piece) for each in gc.get_objects()))
+
+    await publisher.publish(plant(tree, tmp_path / "result"), bucket.to("out", "plain"), LABEL, told)
+
+    assert len(await bucket.keys()) == len(tree)
+    assert alive
+    assert max(alive) < len(tree) / 2
+
+
+async def test_whose_objects_are_is_asked_for_some_at_a_time(server: S3Server, bucket: Bucket) -> None:
+    """Of a million keys so many are in memory as are asked for at once, and what is found comes in their order."""
+    keys = [f"{number:02}" for number in range(LOOKS_AT_ONCE * 3)]
+    for key in keys[::2]:
+        await bucket.put(key, Metadata={EXECUTION: LABEL.execution})
+    taken: list[str] = []
+    ahead = []
+
+    def given() -> Iterator[str]:
+        for key in keys:
+            taken.append(key)
+            yield key
+
+    async with S3Client(settings_of(server)) as client:
+        connection = await client.connect(server.endpoint)
+        async for key, _ in metas(connection, bucket.name, given()):
+            ahead.append(len(taken) - keys.index(key))
+        ours = await of_ours(connection, bucket.name, keys, LABEL.execution)
+
+    assert list(ours) == keys[::2]
+    assert max(ahead) <= LOOKS_AT_ONCE
 
 
 @pytest.mark.parametrize("tree", [FEW, MANY], ids=["few", "many"])
