@@ -47,6 +47,7 @@ from requester.cli.stores import LINKED, looked_at, opened_stores
 from requester.cli.swarm import KUBO_HELP, Swarm, read_swarm
 from requester.written import rows_of
 from storage.contract import Drivers, silent
+from storage.spread import spread
 
 Json = dict[str, Any]
 
@@ -158,6 +159,8 @@ async def _fetch_all(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             scratch = Path(name)
+            # What is removed of one download is not to slow down the next.
+            spread(scratch)
             stores = opened_stores([each.spec.type for each in results], scratch, swarm, links.of)
             async with asyncio.timeout(limit_s), stores as drivers:
                 trees = []

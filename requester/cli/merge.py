@@ -43,13 +43,14 @@ class Paths:
 def merge(results: list[Path], into: Path) -> None:
     """Merge result folders into `into`, which exists and is empty. Raises `Conflict` naming the first path of two.
 
-    The results' files are moved, not copied.
+    The results' files are moved, not copied: a folder that only one of them has with all that is in it.
     """
-    paths = Paths()
+    if len(results) > 1:
+        paths = Paths()
+        for result in results:
+            paths.add(_entries(result))
     for result in results:
-        paths.add(_entries(result))
-    for result in results:
-        _place(result, into)
+        _place(result, into, JOINED)
 
 
 def entries_told(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool]]:
@@ -65,14 +66,17 @@ def entries_told(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool]]:
     return list(found.items())
 
 
-def _place(result: Path, into: Path) -> None:
-    for name, is_folder in _entries(result):
-        source, there = result / name, into / name
-        if is_folder:
-            there.mkdir(exist_ok=True)
-        elif name in JOINED and not source.is_symlink():
+def _place(folder: Path, into: Path, joined: tuple[str, ...] = ()) -> None:
+    """Move what is in `folder`; to files of the names `joined` it is added."""
+    for source in sorted(folder.iterdir()):
+        there = into / source.name
+        if source.is_symlink():
+            os.rename(source, there)
+        elif source.name in joined and source.is_file():
             with source.open("rb") as part, there.open("ab") as whole:
                 shutil.copyfileobj(part, whole)
+        elif source.is_dir() and there.exists():
+            _place(source, there)
         else:
             os.rename(source, there)
 
