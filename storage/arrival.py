@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import Conflict, Denied, Exhausted, Invalid
+from storage.long_lists import each_of
 from storage.threads import Stop, in_thread
 from storage.tree import FOLDER_FLAGS, new_file, write_all
 
@@ -159,7 +160,8 @@ def _unlink_files(at: int) -> list[str]:
     """Remove all that is no folder; the folders' names are returned."""
     folders = []
     with os.scandir(at) as entries:
-        for entry in list(entries):
+        # A list of very many is not let go of at once: no other thread would run meanwhile.
+        for entry in each_of(list(entries)):
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
             else:

@@ -198,17 +198,15 @@ class Cache:
             fetched = await fetch(beside / DATA, told)
             if fetched.path != beside / DATA:
                 raise TypeError(f"a source of type {entry.type} said cacheable, and brought {fetched.path}")
-            size_bytes = await in_thread(lambda _: size_of(fetched.path))
-            entry = msgspec.structs.replace(entry, size_bytes=size_bytes)
-            with disk_faults(beside):
-                (beside / ENTRY).write_bytes(msgspec.json.encode(entry))
+            # Who writes just after very much was written is held up by the system until some of that is on the disk.
+            entry = await in_thread(lambda _: _noted(entry, beside))
             await asyncio.sleep(0)
             beside.rename(self._folder / key)
         except BaseException:
             await in_thread(lambda _: remove_tree(beside))
             raise
         self._entries[key] = entry
-        self.shelf.put(key, size_bytes)
+        self.shelf.put(key, entry.size_bytes)
         self._unwritten[key] = None
         self._settle()
         self._write_on()
@@ -341,6 +339,14 @@ class Cache:
                 continue
             found.append(((path / ENTRY).stat().st_mtime, path.name, entry, (path / MANIFEST).exists()))
         return found
+
+
+def _noted(entry: Entry, folder: Path) -> Entry:
+    """The entry with the size of its data, written beside it."""
+    entry = msgspec.structs.replace(entry, size_bytes=size_of(folder / DATA))
+    with disk_faults(folder):
+        (folder / ENTRY).write_bytes(msgspec.json.encode(entry))
+    return entry
 
 
 def _removed(path: Path, stop: Stop) -> None:

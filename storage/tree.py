@@ -213,7 +213,7 @@ def _scan(root: int, parts: tuple[str, ...]) -> Iterator[Entry]:
     at = _down(os.dup(root), parts)
     try:
         names = in_order(os.listdir(at), os.fsencode)
-        found = [_entry(at, name, "/".join((*parts, name))) for name in names]
+        found = [_entry(at, name, "/".join((*parts, name))) for name in each_of(names)]
     finally:
         os.close(at)
     return each_of(found)

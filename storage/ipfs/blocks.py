@@ -240,10 +240,12 @@ class _Bringing:
         except Failed as failed:
             return await self._failed(unit, taking, holder, failed)
         left = taking.left()
-        if splits and left and sum(want.total_bytes for want in left) < SPLIT_PART_BYTES * len(left):
+        if not left:
+            return []
+        if splits and sum(want.total_bytes for want in left) < SPLIT_PART_BYTES * len(left):
             # Too small to be asked for one by one: all together, and the block that is there already once more.
             return [_Unit(unit.asked, left)]
-        return [_Unit(want.cid, [want]) for want in left]
+        return await _each_by_itself(left)
 
     async def _failed(self, unit: _Unit, taking: Taking, holder: Holder, failed: Failed) -> list[_Unit]:
         fault = failed.fault
@@ -260,8 +262,8 @@ class _Bringing:
             # The one that was next is the one that this holder has no answer for.
             first = _Unit(left[0].cid, [left[0]])
             first.tries, first.last = {holder.name: self._blocks.limits.tries}, failed.fault
-            return [first, *(_Unit(want.cid, [want]) for want in left[1:])]
-        return [_Unit(want.cid, [want]) for want in left]
+            return [first, *await _each_by_itself(left[1:])]
+        return await _each_by_itself(left)
 
     async def _one(self, unit: _Unit, taking: Taking, holder: Holder) -> None:
         block = await self._blocks.read_block(holder, unit.wants[0].cid, self._what)
@@ -295,6 +297,11 @@ class _Bringing:
         if size:
             self._done_bytes += size
             self._moved(size)
+
+
+async def _each_by_itself(wants: list[Want]) -> list[_Unit]:
+    """Each is asked for alone. A folder that breaks off may leave forty thousand."""
+    return await in_thread(lambda _: [_Unit(want.cid, [want]) for want in wants])
 
 
 def _filled(line: Line, room: memoryview) -> int:
