@@ -26,7 +26,7 @@ class Turn:
         self._look_later()
 
     def moved(self, done_bytes: int) -> None:
-        """So many bytes have come in all."""
+        """Say how many bytes have come in all."""
         self._done_bytes = done_bytes
 
     def end(self) -> None:

@@ -50,7 +50,7 @@ def pieces(folder: Path, stop: Stop = lambda: None) -> Iterator[bytes]:
 
     `stop` is called far more often than pieces come: what packs well brings few of them.
 
-    Raises `Invalid` for what an archive shall not hold: pipes, devices, links that lead out of the folder. `Broken` if a
+    Raises `Invalid` for what an archive must not hold: pipes, devices, links that lead out of the folder. `Broken` if a
     file shrinks meanwhile.
     """
     packer = isal_zlib.compressobj(_LEVEL, wbits=_GZIP)

@@ -24,7 +24,7 @@ ARRIVING: Final = ".arriving-"
 
 @contextlib.asynccontextmanager
 async def arriving(into: Path) -> AsyncIterator[Path]:
-    """Where to build what shall be at `into`: a path beside it that does not exist yet (a file or a folder, as you like).
+    """Where to build what is to be at `into`: a path beside it that does not exist yet (a file or a folder, as you like).
 
     On leaving, it is renamed to `into`: complete from the first moment. On any fault or cancellation it is removed, and
     `into` has never been there. A full or read-only disk becomes `Exhausted` or `Denied` naming `into`.

@@ -138,7 +138,7 @@ class Cache:
         return found
 
     async def make_room(self, size_bytes: int) -> None:
-        """Let idle entries go that take at least so much, as far as there are any; returns when their room is free."""
+        """Remove idle entries of `size_bytes` together, as far as there are any; returns when their room is free."""
         self._evict(self.shelf.excess(freed_bytes=size_bytes))
         if self._removing is not None:
             await asyncio.wait([self._removing])

@@ -18,7 +18,7 @@ KEPT_MAX: Final = 100_000
 SERVED_S: Final = 300.0
 GONE_HINT: Final = (
     "It was kept long enough (Publishers.Types.Local.KeepFor on the node), or its room was needed. "
-    "Publish to S3 or IPFS what shall last."
+    "Publish to S3 or IPFS what should last."
 )
 """What people read who come too late."""
 
@@ -81,7 +81,7 @@ class Kept:
         return names
 
     def excess(self, freed_bytes: int, now: float) -> list[str]:
-        """The oldest that take at least so much, as far as there are any that may go."""
+        """The oldest of `freed_bytes` together, as far as any may go."""
         names: list[str] = []
         for name, archive in self._archives.items():
             if freed_bytes <= 0 or now - archive.at < self._fresh_s:

@@ -100,7 +100,7 @@ class Lane:
         return self._buffer
 
     def stop(self, *, cut: bool = True) -> None:
-        """Begin nothing more, and break off what is under way if it shall be `cut`; from any thread."""
+        """Begin nothing more, and break off what is under way if it is to be `cut`; from any thread."""
         self._stop.set()
         line = self._line
         if line is not None and cut:

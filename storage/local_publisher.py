@@ -134,7 +134,7 @@ class LocalPublisher:
         await self._remove(self._kept.over(self._clock.now()))
 
     async def make_room(self, size_bytes: int) -> None:
-        """Remove the oldest archives that take at least so much, as far as any may go; returns when their room is free."""
+        """Remove the oldest archives of `size_bytes` together, as far as any may go; returns when their room is free."""
         await self._remove(self._kept.excess(size_bytes, self._clock.now()))
 
     async def _remove(self, names: Sequence[str]) -> None:

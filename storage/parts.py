@@ -67,7 +67,7 @@ def untold(trailers: Mapping[str, str]) -> Fault | None:
 class Item(Struct, frozen=True):
     """One file to bring: `open` answers with a new descriptor to write to, closed when the last byte is there.
 
-    `summed` is asked once an answer has begun, for the sum that the file shall have, if that is known; `told` once a body
+    `summed` is asked once an answer has begun, for the sum that the file should have, if that is known; `told` once a body
     has ended, for the fault that the trailers behind it (names in lower case) tell of, if they do. `whole` is called when
     all is written of a file that has no sum, in the thread that wrote the last of it; what takes long calls its argument.
     """

@@ -18,9 +18,9 @@ from protocol.errors import Broken, Exhausted, Fault
 
 READ_BYTES: Final = 1 << 18
 MOVED_BYTES: Final = 1 << 18
-"""A try that brought at least so much is not counted."""
+"""A try that brought at least this much is not counted."""
 CRAWL_BYTES: Final = 1 << 12
-"""Less than so much within the limit on silence is silence too: a body that trickles would else go on for ever."""
+"""Less than this within the limit on silence counts as silence: a body that trickles would otherwise never end."""
 PAUSE_MAX_S: Final = 5.0
 ERROR_MAX_BYTES: Final = 1 << 16
 

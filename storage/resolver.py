@@ -25,7 +25,7 @@ from storage.multiaddr import DEFAULT_PORTS
 from storage.route import origin_of
 
 LOOKUP_S: Final = 10.0
-# Of their own: names whose servers do not answer hold threads, and the other work of a node shall not wait for those.
+# Of their own: names whose servers do not answer hold threads, and the other work of a node must not wait for those.
 _lookups: Final = Threads(64)
 
 

@@ -48,7 +48,7 @@ _disk: Final = Pool(THREADS)
 
 
 async def in_thread(work: Callable[[Stop], T], pool: Pool = _disk) -> T:
-    """Run blocking `work` in a thread; it calls its argument between pieces, which raises when the work shall end.
+    """Run blocking `work` in a thread; it calls its argument between pieces, which raises when the work is to end.
 
     When the caller is cancelled, this returns only after the thread has ended: whoever cleans up has no rival.
     """

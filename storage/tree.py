@@ -29,9 +29,9 @@ NAME_MAX_BYTES: Final = 255
 """Longest component that Linux file systems take."""
 
 RATIO_MAX: Final = 200
-"""What travels inside a job may unpack to so many times its size."""
+"""Data that travels inside a job may unpack to this many times its size."""
 RATIO_FREE_BYTES: Final = 64 << 20
-"""So much no archive is blamed for: a few megabytes of text pack very well."""
+"""An archive may unpack to this much in any case: a few megabytes of text pack very well."""
 
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """To open a folder itself, never what a link of its name leads to."""

@@ -27,7 +27,7 @@ TRAILERS_MAX: Final = 100
 INTERIM_MAX: Final = 16
 """Answers with a status below 200, before the one that counts."""
 CRAWL_BYTES: Final = 1024
-"""So few bytes in the time of the limit on silence are silence as well: a body that trickles would never end."""
+"""Fewer bytes than this within the limit on silence count as silence: a body that trickles would never end."""
 
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}[ \t]*(;.*)?")
 

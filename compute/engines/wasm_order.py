@@ -18,7 +18,7 @@ from protocol.errors import Invalid, NotFound
 from protocol.spec.engines import WasmParams
 
 Shown = tuple[Path, Path]
-"""A file, and the path at which a program shall find the same bytes."""
+"""A file, and the path at which a program finds the same bytes."""
 
 
 def order_of(run: Run[WasmParams], output: str) -> tuple[Order, list[Shown]]:

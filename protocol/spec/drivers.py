@@ -60,7 +60,7 @@ def _absolute(text: str) -> str:
     own = (
         "what begins with ./ lies beside a spec file, and `shoal submit FILE` puts it into the job"
         if is_relative(text)
-        else "write ./ before what lies beside this spec and shall travel with the job"
+        else "write ./ before what lies beside this spec and is to travel with the job"
     )
     return f"must be an absolute path on the node, and is {quoted(text)}: {own}"
 

@@ -48,7 +48,7 @@ _KINDS: Final = {
 
 COMPONENT: Final = "Requester"
 AT_ONCE: Final = 32
-"""So many views take a few milliseconds."""
+"""This many views take a few milliseconds."""
 EXACT: Final = "Fault"
 """Under Details: our own code of the fault, with its kind."""
 

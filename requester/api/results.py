@@ -29,7 +29,7 @@ log = structlog.get_logger("requester.api")
 
 SUFFIX: Final = ".tar.gz"
 TAKEN_S: Final = 120.0
-"""Who takes no piece of a result within this time has it no more: pieces are of half a mebibyte at most."""
+"""A client that takes no piece of a result for this long is cut off; pieces have half a mebibyte at most."""
 
 
 @routes.get(BASE + "/{ref}/results")

@@ -56,7 +56,7 @@ _OF_S3: Final = (
     *("VersionID", "ChecksumSHA256", "Listing"),
 )
 _TOLD: Final = 5
-"""So many executions are named in one line."""
+"""How many executions one line names."""
 
 
 def get(

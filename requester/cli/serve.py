@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 2.0
 LOG_WAIT_S: Final = 60.0
-"""So long may JetStream need at the start: servers and requesters of a site often start together."""
+"""How long JetStream may need at the start: servers and requesters of a site often start together."""
 NODE_STOP_S: Final = 30.0
 """How long a compute node beside us may take to leave in order."""
 

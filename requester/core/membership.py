@@ -16,7 +16,7 @@ PENDING: Final = "PENDING"
 REJECTED: Final = "REJECTED"
 DELETED: Final = "DELETED"
 AHEAD_MAX: Final = 16
-"""So many removed lives with a fast clock are remembered of one node."""
+"""How many deleted incarnations with a fast clock are remembered of one node."""
 
 
 def silent_before(hearing_since: float, now: float, silence_s: float = SILENCE_S) -> float:

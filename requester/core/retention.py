@@ -24,7 +24,7 @@ from protocol.ids import JobKey
 RATE_MAX: Final = 50
 """Jobs taken out of the log in a second, by all requesters together: each costs the server 0.5 ms of its disk."""
 RANK_S: Final = 60.0
-"""So much later per rank another requester does what the job's owner has not done."""
+"""How much later, for each rank, another requester does what the job's owner has not done."""
 
 
 class Candidate(Struct, frozen=True):

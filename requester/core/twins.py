@@ -15,7 +15,7 @@ from protocol.ids import NodeId
 from requester.core.model import NodeRecord
 
 TURNS: Final = 3
-"""So often the newer process is heard behind the older one before anybody is told, and again each time that it is told."""
+"""How often the newer process is heard after the older one before anybody is told, the first time and each further time."""
 
 
 class _Older(Struct):

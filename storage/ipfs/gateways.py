@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NAMES_MAX: Final = 8
 SIZING_BLOCKS: Final = 64
-"""So many blocks are asked for to tell a folder's size before it is fetched; one that takes more is told none."""
+"""How many blocks are asked for to find out a folder's size before it is fetched; a larger folder has no known size."""
 
 
 class GatewaySource:

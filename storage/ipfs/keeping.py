@@ -33,7 +33,7 @@ LOOKS: Final = 2
 LOOK_AGAIN_S: Final = 0.5
 """Kubo may still be at what we have hung up on, and pin it in the end."""
 STRAY_S: Final = 60.0
-"""So long an earlier try's ``add`` is waited for: it has all that it will ever get."""
+"""How long to wait for the ``add`` of an earlier try: it has all that it will ever get."""
 SHA_256: Final = 0x12
 _NOT_PINNED: Final = "not pinned or pinned indirectly"
 _NO_LONGER_THERE: Final = "'from' cid was not recursively pinned"

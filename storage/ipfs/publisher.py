@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TOP_MAX: Final = 1000
 """With more entries at its top a result gets no mark: it might be what makes Kubo split the root into several blocks."""
 ILL_MAX: Final = 5
-"""So many questions in a row may a pinning service fail to answer while it keeps a result."""
+"""How many questions in a row a pinning service may leave unanswered while it keeps a result."""
 NOTE: Final = "ipfs-add"
 """A file of this name among an execution's notes says that its result is being published."""
 ANY_STATE: Final = ("queued", "pinning", "pinned", "failed")

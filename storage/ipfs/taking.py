@@ -14,7 +14,7 @@ from storage.ipfs.unixfs import Want, expand
 from storage.threads import Stop
 
 SURPLUS_MAX: Final = 1000
-"""So many blocks that nobody wanted are passed over in one CAR."""
+"""How many blocks that nobody wanted are passed over in one CAR."""
 
 
 class Untrue(Exception):

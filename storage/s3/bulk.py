@@ -24,7 +24,7 @@ PAGE_MAX_BYTES: Final = 1 << 24
 PARSED_BYTES: Final = 1 << 15
 """So much XML is read in one call, which no other thread interrupts: a page of a thousand keys has ten times as much."""
 EMPTY_PAGES_MAX: Final = 1000
-"""So many pages in a row may be empty (AWS has some where much was deleted) before a listing is taken for endless."""
+"""How many pages in a row may be empty (AWS sends such where much was deleted) before a listing is taken for endless."""
 PROBE: Final = "shoal"
 """The key whose address botocore is asked for; what stands before it in the URL stands before every key."""
 

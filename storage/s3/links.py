@@ -22,7 +22,7 @@ from storage.wire import Head, Line
 LIFE_S: Final = 1800.0
 """How long a link is good that does not say it."""
 RENEW_S: Final = 30.0
-"""So long a link that was refused waits for a newer one."""
+"""How long a link that was refused waits for a newer one."""
 
 Newer = Callable[[], Awaitable[Mapping[str, str]]]
 """Links to the same objects that are made now. Raises `Fault`, also where nobody makes any."""

@@ -25,7 +25,7 @@ SMALL_FILE_BYTES: Final = 1 << 20
 
 
 class File(NamedTuple):
-    """A file that becomes the object at `key`. `sha256` is in hexadecimal what its bytes shall have; empty for any bytes."""
+    """A file that becomes the object at `key`. `sha256` (hexadecimal) is what its bytes should have; empty for any."""
 
     key: str
     entry: Entry
@@ -44,7 +44,7 @@ class Planned(Struct, frozen=True):
 
 
 def planned(entries: Iterable[tuple[Entry, str]], prefix: str, stop: Stop) -> Planned:
-    """The objects that a folder becomes with these entries, each with the digest that its bytes shall have (see `File`), in
+    """The objects that a folder becomes with these entries, each with the digest that its bytes should have (see `File`), in
     the order of a walk. Raises `Invalid`, which names the path."""
     small, large = Packed(File), Packed(File)
     size_bytes = 0

@@ -31,7 +31,7 @@ class RemoteObject:
         self.size_bytes = found.size_bytes
 
     def summed(self) -> CrcSum | None:
-        """The sum that its bytes shall have, if S3 keeps one that can be reckoned as they come."""
+        """The sum that its bytes should have, if S3 keeps one that can be reckoned as they come."""
         wanted = self.checksum
         if self._sum is None and wanted is not None and wanted.algorithm in CRCS and not wanted.parts:
             self._sum = CrcSum(self.name, wanted)

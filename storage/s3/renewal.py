@@ -15,7 +15,7 @@ from typing import Any, Final
 from storage.s3.signing import Credentials
 
 READ_S: Final = 30.0
-"""So long whoever was refused waits for the chain: a ``credential_process`` may ask a server."""
+"""How long to wait for the credential chain after a refusal: a ``credential_process`` may ask a server."""
 LATELY_S: Final = 5.0
 
 

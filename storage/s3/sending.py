@@ -164,7 +164,7 @@ class Sending:
         return sent.there
 
     def _read(self, file: File) -> Iterator[bytes]:
-        """A file's bytes, exactly as many as the listing says; blocking. If they have another digest than they shall have,
+        """A file's bytes, exactly as many as the listing says; blocking. If they have another digest than they should have,
         this raises `Broken` before it gives the last of them."""
         path, left = file.entry.path, file.entry.size_bytes
         digest = hashlib.sha256() if file.sha256 else None

@@ -23,7 +23,7 @@ from storage.s3.remote_object import RemoteObject, version_of
 from storage.threads import Stop, in_thread
 
 ODD_MAX: Final = 16
-"""So many files that do not fit their ETags are brought once more; of more it is told at once."""
+"""How many files that do not fit their ETags are fetched once more; if there are more, it is an error at once."""
 HINT: Final = (
     "Its ETag is no MD5 of what comes. Was it damaged where it lies? If this store's ETags are something else, its node's "
     "owner says so: InputSources.Types.S3.ETagsAreMD5: false."
