@@ -65,5 +65,5 @@ async def probed(*given: Any, **named: Any) -> AsyncIterator[Any]:
 
 if __name__ == "__main__":
     FILE = Path(sys.argv.pop(1))
-    compute.node.running = probed  # type: ignore[assignment]
+    compute.node.running = probed
     sys.exit(app())

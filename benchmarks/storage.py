@@ -15,6 +15,7 @@ from benchmarks.record import Figure, figure
 from benchmarks.transfers import (
     ROUNDS,
     SMALL_FILES,
+    digest_of,
     fetcher,
     made_small,
     remove,
@@ -30,7 +31,6 @@ from storage.contract import Label, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
-from storage.tree import digest_of
 
 BUCKET: Final = "bench"
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.addresses import read_policy
+from storage.contents import contents_of
 from storage.contract import Share, silent
 from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
 from storage.spread import spread
-from storage.tree import digest_of
+from storage.tree import digest_file
 
 SIZE_BYTES: Final = 1 << 30
 SMALL_FILES: Final = 1000
@@ -101,6 +102,13 @@ async def turns(
     for into in folder.glob("arrived-*"):
         await asyncio.to_thread(remove, into)
     return times
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes, or of all that is in a folder."""
+    if path.is_dir():
+        return contents_of(path).sha256
+    return digest_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), lambda: None)
 
 
 def made(path: Path, size_bytes: int = SIZE_BYTES) -> str:
