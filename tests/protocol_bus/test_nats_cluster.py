@@ -61,7 +61,9 @@ async def leader_of_the_log(cluster: Cluster) -> NatsServer:
 
 async def test_a_bus_goes_to_a_server_it_was_never_told_of(cluster: Cluster) -> None:
     """The servers of a cluster tell of each other: when the one that was named dies, another is taken, as the same user."""
-    async with requester(cluster[2]) as bus, asyncio.timeout(LIMIT_S):
+    # Copies on all three: whoever comes first to a new cluster makes the streams, and one copy may be the dead server's.
+    streams = StreamSettings(replicas=3)
+    async with requester(cluster[2], streams=streams) as bus, asyncio.timeout(LIMIT_S):
         await cluster[2].kill()
         try:
             await append_one(bus, entry(fresh_key()))
