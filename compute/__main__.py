@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import App, Parameter
 
 from protocol import flags
-from protocol.errors import Fault, NotFound
+from protocol.errors import Denied, Fault, NotFound
 from protocol.process import FULL, run_loop, stop_signal, unusable
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ async def _serve(settings: "Settings") -> int:
 
     from compute import early_beat, journal
     from compute.node_name import node_id
-    from protocol import heap
+    from protocol import heap, subjects
     from protocol.clock import SystemClock
     from protocol.joining import join
     from protocol.nats_bus import NatsMessages, connect
@@ -196,12 +196,19 @@ async def _serve(settings: "Settings") -> int:
     node = node_id(settings)
 
     async def connected() -> NatsMessages:
-        return await connect(
+        bus = await connect(
             ",".join(settings.nats),
             name=node,
             role="node",
             credentials=settings.nats_credentials,
             password=settings.nats_password,
+        )
+        if await bus.may_listen(subjects.commands(node)):
+            return bus
+        await bus.close()
+        raise Denied(
+            f"the NATS servers let {node} hear no orders: these are not a node's credentials",
+            hint="They may be a requester's. `shoal node enroll NAME` makes a node's; give them with --credentials FILE.",
         )
 
     bus = await join(connected, stopped, known=known)

@@ -30,7 +30,7 @@ from protocol.bus import Message
 from protocol.clock import Clock
 from protocol.errors import DONE_WITH, Conflict, Exhausted, Failure, Fault, Invalid, kind_of
 from protocol.ids import ExecutionId, NodeId, is_token, key_of
-from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, Replaced, Run
+from protocol.messages import Cancel, Command, CommandAnswer, CommandBatch, FullList, KeptOut, Replaced, Run
 
 EXECUTIONS_MAX: Final = 10_000
 """How many a node takes at once, waiting ones included; a beat names them all and must fit into one message."""
@@ -80,6 +80,7 @@ class Orders:
         self._log_created = remembered.log_created
         self._gone = dict(remembered.gone)
         self._other_log: _OtherLog | None = None
+        self._kept_out = ""
         self._unanswered: list[tuple[Message, list[CommandAnswer]]] = []
         self._answering: asyncio.Task[None] | None = None
 
@@ -149,6 +150,16 @@ class Orders:
             case Replaced():
                 if command.incarnation > self._incarnation:
                     self.replaced_by = command.incarnation
+            case KeptOut():
+                self._told_why(command)
+
+    def _told_why(self, kept_out: KeptOut) -> None:
+        """Say in this node's log why it gets no work, once."""
+        if kept_out.reason != self._kept_out:
+            self._kept_out = kept_out.reason
+            _log.warning(
+                "this node gets no work", node=self._node, reason=kept_out.reason, hint=kept_out.hint
+            )
 
     def _ordered(self, run: Run, shop: Shop) -> None:
         if (runner := self.runners.get(run.execution)) is not None:
@@ -164,6 +175,9 @@ class Orders:
         if len(self.runners) >= EXECUTIONS_MAX:
             raise Exhausted(f"this node has {EXECUTIONS_MAX} executions already", kind="Executions")
         plan, refused = self._considered(run, shop)
+        if self._kept_out:
+            self._kept_out = ""
+            _log.info("this node gets work again", node=self._node)
         execution, _ = ordered(run, self._clock.now())
         runner = self.runners[run.execution] = Runner(shop, execution, plan)
         runner.begin()

@@ -84,10 +84,20 @@ class Replaced(Struct, frozen=True, gc=False, tag="replaced"):
     incarnation: int
 
 
+class KeptOut(Struct, frozen=True, gc=False, tag="kept_out", omit_defaults=True):
+    """This node gets no work, and why: people rejected or removed it, or have not approved it yet. For its own log; that it
+    gets work again it learns by an order. A node of a version that does not know this form goes on without a word.
+    """
+
+    node: NodeId
+    reason: str
+    hint: str = ""
+
+
 APART: Final = "start it as another node: shoal node enroll NAME, and a data folder of its own."
 """What to do about such a process, if it is not to be ended."""
 
-Command = Run | Cancel | FullList | Replaced
+Command = Run | Cancel | FullList | Replaced | KeptOut
 
 
 class CommandBatch(Struct, frozen=True, gc=False, tag="batch"):

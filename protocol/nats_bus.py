@@ -89,6 +89,12 @@ class NatsMessages:
             self._listeners.discard(listener)
             listener.close()
 
+    async def may_listen(self, subject: str) -> bool:
+        """Whether this user may listen on a subject, as far as the server says: one that it refuses only stays silent."""
+        check_pattern(subject, "")
+        self._check_open()
+        return await self._wire.may_listen(subject)
+
     async def close(self) -> None:
         self._closed = True
         for listener in self._listeners:

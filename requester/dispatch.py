@@ -28,6 +28,7 @@ from protocol.messages import (
     CommandAnswer,
     CommandBatch,
     FullList,
+    KeptOut,
     Replaced,
     Report,
     Run,
@@ -155,8 +156,10 @@ class Dispatch:
         """
         reason = failure.message if failure is not None else "no reason given"
         # A list is sent again with each beat, and its node says once why it does not take it. A process of a version that
-        # does not know that it can be replaced cannot be told.
-        if not isinstance(order, FullList | Replaced) and self._is_news(node, order.execution, reason):
+        # does not know that it can be replaced, or kept out, cannot be told.
+        if not isinstance(order, FullList | Replaced | KeptOut) and self._is_news(
+            node, order.execution, reason
+        ):
             name = type(order).__name__
             _log.warning("a node did not take a command", node=node, order=name, reason=reason)
         key = key_of(order.job) if isinstance(order, Run) else None

@@ -63,6 +63,10 @@ class Note(Struct):
         self.cell, self.revision, self.agreed = cell, revision, None
         self.beat = self.node = None
 
+    def message(self, membership: str) -> str:
+        """What the person said who made it that."""
+        return self.cell.message if self.cell is not None and self.cell.membership == membership else ""
+
     def agrees(self, beat: Beat) -> bool:
         """Whether the node's cell says what its beat says; each pair of descriptions is compared once."""
         cell, said = self.cell, beat.node

@@ -29,8 +29,8 @@ _log = structlog.get_logger(__name__)
 
 class Registry:
     """All nodes known. `changed` is told of a node that came, went or changed, `moves` of one whose work may have to leave
-    it, `heard` of each beat of an approved one, `unwanted` of each of one that gets no work (rejected, deleted, not approved
-    yet), `doubled` now and then of one as which an earlier process speaks too."""
+    it, `heard` of each beat of an approved one, `unwanted` of each of one that gets no work (its membership says why, and a
+    person's message), `doubled` now and then of one as which an earlier process speaks too."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Registry:
         changed: Callable[[], None],
         moves: Callable[[NodeId], None],
         heard: Callable[[Beat], None],
-        unwanted: Callable[[Beat], None],
+        unwanted: Callable[[Beat, str, str], None],
         doubled: Callable[[NodeRecord], None],
     ) -> None:
         self._bus = bus
@@ -85,7 +85,10 @@ class Registry:
         else:
             node = self._learn(beat, now, note, node)
         if node is not None:
-            (self._heard if node.membership == APPROVED else self._unwanted)(beat)
+            if node.membership == APPROVED:
+                self._heard(beat)
+            else:
+                self._unwanted(beat, node.membership, note.message(node.membership))
 
     def _learn(self, beat: Beat, now: float, note: Note, known: NodeRecord | None) -> NodeRecord | None:
         """Take what may be new in a beat; the node as it is then, or None if a person has deleted it, or a later process is
@@ -94,7 +97,7 @@ class Registry:
         cell = note.cell
         if cell is not None and cell.bars(beat.incarnation):
             note.ignored_at = now
-            self._unwanted(beat)
+            self._unwanted(beat, DELETED, note.message(DELETED))
             return None
         if known is not None:
             if outlived(known, beat.incarnation):

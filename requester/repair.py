@@ -6,16 +6,31 @@ command that is lost between the log and the node is made good here, so is every
 
 from functools import partial
 
+from msgspec import Struct
+
 from protocol.clock import Clock
 from protocol.ids import NodeId
-from protocol.messages import Beat, Cancel, FullList, Replaced, Report
+from protocol.messages import Beat, Cancel, FullList, KeptOut, Replaced, Report
 from protocol.states import ENDS
 from requester.core.commands import extra, missing
+from requester.core.membership import why_out
 from requester.core.model import NodeRecord
 from requester.follower import Follower
 from requester.jobs import Jobs
 from requester.orchestrator import Orchestrator
 from requester.presence import Presence
+
+
+class _Word(Struct, eq=False):
+    """Why a life of a node gets no work, and whether it has heard that."""
+
+    incarnation: int
+    reason: str
+    arrived: bool = False
+
+    def arrive(self) -> None:
+        """The node has it."""
+        self.arrived = True
 
 
 class Repair:
@@ -40,11 +55,14 @@ class Repair:
         self._after_s = after_s
         self._listed: dict[NodeId, tuple[int, str]] = {}
         """The life of each node, and the log, of which it was told all that it should have."""
+        self._kept_out: dict[NodeId, _Word] = {}
+        """What each node that gets no work is told of that."""
 
     def heard(self, beat: Beat) -> None:
         """Compare one beat. Everyone notes what it says; orders are repeated by the job's owner, the rest by the node's."""
         node = beat.node.id
         self._orchestrator.back(node)
+        self._kept_out.pop(node, None)
         if not self._orchestrator.acting:
             return
         idle = not beat.executions and not self._jobs.fleet.holds(node)
@@ -67,12 +85,24 @@ class Repair:
         if mine:
             self._end_extra(beat)
 
-    def unwanted(self, beat: Beat) -> None:
+    def unwanted(self, beat: Beat, membership: str, message: str) -> None:
         """A node that a person rejected or deleted ends what was given to others: it is not heard otherwise, and its process
-        may live for long.
+        may live for long. It is told why it gets no work; `message` is the person's.
         """
-        if self._orchestrator.acting and beat.executions and not self._presence.rank(beat.node.id):
+        if not self._orchestrator.acting or self._presence.rank(beat.node.id):
+            return
+        self._tell_why(beat, membership, message)
+        if beat.executions:
             self._end_extra(beat)
+
+    def _tell_why(self, beat: Beat, membership: str, message: str) -> None:
+        node = beat.node.id
+        reason, hint = why_out(node, membership, message)
+        word = self._kept_out.get(node)
+        if word is None or (word.incarnation, word.reason) != (beat.incarnation, reason):
+            word = self._kept_out[node] = _Word(beat.incarnation, reason)
+        if not word.arrived:
+            self._dispatch.tell(node, KeptOut(node, reason, hint), word.arrive)
 
     def _end_extra(self, beat: Beat) -> None:
         """Cancel what a node goes on with though it is not assigned there."""
@@ -92,6 +122,7 @@ class Repair:
     def forget(self, node: NodeId) -> None:
         """The node is not known any more; who comes under its name is told anew all it should have."""
         self._listed.pop(node, None)
+        self._kept_out.pop(node, None)
 
     def _list(self, beat: Beat) -> None:
         """Tell a node that has just started, or that this requester hears for the first time, all it should have."""

@@ -20,6 +20,7 @@ _ANSWER_HINT: Final = (
     "If all answers are refused, the user lacks `allow_responses`."
 )
 _PUBLISHED: Final = re.compile(r'publish to "([^"]+)"')
+_LISTENED: Final = re.compile(r'subscription to "([^"]+)"')
 
 _log = structlog.get_logger(__name__)
 
@@ -35,21 +36,29 @@ class Refusals:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._unheard: set[str] = set()
 
     def tell(self, text: str) -> None:
         """Log it, unless it was."""
+        if found := _LISTENED.search(text):
+            self._unheard.add(found[1])
         late = _ANSWER in text
         told = _ANSWER if late else text
         if told in self._told:
             return
         if len(self._told) == REMEMBERED_MAX:
-            self._told.clear()
+            self.forget()
         self._told.add(told)
         if late:
             _log.warning("an answer came too late or twice", violation=text, hint=_ANSWER_HINT)
         else:
             _log.error("the NATS server refused a subject to this user", violation=text, hint=HINT)
 
+    def lets_hear(self, subject: str) -> bool:
+        """Whether no subscription to it was refused."""
+        return subject.lower() not in self._unheard
+
     def forget(self) -> None:
         """The next connection begins anew."""
         self._told.clear()
+        self._unheard.clear()

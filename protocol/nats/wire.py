@@ -239,6 +239,12 @@ class Wire(Client):
             forget()
         return pong.done()
 
+    async def may_listen(self, subject: str) -> bool:
+        """Whether the server lets this user listen on a subject; also if it does not say so in time."""
+        number = await self.listen(subject, _ignore)
+        self.unlisten(number)
+        return self._refusals.lets_hear(subject)
+
     def unlisten(self, number: int) -> None:
         """Stop listening."""
         self._handlers.pop(number, None)
@@ -378,3 +384,7 @@ class Wire(Client):
                 hint=f"Give --credentials FILE (SHOAL_NATS_CREDENTIALS): {HINT}",
             )
         _log.debug("NATS connection", error=text or type(error).__name__)
+
+
+def _ignore(_subject: bytes, _reply: bytes, _data: bytes, _headers: bytes) -> None:
+    """Nobody wants what comes."""

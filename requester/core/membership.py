@@ -15,6 +15,11 @@ APPROVED: Final = "APPROVED"
 PENDING: Final = "PENDING"
 REJECTED: Final = "REJECTED"
 DELETED: Final = "DELETED"
+_WHY_OUT: Final = {
+    PENDING: ("no person has approved it yet", "`shoal node approve {node}` lets it take work"),
+    REJECTED: ("a person rejected it", "`shoal node approve {node}` lets it take work again"),
+    DELETED: ("a person removed it", "Start it again, and it joins as a new one"),
+}
 AHEAD_MAX: Final = 16
 """How many deleted incarnations with a fast clock are remembered of one node."""
 
@@ -42,6 +47,12 @@ def removed(incarnation: int, deleted: int, removed_at: float) -> bool:
     the removal its clock was fast, and says nothing about others: that one is known by its number (`ahead`).
     """
     return incarnation <= (min(deleted, removed_at * 1000) if removed_at else deleted)
+
+
+def why_out(node: NodeId, membership: str, message: str) -> tuple[str, str]:
+    """Why a node of that membership, not `APPROVED`, gets no work, and what to do. `message` is what the person said."""
+    reason, hint = _WHY_OUT[membership]
+    return f"{reason}: {message}" if message else reason, hint.format(node=node)
 
 
 def ahead(before: Sequence[int], deleted: int, removed_at: float) -> list[int]:

@@ -469,6 +469,23 @@ async def test_a_replaced_process_stands_aside(nodes: Nodes, requester: FakeRequ
     assert not node.ended
 
 
+async def test_a_node_says_why_it_gets_no_work(nodes: Nodes, requester: FakeRequester) -> None:
+    """Its own log has the reason and what to do, once however often it is told; and that it gets work again."""
+    node = nodes()
+    await node.start()
+    with capture_logs() as logs:
+        for reason in ("a person rejected it", "a person rejected it", "a person removed it"):
+            assert (await requester.kept_out(reason)).taken
+        await requester.run(order(1))
+        await requester.run(order(2))
+    told = [(line["event"], line.get("reason"), line.get("hint")) for line in logs if "work" in line["event"]]
+    assert told == [
+        ("this node gets no work", "a person rejected it", "ask ann"),
+        ("this node gets no work", "a person removed it", "ask ann"),
+        ("this node gets work again", None, None),
+    ]
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_who_stood_aside_may_be_the_node_again(
     nodes: Nodes, requester: FakeRequester, *, killed: bool

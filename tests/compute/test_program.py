@@ -257,6 +257,7 @@ async def test_a_node_without_docker_starts_and_says_why(own_nats_server: NatsSe
         (["--name", "n2", "-c", "NATS.Credentials={n1}"], 1, "are for n1, not for n2"),
         (["--credentials", "nowhere.creds"], 1, "no credentials at"),
         ([], 1, "wants to know who this is"),
+        (["-c", "NATS.Credentials={r1}"], 1, "not a node's credentials"),
         (["--engines", "podman", "-c", "NATS.Credentials={n1}"], 1, "no engine 'podman'"),
         (["--ipfs-connect", "/ip4/127.0.0.1"], 2, "Node.IPFS.Connect"),
         (["-c", "nowhere.yaml"], 2, "nowhere.yaml"),
@@ -272,7 +273,7 @@ async def test_a_start_that_cannot_be_says_why(
         *program._command[:3],
         *([] if "--nats" in flags else ["--nats", own_nats_server.url]),
     ]
-    flags = [flag.format(n1=own_nats_server.node("n1")) for flag in flags]
+    flags = [flag.format(n1=own_nats_server.node("n1"), r1=own_nats_server.requester("r1")) for flag in flags]
     program._command += ["--data-dir", str(tmp_path / "node"), *flags]
     await program.start()
     assert program.process is not None

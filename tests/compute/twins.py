@@ -34,6 +34,7 @@ from protocol.messages import (
     CommandAnswer,
     CommandBatch,
     FullList,
+    KeptOut,
     Progress,
     Replaced,
     Report,
@@ -136,6 +137,10 @@ class FakeRequester:
     async def replaced(self, incarnation: int) -> CommandAnswer:
         """Say which start is the node now."""
         return await self._command(Replaced(NODE, incarnation))
+
+    async def kept_out(self, reason: str) -> CommandAnswer:
+        """Say why it gets no work."""
+        return await self._command(KeptOut(NODE, reason, "ask ann"))
 
     async def logs(
         self, run: Run, cursor: int = 0, wait_s: float = 0, limit_bytes: int = 131_072

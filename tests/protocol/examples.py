@@ -133,6 +133,9 @@ EXAMPLES: list[Struct] = [
     CANCEL,
     messages.FullList(7, "2026-01-01T00:00:00Z", NODE, [EXECUTION]),
     messages.Replaced(NODE, 1_767_225_601),
+    messages.KeptOut(
+        NODE, "a person rejected it: not ours", "`shoal node approve n-1` lets it take work again"
+    ),
     messages.CommandBatch([RUN, CANCEL]),
     messages.CommandAnswer(False, FAILURE, [messages.CommandAnswer(True)]),
     STAGE,

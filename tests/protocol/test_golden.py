@@ -69,7 +69,9 @@ def test_an_older_ones_fields_are_enough(example: Struct) -> None:
     assert isinstance(decode(msgspec.json.encode(older), form), form)
 
 
-@pytest.mark.parametrize("form", [messages.Run, messages.Cancel, messages.FullList, messages.Replaced])
+@pytest.mark.parametrize(
+    "form", [messages.Run, messages.Cancel, messages.FullList, messages.Replaced, messages.KeptOut]
+)
 def test_a_command_is_known_by_its_tag(form: type[Any]) -> None:
     """A node reads any command from the one subject."""
     (example,) = (each for each in EXAMPLES if type(each) is form)

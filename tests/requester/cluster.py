@@ -26,6 +26,7 @@ from protocol.messages import (
     CommandAnswer,
     CommandBatch,
     FullList,
+    KeptOut,
     Replaced,
     Report,
     Run,
@@ -118,7 +119,7 @@ class PretendNode:
         self.deaf = False
         """Takes commands and never hears of them, as if they were lost on the way."""
         self.earlier = False
-        """Of a version that knows no messages with several commands, and not that it can be replaced."""
+        """Of a version that knows no messages with several commands, and not that it can be replaced or kept out."""
         self.runs: list[Run] = []
         self.done_with: dict[ExecutionId, str] = {}
         """What it remembers only by name, and by which log's."""
@@ -126,6 +127,7 @@ class PretendNode:
         """Orders of that which came again."""
         self.cancelled: list[ExecutionId] = []
         self.lists: list[FullList] = []
+        self.kept_out: list[KeptOut] = []
         self.replaced: list[int] = []
         """The later starts of which it was told that they are the node."""
         self.states: dict[ExecutionId, ExecutionState] = {}
@@ -142,7 +144,7 @@ class PretendNode:
                         continue
                     order: Command | CommandBatch = decode(message.data, Command | CommandBatch)  # type: ignore[arg-type]
                     commands = order.commands if isinstance(order, CommandBatch) else [order]
-                    if self.earlier and isinstance(order, CommandBatch | Replaced):
+                    if self.earlier and isinstance(order, CommandBatch | Replaced | KeptOut):
                         unknown = Failure("Broken", "a message cannot be read")
                         await message.respond(encode(CommandAnswer(False, unknown)))
                         continue
@@ -183,6 +185,8 @@ class PretendNode:
                 self.lists.append(command)
             elif isinstance(command, Replaced):
                 self.replaced.append(command.incarnation)
+            elif isinstance(command, KeptOut):
+                self.kept_out.append(command)
             else:
                 self.upto = max(self.upto, command.seq)
             if isinstance(command, Cancel):

@@ -297,6 +297,46 @@ async def test_a_word_against_a_node_is_not_forgotten(tmp_path: Path) -> None:
         assert (await service.node("n0")).membership == "REJECTED"
 
 
+async def test_a_node_is_told_why_it_gets_no_work(tmp_path: Path) -> None:
+    """One that waits for approval, was rejected or removed hears why, what the person said and what to do; however often it
+    beats, and again when something else is said.
+    """
+    async with a_cluster(tmp_path, settings=replace(QUICK, manual_approval=True)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1")
+
+        async def hears(reason: str) -> None:
+            await node.until(lambda node: bool(node.kept_out) and node.kept_out[-1].reason == reason)
+
+        await hears("no person has approved it yet")
+        for message in ("not ours", "still not ours"):
+            await service.set_membership("n1", "REJECTED", message)
+            await hears(f"a person rejected it: {message}")
+            assert "shoal node approve n1" in node.kept_out[-1].hint
+            await service.set_membership("n1", "APPROVED", "")
+            await closed(service, await submit(service, a_job()))
+            node.kept_out.clear()
+        await service.set_membership("n1", "DELETED", "sold")
+        await hears("a person removed it: sold")
+        node.incarnation += 1
+        await hears("no person has approved it yet")
+
+
+async def test_an_earlier_node_is_kept_out_without_a_word(tmp_path: Path) -> None:
+    """To a node of a version that does not know that it can be kept out nothing is told, and nobody warns of that."""
+    async with a_cluster(tmp_path) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1")
+        node.earlier = True
+        await happens(lambda: service.facts()["nodes"] == 1)
+        with capture_logs() as logs:
+            sent = service._orchestrator.dispatch.sent
+            await service.set_membership("n1", "REJECTED", "not ours")
+            await happens(lambda: service._orchestrator.dispatch.sent >= sent + 2)
+        assert not node.kept_out
+        assert [line for line in logs if line["log_level"] == "warning"] == []
+
+
 async def test_a_word_that_was_taken_back_does_not_return(tmp_path: Path) -> None:
     """A requester that was cut off while a node was uncordoned and then forgotten does not write the cordon that it
     remembers down again: not when the node is back as well, and not if it is the only one that is left.
