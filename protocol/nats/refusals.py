@@ -40,14 +40,14 @@ class Refusals:
 
     def tell(self, text: str) -> None:
         """Log it, unless it was."""
-        if found := _LISTENED.search(text):
+        if (found := _LISTENED.search(text)) and len(self._unheard) < REMEMBERED_MAX:
             self._unheard.add(found[1])
         late = _ANSWER in text
         told = _ANSWER if late else text
         if told in self._told:
             return
         if len(self._told) == REMEMBERED_MAX:
-            self.forget()
+            self._told.clear()
         self._told.add(told)
         if late:
             _log.warning("an answer came too late or twice", violation=text, hint=_ANSWER_HINT)

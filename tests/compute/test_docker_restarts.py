@@ -1,7 +1,9 @@
 """The Docker daemon is restarted, or hangs, under a node that has work on it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,12 +11,15 @@ import psutil
 import pytest
 from aiodocker import Docker
 
+from compute.agent import Agent
 from compute.engines.docker.config import container_name
+from compute.engines.docker.engine import DockerEngine
 from compute.engines.docker.settings import DockerSettings
 from compute.node import running
 from compute.settings import Settings
 from deploy import images
 from deploy.programs import Missing
+from protocol.clock import SystemClock
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, Spec, Task
 from protocol.memory_bus import MemoryBus, MemoryHub
@@ -87,6 +92,19 @@ def settings_with(daemon: OwnDaemon, folder: Path) -> Settings:
     )
 
 
+@asynccontextmanager
+async def a_node(hub: MemoryHub, daemon: OwnDaemon, folder: Path, *, ahead_s: float) -> AsyncIterator[Agent]:
+    """A node whose clock is ahead of the daemon's."""
+    clock = SystemClock(lambda: time.time() + ahead_s)
+    engine = DockerEngine(NODE, DockerSettings(host=daemon.host), clock=clock)
+    try:
+        settings = settings_with(daemon, folder)
+        async with running(MemoryBus(hub), settings, engines={"docker": engine}, host={}) as agent:
+            yield agent
+    finally:
+        await engine.close()
+
+
 def offered(requester: FakeRequester) -> Offer:
     """What the node's last beat says of Docker."""
     offer = requester.beats[-1].node.offers("engines", "docker") if requester.beats else None
@@ -147,11 +165,11 @@ async def test_a_program_ends_while_the_daemon_is_away(
     hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
 ) -> None:
     """A container that outlived its daemon and ended before that was back has done what it should; that the last of its
-    output may be missing is said where the output is read.
+    output may be missing is said where the output is read, also if the daemon's clock is not the node's.
     """
     gate = Gate(tmp_path / "gate")
     run = order(task=gate.task(), amounts=Amounts(cpu=0.1, memory_bytes=32 << 20))
-    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
+    async with a_node(hub, daemon, tmp_path, ahead_s=3_600.0) as agent:
         await requester.until(lambda: offered(requester).available)
         await requester.run(run)
         await requester.reached(run, S.RUNNING)
@@ -249,17 +267,18 @@ async def test_a_node_and_its_daemon_die_together(
 
 
 @pytest.mark.parametrize("daemon", [True], ids=["live-restore"], indirect=True)
+@pytest.mark.parametrize("ahead_s", [-3_600.0, 3_600.0], ids=["slow", "fast"])
 async def test_a_program_ends_while_its_node_alone_is_away(
-    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon
+    hub: MemoryHub, requester: FakeRequester, tmp_path: Path, daemon: OwnDaemon, ahead_s: float
 ) -> None:
     """What a program did while only its node was away, its daemon saw: the next process tells of 255 as the program's own
-    code, and of whole output."""
+    code, and of whole output. The node's clock may be slow or fast beside the daemon's."""
     script = "touch /gate/starts; while [ ! -e /gate/open ]; do sleep 0.05; done; echo over; exit 255"
     gate = Gate(tmp_path / "gate")
     task = gate.task()
     task.engine.params["Parameters"] = [script]
     run = order(task=task, amounts=Amounts(cpu=0.1, memory_bytes=32 << 20))
-    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}):
+    async with a_node(hub, daemon, tmp_path, ahead_s=ahead_s):
         await requester.until(lambda: offered(requester).available)
         await requester.run(run)
         await requester.reached(run, S.RUNNING)
@@ -268,7 +287,7 @@ async def test_a_program_ends_while_its_node_alone_is_away(
         container = await docker.containers.get(container_name(NODE, run.execution))
         gate.open()
         await container.wait()
-    async with running(MemoryBus(hub), settings_with(daemon, tmp_path), host={}) as agent:
+    async with a_node(hub, daemon, tmp_path, ahead_s=ahead_s) as agent:
         report = await requester.ended(run)
 
         await requester.until(lambda: not agent.runners)

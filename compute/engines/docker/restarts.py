@@ -51,10 +51,7 @@ async def restarted_since(daemon: Daemon, moment: str, *, unknown: bool) -> bool
 
 async def lives_on(daemon: Daemon) -> bool:
     """Whether containers outlive the daemon (live-restore). Raises `Unavailable`."""
-    try:
-        return bool((await _ask(daemon, "info"))["LiveRestoreEnabled"])
-    except DockerError as error:
-        raise Unavailable(f"Docker cannot tell of itself ({error.message})") from error
+    return bool((await _about(daemon))["LiveRestoreEnabled"])
 
 
 async def saw_end(daemon: Daemon, container: str, state: dict[str, Any]) -> bool:
@@ -83,6 +80,13 @@ def is_remembered(events: Sequence[Happened], container: str, ended_at: float) -
     return False if complete else None
 
 
+async def _about(daemon: Daemon) -> Any:
+    try:
+        return await _ask(daemon, "info")
+    except DockerError as error:
+        raise Unavailable(f"Docker cannot tell of itself ({error.message})") from error
+
+
 async def _ask(daemon: Daemon, path: str) -> Any:
     def request(docker: Docker) -> Any:
         return docker._query_json(path)  # noqa: SLF001 - the library's own calls ask twice
@@ -91,7 +95,9 @@ async def _ask(daemon: Daemon, path: str) -> Any:
 
 
 async def _remembered(daemon: Daemon) -> list[Happened]:
-    until = f"{daemon.now():.6f}"
+    # By its own clock: one on another machine may have another time, and would leave out what was last, or wait for it.
+    now = datetime.fromisoformat((await _about(daemon))["SystemTime"])
+    until = f"{now.timestamp():.6f}"
     try:
         text = await daemon.insist("tell what happened", lambda docker: _events(docker, until))
     except DockerError as error:

@@ -8,7 +8,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiodocker import Docker, DockerError
@@ -59,7 +58,7 @@ class DockerRunning:
         self._gateway = gateway
         self._seen = False
         self._exit: Exit | None = None
-        self._away: list[tuple[float, float]] = []
+        self._lost = False
         self._missed = False
         self._asking = asyncio.Lock()
 
@@ -150,21 +149,16 @@ class DockerRunning:
                 code = await self._daemon.call("tell of a container's end", self._code, within_s=math.inf)
                 return code, watched and await self._daemon.answers(SOON_S)
             except Unavailable as lost:
-                watched = False
-                gone_at = self._daemon.now()
+                watched, self._lost = False, True
                 await self._daemon.until_back(lost)
-                self._away.append((gone_at, self._daemon.now()))
 
     async def _explained(self, code: int, *, watched: bool) -> Exit:
         if not watched:
             await self._daemon.until_back(Unavailable("Docker is ending", hint=HINT, kind=CONNECTION))
         found = await inspect(self._daemon, self._container)
-        if found is not None and self._had_ended:
+        if found is not None and (self._had_ended or self._lost):
             self._seen = await saw_end(self._daemon, found["Id"], found["State"])
             self._missed = not self._seen
-        elif found is not None and self._away:
-            ended_at = datetime.fromisoformat(found["State"]["FinishedAt"]).timestamp()
-            self._missed = any(gone_at <= ended_at <= back_at for gone_at, back_at in self._away)
         by_daemon = found is not None and await self._ended_by_daemon(code, found, watched=watched)
         return exit_of(code, found, by_daemon=by_daemon)
 
