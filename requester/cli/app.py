@@ -117,7 +117,7 @@ def build(version: Callable[[], str]) -> App:
     docker = App(name="docker", help="Run a container without writing a spec.")
     wasm = App(name="wasm", help="Run a WebAssembly module without writing a spec.")
     agent = App(name="agent", help="Ask the requester about itself.")
-    config = App(name="config", help="Look at the settings that are made here, and keep one.")
+    config = App(name="config", help="List the settings made on this machine, and write one.")
     for noun in (job, node, requester, cluster, docker, wasm, agent, config):
         app.command(noun)
 
