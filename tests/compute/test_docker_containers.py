@@ -27,7 +27,7 @@ from tests.contracts.engine import begin, chunks_of, ended, fresh_execution, not
 NODE = NodeId("n-containers")
 MIB = 1024 * 1024
 STAYS = "sleep 600"
-MOST_REUSES = 9
+MOST_REUSES = 12
 """More than one container's life has requests, so that the last rounds show that all were tried."""
 CAPABILITY_BITS = {
     "CHOWN": 0,
