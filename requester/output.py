@@ -4,10 +4,11 @@ Knows: that who follows a job wants what its next attempt writes as well. Must n
 (`requester.logs`), or when a job is tried again (`requester.core`).
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from protocol.errors import Failure, NotFound
+from requester.core.fleet import Fleet
 from requester.core.model import ExecutionRecord
 from requester.core.output import is_last_attempt, next_attempt_at
 from requester.core.policy import Policy
@@ -17,13 +18,14 @@ from requester.verbs import LogLine, NextAttempt, Verbs
 
 
 class Output:
-    """Output of jobs."""
+    """Output of jobs. `fleet` are the nodes, None as long as too little is known of them."""
 
-    def __init__(self, verbs: Verbs, logs: Logs, policy: Policy) -> None:
+    def __init__(self, verbs: Verbs, logs: Logs, policy: Policy, fleet: Callable[[], Fleet | None]) -> None:
         self._verbs = verbs
         self._logs = logs
         self._policy = policy
         self._together = Together(verbs, logs)
+        self._fleet = fleet
 
     def read(
         self, ref: str, *, namespace: str, execution: str, every: bool, follow: bool, tail: bool
@@ -94,7 +96,7 @@ class Output:
                     following = next_attempt_at(record, last)
                     if following is not None:
                         return following, record.executions.get(last.id, last).failure
-                    if is_last_attempt(record, last, self._policy):
+                    if is_last_attempt(record, last, self._policy, self._fleet()):
                         break
         except NotFound:
             # It was deleted meanwhile.

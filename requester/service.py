@@ -98,7 +98,12 @@ class Service:
             randbits=randbits,
         )
         self._nodes = Nodes(clock, jobs, words, orchestrator.attend_node)
-        self._output = Output(self, Logs(bus, clock, self), settings.policy)
+        self._output = Output(
+            self,
+            Logs(bus, clock, self),
+            settings.policy,
+            fleet=lambda: jobs.fleet if orchestrator.settled else None,
+        )
         self._kept = KeptResults(bus)
 
     # Changing jobs

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
-from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
 from requester.cli.output import clean, put
 from requester.cli.views import output_execution
 from requester.client import RECONNECTS, Client, rest
+from requester.core.meant import place_of
 
 Json = dict[str, Any]
 
@@ -85,7 +85,7 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[tuple[J
 
 def _place(job: Json, execution: Json) -> object:
     """What executions have in common that are attempts at the same: their partition, or their node."""
-    return execution["NodeID" if job["Type"] in EVERYWHERE else "PartitionIndex"]
+    return place_of(job["Type"], execution["NodeID"], execution["PartitionIndex"])
 
 
 def _print(client: Client, job: str, execution: str, until: float | None) -> Json | None:

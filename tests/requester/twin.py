@@ -365,7 +365,7 @@ class Twin:
         tail: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
         await self._called("logs", (execution, follow, tail))
-        output = Output(self, self, Policy())
+        output = Output(self, self, Policy(), fleet=lambda: None)
         async for line in output.read(
             ref, namespace=namespace, execution=execution, every=every, follow=follow, tail=tail
         ):
