@@ -17,7 +17,7 @@ from protocol.errors import Broken, Fault
 from protocol.ids import NodeId, is_token
 from protocol.messages import RequesterBeat, decode, encode
 from protocol.together import together
-from requester.core.fleet import Fleet
+from requester.core.fleet import Fleet, News
 from requester.core.membership import APPROVED, DELETED, PENDING
 from requester.core.model import Cordon, NodeRecord
 from requester.notes import NodeCell, Notes
@@ -187,7 +187,8 @@ class NodeCells:
     def _take_over(self, known: NodeRecord, membership: str, cordon: Cordon | None) -> None:
         id_ = known.info.id
         aside = known.aside if self._fleet.health.troubles(id_) else None
-        if self._fleet.put(replace(known, membership=membership, cordon=cordon, aside=aside)):
+        news = self._fleet.put(replace(known, membership=membership, cordon=cordon, aside=aside))
+        if news is not News.NONE:
             self._changed()
             self._moves(id_)
 

@@ -220,6 +220,10 @@ class Orchestrator:
         if live is not None:
             self.decide(live)
 
+    def freed(self, node: NodeId) -> None:
+        """A node has more room: what waits for that is looked at."""
+        self._backlog.freed({node})
+
     def nodes_changed(self) -> None:
         """A node came, went or changed: look at the queue and at the jobs that run on every node."""
         self._backlog.changed()

@@ -16,7 +16,7 @@ from protocol.errors import Broken
 from protocol.ids import ExecutionId, NodeId
 from protocol.messages import APART, Beat
 from requester.beats import Beats
-from requester.core.fleet import Fleet
+from requester.core.fleet import Fleet, News
 from requester.core.membership import APPROVED, DELETED, silent, silent_before
 from requester.core.model import NodeRecord
 from requester.core.twins import Twins, outlived
@@ -28,9 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Registry:
-    """All nodes known. `changed` is told of a node that came, went or changed, `moves` of one whose work may have to leave
-    it, `heard` of each beat of an approved one, `unwanted` of each of one that gets no work (its membership says why, and a
-    person's message), `doubled` now and then of one as which an earlier process speaks too."""
+    """All nodes known. `changed` is told of a node that came, went or changed, `freed` of one that has more room, `moves` of
+    one whose work may have to leave it, `heard` of each beat of an approved one, `unwanted` of each of one that gets no
+    work (its membership says why, and a person's message), `doubled` now and then of one as which an earlier process speaks
+    too."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Registry:
         cells: NodeCells,
         beats: Beats,
         changed: Callable[[], None],
+        freed: Callable[[NodeId], None],
         moves: Callable[[NodeId], None],
         heard: Callable[[Beat], None],
         unwanted: Callable[[Beat, str, str], None],
@@ -55,6 +57,7 @@ class Registry:
         self._notes = cells.notes
         self._beats = beats
         self._changed = changed
+        self._freed = freed
         self._moves = moves
         self._heard = heard
         self._unwanted = unwanted
@@ -111,7 +114,7 @@ class Registry:
                 known = self._tell_of_two(known, now)
         note.spoken_of = beat.executions
         if known is not None and _nothing_new(known, beat):
-            node, news = known, False
+            node, news = known, News.NONE
         else:
             membership = self._cells.membership(cell)
             node = _met(beat, now, membership, cell) if known is None else _news(known, beat, now)
@@ -124,8 +127,10 @@ class Registry:
         # What else is new, as its room on disk, is news for the jobs and none for a person.
         if known is None or _comes(known, node):
             _log.info("node", node=id_, connected=node.connected, membership=node.membership)
-        if news:
+        if news is News.STANDING:
             self._changed()
+        elif news is News.ROOM:
+            self._freed(id_)
         return node
 
     def _tell_of_two(self, node: NodeRecord, now: float) -> NodeRecord:

@@ -260,6 +260,7 @@ def _nodes(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding) -> _
         cells=cells,
         beats=beats,
         changed=orchestrator.nodes_changed,
+        freed=orchestrator.freed,
         moves=orchestrator.attend_node,
         heard=repair.heard,
         unwanted=repair.unwanted,

@@ -5,6 +5,7 @@ has had. Must not know: jobs, beats or the log. Plain memory: the same calls in 
 """
 
 from collections.abc import Callable, Collection, Mapping
+from enum import Enum
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,6 +27,16 @@ _HOLDERS_MAX: Final = 32
 """Nodes remembered for one input: a sample of them is enough."""
 _INPUTS_MAX: Final = 100_000
 """Inputs whose holders are remembered; with more than that, nodes are found as if nobody had them."""
+
+
+class News(Enum):
+    """What is new about a node: nothing that concerns a job, more room for those that lack it, or how it stands towards
+    demands, which concerns all.
+    """
+
+    NONE = "none"
+    ROOM = "room"
+    STANDING = "standing"
 
 
 class _Hosts(dict[NodeId, Host]):
@@ -77,8 +88,8 @@ class Fleet:
         self.kept_away: dict[NodeId, None] = {}
         """Nodes that are cordoned or set aside."""
 
-    def put(self, node: NodeRecord) -> bool:
-        """Take a node's newest record. True if that changes how it stands towards any demand, or gives room."""
+    def put(self, node: NodeRecord) -> News:
+        """Take a node's newest record, and say what that is news for."""
         known = self.nodes.get(node.info.id)
         self.nodes[node.info.id] = node
         self.hearing.place(node)
@@ -101,17 +112,18 @@ class Fleet:
         host = self._host(node.info.id)
         host.resize(told(node.info.capacity, node.ports_lost))
         host.taken = frozenset(node.ports_taken)
-        return True
+        return News.STANDING
 
-    def _note_ports(self, known: NodeRecord, node: NodeRecord) -> bool:
-        """Take which ports of a node others use, which each of its beats may change; whether there is more room then."""
+    def _note_ports(self, known: NodeRecord, node: NodeRecord) -> News:
+        """Take which ports of a node others use, which each of its beats may change."""
         if (known.ports_lost, known.ports_taken) == (node.ports_lost, node.ports_taken):
-            return False
+            return News.NONE
         host = self._host(node.info.id)
         host.taken = frozenset(node.ports_taken)
         if known.ports_lost != node.ports_lost:
             host.resize(told(node.info.capacity, node.ports_lost))
-        return node.ports_lost < known.ports_lost or not host.taken.issuperset(known.ports_taken)
+        more = node.ports_lost < known.ports_lost or not host.taken.issuperset(known.ports_taken)
+        return News.ROOM if more else News.NONE
 
     def drop(self, node: NodeId) -> None:
         """Forget a node's facts; what is promised on it stays known until it ends."""

@@ -114,6 +114,7 @@ class PretendNode:
         )
         self.beat_s = beat_s
         self.held: dict[str, int] | None = None
+        self.ports_taken: list[int] = []
         self.incarnation = 1
         self.upto = 0
         self.deaf = False
@@ -167,6 +168,7 @@ class PretendNode:
             self.upto,
             executions=dict(self.states),
             held=self.held,
+            ports_taken=self.ports_taken,
         )
         await self.bus.publish(subjects.beats(self.id), encode(beat))
 

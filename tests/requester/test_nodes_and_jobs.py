@@ -8,9 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.bus import Append, Outcome
+from protocol.ids import JobId, JobKey, key_of
+from protocol.jobs import Network, Port
 from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
+from requester.live import Live
 from requester.service import Service
 from tests.requester.cluster import (
     QUICK,
@@ -264,3 +267,34 @@ async def test_a_node_that_is_back_before_its_silence_was_judged_again(tmp_path:
 
         record = await closed(service, job)
         assert [each.state for each in record.executions.values()] == [S.COMPLETED]
+
+
+async def test_a_port_that_is_let_go_concerns_only_who_waits_for_it(tmp_path: Path) -> None:
+    """When another program of a node's machine lets a port go, the daemon that lacked it runs there, and no other is looked
+    at."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, silence_s=30.0, sweep_s=3_600.0)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        node.ports_taken = [8_080]
+        fleet, decider = service._jobs.fleet, service._orchestrator._decider
+        await happens(lambda: node.id in fleet.nodes and fleet.nodes[node.id].ports_taken == [8_080])
+        other = await submit(service, a_job("other", type="daemon", count=0))
+        await until(service, other, lambda record: record.state is JobState.RUNNING)
+        plain = a_job("waits", type="daemon", count=0)
+        task = replace(plain.task, network=Network("Host", ports=[Port("web", static=8_080)]))
+        waits = await submit(service, replace(plain, tasks=[task]))
+        await until(service, waits, lambda record: record.queued is not None)
+        await happens(lambda: service._orchestrator.settled and not service._orchestrator._agenda)
+
+        looked_at: list[JobKey] = []
+        decide = decider.decide
+
+        def noted(live: Live) -> None:
+            looked_at.append(live.key)
+            decide(live)
+
+        decider.decide = noted  # type: ignore[method-assign]
+        node.ports_taken = []
+        await until(service, waits, lambda record: bool(record.open()))
+        assert key_of(JobId(waits)) in looked_at
+        assert key_of(JobId(other)) not in looked_at

@@ -12,7 +12,7 @@ from protocol.ids import NodeId
 from protocol.jobs import Amounts, Constraint, Input, Job, Network, Placement, Port, Resources, Spec
 from protocol.nodes import Gpu, Offer
 from protocol.states import ExecutionState
-from requester.core.fleet import Fleet
+from requester.core.fleet import Fleet, News
 from requester.core.host import Host
 from requester.core.model import NodeRecord
 from requester.core.placement import SAMPLE_SIZE, Attempt, choose, rank
@@ -414,8 +414,8 @@ def test_a_port_that_others_use_is_waited_for() -> None:
 
     other = replace(task, network=Network("Host", ports=[Port("web", static=8_081)]))
     assert chosen(world.fleet, demand_of(replace(a_job(), tasks=[other]))) == "n1"
-    assert not world.fleet.put(a_node("n1", ports_taken=[8_080, 9_090]))
-    assert world.fleet.put(a_node("n1", ports_taken=[9_090]))
+    assert world.fleet.put(a_node("n1", ports_taken=[8_080, 9_090])) is News.NONE
+    assert world.fleet.put(a_node("n1", ports_taken=[9_090])) is News.ROOM
     world.look()
     assert len(world.open()) == 1
 
@@ -428,6 +428,6 @@ def test_ports_of_the_range_that_others_use_are_not_given() -> None:
     assert not world.executions()
     assert world.job.queued is not None
     assert world.job.queued.details == {"n1": "fits, but has 1 of the 2 dynamic ports free now"}
-    assert world.fleet.put(a_node("n1", ports=2))
+    assert world.fleet.put(a_node("n1", ports=2)) is News.ROOM
     world.look()
     assert len(world.open()) == 1
