@@ -1,4 +1,5 @@
-"""Room goes to the jobs that wait for it: in the order of the queue, and first to what can be nowhere else.
+"""Room goes to the jobs that wait for it: first to what can be nowhere else, then in the order of the queue, then to new
+jobs whose entry is held back.
 
 Knows: when the queue is worth a look, and who acts on whose turn. Must not know: whose turn it is (`requester.core.turns`),
 or how a job is decided (that is handed in).
@@ -11,6 +12,8 @@ from typing import Final
 from protocol.clock import Clock
 from protocol.ids import ExecutionId, JobKey, NodeId
 from requester.agenda import Agenda
+from requester.core.blocked import Blocked
+from requester.core.standing import Demand
 from requester.core.turns import Turn, Turns
 from requester.jobs import Jobs
 from requester.live import Live
@@ -47,10 +50,12 @@ class Backlog:
         self._wanted = False
         self._seen_at = 0.0
         self._acting = acting
+        self._blocked = Blocked()
 
     def clear(self) -> None:
         """All jobs have been forgotten."""
         self._full_for.clear()
+        self._blocked.clear()
         self._turns.everything()
 
     def lacked(self, key: JobKey, full: Collection[NodeId]) -> None:
@@ -59,6 +64,14 @@ class Backlog:
             self._full_for[key] = full
         else:
             self._full_for.pop(key, None)
+
+    def hold_back(self, key: JobKey, demand: Demand, now: float) -> bool:
+        """Whether a new job for which there is no room is to be decided anew when there is some, or its moment is over."""
+        return self._acting() and self._blocked.hold(key, demand, now)
+
+    def let_go(self, key: JobKey) -> None:
+        """A job is held back no longer, if it was."""
+        self._blocked.let_go(key)
 
     def left(self, key: JobKey) -> None:
         """A job is over, or was deleted: it lacks nothing any more."""
@@ -88,12 +101,14 @@ class Backlog:
         self._want()
 
     def tick(self) -> None:
-        """Look again now and then."""
+        """Look again now and then, and at new jobs that have been held back for long enough."""
+        for key in self._blocked.over(self._clock.now()):
+            self._decide_new(key)
         if self._clock.now() - self._seen_at >= AGAIN_S:
             self._want()
 
     def _want(self) -> None:
-        if not self._wanted and self._acting() and len(self._jobs.queue):
+        if not self._wanted and self._acting() and (len(self._jobs.queue) or len(self._blocked)):
             self._wanted = True
             asyncio.get_running_loop().call_soon(self._serve)
 
@@ -122,6 +137,7 @@ class Backlog:
                 seen.pop()
                 continue
             self._decide(live)
+        self._serve_new()
         for node, promise in lent:
             fleet.release(node, promise)
         for turn in seen:
@@ -134,3 +150,19 @@ class Backlog:
                 self._jobs.requeue(live)
             else:
                 self._jobs.queue.restore(turn.key, turn.waiting)
+
+    def _serve_new(self) -> None:
+        """Give what room is left to new jobs that were held back. Of those with equal demands, once one finds none, the next
+        would not either."""
+        for line in self._blocked.lines():
+            for key in line:
+                self._decide_new(key)
+                if key in self._blocked:
+                    break
+
+    def _decide_new(self, key: JobKey) -> None:
+        live = self._jobs.open.get(key)
+        if live is not None:
+            self._decide(live)
+        else:
+            self._blocked.let_go(key)

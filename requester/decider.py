@@ -91,6 +91,7 @@ class Decider:
         taken, events = self._take(live)
         job = live.record.id if live.record is not None else (taken[0].job if taken else None)
         if job is None:
+            self._backlog.let_go(live.key)
             self.forget_gone(live)
             return
         now = self._clock.now()
@@ -98,8 +99,13 @@ class Decider:
         try:
             decision = step(live.record, events, view, now, job=job, policy=self._policy)
         except Fault as fault:
+            self._backlog.let_go(live.key)
             self._undecidable(live, taken, fault)
             return
+        if decision.blocked is not None and self._backlog.hold_back(live.key, decision.blocked, now):
+            live.inputs[:0] = taken
+            return
+        self._backlog.let_go(live.key)
         self._backlog.lacked(live.key, decision.full)
         if not decision.events:
             for item in taken:

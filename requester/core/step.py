@@ -36,9 +36,9 @@ from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy
 from requester.core.refusing import headline, refusals, unreadable
 from requester.core.rolling import replaced
-from requester.core.standing import Standing, demand_of
+from requester.core.standing import Demand, Standing, demand_of
 from requester.core.view import View
-from requester.core.waiting import explain, reason_now, why_it_waits
+from requester.core.waiting import NO_ROOM, explain, reason_now, why_it_waits
 
 S = ExecutionState
 
@@ -47,13 +47,15 @@ class Decision(Struct, frozen=True, gc=False):
     """The events of one entry, none if there is nothing to write, and the record as it will be.
 
     `more` says that the entry was cut at its bound: decide again once it is folded. `full` are the nodes where a job that
-    runs on every node has yet to find room: nothing but room there helps it.
+    runs on every node has yet to find room: nothing but room there helps it. `blocked` is what a new job demands that waits
+    for nothing but room, and behind nobody: its entry may be held back (`requester.core.blocked`).
     """
 
     events: list[Event]
     after: JobRecord | None
     more: bool = False
     full: Collection[NodeId] = ()
+    blocked: Demand | None = None
 
 
 class _Draft:
@@ -61,11 +63,13 @@ class _Draft:
 
     def __init__(self, record: JobRecord | None, job: JobId, now: float) -> None:
         self.record = record
+        self.is_new = record is None
         self.job = job
         self.now = now
         self.events: list[Event] = []
         self.more = False
         self.full: Collection[NodeId] = ()
+        self.blocked: Demand | None = None
 
     def write(self, events: Sequence[Event]) -> None:
         if events:
@@ -109,7 +113,7 @@ def step(
         end = _place(draft, view, policy)
     if end is not None:
         _close(draft, end, policy)
-    return Decision(draft.events, draft.record, draft.more, draft.full)
+    return Decision(draft.events, draft.record, draft.more, draft.full, draft.blocked)
 
 
 def _close(draft: _Draft, end: Closed, policy: Policy) -> None:
@@ -205,6 +209,8 @@ def _queue(draft: _Draft, case: Case, placed: Assignment) -> Closed | None:
         if hasty or now >= since + case.policy.join_grace_s:
             return failed(headline(record, view.fleet.nodes, reason))
     if waiting(record) and (record.queued is None or _may_wait_longer(record.queued, reason, view)):
+        if draft.is_new and record.untried and reason.code == NO_ROOM and view.settled and not case.behind:
+            draft.blocked = case.demand
         draft.write([Queued(reason)])
     return None
 
