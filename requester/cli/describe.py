@@ -200,7 +200,9 @@ def _print_causes(executions: list[Json]) -> None:
 
 
 def _print_facts(each: Json) -> None:
-    """What an execution read and wrote."""
+    """Where an execution is reached, and what it read and wrote."""
+    if ports := each.get("Ports"):
+        print("Ports: " + ", ".join(f"{clean(name)} {number}" for name, number in ports.items()))
     for read in each.get("Inputs", []):
         notes = [size(read["Size"])] if read["Size"] is not None else []
         notes += ["on the node already"] if read.get("Cached") else []

@@ -107,6 +107,16 @@ def test_a_list_tells_how_to_go_on(shoal: Shoal, jobs: list[JobId]) -> None:
     assert second.err == ""
 
 
+def test_a_description_says_at_which_ports_a_program_is_reached(
+    shoal: Shoal, twin: Twin, background: Background
+) -> None:
+    """``job describe`` shows the ports of the node's machine that a program was given, by name."""
+    job = background.run(twin.submitted(a_job("web")))
+    execution = background.run(twin.assign(job))
+    background.run(twin.report(execution, ExecutionState.RUNNING, ports={"web": 20_005, "dns": 5_353}))
+    assert "Ports: web 20005, dns 5353\n" in shoal("job", "describe", "web").out
+
+
 def test_a_description_says_what_and_why(shoal: Shoal, jobs: list[JobId]) -> None:
     """``job describe`` shows the job, its end with cause and hint, its executions, results and output."""
     out = shoal("job", "describe", "first").out
