@@ -7,18 +7,28 @@ Nothing that was added stays for the next round: Kubo would be faster with what 
 
 import asyncio
 import os
+import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import psutil
 from msgspec import Struct
 
 from benchmarks.record import Figure, figure
-from benchmarks.standstill import MARK, Delay, Watcher, latest_s, show, worst
-from benchmarks.transfers import ROUNDS, SMALL_FILES, fetcher, made_small, run, scratch_with_data, turns
+from benchmarks.standstill import MARK, Delay, latest_s, show, watching, worst
+from benchmarks.transfers import (
+    ROUNDS,
+    SMALL_FILES,
+    fetcher,
+    made_small,
+    remove,
+    run,
+    scratch_with_data,
+    turns,
+)
 from deploy.programs import Missing, need
 from deploy.servers import Kubo, kubo
 from protocol.ids import ExecutionId, JobId, NodeId
@@ -27,12 +37,13 @@ from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.settings import StorageSettings
 
-T = TypeVar("T")
-
 MARK_GET: Final = "at most 0.8 times"
 MARK_ADD: Final = "at most 1.1 times"
 LARGE: Final = "1 GiB file"
 IDLE: Final = "an idle loop beside ipfs get"
+WATCHED: Final = 3
+"""Rounds of each transfer in which the loop is looked at, and no time is taken; as many with its process served first."""
+WEIGHED_S: Final = 0.01
 SMALL: Final = f"{SMALL_FILES} files of 4 KiB"
 
 
@@ -59,14 +70,14 @@ async def measure() -> list[Figure]:
         return []
     async with scratch_with_data() as (folder, data, digest):
         small = await asyncio.to_thread(made_small, folder / "small")
-        async with kubo(folder / "kubo", offline=True) as node, watched() as watch:
+        watch = Watch()
+        async with kubo(folder / "kubo", offline=True) as node, watch.weighing():
             ipfs = [tool, "--api", node.multiaddr]
             times: list[Times] = []
             for name, path, wanted in ((SMALL, folder / "small", small), (LARGE, data, digest)):
                 times += await _gets(folder, node, ipfs, name, path, wanted, watch)
             for name, path in ((SMALL, folder / "small"), (LARGE, data)):
                 times.append(await _adds(folder, node, ipfs, name, path, watch))
-        # Not while the loop is watched: a figure feels the machine's pace, and holds the loop up for it.
         return [*(each.figure() for each in times), *watch.figures()]
 
 
@@ -87,7 +98,13 @@ async def _gets(
         async with fetcher(
             folder, "ipfs", {"CID": cid}, "", ipfs_connect=connect, ipfs_gateways=gateways
         ) as fetch:
-            ours, beside = await turns(folder, digest, watch.over(fetch), watch.beside(peer))
+            ours, beside = await turns(folder, digest, fetch, peer)
+            for number in range(2 * WATCHED):
+                for kept, bring in ((watch.over, fetch), (watch.beside, peer)):
+                    into = folder / f"watched-{secrets.token_hex(4)}"
+                    async with kept.looking(first=bool(number % 2)):
+                        await bring(into)
+                    await asyncio.to_thread(remove, into)
         mark = "" if gateways else MARK_GET
         times.append(Times(what, ours, "ipfs get", beside, mark))
     return times
@@ -112,103 +129,94 @@ async def _adds(folder: Path, node: Kubo, ipfs: list[str], name: str, path: Path
             for way in sorted(times, reverse=bool(number % 2)):
                 began = time.perf_counter()
                 if way == "ours":
-                    cid = await watch.over(publish)(result)
+                    cid = await publish(result)
                 else:
                     cid = (await run([*ipfs, "add", "-rQ", str(result)])).strip()
                 took = time.perf_counter() - began
                 cids.add(cid)
-                await run([*ipfs, "pin", "rm", cid])
-                await run([*ipfs, "repo", "gc", "--silent"])
+                await _forget(ipfs, cid)
                 if number:
                     times[way].append(took)
             if len(cids) != 1:
                 raise RuntimeError(f"other bytes were published than were given: {cids}")
+        for number in range(2 * WATCHED):
+            async with watch.over.looking(first=bool(number % 2)):
+                cid = await publish(result)
+            await _forget(ipfs, cid)
     mark = MARK_ADD if name == LARGE else ""
     return Times(f"{name} published to IPFS", times["ours"], "ipfs add", times["peer"], mark)
 
 
-class Watch:
-    """What our transfers do to the process that they run in: how long its loop stood still, how much memory it took."""
+async def _forget(ipfs: list[str], cid: str) -> None:
+    await run([*ipfs, "pin", "rm", cid])
+    await run([*ipfs, "repo", "gc", "--silent"])
+
+
+class Loop:
+    """How late the loop of this process was, as the machine served it, and served first."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._begun_bytes = self._process.memory_info().rss
-        self._active = 0
-        self._beside = 0
         self.delays: list[Delay] = []
-        self.delays_beside: list[Delay] = []
-        self.memory_bytes = [self._begun_bytes]
+        self.delays_first: list[Delay] = []
 
-    def over(self, work: Callable[[Path], Awaitable[T]]) -> Callable[[Path], Awaitable[T]]:
-        """`work`, watched."""
+    @asynccontextmanager
+    async def looking(self, *, first: bool) -> AsyncIterator[None]:
+        """Watch what is done in here, which is not timed."""
+        async with watching(first=first) as delays:
+            yield
+        kept = self.delays_first if first else self.delays
+        kept += delays
 
-        async def watched(path: Path) -> T:
-            self._active += 1
-            try:
-                return await work(path)
-            finally:
-                self._active -= 1
 
-        return watched
+class Watch:
+    """What our transfers do to the process that they run in: how long its loop stood still, how much memory it took; and how
+    long it stood while a tool of another process did the same, so that only the machine can have held it up."""
 
-    def beside(self, work: Callable[[Path], Awaitable[T]]) -> Callable[[Path], Awaitable[T]]:
-        """`work` of another process, during which this one's loop only waits: what the machine alone does to it."""
+    def __init__(self) -> None:
+        self.over = Loop()
+        self.beside = Loop()
+        self._memory_bytes: list[int] = []
 
-        async def watched(path: Path) -> T:
-            self._beside += 1
-            try:
-                return await work(path)
-            finally:
-                self._beside -= 1
+    @asynccontextmanager
+    async def weighing(self) -> AsyncIterator[None]:
+        """Take the memory of the process until the context ends."""
+        weighing = asyncio.create_task(self._weigh())
+        try:
+            yield
+        finally:
+            weighing.cancel()
+            await asyncio.wait([weighing])
 
-        return watched
-
-    async def look(self) -> None:
-        """Look all the time, for ever."""
-        with Watcher() as watcher:
-            while True:
-                found = await watcher.delay()
-                if self._beside:
-                    self.delays_beside.append(found)
-                if self._active:
-                    self.delays.append(found)
-                    self.memory_bytes.append(self._process.memory_info().rss)
+    async def _weigh(self) -> None:
+        process = psutil.Process()
+        while True:
+            self._memory_bytes.append(process.memory_info().rss)
+            await asyncio.sleep(WEIGHED_S)
 
     def figures(self) -> list[Figure]:
         """The longest pause and the most memory, of all transfers together; where the loop stood is printed."""
-        still = worst(self.delays)
+        still = worst(self.over.delays_first)
         show(still.own_s, still.where)
         return [
             figure(
                 "event loop stood still during IPFS transfers, longest",
-                [latest_s(self.delays) * 1e3],
+                [latest_s(self.over.delays) * 1e3],
                 "ms",
                 peer=IDLE,
-                peer_values=[latest_s(self.delays_beside) * 1e3],
+                peer_values=[latest_s(self.beside.delays) * 1e3],
             ),
             figure(
-                "event loop stood still during IPFS transfers, without waiting for a free processor",
+                "event loop stood still during IPFS transfers, its process served first",
                 [still.own_s * 1e3],
                 "ms",
                 peer=IDLE,
-                peer_values=[worst(self.delays_beside).own_s * 1e3],
+                peer_values=[worst(self.beside.delays_first).own_s * 1e3],
                 mark=MARK,
             ),
             figure(
                 "memory of the process in IPFS transfers",
-                [max(self.memory_bytes) / 1e6],
+                [max(self._memory_bytes) / 1e6],
                 "MB",
                 mark="at most 200 MB",
             ),
         ]
-
-
-@asynccontextmanager
-async def watched() -> AsyncIterator[Watch]:
-    """A watch that looks as long as the context lasts."""
-    watch = Watch()
-    looking = asyncio.create_task(watch.look())
-    try:
-        yield watch
-    finally:
-        looking.cancel()

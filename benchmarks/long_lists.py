@@ -53,7 +53,7 @@ class Stands:
     @asynccontextmanager
     async def during(self, name: str) -> AsyncIterator[None]:
         """Watch the loop in what is done in here."""
-        async with watching() as delays:
+        async with watching(first=True) as delays:
             yield
         self._found[name] = delays
 
@@ -82,7 +82,7 @@ async def measure() -> list[Figure]:
     await asyncio.to_thread(load)
     heap.settle()
     stands = Stands()
-    async with watching() as idle:
+    async with watching(first=True) as idle:
         await asyncio.sleep(IDLE_S)
     with tempfile.TemporaryDirectory(prefix="shoal-bench-", dir=os.environ.get("SHOAL_BENCH_DIR")) as scratch:
         folder = Path(scratch)

@@ -5,6 +5,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 import msgspec
 import pytest
 
-from benchmarks.standstill import MARK_S, STILL_S, TICK_S, Delay, Watcher, worst
+from benchmarks.standstill import MARK_S, STILL_S, TICK_S, Delay, ServedFirst, Watcher, worst
 
 HELD_S = 2.5 * MARK_S
 """For so long something stands."""
@@ -204,3 +205,31 @@ def test_an_idle_loop_that_is_not_woken_is_not_ours() -> None:
     rests = [own_s for late_s, own_s in ticks if late_s > 0.9 * HELD_S]
     assert rests
     assert min(rests) < STILL_S
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a thread a real-time priority")
+def test_a_process_is_served_first_and_what_it_starts_is_not() -> None:
+    """The loop's thread is served at once, the others before all other programs, also those that begin later; programs that
+    are started are not, and afterwards nobody is."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    ask = "import os; print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))"
+
+    def served_as(thread_id: int) -> tuple[int, int]:
+        policy = os.sched_getscheduler(thread_id) & ~os.SCHED_RESET_ON_FORK
+        return policy, os.getpriority(os.PRIO_PROCESS, thread_id)
+
+    with ServedFirst() as served:
+        thread.start()
+        served.look()
+        assert thread.native_id is not None
+        own, other = served_as(0), served_as(thread.native_id)
+        program = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    after = served_as(0), served_as(thread.native_id)
+    ended.set()
+    thread.join()
+
+    assert own[0] == os.SCHED_FIFO
+    assert other == (os.SCHED_OTHER, -20)
+    assert program.stdout.split() == [str(os.SCHED_OTHER), "0"]
+    assert after == ((os.SCHED_OTHER, 0), (os.SCHED_OTHER, 0))
