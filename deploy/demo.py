@@ -19,7 +19,7 @@ import aiohttp
 
 from deploy import images
 from deploy.devstack import Cluster, cluster
-from deploy.docker import running_daemon
+from deploy.docker import docker_daemon
 from deploy.processes import Failed
 from deploy.programs import ROOT, Missing
 from deploy.servers import Kubo, S3Server, kubo, s3_server
@@ -144,9 +144,10 @@ async def _parts(folder: Path) -> AsyncIterator[Parts]:
 
 
 async def _docker(stack: AsyncExitStack) -> str | None:
-    host = await running_daemon()
-    if host is None:
-        told("No Docker: no daemon answers; install Docker and start it (jobs in WebAssembly go on without)")
+    try:
+        host = (await stack.enter_async_context(docker_daemon())).host
+    except (Missing, Failed) as missing:
+        told(f"No Docker: {missing} (jobs in WebAssembly go on without)")
         return None
     try:
         if await images.give_name(host, await images.busybox_image(host), IMAGE):

@@ -17,6 +17,7 @@ from protocol.errors import (
     NotFound,
     TimedOut,
 )
+from protocol.jobs import EVERYWHERE
 from requester.cli.output import clean_text
 
 CLOSED: Final = ("Completed", "Failed", "Stopped")
@@ -75,7 +76,10 @@ def code_of_followed(job: dict[str, Any], executions: list[dict[str, Any]]) -> i
     code = code_of_job(job)
     if code is Exit.JOB_FAILED and not failure_code(job).startswith(PROGRAM_FAILED):
         return Exit.ENGINE_FAILED
-    if len({each["PartitionIndex"] for each in executions}) != 1 or code not in (Exit.OK, Exit.JOB_FAILED):
+    places = {
+        (each["PartitionIndex"], each["NodeID"] if job["Type"] in EVERYWHERE else "") for each in executions
+    }
+    if len(places) != 1 or code not in (Exit.OK, Exit.JOB_FAILED):
         return code
     output = executions[-1].get("RunOutput") or {}
     # The shell sees eight bits; a code that is not 0 must not become 0 there.

@@ -1,7 +1,8 @@
 """What a program writes, from its first attempt to its last: what ``--follow`` prints.
 
-Knows: that an attempt whose node is gone is followed by another, and which of a job's executions are attempts at the same.
-Must not know: what becomes of the job; its end is told by `requester.cli.waiting`.
+Knows: that an attempt whose node is gone is followed by another, which of a job's executions are attempts at the same, and
+that a job of several programs has all of them printed. Must not know: what becomes of the job; its end is told by
+`requester.cli.waiting`.
 """
 
 import base64
@@ -12,6 +13,7 @@ from typing import Any, Final
 from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
 from requester.cli.exits import complain, tell
+from requester.cli.lines import Lines
 from requester.cli.output import clean, put
 from requester.cli.views import output_execution
 from requester.client import RECONNECTS, Client, rest
@@ -24,11 +26,17 @@ OUT_OF_REACH: Final = ("Unavailable", "TimedOut")
 
 
 def print_output(client: Client, job: str, until: float | None) -> None:
-    """The program's own output, to where it wrote it, attempt after attempt until the job is closed.
+    """The program's own output, to where it wrote it, attempt after attempt until the job is closed. Of a job that has
+    several programs all is printed as it comes, each line with its execution before it.
 
     What cannot be had is told, unless another attempt took its place. Raises `TimedOut` at `until` (monotonic seconds) and
     the faults of `Client.watch`.
     """
+    for view in client.watch(job, until=until):
+        if "Job" in view and several(view["Job"]):
+            _print_all(client, job, until)
+            return
+        break
     missing: Json | None = None
     first = True
     for execution, before in _attempts(client, job, until):
@@ -44,6 +52,27 @@ def print_output(client: Client, job: str, until: float | None) -> None:
             complain(failure["Message"], failure["Hint"])
     if missing is not None:
         complain(missing["Message"], missing["Hint"])
+
+
+def several(job: Json) -> bool:
+    """Whether a job's program runs more than once, in parts or on many nodes."""
+    return job["Type"] in EVERYWHERE or int(job["Count"]) > 1
+
+
+def _print_all(client: Client, job: str, until: float | None) -> None:
+    """All that the executions of a job write. A connection that breaks is made anew."""
+    lines = Lines()
+    told: set[str] = set()
+    try:
+        for piece in _pieces(client, job, until, every=True):
+            failure, id_ = piece.get("Failure"), piece.get("ExecutionID", "")
+            if failure is None:
+                lines.add(id_, piece["Stream"], piece["Data"], "", whole=False)
+            elif failure["Code"] != NEVER_RAN and id_ not in told:
+                told.add(id_)
+                complain(failure["Message"], failure["Hint"])
+    finally:
+        lines.end()
 
 
 def tell_of_attempt(attempt: Json, before: str) -> None:
@@ -89,23 +118,42 @@ def _place(job: Json, execution: Json) -> object:
 
 
 def _print(client: Client, job: str, execution: str, until: float | None) -> Json | None:
-    """All that one execution writes; the failure that ended it too early. A connection that breaks is made anew."""
-    printed: Counter[int] = Counter()
+    """All that one execution writes; the failure that ended it too early."""
+    for piece in _pieces(client, job, until, execution=execution):
+        if "Failure" in piece:
+            return dict(piece["Failure"])
+        put(piece["Stream"], piece["Data"])
+    return None
+
+
+def _pieces(
+    client: Client, job: str, until: float | None, *, execution: str = "", every: bool = False
+) -> Iterator[Json]:
+    """What one execution writes, or `every` one, with ``Data`` as bytes, and failures. A connection that breaks is made
+    anew, and what had come before is left out.
+    """
+    come: Counter[tuple[str, int]] = Counter()
     broken = 0
     while True:
-        passed: Counter[int] = Counter()
+        passed: Counter[tuple[str, int]] = Counter()
         try:
-            for piece in client.output(job, follow=True, until=until, execution_id=execution):
+            for piece in client.output(
+                job, follow=True, until=until, execution_id=execution, all="true" if every else ""
+            ):
                 if "Failure" in piece:
-                    return dict(piece["Failure"])
+                    yield piece
+                    if not every:
+                        return
                 if "Data" not in piece:
                     continue
-                stream, data = piece["Stream"], base64.b64decode(piece["Data"])
-                put(stream, data[max(printed[stream] - passed[stream], 0) :])
-                passed[stream] += len(data)
-                printed[stream] = max(printed[stream], passed[stream])
+                place, data = (piece["ExecutionID"], piece["Stream"]), base64.b64decode(piece["Data"])
+                fresh = data[max(come[place] - passed[place], 0) :]
+                passed[place] += len(data)
+                come[place] = max(come[place], passed[place])
                 broken = 0
-            return None
+                if fresh:
+                    yield {**piece, "Data": fresh}
+            return
         except Unavailable:
             broken += 1
             if broken > RECONNECTS:
@@ -116,5 +164,5 @@ def _print(client: Client, job: str, execution: str, until: float | None) -> Jso
             # A job that was deleted has no output; who watches it is told.
             if not fault.failure().code.startswith("NotFound"):
                 complain(f"the output broke off: {fault.message}")
-            return None
+            return
         rest(broken, until)

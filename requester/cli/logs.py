@@ -1,11 +1,11 @@
 """``shoal logs JOB``: what a program wrote, as it wrote it; of several executions with a word before each line.
 
-Knows: how pieces become lines. Must not know: which executions there are (`requester.output`).
+Knows: what else is told beside it. Must not know: which executions there are (`requester.output`).
 """
 
 import base64
 import shlex
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,10 +15,8 @@ from requester.cli.endpoint import Api
 from requester.cli.exits import Exit, complain, tell
 from requester.cli.flags import JobRef, Namespace
 from requester.cli.following import tell_of_attempt
+from requester.cli.lines import Lines
 from requester.cli.output import put
-
-LINE_MAX_BYTES: Final = 64 * 1024
-"""With several executions a longer line is printed in parts."""
 
 
 def logs(
@@ -78,34 +76,6 @@ def logs(
         return Exit.INTERRUPTED
     lines.end()
     return code
-
-
-class Lines:
-    """Whole lines of several executions: what comes in pieces is kept until its line is whole."""
-
-    def __init__(self) -> None:
-        self._begun: dict[tuple[str, int], tuple[str, bytes]] = {}
-        """What there is of a line, by execution and stream, with the word before it."""
-
-    def add(self, execution: str, stream: int, data: bytes, at: str, *, whole: bool) -> None:
-        """Print the lines that are whole with this piece. `whole`: all that others wrote has come, their last lines too."""
-        if whole and any(other != execution for other, _ in self._begun):
-            self.end()
-        word, begun = self._begun.pop((execution, stream), (f"{short(execution)} | {at}", b""))
-        *lines, rest = (begun + data).split(b"\n")
-        for line in lines:
-            put(stream, word.encode() + line + b"\n")
-            word = f"{short(execution)} | {at}"
-        if len(rest) > LINE_MAX_BYTES:
-            put(stream, word.encode() + rest + b"\n")
-        elif rest:
-            self._begun[execution, stream] = word, rest
-
-    def end(self) -> None:
-        """Print what there is of lines that nobody has ended."""
-        for (_, stream), (word, rest) in self._begun.items():
-            put(stream, word.encode() + rest + b"\n")
-        self._begun.clear()
 
 
 def _tell_of_others(job: str, piece: dict[str, Any]) -> None:

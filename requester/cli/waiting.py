@@ -24,7 +24,7 @@ from requester.cli.exits import (
     failure_code,
     tell,
 )
-from requester.cli.following import print_output
+from requester.cli.following import print_output, several
 from requester.cli.output import clean_text
 from requester.cli.progress import Screen, Stages
 from requester.cli.views import is_open
@@ -190,7 +190,7 @@ def _verdict(view: Json, *, follow: bool) -> int:
     if _runs(view):
         return Exit.OK
     code = code_of_followed(job, view.get("Executions", [])) if follow else code_of_job(job)
-    if code == Exit.OK or (follow and failure_code(job).startswith(PROGRAM_FAILED)):
+    if code == Exit.OK or (follow and not several(job) and failure_code(job).startswith(PROGRAM_FAILED)):
         # A followed program has told its own failure.
         return code
     hint = (job.get("Failure") or {}).get("Hint", "")

@@ -1,5 +1,6 @@
 """`make demo`, without its setting up."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.programs import ROOT
+from deploy.docker import SYSTEM_SOCKET
+from deploy.programs import ROOT, find
 from tests.acceptance.deployment import Containers, processes_of
 
 
@@ -35,3 +37,30 @@ def test_demo(containers: Containers, tmp_path: Path, monkeypatch: pytest.Monkey
     assert re.search(r"hello from execution e-", done.stdout)
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("containers")
+def test_the_demo_starts_the_docker_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Docker is installed and does not run, root's demo starts a daemon for itself and ends it: the examples in
+    containers are not left out.
+    """
+    if os.geteuid() != 0 or find("dockerd") is None or SYSTEM_SOCKET.is_socket():
+        pytest.skip("a daemon cannot be started here, or runs already")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    # Of a cache of its own, where no server is: Docker alone makes the difference.
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"hello from execution e-", done.stdout)
+    assert processes_of(tmp_path) == []

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from protocol.ids import ExecutionId, JobId, NodeId, short
 from protocol.jobs import Job, Spec, Task
 from protocol.messages import RunOutput
 from protocol.questions import LogChunk
-from protocol.states import ExecutionState
+from protocol.states import ExecutionState, JobState
 from requester.cli.describe import SHOWN_MAX, TOLD_IN_FULL
 from requester.cli.explain import DECISIONS_SHOWN, NODES_SHOWN
 from requester.together import AT_ONCE
@@ -167,3 +168,35 @@ def test_many_decisions_are_not_all_explained(shoal: Shoal, twin: Twin, wide: Jo
     assert len(re.findall(r"^Execution e-", whole.out, re.MULTILINE)) == 40
     assert all(re.search(rf"^n-{number} ", whole.out, re.MULTILINE) for number in range(NODES_SHOWN))
     assert whole.err == ""
+
+
+@pytest.mark.parametrize("type", ["batch", "ops"])
+def test_who_follows_a_new_job_sees_all_its_programs(
+    shoal: Shoal, twin: Twin, folder: Path, type: str
+) -> None:
+    """``--follow`` of a job of several programs prints what each of them prints, its execution before each line, and the
+    cause if the job fails; its exit code is the job's.
+    """
+    (folder / "job.yaml").write_text(f"Type: {type}\nTasks: [{{Name: main, Engine: {{Type: noop}}}}]\n")
+    if type == "batch":
+        with (folder / "job.yaml").open("a") as spec:
+            spec.write("Count: 2\n")
+    begun: list[ExecutionId] = []
+
+    async def run(job: JobId) -> None:
+        for partition in (0, 1):
+            execution = await twin.assign(job, partition=partition)
+            begun.append(execution)
+            wrote(twin, execution, b"of %d\n" % partition)
+            done = ExecutionState.FAILED if partition else ExecutionState.COMPLETED
+            await twin.report(
+                execution, done, failure=RAN_OUT if partition else None, output=RunOutput("of\n")
+            )
+        await twin.close(job, JobState.FAILED, RAN_OUT)
+
+    twin.then = run
+    ran = shoal("submit", "--follow", "job.yaml")
+
+    assert sorted(ran.out.splitlines()) == sorted(f"{short(id_)} | of {n}" for n, id_ in enumerate(begun))
+    assert ran.code == 10
+    assert "Error: program exited with code 3\n" in ran.err
