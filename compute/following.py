@@ -14,12 +14,13 @@ from typing import Final
 import structlog
 
 from compute.alarms import Alarms
-from compute.engines.contract import Running
+from compute.engines.contract import Chunk, Running
 from compute.faults import StepFailed, failure_of
 from compute.logs import OutputLog
 from compute.output import Head
 from protocol.errors import Failure, Fault
 from protocol.ids import ExecutionId, NodeId
+from protocol.questions import STDERR
 
 FOLLOW_AFTER_S: Final = 0.5
 
@@ -46,6 +47,9 @@ class Following:
         self._tasks = tasks
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
+        self._at = 0.0
+        self._limit: tuple[asyncio.Timeout, float] | None = None
+        """Once the program has ended: when its rest counts as lost, and how long after the last piece that is."""
 
     def begin(self) -> None:
         """Read from now on. Harmless when repeated."""
@@ -64,13 +68,18 @@ class Following:
             self._log.call_when_wanted(None)
 
     async def finish(self, limit_s: float) -> None:
-        """After the program's end: read what is left. Raises `StepFailed` as `end` tells it."""
-        if self._task is not None:
-            await self.end(limit_s)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await self._read()
+        """After the program's end: read what is left, however long that takes while some of it comes at least every
+        `limit_s`. If that stops, the output's last line says so. Raises `StepFailed` when the disk takes no more.
+        """
+        task, self._task = self._task, None
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                self._limit = limit, limit_s
+                await (self._read() if task is None else task)
+        except TimeoutError:
+            text = f"\n[nothing came for {limit_s:g} s after the program had ended: the rest of its output is missing]\n"
+            with contextlib.suppress(OSError):
+                self._take(Chunk(STDERR, self._at, text.encode()))
 
     async def end(self, limit_s: float) -> None:
         """Read no more, once what is on its way has come or `limit_s` have passed. Harmless when repeated."""
@@ -78,6 +87,11 @@ class Following:
         if task is not None and not task.done():
             await asyncio.wait([task], timeout=limit_s)
             task.cancel()
+
+    def _take(self, chunk: Chunk) -> None:
+        self._log.write(chunk)
+        self.head.add(chunk)
+        self._at = chunk.at
 
     async def _follow(self) -> None:
         try:
@@ -91,8 +105,13 @@ class Following:
         """
         try:
             async for chunk in self._running.output():
-                self._log.write(chunk)
-                self.head.add(chunk)
+                self._take(chunk)
+                if self._limit is not None:
+                    if self._log.truncated:
+                        # Nobody waits any more for its program, and no more is kept.
+                        return
+                    limit, limit_s = self._limit
+                    limit.reschedule(asyncio.get_running_loop().time() + limit_s)
         except OSError as error:
             raise StepFailed(failure_of(error, self._node, "keeping the program's output")) from error
         except Fault as fault:

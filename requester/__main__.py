@@ -12,13 +12,21 @@ def main() -> int:
 
         print(installed_version())
         return 0
+    try:
+        return _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # Before the command line could: much of a short command's time goes into loading it.
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     # What is loaded now stays: looking through it for garbage, again and again, would be a tenth of a short command's time.
     gc.disable()
     from requester.cli.app import main as run
 
     gc.freeze()
     gc.enable()
-    return run(sys.argv[1:])
+    return run(arguments)
 
 
 if __name__ == "__main__":

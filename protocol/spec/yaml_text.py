@@ -69,6 +69,8 @@ def read_yaml(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         why = " ".join(part for part in (error.context, error.problem) if part)
+        if mark is not None and text[mark.index : mark.index + 1] == "\t":
+            why = "a tab stands where YAML takes spaces alone"
         raise Unreadable(_mark(mark), f"it is not YAML: {why}") from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]

@@ -104,13 +104,29 @@ def print_table(
     """
     shown = [[clean("; ".join(map(str.strip, cell.split("\n")))) for cell in row] for row in rows]
     table = shown if hide_header else [[*header], *shown]
-    widths = [max((len(row[number]) for row in table), default=0) for number in range(len(header))]
+    widths = [max((columns(row[number]) for row in table), default=0) for number in range(len(header))]
     if width:
         _narrow(widths, table, width)
     for row in table:
         cells = [_lines(cell, room) for cell, room in zip(row, widths, strict=True)]
         for line in zip_longest(*cells, fillvalue=""):
-            print(_GAP.join(part.ljust(room) for part, room in zip(line, widths, strict=True)).rstrip())
+            print(_GAP.join(_filled(part, room) for part, room in zip(line, widths, strict=True)).rstrip())
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: two for what is wide in East Asian writing and for most pictures."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(
+        0 if category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in ("W", "F") else 1
+        for c in text
+    )
+
+
+def _filled(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
 
 
 def put(stream: int, data: bytes) -> None:
@@ -132,7 +148,9 @@ def terminal_width() -> int:
 
 def _narrow(widths: list[int], table: Sequence[Sequence[str]], width: int) -> None:
     """Take from the widest columns what is too much, but no word apart."""
-    words = [max(len(word) for row in table for word in (row[n].split() or [""])) for n in range(len(widths))]
+    words = [
+        max(columns(word) for row in table for word in (row[n].split() or [""])) for n in range(len(widths))
+    ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
         widest = max(range(len(widths)), key=lambda n: widths[n] if widths[n] > words[n] else 0)
         if widths[widest] <= words[widest]:
@@ -142,7 +160,7 @@ def _narrow(widths: list[int], table: Sequence[Sequence[str]], width: int) -> No
 
 def _lines(cell: str, width: int) -> list[str]:
     """The lines of a cell: at least one."""
-    if len(cell) <= width:
+    if columns(cell) <= width:
         return [cell]
     return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
 

@@ -77,6 +77,19 @@ def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_tables_are_aligned_in_any_writing(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wide on a terminal, and what takes no place there, does not push the next column aside."""
+    print_table(["NAME", "STATE"], [["größe", "a"], ["日本語", "b"], ["🐟", "c"], ["e\u0301t\u00e9", "d"]])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME    STATE",
+        "größe   a",
+        "日本語  b",
+        "🐟      c",
+        "e\u0301t\u00e9     d",
+    ]
+
+
 def test_a_row_of_a_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What was said in several lines stands in one in a table, as in the history of a job that no node can run."""
     print_table(["TOPIC", "EVENT"], [["Scheduling", "no node can run it\n  n-1  is full\n  n-2  has no GPU"]])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from requester.__main__ import main
 from tests.requester.cli.conftest import Shoal
 from tests.requester.twin import Twin
 
@@ -29,6 +30,23 @@ def _loaded_by(code: str) -> set[str]:
 def test_the_version_loads_next_to_nothing() -> None:
     """``--version`` answers before the command line's own libraries are loaded."""
     assert not {"cyclopts", "msgspec", "asyncio", "yaml", "http.client"} & _loaded("--version")
+
+
+def test_ctrl_c_before_a_command_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who presses Ctrl+C while a command is still loading gets its exit code, 130, and no traceback."""
+
+    class Interrupted:
+        """As if the key were pressed just when the command line is looked for."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "requester.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "requester.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["shoal", "list"])
+
+    assert main() == 130
 
 
 def test_a_client_does_not_load_the_server() -> None:
