@@ -32,6 +32,8 @@ MODULE_TARGET: Final = "/module"
 """Where the modules are that a command brings along; each keeps its own name, which is what imports are linked by."""
 MODULE_MAX_BYTES: Final = 7 * 1024 * 1024
 """As base64 it still fits into a request."""
+MAGIC: Final = b"\0asm"
+"""How each module begins."""
 
 _JOB: Final = Group("About the job")
 _TASK: Final = Group("About the program")
@@ -273,6 +275,8 @@ def _module(where: str) -> Input:
             f"the module {where} is larger than {MODULE_MAX_BYTES // 2**20} MiB and does not fit into a request",
             hint="Put it on S3, IPFS or a web server and give its URI.",
         )
+    if not data.startswith(MAGIC):
+        raise Invalid(f"{where} is not a WebAssembly module: it does not begin with \\0asm", hint=hint)
     url = f"data:application/wasm;base64,{b64encode(data).decode()}"
     return Input(source=Spec("inline", {"URL": url}), target=f"{MODULE_TARGET}/{Path(where).name}")
 

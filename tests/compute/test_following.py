@@ -37,7 +37,7 @@ class World:
     def __init__(self, path: Path) -> None:
         self.log = OutputLog(str(path), limit_bytes=1 << 20)
         self._scheduler = Scheduler("following")
-        self._loop = Loop(self._scheduler, "node")
+        self._loop = Loop(self._scheduler, "node")  # type: ignore[abstract]
 
     def following(self, program: Slow) -> Following:
         tasks = cast(Any, self._loop)

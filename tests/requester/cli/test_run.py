@@ -227,8 +227,12 @@ def test_a_module_may_be_anywhere(shoal: Shoal, module: str, type: str, target: 
 
 
 def test_modules_that_cannot_be_sent(shoal: Shoal, folder: Path) -> None:
-    """A module that is not there is 3; one too large for a request is 2, with the way round."""
+    """A module that is not there is 3; a file that is none is 2, and one too large for a request, with the way round."""
     assert shoal("wasm", "run", "nope.wasm").code == 3
+    (folder / "text.wasm").write_text("(module)")
+    ran = shoal("wasm", "run", "text.wasm")
+    assert ran.code == 2
+    assert "text.wasm is not a WebAssembly module" in ran.err
     with (folder / "big.wasm").open("wb") as file:
         file.truncate(8 * 1024 * 1024)
     ran = shoal("wasm", "run", "big.wasm")
