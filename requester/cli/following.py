@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from protocol.errors import NEVER_RAN, Fault, Unavailable
 from protocol.ids import short
+from protocol.jobs import EVERYWHERE
 from requester.cli.exits import complain, tell
 from requester.cli.lines import Lines
 from requester.cli.output import clean, put
