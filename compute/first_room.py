@@ -35,9 +35,9 @@ def make_first_room(folder: Path, reserve: str) -> None:
         try:
             gone = _let_go(folder, disk)
         except (Fault, OSError) as error:
-            _log.warning("inputs cannot be let go of before the start", fault=str(error))
+            _log.warning("inputs cannot be removed before the start", fault=str(error))
         else:
-            _log.info("inputs that nobody reads went for the disk's reserve", count=gone)
+            _log.info("inputs that nobody reads were removed for the disk's reserve", count=gone)
 
 
 def _let_go(folder: Path, disk: Disk) -> int:

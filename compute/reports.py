@@ -122,7 +122,11 @@ class Reporter:
                 await self._durable()
             except Fault as fault:
                 # The disk is full or broken: others should know the end all the same.
-                _log.error("ends could not be kept", executions=len(fresh), fault=fault.message)
+                _log.error(
+                    "ends could not be written to the journal; they are reported all the same",
+                    executions=len(fresh),
+                    fault=fault.message,
+                )
         late = asyncio.get_running_loop().call_later(RHYTHM_S, self._go_on, message)
         try:
             first, *others = batched(fresh, _encoded)

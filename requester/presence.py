@@ -132,7 +132,7 @@ class Presence:
         if there != self.there:
             self.there = there
             self._ranks.clear()
-            _log.info("requesters there", requesters=there)
+            _log.info("the requesters that are here", requesters=there)
             self.changed()
 
     async def say(self, *, leaving: bool = False) -> None:

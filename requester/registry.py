@@ -126,7 +126,7 @@ class Registry:
             note.beat, note.node = beat, node
         # What else is new, as its room on disk, is news for the jobs and none for a person.
         if known is None or _comes(known, node):
-            _log.info("node", node=id_, connected=node.connected, membership=node.membership)
+            _log.info("a node is here", node=id_, connected=node.connected, membership=node.membership)
         if news is News.STANDING:
             self._changed()
         elif news is News.ROOM:
@@ -178,7 +178,10 @@ class Registry:
             node = self._fleet.nodes[id_]
             aside = asides.get(id_)
             if aside != node.aside:
-                _log.warning("a node", node=id_, aside=aside.reason if aside is not None else "is back")
+                if aside is not None:
+                    _log.warning("a node is set aside", node=id_, reason=aside.reason)
+                else:
+                    _log.info("a node is no longer set aside", node=id_)
                 self._fleet.put(replace(node, aside=aside))
                 changed = True
             drain_by = node.drain_by

@@ -50,7 +50,7 @@ class Words:
             return replace(kept, membership=membership, message=message, deleted=0)
 
         node = await self._write(id_, decided)
-        _log.info("membership", node=id_, membership=membership, message=message)
+        _log.info("a person decided about a node", node=id_, membership=membership, message=message)
         return node
 
     async def set_cordon(self, id_: NodeId, cordon: Cordon | None) -> NodeRecord:
@@ -61,7 +61,10 @@ class Words:
             return replace(kept, cordon=cordon, forgiven_at=forgiven_at or kept.forgiven_at)
 
         node = await self._write(id_, decided)
-        _log.info("cordon", node=id_, cordon=cordon)
+        if cordon is not None:
+            _log.info("a node gets no new work", node=id_, reason=cordon.reason, drain_by=cordon.drain_by)
+        else:
+            _log.info("a node gets work again", node=id_)
         return node
 
     async def _write(self, id_: NodeId, change: Callable[[NodeRecord, NodeCell], NodeCell]) -> NodeRecord:

@@ -589,7 +589,9 @@ async def test_a_log_tells_of_nodes_that_come(tmp_path: Path) -> None:
             node.incarnation += 1
             await happens(lambda: service._jobs.fleet.nodes[node.id].incarnation == node.incarnation)
 
-    assert [each["node"] for each in logs if (each["event"], each["log_level"]) == ("node", "info")] == [
+    assert [
+        each["node"] for each in logs if (each["event"], each["log_level"]) == ("a node is here", "info")
+    ] == [
         "n1",
         "n1",
     ]
