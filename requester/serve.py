@@ -144,14 +144,53 @@ def _put_together(
 ) -> _Parts:
     """Who is told what by whom: each part knows the others only as what it is given here."""
     deciding = _deciding(bus, settings, clock, version)
-    fleet, jobs, recorder, committer, presence, orchestrator, follower = deciding
+    fleet, jobs, recorder, _, presence, orchestrator, follower = deciding
     reports = Reports(
         bus, clock, jobs=jobs, orchestrator=orchestrator, follower=follower, wait_s=settings.report_wait_s
     )
     follower.advanced = reports.folded
     nodes = _nodes(bus, settings, clock, deciding)
+    duties = _duties(bus, settings, clock, deciding, nodes, reports)
+    follower.caught_up = duties.begin
+    retention = Retention(
+        bus,
+        clock,
+        settings,
+        recorder=recorder,
+        presence=presence,
+        jobs=jobs,
+        spoken_of=nodes.registry.spoken_of,
+        vanished=orchestrator.applier.vanished,
+        # Who has heard no node for a while knows nothing of what nodes speak of.
+        ready=lambda: orchestrator.acting and orchestrator.settled,
+    )
+    service = Service(
+        bus,
+        clock,
+        settings,
+        version=version,
+        jobs=jobs,
+        orchestrator=orchestrator,
+        words=Words(bus, clock, fleet=fleet, presence=presence, cells=nodes.cells),
+        recorder=recorder,
+        follower=follower,
+        presence=presence,
+        duties=duties,
+        randbits=randbits,
+    )
+    work = _work(deciding, nodes, reports, duties, retention)
+    work.append(serve_blobs(bus))
+    if bucket is not None:
+        work.append(serve_uploads(bus, jobs, bucket))
+    return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
+
+
+def _duties(
+    bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding, nodes: _Nodes, reports: Reports
+) -> Duties:
+    fleet, jobs, _, committer, presence, orchestrator, _ = deciding
     cells, registry = nodes
-    duties = Duties(
+    return Duties(
         bus,
         clock,
         settings,
@@ -165,38 +204,6 @@ def _put_together(
         committer=committer,
         presence=presence,
     )
-    follower.caught_up = duties.begin
-    retention = Retention(
-        bus,
-        clock,
-        settings,
-        recorder=recorder,
-        presence=presence,
-        jobs=jobs,
-        spoken_of=registry.spoken_of,
-        vanished=orchestrator.applier.vanished,
-        # Who has heard no node for a while knows nothing of what nodes speak of.
-        ready=lambda: orchestrator.acting and orchestrator.settled,
-    )
-    service = Service(
-        bus,
-        clock,
-        settings,
-        version=version,
-        jobs=jobs,
-        orchestrator=orchestrator,
-        words=Words(bus, clock, fleet=fleet, presence=presence, cells=cells),
-        recorder=recorder,
-        follower=follower,
-        presence=presence,
-        duties=duties,
-        randbits=randbits,
-    )
-    work = _work(deciding, nodes, reports, duties, retention)
-    work.append(serve_blobs(bus))
-    if bucket is not None:
-        work.append(serve_uploads(bus, jobs, bucket))
-    return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
 
 
 def _deciding(bus: Bus, settings: Settings, clock: Clock, version: str) -> _Deciding:
