@@ -121,6 +121,14 @@ def build(version: Callable[[], str]) -> App:
     for noun in (job, node, requester, cluster, docker, wasm, agent, config):
         app.command(noun)
 
+    _add_jobs(app, job, docker, wasm)
+    _add_nodes_and_keys(cluster, node, requester)
+    _add_programs(app, agent, config)
+    return app
+
+
+def _add_jobs(app: App, job: App, docker: App, wasm: App) -> None:
+    """What is done with jobs: as commands of their own, and below ``job``."""
     submit = "requester.cli.submit:submit"
     app.command(submit, name="submit", help=f"Submit a job and wait for it.{_EXITS}")
     job.command(submit, name="run", help=f"Submit a job and wait for it (= submit).{_EXITS}")
@@ -137,6 +145,10 @@ def build(version: Callable[[], str]) -> App:
         name="run",
         help=f"Run a module as a job.{_PROGRAM.format(word='MODULE')}{_EXITS}",
     )
+
+
+def _add_nodes_and_keys(cluster: App, node: App, requester: App) -> None:
+    """What people decide about nodes, and who may connect."""
     node.command(
         "requester.cli.nodes:list_nodes", name="list", help="List compute nodes with what they offer."
     )
@@ -145,6 +157,10 @@ def build(version: Callable[[], str]) -> App:
     for noun in (cluster, node, requester):
         for target, name, text in _ABOUT_KEYS[noun.name[0]]:
             noun.command(f"requester.cli.keys:{target}", name=name, help=text)
+
+
+def _add_programs(app: App, agent: App, config: App) -> None:
+    """What a requester says of itself, settings, and the programs that are started."""
     for verb, text in _ABOUT_AGENT:
         agent.command(f"requester.cli.agent:{verb}", name=verb, help=text)
     settings = "requester.cli.settings"
@@ -163,7 +179,6 @@ def build(version: Callable[[], str]) -> App:
     app.command(
         "requester.cli.devstack:devstack", name="devstack", help="Run a whole cluster on this machine."
     )
-    return app
 
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
