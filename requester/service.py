@@ -178,7 +178,7 @@ class Service:
         if query.order_by and query.order_by not in ORDERS:
             raise Invalid(
                 f"jobs cannot be ordered by {query.order_by!r}",
-                hint=f"order_by is one of {', '.join(ORDERS)}",
+                hint=f"Order by one of {', '.join(ORDERS)}",
             )
         wanted = [constraint for text in query.labels if text for constraint in parse_selector(text)]
         await self._lookup.settle()

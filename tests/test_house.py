@@ -1,5 +1,6 @@
 """House rules that no other tool checks: what may be in a file of this repository, and that every package comes up."""
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
@@ -15,6 +16,7 @@ from compute.facts import VERSION
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("protocol", "storage", "compute", "requester", "deploy")
+HINTED_COMMANDS = ("nats ", "shoal ")
 LONG_LINES, TOO_LONG_LINES = 400, 500
 LONG_TEST_LINES, TOO_LONG_TEST_LINES = 600, 1_000
 
@@ -99,6 +101,22 @@ def test_every_constant_is_final() -> None:
         for found in assigned.finditer(path.read_text())
     ]
     assert changing == []
+
+
+def test_every_hint_is_a_sentence() -> None:
+    """What people are told to do is said in one voice: a hint begins with a capital letter, or with a command to type."""
+    wrong = []
+    for path in tracked():
+        name = path.relative_to(ROOT)
+        if path.suffix != ".py" or name.parts[0] not in PACKAGES:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "hint":
+                parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
+                first = parts[0].value if isinstance(parts[0], ast.Constant) else ""
+                if isinstance(first, str) and first[:1].islower() and not first.startswith(HINTED_COMMANDS):
+                    wrong.append(f"{name}:{node.value.lineno}: {first}")
+    assert wrong == []
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
