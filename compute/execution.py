@@ -175,6 +175,15 @@ def advance(execution: Execution, event: Event, now: float) -> Next:
     return execution, []
 
 
+def must_be_kept(before: Execution, after: Execution) -> bool:
+    """Whether a change has to be written down at once. Not so what a new process finds out or does again: that there was
+    room, that a program which it looks for was started, that what has ended was cleaned up or answered.
+    """
+    if before.ended:
+        return after.holding is not before.holding or after.abandoned is not before.abandoned
+    return after.phase not in (Phase.STAGING, Phase.RUNNING)
+
+
 def _enter(execution: Execution, phase: Phase, state: ExecutionState, now: float) -> Execution:
     """Go to a phase, and to the state that belongs to it unless that, or a later one, is reached already."""
     stages = execution.stages

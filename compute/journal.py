@@ -12,7 +12,8 @@ the event loop if somebody waits (`commit`), under load a moment later, together
 file, is done by a thread of its own.
 
 **What a row costs.** An execution is written whole once, with its order, which never changes and may carry a quarter of a
-megabyte; what becomes of it is written beside that, without the order.
+megabyte; what becomes of it is written beside that, without the order. Only what a new process has to know is saved at once
+(`compute.execution.must_be_kept`).
 
 **Why numbers.** Rows have growing numbers and no other key: those of one time share pages, and a commit in a burst writes a
 few pages instead of one for each execution.

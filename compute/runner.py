@@ -37,7 +37,7 @@ from compute.events import (
     Staged,
     Started,
 )
-from compute.execution import Execution, advance
+from compute.execution import Execution, advance, must_be_kept
 from compute.faults import StepFailed, failure_of
 from compute.ports import other_ports, static_ports
 from compute.program import Program
@@ -117,18 +117,27 @@ class Runner:
         before = self.execution
         self.execution, effects = advance(before, event, self._shop.clock.now())
         if self.execution is not before:
-            self._shop.journal.save(self.execution)
+            if must_be_kept(before, self.execution):
+                self._shop.journal.save(self.execution)
             if self.execution.state is not before.state and not self.execution.ended:
-                self._shop.reporter.send_later(self._still(self.execution))
+                self._shop.reporter.send_later(self._lasting(self.execution))
         self._do(effects)
 
     def report(self) -> Report:
         """What a requester is told of it just now."""
         return self.execution.report(self._shop.node, self._shop.incarnation)
 
-    def _still(self, then: Execution) -> Callable[[], Report | None]:
-        """A report if the state is the same as it was then."""
-        return lambda: self.report() if self.execution.state is then.state else None
+    def _lasting(self, then: Execution) -> Callable[[], Report | None]:
+        """A report if the state is still what it was then; it is written down too: when a program was started, for instance,
+        from which its time counts."""
+
+        def lasting() -> Report | None:
+            if self.execution.state is not then.state:
+                return None
+            self._shop.journal.save(self.execution)
+            return self.report()
+
+        return lasting
 
     def _do(self, effects: list[Effect]) -> None:
         shop = self._shop

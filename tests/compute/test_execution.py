@@ -27,7 +27,7 @@ from compute.events import (
     Staged,
     Started,
 )
-from compute.execution import STARTS_MAX, Execution, advance, ordered
+from compute.execution import STARTS_MAX, Execution, advance, must_be_kept, ordered
 from protocol import messages
 from protocol.errors import Failure
 from protocol.ids import NodeId
@@ -108,13 +108,17 @@ def test_it_survives_the_journal(run: messages.Run, events: list[Event]) -> None
 
 
 class Shell:
-    """Performs effects as a runner does, one work at a time, with outcomes, interruptions and crashes that `draw` picks."""
+    """Performs effects as a runner does, one work at a time, with outcomes, interruptions and crashes that `draw` picks.
+
+    Every other crash comes before what need not be kept at once has been written down.
+    """
 
     def __init__(
         self, run: messages.Run, draw: Callable[[st.SearchStrategy[Event | None]], Event | None]
     ) -> None:
         self.draw = draw
         self.execution, effects = ordered(run, 0.0)
+        self.kept = self.execution
         self.todo: list[Effect] = []
         self.done: list[Effect] = []
         self.reports: list[ExecutionState] = []
@@ -132,11 +136,17 @@ class Shell:
                 self.reports.append(self.execution.state)
 
     def tell(self, event: Event) -> None:
-        self.execution, effects = advance(self.execution, event, 1.0)
+        before = self.execution
+        self.execution, effects = advance(before, event, 1.0)
+        if must_be_kept(before, self.execution):
+            self.kept = self.execution
         self.do(effects)
 
     def crash(self) -> None:
         self.crashes += 1
+        if self.crashes % 2:
+            self.execution = self.kept
+        self.kept = self.execution
         self.todo.clear()
         self.reports.clear()
         self.tell(Restarted())
@@ -208,6 +218,21 @@ def test_its_program_is_started_at_most_twice(run: messages.Run, data: st.DataOb
     shell.live(mischief)
 
     assert shell.done.count(E.START) <= min(STARTS_MAX, 1 + shell.crashes)
+
+
+def test_a_small_job_is_written_down_with_its_order_its_start_and_its_end() -> None:
+    """Nothing else about it has to be in the journal at once: a new process finds it out, or does it again."""
+    events: list[Event] = [
+        *(Admitted(), Staged(), Started(), ProgramEnded(RunOutput())),
+        *(Cleaned(), ReportStored()),
+    ]
+    execution, _ = ordered(PLAIN, 0.0)
+    kept = []
+    for event in events:
+        before, (execution, _) = execution, advance(execution, event, 1.0)
+        if must_be_kept(before, execution):
+            kept.append(type(event))
+    assert kept == [Staged, ProgramEnded]
 
 
 def ended(run: messages.Run, *events: Event) -> tuple[Execution, list[Effect]]:
