@@ -7,6 +7,7 @@ Knows: what listens and speaks, and how a new process takes up what the last one
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -30,6 +31,7 @@ from compute.log_answers import LogAnswers
 from compute.logs import Logs, LogSettings
 from compute.orders import Orders
 from compute.pressure import Program, keep_reserve
+from compute.program import START_S
 from compute.progress import ProgressBoard
 from compute.provenance import Manifests
 from compute.reports import Reporter
@@ -44,6 +46,7 @@ from protocol.clock import Clock, SystemClock
 from protocol.errors import Fault
 from protocol.ids import ExecutionId, NodeId
 from protocol.messages import APART, Report, Verdict
+from protocol.patience import Patience
 from protocol.states import ENDS
 from storage.arrival import remove_tree
 from storage.contract import Drivers
@@ -242,6 +245,8 @@ class Agent:
             progress=ProgressBoard(self._node, self._bus, self._clock),
             clock=self._clock,
             alarms=Alarms(self._clock, tasks),
+            resolving=Patience(self._settings.limits.resolving_s or inf),
+            starting=Patience(START_S),
             tasks=tasks,
             inputs=inputs,
             disk=disk,

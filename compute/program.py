@@ -67,7 +67,7 @@ class Program:
         )
         failpoints.reached("node.start.begun")
         try:
-            async with asyncio.timeout(START_S):
+            with self._shop.starting.once():
                 self._running = await plan.engine.start(run)
         except TimeoutError as error:
             raise TimedOut(

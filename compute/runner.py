@@ -242,7 +242,7 @@ class Runner:
             shop.ports,
             shop.inputs,
             shop.clock,
-            shop.limits.resolving_s,
+            shop.resolving,
         )
         if self._restored:
             await self._wipe()

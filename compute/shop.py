@@ -26,11 +26,15 @@ from compute.room import Room
 from compute.sweeper import Sweeper
 from protocol.clock import Clock
 from protocol.ids import ExecutionId, NodeId
+from protocol.patience import Patience
 from storage.contract import Drivers
 
 
 class Shop(Struct, frozen=True):
-    """What all executions of a node share. `version` is what its beats say; `tasks` owns every task they begin."""
+    """What all executions of a node share. `version` is what its beats say; `tasks` owns every task they begin.
+
+    `resolving` and `starting` bound how long it may take to learn what an input is, and to start a program.
+    """
 
     node: NodeId
     version: str
@@ -49,6 +53,8 @@ class Shop(Struct, frozen=True):
     progress: ProgressBoard
     clock: Clock
     alarms: Alarms
+    resolving: Patience
+    starting: Patience
     tasks: asyncio.TaskGroup
     inputs: Inputs
     disk: Disk

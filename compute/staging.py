@@ -27,6 +27,7 @@ from protocol.errors import Fault, TimedOut
 from protocol.held import input_token
 from protocol.ids import NodeId
 from protocol.messages import InputRead, Run
+from protocol.patience import Patience
 from protocol.spec.drivers import IN_PLACE
 from protocol.together import together
 from storage.contract import Foreseeing, Progress, Share
@@ -75,7 +76,7 @@ class Staging:
         ports: Ports,
         inputs: Inputs,
         clock: Clock,
-        resolving_s: float,
+        resolving: Patience,
     ) -> None:
         self._run = run
         self._plan = plan
@@ -85,7 +86,7 @@ class Staging:
         self._ports = ports
         self._shared = inputs
         self._clock = clock
-        self._resolving_s = resolving_s
+        self._resolving = resolving
         self._inputs = run.task.input_sources
         self._came: dict[int, int] = {}
         self._awaited: dict[int, None] = {}
@@ -171,10 +172,10 @@ class Staging:
         share = Share(self._run.partition, self._run.partitions)
         self._awaited[index] = None
         try:
-            async with asyncio.timeout(self._resolving_s or None):
+            with self._resolving.once():
                 resolved = await source.resolve(params, share)
         except TimeoutError as error:
-            message = f"what it is was not to be learned within {self._resolving_s:g} s"
+            message = f"what it is was not to be learned within {self._resolving.limit_s:g} s"
             hint = "See that its server answers; a node's owner can raise Compute.ResolvingTimeout."
             fault = TimedOut(message, hint=hint, kind="Resolving")
             raise self._failure_of(index, fault) from error

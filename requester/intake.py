@@ -11,10 +11,10 @@ from protocol.bus import Stored
 from protocol.entries import Event
 from protocol.errors import Exhausted, Fault, Invalid, Unavailable
 from protocol.ids import JobId, JobKey
+from protocol.patience import Patience
 from requester.core.model import JobRecord
 from requester.jobs import Jobs
 from requester.live import Input, Live, Settled
-from requester.patience import Patience
 from requester.recorder import Recorder
 
 ROOM_HINT: Final = (

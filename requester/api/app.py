@@ -16,6 +16,7 @@ from aiohttp import web
 
 from protocol.errors import Fault
 from protocol.ids import uuid4_text
+from protocol.patience import Patience
 from protocol.spec import Defaults
 from protocol.spec.bounds import TEXT_MAX_BYTES
 from requester.api import agent, clients, files, jobs, metrics, nodes, results, streams
@@ -31,7 +32,6 @@ from requester.api.keys import (
     SIGNER,
     VERBS,
 )
-from requester.patience import Patience
 from requester.verbs import Verbs
 from storage.s3.results import ResultSigner, Signing
 

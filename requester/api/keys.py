@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from protocol.patience import Patience
 from protocol.spec import Defaults
-from requester.patience import Patience
 from requester.verbs import Verbs
 from storage.s3.results import ResultSigner
 

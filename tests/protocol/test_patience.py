@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from requester.patience import Patience
+from protocol.patience import Patience
 
 LIMIT_S = 1.0
 """Longer than this process may have to wait for its turn on a busy machine."""

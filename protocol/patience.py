@@ -1,7 +1,7 @@
 """Limits of time for very many waits of one length, with one timer for all of them.
 
 Knows: whose time is over. Must not know: what anyone waits for. `asyncio.timeout` sets a timer for each wait and takes it
-back: with a thousand waits a second that was a thirtieth of a requester's work.
+back: with a thousand waits a second that was a thirtieth of a requester's work, and a fiftieth of a node's.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ LOOK_S: Final = 0.1
 
 
 class Patience:
-    """``with patience.once(): await …`` raises `TimeoutError` when that takes longer than `limit_s`."""
+    """``with patience.once(): await …`` raises `TimeoutError` when that takes longer than `limit_s` (infinite: never)."""
 
     def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._waits: deque[_Wait] = deque()
         self._looking = False
 
     def once(self) -> "_Wait":
         """One wait of the task that asks, beginning now."""
         loop = asyncio.get_running_loop()
-        wait = _Wait(loop.time() + self._limit_s)
+        wait = _Wait(loop.time() + self.limit_s)
         self._waits.append(wait)
         if not self._looking:
             self._looking = True
