@@ -367,8 +367,8 @@ async def test_what_kubo_tells_in_the_middle_of_a_file_is_told(
 async def test_weights_that_are_not_true_bring_no_other_bytes(
     node: servers.Kubo, source: IpfsSource, tmp_path: Path
 ) -> None:
-    """A folder that says nothing of a file's size is read all the same; one that says another is an error, with both ways
-    of reading, and so with gateways."""
+    """A folder that says nothing of a file's size is read all the same, and so is one file of it by its path; one that says
+    another size is an error, with both ways of reading, and so with gateways."""
     file = await added(node, {"": b"twelve bytes"}, tmp_path / "file", "--cid-version=1")
     empty = await added(node, {"": b""}, tmp_path / "empty", "--cid-version=1")
     gateway = GatewaySource([node.gateway_url])
@@ -376,6 +376,10 @@ async def test_weights_that_are_not_true_bring_no_other_bytes(
         silent_on_it = await folder_of(node, [("a", file), ("b", empty)], weight=0)
         at = tmp_path / f"in-{type(each).__name__}"
         assert await brought(each, silent_on_it, at) == {"a": b"twelve bytes", "b": b""}
+        for name, data in (("a", b"twelve bytes"), ("b", b"")):
+            path = f"{silent_on_it}/{name}"
+            assert (await each.resolve(SourceParams(path), ALL)).size_bytes == len(data)
+            assert await brought(each, path, tmp_path / f"{at.name}-{name}") == {"": data}
         for weight in (5, 50):
             with pytest.raises(Broken):
                 await brought(each, await folder_of(node, [("a", file)], weight=weight), tmp_path / "no")
