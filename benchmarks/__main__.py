@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks import (
     ipfs,
     long_lists,
+    many_files,
     million,
     node_storage,
     orchestration,
@@ -35,6 +36,7 @@ PARTS: Final[dict[str, Callable[[], Awaitable[list[record.Figure]]]]] = {
     "ipfs": ipfs.measure,
     "node_storage": node_storage.measure,
     "long_lists": long_lists.measure,
+    "many_files": many_files.measure,
     "million": million.measure,
     "peer": peer.measure,
 }

@@ -34,6 +34,7 @@ from storage.drivers import open_drivers
 from storage.params import read_params
 from storage.s3 import load
 from storage.settings import StorageSettings
+from storage.spread import spread
 
 KEYS: Final = (100_000, 1_000_000)
 FILES: Final = 100_000
@@ -86,6 +87,7 @@ async def measure() -> list[Figure]:
         await asyncio.sleep(IDLE_S)
     with tempfile.TemporaryDirectory(prefix="shoal-bench-", dir=os.environ.get("SHOAL_BENCH_DIR")) as scratch:
         folder = Path(scratch)
+        spread(folder)
         for part in (_keys, _folder, _requester):
             try:
                 await part(folder, stands)

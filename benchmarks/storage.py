@@ -61,13 +61,13 @@ async def _s3(folder: Path, data: Path, digest: str) -> list[Figure]:
             (f"{SMALL_FILES} objects of 4 KiB from S3 to disk", "small/", small),
         ):
             async with fetcher(folder, "s3", {**place, "Key": key}, "data" if key == "data" else "") as fetch:
-                ours, beside = await turns(folder, wanted, fetch, _copier(s5cmd, key))
+                ours, beside = await turns(folder, wanted, fetch, copier(s5cmd, key))
             mark = "at most 1.0 times"
             figures.append(figure(name, ours, "s", peer="s5cmd cp", peer_values=beside, mark=mark))
         return [*figures, *await _published(folder, data, digest, s5cmd, place)]
 
 
-def _copier(s5cmd: list[str], key: str) -> Callable[[Path], Awaitable[Path]]:
+def copier(s5cmd: list[str], key: str) -> Callable[[Path], Awaitable[Path]]:
     """A function that has the peer bring a key's object, or all of a prefix."""
 
     async def copy(into: Path) -> Path:

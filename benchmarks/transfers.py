@@ -79,13 +79,14 @@ async def turns(
     digest: str,
     ours: Callable[[Path], Awaitable[Path]],
     peer: Callable[[Path], Awaitable[Path]],
+    rounds: int = ROUNDS,
 ) -> tuple[list[float], list[float]]:
     """Seconds of both in turn, after one round that does not count.
 
     Who comes first changes with each round: the disk may still be busy with what the one before has written.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         both = [(ours, times[0]), (peer, times[1])]
         for each, kept in both if number % 2 else reversed(both):
             into = folder / f"arrived-{secrets.token_hex(4)}"
