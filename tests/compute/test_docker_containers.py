@@ -208,6 +208,20 @@ async def test_published_port(engine: DockerEngine, shell: Runs, unused_port: in
     assert heard == b"hello\n"
 
 
+async def test_output_that_outran_its_log_is_told(docker_host: str, shell: Runs) -> None:
+    """Docker drops the oldest of what a container writes beyond the size of its log; a program that wrote faster than its
+    node read may have lost some, and its output says so. One that wrote little has not.
+    """
+    engine = DockerEngine(NODE, DockerSettings(host=docker_host, labels=SETTINGS_LABEL, log_bytes=MIB))
+    try:
+        fast = text(await chunks_of(await begin(engine, shell("seq 1 500000"))), 2)
+        assert "the program wrote more than the 1 MiB that Docker's log keeps" in fast
+        assert text(await chunks_of(await begin(engine, shell("seq 1 1000"))), 2) == ""
+    finally:
+        await engine.close()
+        await remove_containers(docker_host, NODE)
+
+
 @pytest.fixture
 def unused_port() -> int:
     """A port of loopback that nobody listens on."""

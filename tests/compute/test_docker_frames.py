@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.engines.contract import Chunk
-from compute.engines.docker.frames import NS, PIECE_BYTES, Frame, Frames, Place
+from compute.engines.docker.frames import NS, PIECE_BYTES, Frame, Frames, Pace, Place
 from protocol.errors import Broken, Unavailable
 
 START_NS = 1_800_000_000 * NS
@@ -122,3 +122,21 @@ def test_the_daemons_own_words_are_a_fault() -> None:
 
     with pytest.raises(Unavailable, match="grabbing"):
         Frames().feed(bytes([3, 0, 0, 0]) + len(body).to_bytes(4) + body)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "behind_s", "outrun"),
+    [
+        (1_000, 30.0, True),
+        (1_000, 0.1, False),  # it was read as it came
+        (10, 30.0, False),  # all of it is kept
+    ],
+)
+def test_who_may_have_outrun_its_log(chunks: int, behind_s: float, outrun: bool) -> None:
+    """A program may have lost output if it wrote more than one file of its log holds and was read late; else it has not."""
+    pace = Pace(100 * 1024 * 1024)
+    lines = b"x" * 100 + b"\n"
+    for number in range(chunks):
+        pace.see(Chunk(1, float(number), lines * 1_000), number + behind_s)
+
+    assert pace.outrun is outrun

@@ -66,6 +66,11 @@ class Daemon:
         self.losses = 0
         """How often it went away, as far as that was noticed, and calls did not get through."""
 
+    @property
+    def log_bytes(self) -> int:
+        """Of a container's output the daemon keeps at least so much."""
+        return self._settings.log_bytes
+
     def now(self) -> float:
         """The time, in unix seconds."""
         return self._clock.now()

@@ -80,6 +80,12 @@ def _second(text: bytes) -> int:
     return int(datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC).timestamp())
 
 
+ENTRY_BYTES: Final = 27
+"""What the ``local`` driver's file has of a line besides its text."""
+FASTEST_BYTES_PER_S: Final = 200 * 1024 * 1024
+"""More than a daemon writes in a second: seen were some 20 MiB."""
+
+
 class LostBreaks:
     """Puts back line breaks that Docker 20.10's ``local`` driver drops.
 
@@ -148,6 +154,31 @@ class Place:
             self._told[frame.stream] = (at_ns, count - 1)
             return True
         return frame.at_ns < at_ns
+
+
+class Pace:
+    """Whether a program may have outrun those who read its log.
+
+    The daemon begins a new file after each `log_bytes` and keeps two. Its own reader (Docker 20.10) goes on in the newest
+    when it has come to the end of an old one: who is behind by more than a file misses what is between, and is not told. So
+    a program counts as faster if it filled a file, and its log was once read so long after it was written that the daemon
+    could have filled another one meanwhile.
+    """
+
+    def __init__(self, log_bytes: int) -> None:
+        self._log_bytes = log_bytes
+        self._bytes = 0
+        self._behind_s = 0.0
+
+    def see(self, chunk: Chunk, now: float) -> None:
+        """Take note of a chunk that was read at `now` (unix seconds)."""
+        self._bytes += len(chunk.data) + ENTRY_BYTES * max(1, chunk.data.count(b"\n"))
+        self._behind_s = max(self._behind_s, now - chunk.at)
+
+    @property
+    def outrun(self) -> bool:
+        """Whether some of what was written may be missing."""
+        return self._bytes >= self._log_bytes and self._behind_s > self._log_bytes / FASTEST_BYTES_PER_S
 
 
 def _chunk(row: list[Frame]) -> Chunk:

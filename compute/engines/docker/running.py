@@ -15,7 +15,7 @@ from aiodocker import Docker, DockerError
 from compute.engines.contract import Chunk, Exit, Running
 from compute.engines.docker.daemon import CONNECTION, HINT, Daemon
 from compute.engines.docker.faults import IN_DOUBT, LOST, ended_by_daemon, exit_of
-from compute.engines.docker.frames import Place
+from compute.engines.docker.frames import Pace, Place
 from compute.engines.docker.gateway import Gateway
 from compute.engines.docker.restarts import lives_on, restarted_since, saw_end
 from compute.engines.docker.volumes import Volumes
@@ -30,6 +30,10 @@ SOON_S: Final = 1.0
 KILLED: Final = 137
 MISSED: Final = b"\n[Docker was away when the program ended: the last of what it wrote may be missing]\n"
 """The daemon reads what a container writes; what nobody has read when it ends is thrown away."""
+OUTRUN: Final = (
+    "\n[the program wrote more than the {} MiB that Docker's log keeps, faster than it was read: some of it may be missing; "
+    "the node's owner may have more kept: Engines.Types.Docker.LogMaxBytes]\n"
+)
 GONE: Final = Failure(
     "Unavailable.Container",
     "the container was removed before its end was seen",
@@ -67,9 +71,10 @@ class DockerRunning:
 
         A followed log ends alike when the program has ended, when the connection is cut and when the daemon goes away: so
         once the container has ended its log is read to the end again, from shortly before what was seen last. If the daemon
-        was away just then, a last line on standard error says what that may have cost.
+        was away just then, or the program may have outrun its log, a last line on standard error says what that may have
+        cost.
         """
-        place = Place()
+        place, pace = Place(), Pace(self._daemon.log_bytes)
         while True:
             over = self._exit is not None
             try:
@@ -78,6 +83,7 @@ class DockerRunning:
                 ) as log:
                     async for frames in log:
                         for chunk in place.fresh(frames):
+                            pace.see(chunk, self._daemon.now())
                             yield chunk
             except DockerError as error:
                 raise self._log_fault(error) from error
@@ -87,6 +93,9 @@ class DockerRunning:
             if over:
                 if self._missed:
                     yield Chunk(STDERR, self._daemon.now(), MISSED)
+                if pace.outrun:
+                    text = OUTRUN.format(self._daemon.log_bytes >> 20)
+                    yield Chunk(STDERR, self._daemon.now(), text.encode())
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_S):
