@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+from uuid import uuid4
 
 import msgspec
 
@@ -257,7 +258,8 @@ async def _published(publisher: Publisher[Any], folder: Path, params: Json) -> S
     from storage.params import read_params
 
     form = read_params(params, publisher.params, f"upload to {publisher.type}")
-    label = Label(JobId("upload"), ExecutionId("upload"), NodeId("client"), 0.0)
+    # What fails is taken back by its execution's id, which must not be that of another upload under way.
+    label = Label(JobId("upload"), ExecutionId(f"upload-{uuid4().hex}"), NodeId("client"), 0.0)
     return await publisher.publish(folder, form, label, silent)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
@@ -14,13 +14,15 @@ from deploy.servers import Kubo, S3Server
 from protocol.config import Config
 from protocol.errors import Broken
 from protocol.jobs import Input, Spec
+from protocol.nodes import Offer
 from protocol.spec.drivers import OWN
 from requester.cli import shipping
 from requester.cli.shipping import shipped as shipped_input
 from storage.addresses import read_policy
 from storage.contents import contents_of
-from storage.contract import Share, silent
+from storage.contract import Form, Label, Progress, Share, silent
 from storage.drivers import open_drivers
+from storage.ipfs import PublisherParams
 from storage.params import read_params
 from storage.s3 import S3Client
 from storage.settings import StorageSettings
@@ -227,6 +229,36 @@ def test_files_of_the_same_bytes_keep_their_names(shoal: Shoal, folder: Path, bu
     for name in ("one.csv", "other.csv"):
         made = shipped(shoal, "-i", f"src=./{name},dst=/in/{name},opt=to=s3://{bucket}")
         assert asyncio.run(arrives(made, folder)) == {name: b"x,y\n"}
+
+
+class Recorder:
+    """A publisher that keeps for whom it published."""
+
+    type: ClassVar[str] = "ipfs"
+    params: ClassVar[Form] = PublisherParams
+
+    def __init__(self) -> None:
+        self.executions: list[str] = []
+
+    async def probe(self) -> Offer:
+        """It is there."""
+        return Offer(self.type)
+
+    async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
+        """Publish nothing."""
+        self.executions.append(label.execution)
+        return Spec("ipfs", {})
+
+
+async def test_uploads_of_one_name_are_told_apart(folder: Path) -> None:
+    """A pin of an upload that failed is known by its execution's id: what another upload of the same name has pinned
+    meanwhile is never taken for it."""
+    publisher = Recorder()
+
+    for _ in range(2):
+        await shipping._published(publisher, folder, {"Name": "mine"})
+
+    assert len(set(publisher.executions)) == 2
 
 
 @pytest.mark.parametrize("lost", ["empty", "none/"])
