@@ -98,11 +98,27 @@ class Deleted(Struct, frozen=True, gc=False, tag="deleted", omit_defaults=True):
 Event = Submitted | Queued | Assigned | StopRequested | Reported | Cancelled | Lost | Closed | Deleted
 
 
+class Snapshot(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What makes an entry a snapshot: its events were all written before, and add up to the job as it is. (Since version
+    0.2.)
+
+    `moments` are the sequence and the time (unix seconds) of each event as it was written first. `created_at` is when the
+    job was submitted first, `forgotten` how many of its executions are not told. Of the job's entries the log has `count`
+    with this one; the first of them is at `since`, 0 as long as none was taken out for a snapshot.
+    """
+
+    moments: list[tuple[int, float]]
+    created_at: float
+    forgotten: int
+    count: int
+    since: int = 0
+
+
 class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
-    """All events of one decision about one job.
+    """All events of one decision about one job; or, with a `snapshot`, those of many that still matter.
 
     `job` must agree with the subject's key, `op` is unique to the attempt to append (it settles appends whose answer was
-    lost), `by` the requester, `at` its clock in unix seconds.
+    lost), `by` the requester, `at` its clock in unix seconds. To a version that knows no snapshots one says the same events.
     """
 
     job: JobId
@@ -110,6 +126,7 @@ class Entry(Struct, frozen=True, gc=False, omit_defaults=True):
     by: str
     at: float
     events: list[Event]
+    snapshot: Snapshot | None = None
 
     @property
     def first(self) -> Event | None:

@@ -261,7 +261,8 @@ class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
 class RequesterBeat(Struct, frozen=True, gc=False, omit_defaults=True):
     """A requester is alive, has folded the log up to `folded`, and has it in its read model up to `recorded`.
 
-    `decided` is the revision of the cell with the last word about a node that a person said to this requester.
+    `decided` is the revision of the cell with the last word about a node that a person said to this requester. `snapshots`:
+    it is of a version that reads them.
     """
 
     requester: RequesterId
@@ -272,6 +273,7 @@ class RequesterBeat(Struct, frozen=True, gc=False, omit_defaults=True):
     leaving: bool = False
     recorded: int = 0
     decided: int = 0
+    snapshots: bool = False
 
 
 class Progress(Struct, frozen=True, gc=False, omit_defaults=True):

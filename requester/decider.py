@@ -28,6 +28,7 @@ from requester.committer import Committer
 from requester.core.commands import orders
 from requester.core.giving_up import taken_out
 from requester.core.policy import Policy
+from requester.core.snapshots import Retelling
 from requester.core.step import Decision, counts, step
 from requester.core.view import View
 from requester.deadlines import Deadlines
@@ -38,6 +39,8 @@ from requester.live import Input, Live
 _log = structlog.get_logger(__name__)
 _TAKEN_MAX: Final = 16
 """Inputs in one entry: reports with their outputs must fit into it."""
+_RETOLD_MAX: Final = 10
+"""So often a snapshot gives way to what others write at the same moment; then it waits for its next turn."""
 _MOMENT_S: Final = 0.5
 """The rest before looking at what waits behind inputs of which nothing came."""
 
@@ -88,6 +91,8 @@ class Decider:
         if not self._jobs.holds(live):
             self._hand_over(live, [])
             return
+        if live.retelling is not None and live.retelling.ready and self._retell(live, live.retelling):
+            return
         taken, events = self._take(live)
         job = live.record.id if live.record is not None else (taken[0].job if taken else None)
         if job is None:
@@ -114,6 +119,23 @@ class Decider:
             return
         entry = Entry(job, f"{self._op_prefix}{next(self._ops)}", self._me, now, decision.events)
         self._write(live, taken, entry, decision)
+
+    def _retell(self, live: Live, retelling: Retelling) -> bool:
+        """Write a snapshot of a job, if it can be done now; what was to be decided is decided after it."""
+        record = live.record
+        retelling.tries += 1
+        draft = None
+        if record is not None and live.guard == record.revision and retelling.tries <= _RETOLD_MAX:
+            draft = retelling.draft(record)
+        if record is None or draft is None:
+            live.retelling = None
+            return False
+        op = f"{self._op_prefix}{next(self._ops)}"
+        entry = Entry(record.id, op, self._me, self._clock.now(), draft.events, draft.snapshot)
+        # It assigns nothing: what it tells of executions is so already.
+        self._write(live, [], entry, Decision([], record))
+        live.missed = True
+        return live.inflight
 
     def _write(self, live: Live, taken: list[Input], entry: Entry, decision: Decision) -> None:
         """Hold the room that a decision assigns, and send its entry to the log; or tell those who asked why not."""
@@ -200,7 +222,7 @@ class Decider:
         it is chosen.
         """
         nodes = {event.node for event in entry.events if isinstance(event, Assigned)}
-        if not nodes:
+        if not nodes or entry.snapshot is not None:
             return False
         view, now = self._view(), self._clock.now()
         return any(taken_out(node, view, now) is not None for node in nodes)
@@ -245,6 +267,8 @@ class Decider:
             return
         if isinstance(outcome, Refused):
             self.counters["refused"] += 1
+            if entry.snapshot is not None:
+                live.retelling = None
             _log.error("the log refused an entry", job=entry.job, reason=outcome.reason, full=outcome.full)
         for item in taken:
             item.done(outcome)
@@ -262,7 +286,9 @@ class Decider:
                 job=live.record.id,
                 name=live.record.spec.name,
                 entries=live.record.entries,
-                hint="Stop it, delete it and submit it again at a good time; if it is started again and again, see why.",
+                hint="Stop it, delete it and submit it again at a good time; if it is started again and again, see why. "
+                "A service or daemon comes so far only while a requester of an earlier version is there, or where its "
+                "executions do not fit one entry.",
             )
 
     def _hand_over(self, live: Live, taken: list[Input]) -> None:

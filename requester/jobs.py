@@ -22,6 +22,7 @@ from requester.core.fold import begins_anew, fold
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.newcomers import Newcomer
 from requester.core.queue import Queue, hopes
+from requester.core.snapshots import Retelling
 from requester.core.standing import demand_of, static_ports
 from requester.live import Live
 
@@ -154,6 +155,8 @@ class Jobs:
         live.guard = max(live.guard, seq)
         before = live.record
         record = live.record = fold(before, entry, seq)
+        if live.retelling is not None:
+            self._retold(live, live.retelling, entry, seq)
         if before is not None and (record is None or begins_anew(before, entry)):
             freed |= self._let_go(live, before, record)
         if record is None and isinstance(entry.first, Deleted):
@@ -165,11 +168,18 @@ class Jobs:
                 self._moved(live, record.executions.get(event.execution), freed)
             elif isinstance(event, Reported):
                 self._moved(live, record.executions.get(event.report.execution), freed)
-        if before is not None and record.closed:
+        if before is not None and (record.closed or entry.snapshot is not None):
             freed |= self._release(live, [each for each in before.open() if each.id not in record.executions])
         self._place(live)
         live.tell()
         return freed
+
+    def _retold(self, live: Live, retelling: Retelling, entry: Entry, seq: int) -> None:
+        """An entry came while a snapshot is in the making: it will be told too, unless it is one, or ends the job."""
+        if entry.snapshot is not None or live.record is None or live.record.closed:
+            live.retelling = None
+        else:
+            retelling.add(seq, entry)
 
     def _deleted(self, live: Live, seq: int, at: float) -> None:
         """A job is no more; its name stays in memory until the log's reader has brought the entry that says so."""

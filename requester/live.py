@@ -18,6 +18,7 @@ from protocol.ids import ExecutionId, JobId, JobKey
 from protocol.messages import Progress, Report
 from protocol.states import may_follow
 from requester.core.model import JobRecord
+from requester.core.snapshots import Retelling
 
 WATCH_MAX: Final = 64
 """Updates that wait for one watcher; beyond that the oldest progress, then the oldest record, gives way."""
@@ -83,7 +84,8 @@ class Live:
     its way to the log, as written and as meant: when the log's reader brings it first, it need not be read again;
     `placed` says that nothing of the job waits for room once that is stored. `missed` says that a look was due meanwhile.
     `deleted` are sequence and time of the last entry that deleted a job of this name; there may be another one by now, then
-    there is a `record`. `life` counts how often all was forgotten before it came to memory.
+    there is a `record`. `retelling` is its snapshot in the making, if there is one. `life` counts how often all was
+    forgotten before it came to memory.
     """
 
     __slots__ = (
@@ -99,6 +101,7 @@ class Live:
         "noted",
         "placed",
         "record",
+        "retelling",
         "watchers",
         "written",
     )
@@ -112,6 +115,7 @@ class Live:
         self.behind = 0
         self.deleted: tuple[int, float] | None = None
         self.flying: tuple[bytes, Entry] | None = None
+        self.retelling: Retelling | None = None
         self.placed = False
         self.missed = False
         self.due: float | None = None

@@ -90,10 +90,14 @@ class Lookup:
 
     async def at_version(self, record: JobRecord, version: int) -> JobRecord:
         """A job as it was when its next version came."""
-        found = next((each for each in await self.versions(record) if each.version == version), None)
+        known = await self.versions(record)
+        found = next((each for each in known if each.version == version), None)
         if found is None:
+            gone = 0 < version < record.version
             raise NotFound(
-                f"job {record.id} has no version {version}",
+                f"job {record.id} has its version {version} no more"
+                if gone
+                else f"job {record.id} has no version {version}",
                 kind="JobVersion",
                 hint="List them with: job versions",
             )

@@ -146,6 +146,7 @@ class Presence:
             leaving=leaving,
             recorded=self.recorded(),
             decided=self.decided,
+            snapshots=True,
         )
         try:
             await self._bus.publish(subjects.requester_beats(self.me), encode(beat))

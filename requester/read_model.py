@@ -242,6 +242,11 @@ class Store:
             _put(database, _PUT_JOBS, jobs)
             # Those that have news without a record are jobs all the same.
             database.executemany(_PUT_LAST, [(seq, key) for key, seq in last.items()])
+            for record, written in group.records:
+                if record.since and record.snapshot > written:
+                    # The log has nothing of it before that any more, and so a reader that comes later.
+                    database.execute(_FORGET_ENTRIES, (record.key, record.since - 1))
+                    database.execute(_FORGET_BLOBS, (record.key, record.since - 1))
             namespaces = {record.spec.namespace for record, _ in group.records}
             namespaces.update([new.namespace for new in group.newcomers])
             database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])

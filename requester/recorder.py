@@ -49,7 +49,8 @@ class Recorder:
         self._store: Store | None = None
         self._reader: sqlite3.Connection | None = None
         self._index: sqlite3.Connection | None = None
-        self._created = ""
+        self.created = ""
+        """The log that is in the tables."""
         self._changed: dict[JobKey, Live] = {}
         self._passing: dict[JobKey, Newcomer] = {}
         """New jobs that wait and are not in memory (`keep`), to be written with the next group;"""
@@ -85,9 +86,9 @@ class Recorder:
         self._store = await self._in(self._writing, partial(Store, self._path))
         self._reader = await self._in(self._reading, self._store.reader)
         self._index = self._store.reader()
-        self._created, self.written = await self._in(self._writing, self._store.position)
+        self.created, self.written = await self._in(self._writing, self._store.position)
         self._position = self.written
-        return self._created, self.written
+        return self.created, self.written
 
     async def begin(self, created: str) -> None:
         """Start over for another log."""
@@ -96,7 +97,7 @@ class Recorder:
             self._fresh, self._deleted, self._again = set(), {}, set()
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
-            self._created, self._position, self.written = created, 0, 0
+            self.created, self._position, self.written = created, 0, 0
             self._keys, self._learned = Bloom(), True
             self._begun += 1
 
@@ -168,7 +169,7 @@ class Recorder:
                 return
             changed = [(live, live.record, live.written) for live in self._changed.values()]
             group = Group(
-                created=self._created,
+                created=self.created,
                 position=self._position,
                 records=[(record, since) for _, record, since in changed if record is not None],
                 newcomers=list(self._passing.values()),

@@ -165,13 +165,16 @@ class Retention:
 
     async def round(self) -> int:
         """Take out what may go now, at most `_AT_ONCE` jobs; how many went."""
+        created = self._recorder.created
         now, keep_s = self._clock.now(), self._settings.keep_s
         executions = self._spoken_of()
         spoken_of = await self._recorder.read(lambda database: keys_of(database, executions))
         before = now - keep_s if keep_s else 0.0
         found = await self._recorder.read(lambda database: over(database, before, _AT_ONCE))
         safe = safe_position(self._recorder.written, [beat.recorded for beat in self._presence.others()])
-        first = (await self._bus.log_state()).first
+        state = await self._bus.log_state()
+        if state.created != created:
+            return 0
         gone: list[Purge] = []
         try:
             for job in found:
@@ -185,8 +188,12 @@ class Retention:
                 )
                 if purge is None:
                     continue
+                # Of another log these may be open.
+                if self._recorder.created != created:
+                    gone.clear()
+                    break
                 # What stands before the log's first entry has been taken out by another.
-                if purge.upto >= first:
+                if purge.upto >= state.first:
                     await self._bus.purge(purge.key, purge.upto)
                     await self._clock.sleep(len(self._presence.there) / RATE_MAX)
                 gone.append(purge)

@@ -20,6 +20,7 @@ from protocol.ids import RequesterId
 from requester.beats import Beats
 from requester.blobs import serve_blobs
 from requester.committer import Committer
+from requester.compaction import Compaction
 from requester.core.fleet import Fleet
 from requester.duties import Duties
 from requester.follower import Follower
@@ -179,7 +180,7 @@ def _put_together(
         randbits=randbits,
     )
     work = _work(deciding, nodes, reports, duties, retention)
-    work.append(serve_blobs(bus))
+    work += [_compaction(bus, settings, clock, deciding).run(), serve_blobs(bus)]
     if bucket is not None:
         work.append(serve_uploads(bus, jobs, bucket))
     return _Parts(service, jobs, orchestrator, follower, recorder, retention, work)
@@ -203,6 +204,23 @@ def _duties(
         reports=reports,
         committer=committer,
         presence=presence,
+    )
+
+
+def _compaction(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding) -> Compaction:
+    _, jobs, recorder, _, presence, orchestrator, follower = deciding
+    return Compaction(
+        bus,
+        clock,
+        settings,
+        jobs=jobs,
+        recorder=recorder,
+        presence=presence,
+        decide=orchestrator.decide,
+        reached=follower.reached,
+        log_created=lambda: follower.created,
+        entries_max=lambda: orchestrator.entries_max,
+        ready=lambda: orchestrator.acting,
     )
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from protocol.ids import RequesterId
 from protocol.spec.bounds import INLINE_KEPT_BYTES
+from requester.core.fold import KEPT
 from requester.core.membership import SILENCE_S
 from requester.core.policy import Policy
 
@@ -25,7 +26,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `keep_s` is how long a closed job stays in the log (0: for ever), looked at every `retention_s`; `blob_grace_s` how long
     inline data that no job names stays at least (0: for ever), looked at every `blob_retention_s`.
     Submissions are refused once the log is `log_full` (a
-    share of 1) full, so that open jobs can still close.
+    share of 1) full, so that open jobs can still close. After `snapshot_after` more entries (0: never) a snapshot of a
+    service or daemon is written, with up to `snapshot_attempts` ended attempts at each place, looked for every `snapshot_s`.
     """
 
     id: RequesterId = RequesterId("")
@@ -63,6 +65,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_s: float = 10.0
     blob_grace_s: float = 86_400.0
     blob_retention_s: float = 3_600.0
+    snapshot_after: int = 5_000
+    snapshot_attempts: int = KEPT
+    snapshot_s: float = 10.0
     inline_max_bytes: int = INLINE_KEPT_BYTES
 
     @property

@@ -36,6 +36,7 @@ def test_every_bound_is_documented(name: str) -> None:
         ("a message on the bus", MESSAGE_MAX_BYTES),
         ("one entry of a job's log", ENTRY_MAX_BYTES),
         ("entries of one job", StreamSettings().entries_max),
+        ("entries of a service or daemon until its next snapshot", Settings().snapshot_after),
         ("entries in one commit", BATCH_MAX),
         ("a request to the REST API", BODY_MAX_BYTES),
         ("one page of a list", LIMIT_MAX),

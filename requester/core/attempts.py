@@ -96,7 +96,7 @@ def rule_for(record: JobRecord, policy: Policy) -> Rule:
 
 def serves(record: JobRecord) -> bool:
     """Whether a job that is not meant to end has come up, in its present version: it stays then until a person ends it."""
-    return record.spec.type in LONG_RUNNING and any(map(_came_up, record.current()))
+    return record.spec.type in LONG_RUNNING and any(map(came_up, record.current()))
 
 
 @lru_cache(maxsize=64)
@@ -104,7 +104,7 @@ def _patient(rule: Rule) -> Rule:
     return replace(rule, causes=rule.causes | {LASTS})
 
 
-def _came_up(execution: ExecutionRecord) -> bool:
+def came_up(execution: ExecutionRecord) -> bool:
     """Whether an execution's program runs, or has run."""
     told = any(stage.state is ExecutionState.RUNNING for stage in execution.stages)
     running = execution.state in (ExecutionState.RUNNING, ExecutionState.COMPLETED)

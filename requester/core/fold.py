@@ -11,11 +11,12 @@ The rules that everything else leans on:
 - A job that was deleted has no record; what comes under its name afterwards begins anew.
 - A reader that was away for longer than the log keeps closed jobs may still have one as open whose end it never saw. What
   shows that the old entries are gone begins anew too: so each reader ends where one does that knows only what is left.
-- Of work that is started again and again only the newest attempts at each place are kept; the log has them all.
+- Of work that is started again and again only the newest attempts at each place are kept, and the newest that came up.
+- A snapshot is the job: who has the record, and who knows nothing but that entry, have the same one after it.
 - An entry is folded once: what stands at or before `revision` is skipped, so reading the log twice is harmless.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import UnsetType
@@ -31,18 +32,24 @@ from protocol.entries import (
     Lost,
     Queued,
     Reported,
+    Snapshot,
     StopRequested,
     Submitted,
 )
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, JobKey, key_of
-from protocol.jobs import LONG_RUNNING
+from protocol.jobs import LONG_RUNNING, Job
 from protocol.states import ExecutionState, JobState, may_follow
+from requester.core.attempts import came_up
+from requester.core.meant import place_of
 from requester.core.model import ExecutionRecord, JobRecord
 
 Executions = dict[ExecutionId, ExecutionRecord]
 KEPT: Final = 50
 """Ended attempts at one partition (or on one node) of a service or daemon, beside the newest one."""
+
+Told = tuple[Event, float, int]
+"""An event, when it was written (unix seconds), and at which sequence."""
 
 
 def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
@@ -51,9 +58,11 @@ def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
     None as long as the job was never submitted, and again once it was deleted. An entry that names another job than the
     record changes nothing, unless it begins a new life of the name after the old log was purged.
     """
+    if record is not None and seq <= record.revision:
+        return record
+    if entry.snapshot is not None:
+        return _restored(entry, entry.snapshot, seq)
     if record is not None:
-        if seq <= record.revision:
-            return record
         if begins_anew(record, entry):
             record = None
         elif entry.job != record.id:
@@ -76,8 +85,30 @@ def fold_events(
     record: JobRecord | None, events: Sequence[Event], *, job: JobId, at: float, seq: int
 ) -> JobRecord | None:
     """The record after some events, its revision left as it was: what `step` uses to look ahead."""
+    return _folded(record, ((event, at, seq) for event in events), job, at)
+
+
+def _restored(entry: Entry, snapshot: Snapshot, seq: int) -> JobRecord | None:
+    """The record that a snapshot at `seq` is: that of its events, each as of its own moment."""
+    told = [(event, at, moment) for event, (moment, at) in zip(entry.events, snapshot.moments, strict=False)]
+    record = _folded(None, told, entry.job, entry.at)
+    if record is None:
+        return None
+    return replace(
+        record,
+        revision=seq,
+        created_at=snapshot.created_at,
+        forgotten=snapshot.forgotten,
+        entries=snapshot.count,
+        snapshot=seq,
+        before=snapshot.count - 1,
+        since=snapshot.since,
+    )
+
+
+def _folded(record: JobRecord | None, told: Iterable[Told], job: JobId, now: float) -> JobRecord | None:
     executions: Executions | None = None
-    for event in events:
+    for event, at, seq in told:
         if isinstance(event, Submitted):
             record = _submitted(record, event, job, at)
         elif isinstance(event, Deleted):
@@ -114,7 +145,7 @@ def fold_events(
             record = replace(record, stopping=event.reason)
         if executions is not None and record is not None and record.executions is not executions:
             record = replace(record, executions=executions)
-    return None if record is None else _settled(record, at)
+    return None if record is None else _settled(record, now)
 
 
 def _submitted(record: JobRecord | None, event: Submitted, job: JobId, at: float) -> JobRecord | None:
@@ -182,19 +213,29 @@ def _forget_old(record: JobRecord, executions: Executions, id_: ExecutionId) -> 
     """The record without the oldest attempts at the place of a new one, if the job is long-running and they are too many."""
     if record.spec.type not in LONG_RUNNING:
         return record
-    retry = record.spec.retry
-    kept = KEPT if isinstance(retry, UnsetType) else max(KEPT, retry.attempts)
-    new = executions[id_]
-    daemon = record.spec.type == "daemon"
-    there = [
-        each
-        for each in executions.values()
-        if (each.node == new.node if daemon else each.partition == new.partition)
-    ]
-    old = [each for each in there[: -kept - 1] if not each.open]
+    type_, new = record.spec.type, executions[id_]
+    place = place_of(type_, new.node, new.partition)
+    there = [each for each in executions.values() if place_of(type_, each.node, each.partition) == place]
+    old = dispensable(there[:-1], kept_of(record.spec, KEPT))
     for each in old:
         del executions[each.id]
     return replace(record, forgotten=record.forgotten + len(old)) if old else record
+
+
+def kept_of(spec: Job, attempts: int) -> int:
+    """How many ended attempts at each place are kept of a job, where it is `attempts` usually: as many as it may have."""
+    return attempts if isinstance(spec.retry, UnsetType) else max(attempts, spec.retry.attempts)
+
+
+def dispensable(there: Sequence[ExecutionRecord], kept: int) -> list[ExecutionRecord]:
+    """Of the attempts at one place, oldest first, those that may be forgotten where the newest `kept` stay: the others that
+    have ended, but for the newest that came up. By that it is known that the job does.
+    """
+    old = [each for each in (there[:-kept] if kept else there) if not each.open]
+    if not old or any(came_up(each) for each in there[len(there) - kept :]):
+        return old
+    up = next((each for each in reversed(old) if came_up(each)), None)
+    return [each for each in old if each is not up]
 
 
 def _ended(

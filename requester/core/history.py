@@ -8,6 +8,7 @@ all with string values.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Final
 
 from protocol.entries import (
@@ -28,6 +29,7 @@ from protocol.messages import Report
 from protocol.states import ENDS, ExecutionState, JobState
 from requester.core.fold import fold, fold_events
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord
+from requester.core.snapshots import told_by
 
 S = ExecutionState
 
@@ -71,7 +73,9 @@ Line = tuple[str, str, str, float, dict[str, str]]
 
 
 def items(before: JobRecord | None, entry: Entry, seq: int) -> list[HistoryItem]:
-    """The lines of one entry. Events that change nothing leave no line."""
+    """The lines of one entry. Events that change nothing leave no line, nor does a snapshot of what was told before."""
+    if entry.snapshot is not None:
+        return []
     after = fold(before, entry, seq)
     if after is None or after is before:
         return []
@@ -96,9 +100,28 @@ def of_log(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[JobRecord | N
     """The record after each entry of a job's log, in order, with that entry's lines."""
     record: JobRecord | None = None
     for seq, entry in entries:
+        if entry.snapshot is not None and record is None:
+            yield from _of_snapshot(entry, seq, entry.snapshot.forgotten)
         lines = items(record, entry, seq)
         record = fold(record, entry, seq)
         yield record, lines
+
+
+def _of_snapshot(
+    entry: Entry, seq: int, forgotten: int
+) -> Iterator[tuple[JobRecord | None, list[HistoryItem]]]:
+    """What a snapshot tells, where all that stood before it has gone; last, that it has."""
+    record: JobRecord | None = None
+    for moment, told in groupby(told_by([(seq, entry)], entry.job), key=lambda each: (each.seq, each.at)):
+        at, events = moment[1], [each.event for each in told]
+        part = Entry(entry.job, entry.op, entry.by, at, events)
+        lines = items(record, part, moment[0])
+        record = fold(record, part, moment[0])
+        yield record, lines
+    if record is not None:
+        left_out = f": {forgotten:,} executions are left out" if forgotten else ""
+        text = f"History up to here is kept in part{left_out}"
+        yield record, [HistoryItem(seq, 0, record.id, record.version, entry.at, STATE, text)]
 
 
 def _lines(before: JobRecord | None, after: JobRecord, event: _Told, at: float) -> Iterator[Line]:

@@ -59,7 +59,8 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     `spec.name` is never empty here. `submitted_at` is when the present version was submitted; deadlines count from it.
     `executions` holds all attempts, of earlier versions too, in the order of their assignment; but for `forgotten` old ones
     of a service or daemon. `earlier` is what earlier versions asked for, as long as executions of them go on. `entries` is
-    how many it has in the log, of which that takes only so many of one job.
+    how many it has in the log, of which that takes only so many of one job. Its newest snapshot is at the sequence
+    `snapshot`, 0 if there is none; `before` of its entries stand before that. The log has nothing of it before `since`.
     """
 
     id: JobId
@@ -80,6 +81,9 @@ class JobRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     forgotten: int = 0
     earlier: dict[int, Job] = field(default_factory=dict)
     entries: int = 0
+    snapshot: int = 0
+    before: int = 0
+    since: int = 0
     executions: dict[ExecutionId, ExecutionRecord] = field(default_factory=dict)
 
     @property

@@ -127,6 +127,7 @@ RUN = messages.Run(
     ordered_at=AT,
 )
 CANCEL = messages.Cancel(7, NODE, EXECUTION, "stopped")
+SNAPSHOT = entries.Snapshot([(3, AT), (5, AT)], AT, forgotten=7, count=4, since=2)
 
 EXAMPLES: list[Struct] = [
     RUN,
@@ -148,7 +149,7 @@ EXAMPLES: list[Struct] = [
     messages.ReportBatch([REPORT]),
     messages.Verdict("stored", 9, [messages.Verdict("drop")], True),
     messages.Beat(INFO, 2, AT, 7, True, {EXECUTION: ExecutionState.RUNNING}, {"0123456789ab": 12}, [8080], 1),
-    messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True, 8, 5),
+    messages.RequesterBeat(REQUESTER, AT, 9, "0.1.0", "http://10.0.0.2:1234", True, 8, 5, True),
     messages.Progress(JOB, EXECUTION, NODE, ExecutionState.STAGING, "image", 5, 10),
     questions.LogsRequest(EXECUTION, 5, 1000, 2.5),
     CHUNK,
@@ -168,7 +169,8 @@ EXAMPLES: list[Struct] = [
     entries.Lost(EXECUTION, NODE, FAILURE),
     CLOSED,
     entries.Deleted("no longer wanted", "cli"),
-    entries.Entry(JOB, "op-1", "r-1", AT, [entries.Queued(FAILURE), CLOSED]),
+    SNAPSHOT,
+    entries.Entry(JOB, "op-1", "r-1", AT, [entries.Queued(FAILURE), CLOSED], SNAPSHOT),
 ]
 
 

@@ -13,8 +13,9 @@ from protocol.jobs import Retry
 from protocol.nats_bus import StreamSettings, connect
 from protocol.states import JobState
 from requester.serve import running
-from tests.requester.cluster import WITHIN_S, a_job, closed, happens, hold, submit
+from tests.requester.cluster import WITHIN_S, a_job, closed, happens, hold, submit, until
 from tests.requester.on_servers import PATIENT, a_node, a_requester
+from tests.requester.test_compaction import Restarting, a_service, came_to_rest
 
 LOG_BYTES = 400_000
 
@@ -136,5 +137,31 @@ async def test_a_job_in_a_loop_ends_before_the_log_takes_no_more_of_it(
             await service.delete(job, namespace="", reason="", client="test")
             again = await submit(service, a_job("loop"))
             assert (await closed(service, again)).state is JobState.COMPLETED
+    finally:
+        await bus.close()
+
+
+async def test_a_service_lives_beyond_what_the_log_takes(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """On a stream that takes 80 entries of one subject a service is started 100 times, and a requester that comes later
+    knows it as it is."""
+    often = replace(PATIENT, snapshot_after=20, snapshot_attempts=2, snapshot_s=0.05, cells_s=0.1)
+    bus = await connect(
+        own_nats_server.url,
+        name="r1",
+        role="requester",
+        credentials=own_nats_server.requester("r1"),
+        streams=StreamSettings(entries_max=80),
+    )
+    try:
+        settings = replace(often, id=RequesterId("r1"), data_dir=tmp_path / "r1")
+        async with running(bus, settings) as service, a_node([own_nats_server], "n1") as node:
+            node.script = Restarting(100)
+            job = await submit(service, a_service())
+            record = await came_to_rest(service, job)
+            assert [each.attempt for each in record.open()] == [101]
+
+            async with a_requester([own_nats_server], tmp_path, "r2") as other:
+                known = await until(other, job, lambda known: known.revision >= record.revision)
+                assert known.executions == (await service.job(job)).executions
     finally:
         await bus.close()

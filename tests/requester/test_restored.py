@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from protocol.entries import Closed, Entry
 from protocol.errors import Conflict
+from protocol.ids import JobKey
+from protocol.memory_bus import Backup, MemoryBus, MemoryHub
+from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
-from tests.requester.cluster import a_cluster, a_job, closed, complete, happens, hold, submit
+from requester.retention import Retention
+from tests.requester.cluster import QUICK, WITHIN_S, a_cluster, a_job, closed, complete, happens, hold, submit
 
 
 async def test_a_report_of_what_another_log_ordered(tmp_path: Path) -> None:
@@ -76,3 +81,64 @@ async def test_a_job_that_is_open_again_is_not_deleted(tmp_path: Path) -> None:
         cluster.buses["r1"].mend()
         with pytest.raises(Conflict, match="cannot delete job in state"):
             await deleting
+
+
+class LostWhilePurging(MemoryBus):
+    """A bus whose server is lost at the first purge, and comes back with a backup. `too_early` are the jobs that were taken
+    out of that though they were open there."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        super().__init__(hub)
+        self.backup: Backup | None = None
+        self.restored = asyncio.Event()
+        self.too_early: list[JobKey] = []
+
+    async def purge(self, key: JobKey, upto: int) -> None:
+        if self.backup is not None and not self.restored.is_set():
+            self._hub.restore(self.backup)
+            self.restored.set()
+            return
+        last = await self.last(key)
+        if last is not None and not any(isinstance(each, Closed) for each in decode(last.data, Entry).events):
+            self.too_early.append(key)
+        await super().purge(key, upto)
+
+
+async def test_what_may_leave_one_log_stays_in_another(tmp_path: Path) -> None:
+    """While old jobs are taken out of a log it is lost and restored: jobs that are open again there stay in it."""
+    brief = replace(QUICK, keep_s=0.001, retention_s=3_600.0)
+    async with a_cluster(tmp_path, settings=brief) as cluster:
+        bus = LostWhilePurging(cluster.hub)
+        service = await cluster.requester(bus=bus)
+        node = await cluster.node("n1", script=hold)
+        jobs = [await submit(service, a_job()) for _ in range(4)]
+        await node.until(lambda node: len(node.runs) == 4)
+        bus.backup = cluster.hub.backup()
+        for run in node.runs:
+            node.finish(run.execution)
+        for job in jobs:
+            await closed(service, job)
+        await service._lookup.settle()
+        # It remembers no order of the lost log, and does again what the restored one has open.
+        await node.until(lambda node: not node.states)
+        node.runs.clear()
+        node.script = complete
+        retention = Retention(
+            bus,
+            cluster.hub.clock,
+            brief,
+            recorder=service._recorder,
+            presence=service._presence,
+            jobs=service._jobs,
+            spoken_of=set,
+            vanished=service._orchestrator.applier.vanished,
+            ready=lambda: True,
+        )
+        async with asyncio.timeout(WITHIN_S):
+            while not bus.restored.is_set():
+                await retention.round()
+        assert not bus.too_early
+
+        await happens(lambda: len(node.runs) == 4)
+        for job in jobs:
+            assert (await closed(service, job)).state is JobState.COMPLETED

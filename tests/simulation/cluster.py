@@ -31,6 +31,7 @@ from tests.simulation.processes import (
 from tests.simulation.restoring import Restoring
 from tests.simulation.results import wrong_result
 from tests.simulation.scenario import Action, Scenario
+from tests.simulation.snapshots import Snapshots
 from tests.simulation.versions import Versions
 from tests.simulation.words import ABOUT_NODES, Words
 
@@ -61,6 +62,7 @@ class Cluster:
         self.machines.note, self.machines.wrong = self.note, self.wrong
         self.machines.keep_s, self.machines.manual = scenario.keep_s, scenario.manual
         self.machines.forget_s = scenario.forget_s
+        self.machines.snapshot_after = scenario.snapshot_after
         calm = not scenario.older and all(action.what in PEOPLE for action in scenario.actions)
         at_nodes = all(action.what in PEOPLE or action.who.startswith("n") for action in scenario.actions)
         punctual = at_nodes and not scenario.older
@@ -75,6 +77,8 @@ class Cluster:
         self.hub.entries_max = scenario.entries_max
         self.hub.full_of_one = self._full_of_one
         self.hub.cleared = self.checker.cleared
+        self.snapshots = Snapshots(self.wrong, self.checker)
+        self.hub.says_all = self.snapshots.says_all
         self.checker.thinned = self.hub.thinned
         self.story: list[Line] = []
         self.wrongs: list[str] = []
@@ -108,6 +112,7 @@ class Cluster:
             restoring=Restoring(
                 self.hub,
                 checker=self.checker,
+                snapshots=self.snapshots,
                 words=self.words,
                 people=self.people,
                 machines=self.machines,
@@ -269,6 +274,7 @@ class Cluster:
 
     def _stored(self, who: str, append: Any, seq: int) -> None:
         self.checker.stored(who, append, seq, self.scheduler.now)
+        self.snapshots.stored(append, seq, self.hub.by_key[append.key])
 
     def _full_of_one(self, who: str, key: JobKey) -> None:
         # What a deleted job has left takes room from another one of its name, until it is cleared away (`quiet`).

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from protocol.jobs import Job, Retry, Spec, Timeouts
 from tests.simulation.draw_jobs import a_job, with_new_words
-from tests.simulation.scenario import Action, Scenario
+from tests.simulation.scenario import ENDLESS, Action, Scenario
 
 Plot = Callable[[Random, Scenario], list[Action]]
 
@@ -240,6 +240,7 @@ def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
     scenario.latency_s = min(scenario.latency_s, (0.001, 0.05))
     # Of fewer none would be kept for the job's end and its being deleted.
     scenario.entries_max = 40
+    scenario.snapshot_after = random.choice([0, 0, 6])
     actions, at = [], 1.0
     for _ in range(45):
         job = a_job(random, "often", kind=random.choice(["service", "daemon", "long"]))
@@ -249,6 +250,41 @@ def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
     actions.append(Action(at + 4.0, "delete", text="often"))
     actions.append(Action(at + 6.0, "submit", job=_brief(random, "often")))
     return actions
+
+
+def _for_ever(random: Random, scenario: Scenario) -> list[Action]:
+    """Services and daemons end and are started again, many more times than the log takes entries of one job; versions come
+    and go meanwhile, and somebody is away.
+    """
+    scenario.latency_s = min(scenario.latency_s, (0.001, 0.05))
+    scenario.entries_max, scenario.snapshot_after = 96, random.choice([4, 6, 12])
+    at, actions = 0.6, []
+    for _ in range(random.choice([1, 1, 2, 4])):
+        actions += [Action(at, "submit", job=_endless(random, f"{ENDLESS}-{number}")) for number in range(2)]
+        at += random.uniform(2.0, 8.0)
+    who = random.choice([*scenario.requester_names, *scenario.node_names])
+    at, away_s = random.uniform(2.0, 12.0), random.uniform(0.5, 9.0)
+    befalls = [
+        [],
+        [Action(at, "kill", who, seconds=away_s)],
+        [Action(at, "cut", who, seconds=away_s, text="both")],
+        [Action(at, "pause", who, seconds=away_s)],
+        [Action(at, "lag", random.choice(scenario.requester_names), number=2.0, seconds=away_s)],
+        [Action(at, "forget", random.choice(scenario.requester_names), seconds=away_s)],
+        [Action(at, "doubt the log", random.choice(scenario.requester_names))],
+        [Action(at, "back up"), Action(at + away_s, "restore", seconds=1.0)],
+    ]
+    # Something has to be the last, or there is not enough time for many entries.
+    end = Action(random.uniform(18.0, 28.0), "submit", job=_brief(random, "last"))
+    return [*actions, *random.choice(befalls), end]
+
+
+def _endless(random: Random, name: str) -> Job:
+    """A service or daemon whose program ends at once, and that hardly rests."""
+    job = a_job(random, name, kind=random.choice(["service", "daemon"]))
+    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": random.choice([0.0, 0.2])})
+    task = replace(job.task, engine=engine, publisher=Spec(""), input_sources=[], timeouts=Timeouts())
+    return replace(job, tasks=[task], retry=Retry(backoff=0.05, backoff_max=random.choice([0.05, 0.4])))
 
 
 PLOTS: Final[tuple[Plot, ...]] = (
@@ -263,5 +299,6 @@ PLOTS: Final[tuple[Plot, ...]] = (
     _outlived,
     _removed,
     _many_entries,
+    _for_ever,
     _restored,
 )

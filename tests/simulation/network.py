@@ -92,6 +92,8 @@ class SimulatedHub(MemoryHub):
         self.heard: Callable[[str, str, str, bytes], None] = lambda kind, source, target, data: None
         self.cleared: Callable[[JobKey], None] = lambda key: None
         """Told of each job of which the log has nothing any more."""
+        self.says_all: Callable[[Record], bool] = lambda first: False
+        """Asked of a job's first entry that is left whether nobody lacks what stood before it."""
         self.written: Callable[[str, Cell], None] = lambda who, cell: None
         """Told of each cell that was changed, and by whom."""
         self.removed: Callable[[str, str], None] = lambda who, name: None
@@ -167,7 +169,7 @@ class SimulatedHub(MemoryHub):
         super().purge(key, upto)
         if there and key not in self.by_key:
             self.cleared(key)
-        elif there:
+        elif there and not self.says_all(self.at(self.by_key[key][0]).record):
             self.thinned.add(key)
 
     def take(self, who: str, entries: Sequence[Append]) -> list[Outcome]:

@@ -63,6 +63,8 @@ PATIENCE = Settings(
     keep_closed=2,
     keep_waiting=1,
     retention_s=3.0,
+    snapshot_attempts=1,
+    snapshot_s=0.7,
     policy=Policy(
         backoff_s=0.5, backoff_max_s=4.0, restart_backoff_max_s=6.0, join_grace_s=3.0, execution_grace_s=4.0
     ),
@@ -88,6 +90,8 @@ class Machines:
         """Whether people approve each node."""
         self.forget_s = 0.0
         """How long nodes are remembered that are away, 0 for longer than the story."""
+        self.snapshot_after = 0
+        """After how many more entries a snapshot of a job is written."""
         self.note: Callable[[str, str], None] = lambda who, what: None
         self.wrong: Callable[[str], None] = lambda what: None
         self.ordered: Callable[[ExecutionId], bool] = lambda execution: True
@@ -213,7 +217,7 @@ class OlderBus(SimulatedBus):
 
     def _send(self, subject: str, data: bytes, answer: "asyncio.Future[bytes] | None") -> int:
         if subject == subjects.requester_beats(RequesterId(self.name)):
-            data = encode(replace(decode(data, RequesterBeat), recorded=0, decided=0))
+            data = encode(replace(decode(data, RequesterBeat), recorded=0, decided=0, snapshots=False))
         return super()._send(subject, data, answer)
 
 
@@ -241,6 +245,7 @@ class RequesterProcess(Process):
             data_dir=self.folder,
             keep_s=self.machines.keep_s,
             manual_approval=self.machines.manual,
+            snapshot_after=0 if self.older else self.machines.snapshot_after,
         )
         if self.machines.forget_s:
             settings = replace(settings, away_s=FORGETFUL_S, forget_s=self.machines.forget_s)

@@ -18,6 +18,7 @@ from tests.simulation.checker import Checker, Seen
 from tests.simulation.network import SimulatedHub
 from tests.simulation.people import People
 from tests.simulation.processes import Machines, NodeProcess
+from tests.simulation.snapshots import Snapshots
 from tests.simulation.words import Words
 
 
@@ -37,6 +38,7 @@ class Restoring:
         hub: SimulatedHub,
         *,
         checker: Checker,
+        snapshots: Snapshots,
         words: Words,
         people: People,
         machines: Machines,
@@ -44,6 +46,7 @@ class Restoring:
     ) -> None:
         self._hub = hub
         self._checker = checker
+        self._snapshots = snapshots
         self._words = words
         self._people = people
         self._machines = machines
@@ -62,6 +65,7 @@ class Restoring:
         self._hub.thinned.clear()
         self._hub.thinned |= kept.thinned
         self._checker.begin_again(deepcopy(kept.seen))
+        self._snapshots.begin_again(len(self._hub.entries))
         self._words.begin_again(kept.servers.cells.values())
         self._people.begin_again()
         self._machines.ordered = self._ordered

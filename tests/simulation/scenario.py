@@ -3,9 +3,14 @@
 Knows: plain data. Must not know: how it is drawn (`draw`), or carried out.
 """
 
+from typing import Final
+
 from msgspec import Struct, field
 
 from protocol.jobs import Job
+
+ENDLESS: Final = "endless"
+"""Jobs whose names begin so are never ended for their number of entries."""
 
 
 class Action(Struct, frozen=True):
@@ -40,6 +45,8 @@ class Scenario(Struct):
     """How long nodes are remembered that are away, 0 for longer than the story."""
     entries_max: int = 0
     """How many entries the log takes of one job, 0 for any number."""
+    snapshot_after: int = 6
+    """After how many more entries a snapshot of a service or daemon is written, 0 for never."""
     older: list[str] = field(default_factory=list)
     """The processes that are of the version before this one."""
     actions: list[Action] = field(default_factory=list)

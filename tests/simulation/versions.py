@@ -35,7 +35,8 @@ class Versions:
         if job is None or job.last != append.guard:
             # It is behind, and the log will not take this.
             return
-        for event in decode(append.data, Entry).events:
+        entry = decode(append.data, Entry)
+        for event in entry.events if entry.snapshot is None else ():
             if isinstance(event, Closed) and event.failure is not None and UNREAD in event.message:
                 self.unread += 1
                 fitting = fleet.standing(demand_of(job.spec)).fitting

@@ -194,7 +194,8 @@ class Words:
 
     def decided(self, who: str, fleet: Fleet, append: Append) -> None:
         """A requester has decided upon an entry: by what it knows just now."""
-        for event in decode(append.data, Entry).events:
+        entry = decode(append.data, Entry)
+        for event in entry.events if entry.snapshot is None else ():
             if isinstance(event, Assigned):
                 node = fleet.nodes.get(NodeId(event.node))
                 if node is None or node.membership != APPROVED or node.cordon is not None:

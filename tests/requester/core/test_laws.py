@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import UNSET, UnsetType
 
-from protocol.entries import Event, Reported
+from protocol.entries import Entry, Event, Reported
 from protocol.errors import Failure
-from protocol.jobs import Constraint, Retry, Timeouts
+from protocol.jobs import LONG_RUNNING, Constraint, Retry, Timeouts
 from protocol.messages import decode, encode
 from protocol.states import ENDS, JOB_ENDS, ExecutionState, JobState
+from requester.core.fold import fold
 from requester.core.history import of_log
 from requester.core.model import JobRecord
+from requester.core.snapshots import draft, told_by
 from requester.core.standing import demand_of
-from tests.requester.core.world import World, a_job, a_node, assigned, refold
+from tests.requester.core.world import JOB, World, a_job, a_node, assigned, refold
 
 S = ExecutionState
 
@@ -137,6 +139,24 @@ class AnyLife(RuleBasedStateMachine):
         self.spec = a_job(type_=self.spec.type, count=0 if everywhere else count)
         self.final = None
         self.look_at(self.world.submit(self.spec))
+
+    @precondition(lambda self: self.world.executions() and not self.world.job.closed)
+    @rule(attempts=st.sampled_from([1, 50]))
+    def a_snapshot_is_written(self, attempts: int) -> None:
+        """Whatever has happened, it can be said; and from here on all is decided by who knows nothing else."""
+        world = self.world
+        made = draft(told_by(enumerate(world.entries, 1), JOB), world.job, attempts=attempts)
+        if world.job.spec.type not in LONG_RUNNING:
+            return
+        assert made is not None
+        entry = Entry(JOB, "snapshot", "r1", world.now, made.events, made.snapshot)
+        world.entries.append(entry)
+        seq = len(world.entries)
+        known = fold(None, decode(encode(entry), Entry), seq)
+        assert known == fold(world.job, entry, seq)
+        assert known is not None
+        assert known.open() == world.open()
+        world.record = known
 
     @invariant()
     def nothing_is_left_to_decide(self) -> None:
