@@ -3,7 +3,9 @@
 Knows: when to append and how often to try. Must not know: what an entry says, or what follows from its outcome.
 
 One commit is in flight; what arrives meanwhile goes into the next, so the disk's own rhythm decides how much travels
-together. Every outcome is told exactly once, in the order of the appends.
+together. Every outcome is told exactly once, in the order of the appends. After those of a crowd the next commit lets a few
+turns of the event loop pass: who was answered often asks for more at once, and much of what a commit costs the NATS server
+and the nodes is the same for few entries and for many.
 
 What gets no answer is asked for again, for as long as it takes: under the same guard an operation succeeds once only. Not so
 the first entry of a job, whose guard is that there is none: it may have been stored, its job run, ended and taken out of the
@@ -28,6 +30,9 @@ from requester.agenda import BREATH
 Done = Callable[[Outcome | Fault], None]
 
 _log = structlog.get_logger(__name__)
+CROWD: Final = 10
+TURNS: Final = 3
+"""So many a caller needs to get its answer and to have its next submission decided."""
 _PAUSE_S: Final = 0.05
 _PAUSE_MAX_S: Final = 2.0
 
@@ -79,6 +84,8 @@ class Committer:
                 done(outcome)
                 if number % BREATH == 0:
                     await asyncio.sleep(0)
+            for _ in range(TURNS if len(group) >= CROWD else 0):
+                await asyncio.sleep(0)
 
     async def _commit(self, appends: list[Append]) -> list[Outcome | Fault]:
         """Append until the log answers, or until it is too late to ask again."""
