@@ -56,10 +56,10 @@ class Arrived:
         wanted = self._wanted(remote)
         if wanted is None:
             return
-        if remote.checksum is not None or wanted.parts:
-            # Of parts one has to ask how large they are.
+        if wanted.parts:
+            # One has to ask how large they are.
             self._later.append((name, remote))
-        elif len(self._odd) <= ODD_MAX:
+        elif remote.checksum is not None or len(self._odd) <= ODD_MAX:
             self._compare(name, remote, wanted, 0, stop)
 
     async def check(

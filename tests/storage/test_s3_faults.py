@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from deploy.servers import S3Server, s3_server
 from protocol.errors import Broken, Denied, Fault, TimedOut, Unavailable
 from storage.contract import Share, silent
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3.remote_object import RemoteObject
 from storage.s3.upload import whole_etag
 from tests.contracts.trees import plant, snapshot
 from tests.storage.fault_proxy import FaultProxy, Plan
@@ -181,6 +183,28 @@ async def test_a_flipped_bit_is_noticed(
         with pytest.raises(Broken, match="other bytes came"):
             await source.fetch(params, resolved, tmp_path / f"wrong{number}", silent)
         assert not (tmp_path / f"wrong{number}").exists()
+
+
+async def test_an_object_that_was_compared_is_let_go_of(
+    client: S3Client, bucket: Bucket, tmp_path: Path
+) -> None:
+    """However many objects come that S3 keeps a hash of, those that are whole are compared at once, and not all in memory
+    until the last is there."""
+    data = {f"{number:03}": b"%d" % number for number in range(100)}
+    for name, each in data.items():
+        await bucket.put(f"in/{name}", each, ChecksumAlgorithm="SHA256")
+    source, params = S3Source(client=client), bucket.of("in/")
+    alive = []
+
+    def told(done_bytes: int, total_bytes: int | None) -> None:
+        if done_bytes == total_bytes:
+            alive.append(sum(isinstance(each, RemoteObject) for each in gc.get_objects()))
+
+    await source.fetch(params, await source.resolve(params, ALL), tmp_path / "in", told)
+
+    assert snapshot(tmp_path / "in") == data
+    assert alive
+    assert max(alive) < len(data) / 2
 
 
 async def test_a_cancelled_fetch_does_not_wait_for_the_silent(
