@@ -252,6 +252,8 @@ class Orders:
             raise Conflict("this node holds executions of another log", kind="Log")
         for id_ in unknown:
             self.runners[id_].tell(ReportDropped())
+        for id_ in self.runners.keys() - unknown.keys():
+            self.runners[id_].say_again()
         self.upto = 0
         self._journal.note("upto", "0")
         # What has ended here is open in a log that was restored from before: it is run again.

@@ -127,6 +127,12 @@ class Runner:
         """What a requester is told of it just now."""
         return self.execution.report(self._shop.node, self._shop.incarnation)
 
+    def say_again(self) -> None:
+        """Tell how it stands to those who go by another log: they may know nothing of it, or mean another execution by its
+        name. An end is said until it is answered in any case."""
+        if not self.execution.ended:
+            self._shop.reporter.send(self.report())
+
     def _lasting(self, then: Execution) -> Callable[[], Report | None]:
         """A report if the state is still what it was then; it is written down too: when a program was started, for instance,
         from which its time counts."""

@@ -39,13 +39,15 @@ class Message(Struct, frozen=True):
 class Append(Struct, frozen=True, gc=False):
     """One entry to be appended: "I decided knowing entry `guard` of this job", 0 for a job that is not there yet.
 
-    `op` is unique to this entry; it settles appends whose answer was lost.
+    `op` is unique to this entry; it settles appends whose answer was lost. `log` is which log it was decided by
+    (`LogState.created`), empty for any: a restored one gives the same sequences again.
     """
 
     key: JobKey
     guard: int
     op: str
     data: bytes
+    log: str = ""
 
 
 class Stored(Struct, frozen=True, gc=False, tag=True):
@@ -172,6 +174,8 @@ class Bus(Messages, Protocol):
         An append whose answer was lost is settled before this returns: the log is read, and an entry with our `op` since
         the guard is `Stored`. Raises `Unavailable` only while the log cannot be reached at all; the caller then does not
         know, and must ask again with the same `op` and guard: it can succeed once only.
+
+        What was decided by another log is `Stale`.
         """
 
     def read(self, after: int) -> AsyncGenerator[list[Record], None]:
@@ -193,8 +197,10 @@ class Bus(Messages, Protocol):
     async def log_state(self) -> LogState:
         """The log as a whole. Raises `Unavailable`."""
 
-    async def purge(self, key: JobKey, upto: int) -> None:
-        """Remove a job's entries up to and including sequence `upto`; one that came after stays. Raises `Unavailable`."""
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
+        """Remove a job's entries up to and including sequence `upto`; one that came after stays. Raises `Unavailable`, and
+        `Broken` if that was decided by another log (see `Append`).
+        """
 
     async def get_cell(self, name: str) -> Cell | None:
         """A cell, or None if there is none of that name (a token)."""

@@ -287,9 +287,9 @@ class MemoryBus:
         await asyncio.sleep(0)
         return self._reach().state()
 
-    async def purge(self, key: JobKey, upto: int) -> None:
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
         await asyncio.sleep(0)
-        self._reach().purge(key, upto)
+        self._reach().purge(key, upto, log=log)
 
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)

@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.bus import ENTRY_MAX_BYTES, Append, LogState, Outcome, Record, Refused, Stale, Stored
+from protocol.errors import Broken
 from protocol.ids import JobKey
 
 READ_MAX: Final = 4_096
@@ -64,6 +65,8 @@ class MemoryLog:
     def append(self, entry: Append) -> Outcome:
         if len(entry.data) > ENTRY_MAX_BYTES:
             return Refused(f"the entry has {len(entry.data)} bytes, the log takes at most {ENTRY_MAX_BYTES}")
+        if entry.log not in ("", str(self.generation)):
+            return Stale()
         sequences = self.by_key.get(entry.key, [])
         last = sequences[-1] if sequences else 0
         if last != entry.guard:
@@ -90,7 +93,9 @@ class MemoryLog:
     def records(self, after: int) -> Iterator[Record]:
         return (entry.record for entry in self.entries[after : after + READ_MAX] if entry is not None)
 
-    def purge(self, key: JobKey, upto: int) -> None:
+    def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
+        if log not in ("", str(self.generation)):
+            raise Broken("the log was made anew")
         sequences = self.by_key.pop(key, [])
         for seq in sequences:
             if seq <= upto:

@@ -149,8 +149,8 @@ class NatsBus(NatsMessages):
     async def log_state(self) -> LogState:
         return await self._log.state()
 
-    async def purge(self, key: JobKey, upto: int) -> None:
-        await self._log.purge(key, upto)
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
+        await self._log.purge(key, upto, log)
 
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)

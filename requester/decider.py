@@ -47,7 +47,7 @@ _MOMENT_S: Final = 0.5
 
 class Decider:
     """Decides about jobs in memory, for the requester `me`. `view` is what it goes by, besides the job, at this moment;
-    `position` is how far the log has been read."""
+    `position` is how far the log has been read, `log_created` which one that is."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Decider:
         dispatch: Dispatch,
         view: Callable[[], View],
         position: Callable[[], int],
+        log_created: Callable[[], str],
     ) -> None:
         self._clock = clock
         self._policy = policy
@@ -78,6 +79,7 @@ class Decider:
         self._dispatch = dispatch
         self._view = view
         self._position = position
+        self._log_created = log_created
         self._ops = count(1)
         # Unique to this start of this requester, and a token: 16 digits, then the number of the operation.
         self._op_prefix = blake2b(f"{me} {clock.now()}".encode(), digest_size=8).hexdigest()
@@ -151,7 +153,9 @@ class Decider:
         done = partial(self._done, live, entry, taken, decision.more)
         try:
             self._committer.put(
-                Append(live.key, live.guard, entry.op, data), done, must=live.record is not None
+                Append(live.key, live.guard, entry.op, data, self._log_created()),
+                done,
+                must=live.record is not None,
             )
         except Exhausted as fault:
             self._give_back(live.key, entry)

@@ -61,8 +61,10 @@ class Follower:
         self.position = 0
         """The sequence up to which every entry has been folded."""
 
-    async def begin(self) -> None:
-        """Find out where to go on: compare the read model with the log, and start over if they do not belong together."""
+    async def begin(self) -> LogState:
+        """Find out where to go on: compare the read model with the log, and start over if they do not belong together. The
+        log's state at that time.
+        """
         created, position = await self._recorder.open()
         state = await self._state_beyond(created, position)
         if created != state.created or position > state.last:
@@ -75,6 +77,7 @@ class Follower:
         self.created, self.position = state.created, position
         # Not the log's last sequence: that may have been purged, and then never comes.
         self._end = await self._asked(self._bus.newest)
+        return state
 
     async def read_to_the_end(self) -> None:
         """Return when this requester knows what others knew when it began."""

@@ -132,8 +132,8 @@ class NodeCells:
                 # It may have been given work by a requester that heard of it, before it went silent.
                 self._moves(id_)
             return
-        if cell.bars(known.incarnation):
-            # What was known here was removed and another one has joined, both unheard: that one's next beat counts.
+        if cell.bars(known.incarnation) or known.incarnation < cell.incarnation:
+            # What was known here was removed or has ended, and another one has joined, unheard: that one's next beat counts.
             now = self._clock.now()
             known = replace(known, connected=False, disconnected_since=now, incarnation=cell.incarnation)
         if cell.forgiven_at:

@@ -103,6 +103,7 @@ class Orchestrator:
             dispatch=self.dispatch,
             view=self._view,
             position=position,
+            log_created=log_created,
         )
         self.gone: dict[NodeId, float] = {}
         self.acting = False

@@ -194,7 +194,7 @@ class Retention:
                     break
                 # What stands before the log's first entry has been taken out by another.
                 if purge.upto >= state.first:
-                    await self._bus.purge(purge.key, purge.upto)
+                    await self._bus.purge(purge.key, purge.upto, log=created)
                     await self._clock.sleep(len(self._presence.there) / RATE_MAX)
                 gone.append(purge)
         finally:

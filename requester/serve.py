@@ -105,7 +105,8 @@ async def running(
 
 async def _resume(parts: _Parts) -> None:
     """Take up the jobs that were open when this requester ended, except those whose end it missed."""
-    await parts.follower.begin()
+    # Not later: a job that has nearly all entries that the log takes of it may be changed at once.
+    parts.orchestrator.entries_max = (await parts.follower.begin()).entries_max
     async for some in parts.recorder.every_open():
         missed = await parts.retention.missed(some)
         for record in some:

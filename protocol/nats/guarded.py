@@ -19,7 +19,7 @@ without an answer, or by the caller who asks again after `Unavailable`.
 import asyncio
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from itertools import count
 from typing import Final
@@ -57,6 +57,10 @@ GIVE_UP_S: Final = 30.0
 """How long a write is pursued before `Unavailable`: longer than a cluster needs for a new leader (4 to 7 s, measured)."""
 RETRY_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Pauses between attempts; the last one repeats."""
+
+
+Still = Callable[[], Awaitable[bool]]
+"""Whether what is in doubt may be sent once more. Raises `Unavailable`."""
 
 
 class Put(Struct, frozen=True, gc=False):
@@ -165,11 +169,14 @@ class GuardedStream:
         self._stream = stream
         self._looks = 0
 
-    async def put(self, puts: Sequence[Put]) -> list[Outcome]:
-        """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again."""
+    async def put(self, puts: Sequence[Put], *, still: Still | None = None) -> list[Outcome]:
+        """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again.
+
+        What is not `still` to be written is not sent once more when it is in doubt, but stale.
+        """
         outcomes: list[Outcome] = []
         for commit in commits(puts):
-            outcomes += await self._put(commit)
+            outcomes += await self._put(commit, still)
         return outcomes
 
     async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:
@@ -179,7 +186,7 @@ class GuardedStream:
         )
         return [read_get(answer) for answer in answers]
 
-    async def _put(self, puts: Sequence[Put]) -> list[Outcome]:
+    async def _put(self, puts: Sequence[Put], still: Still | None) -> list[Outcome]:
         verdicts: list[Outcome | Doubt]
         try:
             batch = await self._send_batch(puts) if len(puts) >= BATCH_FROM else None
@@ -196,7 +203,7 @@ class GuardedStream:
         outcomes = [verdict for verdict in verdicts if isinstance(verdict, Stored)]
         if len(outcomes) == len(puts):
             return list(outcomes)
-        return await self._settle(puts, verdicts)
+        return await self._settle(puts, verdicts, still)
 
     async def _send_singles(self, puts: Sequence[Put]) -> list[Outcome | Doubt]:
         requests = [Request(put.subject, put.data, _headers(put)) for put in puts]
@@ -215,13 +222,15 @@ class GuardedStream:
         (answer,) = await self._wire.ask([commit], timeout_s=DOUBT_S, ahead=ahead)
         return judge(answer)
 
-    async def _settle(self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt]) -> list[Outcome]:
+    async def _settle(
+        self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt], still: Still | None
+    ) -> list[Outcome]:
         """Find an outcome for every write, each on its own."""
         outcomes: dict[int, Outcome] = {}
         looks = self._looks
 
         async def settle(number: int) -> None:
-            outcomes[number] = await self._settle_one(puts[number], verdicts[number])
+            outcomes[number] = await self._settle_one(puts[number], verdicts[number], still)
 
         try:
             async with asyncio.timeout(GIVE_UP_S):
@@ -239,7 +248,7 @@ class GuardedStream:
             ) from error
         return [outcomes[number] for number in range(len(puts))]
 
-    async def _settle_one(self, put: Put, verdict: Outcome | Doubt) -> Outcome:
+    async def _settle_one(self, put: Put, verdict: Outcome | Doubt, still: Still | None) -> Outcome:
         """Look and send again until there is an outcome. Raises `Unavailable` if the connection was shut, and `Denied`."""
         doubted = False
         for attempt in count():
@@ -256,6 +265,8 @@ class GuardedStream:
                     return verdict if isinstance(found, Stale) and isinstance(verdict, Refused) else found
                 if isinstance(verdict, Refused):
                     return verdict
+                if still is not None and not await still():
+                    return Stale()
                 (verdict,) = await self._send_singles([put])
             except (Unavailable, Broken) as error:
                 _log.debug("a write is in doubt", subject=put.subject, reason=error.message)

@@ -62,3 +62,25 @@ async def test_an_end_that_no_log_wants_is_forgotten_after_a_while(
     assert lost.execution in node.here.runners
     assert (await requester.full_list(2, [], created="log-2")).taken
     await requester.quiet(node)
+
+
+async def test_what_goes_on_is_told_to_another_log(nodes: Nodes, requester: FakeRequester) -> None:
+    """A node that goes over to another log says how all stands that it has: the log may mean another execution by its name,
+    of which the order was lost on its way. Then it ends what it has, and takes the order.
+    """
+    node = nodes(limits=Limits(stop_grace_s=0.0))
+    await node.start()
+    assert (await requester.full_list(1, [], created="log-1")).taken
+    lost = order(5, noop(LONG), ordered_at=1_800_000_000.25)
+    await requester.run(lost)
+    await requester.reached(lost, S.RUNNING)
+    again = msgspec.structs.replace(lost, ordered_at=lost.ordered_at + 1, task=noop({"Stdout": "now"}))
+    said = requester.decide
+    requester.decide = lambda report: "replaced" if report.ordered_at == lost.ordered_at else said(report)
+
+    assert (await requester.full_list(5, [again], created="log-2")).taken
+    await requester.quiet(node)
+    assert (await requester.run(again)).taken
+    report = await requester.ended(again)
+    assert report.output is not None
+    assert report.output.stdout == "now"

@@ -5,6 +5,7 @@ import secrets
 from contextlib import aclosing
 from hashlib import sha256
 
+import msgspec
 import pytest
 
 from protocol.bus import (
@@ -17,7 +18,7 @@ from protocol.bus import (
     Stale,
     Stored,
 )
-from protocol.errors import Unavailable
+from protocol.errors import Broken, Unavailable
 from tests.contracts.bus_steps import (
     LIMIT_S,
     Buses,
@@ -74,6 +75,28 @@ class LogContract:
         await stored(other, fresh_key())
 
         await stored(one, key, first)
+
+    @pytest.mark.parametrize("size", [1, 12])
+    async def test_what_another_log_decided_is_stale(self, buses: Buses, size: int) -> None:
+        """A restored log gives sequences again, so a guard may hold by chance. An entry says which log it was decided by, is
+        stored in no other one, and does not hold up those beside it. Nothing is taken out by another log's word either.
+        """
+        bus, _ = buses
+        log = (await bus.log_state()).created
+        ours, others = (
+            [msgspec.structs.replace(entry(fresh_key()), log=name) for _ in range(size)]
+            for name in (log, "lost")
+        )
+
+        outcomes = await bus.append([*ours, *others])
+
+        assert [type(outcome) for outcome in outcomes] == [Stored] * size + [Stale] * size
+        assert await bus.last(others[0].key) is None
+        with pytest.raises(Broken):
+            await bus.purge(ours[0].key, 1 << 40, log="lost")
+        assert await bus.last(ours[0].key) is not None
+        await bus.purge(ours[0].key, 1 << 40, log=log)
+        assert await bus.last(ours[0].key) is None
 
     async def test_exactly_one_of_two_racing_appends_wins(self, buses: Buses) -> None:
         """However two requesters race for the same job, one entry is stored and the other stale, every time."""

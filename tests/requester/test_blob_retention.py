@@ -107,7 +107,7 @@ async def test_data_that_is_submitted_while_it_is_removed_is_there(
 
         meeting = Meeting(bus, call, before=before, what=looked if call == "put_blob" else submitted)
         if call == "put_blob":
-            one._bus = meeting
+            one._changes._bus = meeting
         retention = Retention(
             bus if call == "put_blob" else meeting,
             cluster.hub.clock,

@@ -453,3 +453,11 @@ async def test_whose_version(tmp_path: Path) -> None:
         first = asyncio.create_task(service.submit(a_job("shared"), warnings=[], client="one"))
         second = asyncio.create_task(service.submit(a_job("shared", count=2), warnings=[], client="two"))
         assert [(await first).version, (await second).version] == [1, 2]
+
+
+async def test_how_many_entries_the_log_takes_is_known_from_the_start(tmp_path: Path) -> None:
+    """A requester that has just started ends a job before the log takes no more of it, as the one before it would have."""
+    async with a_cluster(tmp_path) as cluster:
+        cluster.hub.entries_max = 200
+        service = await cluster.requester()
+        assert service._orchestrator.entries_max == 200

@@ -1,13 +1,14 @@
 """A log and cells that were restored from a backup while requesters and nodes went on."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from protocol.entries import Closed, Entry
-from protocol.errors import Conflict
+from protocol.errors import Broken, Conflict
 from protocol.ids import JobKey
 from protocol.memory_bus import Backup, MemoryBus, MemoryHub
 from protocol.messages import decode
@@ -93,15 +94,15 @@ class LostWhilePurging(MemoryBus):
         self.restored = asyncio.Event()
         self.too_early: list[JobKey] = []
 
-    async def purge(self, key: JobKey, upto: int) -> None:
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
         if self.backup is not None and not self.restored.is_set():
             self._hub.restore(self.backup)
             self.restored.set()
             return
         last = await self.last(key)
+        await super().purge(key, upto, log=log)
         if last is not None and not any(isinstance(each, Closed) for each in decode(last.data, Entry).events):
             self.too_early.append(key)
-        await super().purge(key, upto)
 
 
 async def test_what_may_leave_one_log_stays_in_another(tmp_path: Path) -> None:
@@ -136,7 +137,8 @@ async def test_what_may_leave_one_log_stays_in_another(tmp_path: Path) -> None:
         )
         async with asyncio.timeout(WITHIN_S):
             while not bus.restored.is_set():
-                await retention.round()
+                with suppress(Broken):
+                    await retention.round()
         assert not bus.too_early
 
         await happens(lambda: len(node.runs) == 4)

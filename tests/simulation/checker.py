@@ -110,6 +110,10 @@ class Checker:
         """Jobs that went on while their earlier versions were taken out of the log: not all know how those ended."""
         self.barred: dict[str, float] = {}
         """Nodes that get no new work by people's word, and since when that is everywhere."""
+        self._lost: dict[JobId, int] = {}
+        """The newest version of each job that was lost with a log: a requester that was asked about one before that may take
+        it for one that has left the log.
+        """
         self._wrong = wrong
         self._note = note
         self._policy = policy
@@ -122,6 +126,7 @@ class Checker:
 
     def begin_again(self, seen: Seen) -> None:
         """The log is another one from now on, which says that."""
+        self._lost |= {each.id: each.version for each in self.jobs.values()}
         self.jobs, self.past = seen.jobs, seen.past
         self.barred.clear()
 
@@ -170,7 +175,8 @@ class Checker:
             self.jobs[key].submitted_at = now
             return fault
         if job is None:
-            if isinstance(event, Deleted) and any(each.id == id_ for each in self.past.get(key, ())):
+            known = id_ in self._lost or any(each.id == id_ for each in self.past.get(key, ()))
+            if isinstance(event, Deleted) and known:
                 return ""
             return "I2: the first event is not the submission"
         if job.id != id_:
@@ -211,7 +217,8 @@ class Checker:
             self.jobs[key] = History(id_, event.spec, event.version)
             past = self.past.get(key, ())
             earlier = max((each.version for each in past if each.id == id_), default=0)
-            return "" if event.version == earlier + 1 else f"I2: version {event.version} after {earlier}"
+            after = (earlier, self._lost.get(id_, earlier))
+            return "" if event.version - 1 in after else f"I2: version {event.version} after {earlier}"
         if job.id != id_:
             return f"I2: {id_} takes the place of {job.id}"
         if event.version != job.version + 1:

@@ -60,6 +60,24 @@ def a_job(random: Random, name: str, kind: str = "") -> Job:
     )
 
 
+def brief(random: Random, name: str) -> Job:
+    """A job that anybody runs at once and that is over soon."""
+    job = a_job(random, name, kind="small")
+    job = replace(job, tasks=[replace(job.task, publisher=Spec(""), input_sources=[])])
+    return lasting_s(job, random.choice([0.0, 0.2]))
+
+
+def lasting(random: Random, name: str) -> Job:
+    """A job that goes on until somebody stops it."""
+    return replace(lasting_s(brief(random, name), 1000.0), type="service")
+
+
+def lasting_s(job: Job, seconds: float) -> Job:
+    """The job with a program that takes so long."""
+    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": seconds})
+    return replace(job, tasks=[replace(job.task, engine=engine)])
+
+
 def with_new_words(job: Job) -> Job:
     """The job with a field that the version before does not know."""
     source = Input(Spec("sim", {"Seconds": 0.1, "Text": "new"}), "/in")

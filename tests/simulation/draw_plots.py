@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from protocol.jobs import Job, Retry, Spec, Timeouts
-from tests.simulation.draw_jobs import a_job, with_new_words
+from tests.simulation.draw_jobs import a_job, brief, lasting, with_new_words
+from tests.simulation.draw_restores import end_lost, order_lost, restored, word_lost
 from tests.simulation.scenario import ENDLESS, Action, Scenario
 
 Plot = Callable[[Random, Scenario], list[Action]]
@@ -26,20 +27,6 @@ def plot_of(seed: int) -> Plot | None:
     return PLOTS[turn % len(PLOTS)] if rest == EVERY - 1 else None
 
 
-def _brief(random: Random, name: str) -> Job:
-    """A job that anybody runs at once and that is over soon."""
-    job = a_job(random, name, kind="small")
-    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": random.choice([0.0, 0.2])})
-    return replace(job, tasks=[replace(job.task, engine=engine, publisher=Spec(""), input_sources=[])])
-
-
-def _lasting(random: Random, name: str) -> Job:
-    """A job that goes on until somebody stops it."""
-    job = _brief(random, name)
-    engine = replace(job.task.engine, params=job.task.engine.params | {"Seconds": 1000.0})
-    return replace(job, type="service", tasks=[replace(job.task, engine=engine)])
-
-
 def _new_words(random: Random, name: str, kind: str) -> Job:
     """A job with a field that the version before does not know, and without timeouts."""
     job = with_new_words(a_job(random, name, kind=kind))
@@ -51,7 +38,7 @@ def _deleted_in_doubt(random: Random, scenario: Scenario) -> list[Action]:
     actions: list[Action] = []
     for number in range(4):
         name, at = f"deleted-{number}", random.uniform(0.6, 1.5)
-        actions.append(Action(at, "submit", job=_brief(random, name)))
+        actions.append(Action(at, "submit", job=brief(random, name)))
         patience_s = random.uniform(0.2, 2.0) * scenario.latency_s[1]
         actions.append(Action(at + random.uniform(2.5, 4.0), "delete", text=name, seconds=patience_s))
     if random.random() < 0.5:
@@ -70,9 +57,7 @@ def _doubted_submission(random: Random, scenario: Scenario) -> list[Action]:
     return [
         Action(at, "cut", "r1", seconds=away_s, text="down"),
         *(
-            Action(
-                at + way_s * random.random(), "submit", "r1", job=_brief(random, f"doubted-{n}"), once=True
-            )
+            Action(at + way_s * random.random(), "submit", "r1", job=brief(random, f"doubted-{n}"), once=True)
             for n in range(4)
         ),
         Action(at + deaf_s, "cut", "r1", seconds=away_s - deaf_s, text="both"),
@@ -87,9 +72,9 @@ def _second_life(random: Random, scenario: Scenario) -> list[Action]:
     actions = []
     for name in ("lived-0", "lived-1"):
         actions += [
-            Action(0.7, "submit", "r1", job=_brief(random, name)),
+            Action(0.7, "submit", "r1", job=brief(random, name)),
             Action(at + random.uniform(0.5, 1.0), "delete", "r1", text=name),
-            Action(at + random.uniform(9.0, 10.0), "submit", "r1", job=_lasting(random, name)),
+            Action(at + random.uniform(9.0, 10.0), "submit", "r1", job=lasting(random, name)),
         ]
     away_s = 10.5 + random.uniform(0.0, 1.0)
     away = [
@@ -190,49 +175,10 @@ def _second_machine(
     at = random.randint(1, 3) + random.uniform(0.3, 0.5)
     kind = random.choice(["long", "daemon", "several", "ops"])
     return at, [
-        Action(at - random.uniform(0.1, 0.6), "submit", job=_lasting(random, "twin-0")),
+        Action(at - random.uniform(0.1, 0.6), "submit", job=lasting(random, "twin-0")),
         Action(at - random.uniform(0.1, 0.6), "submit", job=a_job(random, "twin-1", kind=kind)),
         Action(at, "twin", "n1", text=random.choice(kinds)),
     ]
-
-
-def _restored(random: Random, scenario: Scenario) -> list[Action]:
-    """The servers are lost and come back with a backup, in which some jobs are open that have ended, and some are missing
-    that run; a version that was lost is followed by another one of its number. Somebody may be away meanwhile.
-    """
-    scenario.nodes = min(scenario.nodes, random.choice([1, 2]))
-    at = random.uniform(1.5, 3.0)
-    lost_at = at + random.uniform(1.0, 4.0)
-    back_at = lost_at + random.uniform(0.1, 3.0)
-    after = back_at + random.uniform(0.0, 6.0)
-    changed = _brief(random, "changed")
-    lost = replace(changed.task.engine, params=changed.task.engine.params | {"Seconds": after - at})
-    actions = [
-        Action(at, "back up"),
-        Action(lost_at, "restore", seconds=back_at - lost_at),
-        Action(at - random.uniform(0.7, 1.0), "submit", job=_brief(random, "changed")),
-        Action(at - random.uniform(0.1, 1.0), "submit", job=_lasting(random, "before-0")),
-        Action(at - random.uniform(0.0, 0.5), "submit", job=a_job(random, "before-1", kind="several")),
-        Action(
-            at + random.uniform(0.0, 0.8),
-            "submit",
-            job=replace(changed, tasks=[replace(changed.task, engine=lost)]),
-        ),
-        Action(random.uniform(at, lost_at), "submit", job=a_job(random, "between-0")),
-        Action(lost_at - random.uniform(0.05, 0.3), "cordon", text=random.choice(scenario.node_names)),
-        Action(after, "submit", job=_brief(random, "changed")),
-        Action(after, "submit", job=a_job(random, random.choice(["before-0", "before-1", "between-0"]))),
-    ]
-    who = random.choice([*scenario.requester_names, *scenario.node_names])
-    away_s = random.uniform(0.5, 8.0)
-    befalls = [
-        [],
-        [],
-        [Action(random.uniform(at, after), "kill", who, seconds=away_s)],
-        [Action(random.uniform(at, after), "cut", who, seconds=away_s, text="both")],
-        [Action(random.uniform(at, after), "pause", who, seconds=away_s)],
-    ]
-    return actions + random.choice(befalls)
 
 
 def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
@@ -248,7 +194,7 @@ def _many_entries(random: Random, scenario: Scenario) -> list[Action]:
         at += random.uniform(0.02, 0.2)
     actions.append(Action(at + 1.0, "stop", text="often"))
     actions.append(Action(at + 4.0, "delete", text="often"))
-    actions.append(Action(at + 6.0, "submit", job=_brief(random, "often")))
+    actions.append(Action(at + 6.0, "submit", job=brief(random, "often")))
     return actions
 
 
@@ -275,7 +221,7 @@ def _for_ever(random: Random, scenario: Scenario) -> list[Action]:
         [Action(at, "back up"), Action(at + away_s, "restore", seconds=1.0)],
     ]
     # Something has to be the last, or there is not enough time for many entries.
-    end = Action(random.uniform(18.0, 28.0), "submit", job=_brief(random, "last"))
+    end = Action(random.uniform(18.0, 28.0), "submit", job=brief(random, "last"))
     return [*actions, *random.choice(befalls), end]
 
 
@@ -300,5 +246,8 @@ PLOTS: Final[tuple[Plot, ...]] = (
     _removed,
     _many_entries,
     _for_ever,
-    _restored,
+    restored,
+    order_lost,
+    end_lost,
+    word_lost,
 )

@@ -238,6 +238,8 @@ class Faults:
         if len(peers) > 1:
             process.kill()
             process.gone = True
+            # Whoever else is this node has credentials of its own.
+            process.link.revoked = False
             peers.remove(process)
             del self._processes[action.who]
 

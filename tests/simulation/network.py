@@ -164,9 +164,9 @@ class SimulatedHub(MemoryHub):
 
     # The log
 
-    def purge(self, key: JobKey, upto: int) -> None:
+    def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
         there = key in self.by_key
-        super().purge(key, upto)
+        super().purge(key, upto, log=log)
         if there and key not in self.by_key:
             self.cleared(key)
         elif there and not self.says_all(self.at(self.by_key[key][0]).record):
@@ -360,8 +360,8 @@ class SimulatedBus(MemoryBus):
     async def log_state(self) -> LogState:
         return await self._ask(self._server.state)
 
-    async def purge(self, key: JobKey, upto: int) -> None:
-        await self._ask(partial(self._server.purge, key, upto))
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
+        await self._ask(partial(self._server.purge, key, upto, log=log))
 
     async def get_cell(self, name: str) -> Cell | None:
         check_cell_name(name)

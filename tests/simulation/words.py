@@ -3,7 +3,7 @@
 Knows: words, who was asked, and what is written in nodes' cells. Must not know: how a requester keeps a word, or decides.
 
 - A word that was answered was kept, and a node's cell changes by words alone: of two words in a row both hold.
-- No requester gives work to a node of which it knows that it was taken out.
+- No requester gives work to a node of which it knows that it was taken out, nor gives one up as silent that it hears.
 - Where nothing goes wrong but at nodes, a node that was taken out gets no new work once everybody knows, and work that has
   to leave it is gone soon after its time; what a node had whose credentials were revoked is given up as if it were silent.
 """
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from protocol.bus import Append, Cell
-from protocol.entries import Assigned, Entry
+from protocol.entries import Assigned, Entry, Lost
 from protocol.ids import NodeId
 from protocol.messages import decode
 from protocol.states import ENDS
 from requester.core.fleet import Fleet
+from requester.core.giving_up import NODE_LOST
 from requester.core.membership import APPROVED, DELETED, PENDING, REJECTED
 from requester.notes import NodeCell
 from tests.simulation.checker import Checker
@@ -200,6 +201,10 @@ class Words:
                 node = fleet.nodes.get(NodeId(event.node))
                 if node is None or node.membership != APPROVED or node.cordon is not None:
                     self._wrong(f"I11: {who} gives work to {event.node}, of which it knows {node}")
+            elif isinstance(event, Lost) and event.failure.code == NODE_LOST:
+                node = fleet.nodes.get(event.node)
+                if node is not None and node.connected:
+                    self._wrong(f"I11: {who} gives {event.node} up for its silence, and hears it")
 
 
 def _joins(cell: NodeCell) -> bool:
