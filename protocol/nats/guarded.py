@@ -53,6 +53,8 @@ BATCH_FROM: Final = 10
 BATCH_BYTES: Final = 4 << 20
 DOUBT_S: Final = 5.0
 """How long an answer may take before the write is in doubt."""
+LOOK_S: Final = 1.0
+"""How long a look may take. What a leader was asked that died is never answered: it is asked again, of the next one."""
 GIVE_UP_S: Final = 30.0
 """How long a write is pursued before `Unavailable`: longer than a cluster needs for a new leader (4 to 7 s, measured)."""
 RETRY_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -182,7 +184,7 @@ class GuardedStream:
     async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:
         """The newest message of each subject. Raises `Unavailable`."""
         answers = await self._wire.ask(
-            [get_request(self._stream, last_by_subj=subject) for subject in subjects], timeout_s=DOUBT_S
+            [get_request(self._stream, last_by_subj=subject) for subject in subjects], timeout_s=LOOK_S
         )
         return [read_get(answer) for answer in answers]
 
@@ -290,7 +292,7 @@ class GuardedStream:
         seq = put.guard + 1
         while seq < last:
             request = get_request(self._stream, next_by_subj=put.subject, seq=seq)
-            (answer,) = await self._wire.ask([request], timeout_s=DOUBT_S)
+            (answer,) = await self._wire.ask([request], timeout_s=LOOK_S)
             found = read_get(answer)
             if found is None:
                 return 0

@@ -231,3 +231,35 @@ async def test_a_log_that_takes_no_writes_says_where_to_look(monkeypatch: pytest
 
     with pytest.raises(Unavailable, match=r"no space left on device.*restart it"):
         await stream.put([guarded.Put("job.x", 0, "op-1", b"entry")])
+
+
+class DeadLeader(FullDisk):
+    """The wire to a cluster whose leader has died: nothing is answered until it has been asked three times. `looks` are how
+    long each look was to be waited for.
+    """
+
+    def __init__(self) -> None:
+        self.looks: list[float] = []
+
+    async def ask(
+        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
+    ) -> list[Answer | None]:
+        looks = ".STREAM.MSG.GET." in requests[0].subject
+        self.looks += [timeout_s] if looks else []
+        if len(self.looks) < 3:
+            return [None] * len(requests)
+        if looks:
+            return await super().ask(requests, timeout_s=timeout_s)
+        return [Answer(b"", b'{"seq":7}')]
+
+
+async def test_a_look_that_a_dead_leader_was_asked_for_is_repeated_soon() -> None:
+    """A look is waited for no longer than a second, so that a new leader is asked as soon as there is one."""
+    wire = DeadLeader()
+
+    outcomes = await guarded.GuardedStream(cast(Wire, wire), "JOBS").put(
+        [guarded.Put("job.x", 0, "op-1", b"entry")]
+    )
+
+    assert outcomes == [Stored(7)]
+    assert max(wire.looks) <= 1.0
