@@ -203,7 +203,8 @@ def _for_ever(random: Random, scenario: Scenario) -> list[Action]:
     and go meanwhile, and somebody is away.
     """
     scenario.latency_s = min(scenario.latency_s, (0.001, 0.05))
-    scenario.entries_max, scenario.snapshot_after = 96, random.choice([4, 6, 12])
+    # So many that a reader which lags for some seconds does not cost a job its end.
+    scenario.entries_max, scenario.snapshot_after = 200, random.choice([4, 6, 12])
     at, actions = 0.6, []
     for _ in range(random.choice([1, 1, 2, 4])):
         actions += [Action(at, "submit", job=_endless(random, f"{ENDLESS}-{number}")) for number in range(2)]
