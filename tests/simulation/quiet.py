@@ -34,7 +34,7 @@ def going_on(cluster: "Cluster") -> list[str]:
     for key, history in cluster.checker.jobs.items():
         if history.state is None:
             found.append(f"job {history.id} ({key}) is open: {history.attempts}")
-        if cluster.hub.by_key[key][0] < history.first:
+        if cluster.hub.by_key[key][0] < history.first and not _is_kept_for_the_older(cluster):
             found.append(f"the log has entries of an earlier job of {history.id}'s name")
     found += [
         f"nobody has answered {call.action.what} {call.action.text}"
@@ -56,6 +56,12 @@ def going_on(cluster: "Cluster") -> list[str]:
         elif isinstance(process, RequesterProcess):
             found += [f"{process.name}: {each}" for each in _requester(process, cluster)]
     return found
+
+
+def _is_kept_for_the_older(cluster: "Cluster") -> bool:
+    """Whether a requester of the version before is there: it does not say what it has written, so all of the log stays."""
+    requesters = (each for each in cluster.processes.values() if isinstance(each, RequesterProcess))
+    return any(each.older for each in requesters)
 
 
 def _remembered(cluster: "Cluster") -> list[str]:
