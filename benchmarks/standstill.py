@@ -10,8 +10,8 @@ is left is ours: processor time, system calls that wait, the interpreter's lock.
 
 How much of a wait was the queue's can't be told to the end where other threads of the process run meanwhile: one may
 stand in the queue with the lock, and another work without it. So a process that may (root) is also watched while all of its
-threads are `ServedFirst`, the loop's before the rest, so that the processors are theirs as if no other program were there.
-What the loop is late by then, its process made.
+threads are `ServedFirst`, the loop's before the rest, and the programs that it started last, so that the processors are
+theirs as if no other program were there. What the loop is late by then, its process made.
 
 That is not all that a machine can do. A guest whose host let it rest altogether sees neither queue nor steal: the loop slept
 until a timer, and was woken late. It was in its own wait then (`benchmarks.own_wait`), which needs no lock and has no
@@ -37,6 +37,7 @@ from contextlib import asynccontextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+import psutil
 from msgspec import Struct
 
 from benchmarks.own_wait import OwnWait
@@ -85,8 +86,9 @@ class Delay(Struct, frozen=True):
 
 
 class ServedFirst:
-    """Gives the threads of this process a processor before all other programs, and the caller's thread at once; a context
-    manager. Threads that begin meanwhile are found by `look`; programs that are started have no priority.
+    """Gives the threads of this process a processor before all other programs, and the caller's thread at once; the programs
+    that it has started (the server that it is measured with) have one when nobody else wants it. A context manager. Threads
+    that begin meanwhile are found by `look`; programs that are started then are served as any.
 
     Only the caller's is a real-time priority: from threads that work all the time with one, the kernel takes some 50 ms a
     second, so that others may run at all. Where the user may not ask for any, nothing changes.
@@ -95,11 +97,14 @@ class ServedFirst:
     def __init__(self) -> None:
         self._own = threading.get_native_id()
         self._lifted: set[int] = set()
+        self._started: list[psutil.Process] = []
 
     def __enter__(self) -> Self:
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(self._own, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
             self._lifted.add(self._own)
+            self._started = psutil.Process().children(recursive=True)
+            _serve(self._started, os.SCHED_IDLE)
             self.look()
         return self
 
@@ -118,7 +123,17 @@ class ServedFirst:
         self.look()
         for each in self._lifted:
             _be_nice(each, 0)
+        _serve(self._started, os.SCHED_OTHER)
         self._lifted.clear()
+
+
+def _serve(programs: list[psutil.Process], policy: int) -> None:
+    """Have all threads of these programs served so, and those that they begin later."""
+    for program in programs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for thread in program.threads():
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setscheduler(thread.id, policy, os.sched_param(0))
 
 
 def _be_nice(thread: int, nice: int) -> None:

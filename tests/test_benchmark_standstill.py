@@ -209,8 +209,8 @@ def test_an_idle_loop_that_is_not_woken_is_not_ours() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a thread a real-time priority")
 def test_a_process_is_served_first_and_what_it_starts_is_not() -> None:
-    """The loop's thread is served at once, the others before all other programs, also those that begin later; programs that
-    are started are not, and afterwards nobody is."""
+    """The loop's thread is served at once, the others before all other programs, also those that begin later; what the
+    process has started is served last, what it starts then as any, and afterwards everybody is."""
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     ask = "import os; print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))"
@@ -219,17 +219,20 @@ def test_a_process_is_served_first_and_what_it_starts_is_not() -> None:
         policy = os.sched_getscheduler(thread_id) & ~os.SCHED_RESET_ON_FORK
         return policy, os.getpriority(os.PRIO_PROCESS, thread_id)
 
+    started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with ServedFirst() as served:
         thread.start()
         served.look()
         assert thread.native_id is not None
-        own, other = served_as(0), served_as(thread.native_id)
+        own, other, last = served_as(0), served_as(thread.native_id), served_as(started.pid)
         program = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    after = served_as(0), served_as(thread.native_id)
+    after = served_as(0), served_as(thread.native_id), served_as(started.pid)
+    started.communicate()
     ended.set()
     thread.join()
 
     assert own[0] == os.SCHED_FIFO
     assert other == (os.SCHED_OTHER, -20)
     assert program.stdout.split() == [str(os.SCHED_OTHER), "0"]
-    assert after == ((os.SCHED_OTHER, 0), (os.SCHED_OTHER, 0))
+    assert last[0] == os.SCHED_IDLE
+    assert after == ((os.SCHED_OTHER, 0),) * 3
