@@ -27,7 +27,7 @@ from protocol.entries import (
 )
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId, execution_id, key_of
 from protocol.jobs import Job
-from protocol.messages import Report, decode
+from protocol.messages import Report, Verdict, decode
 from protocol.states import ARROWS, ENDS, ExecutionState, JobState
 from requester.core.policy import Policy
 from tests.simulation.scenario import ENDLESS
@@ -279,6 +279,25 @@ class Checker:
         if event.attempt != len(earlier) + 1:
             return f"I8: attempt {event.attempt} after {len(earlier)} others"
         return ""
+
+    def answered(self, report: Report, verdict: Verdict) -> None:
+        """A node takes this for the answer to a report, and goes by it. An end that it is to say no more of is in the log,
+        and what it is to forget is over: else the work would be done again, and what it has shown would be for nothing. A
+        log that was lost may have had more.
+        """
+        if verdict.verdict == "later":
+            self._wrong(
+                f"I3: {report.node} takes it for an answer that it is to ask later about {report.execution}"
+            )
+        ended = verdict.verdict == "stored" and report.state in ENDS
+        if self._lost or verdict.replaced or not (ended or verdict.verdict == "drop"):
+            return
+        attempts = (each.attempts.get(report.execution) for each in self.jobs.values())
+        if any(each is not None and each.state not in ENDS for each in attempts):
+            what = "its end is stored" if ended else "it is over"
+            self._wrong(
+                f"I3: {report.node} was told of {report.execution} that {what}, and the log has nothing of it"
+            )
 
     def _reported(self, job: History, report: Report, now: float) -> str:
         attempt = job.attempts.get(report.execution)

@@ -73,7 +73,7 @@ class Cluster:
         self.hub.stored = self._stored
         self.hub.written, self.hub.removed = self.words.written, self._forgotten
         self.versions = Versions(self.wrong, self.checker)
-        self.machines.decided = self._decided
+        self.machines.decided, self.machines.answered = self._decided, self.checker.answered
         self.hub.entries_max = scenario.entries_max
         self.hub.full_of_one = self._full_of_one
         self.hub.cleared = self.checker.cleared

@@ -97,6 +97,7 @@ class Machines:
         self.ordered: Callable[[ExecutionId], bool] = lambda execution: True
         """Whether the log has an execution; what only a lost one had may be run again once this one has it."""
         self.decided: Callable[[str, Fleet, Append], None] = lambda who, fleet, append: None
+        self.answered: Callable[[Report, Verdict], None] = lambda report, verdict: None
 
 
 class Process:
@@ -391,6 +392,7 @@ class NodeProcess(Process):
         def was_answered(report: Report, verdict: Verdict) -> None:
             if verdict.replaced:
                 notice({report.execution})
+            self.machines.answered(report, verdict)
             answered(report, verdict)
 
         agent._stand_aside = noticed  # type: ignore[method-assign]
