@@ -29,7 +29,7 @@ from protocol.errors import Fault
 from protocol.ids import ExecutionId, NodeId, RequesterId
 from protocol.jobs import Amounts
 from protocol.listener import Listener
-from protocol.messages import Command, CommandBatch, Report, RequesterBeat, Verdict, decode, encode
+from protocol.messages import Command, CommandBatch, FullList, Report, RequesterBeat, Verdict, decode, encode
 from protocol.nodes import NodeInfo
 from protocol.spec.engines import NoopParams
 from requester.committer import Done
@@ -368,7 +368,7 @@ class NodeProcess(Process):
         self.agent = agent = Agent(
             settings, bus, engines, drivers, facts, journal, clock=self.clock, random=self.random
         )
-        self._notice_standing_aside(agent)
+        self._notice(agent)
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(agent.run())
             await leaving.wait()
@@ -378,8 +378,10 @@ class NodeProcess(Process):
             await journal.close()
         self.journal = None
 
-    def _notice_standing_aside(self, agent: Agent) -> None:
-        """Once it is the node again, what it had not done with is run again."""
+    def _notice(self, agent: Agent) -> None:
+        """What is told of the agent's own doings: what it takes for an answer, which lists it obeys, and that it stands
+        aside: once it is the node again, what it had not done with is run again.
+        """
         stand_aside, answered = agent._stand_aside, agent._answered
 
         def notice(executions: set[ExecutionId]) -> None:
@@ -395,6 +397,16 @@ class NodeProcess(Process):
             self.machines.answered(report, verdict)
             answered(report, verdict)
 
+        orders = agent._orders
+        obey_list = orders._listed
+
+        def was_listed(listed: FullList) -> None:
+            known = orders.upto if listed.created == orders._log_created else 0
+            obey_list(listed)
+            if listed.upto < known:
+                self.machines.wrong(f"I3: {self.name} obeys a list of {listed.upto} though it knows {known}")
+
+        orders._listed = was_listed  # type: ignore[method-assign]
         agent._stand_aside = noticed  # type: ignore[method-assign]
         agent._answered = was_answered  # type: ignore[method-assign]
 
