@@ -22,8 +22,9 @@ from protocol.entries import Entry
 from protocol.errors import Broken, Fault
 from protocol.ids import JobKey
 from protocol.messages import decode
+from requester.core.fold import Told
 from requester.core.model import JobRecord
-from requester.core.snapshots import Retelling, Told, draft, is_due, that_matter, told_by
+from requester.core.snapshots import Retelling, draft, is_due, that_matter, told_by
 from requester.jobs import Jobs
 from requester.live import Live
 from requester.presence import Presence
@@ -109,7 +110,7 @@ class Compaction:
             # What a sequence means in one log it does not in another.
             if state.created != created or self._log_created() != created:
                 return
-            await self._bus.purge(record.key, record.snapshot - 1)
+            await self._bus.purge(record.key, record.snapshot - 1, log=created)
         now = live.record
         if self._jobs.get(live.key) is not live or now is None or now.closed:
             return

@@ -17,7 +17,7 @@ The rules that everything else leans on:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import UnsetType
 from msgspec.structs import replace
@@ -48,8 +48,13 @@ Executions = dict[ExecutionId, ExecutionRecord]
 KEPT: Final = 50
 """Ended attempts at one partition (or on one node) of a service or daemon, beside the newest one."""
 
-Told = tuple[Event, float, int]
-"""An event, when it was written (unix seconds), and at which sequence."""
+
+class Told(NamedTuple):
+    """An event, and at which sequence and time (unix seconds) it was written first."""
+
+    seq: int
+    at: float
+    event: Event
 
 
 def fold(record: JobRecord | None, entry: Entry, seq: int) -> JobRecord | None:
@@ -85,19 +90,19 @@ def fold_events(
     record: JobRecord | None, events: Sequence[Event], *, job: JobId, at: float, seq: int
 ) -> JobRecord | None:
     """The record after some events, its revision left as it was: what `step` uses to look ahead."""
-    return _folded(record, ((event, at, seq) for event in events), job, at)
+    return _folded(record, ((seq, at, event) for event in events), job, at)
 
 
-def _restored(entry: Entry, snapshot: Snapshot, seq: int) -> JobRecord | None:
-    """The record that a snapshot at `seq` is: that of its events, each as of its own moment."""
-    told = [(event, at, moment) for event, (moment, at) in zip(entry.events, snapshot.moments, strict=False)]
-    record = _folded(None, told, entry.job, entry.at)
-    if record is None:
-        return None
+def told_in(entry: Entry, snapshot: Snapshot) -> list[Told]:
+    """The events of an entry that is this snapshot, each as of its own moment."""
+    return [Told(seq, at, event) for event, (seq, at) in zip(entry.events, snapshot.moments, strict=False)]
+
+
+def counted(record: JobRecord, snapshot: Snapshot, seq: int) -> JobRecord:
+    """A record with the counts that a snapshot at `seq` says."""
     return replace(
         record,
         revision=seq,
-        created_at=snapshot.created_at,
         forgotten=snapshot.forgotten,
         entries=snapshot.count,
         snapshot=seq,
@@ -106,9 +111,20 @@ def _restored(entry: Entry, snapshot: Snapshot, seq: int) -> JobRecord | None:
     )
 
 
-def _folded(record: JobRecord | None, told: Iterable[Told], job: JobId, now: float) -> JobRecord | None:
+def _restored(entry: Entry, snapshot: Snapshot, seq: int) -> JobRecord | None:
+    """The record that a snapshot at `seq` is: that of its events."""
+    record = _folded(None, told_in(entry, snapshot), entry.job, entry.at)
+    if record is None:
+        return None
+    return replace(counted(record, snapshot, seq), created_at=snapshot.created_at)
+
+
+def _folded(
+    record: JobRecord | None, told: Iterable[tuple[int, float, Event]], job: JobId, now: float
+) -> JobRecord | None:
+    # Plain tuples do: every entry is folded, and a `Told` costs several times as much.
     executions: Executions | None = None
-    for event, at, seq in told:
+    for seq, at, event in told:
         if isinstance(event, Submitted):
             record = _submitted(record, event, job, at)
         elif isinstance(event, Deleted):

@@ -29,7 +29,7 @@ from protocol.entries import (
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import LONG_RUNNING
 from protocol.messages import RunOutput, encode
-from requester.core.fold import dispensable, fold, kept_of
+from requester.core.fold import Executions, Told, counted, dispensable, fold, kept_of, told_in
 from requester.core.meant import place_of
 from requester.core.model import ExecutionRecord, JobRecord
 
@@ -41,8 +41,6 @@ _LATER: Final = 4
 _SPARE_BYTES: Final = 1_024
 """For the entry's own fields."""
 
-Executions = dict[ExecutionId, ExecutionRecord]
-
 
 class _Measure(Struct, frozen=True):
     """How much is told: ended attempts at each place, earlier versions, and whether executions are told without what only
@@ -51,14 +49,6 @@ class _Measure(Struct, frozen=True):
     attempts: int
     versions: int
     bare: bool = False
-
-
-class Told(NamedTuple):
-    """An event, and at which sequence and time (unix seconds) it was written first."""
-
-    seq: int
-    at: float
-    event: Event
 
 
 class Draft(NamedTuple):
@@ -114,8 +104,7 @@ def told_by(entries: Iterable[tuple[int, Entry]], job: JobId) -> list[Told]:
         if entry.job != job:
             continue
         if entry.snapshot is not None:
-            moments = zip(entry.events, entry.snapshot.moments, strict=False)
-            found = [Told(moment, at, event) for event, (moment, at) in moments]
+            found = told_in(entry, entry.snapshot)
             continue
         if isinstance(entry.first, Submitted) and entry.first.anew:
             found = []
@@ -181,15 +170,14 @@ def _chosen(
     version = 0
     for index, (seq, at, event) in enumerate(told):
         execution = execution_of(event)
+        if isinstance(event, Submitted):
+            version = event.version
         if execution is not None:
             wanted = execution in kept
-        elif isinstance(event, Submitted):
-            version = event.version
-            wanted = version in versions
         elif isinstance(event, Queued):
             wanted = index >= waits_from
         else:
-            # A stop, or the end of an earlier version.
+            # The beginning of a version, a stop, or its end.
             wanted = version in versions
         if wanted:
             events.append(_bare(event) if measure.bare else _plain(event))
@@ -269,13 +257,7 @@ def _adds_up(made: Draft, record: JobRecord, measure: _Measure, kept: Executions
     seq = record.revision + 1
     after = fold(None, Entry(record.id, "", "", record.modified_at, made.events, made.snapshot), seq)
     meant = replace(
-        record,
-        revision=seq,
-        forgotten=made.snapshot.forgotten,
-        entries=made.snapshot.count,
-        snapshot=seq,
-        before=made.snapshot.count - 1,
-        since=made.snapshot.since,
+        counted(record, made.snapshot, seq),
         executions={id_: _bare_execution(each) for id_, each in kept.items()} if measure.bare else kept,
     )
     return after == meant

@@ -11,10 +11,10 @@ from protocol.errors import Failure
 from protocol.jobs import Job, Retry
 from protocol.messages import RunOutput, Stage, encode
 from protocol.states import ExecutionState, JobState
-from requester.core.fold import KEPT, fold
+from requester.core.fold import KEPT, Told, fold
 from requester.core.history import of_log
 from requester.core.model import HistoryItem, JobRecord
-from requester.core.snapshots import Told, draft, is_due, told_by
+from requester.core.snapshots import draft, is_due, told_by
 from tests.requester.core.world import JOB, POLICY, World, a_job, a_node
 
 S = ExecutionState
