@@ -30,9 +30,9 @@ from protocol.messages import Run, RunOutput
 START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
 REST_S: Final = 10.0
-"""How long the rest of the output may take to arrive once the program has ended."""
+"""How long nothing may come of the rest of the output, once the program has ended."""
 REST_AFTER_STOP_S: Final = 1.0
-"""The same for a program that was stopped."""
+"""How long that rest may take in all, of a program that was stopped."""
 AGAIN_S: Final = 1.0
 """The rest before an engine that does not answer is asked again."""
 
