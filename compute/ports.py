@@ -67,7 +67,7 @@ def static_ports(run: Run) -> list[int]:
     """The ports of its host that an order names, and that its program can listen on."""
     if run.task.network.type.lower() in WITHOUT:
         return []
-    return list(dict.fromkeys(port.static for port in run.task.network.ports if port.static))
+    return list(run.task.network.static_ports)
 
 
 def listening() -> frozenset[int]:

@@ -147,6 +147,11 @@ class Network(Struct, frozen=True, gc=False, rename="pascal"):
     domains: list[str] = field(default_factory=list)
     ports: list[Port] = field(default_factory=list)
 
+    @property
+    def static_ports(self) -> tuple[int, ...]:
+        """The ports of the host that are named, each once: one may be named for both protocols."""
+        return tuple(dict.fromkeys(port.static for port in self.ports if port.static))
+
 
 class Timeouts(Struct, frozen=True, gc=False, rename="pascal"):
     """Limits in whole seconds; 0 means none."""

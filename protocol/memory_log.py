@@ -62,10 +62,14 @@ class MemoryLog:
         self.by_key = {key: list(sequences) for key, sequences in backup.by_key.items()}
         self.tell_readers()
 
+    def _is_another(self, log: str) -> bool:
+        """Whether something was decided by another log than this."""
+        return log not in ("", str(self.generation))
+
     def append(self, entry: Append) -> Outcome:
         if len(entry.data) > ENTRY_MAX_BYTES:
             return Refused(f"the entry has {len(entry.data)} bytes, the log takes at most {ENTRY_MAX_BYTES}")
-        if entry.log not in ("", str(self.generation)):
+        if self._is_another(entry.log):
             return Stale()
         sequences = self.by_key.get(entry.key, [])
         last = sequences[-1] if sequences else 0
@@ -94,7 +98,7 @@ class MemoryLog:
         return (entry.record for entry in self.entries[after : after + READ_MAX] if entry is not None)
 
     def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
-        if log not in ("", str(self.generation)):
+        if self._is_another(log):
             raise Broken("the log was made anew")
         sequences = self.by_key.pop(key, [])
         for seq in sequences:

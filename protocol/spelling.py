@@ -1,10 +1,10 @@
-"""What may have been meant by a name that is not there.
+"""What may have been meant by a name that is not there, and how names are listed in a sentence.
 
 Knows: names and how near they are. Must not know: where they are from. Comparing takes time
 that grows with the names, so few are compared, and no long ones: at its bounds it takes some milliseconds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -49,6 +49,12 @@ def nearest(wanted: str, names: Iterable[str], *, at_most: int = 1, likeness: fl
 def nearest_few(wanted: str, names: Iterable[str]) -> list[str]:
     """Those few that a question may name."""
     return nearest(wanted, names, at_most=SHOWN, likeness=0.7)
+
+
+def some_of(names: Sequence[str], at_most: int) -> str:
+    """The first of these names, and how many more there are; empty for none."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def did_you_mean(names: list[str]) -> str:

@@ -180,9 +180,5 @@ def _meant(live: Live, record: JobRecord) -> JobRecord:
     if live.is_deleted or (live.record is not None and live.record.id != record.id):
         raise NotFound(f"job {record.id} was deleted", kind="Job")
     if live.record is None and not record.closed:
-        raise NotFound(
-            f"job {record.id} ended and left the log while this requester was away",
-            kind="Job",
-            hint="Ask another requester.",
-        )
+        raise requests.missed(f"job {record.id}")
     return live.record or record

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 from protocol.clock import Clock
 from protocol.entries import Assigned, Cancelled, Deleted, Entry, Lost, Reported
-from protocol.errors import NotFound
 from protocol.ids import ExecutionId, JobKey, NodeId
 from protocol.jobs import EVERYWHERE, LONG_RUNNING, Amounts, Job
 from protocol.messages import Report
@@ -22,6 +21,7 @@ from requester.core.fold import begins_anew, fold
 from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.newcomers import Newcomer
 from requester.core.queue import Queue, hopes
+from requester.core.requests import missed
 from requester.core.snapshots import Retelling
 from requester.core.standing import demand_of, static_ports
 from requester.live import Live
@@ -199,7 +199,7 @@ class Jobs:
         """Give back what a record's executions hold: if it was open here, its end came while this requester was away."""
         if not record.closed and (after is None or after.id != record.id):
             for watcher in live.watchers:
-                watcher.end(_missed(f"job {record.id}"))
+                watcher.end(missed(f"job {record.id}"))
         live.written = 0
         self._waiting.pop(live.key, None)
         self.queue.remove(live.key)
@@ -257,7 +257,7 @@ class Jobs:
         for live in [each for each in self.open.values() if each.record is None and each.watchers]:
             watchers, live.watchers = live.watchers, []
             for watcher in watchers:
-                watcher.end(_missed("the job"))
+                watcher.end(missed("the job"))
             self.forget(live)
 
     def passed_over(self, written: int) -> list[Live]:
@@ -390,11 +390,3 @@ class Jobs:
             if live.busy or live.record is None or live.written < live.record.revision:
                 break
             del self.closed[key]
-
-
-def _missed(what: str) -> NotFound:
-    return NotFound(
-        f"{what} ended and left the log while this requester was away",
-        kind="Job",
-        hint="Ask another requester.",
-    )

@@ -72,7 +72,7 @@ class Words:
         for _ in range(5):
             node = self._fleet.nodes.get(id_)
             if node is None:
-                raise NotFound(f"node {id_} is not known", hint="List nodes with: node list")
+                raise _unknown(id_)
             cell = await self._bus.get_cell(id_)
             kept = decode(cell.data, NodeCell) if cell is not None else None
             if kept is not None and kept.bars(node.incarnation):
@@ -80,7 +80,7 @@ class Words:
                 self._cells.apply(id_, kept)
                 if kept.membership != DELETED:
                     continue
-                raise NotFound(f"node {id_} is not known", hint="List nodes with: node list")
+                raise _unknown(id_)
             if kept is None or kept.membership == DELETED:
                 # Where there is nothing any more (the cells were restored), it is what is known here.
                 cordon, fast = (node.cordon, ()) if kept is None else (None, kept.ahead)
@@ -110,3 +110,7 @@ class Words:
         self._cells.apply(id_, new)
         await self._presence.tell_decided(saved)
         return True
+
+
+def _unknown(node: NodeId) -> NotFound:
+    return NotFound(f"node {node} is not known", hint="List nodes with: node list")

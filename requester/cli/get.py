@@ -29,6 +29,7 @@ from protocol.errors import (
 )
 from protocol.ids import short
 from protocol.jobs import NAMESPACE_DEFAULT, Spec
+from protocol.spelling import some_of
 from requester.cli.endpoint import Api
 from requester.cli.exits import CLOSED, Exit, tell
 from requester.cli.flags import JobRef, Namespace
@@ -280,7 +281,7 @@ def _tell_unchecked(results: list[Result]) -> None:
     """Say of which results nobody knows whether they are what was written: those of nodes that recorded no digests."""
     unknown = [short(each.execution) for each in results if not each.sha256]
     if unknown:
-        shown = ", ".join(unknown[:_TOLD]) + (f" and {len(unknown) - _TOLD} more" if unknown[_TOLD:] else "")
+        shown = some_of(unknown, _TOLD)
         tell(f"No record tells what was written by {shown}: what came was not compared.")
 
 

@@ -129,3 +129,12 @@ def execution_named(record: JobRecord, ref: str) -> ExecutionRecord:
             details={each.id: each.state for each in found},
         )
     return found[0]
+
+
+def missed(what: str) -> NotFound:
+    """That a job, of which this requester knows no end, is not in the log any more."""
+    return NotFound(
+        f"{what} ended and left the log while this requester was away",
+        kind="Job",
+        hint="Ask another requester.",
+    )

@@ -90,8 +90,7 @@ class Standing(Struct, frozen=True):
 
 def static_ports(job: Job) -> tuple[int, ...]:
     """The ports of its host that a job must have."""
-    ports = job.task.network.ports
-    return tuple(dict.fromkeys(port.static for port in ports if port.static)) if ports else ()
+    return job.task.network.static_ports if job.task.network.ports else ()
 
 
 def dynamic_ports(job: Job) -> int:

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from protocol.errors import Broken
 from protocol.ids import short
+from protocol.spelling import some_of
 from storage.long_lists import Packed
 from storage.s3.keys import Object
 
@@ -108,5 +109,4 @@ def _difference(listing: Listing, found: Packed[Object]) -> str:
         for each in listing.objects
         if now.get(each.key) != (each.size, each.e_tag)
     ]
-    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    return (", ".join(wrong[:_SHOWN]) or "there is more than it had") + more
+    return some_of(wrong, _SHOWN) or "there is more than it had"

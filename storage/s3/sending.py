@@ -7,7 +7,7 @@ As an archive everything comes back: empty folders, links, executable bits. What
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -151,14 +151,15 @@ class Sending:
         except BaseException:
             if stays:
                 raise
-            rest: Iterable[str] = sent.in_doubt()
-            self._lost = list(rest)
+            self._lost = sent.in_doubt()
             if condition:
                 # What was not answered for may be somebody else's, or ours by a request whose answer was lost.
                 with suppress(Fault):
-                    rest = await of_ours(self._connection, self._bulk.bucket, rest, self._meta[EXECUTION])
-                    self._lost = list(rest)
-            await self._connection.remove(self._bulk.bucket, chain((each.key for each in sent.there), rest))
+                    self._lost = list(
+                        await of_ours(self._connection, self._bulk.bucket, self._lost, self._meta[EXECUTION])
+                    )
+            put_there = (each.key for each in sent.there)
+            await self._connection.remove(self._bulk.bucket, chain(put_there, self._lost))
             raise
         sent.settle()
         return sent.there

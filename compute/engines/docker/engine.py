@@ -148,12 +148,11 @@ class DockerEngine:
             await remove(self._daemon, self._volumes, found["Id"])
             return None
         runs = bool(found["State"]["Running"])
-        filtered = found["HostConfig"]["NetworkMode"] == self._gateway.name
-        if filtered and runs:
+        gateway = self._gateway_of(found)
+        if gateway is not None and runs:
             # From when it was found on its requests are answered again.
-            async with self._gateway.lent():
+            async with gateway.lent():
                 pass
-        gateway = self._gateway if filtered else None
         return DockerRunning(self._daemon, self._volumes, found["Id"], had_ended=not runs, gateway=gateway)
 
     async def leftovers(self) -> list[ExecutionId]:
@@ -182,10 +181,17 @@ class DockerEngine:
             if not work.cancelled() and work.exception() is None and work.result().here:
                 await remove(self._daemon, self._volumes, work.result().container)
             raise
-        gateway = self._gateway if config["HostConfig"]["NetworkMode"] == self._gateway.name else None
         return DockerRunning(
-            self._daemon, self._volumes, got.container, had_ended=not got.seen, gateway=gateway
+            self._daemon,
+            self._volumes,
+            got.container,
+            had_ended=not got.seen,
+            gateway=self._gateway_of(config),
         )
+
+    def _gateway_of(self, container: dict[str, Any]) -> Gateway | None:
+        """The way out of a container, if it has one, by its configuration or by what the daemon tells of it."""
+        return self._gateway if container["HostConfig"]["NetworkMode"] == self._gateway.name else None
 
     async def _make_once(self, run: Run[DockerParams], config: dict[str, Any]) -> _Made:
         """One at a time: a container that was seen unstarted may meanwhile have run and ended, and would run again."""

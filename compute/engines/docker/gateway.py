@@ -22,11 +22,13 @@ from compute.engines.docker.daemon import Daemon
 from compute.engines.docker.proxied import HEAD_END, Asked, named, read_asked, refusal
 from protocol.errors import Denied, Fault, Invalid, Unavailable
 from protocol.ids import NodeId
+from protocol.spelling import some_of
 from storage.addresses import AddressPolicy
 from storage.resolver import CheckedResolver
 
 PORT_LABEL: Final = "shoal.port"
 CONNECTIONS_MAX: Final = 512
+DOMAINS_SHOWN: Final = 10
 HEAD_MAX_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 64 * 1024
 HEAD_S: Final = 30.0
@@ -180,10 +182,9 @@ class Gateway:
         """A connection to what is asked for. Raises `Denied`, and `Unavailable` for a host that is not there."""
         domains = await self._domains_of(address)
         if not named(asked.host, domains):
-            shown = ", ".join(domains[:10]) + (f" and {len(domains) - 10} more" if domains[10:] else "")
             raise Denied(
                 f"{asked.host} is not among the Network.Domains of this job",
-                hint=f"They are: {shown or 'none'}.",
+                hint=f"They are: {some_of(domains, DOMAINS_SHOWN) or 'none'}.",
             )
         self._policy.check_host(asked.host, asked.port)
         try:
