@@ -105,6 +105,7 @@ async def _serve(wanted: Plan) -> int:
     from protocol.joining import join
     from protocol.log_output import set_up
     from requester.serve import serve as serve_requester
+    from storage import s3
     from storage.s3.results import ResultSigner
 
     set_up(wanted.log_format, wanted.log_level)
@@ -113,6 +114,9 @@ async def _serve(wanted: Plan) -> int:
     with _listener(settings.api_host, settings.api_port) as listener, held(settings.data_dir, "requester"):
         async with _nats(wanted) as wanted:
             settings = wanted.settings
+            if wanted.signing.makes_links:
+                # Before anything is served: the loop would stand still while it is imported.
+                await asyncio.to_thread(s3.load)
             bus = await join(partial(_connected, settings), stopped, known=settings.read_model.exists())
             if bus is None:
                 return Exit.OK

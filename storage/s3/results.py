@@ -70,6 +70,11 @@ class Signing(Struct, frozen=True):
     profile: str = ""
     profiles: tuple[str, ...] = ()
 
+    @property
+    def makes_links(self) -> bool:
+        """Whether any link may be asked for."""
+        return not self.disabled or self.managed is not None
+
 
 class ResultSigner:
     """Signs as the account of this process."""

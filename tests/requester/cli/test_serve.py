@@ -236,6 +236,20 @@ async def test_a_data_folder_is_for_one(own_nats_server: NatsServer, folder: Pat
         assert await first.process.wait() == 0
 
 
+@pytest.mark.parametrize(("disabled", "loaded"), [("false", True), ("true", False)])
+async def test_what_makes_links_is_there_before_it_serves(
+    disabled: str, loaded: bool, own_nats_server: NatsServer, folder: Path
+) -> None:
+    """The first result in S3 that is asked for does not hold a requester up: all that links are made with is there before
+    its API is, if it makes any."""
+    word = f"Publishers.Types.S3.PreSignedURLDisabled={disabled}"
+    async with _serving(own_nats_server, folder, "-c", word) as requester:
+        await requester.says("api ready")
+        libraries = Path(f"/proc/{requester.process.pid}/maps").read_text()
+
+    assert ("_awscrt" in libraries) is loaded
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_node_beside_never_outlives_it(
     own_nats_server: NatsServer, folder: Path, how: signal.Signals
