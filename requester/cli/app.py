@@ -95,6 +95,14 @@ _ABOUT_AGENT: Final = (
     ("config", "Print the requester's settings, without secrets."),
 )
 
+_ABOUT_PROFILES: Final = (
+    ("save", "save", "Make a profile, or change one."),
+    ("list_profiles", "list", "List profiles; the one that is selected has a star."),
+    ("show", "show", "Show a profile."),
+    ("select", "select", "Select a profile: commands go to its cluster from now on."),
+    ("delete", "delete", "Delete a profile."),
+)
+
 _SPECS: Final = (("submit",), ("validate",), ("job", "run"), ("job", "validate"), ("diff",), ("job", "diff"))
 """Commands that read a spec, from standard input if none is named."""
 
@@ -118,12 +126,13 @@ def build(version: Callable[[], str]) -> App:
     wasm = App(name="wasm", help="Run a WebAssembly module without writing a spec.")
     agent = App(name="agent", help="Ask the requester about itself.")
     config = App(name="config", help="List the settings made on this machine, and write one.")
-    for noun in (job, node, requester, cluster, docker, wasm, agent, config):
+    profile = App(name="profile", help="Name the clusters that you work with, and choose one.")
+    for noun in (job, node, requester, cluster, docker, wasm, agent, config, profile):
         app.command(noun)
 
     _add_jobs(app, job, docker, wasm)
     _add_nodes_and_keys(cluster, node, requester)
-    _add_programs(app, agent, config)
+    _add_programs(app, agent, config, profile)
     return app
 
 
@@ -159,8 +168,8 @@ def _add_nodes_and_keys(cluster: App, node: App, requester: App) -> None:
             noun.command(f"requester.cli.keys:{target}", name=name, help=text)
 
 
-def _add_programs(app: App, agent: App, config: App) -> None:
-    """What a requester says of itself, settings, and the programs that are started."""
+def _add_programs(app: App, agent: App, config: App, profile: App) -> None:
+    """What a requester says of itself, settings, profiles, and the programs that are started."""
     for verb, text in _ABOUT_AGENT:
         agent.command(f"requester.cli.agent:{verb}", name=verb, help=text)
     settings = "requester.cli.settings"
@@ -168,6 +177,8 @@ def _add_programs(app: App, agent: App, config: App) -> None:
         f"{settings}:list_settings", name="list", help="List the settings made here, and where each is made."
     )
     config.command(f"{settings}:set_setting", name="set", help="Write a setting into a configuration file.")
+    for target, name, text in _ABOUT_PROFILES:
+        profile.command(f"requester.cli.profiles:{target}", name=name, help=text)
     app.command(
         "requester.cli.version:version", name="version", help="Print this client's and the server's version."
     )

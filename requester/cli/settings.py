@@ -5,6 +5,7 @@ the keys of nodes it takes whatever is written: a node says itself what it does 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -56,16 +57,8 @@ def set_setting(
         raise Invalid(f"{setting!r} has no value", hint="Write it like API.Port=1234.")
     key = _known(key.strip())
     file = (config or own_file(os.environ)).absolute()
-    before = read_file(file).settings if file.exists() else {}
-    if file.exists() and any(
-        line.startswith("#") or " #" in line for line in file.read_text("utf-8").splitlines()
-    ):
-        raise Conflict(f"{file} has comments, which would be lost", hint="Change it in an editor.")
     told = behind if equals else str(value)
-    after = {each.key: each.value for name, each in before.items() if name != key.lower()}
-    if told:
-        after[key] = told
-    _write(file, after)
+    write_settings(file, {key: told})
     shown = HIDDEN if told and secret(key) else told
     print(f"{key} = {shown or 'its default'}, in {file}")
     return Exit.OK
@@ -93,7 +86,20 @@ def _known(key: str) -> str:
     raise Invalid(f"{key!r} is no setting", hint=did_you_mean(nearest(key, by_lower.values())))
 
 
-def _write(file: Path, settings: dict[str, Any]) -> None:
+def write_settings(file: Path, changes: Mapping[str, Any]) -> None:
+    """Write these into a file of settings, by dotted key, beside what it has; an empty text takes a setting away.
+
+    Raises `Conflict` where comments would be lost, `Denied` for what cannot be written, `Invalid` for no such file.
+    """
+    before = read_file(file).settings if file.exists() else {}
+    if before and any(line.startswith("#") or " #" in line for line in file.read_text("utf-8").splitlines()):
+        raise Conflict(f"{file} has comments, which would be lost", hint="Change it in an editor.")
+    changed = {key.lower() for key in changes}
+    kept = {each.key: each.value for name, each in before.items() if name not in changed}
+    _write(file, kept | {key: value for key, value in changes.items() if value != ""})
+
+
+def _write(file: Path, settings: Mapping[str, Any]) -> None:
     import yaml
 
     root: dict[str, Any] = {}

@@ -15,6 +15,7 @@ COMMANDS = (
     *("docker run", "wasm run"),
     *(f"node {verb}" for verb in ("list", "describe", "approve", "reject", "delete")),
     *(f"agent {verb}" for verb in ("alive", "version", "node", "config")),
+    *(f"profile {verb}" for verb in ("save", "list", "show", "select", "delete")),
     *("config list", "config set", "serve", "devstack", "version"),
 )
 """Bacalhau's of 1.9.3, without those that the page says are not there."""
@@ -31,7 +32,7 @@ def test_a_command_of_bacalhau_is_there(shoal: Shoal, command: str) -> None:
 
 
 def test_a_file_for_each_cluster(shoal: Shoal, folder: Path) -> None:
-    """In place of a profile a file names the cluster: ``-c cluster.yaml``."""
+    """A file can name a cluster as a profile does: ``-c cluster.yaml``."""
     (folder / "cluster.yaml").write_text("API: {Host: 127.0.0.1, Port: 1}\n")
     ran = shoal("job", "list", "-c", "cluster.yaml")
     assert ran.code == 1
