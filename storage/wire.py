@@ -21,6 +21,8 @@ from storage.pour import Piece, pour
 from storage.route import Route, insecure
 
 HEAD_MAX_BYTES: Final = 1 << 16
+CHUNKS_BYTES: Final = 1 << 18
+"""How much of a body in chunks is received at once: many chunks, as Kubo makes them of 2 to 32 KiB."""
 SEND_BYTES: Final = 1 << 20
 REST_BYTES: Final = 1 << 17
 TRAILERS_MAX: Final = 100
@@ -79,8 +81,9 @@ class Line:
         self._socket: socket.socket | None = None
         self.trailers: dict[str, str] = {}
         """What stood behind the body of the last answer, names in lower case; known when all of it was read."""
-        self._buffer = bytearray(HEAD_MAX_BYTES)
         self._start = self._end = 0
+        self._buffer = bytearray(HEAD_MAX_BYTES)
+        self._view = memoryview(self._buffer)
         self._heard = bytearray()
         self._left: int | None = 0
         self._chunked = False
@@ -176,6 +179,8 @@ class Line:
             if head.headers["transfer-encoding"].lower() != "chunked":
                 raise Garbled(f"the transfer encoding {head.headers['transfer-encoding'][:100]!r} is unknown")
             self._chunked = True
+            if len(self._buffer) < CHUNKS_BYTES:
+                self._have(CHUNKS_BYTES)
             self._left = self._next_chunk(first=True)
         elif "content-length" in head.headers:
             length = head.headers["content-length"]
@@ -207,15 +212,14 @@ class Line:
         return count
 
     def _chunks_into(self, room: memoryview) -> int:
-        """Some of a body in chunks: of all that have come. Kubo makes them of 2 KiB, and each by itself would cost more than
-        what is in it."""
+        """Some of a body in chunks: of all that have come. Each by itself would cost more than what is in it."""
         size = 0
         while self._left and size < len(room):
             wanted = min(len(room) - size, self._left)
             count = self._buffered(room[size : size + wanted])
             if not count and size:
                 break
-            if not count and wanted < HEAD_MAX_BYTES:
+            if not count and wanted < CHUNKS_BYTES:
                 self._more()
                 continue
             if not count:
@@ -327,19 +331,26 @@ class Line:
         start = self._start
         count = min(len(room), self._end - start)
         if count:
-            room[:count] = self._buffer[start : start + count]
+            room[:count] = self._view[start : start + count]
             self._start = start + count
         return count
+
+    def _have(self, size_bytes: int) -> None:
+        """A larger buffer, with what is in the one before."""
+        kept = self._view
+        self._buffer = bytearray(size_bytes)
+        self._view = memoryview(self._buffer)
+        self._view[: len(kept)] = kept
 
     def _more(self) -> None:
         """Have more in the buffer. Raises `Lost` if nothing follows."""
         if self._start:
-            kept = self._buffer[self._start : self._end]
-            self._buffer[: len(kept)] = kept
-            self._start, self._end = 0, len(kept)
-        if self._end == HEAD_MAX_BYTES:
+            kept = self._end - self._start
+            self._view[:kept] = self._view[self._start : self._end]
+            self._start, self._end = 0, kept
+        if self._end >= HEAD_MAX_BYTES:
             raise Garbled("the head of the answer is too long")
-        count = self._receive(memoryview(self._buffer)[self._end :])
+        count = self._receive(self._view[self._end :])
         if not count:
             raise Lost("the connection ended")
         self._end += count

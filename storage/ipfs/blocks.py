@@ -273,9 +273,8 @@ class _Bringing:
         """Read a CAR to its end; it is an error if then nothing was in it that was wanted."""
 
         def take(line: Line, lane: Lane) -> None:
-            room = lane.buffer
-            while size := _filled(line, room):
-                lane.moved += self._told(partial(taking.feed, room[:size], lane.check))
+            while size := line.read_into(taking.room()):
+                lane.moved += self._told(partial(taking.came, size, lane.check))
             self._told(taking.end)
 
         await self._blocks.read_car(holder, unit.asked, take, self._wrote, self._what)
@@ -304,14 +303,6 @@ async def _each_by_itself(wants: list[Want]) -> list[_Unit]:
     return await in_thread(lambda _: [_Unit(want.cid, [want]) for want in wants])
 
 
-def _filled(line: Line, room: memoryview) -> int:
-    """Fill the room with what comes of a body, as far as it goes: how many bytes."""
-    size = 0
-    while size < len(room) and (count := line.read_into(room[size:])):
-        size += count
-    return size
-
-
 def _few_blocks(car: bytes, whence: str, stop: Stop) -> dict[bytes, bytes]:
     """All blocks of a small CAR. Raises `Broken`, of kind ``Block`` for one with other bytes than its CID names."""
     reader = CarReader()
@@ -319,6 +310,6 @@ def _few_blocks(car: bytes, whence: str, stop: Stop) -> dict[bytes, bytes]:
     for cid, block in reader.feed(car):
         stop()
         check_block(cid, block, whence)
-        blocks[cid] = block
+        blocks[cid] = bytes(block)
     reader.close()
     return blocks

@@ -12,55 +12,87 @@ from protocol.errors import Broken
 from storage.ipfs.cid import CID_MAX_BYTES, VARINT_MAX_BYTES, cid_end, varint
 
 HEADER_MAX_BYTES: Final = 1 << 20
+ROOM_BYTES: Final = 1 << 18
+"""How much is read at once, as far as it has come."""
 BLOCK_MAX_BYTES: Final = 4 << 20
 """No gateway or peer passes on a larger one; bitswap's own limit is half of it."""
 GATEWAY_ERROR: Final = b"\n[Gateway "
-"""How Kubo's gateway begins what it says where an error ends a stream that it had begun (its length before it)."""
+"""How Kubo's gateway begins what it says where an error ends a stream that it had begun; a line's end before it reads as the
+length of just this."""
 
 
 class CarReader:
-    """Fed with pieces of a CAR, answers with the blocks that are whole. What is not a CAR is `Broken`."""
+    """Fed with pieces of a CAR, answers with the blocks that are whole. What is not a CAR is `Broken`.
+
+    Bytes come to lie where they are read: `room` says where, `came` how many. So a block is looked at where it came, and
+    its bytes are there until `room` is asked for again.
+    """
 
     def __init__(self) -> None:
-        self._waiting = bytearray()
         self._begun = False
+        self._have(ROOM_BYTES)
+        self._start = self._end = 0
+        self._wanted = ROOM_BYTES
 
-    def feed(self, data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
-        """Take more bytes; all blocks that are whole now, as CID and bytes. The iterator is to be used up."""
-        waiting = self._waiting
-        waiting += data
-        at = 0
-        try:
-            while (frame := self._frame(at)) is not None:
-                start, at = frame
-                if not self._begun:
-                    _check_header(bytes(waiting[start:at]))
-                    self._begun = True
-                    continue
-                if waiting.startswith(GATEWAY_ERROR, start):
-                    raise Broken(_words(waiting[start:]), kind="Cut")
-                end = cid_end(waiting, start)
-                if end > at:
-                    raise Broken("a CID is cut short or too long")
-                yield bytes(waiting[start:end]), bytes(memoryview(waiting)[end:at])
-        finally:
-            del waiting[:at]
+    def room(self) -> memoryview:
+        """Where more bytes are to be put: never empty."""
+        waiting = self._end - self._start
+        if self._start and (not waiting or len(self._buffer) - self._end < ROOM_BYTES // 2):
+            self._view[:waiting] = self._view[self._start : self._end]
+            self._start, self._end = 0, waiting
+        if len(self._buffer) - self._start < self._wanted:
+            kept = self._view[self._start : self._end]
+            self._have(self._wanted + ROOM_BYTES)
+            self._view[:waiting] = kept
+            self._start, self._end = 0, waiting
+        return self._view[self._end :]
+
+    def came(self, size_bytes: int) -> Iterator[tuple[bytes, memoryview]]:
+        """So many bytes are in the room; all blocks that are whole now, as CID and bytes. The iterator is to be used up."""
+        self._end += size_bytes
+        while (frame := self._frame()) is not None:
+            start, end = frame
+            self._start = end
+            if not self._begun:
+                _check_header(bytes(self._view[start:end]))
+                self._begun = True
+                continue
+            if self._buffer.startswith(GATEWAY_ERROR, start, end):
+                raise Broken(_words(bytes(self._view[start : self._end])), kind="Cut")
+            begin = cid_end(self._view[:end], start)
+            yield bytes(self._view[start:begin]), self._view[begin:end]
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """The same for bytes that are somewhere else."""
+        rest = memoryview(data)
+        while rest:
+            room = self.room()
+            size = min(len(room), len(rest))
+            room[:size] = rest[:size]
+            rest = rest[size:]
+            yield from self.came(size)
 
     def close(self) -> None:
         """Say that no more comes. Raises `Broken` if that is in the middle of something."""
-        if not self._begun or self._waiting:
+        if not self._begun or self._end > self._start:
             raise Broken("the CAR is cut short", kind="Cut")
 
-    def _frame(self, at: int) -> tuple[int, int] | None:
+    def _have(self, size_bytes: int) -> None:
+        self._buffer = bytearray(size_bytes)
+        self._view = memoryview(self._buffer)
+
+    def _frame(self) -> tuple[int, int] | None:
         """Where the next frame's content begins and ends, or None while it is not whole."""
-        waiting = self._waiting
-        if len(waiting) - at < VARINT_MAX_BYTES and not any(byte < 0x80 for byte in waiting[at:]):
+        head = self._view[self._start : min(self._end, self._start + VARINT_MAX_BYTES)]
+        if len(head) < VARINT_MAX_BYTES and all(byte >= 0x80 for byte in head):
             return None
-        size, start = varint(waiting, at)
+        size, taken = varint(head, 0)
         limit = BLOCK_MAX_BYTES + CID_MAX_BYTES if self._begun else HEADER_MAX_BYTES
         if not 0 < size <= limit:
             raise Broken(f"it is no CAR, or damaged: a frame of {size} bytes")
-        return (start, start + size) if len(waiting) - start >= size else None
+        self._wanted = taken + size
+        whole = self._end - self._start >= self._wanted
+        return (self._start + taken, self._start + self._wanted) if whole else None
 
 
 def _check_header(header: bytes) -> None:
@@ -72,7 +104,7 @@ def _check_header(header: bytes) -> None:
         raise Broken("it is no CAR of version 1")
 
 
-def _words(data: bytearray) -> str:
+def _words(data: bytes) -> str:
     """What a gateway said at the end of a stream, as people may read it."""
-    text = bytes(data[:300]).decode(errors="replace").strip().strip("[]")
+    text = data[:300].decode(errors="replace").strip().strip("[]")
     return f"the gateway broke off: {text!r}"

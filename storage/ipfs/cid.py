@@ -39,11 +39,11 @@ _DIGEST_MIN_BYTES: Final = 20
 """A shorter digest could be met by other bytes; so says Kubo's own list of good hashes."""
 
 
-def _blake2b(size: int) -> Callable[[bytes], bytes]:
+def _blake2b(size: int) -> Callable[[bytes | memoryview], bytes]:
     return lambda block: hashlib.blake2b(block, digest_size=size).digest()
 
 
-HASHES: Final[dict[int, Callable[[bytes], bytes]]] = {
+HASHES: Final[dict[int, Callable[[bytes | memoryview], bytes]]] = {
     0x12: lambda block: hashlib.sha256(block).digest(),
     0x13: lambda block: hashlib.sha512(block).digest(),
     0x14: lambda block: hashlib.sha3_512(block).digest(),
@@ -63,7 +63,7 @@ class Parts(Struct, frozen=True):
     digest: bytes
 
 
-def varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """An unsigned varint at `at`, and where it ends. Raises `Broken` if it is cut short or longer than nine bytes."""
     if at < len(data) and (byte := data[at]) < 0x80:
         return byte, at + 1
@@ -77,7 +77,7 @@ def varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
     raise Broken("a number is cut short or too long")
 
 
-def cid_end(data: bytes | bytearray, at: int = 0) -> int:
+def cid_end(data: bytes | memoryview, at: int = 0) -> int:
     """Where the CID that begins at `at` ends. Raises `Broken` if none does."""
     if data[at : at + 2] == _V0_HEAD:
         end = at + _V0_BYTES
@@ -152,7 +152,7 @@ def is_empty(cid: bytes) -> bool:
     return parts.codec == RAW and parts.digest == (function(b"") if function else b"")
 
 
-def check_block(cid: bytes, block: bytes, whence: str) -> None:
+def check_block(cid: bytes, block: bytes | memoryview, whence: str) -> None:
     """Raise `Broken`, which names the block and `whence` it came, unless its bytes are those that the CID names.
 
     `Invalid` if the hash function is one that cannot be computed here, or its digest is too short to tell anything.

@@ -48,10 +48,14 @@ class Taking:
             written += self._put(self._stack.pop(), block)
         return written
 
-    def feed(self, data: bytes | memoryview, stop: Stop) -> int:
-        """Take more bytes of a CAR."""
+    def room(self) -> memoryview:
+        """Where more bytes of a CAR are to be put."""
+        return self._reader.room()
+
+    def came(self, size_bytes: int, stop: Stop) -> int:
+        """Take so many bytes that are in the room."""
         written = 0
-        for cid, block in self._frames(data):
+        for cid, block in self._frames(size_bytes):
             stop()
             want = self._wanted(cid)
             if want is not None:
@@ -71,7 +75,7 @@ class Taking:
         """Take the one block that was asked for."""
         return self.take(self._stack.pop(), block)
 
-    def take(self, want: Want, block: bytes) -> int:
+    def take(self, want: Want, block: bytes | memoryview) -> int:
         """Verify a block, and put what it holds."""
         try:
             check_block(want.cid, block, self._whence)
@@ -85,15 +89,15 @@ class Taking:
         """What is still wanted, in the order of the tree."""
         return [*self._stack[::-1], *self._passed]
 
-    def _put(self, want: Want, block: bytes) -> int:
+    def _put(self, want: Want, block: bytes | memoryview) -> int:
         found = expand(want, block)
         written = self._sink.put(found)
         self._stack.extend(reversed(found.wants))
         return written
 
-    def _frames(self, data: bytes | memoryview) -> Iterable[tuple[bytes, bytes]]:
+    def _frames(self, size_bytes: int) -> Iterable[tuple[bytes, memoryview]]:
         try:
-            yield from self._reader.feed(data)
+            yield from self._reader.came(size_bytes)
         except Broken as fault:
             raise Untrue(fault) from fault
 

@@ -63,12 +63,12 @@ class Found(Struct, frozen=True):
     size_bytes: int = 0
     executable: bool = False
     target: str = ""
-    data: bytes = b""
+    data: bytes | memoryview = b""
     offset: int = 0
     wants: list[Want] = []
 
 
-def expand(want: Want, block: bytes) -> Found:
+def expand(want: Want, block: bytes | memoryview) -> Found:
     """Read a block that was wanted, and is known to be the one that its CID names.
 
     Raises `Invalid` (a name, a link or a kind that is not taken), `Broken` (not what its parent said of it), `Exhausted`
@@ -82,7 +82,7 @@ def expand(want: Want, block: bytes) -> Found:
             raise Invalid(f"it is {CODECS.get(codec, hex(codec))} and neither a file nor a folder")
         if want.level > LEVELS_MAX:
             raise Exhausted(f"it is more than {LEVELS_MAX} levels below its file or folder")
-        node = read_node(block)
+        node = read_node(bytes(block))
         match node.unixfs.type:
             case Type.FILE | Type.RAW:
                 return _file(want, node)
@@ -145,7 +145,7 @@ def _listed(want: Want, blocks: Mapping[bytes, bytes]) -> Iterator[Want]:
             yield from _listed(each, blocks)
 
 
-def _raw(want: Want, block: bytes) -> Found:
+def _raw(want: Want, block: bytes | memoryview) -> Found:
     if want.role is Role.SHARD:
         raise Broken("it is no part of a folder")
     if want.size_bytes not in (None, len(block)):
