@@ -19,7 +19,7 @@ import structlog
 from protocol.bus import Bus
 from protocol.clock import Clock
 from protocol.entries import Entry
-from protocol.errors import Broken, Fault
+from protocol.errors import Broken, Fault, TimedOut
 from protocol.ids import JobKey
 from protocol.messages import decode
 from requester.core.fold import Told
@@ -127,9 +127,14 @@ class Compaction:
             self._decide(live)
 
     async def _prepare(self, live: Live, retelling: Retelling, record: JobRecord) -> None:
-        """Read a job's entries, and leave of them what matters; what is folded meanwhile comes to it by itself."""
-        async with asyncio.timeout(_WAIT_S):
-            await self._reached(record.revision)
+        """Read a job's entries, and leave of them what matters; what is folded meanwhile comes to it by itself. Raises
+        `TimedOut` if the log's reader stands still.
+        """
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._reached(record.revision)
+        except TimeoutError as error:
+            raise TimedOut(f"the log was not read up to {record.revision} within {_WAIT_S:g} s") from error
         stored = await self._recorder.entries(record.key)
         if live.retelling is not retelling or live.record is None:
             # It has ended, or another requester was first.

@@ -6,6 +6,7 @@ two that both think themselves first from doing harm.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -22,6 +23,9 @@ from requester.core.membership import silent
 DEAF_BEATS: Final = 2
 DEAF_S: Final = 1.0
 """How many of our own beats have to be missing, and for how long, before we count as deaf."""
+
+LEAVE_S: Final = 1.0
+"""How long it may take to say that we leave."""
 
 RANKS_MAX: Final = 65_536
 """Ranks that are remembered: a node's is asked for with each of its beats, a job's with each of its entries."""
@@ -93,8 +97,10 @@ class Presence:
                 self._look()
                 await self._clock.sleep(self._beat_s)
         finally:
-            async with asyncio.timeout(1):
-                await self.say(leaving=True)
+            # Who cannot be told finds out by the silence: a bus that takes nothing is no fault of ours.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self.say(leaving=True)
 
     async def tell_decided(self, revision: int) -> None:
         """A person has said something about a node: the others need not wait for the next beat to learn of it."""

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import pytest
 from msgspec.structs import replace
 
 from protocol import subjects
@@ -22,7 +23,7 @@ from requester.core.model import JobRecord
 from requester.read_queries import entries, load
 from requester.service import Service
 from requester.verbs import HistoryQuery
-from tests.requester.cluster import QUICK, Cluster, a_cluster, a_job, closed, happens, submit, until
+from tests.requester.cluster import QUICK, WITHIN_S, Cluster, a_cluster, a_job, closed, happens, submit, until
 
 OFTEN: Final = replace(
     QUICK,
@@ -235,6 +236,49 @@ async def test_what_one_log_needs_no_more_stays_in_another(tmp_path: Path) -> No
             service, job, lambda record: not record.snapshot and record.revision >= there[-1]
         )
         assert [each.attempt for each in record.open()] == [2]
+
+
+async def test_a_log_that_is_not_read_on_ends_no_requester(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the log's reader stands still for longer than it is waited for, the snapshot is tried again later."""
+    monkeypatch.setattr("requester.compaction._WAIT_S", 0.01)
+    by_hand = replace(OFTEN, snapshot_s=3_600.0)
+    async with a_cluster(tmp_path, settings=by_hand) as cluster:
+        service = await cluster.requester("r1")
+        await cluster.node("n1", script=Restarting(20))
+        job = await submit(service, a_service())
+        await until(service, job, partial(_runs, 21))
+        waited: list[int] = []
+        again = asyncio.Event()
+
+        async def reached(seq: int) -> None:
+            waited.append(seq)
+            if len(waited) > 1:
+                again.set()
+            await asyncio.Event().wait()
+
+        compaction = Compaction(
+            MemoryBus(cluster.hub),
+            cluster.hub.clock,
+            replace(by_hand, snapshot_s=0.01),
+            jobs=service._jobs,
+            recorder=service._recorder,
+            presence=service._presence,
+            decide=service._orchestrator.decide,
+            reached=reached,
+            log_created=lambda: service._follower.created,
+            entries_max=lambda: 0,
+            ready=lambda: True,
+        )
+        looking = asyncio.create_task(compaction.run())
+        trying = asyncio.create_task(again.wait())
+        await asyncio.wait({looking, trying}, timeout=WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        looking.cancel()
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+        assert len(waited) > 1
 
 
 def _runs(attempt: int, record: JobRecord) -> bool:
