@@ -36,15 +36,13 @@ class CarReader:
 
     def room(self) -> memoryview:
         """Where more bytes are to be put: never empty."""
-        waiting = self._end - self._start
-        if self._start and (not waiting or len(self._buffer) - self._end < ROOM_BYTES // 2):
-            self._view[:waiting] = self._view[self._start : self._end]
-            self._start, self._end = 0, waiting
-        if len(self._buffer) - self._start < self._wanted:
-            kept = self._view[self._start : self._end]
+        waiting = self._view[self._start : self._end]
+        behind = len(self._buffer) - self._start
+        if len(self._buffer) < self._wanted:
             self._have(self._wanted + ROOM_BYTES)
-            self._view[:waiting] = kept
-            self._start, self._end = 0, waiting
+        if not waiting or behind < max(self._wanted, len(waiting) + ROOM_BYTES // 2):
+            self._view[: len(waiting)] = waiting
+            self._start, self._end = 0, len(waiting)
         return self._view[self._end :]
 
     def came(self, size_bytes: int) -> Iterator[tuple[bytes, memoryview]]:
