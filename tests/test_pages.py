@@ -13,6 +13,8 @@ from requester.cli.app import build
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+WIDTH: Final = 128
+"""Characters of a line of prose. Tables and blocks are as wide as they have to be."""
 
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -23,6 +25,18 @@ def test_every_page_is_in_the_index() -> None:
     assert [
         page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index
     ] == []
+
+
+@named
+def test_prose_has_one_width(page: Path) -> None:
+    """A page can be read as it is, in a terminal: no line of its prose is longer than another page's may be."""
+    prose = re.sub(r"```.*?```", lambda block: "\n" * block[0].count("\n"), page.read_text(), flags=re.DOTALL)
+    long = [
+        number
+        for number, line in enumerate(prose.splitlines(), 1)
+        if len(line) > WIDTH and not line.startswith("|")
+    ]
+    assert long == []
 
 
 @named
