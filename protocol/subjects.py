@@ -1,4 +1,4 @@
-"""Every subject, in one place; the permissions in ``nats.conf`` are written against this table.
+"""Every subject, in one place; what each role may do on NATS (`deploy.claims`) is written against this table.
 
 Knows: names only. Must not know: message bodies or any client library. An id inside a subject is always one token.
 """

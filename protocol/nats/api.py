@@ -100,7 +100,7 @@ _found = msgspec.json.Decoder(_Found)
 
 
 class ApiError(Exception):
-    """JetStream said no; callers turn it into a fault of ours or an ordinary answer."""
+    """JetStream said no."""
 
     def __init__(self, call: str, error: Error) -> None:
         super().__init__(f"{call}: {error.description} ({error.err_code})")
@@ -108,13 +108,33 @@ class ApiError(Exception):
 
 
 async def call(wire: Wire, name: str, form: type[A], body: object = None) -> A:
-    """Call `name` (``STREAM.INFO.JOBS``). Raises `ApiError`, `Unavailable` and `Broken`."""
+    """Call `name` (``STREAM.INFO.JOBS``). Raises `Unavailable`, `Denied` and `Broken`."""
+    try:
+        return await attempt(wire, name, form, body)
+    except ApiError as error:
+        raise unavailable(error) from error
+
+
+async def attempt(wire: Wire, name: str, form: type[A], body: object = None) -> A:
+    """The same for who goes by the reason of a refusal, which is raised as `ApiError`."""
     data = msgspec.json.encode(body) if body is not None else b""
     (answer,) = await wire.ask([Request(f"{API}.{name}", data)], timeout_s=CALL_S)
     result = _read(name, answer, msgspec.json.Decoder(form))
     if result.error is not None:
         raise ApiError(name, result.error)
     return result
+
+
+async def subjects_of(wire: Wire, stream: str, pattern: str) -> list[str]:
+    """The subjects of a stream's messages that fit a pattern. The server tells them by pages. Raises as `call`."""
+    found: list[str] = []
+    while True:
+        asked = {"subjects_filter": pattern, "offset": len(found)}
+        info = await call(wire, f"STREAM.INFO.{stream}", StreamInfo, asked)
+        more = info.state.subjects or {}
+        found += more
+        if not more or len(found) >= info.total:
+            return found
 
 
 def get_request(stream: str, **query: str | int) -> Request:

@@ -19,7 +19,7 @@ from typing import Final
 from protocol.bus import BlobLook, Refused, Stale
 from protocol.errors import Broken, Exhausted, Invalid, NotFound, Unavailable
 from protocol.ids import is_token
-from protocol.nats.api import A, ApiError, Done, Kept, StreamInfo, call, unavailable
+from protocol.nats.api import Done, Kept, call, subjects_of
 from protocol.nats.frames import header, header_value
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import PIECE_BYTES
@@ -77,14 +77,8 @@ class Blobs:
 
     async def all(self) -> list[str]:
         """See `protocol.bus.Bus.list_blobs`."""
-        subjects: list[str] = []
-        while True:
-            asked = {"subjects_filter": BLOB_SUBJECTS, "offset": len(subjects)}
-            info = await self._call("STREAM.INFO", StreamInfo, asked)
-            more = info.state.subjects or {}
-            subjects += more
-            if not more or len(subjects) >= info.total:
-                return list(dict.fromkeys(subject.split(".")[1] for subject in subjects))
+        subjects = await subjects_of(self._wire, BLOB_STREAM, BLOB_SUBJECTS)
+        return list(dict.fromkeys(subject.split(".")[1] for subject in subjects))
 
     async def look(self, digest: str) -> BlobLook | None:
         """See `protocol.bus.Bus.look_blob`. The newest piece tells: of a whole blob it is the first one."""
@@ -102,13 +96,8 @@ class Blobs:
         return True
 
     async def _purge(self, subject: str, upto: int) -> None:
-        await self._call("STREAM.PURGE", Done, {"filter": subject, "seq": upto + 1})
-
-    async def _call(self, name: str, form: type[A], body: object) -> A:
-        try:
-            return await call(self._wire, f"{name}.{BLOB_STREAM}", form, body)
-        except ApiError as error:
-            raise unavailable(error) from error
+        what = {"filter": subject, "seq": upto + 1}
+        await call(self._wire, f"STREAM.PURGE.{BLOB_STREAM}", Done, what)
 
     async def _write(self, digest: str, data: bytes, guards: dict[int, int]) -> None:
         """Write pieces anew, whatever was there: what is old might be removed at this moment."""

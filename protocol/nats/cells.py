@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.bus import Cell, Outcome, Refused, Stale, Stored
 from protocol.errors import Exhausted
-from protocol.nats.api import ApiError, Done, Kept, StreamInfo, call, unavailable
+from protocol.nats.api import Done, Kept, StreamInfo, call, subjects_of
 from protocol.nats.frames import header_value
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import CELL_STREAM, CELL_SUBJECTS
@@ -53,7 +53,7 @@ class Cells:
 
     async def all(self) -> list[Cell]:
         """See `protocol.bus.Bus.list_cells`. Every requester asks every few seconds, and mostly nothing is new."""
-        info = await self._info({})
+        info = await call(self._wire, f"STREAM.INFO.{CELL_STREAM}", StreamInfo)
         now = info.created, info.state.last_seq, info.state.messages
         if self._listed is None or self._listed[0] != now:
             self._listed = now, await self._read_all()
@@ -62,32 +62,14 @@ class Cells:
     async def remove(self, name: str, revision: int) -> None:
         """See `protocol.bus.Bus.remove_cell`. Nothing stays of it, not even a mark: names may be made up without end."""
         what = {"filter": _PREFIX + name, "seq": max(revision, 0) + 1}
-        try:
-            await call(self._wire, f"STREAM.PURGE.{CELL_STREAM}", Done, what)
-        except ApiError as error:
-            raise unavailable(error) from error
+        await call(self._wire, f"STREAM.PURGE.{CELL_STREAM}", Done, what)
 
     async def _read_all(self) -> list[Cell]:
-        subjects = await self._subjects()
+        subjects = await subjects_of(self._wire, CELL_STREAM, CELL_SUBJECTS)
         found: list[Cell | None] = []
         for first in range(0, len(subjects), _TOGETHER):
             found += map(_cell, await self._stream.newest(subjects[first : first + _TOGETHER]))
         return [cell for cell in found if cell is not None]
-
-    async def _subjects(self) -> list[str]:
-        names: list[str] = []
-        while True:
-            info = await self._info({"subjects_filter": CELL_SUBJECTS, "offset": len(names)})
-            more = info.state.subjects or {}
-            names += more
-            if not more or len(names) >= info.total:
-                return names
-
-    async def _info(self, what: dict[str, object]) -> StreamInfo:
-        try:
-            return await call(self._wire, f"STREAM.INFO.{CELL_STREAM}", StreamInfo, what)
-        except ApiError as error:
-            raise unavailable(error) from error
 
 
 def _cell(kept: Kept | None) -> Cell | None:

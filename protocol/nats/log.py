@@ -10,7 +10,7 @@ from typing import Final
 from protocol.bus import ENTRY_MAX_BYTES, Append, LogState, Outcome, Record, Refused, Stale
 from protocol.errors import Broken, Invalid
 from protocol.ids import JobKey, is_token
-from protocol.nats.api import ApiError, Done, StreamInfo, call, unavailable
+from protocol.nats.api import Done, StreamInfo, call
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import entries_of_one_job
 from protocol.nats.wire import Wire
@@ -70,16 +70,9 @@ class Log:
             raise Invalid(f"{key!r} is not a job key")
         if not await self._is_still(log):
             raise Broken(f"the log was made anew; what was to be taken out is of {log}")
-        try:
-            # The server purges what stands before the sequence that it is told; 0 would be everything.
-            await call(
-                self._wire,
-                f"STREAM.PURGE.{LOG_STREAM}",
-                Done,
-                {"filter": entries(key), "seq": max(upto, 0) + 1},
-            )
-        except ApiError as error:
-            raise unavailable(error) from error
+        # The server purges what stands before the sequence that it is told; 0 would be everything.
+        what = {"filter": entries(key), "seq": max(upto, 0) + 1}
+        await call(self._wire, f"STREAM.PURGE.{LOG_STREAM}", Done, what)
 
     async def state(self) -> LogState:
         """See `protocol.bus.Bus.log_state`."""
@@ -102,10 +95,7 @@ class Log:
 
 async def log_state(wire: Wire) -> LogState:
     """The log as a whole, from its leader. Raises `Unavailable`."""
-    try:
-        info = await call(wire, f"STREAM.INFO.{LOG_STREAM}", StreamInfo)
-    except ApiError as error:
-        raise unavailable(error) from error
+    info = await call(wire, f"STREAM.INFO.{LOG_STREAM}", StreamInfo)
     state, config = info.state, info.config
     return LogState(
         info.created,

@@ -19,7 +19,7 @@ import structlog
 from protocol.bus import SHORT_S, Record, ShortLog
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
-from protocol.nats.api import API, ApiError, Done, call, unavailable
+from protocol.nats.api import API, Done, call
 from protocol.nats.frames import PENDING_MESSAGES, frame, header_value, positions_in, status_of, status_text
 from protocol.nats.log import log_state
 from protocol.nats.wire import Wire
@@ -116,10 +116,7 @@ class _Feed:
             "inactive_threshold": LINGER_S * 10**9,
         }
         body = {"stream_name": LOG_STREAM, "config": config, "action": "create"}
-        try:
-            await call(self._wire, f"CONSUMER.CREATE.{LOG_STREAM}.{self._name}", Done, body)
-        except ApiError as error:
-            raise unavailable(error) from error
+        await call(self._wire, f"CONSUMER.CREATE.{LOG_STREAM}.{self._name}", Done, body)
 
     async def take(self) -> list[Record]:
         """All entries that have arrived, at least one; an empty list when the feed is over."""

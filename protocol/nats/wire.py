@@ -1,6 +1,6 @@
 """One connection to NATS: frames out in groups, messages in without a task each, and questions with their answers.
 
-Knows: nats-py, and is the only module that does. Must not know: streams, jobs, or what travels.
+Knows: nats-py, which no other module does but its parser's. Must not know: streams, jobs, or what travels.
 
 nats-py keeps the connection: handshake, credentials, TLS, pings, servers of a cluster, reconnecting. Its way of moving
 messages (a queue and a task for each subscription, two tasks for a request, a dictionary for each header, patterns tried
