@@ -13,6 +13,7 @@ cid        CIDs as bytes, and blocks checked against them (pure)
 dag_pb     what stands in a block (pure)
 unixfs     from blocks to a tree (pure)
 car        many blocks as one stream (pure)
+murmur3    where in a sharded folder a name stands (pure)
 answers    what a Kubo node answers (pure)
 kubo       calls to a node
 faults     what a node says that goes wrong, as our faults (pure)

@@ -7,7 +7,7 @@ is only met when it comes (`blocks`).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -27,7 +27,7 @@ from storage.ipfs.kubo import PROBE_S
 from storage.ipfs.near import said
 from storage.ipfs.params import IpfsSettings, SourceParams, split_path
 from storage.ipfs.sink import Sink
-from storage.ipfs.unixfs import Found, Role, Want, expand, follow, names_beside
+from storage.ipfs.unixfs import Found, Role, Want, expand, towards
 from storage.multiaddr import parse_endpoint
 from storage.ranged import Limits as RangeLimits
 from storage.ranged import check_size
@@ -172,16 +172,31 @@ class GatewaySource:
         raise NotFound(f"/ipns/{name}: there is no TXT record _dnslink.{name} that says what it means")
 
     async def _found(self, blocks: Blocks, params: SourceParams) -> Want:
+        """What the path leads to, block by block: whichever gateway has one, and no answer but a folder's own block can say
+        that something is not in it."""
         cid, *names = split_path(params.cid)
-        root = read_cid(cid)
-        if not names:
-            return Want(root)
-        leading = await blocks.path(root, names, params.cid)
-        found = await in_thread(lambda _: follow(root, names, leading))
-        if found is None:
-            hint = await in_thread(lambda _: _said(root, names, leading))
-            raise NotFound(f"{params.cid}: there is no {'/'.join(names)!r} below {cid}", hint=hint)
-        return found
+        want = Want(read_cid(cid))
+        for depth, name in enumerate(names):
+            found, there = await self._entry(blocks, want, name, params.cid)
+            if found is None:
+                missing = f"{params.cid}: there is no {'/'.join(names)!r} below {cid}"
+                raise NotFound(missing, hint=await in_thread(lambda _: said(names[:depth], name, there)))  # noqa: B023
+            want = found
+        return want
+
+    async def _entry(
+        self, blocks: Blocks, folder: Want, name: str, what: str
+    ) -> tuple[Want | None, list[str]]:
+        """What is called `name` in a folder, None for nothing; and the names that were seen on the way to it."""
+        seen: list[str] = []
+        way = folder
+        while True:
+            block = await blocks.block(way.cid, what)
+            found, names = await in_thread(lambda _: towards(way, block, name))  # noqa: B023
+            seen += names
+            if found is None or found.role is Role.NODE:
+                return found, seen
+            way = found
 
     async def _size(self, blocks: Blocks, wants: Sequence[Want], what: str) -> int | None:
         """Bytes of all files below these, or None if that takes too many blocks."""
@@ -232,11 +247,6 @@ def _sized(level: Sequence[Found]) -> tuple[int, list[Want]]:
             if want.size_bytes is None:
                 untold.append(want)
     return total, untold
-
-
-def _said(root: bytes, names: Sequence[str], leading: Mapping[bytes, bytes]) -> str:
-    depth, there = names_beside(root, names, leading)
-    return said(names[:depth], names[depth], there)
 
 
 if TYPE_CHECKING:

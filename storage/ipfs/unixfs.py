@@ -8,7 +8,7 @@ it is a piece of, from which byte on, how long. What a parent says is checked ag
 give equal bytes or a fault, whoever made the blocks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 from protocol.errors import Broken, Exhausted, Fault, Invalid
 from storage.ipfs.cid import CODECS, DAG_PB, RAW, cid_text, parts_of
 from storage.ipfs.dag_pb import Node, Type, UnixFs, read_node
+from storage.ipfs.murmur3 import BITS, murmur3
 from storage.tree import Kind, Limits, check_link, safe_parts
 
 LEVELS_MAX: Final = 64
@@ -99,50 +100,33 @@ def expand(want: Want, block: bytes | memoryview) -> Found:
         raise type(fault)(f"{where}: {fault.message}", hint=fault.hint, kind=fault.kind) from None
 
 
-def follow(root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]) -> Want | None:
-    """What lies at the path `names` below `root`, by verified `blocks` that lead there; None if they do not.
+def towards(want: Want, block: bytes, name: str) -> tuple[Want | None, list[str]]:
+    """What leads on to `name` from a block of a folder: the entry, or the shard (`Role.SHARD`) where it stands if it does;
+    None if there is no such entry, which the block proves. And the names that stand in this block.
 
     Raises as `expand`.
     """
-    *_, (want, _) = _followed(root, names, blocks)
-    return want
+    below = expand(want, block).wants
+    entries = [each for each in below if each.role is Role.NODE]
+    found = next((each for each in entries if each.path == name), None)
+    if found is not None:
+        found = Want(found.cid, size_bytes=found.size_bytes, total_bytes=found.total_bytes)
+    elif any(each.role is Role.SHARD for each in below):
+        found = _shard_of(want, read_node(block), name)
+    return found, [each.path for each in entries]
 
 
-def names_beside(root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]) -> tuple[int, list[str]]:
-    """Of a path that `follow` does not find: how many of its names there are, and what there is beside the next one, as far
-    as the blocks tell it. Raises as `expand`."""
-    steps = list(_followed(root, names, blocks))
-    return len(steps) - 2, steps[-1][1]
-
-
-def _followed(
-    root: bytes, names: Sequence[str], blocks: Mapping[bytes, bytes]
-) -> Iterator[tuple[Want | None, list[str]]]:
-    """What lies at each step of a path, and the names that were there; the last is None if that is none of them."""
-    want: Want | None = Want(root)
-    yield want, []
-    for name in names:
-        assert want is not None
-        below = list(_listed(Want(want.cid), blocks))
-        found = next((each for each in below if each.path == name), None)
-        want = None
-        if found is not None:
-            want = Want(found.cid, size_bytes=found.size_bytes, total_bytes=found.total_bytes)
-        yield want, [each.path for each in below]
-        if want is None:
-            return
-
-
-def _listed(want: Want, blocks: Mapping[bytes, bytes]) -> Iterator[Want]:
-    """The entries of a folder, with those of its shards as far as their blocks are there."""
-    block = blocks.get(want.cid, b"")
-    if not block or parts_of(want.cid).codec == RAW:
-        return
-    for each in expand(want, block).wants:
-        if each.role is Role.NODE:
-            yield each
-        elif each.role is Role.SHARD:
-            yield from _listed(each, blocks)
+def _shard_of(want: Want, node: Node, name: str) -> Want | None:
+    """The shard below this one where `name` stands if it stands anywhere: each level is told by further bits of its hash."""
+    fanout = node.unixfs.fanout
+    bits = fanout.bit_length() - 1
+    left = BITS - bits * (want.level + 1)
+    if left < 0:
+        return None
+    place = murmur3(name.encode()) >> left & (fanout - 1)
+    slot = f"{place:0{len(f'{fanout - 1:x}')}X}".encode()
+    link = next((each for each in node.links if each.name == slot), None)
+    return None if link is None else Want(link.cid, role=Role.SHARD, level=want.level + 1)
 
 
 def _raw(want: Want, block: bytes | memoryview) -> Found:

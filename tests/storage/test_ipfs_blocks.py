@@ -11,6 +11,7 @@ from protocol.errors import Broken, Exhausted, Fault, Invalid
 from storage.ipfs.car import BLOCK_MAX_BYTES, ROOM_BYTES, CarReader
 from storage.ipfs.cid import check_block, cid_like, cid_text, inlined, parts_of, read_cid
 from storage.ipfs.dag_pb import Type, read_node, without_link
+from storage.ipfs.murmur3 import murmur3
 from storage.ipfs.sink import Sink
 from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want, expand
@@ -252,3 +253,17 @@ def test_what_is_no_folder_loses_nothing(block: bytes) -> None:
     """Any bytes are told as what they are not, or come back whole."""
     with suppress(Broken):
         assert without_link(block, b"name") == block
+
+
+@pytest.mark.parametrize(
+    ("name", "hashed"),
+    [
+        ("", 0),
+        ("hello", 0xCBD8A7B341BD9B02),
+        ("hello, world", 0x342FAC623A5EBC8E),
+        ("The quick brown fox jumps over the lazy dog.", 0xCD99481F9EE902C9),
+    ],
+)
+def test_a_name_has_its_place_in_a_sharded_folder(name: str, hashed: int) -> None:
+    """The hash that everybody shards by, as its other implementations give it."""
+    assert murmur3(name.encode()) == hashed

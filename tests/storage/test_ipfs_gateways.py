@@ -85,6 +85,8 @@ async def test_data_comes_however_it_was_added(
 
     assert await brought(source, cid, tmp_path / "in") == with_folders(MANY)
     assert await brought(source, f"{cid}/folder/007", tmp_path / "one") == {"": MANY["folder/007"]}
+    with pytest.raises(NotFound, match="no 'folder/7'"):
+        await source.resolve(SourceParams(f"{cid}/folder/7"), ALL)
 
 
 async def test_executable_files_stay_so(node: servers.Kubo, source: GatewaySource, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import servers
-from protocol.errors import Broken, TimedOut, Unavailable
+from protocol.errors import Broken, NotFound, TimedOut, Unavailable
 from storage.contract import silent
 from storage.ipfs import (
     GatewaySource,
@@ -72,6 +72,26 @@ async def test_data_comes_from_the_only_holder_in_a_private_swarm(
             await ipfs(stranger, "swarm", "connect", address)
         with pytest.raises(TimedOut, match=cid):
             await IpfsSource(at_stranger).resolve(SourceParams(cid), ALL)
+
+
+async def test_a_path_is_followed_wherever_its_blocks_are(tmp_path: Path) -> None:
+    """A gateway that lacks a folder says nothing of what is in it: another is asked, and only one that has it can say that
+    there is no such name."""
+    async with (
+        servers.kubo(tmp_path / "empty", offline=True) as empty,
+        servers.kubo(tmp_path / "holder", offline=True) as holder,
+    ):
+        cid = await added(holder, {"d/a": b"1"}, tmp_path / "added")
+        both = GatewaySource([empty.gateway_url, holder.gateway_url])
+        one = GatewaySource([empty.gateway_url])
+
+        assert await brought(both, f"{cid}/d/a", tmp_path / "in") == {"": b"1"}
+        with pytest.raises(NotFound, match="no 'd/b' below"):
+            await both.resolve(SourceParams(f"{cid}/d/b"), ALL)
+        with pytest.raises(NotFound, match=f"could not find {cid}"):
+            await one.resolve(SourceParams(f"{cid}/d/a"), ALL)
+        await both.close()
+        await one.close()
 
 
 @pytest.mark.parametrize("tree", [{"": LARGE * 8}, {**SMALL, "large": LARGE * 3}], ids=["ranges", "blocks"])
