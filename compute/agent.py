@@ -314,7 +314,7 @@ class Agent:
         if report.failure is not None and report.failure.code.startswith("Unavailable"):
             # What this execution met may have changed what the node offers: others should not be sent into it.
             self._facts.look()
-        if verdict.verdict == "drop":
+        if verdict.verdict == messages.DROP:
             runner.tell(Abandoned() if verdict.replaced else ReportDropped())
         elif report.state in ENDS:
             runner.tell(ReportStored())

@@ -3,9 +3,9 @@
 Knows: how much is spare, and who could give some. Must not know: how an execution is ended.
 
 Looked at every second. When the reserve is touched, inputs go that nobody reads, then the oldest results that the node keeps
-(`compute.inputs`); if that is not enough, the program that
-takes most ends, one at a time, with time to clean up after each: its node has no room for it, another may. One that takes
-next to nothing is never blamed for what others have written there.
+(`compute.inputs`); if that is not enough, the program that takes most ends, one at a time, with time to clean up after
+each: its node has no room for it, another may. One that takes next to nothing is never blamed for what others have written
+there.
 """
 
 from collections.abc import Callable, Iterable

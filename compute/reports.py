@@ -185,9 +185,9 @@ class Reporter:
     @staticmethod
     def _is_answer(report: Report, verdict: Verdict) -> bool:
         """Whether there is nothing more to say. An end is not done with before it is in the log."""
-        if verdict.verdict in ("stored", "drop"):
+        if verdict.verdict in (messages.STORED, messages.DROP):
             return True
-        return verdict.verdict == "noted" and report.state not in ENDS
+        return verdict.verdict == messages.NOTED and report.state not in ENDS
 
 
 def _encoded(reports: Sequence[Report]) -> bytes:

@@ -188,10 +188,10 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     """The newest state of one execution, with all stages passed so far. A later report replaces an earlier one.
 
     `seq` is the sequence of the entry that ordered the execution: a requester that has not folded it yet waits for it.
-    `ordered_at` is its time, as the order had it.
-    `output` and `result` come with an end. A program that exits with another code than 0 is `FAILED` with the failure
-    code ``ProgramFailed``; what it wrote is published all the same. `read_by` comes with `REFUSED`: the version of the node
-    that refused, which a later process of another version may be the first to tell; empty from a node that does not say.
+    `ordered_at` is its time, as the order had it. `output` and `result` come with an end. A program that exits with another
+    code than 0 is `FAILED` with the failure code ``ProgramFailed``; what it wrote is published all the same. `read_by`
+    comes with `REFUSED`: the version of the node that refused, which a later process of another version may be the first
+    to tell; empty from a node that does not say.
     """
 
     node: NodeId
@@ -215,20 +215,29 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
 class ReportBatch(Struct, frozen=True, gc=False):
     """Several reports of one node, each to be judged as if it had come alone.
 
-    A requester of a version that does not know this form answers ``later``: each is then sent alone.
+    A requester of a version that does not know this form answers `LATER`: each is then sent alone.
     """
 
     reports: list[Report]
 
 
+STORED: Final = "stored"
+"""An entry contains the report."""
+NOTED: Final = "noted"
+"""It is kept in memory only, for it changes no decision."""
+DROP: Final = "drop"
+"""The execution is not current: forget it and end it."""
+LATER: Final = "later"
+"""It is not decided yet: report again."""
+EACH: Final = "each"
+"""There were several, and each has a verdict of its own."""
+
+
 class Verdict(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The answer to a report.
+    """The answer to a report: one of the words above, with the sequence `seq` of the entry if it is `STORED`.
 
-    ``stored``: an entry contains it, at `seq`. ``noted``: kept in memory only, it changes no decision. ``drop``: the
-    execution is not current; forget it and end it. ``later``: not decided yet, report again. `replaced` is why it is to end:
-    it may be current, but another process is the node, or another order has its name since the log was restored.
-
-    To a `ReportBatch` it is ``each``, with one verdict on each in their order.
+    `replaced` is why it is to `DROP`: it may be current, but another process is the node, or another order has its name
+    since the log was restored. To a `ReportBatch` it is `EACH`, with the verdicts in their order.
     """
 
     verdict: str

@@ -1,7 +1,7 @@
 """What may have been meant by a name that is not there, and how names are listed in a sentence.
 
-Knows: names and how near they are. Must not know: where they are from. Comparing takes time
-that grows with the names, so few are compared, and no long ones: at its bounds it takes some milliseconds.
+Knows: names and how near they are. Must not know: where they are from. Comparing takes time that grows with the
+names, so few are compared, and no long ones: at its bounds it takes some milliseconds.
 """
 
 from collections.abc import Iterable, Sequence

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from protocol import failpoints, subjects
+from protocol import failpoints, messages, subjects
 from protocol.bus import Bus, Message, Refused, Stored
 from protocol.clock import Clock
 from protocol.entries import Reported
@@ -34,11 +34,11 @@ _REPORT_MAX_BYTES: Final = 131_072
 """A larger report loses the program's output and the lists of inputs and files: the log is not the place for them."""
 _WAITING_MAX: Final = 10_000
 
-DROP: Final = Verdict("drop")
-REPLACED: Final = Verdict("drop", replaced=True)
+DROP: Final = Verdict(messages.DROP)
+REPLACED: Final = Verdict(messages.DROP, replaced=True)
 """What was reported may be current, but not as it is there."""
-LATER: Final = Verdict("later")
-NOTED: Final = Verdict("noted")
+LATER: Final = Verdict(messages.LATER)
+NOTED: Final = Verdict(messages.NOTED)
 
 Answer = Callable[[Verdict], None]
 """Takes the verdict on one report."""
@@ -58,7 +58,7 @@ class _Together:
         self._verdicts[index] = verdict
         self._open -= 1
         if not self._open:
-            self._answer(Verdict("each", each=self._verdicts))
+            self._answer(Verdict(messages.EACH, each=self._verdicts))
 
 
 class Reports:
@@ -86,14 +86,14 @@ class Reports:
 
     async def listen(self) -> None:
         """Take reports until cancelled; each goes to one requester."""
-        async with self._bus.subscribe(subjects.ALL_REPORTS, group=subjects.REQUESTER_GROUP) as messages:
-            async for message in messages:
+        async with self._bus.subscribe(subjects.ALL_REPORTS, group=subjects.REQUESTER_GROUP) as reports:
+            async for message in reports:
                 self._take(message)
 
     async def listen_to_progress(self) -> None:
         """Hand progress on to whoever watches the job."""
-        async with self._bus.subscribe(subjects.ALL_PROGRESS, pending=4_096) as messages:
-            async for message in messages:
+        async with self._bus.subscribe(subjects.ALL_PROGRESS, pending=4_096) as told:
+            async for message in told:
                 try:
                     progress = decode(message.data, Progress)
                 except Broken as fault:
@@ -206,7 +206,7 @@ class Reports:
             known = (
                 verdict_on(live.record, report) if live.record is not None and report.state in ENDS else None
             )
-            answer(known or Verdict("stored", outcome.seq))
+            answer(known or Verdict(messages.STORED, outcome.seq))
         elif outcome is None and live.record is not None:
             answer(verdict_on(live.record, report) or LATER)
         else:
@@ -230,7 +230,7 @@ def verdict_on(record: JobRecord, report: Report) -> Verdict | None:
     if execution is None or execution.node != report.node:
         return DROP
     if not execution.open:
-        return Verdict("stored", execution.revision) if execution.state is report.state else DROP
+        return Verdict(messages.STORED, execution.revision) if execution.state is report.state else DROP
     return None if report.state in ENDS else NOTED
 
 

@@ -19,15 +19,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     `silence_s` is how long a node may be silent before its work is given up; `away_s` how long jobs that only it could run
     wait for it; `forget_s` how long it is remembered (0: for ever), which is less where more than `away_max` nodes are away;
-    `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says
-    that it is there, and three of them without a beat make another one absent. `commits_max` bounds the entries that
-    wait for the log, `submit_timeout_s` how long a caller waits for its own. `keep_closed` closed jobs stay in memory, and
-    `keep_waiting` of those that wait.
-    `keep_s` is how long a closed job stays in the log (0: for ever), looked at every `retention_s`; `blob_grace_s` how long
-    inline data that no job names stays at least (0: for ever), looked at every `blob_retention_s`.
-    Submissions are refused once the log is `log_full` (a
-    share of 1) full, so that open jobs can still close. After `snapshot_after` more entries (0: never) a snapshot of a
-    service or daemon is written, with up to `snapshot_attempts` ended attempts at each place, looked for every `snapshot_s`.
+    `takeover_s` how much later the requester of the next rank acts; `beat_s` how often this requester says that it is there,
+    and three of them without a beat make another one absent.
+
+    `commits_max` bounds the entries that wait for the log, `submit_timeout_s` how long a caller waits for its own.
+    `keep_closed` closed jobs stay in memory, and `keep_waiting` of those that wait. `keep_s` is how long a closed job stays
+    in the log (0: for ever), looked at every `retention_s`; `blob_grace_s` how long inline data that no job names stays at
+    least (0: for ever), looked at every `blob_retention_s`. Submissions are refused once the log is `log_full` (a share of
+    1) full, so that open jobs can still close. After `snapshot_after` more entries (0: never) a snapshot of a service or
+    daemon is written, with up to `snapshot_attempts` ended attempts at each place, looked for every `snapshot_s`.
     """
 
     id: RequesterId = RequesterId("")

@@ -41,7 +41,7 @@ class JobQuery(Struct, frozen=True):
 
 
 class HistoryQuery(Struct, frozen=True):
-    """Which items of a job's history: behind the position `after`, (`since` is unix seconds), of one execution, of
+    """Which items of a job's history: behind the position `after`, not before `since` (unix seconds), of one execution, of
     one version (0: the newest). At most `limit` of them (0: all), the first ones, or the `newest`."""
 
     after: tuple[int, int] = (0, -1)

@@ -1,5 +1,5 @@
-"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again, where it is put, how it
-is updated, and how long it waits for a silent node.
+"""What a job may ask of scheduling beyond Bacalhau's fields: how it is tried again, where it is put, how it is updated,
+and how long it waits for a silent node.
 
 Knows: the rules of these fields. Must not know: what the requester makes of them.
 """

@@ -1,5 +1,4 @@
-"""The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions,
-explain.
+"""The routes about jobs: submit, rerun, diff, list, describe, stop, versions, history, executions, explain.
 
 Knows: bodies and parameters of Bacalhau's paths. Must not know: how a verb is carried out. A handler decodes, calls one
 verb (two for ``include``), and encodes.

@@ -18,6 +18,10 @@ from requester.core.model import ExecutionRecord, JobRecord
 from requester.core.policy import Policy, mendable
 
 S = ExecutionState
+OVER_TOTAL: Final = "TimedOut.Total"
+"""The job took longer than its TotalTimeout."""
+OVER_QUEUE: Final = "TimedOut.Queue"
+"""It waited longer than its QueueTimeout."""
 TOLD_MAX: Final = 8
 """Parts, or nodes, that are named one by one."""
 SPARE: Final = 20
@@ -45,7 +49,7 @@ def end_of(record: JobRecord, now: float, policy: Policy) -> Closed | None:
                 return _exhausted(attempts)
     total = spec.task.timeouts.total_timeout
     if total and spec.type not in LONG_RUNNING and now >= record.submitted_at + total:
-        return failed(too_long("Job", total, "TimedOut.Total"))
+        return failed(too_long("Job", total, OVER_TOTAL))
     return None
 
 
@@ -81,8 +85,8 @@ def used_up(record: JobRecord, entries_max: int) -> Failure | None:
 def waited_for(reason: Failure | None, record: JobRecord) -> Failure:
     """What a job is told that has waited too long: for what it waits now, else for what it began to wait."""
     limit_s = record.spec.task.timeouts.queue_timeout
-    reason = reason or record.queued or Failure(code="TimedOut.Queue", message="for a node")
-    code = reason.code if reason.code.startswith(NO_SUITABLE_NODE) else "TimedOut.Queue"
+    reason = reason or record.queued or Failure(code=OVER_QUEUE, message="for a node")
+    code = reason.code if reason.code.startswith(NO_SUITABLE_NODE) else OVER_QUEUE
     return Failure(
         code=code,
         message=f"Job timed out. Job was queued for longer than {limit_s}s: {reason.message}",
@@ -177,6 +181,6 @@ def reason_to_cancel(end: Closed) -> Failure:
         return Failure(
             code="Conflict.Stopped", message="Execution stop requested because job has been stopped"
         )
-    if end.failure is not None and end.failure.code == "TimedOut.Total":
+    if end.failure is not None and end.failure.code == OVER_TOTAL:
         return end.failure
     return Failure(code="Conflict.JobFailed", message="Execution stopped due to job failure")

@@ -37,7 +37,7 @@ from protocol.entries import (
     Submitted,
 )
 from protocol.errors import Failure
-from protocol.ids import ExecutionId, JobId, JobKey, key_of
+from protocol.ids import ExecutionId, JobId, key_of
 from protocol.jobs import LONG_RUNNING, Job
 from protocol.states import ExecutionState, JobState, may_follow
 from requester.core.attempts import came_up
@@ -173,7 +173,7 @@ def _submitted(record: JobRecord | None, event: Submitted, job: JobId, at: float
             return None
         return JobRecord(
             id=job,
-            key=JobKey(key),
+            key=key,
             spec=spec,
             version=event.version,
             state=JobState.PENDING,

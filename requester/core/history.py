@@ -27,6 +27,7 @@ from protocol.errors import NO_SUITABLE_NODE, OVER_TIME, Failure
 from protocol.ids import short
 from protocol.messages import Report
 from protocol.states import ENDS, ExecutionState, JobState
+from requester.core.ends import OVER_QUEUE, OVER_TOTAL
 from requester.core.fold import fold, fold_events
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord
 from requester.core.snapshots import told_by
@@ -157,9 +158,9 @@ def _closed(event: Closed, at: float) -> Line:
     topic = STATE
     if event.failure is not None:
         details = {**details, **_details(event.failure)}
-        if event.failure.code == "TimedOut.Total":
+        if event.failure.code == OVER_TOTAL:
             topic = JOB_TIMEOUT
-        elif event.failure.code.startswith((NO_SUITABLE_NODE, "TimedOut.Queue")):
+        elif event.failure.code.startswith((NO_SUITABLE_NODE, OVER_QUEUE)):
             topic = SCHEDULING
     return "", topic, event.message or "Failed", at, details
 

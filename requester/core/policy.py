@@ -40,10 +40,10 @@ class Policy(Struct, frozen=True, cache_hash=True):
 
     `attempts_max` bounds the failed attempts of a partition; a lost node is no failure of the job, but after `losses_max`
     of them nobody believes any more that the job has no part in it. A job that has waited for `reserve_after_s` gets a
-    node kept for it. `join_grace_s` is how long a job waits for a node that
-    could run it before it is told that there is none. `execution_grace_s` is added to the node's own limit before the
-    requester ends an execution itself. One entry assigns at most `events_max` executions and ends at most as many, so that
-    it never outgrows the log's limit. An execution of a service or daemon is healthy once it has run for `healthy_s`.
+    node kept for it. `join_grace_s` is how long a job waits for a node that could run it before it is told that there is
+    none. `execution_grace_s` is added to the node's own limit before the requester ends an execution itself. One entry
+    assigns at most `events_max` executions and ends at most as many, so that it never outgrows the log's limit. An
+    execution of a service or daemon is healthy once it has run for `healthy_s`.
     """
 
     attempts_max: int = 3

@@ -32,9 +32,9 @@ class DockerSettings(Struct, frozen=True):
     daemon on this machine: inputs and outputs are mounted from its file system.
 
     `networking` False gives no container a network: jobs that ask for one are refused. `addresses` says where the domains
-    may lead that a job of Network.Type HTTP names. `log_driver` must be one whose
-    logs can be read back; ``local`` keeps bytes as they were written, where ``json-file`` replaces what is not UTF-8. Of a
-    container's output at least the newest `log_bytes` are kept, and at most twice that.
+    may lead that a job of Network.Type HTTP names. `log_driver` must be one whose logs can be read back;
+    ``local`` keeps bytes as they were written, where ``json-file`` replaces what is not UTF-8. Of a container's output at
+    least the newest `log_bytes` are kept, and at most twice that.
 
     `answer_s` bounds every call but pulls; `reconnect_s` is for how long a daemon that went away is waited for.
     `labels` are put on every container beside our own.
