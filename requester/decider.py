@@ -13,6 +13,7 @@ from itertools import count
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from protocol import failpoints
 from protocol.bus import ENTRY_MAX_BYTES, Append, Outcome, Refused, Stale, Stored
@@ -96,31 +97,34 @@ class Decider:
         if live.retelling is not None and live.retelling.ready and self._retell(live, live.retelling):
             return
         taken, events = self._take(live)
-        job = live.record.id if live.record is not None else (taken[0].job if taken else None)
-        if job is None:
-            self._backlog.let_go(live.key)
-            self.forget_gone(live)
-            return
         now = self._clock.now()
-        view = self._view()
-        try:
-            decision = step(live.record, events, view, now, job=job, policy=self._policy)
-        except Fault as fault:
-            self._backlog.let_go(live.key)
-            self._undecidable(live, taken, fault)
-            return
-        if decision.blocked is not None and self._backlog.hold_back(live.key, decision.blocked, now):
+        decision = self._decided(live, taken, events, now)
+        blocked = decision.blocked if decision is not None else None
+        if blocked is not None and self._backlog.hold_back(live.key, blocked, now):
             live.inputs[:0] = taken
             return
         self._backlog.let_go(live.key)
+        if decision is None:
+            return
         self._backlog.lacked(live.key, decision.full)
         if not decision.events:
             for item in taken:
                 item.done(None)
             self._deadlines.await_next(live, now)
             return
-        entry = Entry(job, f"{self._op_prefix}{next(self._ops)}", self._me, now, decision.events)
-        self._write(live, taken, entry, decision)
+        self._write(live, taken, self._entry(decision, now), decision)
+
+    def _decided(self, live: Live, taken: list[Input], events: list[Event], now: float) -> Decision | None:
+        """What the step makes of a job; None if there is no job, or none that can be decided, which is told then."""
+        job = live.record.id if live.record is not None else (taken[0].job if taken else None)
+        if job is None:
+            self.forget_gone(live)
+            return None
+        try:
+            return step(live.record, events, self._view(), now, job=job, policy=self._policy)
+        except Fault as fault:
+            self._undecidable(live, taken, fault)
+            return None
 
     def _retell(self, live: Live, retelling: Retelling) -> bool:
         """Write a snapshot of a job, if it can be done now; what was to be decided is decided after it."""
@@ -132,12 +136,16 @@ class Decider:
         if record is None or draft is None:
             live.retelling = None
             return False
-        op = f"{self._op_prefix}{next(self._ops)}"
-        entry = Entry(record.id, op, self._me, self._clock.now(), draft.events, draft.snapshot)
         # It assigns nothing: what it tells of executions is so already.
-        self._write(live, [], entry, Decision([], record))
+        decision = Decision(record.id, [], record)
+        entry = self._entry(decision, self._clock.now())
+        self._write(live, [], replace(entry, events=draft.events, snapshot=draft.snapshot), decision)
         live.missed = True
         return live.inflight
+
+    def _entry(self, decision: Decision, now: float) -> Entry:
+        op = f"{self._op_prefix}{next(self._ops)}"
+        return Entry(decision.job, op, self._me, now, decision.events)
 
     def _write(self, live: Live, taken: list[Input], entry: Entry, decision: Decision) -> None:
         """Hold the room that a decision assigns, and send its entry to the log; or tell those who asked why not."""

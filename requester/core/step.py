@@ -44,13 +44,14 @@ S = ExecutionState
 
 
 class Decision(Struct, frozen=True, gc=False):
-    """The events of one entry, none if there is nothing to write, and the record as it will be.
+    """The events of one entry of a job, none if there is nothing to write, and the record as it will be.
 
     `more` says that the entry was cut at its bound: decide again once it is folded. `full` are the nodes where a job that
     runs on every node has yet to find room: nothing but room there helps it. `blocked` is what a new job demands that waits
     for nothing but room, and behind nobody: its entry may be held back (`requester.core.blocked`).
     """
 
+    job: JobId
     events: list[Event]
     after: JobRecord | None
     more: bool = False
@@ -99,11 +100,11 @@ def step(
         if counts(draft.record, event):
             draft.write([event])
     if draft.record is None or draft.record.closed:
-        return Decision(draft.events, draft.record)
+        return Decision(job, draft.events, draft.record)
     ending = given_up(draft.record, view, now, policy)
     draft.write(ending[: policy.events_max])
     if len(ending) > policy.events_max:
-        return Decision(draft.events, draft.record, more=True)
+        return Decision(job, draft.events, draft.record, more=True)
     end = end_of(draft.record, now, policy)
     if end is None and waited_out(draft.record, now):
         end = failed(waited_for(reason_now(draft.record, view.fleet) if view.settled else None, draft.record))
@@ -113,7 +114,7 @@ def step(
         end = _place(draft, view, policy)
     if end is not None:
         _close(draft, end, policy)
-    return Decision(draft.events, draft.record, draft.more, draft.full, draft.blocked)
+    return Decision(job, draft.events, draft.record, draft.more, draft.full, draft.blocked)
 
 
 def _close(draft: _Draft, end: Closed, policy: Policy) -> None:
