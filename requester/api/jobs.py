@@ -13,7 +13,7 @@ from aiohttp import web
 
 from protocol.errors import Invalid
 from protocol.spec import Reading, read_body
-from requester.api import queries, views
+from requester.api import explanations, queries, views
 from requester.api.clients import NAMES_ARE_IDENTITIES, is_before, version_of
 from requester.api.envelope import answer, listed
 from requester.api.keys import CLIENT, DEFAULTS, SIGNER, VERBS
@@ -301,8 +301,10 @@ async def explain(request: web.Request) -> web.Response:
     found = await request.app[VERBS].explain(
         request.match_info["ref"], namespace=queries.text(request.query, "namespace")
     )
-    decisions = await listed(found.job.current(), views.decision)
-    return answer(views.explanation(found, decisions, await listed(found.nodes, views.standing)))
+    decisions = await listed(found.job.current(), explanations.decision)
+    return answer(
+        explanations.explanation(found, decisions, await listed(found.nodes, explanations.standing))
+    )
 
 
 async def job_of(request: web.Request) -> JobRecord:

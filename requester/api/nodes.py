@@ -10,7 +10,7 @@ from aiohttp import web
 
 from protocol.errors import Invalid
 from protocol.spec.selectors import matches, parse_selector
-from requester.api import queries, views
+from requester.api import node_views, queries
 from requester.api.envelope import answer, listed
 from requester.api.jobs import body_of, member
 from requester.api.keys import BUILD, VERBS
@@ -45,7 +45,7 @@ async def list_nodes(request: web.Request) -> web.Response:
     nodes.sort(key=_ORDERS[order_by], reverse=queries.flag(query, "reverse"))
     if limit := queries.number(query, "limit"):
         nodes = nodes[:limit]
-    items = await listed(nodes, partial(views.node, build=request.app[BUILD]))
+    items = await listed(nodes, partial(node_views.node, build=request.app[BUILD]))
     # The Python SDK reads the lower-case key.
     return answer({"NextToken": "", "Nodes": items, "nodes": items})
 
@@ -53,7 +53,7 @@ async def list_nodes(request: web.Request) -> web.Response:
 @routes.get(BASE + "/{ref}")
 async def describe(request: web.Request) -> web.Response:
     node = await request.app[VERBS].node(request.match_info["ref"])
-    view = views.node(node, request.app[BUILD])
+    view = node_views.node(node, request.app[BUILD])
     return answer({"Node": view, "node": view})
 
 

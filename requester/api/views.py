@@ -1,7 +1,7 @@
-"""How records look over REST: Bacalhau's field names, state names and numbers.
+"""How jobs, their executions and their history look over REST: Bacalhau's field names, state names and numbers.
 
-Knows: the translation, as plain functions from records to JSON-ready objects. Must not know: HTTP, or where records come
-from. Sources of the forms: the reference of the peer's API, sections 2.2, 2.3, 2.5, 2.7 and 3.
+Knows: the translation, as plain functions from records to JSON-ready objects. Must not know: HTTP, where records come from,
+or nodes (`node_views`). Sources of the forms: the reference of the peer's API, sections 2.2, 2.3, 2.5 and 3.
 
 Fields that Bacalhau does not have (``Attempt``, ``Stages``, ``Failure``, ``Inputs``, ``State``, …) are added beside its own:
 its clients ignore what they do not know.
@@ -15,14 +15,11 @@ import msgspec
 
 from protocol.errors import Failure
 from protocol.ids import short, uuid4_text
-from protocol.jobs import EVERYWHERE, Amounts, Spec
-from protocol.messages import APART, InputRead, Progress, Written
-from protocol.nodes import NodeInfo, Offer
-from protocol.ranking import Ranking
+from protocol.jobs import EVERYWHERE, Spec
+from protocol.messages import InputRead, Progress, Written
 from protocol.states import ExecutionState, JobState
-from requester.core.explanation import NodeStanding
-from requester.core.model import ExecutionRecord, HistoryItem, JobRecord, NodeRecord
-from requester.verbs import Explanation, QueuePlace
+from requester.core.model import ExecutionRecord, HistoryItem, JobRecord
+from requester.verbs import QueuePlace
 
 Json = dict[str, Any]
 
@@ -186,62 +183,6 @@ def _input_read(read: InputRead) -> Json:
     }
 
 
-def explanation(explained: Explanation, decisions: list[Any], standings: list[Any]) -> Json:
-    """Why a job's executions are where they are, by the `decision` of each, and how nodes stand towards its next one, by the
-    `standing` of each."""
-    record = explained.job
-    view: Json = {
-        "JobID": record.id,
-        "Name": record.spec.name,
-        "JobVersion": record.version,
-        "State": JOB_STATES[record.state],
-        "Decisions": decisions,
-        "Nodes": standings,
-    }
-    if record.failure is not None:
-        view["Failure"] = failure(record.failure)
-    if explained.place is not None:
-        view["Queue"] = queue_place(explained.place)
-    if record.queued is not None:
-        view["Waiting"] = {**failure(record.queued), "Since": timestamp(record.queued_at or 0)}
-    return view
-
-
-def standing(each: NodeStanding) -> Json:
-    """How a node stands towards a job's next execution."""
-    return {"NodeID": each.node, "Standing": each.standing, "Reason": each.reason, "Hint": each.hint}
-
-
-def decision(each: ExecutionRecord) -> Json:
-    """Why an execution is where it is."""
-    ranking = each.ranking or Ranking(0, 0)
-    return {
-        "ExecutionID": each.id,
-        "PartitionIndex": each.partition,
-        "Attempt": each.attempt,
-        "NodeID": each.node,
-        "State": each.state.value,
-        "Time": timestamp(each.created_at),
-        "Why": each.why,
-        "NodesKnown": ranking.known,
-        "NodesFitting": ranking.fitting,
-        "Candidates": [
-            {
-                "NodeID": one.node,
-                "Failures": one.failures,
-                "Replicas": one.replicas,
-                "InputBytes": one.input_bytes,
-                "Preferences": one.preferences,
-                "Troubles": one.troubles,
-                "SpareGPUs": one.spare_gpus,
-                "Free": one.free,
-            }
-            for one in ranking.best
-        ],
-        "Others": [{"Reason": reason, "Nodes": count} for reason, count in ranking.others.items()],
-    }
-
-
 def history_item(item: HistoryItem) -> Json:
     """One line of history. Details are left out when empty."""
     event: Json = {"Message": item.message, "Topic": item.topic, "Timestamp": timestamp(item.at)}
@@ -265,77 +206,6 @@ def history_item_of_1_4(item: HistoryItem) -> Json:
     later versions have not. An empty one, as the peer's later servers send it.
     """
     return history_item(item) | {"ExecutionState" if item.execution else "JobState": {}}
-
-
-def node_info(info: NodeInfo, free: Amounts, running: int, waiting: int, build: Json) -> Json:
-    """What a node says of itself; only drivers that are available are listed, the others say why under ``Unavailable``."""
-    capacity: Json = {**_amounts(info.capacity)}
-    if info.gpus:
-        capacity["GPUs"] = msgspec.to_builtins(info.gpus)
-    return {
-        "NodeID": info.id,
-        "NodeType": "Compute",
-        "Labels": info.labels,
-        "SupportedProtocols": ["shoal/v1"],
-        "ComputeNodeInfo": {
-            "ExecutionEngines": _available(info.engines),
-            "Publishers": _available(info.publishers),
-            "StorageSources": _available(info.sources),
-            "MaxCapacity": capacity,
-            "QueueCapacity": {},
-            "AvailableCapacity": _amounts(free),
-            "MaxJobRequirements": _amounts(info.largest),
-            "RunningExecutions": running,
-            "EnqueuedExecutions": waiting,
-            "address": info.address,
-            "Unavailable": [
-                {"Type": offer.type, "Reason": offer.reason, "Hint": offer.hint}
-                for offer in (*info.engines, *info.sources, *info.publishers)
-                if not offer.available
-            ],
-        },
-        "BacalhauVersion": build,
-    }
-
-
-def node(record: NodeRecord, build: Json) -> Json:
-    """A node as the requester sees it."""
-    status = "CONNECTED" if record.connected else "DISCONNECTED"
-    view: Json = {
-        "Info": node_info(record.info, record.free, record.running, record.waiting, build),
-        "Membership": record.membership,
-        "Connection": status,
-        "ConnectionState": {
-            "Status": status,
-            "LastHeartbeat": timestamp(record.last_beat_at),
-            "ConnectedSince": timestamp(record.connected_since),
-            "DisconnectedSince": timestamp(record.disconnected_since),
-        },
-    }
-    if record.cordon is not None or record.aside is not None:
-        view["Scheduling"] = _kept_away(record)
-    if record.doubled_since:
-        view["Doubled"] = {
-            "Since": timestamp(record.doubled_since),
-            "Reason": "another process that was started earlier speaks as this node too; it does not count",
-            "Hint": f"End it, or {APART}",
-        }
-    if record.held:
-        view["HeldInputs"] = {"Count": len(record.held), "Size": sum(record.held.values())}
-    return view
-
-
-def _kept_away(record: NodeRecord) -> Json:
-    """Why a node gets no new work: ``cordoned``, ``draining`` (``drained`` when nothing is left on it) or ``set aside``."""
-    cordon, aside = record.cordon, record.aside
-    if cordon is None:
-        assert aside is not None
-        return {"State": "set aside", "Reason": aside.reason, "Until": timestamp(aside.until)}
-    view: Json = {"State": "cordoned", "Reason": cordon.reason, "Since": timestamp(cordon.since)}
-    if cordon.drain_by is not None:
-        left = record.running + record.waiting
-        view |= {"State": "draining" if left else "drained", "Until": timestamp(cordon.drain_by)}
-    return view
 
 
 def progress(value: Progress) -> Json:
@@ -363,19 +233,6 @@ def written(value: Written) -> Json:
         "Links": [{"Path": each.path, "Target": each.target} for each in value.links],
         "Folders": value.folders,
     }
-
-
-def _amounts(amounts: Amounts) -> Json:
-    return {
-        "CPU": amounts.cpu,
-        "Memory": amounts.memory_bytes,
-        "Disk": amounts.disk_bytes,
-        "GPU": amounts.gpu,
-    }
-
-
-def _available(offers: list[Offer]) -> list[str]:
-    return [offer.type for offer in offers if offer.available]
 
 
 def _job_details(record: JobRecord) -> dict[str, str]:
