@@ -5,7 +5,9 @@ are made (`storage.s3.client`), or what is read or written. A signed URL never s
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,7 +17,8 @@ from typing import Any, Final
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
-from protocol.errors import Broken, Exhausted, Fault, Unavailable
+from protocol.errors import Broken, Exhausted, Fault, Invalid, Unavailable
+from protocol.together import together
 from storage.http_faults import header_text
 from storage.lanes import Lanes, Task
 from storage.long_lists import Packed
@@ -30,6 +33,7 @@ from storage.s3.signing import Credentials, Signer
 
 SIGNED_S: Final = 3600
 DELETE_MAX: Final = 1000
+DELETES_AT_ONCE: Final = 16
 RENEW_S: Final = 30.0
 """How often an account that grows old is asked for anew while data moves."""
 
@@ -78,6 +82,7 @@ class Connection:
         self._bulks: dict[str, Bulk] = {}
         raw.meta.events.register("needs-retry.s3", self._note_region)
         raw.meta.events.register("needs-retry.s3", self._asks_again)
+        raw.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
 
     @asynccontextmanager
     async def bulk(self, bucket: str, *, for_others: bool = False) -> AsyncIterator[Bulk]:
@@ -287,9 +292,27 @@ class Connection:
     async def remove(self, bucket: str, keys: Iterable[str]) -> None:
         """Remove objects, as well as may be."""
         waiting = iter(keys)
-        while listed := [{"Key": key} for key in islice(waiting, DELETE_MAX)]:
-            with contextlib.suppress(Fault), faults(f"s3://{bucket}", self.endpoint, signed=self.signed):
-                await self.raw.delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})
+        while some := list(islice(waiting, DELETE_MAX)):
+            listed = [{"Key": key} for key in some]
+            try:
+                with faults(f"s3://{bucket}", self.endpoint, signed=self.signed):
+                    await self.raw.delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})
+            except Invalid:
+                # Some stores know no request for many, as Google's: https://github.com/supabase/storage/issues/898.
+                await self._remove_singly(bucket, some)
+            except Fault:
+                continue
+
+    async def _remove_singly(self, bucket: str, keys: list[str]) -> None:
+        waiting = iter(keys)
+
+        async def some() -> None:
+            for key in waiting:
+                what = f"s3://{bucket}/{key}"
+                with contextlib.suppress(Fault), faults(what, self.endpoint, signed=self.signed):
+                    await self.raw.delete_object(Bucket=bucket, Key=key)
+
+        await together(some() for _ in range(min(DELETES_AT_ONCE, len(keys))))
 
     async def signed_url(self, bucket: str, key: str, version: str = "") -> str:
         """A URL that answers a GET with the object, for an hour; as it stands where there is no account."""
@@ -297,3 +320,11 @@ class Connection:
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
             url: str = await self.raw.generate_presigned_url("get_object", Params=wanted, ExpiresIn=SIGNED_S)
         return url
+
+
+def _with_md5(params: dict[str, Any], **more: Any) -> None:
+    """See each request to remove many, whose body must be vouched for. Every store takes its MD5; the CRC32 that
+    botocore sends in its place, older ones do not (https://github.com/s3fs-fuse/s3fs-fuse/issues/2639)."""
+    params["context"].pop("checksum", None)
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()

@@ -70,6 +70,9 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
         )
     if code == "RequestTimeTooSkewed":
         return Denied(said, hint="Set this machine's clock.")
+    if code == "InvalidObjectState":
+        hint = "It is in an archive (Glacier): restore it first, as with aws s3api restore-object."
+        return Invalid(said, hint=hint, kind="Archived")
     if code in _DENIED or status in (401, 403):
         hint = "Let the account read and write there." if signed else ACCOUNT_HINT
         return Denied(f"{what}: {endpoint} denies access ({code}{'' if signed else ', unsigned'})", hint=hint)

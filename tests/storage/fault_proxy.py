@@ -25,6 +25,9 @@ _REFUSALS = {
     "503": (503, "SlowDown"),
     "403": (403, "AccessDenied"),
     "expired": (400, "ExpiredToken"),
+    "unvouched": (400, "MissingContentMD5"),
+    "unknown": (400, "NotImplemented"),
+    "archived": (403, "InvalidObjectState"),
 }
 
 
@@ -33,7 +36,8 @@ class FaultProxy:
 
     Faults: ``cut``, ``stall``, ``trickle`` (a byte of the body at a time), ``short`` (half of it,
     announced as such), ``long`` (more than the range has), ``range`` (another range than asked), ``etag`` (another version),
-    ``500``, ``503``, ``403`` (that status), ``expired`` (S3's word for a session that is over), ``mute`` (no answer),
+    ``500``, ``503``, ``403`` (that status), ``expired``, ``unvouched``, ``unknown``, ``archived`` (S3's words for a session
+    that is over, a body without its MD5, a request that it does not know, an object in an archive), ``mute`` (no answer),
     ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on, and the answer thrown
     away), ``held`` (passed on, and the answer kept back), ``flip``
     (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does

@@ -1,0 +1,69 @@
+"""What stores have in common with S3, and what only some of them have: a proxy before real servers answers as others do."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from msgspec.structs import replace
+
+from deploy.servers import S3Server
+from protocol.errors import Invalid
+from protocol.ids import ExecutionId
+from storage.contract import silent
+from storage.params import read_params
+from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from tests.contracts.trees import Tree, plant
+from tests.storage.fault_proxy import FaultProxy, Plan
+from tests.storage.s3_world import LABEL, Bucket, brought, settings_of
+
+
+@pytest.fixture
+async def client(server: S3Server) -> AsyncIterator[S3Client]:
+    async with S3Client(settings_of(server, part_bytes=1 << 20)) as client:
+        yield client
+
+
+def wants_md5(request: web.Request, number: int) -> str:
+    """As MinIO did, and OneFS does."""
+    vouched = "delete" not in request.query or "Content-MD5" in request.headers
+    return "" if vouched else "unvouched"
+
+
+def knows_one_at_a_time(request: web.Request, number: int) -> str:
+    """As Google's store has it."""
+    return "unknown" if "delete" in request.query else ""
+
+
+@pytest.mark.parametrize("plan", [wants_md5, knows_one_at_a_time])
+async def test_what_gives_way_is_removed_from_any_store(
+    plan: Plan, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """A later attempt's tree takes the place of an earlier one's also at a store that takes no request to remove many
+    objects, or only by its MD5."""
+    proxy.plan = plan
+    publisher, source = S3Publisher(client=client), S3Source(client=client)
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding="plain")
+    first: Tree = {f"{number}": b"first" for number in range(20)}
+    second: Tree = {"0": b"second"}
+    await publisher.publish(plant(first, tmp_path / "first"), params, LABEL, silent)
+    later = replace(LABEL, execution=ExecutionId("e-2"), attempt=2)
+
+    spec = await publisher.publish(plant(second, tmp_path / "second"), params, later, silent)
+
+    assert [key for key in await bucket.keys() if not key.endswith("/")] == ["out/0"]
+    assert await brought(source, read_params(spec.params, SourceParams, "s3"), tmp_path / "in") == second
+
+
+async def test_an_object_in_an_archive_is_told(
+    bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """An object that has to be restored first is no question of leave: the error says what to do."""
+    await bucket.put("k", b"cold")
+    proxy.plan = lambda request, number: "archived" if request.method == "GET" else ""
+    source, params = S3Source(client=client), SourceParams(bucket.name, "k", endpoint=proxy.endpoint)
+
+    with pytest.raises(Invalid, match="InvalidObjectState") as caught:
+        await brought(source, params, tmp_path / "in")
+
+    assert "restore" in caught.value.hint
