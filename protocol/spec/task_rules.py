@@ -20,6 +20,7 @@ from protocol.spec.bounds import Path
 from protocol.spec.drivers import IN_PLACE, read_publisher, read_source
 from protocol.spec.engines import ENGINES, DockerParams, EngineParams, WasmParams, engine_spec
 from protocol.spec.faults import Findings, no_such, path_text, quoted
+from protocol.spec.images import parse_reference
 from protocol.spec.look import Look, unseen
 from protocol.spec.network import read_network
 from protocol.spec.older import REWRITES, OlderWasm, docker_today, tell_moved, wasm_today
@@ -188,8 +189,7 @@ def _from_root(place: str) -> str:
 
 
 def _check_docker(params: DockerParams, path: Path, findings: Findings) -> None:
-    if not params.image.strip():
-        findings.fault((*path, "Image"), f"{path_text((*path, 'Image'))} is missing")
+    _check_image(params.image, (*path, "Image"), findings)
     directory = params.working_directory
     if directory and not directory.startswith("/"):
         here = (*path, "WorkingDirectory")
@@ -205,6 +205,18 @@ def _check_docker(params: DockerParams, path: Path, findings: Findings) -> None:
             )
     for field, texts in (("Entrypoint", params.entrypoint), ("Parameters", params.parameters)):
         check_list(texts, bounds.TEXTS_MAX, (*path, field), findings)
+
+
+def _check_image(image: str, path: Path, findings: Findings) -> None:
+    if not image.strip():
+        findings.fault(path, f"{path_text(path)} is missing")
+        return
+    try:
+        parse_reference(image)
+    except Invalid as wrong:
+        # The commonest mistake: a repository has no capital letters.
+        meant = image.lower() if image != image.lower() else ""
+        findings.fault(path, f"{path_text(path)}: {wrong.message}", near=meant)
 
 
 def check_list(items: list[Any], limit: int, path: Path, findings: Findings) -> bool:

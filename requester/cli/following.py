@@ -8,6 +8,7 @@ that a job of several programs has all of them printed. Must not know: what beco
 import base64
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 from protocol.errors import NEVER_RAN, Fault, Unavailable
@@ -33,14 +34,20 @@ def print_output(client: Client, job: str, until: float | None) -> None:
     What cannot be had is told, unless another attempt took its place. Raises `TimedOut` at `until` (monotonic seconds) and
     the faults of `Client.watch`.
     """
-    for view in client.watch(job, until=until):
-        if "Job" in view and several(view["Job"]):
-            _print_all(client, job, until)
-            return
-        break
+    views = client.watch(job, until=until)
+    begin = next((view for view in views if "Job" in view), None)
+    if begin is None:
+        return
+    attempts = _attempts(client, job, until, chain((begin,), views))
+    # A connection is held by whoever holds its views.
+    del views
+    if several(begin["Job"]):
+        del attempts
+        _print_all(client, job, until)
+        return
     missing: Json | None = None
     first = True
-    for execution, before in _attempts(client, job, until):
+    for execution, before in attempts:
         if execution["Attempt"] > 1 or not first:
             tell_of_attempt(execution, before)
         first = False
@@ -87,15 +94,17 @@ def tell_of_attempt(attempt: Json, before: str) -> None:
     tell(f"The program is {what}, on {node}. What follows is what it prints there.")
 
 
-def _attempts(client: Client, job: str, until: float | None) -> Iterator[tuple[Json, str]]:
+def _attempts(
+    client: Client, job: str, until: float | None, views: Iterator[Json]
+) -> Iterator[tuple[Json, str]]:
     """The newest execution, once there is one, and then each that takes its place, with why the one before it failed; the
-    job is closed behind the last.
+    job is closed behind the last. `views` is how the job is seen until there is the first.
     """
     passed: set[str] = set()
     last = ""
     place: object = None
     while True:
-        for view in client.watch(job, until=until):
+        for view in views:
             found = [
                 each
                 for each in view.get("Executions", [])
@@ -109,8 +118,10 @@ def _attempts(client: Client, job: str, until: float | None) -> Iterator[tuple[J
         place = _place(view["Job"], execution)
         passed |= {each["ID"] for each in found if _place(view["Job"], each) == place}
         failures = [each.get("Failure") for each in view["Executions"] if each["ID"] == last]
+        views = iter(())
         yield execution, next((failure["Message"] for failure in failures if failure), "")
         last = execution["ID"]
+        views = client.watch(job, until=until)
 
 
 def _place(job: Json, execution: Json) -> object:

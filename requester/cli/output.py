@@ -20,6 +20,8 @@ from protocol.questions import STDERR
 Json = dict[str, Any]
 _GAP: Final = "  "
 """Between two columns."""
+_LEAST: Final = 12
+"""A word that is no wider is not taken apart."""
 _C1: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 Column = tuple[str, Callable[[Json], str]]
 
@@ -100,7 +102,8 @@ def print_table(
 ) -> None:
     """An aligned table without lines, on standard output, its cells without control characters and line ends.
 
-    If it would be wider than `width` (0: any), its longest cells go on below themselves, at the ends of words.
+    If it would be wider than `width` (0: any), its longest cells go on below themselves: at the ends of words, and in the
+    middle of the longest words if that is not enough.
     """
     shown = [[clean("; ".join(map(str.strip, cell.split("\n")))) for cell in row] for row in rows]
     table = shown if hide_header else [[*header], *shown]
@@ -147,22 +150,23 @@ def terminal_width() -> int:
 
 
 def _narrow(widths: list[int], table: Sequence[Sequence[str]], width: int) -> None:
-    """Take from the widest columns what is too much, but no word apart."""
+    """Take from the widest columns what is too much: first between words, then from the longest words down to `_LEAST`."""
     words = [
         max(columns(word) for row in table for word in (row[n].split() or [""])) for n in range(len(widths))
     ]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        widest = max(range(len(widths)), key=lambda n: widths[n] if widths[n] > words[n] else 0)
-        if widths[widest] <= words[widest]:
-            return
-        widths[widest] -= 1
+    for least in (words, [min(word, _LEAST) for word in words]):
+        while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+            widest = max(range(len(widths)), key=lambda n: widths[n] if widths[n] > least[n] else 0)
+            if widths[widest] <= least[widest]:
+                break
+            widths[widest] -= 1
 
 
 def _lines(cell: str, width: int) -> list[str]:
     """The lines of a cell: at least one."""
     if columns(cell) <= width:
         return [cell]
-    return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(cell, width, break_on_hyphens=False)
 
 
 def print_object(value: Any, how: str, pretty: bool) -> None:

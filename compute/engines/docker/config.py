@@ -12,12 +12,12 @@ from posixpath import normpath
 from typing import Any, Final
 
 from compute.engines.contract import Mount, Run
-from compute.engines.docker.reference import parse_reference
 from compute.engines.docker.settings import DockerSettings
 from protocol.errors import Denied, Invalid
 from protocol.ids import ExecutionId, NodeId
 from protocol.jobs import Port
 from protocol.spec.engines import DockerParams
+from protocol.spec.images import parse_reference
 
 JOB_LABEL: Final = "shoal.job"
 EXECUTION_LABEL: Final = "shoal.execution"

@@ -114,7 +114,6 @@ class DockerEngine:
 
         Whoever gives up waiting leaves no container that was made for him: that is finished first, then removed.
         """
-        check(run.params)
         if network_mode(run, self._settings) != "http":
             return await self._start_with(run)
         try:

@@ -15,15 +15,11 @@ from aiodocker import DockerError
 from compute.engines.contract import Preparing
 from compute.engines.docker.daemon import Daemon
 from compute.engines.docker.faults import pull_fault
+from compute.engines.docker.logins import credentials_for, has_credential_program
 from compute.engines.docker.progress import Pull, advance
-from compute.engines.docker.reference import (
-    Reference,
-    credentials_for,
-    has_credential_program,
-    parse_reference,
-)
 from protocol.clock import Clock
 from protocol.errors import NotFound, Unavailable
+from protocol.spec.images import Reference, parse_reference
 
 FRESH_S: Final = 300.0
 """For how long an image that was seen is taken to be there still; if it is not, the daemon says so when it is used."""

@@ -122,7 +122,9 @@ RESOURCES = st.builds(
 ENGINES = st.one_of(
     st.builds(
         DockerParams,
-        image=WORDS,
+        image=st.from_regex(
+            r"(ghcr\.io/)?[a-z0-9]{1,8}(/[a-z0-9]{1,8})?(:[a-zA-Z0-9][a-z0-9.]{0,7})?", fullmatch=True
+        ),
         entrypoint=st.lists(TEXTS, max_size=2),
         parameters=st.lists(TEXTS, max_size=3),
         environment_variables=st.lists(st.builds("{}={}".format, PARTS, TEXTS), max_size=2).map(

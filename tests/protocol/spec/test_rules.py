@@ -123,6 +123,8 @@ WRONG_TASKS = [
     ({"Engine": {"Type": "dokcer"}}, "Engine.Type", "there is no engine"),
     (engine("docker"), "Engine.Params.Image", "is missing"),
     (engine("docker", Image=" "), "Engine.Params.Image", "is missing"),
+    (engine("docker", Image="Ubuntu"), "Engine.Params.Image", "'library/Ubuntu' is not a repository's name"),
+    (engine("docker", Image="a:b c"), "Engine.Params.Image", "'b c' is not a tag"),
     (engine("docker", Image=["a"]), "Engine.Params.Image", "must be a text"),
     (engine("docker", Image="a", Entrypoint="sh"), "Engine.Params.Entrypoint", "must be a list"),
     (engine("docker", Image="a", Parameters=["a", 1]), "Engine.Params.Parameters[1]", "must be a text"),

@@ -77,6 +77,21 @@ def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_long_words_fit_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal of 80 columns the list of nodes keeps its columns, however long the longest label is."""
+    header = ["ID", "TYPE", "APPROVAL", "STATUS", "LABELS", "CPU", "MEMORY", "DISK", "GPU"]
+    labels = "Architecture=amd64 GPU-0=NVIDIA-A100-SXM4-80GB Operating-System=linux hostname=a-rather-long-name-0042"
+    rest = ["1.6 / 1.6", "6.2 GB / 6.2 GB", "39.1 GB / 39.1 GB", "0 / 0"]
+
+    print_table(header, [["n-0f29f45c", "Compute", "APPROVED", "CONNECTED", labels, *rest]], width=80)
+
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, [head, *lines])) <= 80
+    assert lines[0].startswith("n-0f29f45c  Compute  APPROVED  CONNECTED  ")
+    left, right = head.index("LABELS"), head.index("CPU")
+    assert "".join(line[left:right] for line in lines).replace(" ", "") == labels.replace(" ", "")
+
+
 def test_tables_are_aligned_in_any_writing(capsys: pytest.CaptureFixture[str]) -> None:
     """What is wide on a terminal, and what takes no place there, does not push the next column aside."""
     print_table(["NAME", "STATE"], [["größe", "a"], ["日本語", "b"], ["🐟", "c"], ["e\u0301t\u00e9", "d"]])

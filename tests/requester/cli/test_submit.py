@@ -136,6 +136,15 @@ def test_a_program_that_fails(shoal: Shoal, twin: Twin) -> None:
     assert "Error" not in followed.err
 
 
+def test_following_asks_for_nothing_twice(shoal: Shoal, twin: Twin) -> None:
+    """Who follows a program watches its job for the attempt, for another one after it, and for the end; no more."""
+    twin.then = lambda job: twin.complete(job, stdout="done\n", exit_code=0)
+    assert shoal("submit", "--follow", "job.yaml").code == 0
+    verbs = [verb for verb, _ in twin.calls]
+    # The twin's output watches the job by itself.
+    assert verbs.count("watch") - verbs.count("logs") == 3
+
+
 @pytest.mark.parametrize(("program", "exit_code"), [(0, 0), (255, 255), (256, 1), (-1, 255)])
 def test_a_programs_code_never_turns_into_success(
     shoal: Shoal, twin: Twin, program: int, exit_code: int

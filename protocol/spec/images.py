@@ -1,14 +1,11 @@
-"""The names of images, and the credentials for where they come from.
+"""The names of images.
 
-Knows: the grammar of image references and Docker's configuration file. Must not know: any registry or daemon.
-Source of the rules: the OCI distribution specification and the ``distribution/reference`` grammar that Docker uses.
+Knows: the grammar of image references, and what is meant where a name leaves something out. Must not know: any registry or
+daemon. Source of the rules: the OCI distribution specification and the ``distribution/reference`` grammar that Docker uses.
 """
 
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
@@ -51,7 +48,7 @@ class Reference(Struct, frozen=True):
 def parse_reference(text: str) -> Reference:
     """Read an image's name as Docker does: no registry is Docker Hub, no tag is ``latest``. Raises `Invalid`."""
     if not text.strip():
-        raise Invalid("docker: Image is empty", hint="Name an image, such as ubuntu:24.04.")
+        raise Invalid("Image is empty", hint="Name an image, such as ubuntu:24.04.")
     if _IMAGE_ID.fullmatch(text):
         return Reference(id=text)
     name, at, digest = text.partition("@")
@@ -69,7 +66,7 @@ def parse_reference(text: str) -> Reference:
     registry, repository = _registry_of(head)
     if not _REGISTRY.fullmatch(registry):
         raise _wrong(text, f"{registry!r} is not a registry", "write it as HOST or HOST:PORT")
-    if not _REPOSITORY.fullmatch(repository) or len(head) > LENGTH_MAX:
+    if len(head) > LENGTH_MAX or not _REPOSITORY.fullmatch(repository):
         hint = (
             f"did you mean {text.lower()}?"
             if text != text.lower()
@@ -88,35 +85,4 @@ def _registry_of(name: str) -> tuple[str, str]:
 
 
 def _wrong(text: str, why: str, hint: str) -> Invalid:
-    return Invalid(f"docker: Image {text!r} is not an image's name: {why}", hint=hint)
-
-
-def credentials_for(registry: str, config: Mapping[str, Any]) -> dict[str, str] | None:
-    """What ``docker login`` left for a registry in `config`, the content of ``config.json``; None if nothing.
-
-    An entry that cannot be read is as good as none: the registry will say what it wants.
-    """
-    logins = config.get("auths")
-    for key, login in logins.items() if isinstance(logins, Mapping) else ():
-        host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
-        if (HUB if host in HUB_NAMES else host) == registry and isinstance(login, Mapping):
-            return _login(login, registry)
-    return None
-
-
-def _login(login: Mapping[str, Any], registry: str) -> dict[str, str] | None:
-    if token := login.get("identitytoken"):
-        return {"identitytoken": str(token), "serveraddress": registry}
-    user, password = str(login.get("username", "")), str(login.get("password", ""))
-    if packed := login.get("auth"):
-        try:
-            user, _, password = b64decode(str(packed), validate=True).decode().partition(":")
-        except (Base64Error, UnicodeDecodeError):
-            return None
-    return {"username": user, "password": password, "serveraddress": registry} if user else None
-
-
-def has_credential_program(registry: str, config: Mapping[str, Any]) -> bool:
-    """Whether this registry's credentials are kept by a program of the desktop, which a node does not run."""
-    programs = config.get("credHelpers")
-    return bool(config.get("credsStore")) or (isinstance(programs, Mapping) and registry in programs)
+    return Invalid(f"{text!r} is not an image's name: {why}", hint=hint)
