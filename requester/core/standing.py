@@ -168,13 +168,15 @@ def standing(demand: Demand, nodes: Iterable[NodeRecord], host_of: Callable[[Nod
         if lack is not None:
             unfit.append(lack)
         elif node.membership == PENDING:
-            away.append(Unfit(node.info.id, NOT_APPROVED, "approve it: node approve"))
+            away.append(Unfit(node.info.id, NOT_APPROVED, hint="Approve it: node approve"))
         elif not node.connected and not node.expected:
             unfit.append(
-                Unfit(node.info.id, "has been away for long", "start it again, or forget it: node delete")
+                Unfit(
+                    node.info.id, "has been away for long", hint="Start it again, or forget it: node delete"
+                )
             )
         elif not node.connected:
-            away.append(Unfit(node.info.id, "is not connected", "start it again, or wait for it"))
+            away.append(Unfit(node.info.id, "is not connected", hint="Start it again, or wait for it"))
         elif node.cordon is not None or node.aside is not None:
             away.append(_kept_away(node))
         elif (lost := _lost(node.info, demand)) is not None:
@@ -196,10 +198,10 @@ def _kept_away(node: NodeRecord) -> Unfit:
     if cordon is not None:
         what = "is cordoned" if cordon.drain_by is None else "is being drained"
         return Unfit(
-            id_, what + (f": {cordon.reason}" if cordon.reason else ""), "let it back: node uncordon"
+            id_, what + (f": {cordon.reason}" if cordon.reason else ""), hint="Let it back: node uncordon"
         )
     assert node.aside is not None
-    return Unfit(id_, node.aside.reason, "mend it; or let it back now: node uncordon")
+    return Unfit(id_, node.aside.reason, hint="Mend it; or let it back now: node uncordon")
 
 
 def _constraints(demand: Demand) -> tuple[list[Constraint], list[Constraint]]:
@@ -214,14 +216,14 @@ def _constraints(demand: Demand) -> tuple[list[Constraint], list[Constraint]]:
     return filters, favours
 
 
-_RELABEL: Final = "change Constraints, or the labels of the node"
+_RELABEL: Final = "Change Constraints, or the labels of the node"
 
 
 def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Unfit | None:
     """The first lasting reason why a node cannot take the task."""
     info = node.info
     if node.membership not in (APPROVED, PENDING):
-        return Unfit(info.id, "is rejected", "approve it: node approve")
+        return Unfit(info.id, "is rejected", hint="Approve it: node approve")
     for kind, type_ in _parts(demand):
         lack = _not_offered(info, kind, type_)
         if lack is not None:
@@ -230,7 +232,7 @@ def _lack(node: NodeRecord, demand: Demand, filters: Sequence[Constraint]) -> Un
         if not matches(constraint, info.labels):
             value = info.labels.get(constraint.key)
             has = f"label {constraint.key}={value}" if value is not None else f"no label {constraint.key}"
-            return Unfit(info.id, f"{has}: not {format_selector([constraint])}", _RELABEL)
+            return Unfit(info.id, f"{has}: not {format_selector([constraint])}", hint=_RELABEL)
     return _wrong_gpus(info, demand) or _too_large(info, demand.amounts)
 
 
@@ -277,7 +279,7 @@ def _wrong_gpus(info: NodeInfo, demand: Demand) -> Unfit | None:
     return Unfit(
         info.id,
         f"needs {demand.amounts.gpu} GPUs {wanted} and none of another kind, has {len(info.gpus)}: {has}",
-        "change Resources.GPUName or GPUMemory, or add a node",
+        hint="Change Resources.GPUName or GPUMemory, or add a node",
     )
 
 
@@ -300,5 +302,5 @@ def _too_large(info: NodeInfo, wanted: Amounts) -> Unfit | None:
     ):
         if needs > offers:
             reason = f"needs {needs:{fmt}} {name}, offers {offers:{fmt}}"
-            return Unfit(info.id, reason, f"lower {key} or add a node")
+            return Unfit(info.id, reason, hint=f"Lower {key} or add a node")
     return None

@@ -80,7 +80,7 @@ def test_drain(deployment: Deployment, api: Api, image: str, namespace: str) -> 
         assert deployment.shoal("node", "uncordon", node).code == 0
 
     assert moved != node
-    assert "is being drained: new disk (fix: let it back: node uncordon)" in told
+    assert "is being drained: new disk (fix: Let it back: node uncordon)" in told
     assert "CONNECTED (drained)" in listed
     assert api.ended(waiting)["Job"]["State"]["StateType"] == "Completed"
 

@@ -45,19 +45,19 @@ def reasons(node: NodeRecord, demand: Demand) -> dict[str, str]:
         (a_node("n1", engines=()), "has no engine noop"),
         (
             a_node("n1", labels={"region": "us"}),
-            "label region=us: not region in (eu,de) (fix: change Constraints, or the labels of the node)",
+            "label region=us: not region in (eu,de) (fix: Change Constraints, or the labels of the node)",
         ),
         (
             a_node("n1"),
-            "no label region: not region in (eu,de) (fix: change Constraints, or the labels of the node)",
+            "no label region: not region in (eu,de) (fix: Change Constraints, or the labels of the node)",
         ),
         (
             a_node("n1", cores=1, labels={"region": "eu"}),
-            "needs 2 cores, offers 1 (fix: lower Resources.CPU or add a node)",
+            "needs 2 cores, offers 1 (fix: Lower Resources.CPU or add a node)",
         ),
         (
             a_node("n1", labels={"region": "eu"}, membership="REJECTED"),
-            "is rejected (fix: approve it: node approve)",
+            "is rejected (fix: Approve it: node approve)",
         ),
     ],
     ids=["engine", "label", "no label", "size", "rejected"],

@@ -228,8 +228,8 @@ def test_a_cordoned_node_gets_nothing_new() -> None:
     waiting.submit(a_job())
 
     assert waiting.job.queued is not None
-    assert waiting.job.queued.hint == "let it back: node uncordon"
-    assert waiting.job.queued.details == {"n1": "is cordoned: new disk (fix: let it back: node uncordon)"}
+    assert waiting.job.queued.hint == "Let it back: node uncordon"
+    assert waiting.job.queued.details == {"n1": "is cordoned: new disk (fix: Let it back: node uncordon)"}
     waiting.fleet.put(a_node("n1"))
     waiting.look()
     assert waiting.open()

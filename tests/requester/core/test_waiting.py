@@ -162,8 +162,8 @@ def test_nodes_that_are_away_are_waited_for() -> None:
     assert world.job.state is JobState.QUEUED
     assert world.job.queued is not None
     assert world.job.queued.details == {
-        "n1": "is not connected (fix: start it again, or wait for it)",
-        "n2": "is not approved yet (fix: approve it: node approve)",
+        "n1": "is not connected (fix: Start it again, or wait for it)",
+        "n2": "is not approved yet (fix: Approve it: node approve)",
     }
     assert world.job.queued.message.endswith("and none takes work now: 1 of them waits to be approved")
     assert world.job.queued.hint == "Approve it: shoal node approve n2"
