@@ -115,6 +115,8 @@ async def _shoal(words: list[str], env: Mapping[str, str]) -> int:
     try:
         async with asyncio.timeout(COMMAND_S):
             return await process.wait()
+    except TimeoutError as error:
+        raise Failed(f"`shoal {' '.join(words)}` did not end within {COMMAND_S:g} s") from error
     finally:
         if process.returncode is None:
             process.kill()

@@ -122,9 +122,7 @@ class Cluster:
                 for part in self.computes:
                     await part.process.ready(lambda: self._connected(count), within_s=REGISTER_S)
         except TimeoutError as error:
-            raise TimeoutError(
-                f"only some of {count} compute nodes registered within {REGISTER_S:g} s"
-            ) from error
+            raise Failed(f"only some of {count} compute nodes registered within {REGISTER_S:g} s") from error
 
     async def stop_jobs(self) -> None:
         """End the open jobs, several at once, so that no container outlives the cluster; no longer than `STOP_JOBS_S`."""
