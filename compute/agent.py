@@ -51,6 +51,7 @@ from protocol.states import ENDS
 from storage.arrival import remove_tree
 from storage.contract import Drivers
 from storage.local_publisher import LocalPublisher
+from storage.shelf import Key
 from storage.spread import spread
 from storage.threads import in_thread
 
@@ -225,6 +226,7 @@ class Agent:
             disk,
             tasks,
             self._results,
+            spoiled=self._spoiled,
         )
         reporter = Reporter(self._bus, self._clock, self._random, tasks, self._journal.commit, self._answered)
         return Shop(
@@ -259,13 +261,14 @@ class Agent:
 
     async def _take_up(self, shop: Shop) -> None:
         """Go on with what the journal holds, and remove what nobody knows: folders now, programs beside all else."""
-        await shop.inputs.open()
-        known = {execution.id for execution in self._remembered.executions}
+        remembered = self._remembered.executions
+        await shop.inputs.open({each.id: each.shared.values() for each in remembered if not each.cleaned})
+        known = {execution.id for execution in remembered}
         for path in shop.folder.iterdir():
             if path.name not in known:
                 _log.info("removing a folder that belongs to no execution", path=str(path))
                 await in_thread(lambda _, path=path: remove_tree(path))  # type: ignore[misc]
-        restored = [Runner(shop, execution, restored=True) for execution in self._remembered.executions]
+        restored = [Runner(shop, execution, restored=True) for execution in remembered]
         for runner in restored:
             self.runners[runner.execution.id] = runner
             runner.hold()
@@ -305,6 +308,10 @@ class Agent:
         self._orders.forgotten(execution)
         self._forgot.set()
 
+    def _spoiled(self, key: Key, why: str) -> None:
+        for runner in list(self.runners.values()):
+            runner.input_spoiled(key, why)
+
     # Reports
 
     def _answered(self, report: Report, verdict: Verdict) -> None:
@@ -330,5 +337,7 @@ class Agent:
             self._logs.prune(now)
             self._manifests.prune(now)
             self._journal.prune(now)
+            if self.inputs is not None:
+                self.inputs.cache.look()
             if self._results is not None:
                 await self._results.prune()

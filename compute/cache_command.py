@@ -1,7 +1,7 @@
 """``python -m compute cache list`` and ``verify``: a look at a node's inputs from beside it.
 
 Knows: how entries lie on the disk, and how they are shown. Must not know: the node, which may be running or not. What is
-found to be wrong is marked: the node serves it no more, and removes it at its next start or use.
+found to be wrong is marked: the node serves it no more, removes it, and ends programs that read it.
 
 An entry is in one of three states: whole; ``SPOILED``, its bytes are not those that came; ``UNCHECKED``, nothing was written
 down yet to compare its bytes with. A node writes that down when it has nothing better to do; until then it serves an entry

@@ -6,6 +6,7 @@ keeps for it. Must not know: what becomes of an execution that takes too much.
 It looks seldom enough to cost little: after a look it rests fifty times as long as that took, and never less than a second.
 """
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,13 +26,13 @@ REST_TIMES: Final = 50
 
 
 class DiskGuard:
-    """One execution's. `limit_bytes` 0 is none."""
+    """One execution's. `limit_bytes` 0 is none; `read` is what it reads from the cache."""
 
     def __init__(
         self,
         folder: Path,
         limit_bytes: int,
-        read: list[InputRead],
+        read: Collection[InputRead],
         inputs: Inputs,
         running: Running,
         log: OutputLog,

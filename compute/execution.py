@@ -38,8 +38,9 @@ from compute.events import (
 )
 from protocol.errors import OVER_TIME, PROGRAM_FAILED, Failure
 from protocol.ids import ExecutionId, NodeId
-from protocol.jobs import Spec
+from protocol.jobs import Spec, Task
 from protocol.messages import InputRead, Report, Run, RunOutput, Stage, Written
+from protocol.spec.drivers import IN_PLACE
 from protocol.states import ENDS, ExecutionState, may_follow
 
 STARTS_MAX: Final = 2
@@ -88,6 +89,11 @@ class Execution(Struct, frozen=True, omit_defaults=True):
         return self.state in ENDS
 
     @property
+    def shared(self) -> dict[int, InputRead]:
+        """Those of its inputs, by index, that its program reads where others read them too, not a copy of its own."""
+        return {index: read for index, read in enumerate(self.inputs) if not is_copied(self.run.task, index)}
+
+    @property
     def publishes(self) -> bool:
         """Whether its task names a publisher that stores anything."""
         return self.run.task.publisher.type.lower() not in ("", "noop")
@@ -117,6 +123,18 @@ class Execution(Struct, frozen=True, omit_defaults=True):
             read_by=self.read_by,
             ordered_at=run.ordered_at,
         )
+
+
+def is_copied(task: Task, index: int) -> bool:
+    """Whether the program has a copy of its own of that input: it may change it, or another input or a result path lies
+    below its target, for which an engine has to make the place.
+    """
+    wanted = task.input_sources[index]
+    if wanted.source.type.lower() in IN_PLACE:
+        return False
+    above = wanted.target.rstrip("/") + "/"
+    places = [each.target for each in task.input_sources] + [each.path for each in task.result_paths]
+    return wanted.read_write is True or any(each.rstrip("/").startswith(above) for each in places)
 
 
 Next = tuple[Execution, list[Effect]]

@@ -9,7 +9,7 @@ are results that the node keeps: they go when the room is needed.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from protocol.errors import Exhausted
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts
 from protocol.messages import InputRead
+from protocol.spec.drivers import IN_PLACE
 from protocol.spec.quantities import format_bytes
 from storage.arrival import disk_faults
 from storage.cache import Cache
@@ -58,9 +59,14 @@ class Wanted(Struct, frozen=True):
         return key_of(self.type, self.resolved.identity)
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether it is mounted where it lies."""
+        return self.type.lower() in IN_PLACE
+
+    @property
     def is_own(self) -> bool:
         """Whether what the program finds is in its own folder."""
-        return self.writes or not self.resolved.cacheable
+        return not self.is_in_place and (self.writes or not self.resolved.cacheable)
 
     @property
     def size_bytes(self) -> int:
@@ -70,7 +76,7 @@ class Wanted(Struct, frozen=True):
 
 class Inputs:
     """The inputs of all executions of one node; `open` comes first. `folder` and its budget are the cache's, `results` is
-    what keeps results on the same disk, if anything does.
+    what keeps results on the same disk, if anything does. `spoiled` is told as in `storage.cache.Cache`.
     """
 
     def __init__(
@@ -81,16 +87,18 @@ class Inputs:
         disk: Disk,
         tasks: asyncio.TaskGroup,
         results: LocalPublisher | None = None,
+        *,
+        spoiled: Callable[[Key, str], None] = lambda key, why: None,
     ) -> None:
-        self.cache = Cache(folder, budget_bytes, tasks, changed=self._changed)
+        self.cache = Cache(folder, budget_bytes, tasks, changed=self._changed, spoiled=spoiled)
         self._room = room
         self._disk = disk
         self._results = results
         self._turns = Turns(FETCHES_MAX)
 
-    async def open(self) -> None:
-        """Take up the cache of the last process."""
-        await self.cache.open()
+    async def open(self, read: Mapping[ExecutionId, Collection[InputRead]]) -> None:
+        """Take up the cache of the last process, and what its executions read there."""
+        await self.cache.open({execution: _keys_of(each) for execution, each in read.items()})
 
     @property
     def _ledger(self) -> Ledger:
@@ -106,20 +114,20 @@ class Inputs:
             self.cache.claim(execution, shared)
         return True
 
-    def grow(self, execution: ExecutionId, wanted: Wanted, done_bytes: int) -> None:
-        """More has come of an input whose size nobody knew. Raises `Exhausted` when the node has no room for it."""
-        if not wanted.resolved.cacheable:
-            held = self._ledger.held[execution].amounts
-            if done_bytes > held.disk_bytes and not self._ledger.grow(execution, with_disk(held, done_bytes)):
-                raise _full(done_bytes)
-        elif self._ledger.free.disk_bytes < 0:
-            raise _full(done_bytes)
-
-    def adopt(self, execution: ExecutionId, amounts: Amounts, gpus: list[int], read: list[InputRead]) -> None:
-        """After a restart: a program that a former process started has its room, whether there is any or not, and what it
-        reads stays where it is.
+    def grow(self, execution: ExecutionId, own_bytes: int) -> None:
+        """More has come of an input whose size nobody knew: of what is the execution's own, so much is there now. Raises
+        `Exhausted` when the node has no room for it, or for what has come into the cache.
         """
-        self.cache.hold(execution, [key_of(each.type, each.identity) for each in read])
+        held = self._ledger.held[execution].amounts
+        if own_bytes > held.disk_bytes and not self._ledger.grow(execution, with_disk(held, own_bytes)):
+            raise _full(own_bytes)
+        if self._ledger.free.disk_bytes < 0:
+            raise _full(own_bytes)
+
+    def adopt(
+        self, execution: ExecutionId, amounts: Amounts, gpus: list[int], read: Collection[InputRead]
+    ) -> None:
+        """After a restart: a program that a former process started has its room, whether there is any or not."""
         shared_bytes, _ = self.shared(read)
         self._ledger.hold(execution, with_disk(amounts, 0, shared_bytes), gpus)
 
@@ -127,10 +135,10 @@ class Inputs:
         """Nothing of the execution reads anything any more. Harmless when repeated."""
         self.cache.release(execution)
 
-    def shared(self, read: list[InputRead]) -> tuple[int, set[Inode]]:
+    def shared(self, read: Collection[InputRead]) -> tuple[int, set[Inode]]:
         """Of what an execution reads: the bytes that lie in the cache, and the files there that are no folders."""
         size_bytes, files = 0, set()
-        for key in {key_of(each.type, each.identity) for each in read}:
+        for key in _keys_of(read):
             if key in self.cache.shelf:
                 size_bytes += self.cache.shelf.size_of(key)
                 path = self.cache.path_of(key)
@@ -163,7 +171,7 @@ class Inputs:
             path, cached = await self.cache.bring(wanted.type, wanted.resolved, fetch, progress, wanted.token)
             fetched = Fetched(path, owned=False)
         if wanted.writes:
-            await self._have_room(0 if fetched.owned else wanted.size_bytes)
+            await self._have_room(0 if fetched.owned else self.cache.shelf.size_of(wanted.key))
             await in_thread(partial(_make_own, fetched.path, into))
             fetched = Fetched(into, read_only=False)
         return fetched, cached
@@ -189,6 +197,10 @@ class Inputs:
         self._ledger.aside_bytes = held
         if held < before:
             self._room.admit()
+
+
+def _keys_of(read: Collection[InputRead]) -> set[Key]:
+    return {key_of(each.type, each.identity) for each in read}
 
 
 def _make_own(path: Path, into: Path, stop: Stop) -> None:

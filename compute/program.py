@@ -117,7 +117,9 @@ class Program:
         if at_once:
             following.begin()
         limit_bytes = self._run.amounts.disk_bytes
-        self.guard = DiskGuard(self._folder, limit_bytes, execution.inputs, shop.inputs, running, log)
+        self.guard = DiskGuard(
+            self._folder, limit_bytes, execution.shared.values(), shop.inputs, running, log
+        )
         with self._guarded(self.guard, failed), following.when_wanted(shop.alarms):
             try:
                 return await running.wait()

@@ -38,17 +38,19 @@ from compute.events import (
     Started,
 )
 from compute.execution import Execution, advance, must_be_kept
-from compute.faults import StepFailed, failure_of
+from compute.faults import StepFailed, failure_of, input_failure
 from compute.ports import other_ports, static_ports
 from compute.program import Program
 from compute.publishing import publish
 from compute.shop import Shop
 from compute.staging import Ready, Staging
 from protocol import failpoints
-from protocol.errors import Denied, Failure, Fault, Unavailable
+from protocol.errors import Broken, Denied, Failure, Fault, Unavailable
 from protocol.messages import Progress, Report
 from protocol.states import ExecutionState
+from storage.cache_entries import key_of
 from storage.contract import Progress as Telling
+from storage.shelf import Key
 
 PORT: Final = "Port"
 """The kind of an engine's fault whose cause is that others use a port."""
@@ -103,7 +105,9 @@ class Runner:
         """
         execution = self.execution
         if execution.holding or execution.phase in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
-            self._shop.inputs.adopt(execution.id, self._run.amounts, execution.gpus, execution.inputs)
+            self._shop.inputs.adopt(
+                execution.id, self._run.amounts, execution.gpus, execution.shared.values()
+            )
             self._shop.ports.hold(execution.id, execution.ports.values(), static_ports(self._run))
 
     def begin(self) -> None:
@@ -126,6 +130,20 @@ class Runner:
     def report(self) -> Report:
         """What a requester is told of it just now."""
         return self.execution.report(self._shop.node, self._shop.incarnation)
+
+    def input_spoiled(self, key: Key, why: str) -> None:
+        """Something in the cache has turned out to be wrong: if the program was given it, its result does not count."""
+        execution = self.execution
+        if execution.phase not in (Phase.STARTING, Phase.RUNNING, Phase.PUBLISHING):
+            return
+        for index, read in execution.shared.items():
+            if key_of(read.type, read.identity) == key:
+                hint = "It is fetched anew for whoever asks for it."
+                said = f"it was spoiled in the node's cache while the program had it: {why}"
+                fault = Broken(said, hint=hint, kind="Cached")
+                wanted = self._run.task.input_sources[index]
+                self.tell(Failed(input_failure(fault, index, wanted, self._shop.node).failure))
+                return
 
     def say_again(self) -> None:
         """Tell how it stands to those who go by another log: they may know nothing of it, or mean another execution by its

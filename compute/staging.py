@@ -17,6 +17,7 @@ from compute import admission
 from compute.admission import Plan
 from compute.capacity import Ports
 from compute.engines.contract import Mount
+from compute.execution import is_copied
 from compute.faults import StepFailed, input_failure, place_of, publisher_failure
 from compute.inputs import Inputs, Wanted
 from compute.ports import take_ports
@@ -26,9 +27,9 @@ from protocol.clock import Clock
 from protocol.errors import Fault, TimedOut
 from protocol.held import input_token
 from protocol.ids import NodeId
+from protocol.jobs import Amounts
 from protocol.messages import InputRead, Run
 from protocol.patience import Patience
-from protocol.spec.drivers import IN_PLACE
 from protocol.together import together
 from storage.contract import Foreseeing, Progress, Share
 
@@ -88,7 +89,9 @@ class Staging:
         self._clock = clock
         self._resolving = resolving
         self._inputs = run.task.input_sources
-        self._came: dict[int, int] = {}
+        self._wanted: list[Wanted] = []
+        self._came: list[int] = []
+        """The bytes of each input: those that it is said to have, or those that came if they are more."""
         self._awaited: dict[int, None] = {}
 
     @property
@@ -133,21 +136,24 @@ class Staging:
         asked = self._run.amounts
         while True:
             wanted = await self._resolve()
-            taking = [each for each in wanted if each.type.lower() not in IN_PLACE]
+            taking = [each for each in wanted if not each.is_in_place]
             shared = {each.key: each.size_bytes for each in taking if each.resolved.cacheable}
+            read = {each.key: each.size_bytes for each in taking if not each.is_own}
             own_bytes = sum(each.size_bytes for each in taking if each.is_own)
             fault = admission.over_disk(
                 asked.disk_bytes, sum(each.size_bytes for each in taking), "its inputs have"
             )
             if fault is not None:
                 raise StepFailed(fault.failure())
+            amounts = admission.with_disk(asked, own_bytes, sum(read.values()))
             # A copy of its own is beside the one that others read.
-            alone = admission.with_disk(asked, own_bytes + sum(shared.values()))
+            alone = amounts + Amounts(disk_bytes=sum(shared.values()))
             fault = admission.too_large(alone, self._room.ledger.capacity)
             if fault is not None:
                 raise StepFailed(fault.failure(), refused=True)
-            amounts = admission.with_disk(asked, own_bytes, sum(shared.values()))
             if self._shared.claim(self._run.execution, amounts, shared):
+                self._wanted = wanted
+                self._came = [0 if each.is_in_place else each.size_bytes for each in wanted]
                 return wanted
             self._room.release(self._run.execution)
             await self._room.take(self._run.execution, alone, self._run.priority)
@@ -184,16 +190,7 @@ class Staging:
         finally:
             del self._awaited[index]
         token = input_token(spec, share.index, share.count)
-        asked = self._inputs[index].read_write is True or self._has_another_below(index)
-        writes = asked and spec.type.lower() not in IN_PLACE
-        return Wanted(spec.type, source, params, resolved, token, writes=writes)
-
-    def _has_another_below(self, index: int) -> bool:
-        """Whether another input, or a result path, lies below this input's target: then it must be a copy of its own, in
-        which an engine can make the place for that one."""
-        above = self._inputs[index].target.rstrip("/") + "/"
-        places = [each.target for each in self._inputs] + [each.path for each in self._run.task.result_paths]
-        return any(each.rstrip("/").startswith(above) for each in places)
+        return Wanted(spec.type, source, params, resolved, token, writes=is_copied(self._run.task, index))
 
     async def _fetch(self, index: int, wanted: Wanted, brought: list[Brought | None], told: Told) -> None:
         target = self._inputs[index].target
@@ -213,16 +210,17 @@ class Staging:
     def _bounded(self, index: int, wanted: Wanted, progress: Progress) -> Progress:
         """`progress` that raises `Exhausted` when more has come than the task's Disk allows, or than the node has."""
         limit_bytes = self._run.amounts.disk_bytes
-        if wanted.type.lower() in IN_PLACE:
+        if wanted.is_in_place:
             return progress
 
         def told(done_bytes: int, total_bytes: int | None) -> None:
             self._came[index] = max(done_bytes, wanted.size_bytes)
-            fault = admission.over_disk(limit_bytes, sum(self._came.values()), "its inputs have more than")
+            fault = admission.over_disk(limit_bytes, sum(self._came), "its inputs have more than")
             if fault is not None:
                 raise fault
             if wanted.resolved.size_bytes is None:
-                self._shared.grow(self._run.execution, wanted, done_bytes)
+                own = (came for each, came in zip(self._wanted, self._came, strict=True) if each.is_own)
+                self._shared.grow(self._run.execution, sum(own))
             progress(done_bytes, total_bytes)
 
         return told

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -39,7 +39,6 @@ from storage.cache_entries import (
     SPOILED,
     Entry,
     boot_id,
-    checked,
     fit_entry,
     key_of,
     put_away,
@@ -54,7 +53,6 @@ from storage.spread import spread
 from storage.threads import Stop, in_thread
 from storage.tree import size_of
 
-_VERIFYING: Final = "verify"
 _WRITING: Final = "manifest"
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +63,8 @@ Fetch = Callable[[Path, Progress], Awaitable[Fetched]]
 class Cache:
     """One node's inputs in `folder`, which is its alone. Its tasks belong to `tasks`; `open` comes first.
 
-    `changed` is told when what is here, or held, has changed.
+    `changed` is told when what is here, or held, has changed; `spoiled` when an entry turns out to be wrong, and why:
+    whoever was given it before has wrong bytes, or none any more.
     """
 
     def __init__(
@@ -75,12 +74,14 @@ class Cache:
         tasks: asyncio.TaskGroup,
         *,
         changed: Callable[[], None] = lambda: None,
+        spoiled: Callable[[Key, str], None] = lambda key, why: None,
         boot: str | None = None,
     ) -> None:
         self.shelf = Shelf(budget_bytes)
         self._folder = folder
         self._tasks = tasks
         self._changed = changed
+        self._spoiled = spoiled
         self._boot = boot if boot is not None else boot_id()
         self._entries: dict[Key, Entry] = {}
         self._doubted: set[Key] = set()
@@ -92,26 +93,26 @@ class Cache:
         self._leaving: list[Path] = []
         self._removing: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Take up what is there, and sweep what was on its way when the last process ended."""
+    async def open(self, held: Mapping[Holder, Collection[Key]] | None = None) -> None:
+        """Take up what is there, and sweep what was on its way when the last process ended.
+
+        `held` is what those hold, of what is here, whom that process has left: it stays, whatever the budget.
+        """
         # There may be a hundred thousand, and nobody else has the cache yet.
         await in_thread(lambda _: self._take_up())
+        for holder, keys in (held or {}).items():
+            self.shelf.claim(holder, {key: 0 for key in keys if key in self.shelf})
         self._settle()
         self._write_on()
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # Who holds what
 
     def claim(self, holder: Holder, sizes: Mapping[Key, int]) -> None:
         """Let it hold these, whether they are here or are to be brought; they stay until it lets go of them."""
-        for key in sizes:
-            if key in self.shelf and os.path.exists(f"{self._folder}/{key}/{SPOILED}"):
-                self._spoil(key, "it was found to be spoiled")
         self.shelf.claim(holder, sizes)
-        self._changed()
-
-    def hold(self, holder: Holder, keys: list[Key]) -> None:
-        """Let it hold those of these that are here: what a former process gave it."""
-        self.shelf.claim(holder, {key: 0 for key in keys if key in self.shelf})
         self._changed()
 
     def release(self, holder: Holder) -> None:
@@ -150,6 +151,7 @@ class Cache:
     ) -> tuple[Path, bool]:
         """Where the input is that its asker has claimed, and whether it was here already. Raises what `fetch` raises."""
         key = key_of(type, resolved.identity)
+        self._glance(key)
         if key in self.shelf and key not in self._doubted:
             self._note_token(key, token)
             return self.path_of(key), True
@@ -194,6 +196,7 @@ class Cache:
 
         try:
             with disk_faults(beside):
+                self._make_folder()
                 beside.mkdir()
             fetched = await fetch(beside / DATA, told)
             if fetched.path != beside / DATA:
@@ -221,7 +224,9 @@ class Cache:
             return False
         self._doubted.discard(key)
         entry = self._entries[key] = msgspec.structs.replace(self._entries[key], boot=self._boot)
-        await in_thread(lambda _: replace_file(folder / ENTRY, msgspec.json.encode(entry)))
+        # On a full disk it is right all the same, and the next process compares it again.
+        with contextlib.suppress(OSError):
+            await in_thread(lambda _: replace_file(folder / ENTRY, msgspec.json.encode(entry)))
         return True
 
     def _note_token(self, key: Key, token: str) -> None:
@@ -230,29 +235,24 @@ class Cache:
         if token and entry.token != token:
             self._entries[key] = msgspec.structs.replace(entry, token=token)
 
-    # Verifying
+    # What is wrong
 
-    async def verify(self) -> dict[Key, str]:
-        """Compare every entry with its manifest: what is wrong with each, empty for nothing. Wrong ones go."""
-        found = {}
-        for key in self.shelf.here():
-            if key not in self.shelf:
-                continue
-            self.shelf.claim(_VERIFYING, {key: 0}, used=False)
-            try:
-                folder = self._folder / key
-                async with self._reading:
-                    wrong = await in_thread(partial(checked, folder)) if key in self.shelf else ""
-                if wrong:
-                    self._spoil(key, wrong)
-                found[key] = wrong
-            finally:
-                self.shelf.release(_VERIFYING, [key])
-        self._settle()
-        return found
+    def look(self) -> None:
+        """See whether anything that is held was found to be spoiled by whoever verified it beside the node."""
+        for key in self.shelf.held():
+            self._glance(key)
+
+    def _glance(self, key: Key) -> None:
+        """Serve no more what is marked as spoiled, or was removed by other hands."""
+        if key not in self.shelf:
+            return
+        if os.path.exists(f"{self._folder}/{key}/{SPOILED}"):
+            self._spoil(key, "its bytes are not those that came")
+        elif not os.path.exists(f"{self._folder}/{key}/{DATA}"):
+            self._spoil(key, "it was removed by other hands")
 
     def _spoil(self, key: Key, why: str) -> None:
-        """Serve it no more. Programs that have it open keep what they have."""
+        """Serve it no more, and tell of those who read it."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
@@ -261,6 +261,7 @@ class Cache:
         self._unwritten.pop(key, None)
         self._put_away(key)
         self.shelf.lose(key)
+        self._spoiled(key, why)
         self._changed()
 
     # Behind the work
@@ -281,9 +282,14 @@ class Cache:
             self._changed()
 
     def _put_away(self, key: Key) -> None:
-        """Give it a name of what goes, at once; removing follows."""
-        with contextlib.suppress(FileNotFoundError):
+        """Give it a name of what goes, at once; removing follows. Where the disk does not allow it, it stays and is told."""
+        try:
             self._leaving.append(put_away(self._folder / key))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _told_to_stay(self._folder / key, error)
+            return
         if self._removing is None or self._removing.done():
             self._removing = self._tasks.create_task(self._remove())
 
@@ -294,7 +300,7 @@ class Cache:
                 try:
                     await in_thread(partial(_removed, path))
                 except (Fault, OSError) as error:
-                    _log.error("an input in the cache cannot be removed", path=str(path), fault=str(error))
+                    _told_to_stay(path, error)
 
     def _write_on(self) -> None:
         if self._unwritten and (self._writing is None or self._writing.done()):
@@ -327,7 +333,7 @@ class Cache:
 
     def _found(self) -> list[tuple[float, Key, Entry, bool]]:
         """The entries that are there, with the time of their last use and whether they have a manifest; others go."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_folder()
         spread(self._folder)
         found = []
         for path in self._folder.iterdir():
@@ -335,7 +341,10 @@ class Cache:
             if entry is None:
                 if not path.name.startswith("."):
                     _log.info("removing what is no input of the cache", path=str(path))
-                remove_tree(path)
+                try:
+                    remove_tree(path)
+                except (Fault, OSError) as error:
+                    _told_to_stay(path, error)
                 continue
             found.append(((path / ENTRY).stat().st_mtime, path.name, entry, (path / MANIFEST).exists()))
         return found
@@ -351,3 +360,7 @@ def _noted(entry: Entry, folder: Path) -> Entry:
 
 def _removed(path: Path, stop: Stop) -> None:
     remove_tree(path)
+
+
+def _told_to_stay(path: Path, error: Exception) -> None:
+    _log.error("an input in the cache cannot be removed", path=str(path), fault=str(error))

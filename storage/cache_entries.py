@@ -16,9 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from storage.manifest import difference, write_manifest
 from storage.shelf import Key
-from storage.threads import Stop
 
 DATA: Final = "data"
 ENTRY: Final = "entry"
@@ -107,14 +105,6 @@ def boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return secrets.token_hex(16)
-
-
-def checked(folder: Path, stop: Stop) -> str:
-    """What is wrong with an entry; one that was never written down is now."""
-    if not (folder / MANIFEST).exists():
-        write_manifest(folder / DATA, folder / MANIFEST, stop)
-        return ""
-    return difference(folder / DATA, folder / MANIFEST, stop)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -45,6 +45,10 @@ class Shelf:
         """All that are here, the least recently used first."""
         return [key for key, item in self._items.items() if item.here]
 
+    def held(self) -> list[Key]:
+        """All that are here and held by anyone."""
+        return [key for key in set().union(*self._of.values()) if key in self]
+
     def newest(self) -> Iterator[Key]:
         """All that are here, the most recently used first; to be used before anything changes."""
         return (key for key, item in reversed(self._items.items()) if item.here)

@@ -37,6 +37,7 @@ class StagedSource:
         self.size_bytes = size_bytes
         self.cacheable = cacheable
         self.identity = "test:1"
+        self.data = "data"
         self.moves: list[int] = []
         self.fetches = 0
         self.resolving = asyncio.Event()
@@ -61,7 +62,7 @@ class StagedSource:
             raise self.fault
         for done_bytes in self.moves:
             progress(done_bytes, None)
-        into.write_text("data")
+        into.write_text(self.data)
         return Fetched(into)
 
 

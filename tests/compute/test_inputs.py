@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from compute.limits import Limits
 from compute.turns import Turns
+from protocol.clock import ManualClock
 from protocol.held import input_token
 from protocol.jobs import Amounts, Input, ResultPath, Spec
 from protocol.messages import Report, Run
 from protocol.states import ExecutionState
 from storage.archive import pieces
-from storage.cache_entries import DATA, key_of
+from storage.cache_entries import DATA, SPOILED, key_of
 from storage.mismatch import mismatch
 from tests.compute.doubles import StagedSource, drivers
 from tests.compute.twins import FakeRequester, NodeOnTest, noop, order
@@ -128,6 +130,81 @@ async def test_running_programs_keep_what_they_read(nodes: Nodes, requester: Fak
     assert not (node.folder / "cache" / KEY).exists()
 
 
+@pytest.mark.parametrize("budget_bytes", [1, 1 << 30])
+async def test_a_new_process_keeps_what_programs_read(
+    nodes: Nodes, requester: FakeRequester, budget_bytes: int
+) -> None:
+    """A node that is started again keeps what a program reads, also an input that is larger than its cache may be."""
+    node = nodes(drivers=drivers(StagedSource(cacheable=True)))
+    node.settings = replace(node.settings, cache_bytes=budget_bytes)
+    run = await running(node, requester)
+    await node.crash()
+    await node.start()
+    assert (node.folder / "cache" / KEY / DATA).read_text() == "data"
+    node.world.end(run.execution)
+    assert (await requester.ended(run)).state is S.COMPLETED
+    await requester.quiet(node)
+    assert (node.folder / "cache" / KEY).exists() is (budget_bytes > 1)
+
+
+@pytest.mark.parametrize("seen", ["in time", "when it is asked for"])
+async def test_what_was_made_of_spoiled_bytes_does_not_count(
+    nodes: Nodes, requester: FakeRequester, seen: str
+) -> None:
+    """When an input is found to be spoiled while a program reads it, that execution fails, says why, and may be tried
+    again; one that has a copy of its own goes on, and the next one has the input fetched anew."""
+    source = StagedSource(cacheable=True, size_bytes=4)
+    clock = ManualClock()
+    node = nodes(drivers=drivers(source), clock=clock)
+    await node.start()
+    async with asyncio.TaskGroup() as tasks:
+        passing = tasks.create_task(pass_time(clock))
+        await spoil(node, requester, seen)
+        passing.cancel()
+    assert source.fetches == 2
+
+
+async def pass_time(clock: ManualClock) -> None:
+    """Let a clock go on."""
+    while True:
+        await clock.advance(0.1)
+
+
+async def spoil(node: NodeOnTest, requester: FakeRequester, seen: str) -> None:
+    """Spoil what one program reads and another has a copy of."""
+    reading = order(1, noop({"Seconds": 3e6}, input_sources=[INPUT]))
+    own = order(2, noop({"Seconds": 3e6}, input_sources=[Input(Spec("test"), "/in", read_write=True)]))
+    for run in (reading, own):
+        await requester.run(run)
+        await requester.reached(run, S.RUNNING)
+    (node.folder / "cache" / KEY / SPOILED).touch()
+    again = order(3, READING)
+    if seen == "when it is asked for":
+        await requester.run(again)
+
+    failure = (await requester.ended(reading)).failure
+
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("Broken.Cached", True)
+    assert failure.message.startswith("input /in (test): it was spoiled in the node's cache")
+    if seen == "in time":
+        await requester.run(again)
+    all_read([await requester.ended(again)], cached=False)
+    assert node.here.runners[own.execution].execution.state is S.RUNNING
+
+
+async def running(node: NodeOnTest, requester: FakeRequester) -> Run:
+    """Start the node, and a program on it that reads the input and has no end of its own; both are written down."""
+    await node.start()
+    run = order(1, noop({"Seconds": 3600}, input_sources=[INPUT]))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    await node.kept(run.execution, lambda execution: execution.state is S.RUNNING)
+    assert node.journal is not None
+    await node.journal.commit()
+    return run
+
+
 async def test_beats_say_which_inputs_are_here(nodes: Nodes, requester: FakeRequester) -> None:
     """A requester learns by token which inputs a node holds, when that changes."""
     node = nodes(drivers=drivers(StagedSource(cacheable=True)))
@@ -165,6 +242,49 @@ async def test_who_writes_has_a_copy_of_its_own(
     await requester.quiet(node)
     assert source.fetches == (1 if cacheable else 3)
     assert node.leftovers() == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("disk_bytes", [150_000, 90_000])
+async def test_a_copy_of_its_own_counts_once(
+    nodes: Nodes, requester: FakeRequester, known: bool, disk_bytes: int
+) -> None:
+    """What a program has a copy of takes its Disk once: the one in the cache is others'. The node has room for both."""
+    source = StagedSource(cacheable=True, size_bytes=100_000 if known else None)
+    source.data = "x" * 100_000
+    source.moves = [100_000]
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    mine = Input(Spec("test"), "/in", read_write=True)
+    run = order(
+        1, noop({"Seconds": 3600}, input_sources=[mine]), amounts=Amounts(cpu=1, disk_bytes=disk_bytes)
+    )
+    if disk_bytes < 100_000:
+        assert (await failed(requester, run)).code == "Exhausted.DiskLimit"
+        return
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    ledger = node.here._room.ledger
+    assert (ledger.used.disk_bytes, ledger.aside_bytes) == (disk_bytes, 100_000)
+    node.world.end(run.execution)
+    report = await requester.ended(run)
+    assert report.state is S.COMPLETED, report.failure
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
+async def test_all_copies_of_unknown_size_take_room(
+    nodes: Nodes, requester: FakeRequester, cacheable: bool
+) -> None:
+    """Of several inputs whose sizes nobody knows, what has come of each is held together, without a Disk too."""
+    source = StagedSource(cacheable=cacheable)
+    source.moves = [100_000]
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    inputs = [Input(Spec("test"), target, read_write=True) for target in ("/a", "/b")]
+    run = order(1, noop({"Seconds": 3600}, input_sources=inputs))
+    await requester.run(run)
+    await requester.reached(run, S.RUNNING)
+    assert node.here._room.ledger.used.disk_bytes == 200_000
 
 
 @pytest.mark.parametrize("below", ["input", "result", "none"])

@@ -29,9 +29,10 @@ from msgspec import Struct
 from deploy.servers import kubo, s3_server
 from protocol.ids import ExecutionId, JobId, NodeId
 from storage.cache import Cache, Fetch
-from storage.cache_entries import DATA, ENTRY, entries_in, key_of
+from storage.cache_entries import DATA, ENTRY, MANIFEST, entries_in, key_of
 from storage.contract import Fetched, Label, Progress, Resolved, Share, silent
 from storage.ipfs import IpfsPublisher, IpfsSource, Kubo, PublisherParams
+from storage.manifest import difference
 from storage.params import read_params
 from storage.s3 import S3Client, S3Settings, S3Source
 from tests.contracts.trees import Tree, plant, snapshot, with_folders
@@ -103,8 +104,13 @@ async def _look(folder: Path, served: Served) -> None:
             served.entries += 1
             if snapshot(folder / key / DATA) != with_folders(content_of(names[key])):
                 served.wrong.append(names[key])
-        served.wrong += [why for why in (await cache.verify()).values() if why]
+    served.wrong += filter(None, (_difference(path) for path, _ in entries_in(folder)))
     served.wrong += [path.name for path in folder.iterdir() if not (path / ENTRY).exists()]
+
+
+def _difference(entry: Path) -> str:
+    """What is wrong with an entry, by its own digests."""
+    return difference(entry / DATA, entry / MANIFEST, lambda: None)
 
 
 def _serve(folder: Path) -> None:

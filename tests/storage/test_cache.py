@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compute.__main__ import app
+from compute.cache_command import verify_entries
 from protocol.errors import Exhausted, Unavailable
 from storage.cache import Cache
 from storage.cache_entries import DATA, ENTRY, MANIFEST, cached_bytes, key_of
@@ -51,11 +53,13 @@ class Origin:
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, budget: int = BUDGET, boot: str = "boot-1") -> AsyncIterator[Cache]:
-    """A cache at work, as one process has it."""
+async def opened(
+    folder: Path, budget: int = BUDGET, boot: str = "boot-1", held: dict[str, list[str]] | None = None
+) -> AsyncIterator[Cache]:
+    """A cache at work, as one process has it; its digests are taken when it has ended."""
     async with asyncio.TaskGroup() as tasks:
         cache = Cache(folder, budget, tasks, boot=boot)
-        await cache.open()
+        await cache.open(held)
         yield cache
 
 
@@ -177,8 +181,8 @@ async def test_what_is_held_is_never_given_up(tmp_path: Path) -> None:
         cache.release("three")
     assert on_disk(tmp_path) == {key_of("test", name) for name in ("one", "three")}
 
-    async with opened(tmp_path, budget=1000) as cache:
-        cache.hold("adopted", [key_of("test", "one"), key_of("test", "gone")])
+    held = {"adopted": [key_of("test", "one"), key_of("test", "gone")]}
+    async with opened(tmp_path, budget=50, held=held) as cache:
         await cache.make_room(10_000)
         assert on_disk(tmp_path) == {key_of("test", "one")}
         cache.release("adopted")
@@ -304,22 +308,28 @@ def flip(path: Path) -> None:
     ids=["flip", "cut", "lost", "new", "rights", "link"],
 )
 async def test_entries_are_verified_on_demand(
-    tmp_path: Path, harm: Callable[[Path], object], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], object], told: str
 ) -> None:
     """Verifying finds any change, says where, and what is wrong is not served again."""
     origin = Origin()
-    async with opened(tmp_path) as cache:
+    folder = tmp_path / "cache"
+    async with opened(folder) as cache:
         path, _ = await bring(cache, origin)
         await bring(cache, origin, "other")
-        assert set((await cache.verify()).values()) == {""}
-        harm(path)
-        found = await cache.verify()
-        assert told in found[key_of("test", "one")]
-        assert found[key_of("test", "other")] == ""
+    assert verify_entries(folder) == 0
+    harm(path)
+    capsys.readouterr()
+    assert verify_entries(folder) == 1
+    wrong, total = capsys.readouterr().out.splitlines()
+    assert wrong.startswith("WRONG  test one: ")
+    assert told in wrong
+    assert total.startswith("1 inputs are as they came, 1 are not; ")
+    async with opened(folder) as cache:
         path, cached = await bring(cache, origin)
         assert not cached
         assert snapshot(path) == with_folders(CONTENT)
-        assert set((await cache.verify()).values()) == {""}
+        assert (await bring(cache, origin, "other"))[1]
+    assert verify_entries(folder) == 0
 
 
 async def test_verified_from_outside_while_it_runs(
@@ -332,7 +342,7 @@ async def test_verified_from_outside_while_it_runs(
     async with opened(folder) as cache:
         for name in ("one", "two"):
             await bring(cache, origin, name, holder=name)
-        await cache.verify()
+    async with opened(folder) as cache:
         assert app(["cache", "verify", *arguments]) == 0
         assert "2 inputs are as they came" in capsys.readouterr().out
         flip(folder / key_of("test", "one") / DATA / "a")
@@ -344,6 +354,50 @@ async def test_verified_from_outside_while_it_runs(
         assert not cached
         assert snapshot(path) == with_folders(CONTENT)
         assert (await bring(cache, origin, "two"))[1]
+
+
+@pytest.mark.parametrize("gone", ["data", "entry", "all"])
+async def test_what_other_hands_removed_is_fetched_anew(tmp_path: Path, gone: str) -> None:
+    """Whoever removes an input by hand, or the whole folder, beside a node that runs, harms nobody: it is fetched again."""
+    origin = Origin()
+    folder = tmp_path / "cache"
+    async with opened(folder) as cache:
+        path, _ = await bring(cache, origin)
+    async with opened(folder) as cache:
+        shutil.rmtree({"data": path, "entry": path.parent, "all": folder}[gone])
+        path, cached = await bring(cache, origin)
+        assert not cached
+        assert snapshot(path) == with_folders(CONTENT)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (await bring(cache, origin))[1]
+
+
+async def test_what_cannot_be_removed_ends_nothing(tmp_path: Path) -> None:
+    """What has to go and cannot be removed is left, and the node goes on; its next process finds it."""
+    origin = Origin()
+    folder = tmp_path / "cache"
+    async with opened(folder) as cache:
+        await bring(cache, origin)
+    async with opened(folder, budget=1, held={"x": [key_of("test", "one")]}) as cache:
+        with without_rights():
+            cache.release("x")
+        assert cache.shelf.here() == []
+        assert on_disk(folder) == {key_of("test", "one")}
+    async with opened(folder) as cache:
+        assert (await bring(cache, origin))[1]
+    assert origin.fetches == 1
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """This process may change nothing that it has made."""
+    if os.geteuid():
+        pytest.skip("only root can give its rights away for a while")
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 async def test_leftovers_are_swept(tmp_path: Path) -> None:
