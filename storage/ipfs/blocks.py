@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from protocol.errors import Broken, Fault, NotFound, TimedOut, Unavailable
 from protocol.together import together
-from storage.ipfs.car import BLOCK_MAX_BYTES, CarReader
+from storage.ipfs.car import BLOCK_MAX_BYTES
 from storage.ipfs.cid import EMPTY_CID, RAW, check_block, cid_text, inlined, parts_of
 from storage.ipfs.exchange import Exchanges, Failed, Take
 from storage.ipfs.holders import BLOCK_TYPE, CAR_TYPE, Ask, Holder
@@ -28,13 +28,12 @@ from storage.ipfs.taking import Taking, Untrue
 from storage.ipfs.unixfs import Want
 from storage.lanes import Lane
 from storage.ranged import PAUSE_MAX_S
-from storage.threads import Stop, in_thread
+from storage.threads import in_thread
 from storage.wire import Line
 
 SPLIT_BYTES: Final = 32 << 20
 """A file, or part of one, that weighs more comes through several streams, if its own parts are worth one each."""
 SPLIT_PART_BYTES: Final = 4 << 20
-PATH_MAX_BYTES: Final = 64 << 20
 
 
 class BlockLimits(Struct, frozen=True):
@@ -105,20 +104,6 @@ class Blocks:
         """Ask the first holder for something that each has. Raises the fault that this meets."""
         holder = self._holders[0]
         await self.whole(holder, holder.block(EMPTY_CID), BLOCK_TYPE, BLOCK_MAX_BYTES, "probe")
-
-    async def path(self, cid: bytes, names: Sequence[str], what: str) -> dict[bytes, bytes]:
-        """The blocks that lead from `cid` along `names`, verified, as far as one holder has them. Raises as `bring`."""
-        unit = _Unit(cid, [Want(cid)])
-        path = "/".join((cid_text(cid), *names))
-        while True:
-            holder = self.choose(unit)
-            try:
-                car = await self._whole(holder, holder.car(path, whole=False), CAR_TYPE, PATH_MAX_BYTES, what)
-                return await in_thread(partial(_few_blocks, car, holder.name))
-            except Failed as failed:
-                await self.note(unit, holder, failed)
-            except Broken as fault:
-                await self.note(unit, holder, Failed(fault, lasting=fault.kind == "Block"))
 
     async def bring(self, root: Want, sink: Sink, moved: Callable[[int], None], what: str) -> None:
         """Put all that is below `root` into `sink`; `moved` is told of bytes as they are written.
@@ -301,15 +286,3 @@ class _Bringing:
 async def _each_by_itself(wants: list[Want]) -> list[_Unit]:
     """Each is asked for alone. A folder that breaks off may leave forty thousand."""
     return await in_thread(lambda _: [_Unit(want.cid, [want]) for want in wants])
-
-
-def _few_blocks(car: bytes, whence: str, stop: Stop) -> dict[bytes, bytes]:
-    """All blocks of a small CAR. Raises `Broken`, of kind ``Block`` for one with other bytes than its CID names."""
-    reader = CarReader()
-    blocks = {}
-    for cid, block in reader.feed(car):
-        stop()
-        check_block(cid, block, whence)
-        blocks[cid] = bytes(block)
-    reader.close()
-    return blocks

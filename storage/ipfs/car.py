@@ -22,7 +22,7 @@ length of just this."""
 
 
 class CarReader:
-    """Fed with pieces of a CAR, answers with the blocks that are whole. What is not a CAR is `Broken`.
+    """Given pieces of a CAR, answers with the blocks that are whole. What is not a CAR is `Broken`.
 
     Bytes come to lie where they are read: `room` says where, `came` how many. So a block is looked at where it came, and
     its bytes are there until `room` is asked for again.
@@ -59,16 +59,6 @@ class CarReader:
                 raise Broken(_words(bytes(self._view[start : self._end])), kind="Cut")
             begin = cid_end(self._view[:end], start)
             yield bytes(self._view[start:begin]), self._view[begin:end]
-
-    def feed(self, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-        """The same for bytes that are somewhere else."""
-        rest = memoryview(data)
-        while rest:
-            room = self.room()
-            size = min(len(room), len(rest))
-            room[:size] = rest[:size]
-            rest = rest[size:]
-            yield from self.came(size)
 
     def close(self) -> None:
         """Say that no more comes. Raises `Broken` if that is in the middle of something."""

@@ -89,7 +89,9 @@ class Exchanges:
             raise raised.cause from None
         except Fault as fault:
             self._routes.pop(holder.name, None)
-            raise Failed(fault, lasting=isinstance(fault, TimedOut)) from fault
+            if isinstance(fault, TimedOut):
+                raise exchange.silent() from fault
+            raise Failed(fault) from fault
 
 
 class _Exchange:
@@ -133,8 +135,7 @@ class _Exchange:
             raise
         except Silent as error:
             lane.check()
-            silence = f"{self.name}: nothing came for {self._silence_s:g} s ({self._holder.name})"
-            raise Failed(TimedOut(silence, hint=NOBODY_HINT), lasting=True) from error
+            raise self.silent() from error
         except LineFault as error:
             lane.check()
             said = f"{self.name}: the connection to {self._holder.name} broke"
@@ -144,6 +145,11 @@ class _Exchange:
         told = self._told_behind(line)
         if told is not None:
             raise told
+
+    def silent(self) -> Failed:
+        """Nothing came, or no more."""
+        silence = f"{self.name}: nothing came for {self._silence_s:g} s ({self._holder.name})"
+        return Failed(TimedOut(silence, hint=NOBODY_HINT), lasting=True)
 
     def _told_behind(self, line: Line) -> Failed | None:
         """What the trailers of an answer tell of, once all of its body was read."""

@@ -21,12 +21,11 @@ _MISSING: Final = (
     "no such file",
     "called on wrong kind",  # a path that goes on below a file
 )
-_MALFORMED: Final = (
-    "invalid path",
-    "invalid cid",
-    "unrecognized object type",
-    "not unixfs",
-    "expected protobuf",
+_MALFORMED: Final = ("invalid path", "invalid cid")
+_NO_FILE: Final = ("unrecognized object type", "not unixfs", "expected protobuf", "proto:")
+API_HINT: Final = (
+    "Is this the address of Kubo's RPC API? `ipfs config Addresses.API` prints it; what `ipfs id` prints are those of its "
+    "swarm."
 )
 _OFFLINE: Final = "(offline)"
 """How the words of a node end that has not asked any other."""
@@ -48,8 +47,7 @@ def fault_of(what: str, status: int, body: bytes, node: Endpoint, silence_s: flo
             f"{what}: Kubo at {where} denies access (status {status})", hint="See API.Authorizations."
         )
     if status != 500:
-        hint = "Is this the address of Kubo's RPC API (Addresses.API)?"
-        return Unavailable(f"{what}: {where} does not answer as Kubo does (status {status})", hint=hint)
+        return Unavailable(f"{what}: {where} does not answer as Kubo does (status {status})", hint=API_HINT)
     lower = message.lower()
     said = f"{what}: {message[:300]} (Kubo at {where})"
     if "failed to dial" in lower:
@@ -62,6 +60,8 @@ def fault_of(what: str, status: int, body: bytes, node: Endpoint, silence_s: flo
         return Invalid(said, hint="Tell that Kubo of it: ipfs pin remote service add NAME URL KEY.")
     if any(text in lower for text in _MALFORMED):
         return Invalid(said)
+    if any(text in lower for text in _NO_FILE):
+        return Invalid(said, hint="What is there is no file or folder as `ipfs add` makes them.")
     if "no space left" in lower or "storagemax" in lower:
         return Exhausted(said, hint="Free space on the Kubo node's disk.")
     return Unavailable(said)

@@ -18,14 +18,14 @@ from protocol.together import together
 from storage.arrival import arriving
 from storage.contract import Fetched, Form, Progress, Resolved, Share
 from storage.ipfs.blocks import BlockLimits, Blocks
-from storage.ipfs.cid import cid_text, read_cid
+from storage.ipfs.cid import CODECS, cid_text, parts_of, read_cid
 from storage.ipfs.dns import lookup_txt
 from storage.ipfs.exchange import Exchanges
 from storage.ipfs.holders import RECORD_TYPE, Gateway
 from storage.ipfs.ipns import RECORD_MAX_BYTES, canonical, key_of, meaning_of
 from storage.ipfs.kubo import PROBE_S
 from storage.ipfs.near import said
-from storage.ipfs.params import IpfsSettings, SourceParams, split_path
+from storage.ipfs.params import FILES, IpfsSettings, SourceParams, split_path
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Found, Role, Want, expand, towards
 from storage.multiaddr import parse_endpoint
@@ -191,6 +191,9 @@ class GatewaySource:
         seen: list[str] = []
         way = folder
         while True:
+            if (codec := parts_of(way.cid).codec) not in FILES:
+                other = f"{cid_text(way.cid)} is {CODECS.get(codec, hex(codec))} and no folder"
+                raise Invalid(f"{what}: {other}", hint="Only a node with a Kubo follows a path through it.")
             block = await blocks.block(way.cid, what)
             found, names = await in_thread(lambda _: towards(way, block, name))  # noqa: B023
             seen += names

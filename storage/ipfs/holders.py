@@ -22,6 +22,7 @@ BLOCK_TYPE: Final = "application/vnd.ipld.raw"
 # Blocks in the order of the tree, each as often as it occurs there: then each can be used at once and forgotten.
 _CAR_WANTED: Final = {"Accept": f"{CAR_TYPE}; version=1; order=dfs; dups=y"}
 _BLOCK_WANTED: Final = {"Accept": BLOCK_TYPE}
+_NO_RECORD: Final = "routing: not found"
 _CAR_IS_STRANGE: Final = frozenset({400, 405, 406, 415, 501})
 
 
@@ -43,8 +44,8 @@ class Holder(Protocol):
     async def route(self, limits: Limits) -> Route:
         """How it is reached just now. Raises `Unavailable`."""
 
-    def car(self, path: str, *, whole: bool = True) -> Ask:
-        """Ask for all blocks below ``CID[/path]``, or only for those that lead to it and its own."""
+    def car(self, cid: str) -> Ask:
+        """Ask for all blocks of a tree."""
 
     def block(self, cid: str) -> Ask:
         """Ask for one block."""
@@ -68,10 +69,9 @@ class Gateway:
         """As the environment has it, by a proxy if it names one."""
         return await find_route(self._url, limits, ThreadedResolver())
 
-    def car(self, path: str, *, whole: bool = True) -> Ask:
+    def car(self, cid: str) -> Ask:
         """See `Holder`."""
-        scope = "all" if whole else "block"
-        return Ask(f"{self._base}/{quote(path)}?format=car&dag-scope={scope}", _CAR_WANTED)
+        return Ask(f"{self._base}/{cid}?format=car&dag-scope=all", _CAR_WANTED)
 
     def block(self, cid: str) -> Ask:
         """See `Holder`."""
@@ -85,7 +85,8 @@ class Gateway:
         """See `Holder`."""
         said = body[:300].decode(errors="replace").strip()
         words = f"{what}: {self.name} answered with status {status}{f' ({said})' if said else ''}"
-        if status in (404, 410):
+        # Kubo's gateway has no better status for a name that nobody has published.
+        if status in (404, 410) or (status == 500 and said.endswith(_NO_RECORD)):
             return NotFound(words)
         if status in (401, 403, 451):
             return Denied(words)
@@ -121,10 +122,9 @@ class KuboBlocks:
         """As Kubo says."""
         return await self._kubo.route()
 
-    def car(self, path: str, *, whole: bool = True) -> Ask:
-        """See `Holder`; Kubo cannot stop short of the whole."""
-        url = f"{self._kubo.url('dag/export')}?progress=false&arg={quote(path, safe='')}"
-        return Ask(url, {}, method="POST")
+    def car(self, cid: str) -> Ask:
+        """See `Holder`."""
+        return Ask(f"{self._kubo.url('dag/export')}?progress=false&arg={cid}", {}, method="POST")
 
     def block(self, cid: str) -> Ask:
         """See `Holder`."""

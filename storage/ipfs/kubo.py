@@ -25,7 +25,7 @@ from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, TimedOut,
 from storage.ipfs.answers import Identity, Version
 from storage.ipfs.cid import EMPTY_CID, same_peer
 from storage.ipfs.dns import located, lookup_txt
-from storage.ipfs.faults import fault_of, silent
+from storage.ipfs.faults import API_HINT, fault_of, silent
 from storage.ipfs.params import IpfsSettings
 from storage.lanes import Lanes, Task
 from storage.multiaddr import is_loopback, parse_endpoint
@@ -102,7 +102,7 @@ class Kubo:
         if self.endpoint.peer and not same_peer(found, self.endpoint.peer):
             raise Denied(
                 f"the Kubo node at {self.endpoint.url} is {found}, and {self.endpoint.given} names {self.endpoint.peer}",
-                hint="Take the address that `ipfs id` prints on the node that you mean.",
+                hint="Take the id that `ipfs id` prints on the node that you mean, or leave out what begins with /p2p/.",
                 kind="Peer",
             )
         self._known = True
@@ -252,7 +252,8 @@ class Kubo:
         )
 
     def _broke(self, what: str) -> Away:
-        return Away(_about(what, f"the connection to Kubo at {self.endpoint.url} broke"))
+        hint = "" if self._known else API_HINT
+        return Away(_about(what, f"the connection to Kubo at {self.endpoint.url} broke"), hint=hint)
 
     async def gateway(self) -> str:
         """The base URL of the node's own gateway, or an empty text if it has none that can be reached."""

@@ -43,7 +43,7 @@ def said(above: Sequence[str], wanted: str, there: Sequence[str]) -> str:
     if names:
         return did_you_mean(["/".join((*above, each)) for each in names])
     if not there:
-        return f"{'/'.join(above)!r} is a file, or a folder with nothing in it." if above else ""
+        return f"{'/'.join(above)!r} is no folder, or there is nothing in it." if above else ""
     where = f"In {'/'.join(above)!r} there is" if above else "There is"
     return f"{where} {', '.join(repr(each) for each in there[:SHOWN])}{', …' if len(there) > SHOWN else ''}."
 
@@ -54,7 +54,8 @@ async def _names(kubo: Kubo, path: str) -> list[str]:
     found: list[str] = []
     async with kubo.call("ls", options, what=path) as response:
         async for line in response.content:
-            found += [link.name for link in msgspec.json.decode(line, type=Listing).links]
+            # What is no folder may have links without names.
+            found += [link.name for link in msgspec.json.decode(line, type=Listing).links if link.name]
             if len(found) >= NAMES_MAX:
                 break
     return found

@@ -28,7 +28,7 @@ from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
 from storage.ipfs.near import meant
-from storage.ipfs.params import SourceParams
+from storage.ipfs.params import SourceParams, split_path
 from storage.ipfs.sink import Sink
 from storage.ipfs.unixfs import Want
 from storage.ipfs.walk import Node, asked, is_executable, walk
@@ -215,9 +215,10 @@ class IpfsSource(IpfsDriver):
 
     async def _named(self, params: SourceParams) -> SourceParams:
         """What an IPNS name means now."""
-        found = await asked(self._kubo, "resolve", Resolution, params.path, params.cid)
+        name, *names = split_path(params.cid)
+        found = await asked(self._kubo, "resolve", Resolution, f"/ipns/{name}", params.cid)
         try:
-            return SourceParams(found.path)
+            return SourceParams("/".join((found.path, *names)))
         except Invalid as fault:
             raise Broken(f"{params.cid} means {found.path!r}, which is no CID") from fault
 

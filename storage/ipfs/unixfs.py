@@ -72,8 +72,8 @@ class Found(Struct, frozen=True):
 def expand(want: Want, block: bytes | memoryview) -> Found:
     """Read a block that was wanted, and is known to be the one that its CID names.
 
-    Raises `Invalid` (a name, a link or a kind that is not taken), `Broken` (not what its parent said of it), `Exhausted`
-    (too many levels); each names the block.
+    Raises `Invalid` (a name, a link or a kind that is not taken, or not what its parent said of it), `Exhausted` (too many
+    levels); each names the block.
     """
     try:
         codec = parts_of(want.cid).codec
@@ -97,7 +97,9 @@ def expand(want: Want, block: bytes | memoryview) -> Found:
         raise Invalid(f"it is of UnixFS type {node.unixfs.type}, which is not taken there")
     except Fault as fault:
         where = f"{want.path!r}, block {cid_text(want.cid)}" if want.path else f"block {cid_text(want.cid)}"
-        raise type(fault)(f"{where}: {fault.message}", hint=fault.hint, kind=fault.kind) from None
+        # The block is what its CID names, and the CID will never name another.
+        final = Invalid if isinstance(fault, Broken) else type(fault)
+        raise final(f"{where}: {fault.message}", hint=fault.hint, kind=fault.kind) from None
 
 
 def towards(want: Want, block: bytes, name: str) -> tuple[Want | None, list[str]]:

@@ -15,7 +15,7 @@ import storage.ipfs.kubo
 from deploy import servers
 from deploy.processes import free_ports
 from deploy.programs import need
-from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Exhausted, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from storage.contract import Label, Share, Source, silent
 from storage.ipfs import (
@@ -39,6 +39,14 @@ LABEL = Label(JobId("j-1"), ExecutionId("e-1"), NodeId("n-1"), at=1_700_000_000.
 NOBODY_HAS = "QmVcxzWM39CEgJ3gQdWxxbEBXCTXpuZpGsRmQUbkxj5483"
 MIB = 1 << 20
 LARGE = hashlib.shake_256(b"ipfs").digest(3 * MIB + 17)
+ONE_IN_ALL_BASES = (
+    "bafybeieja76vwrfar5b7km36n6spz7aq3b2q2zviw3f24lkk446kdxvyki",
+    "f017012208907fd5b44a08f43f5337e6fa4fcfc10d8750d66a8b6cbae2d4ae73ca1deb852",
+    "k2jmtxus2a30kpw9fb2crdt5hw1n5bc459ddpnkrvyfwml8gy8kczmfm",
+    "zdj7WeeozwSjVpd7n6ogLUg1bPgwmy95eU2PeRkUufykt4exZ",
+    "uAXASIIkH_VtEoI9D9TN-b6T8_BDYdQ1mqLbLri1K5zyh3rhS",
+    "cafybeieja76vwrfar5b7km36n6spz7aq3b2q2zviw3f24lkk446kdxvyki======",
+)
 FOLDER_DATA = "CAE"
 """UnixFS for "a folder", in Base64."""
 
@@ -225,6 +233,7 @@ class TestPublisher(ServedPublisherContract):
         (f"ipfs://{NOBODY_HAS}/a/b", f"/ipfs/{NOBODY_HAS}/a/b"),
         (f" /ipfs/{NOBODY_HAS}/ ", f"/ipfs/{NOBODY_HAS}"),
         ("bafkqaaa", "/ipfs/bafkqaaa"),
+        *((each, f"/ipfs/{each}") for each in ONE_IN_ALL_BASES),
         (f"{NOBODY_HAS}/a b?#%41", f"/ipfs/{NOBODY_HAS}/a b?#%41"),
     ],
 )
@@ -299,13 +308,19 @@ async def test_a_name_is_turned_into_a_cid_first(
     assert snapshot(fetched.path) == {"a": b"old"}
     assert resolved.identity.startswith("ipfs://")
     assert later.identity != resolved.identity
+    with pytest.raises(NotFound) as caught:
+        await source.resolve(SourceParams(f"ipns://{node.peer_id}/im"), ALL)
+    assert caught.value.hint == "There is 'in'."
 
 
-async def test_a_name_that_nobody_published_is_not_found(source: IpfsSource) -> None:
-    """The fault names it."""
+async def test_a_name_that_nobody_published_is_not_found(node: servers.Kubo, source: IpfsSource) -> None:
+    """The fault names it; of a node or through gateways."""
     name = "12D3KooWRH9Gi4pWRKbVuJ1ef14ztEE1cTY3HcdFWcBDAKx2enLd"
-    with pytest.raises((NotFound, TimedOut), match=name):
-        await source.resolve(SourceParams(f"/ipns/{name}"), ALL)
+    gateway = GatewaySource([node.gateway_url])
+    for each in (source, gateway):
+        with pytest.raises(NotFound, match=name):
+            await each.resolve(SourceParams(f"/ipns/{name}"), ALL)
+    await gateway.close()
 
 
 async def test_executable_files_stay_so(node: servers.Kubo, source: IpfsSource, tmp_path: Path) -> None:
@@ -381,17 +396,42 @@ async def test_weights_that_are_not_true_bring_no_other_bytes(
             assert (await each.resolve(SourceParams(path), ALL)).size_bytes == len(data)
             assert await brought(each, path, tmp_path / f"{at.name}-{name}") == {"": data}
         for weight in (5, 50):
-            with pytest.raises(Broken):
+            with pytest.raises((Broken, Invalid)):
                 await brought(each, await folder_of(node, [("a", file)], weight=weight), tmp_path / "no")
     await gateway.close()
 
 
 async def test_a_cid_that_is_no_file_is_refused(node: servers.Kubo, source: IpfsSource) -> None:
-    """Data of another kind than files and folders is told as such."""
-    cid = await ipfs(node, "dag", "put", stdin=b'{"a": 1}')
+    """Data of another kind than files and folders is told as such, for good; of a node or through gateways."""
+    cbor = await ipfs(node, "dag", "put", stdin=b'{"a": {"b": 1}}')
+    bare = await ipfs(node, "dag", "put", "--store-codec=dag-pb", stdin=b'{"Links": []}')
+    junk = b'{"Data": {"/": {"bytes": "aGVsbG8"}}, "Links": []}'
+    other = await ipfs(node, "dag", "put", "--store-codec=dag-pb", stdin=junk)
+    gateway = GatewaySource([node.gateway_url])
 
-    with pytest.raises(Fault, match=cid):
-        await source.resolve(SourceParams(cid), ALL)
+    for cid in (f"{cbor}/a", bare, other):
+        for each in (source, gateway):
+            with pytest.raises(Invalid, match=cid):
+                await each.resolve(SourceParams(cid), ALL)
+    await gateway.close()
+
+
+async def test_a_path_leads_through_other_data(
+    node: servers.Kubo, source: IpfsSource, tmp_path: Path
+) -> None:
+    """What lies below DAG-CBOR is found by a Kubo, what does not is told; gateways say that they do not follow it."""
+    below = await added(node, {"a": b"1"}, tmp_path / "added")
+    cbor = await ipfs(node, "dag", "put", stdin=json.dumps({"data": [{"/": below}]}).encode())
+    gateway = GatewaySource([node.gateway_url])
+
+    assert await brought(source, f"{cbor}/data/0/a", tmp_path / "in") == {"": b"1"}
+    with pytest.raises(NotFound, match="nope") as caught:
+        await source.resolve(SourceParams(f"{cbor}/nope"), ALL)
+    assert "''" not in caught.value.hint
+    with pytest.raises(Invalid, match=f"{cbor} is dag-cbor") as refused:
+        await gateway.resolve(SourceParams(f"{cbor}/data/0/a"), ALL)
+    assert "Kubo" in refused.value.hint
+    await gateway.close()
 
 
 async def test_a_cid_that_nobody_has_ends_after_its_limit(kubo: servers.Kubo) -> None:
@@ -435,7 +475,7 @@ async def test_too_much_is_refused_before_it_is_fetched(node: servers.Kubo, tmp_
         ("IN/data.csv", "Did you mean 'in'?"),
         ("in/zzz", "In 'in' there is 'data.csv', 'l', 'more', …."),
         ("zzz/yyy/xxx", "There is 'in'."),
-        ("in/data.csv/x", "'in/data.csv' is a file, or a folder with nothing in it."),
+        ("in/data.csv/x", "'in/data.csv' is no folder, or there is nothing in it."),
     ],
 )
 async def test_a_path_to_nothing_says_what_is_there(
@@ -537,6 +577,16 @@ async def test_a_node_that_is_away_is_named_with_what_to_do(nowhere: str) -> Non
     assert offer.reason == f"no Kubo node listens at {nowhere}"
     assert "ipfs daemon" in offer.hint
     assert "--ipfs-connect" in offer.hint
+
+
+async def test_the_address_of_a_swarm_is_told_from_that_of_the_api(kubo: servers.Kubo) -> None:
+    """Of the addresses that `ipfs id` prints none is the one that is meant here: who takes one of them is told which is."""
+    async with Kubo(await kubo.swarm_multiaddr()) as wrong:
+        offer = await IpfsSource(wrong).probe()
+
+    assert not offer.available
+    assert "`ipfs config Addresses.API`" in offer.hint
+    assert "swarm" in offer.hint
 
 
 async def test_something_else_at_the_address_is_said_so() -> None:
