@@ -20,6 +20,7 @@ from protocol.entries import (
     Lost,
     Queued,
     Reported,
+    Snapshot,
     StopRequested,
     Submitted,
 )
@@ -28,9 +29,9 @@ from protocol.ids import short
 from protocol.messages import Report
 from protocol.states import ENDS, ExecutionState, JobState
 from requester.core.ends import OVER_QUEUE, OVER_TOTAL
-from requester.core.fold import fold, fold_events
+from requester.core.fold import fold, fold_events, told_in
 from requester.core.model import ExecutionRecord, HistoryItem, JobRecord
-from requester.core.snapshots import told_by
+from requester.core.snapshots import follows
 
 S = ExecutionState
 
@@ -101,19 +102,24 @@ def of_log(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[JobRecord | N
     """The record after each entry of a job's log, in order, with that entry's lines."""
     record: JobRecord | None = None
     for seq, entry in entries:
-        if entry.snapshot is not None and record is None:
-            yield from _of_snapshot(entry, seq, entry.snapshot.forgotten)
+        if entry.snapshot is not None and (record is None or not follows(record, entry.snapshot)):
+            yield from _of_snapshot(record, entry, seq, entry.snapshot)
         lines = items(record, entry, seq)
         record = fold(record, entry, seq)
         yield record, lines
 
 
 def _of_snapshot(
-    entry: Entry, seq: int, forgotten: int
+    record: JobRecord | None, entry: Entry, seq: int, snapshot: Snapshot
 ) -> Iterator[tuple[JobRecord | None, list[HistoryItem]]]:
-    """What a snapshot tells, where all that stood before it has gone; last, that it has."""
-    record: JobRecord | None = None
-    for moment, told in groupby(told_by([(seq, entry)], entry.job), key=lambda each: (each.seq, each.at)):
+    """What a snapshot tells that is behind the record, where entries in between have gone unread; last, that they have.
+
+    There is a record for who was away while they were taken out of the log.
+    """
+    behind = record.revision if record is not None else 0
+    forgotten = snapshot.forgotten if record is None else 0
+    unread = [each for each in told_in(entry, snapshot) if each.seq > behind]
+    for moment, told in groupby(unread, key=lambda each: (each.seq, each.at)):
         at, events = moment[1], [each.event for each in told]
         part = Entry(entry.job, entry.op, entry.by, at, events)
         lines = items(record, part, moment[0])

@@ -186,9 +186,19 @@ def _chosen(
         moments,
         record.created_at,
         record.forgotten + len(record.executions) - len(kept),
-        count=record.entries - record.before + 1 if record.snapshot else record.entries + 1,
+        count=_count_with(record),
         since=record.snapshot,
     )
+
+
+def _count_with(record: JobRecord) -> int:
+    """How many entries the log has of a job with its next snapshot: what stands before the last one has gone by then."""
+    return record.entries - record.before + 1 if record.snapshot else record.entries + 1
+
+
+def follows(record: JobRecord, snapshot: Snapshot) -> bool:
+    """Whether a snapshot comes right behind a record: no entry between them has left the log unread."""
+    return snapshot.count == _count_with(record)
 
 
 def _versions(told: Sequence[Told], record: JobRecord, measure: _Measure) -> set[int]:

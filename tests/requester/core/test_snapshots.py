@@ -314,6 +314,25 @@ def test_a_snapshot_is_no_news() -> None:
     assert lines(stored(world)) == before
 
 
+def test_history_says_what_was_missed() -> None:
+    """Who knows a job's beginning and was away while what followed left the log is told what the snapshot says of that, each
+    thing once, and that it is not all."""
+    world = a_service(times=2)
+    away = len(world.entries)
+    again(world, 6)
+    snapshot(world, attempts=2)
+    at = len(world.entries)
+    all_ = lines(stored(world))
+    left = lines([each for each in stored(world) if each[0] <= away or each[0] == at])
+
+    (cut,) = [line for line in left if line.seq == at]
+    assert cut.message == "History up to here is kept in part"
+    told = [(line.seq, line.execution, line.message) for line in left if line is not cut]
+    assert len(told) == len({*told})
+    assert {*told} < {(line.seq, line.execution, line.message) for line in all_}
+    assert max(line.seq for line in left if line is not cut) > away
+
+
 def test_history_says_where_it_was_cut() -> None:
     """What a snapshot tells keeps its places and times; then it is said that the rest is not kept, and what came later
     follows."""
