@@ -28,6 +28,7 @@ from protocol.nodes import Offer
 from storage.archive import SUFFIX, pack
 from storage.arrival import ARRIVING, disk_faults, remove_tree
 from storage.contract import Drivers, Form, Label, Progress
+from storage.file_sending import version_of
 from storage.kept import GONE_HINT, Kept
 from storage.result_links import token
 from storage.results_server import being_served, serving
@@ -115,8 +116,7 @@ class LocalPublisher:
         def piece(stop: Stop) -> Piece:
             with open(open_inside(self._folder, name), "rb", buffering=0) as file:
                 seen = os.fstat(file.fileno())
-                version = f"{seen.st_mtime_ns:x}-{seen.st_size:x}"
-                return Piece(seen.st_size, version, os.pread(file.fileno(), limit_bytes, offset))
+                return Piece(seen.st_size, version_of(seen), os.pread(file.fileno(), limit_bytes, offset))
 
         try:
             with being_served(self._kept, name, self._clock):

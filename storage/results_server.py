@@ -1,26 +1,31 @@
 """The HTTP server of the `local` publisher: archives by a link that is hard to guess and has an end.
 
-Knows: a folder of archives, and how to serve a file (ranges, sendfile). Must not know: who publishes, or how a link is
-vouched for (`storage.result_links`), or which archives go; it says which are being served (`storage.kept`).
+Knows: a folder of archives, and what stands in a link. Must not know: who publishes, how a link is vouched for
+(`storage.result_links`), how a file is sent (`storage.file_sending`), or which archives go; it says which are being served
+(`storage.kept`).
 
 ``GET /<token>/<name>.tar.gz`` is all it answers. Whoever has the link has the result, while it is good.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from protocol.clock import Clock
 from protocol.errors import Denied, NotFound
 from storage.archive import SUFFIX
+from storage.file_sending import send_file
 from storage.kept import GONE_HINT, Kept
 from storage.result_links import TOKEN, check
+from storage.tree import open_inside
 
+IDLE_S: Final = 75.0
+"""A connection on which nobody asks (on) for this long is closed: each takes a descriptor, and a node has so many."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}" + re.escape(SUFFIX))
 
 
@@ -34,19 +39,6 @@ def being_served(kept: Kept, name: str, clock: Clock) -> Iterator[None]:
         kept.end(name, clock.now())
 
 
-class _Served(web.FileResponse):
-    """An archive, which stays while it is sent: aiohttp sends a file in `prepare`."""
-
-    def __init__(self, folder: Path, name: str, kept: Kept, clock: Clock) -> None:
-        # Said here, or the file would be served as a tar with a content encoding, and clients would unpack half of it.
-        super().__init__(folder / name, chunk_size=1 << 20, headers={"Content-Type": "application/gzip"})
-        self._being_served = being_served(kept, name, clock)
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        with self._being_served:
-            return await super().prepare(request)
-
-
 @contextlib.asynccontextmanager
 async def serving(
     folder: Path, key: bytes, kept: Kept, clock: Clock, host: str, port: int
@@ -55,21 +47,18 @@ async def serving(
 
     async def result(request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        path = folder / name
         try:
             check(key, name, request.match_info["token"], clock.now())
         except NotFound as fault:
             raise web.HTTPNotFound(text=f"{fault.message}\n") from fault
         except Denied as fault:
             raise web.HTTPForbidden(text=f"{fault.message} {fault.hint}\n") from fault
-        if not _NAME.fullmatch(name) or not path.is_file():
-            # The link is one of ours, so it was here.
-            raise web.HTTPNotFound(text=f"This result is not kept any more. {GONE_HINT}\n")
-        return _Served(folder, name, kept, clock)
+        with being_served(kept, name, clock), _opened(folder, name) as file:
+            return await send_file(request, file, "application/gzip")
 
     app = web.Application()
     app.router.add_get(f"/{{token:{TOKEN}}}/{{name}}", result)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
@@ -77,3 +66,19 @@ async def serving(
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, name: str) -> Iterator[int]:
+    """A descriptor to read an archive with. Raises aiohttp's 404 for one that is not there; its link is one of ours, so it
+    was."""
+    try:
+        if not _NAME.fullmatch(name):
+            raise FileNotFoundError
+        file = open_inside(folder, name)
+    except FileNotFoundError as error:
+        raise web.HTTPNotFound(text=f"This result is not kept any more. {GONE_HINT}\n") from error
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -23,13 +23,12 @@ from requester.api.jobs import BASE
 from requester.api.keys import SIGNER, VERBS
 from requester.core.model import ExecutionRecord
 from requester.verbs import Archive
+from storage.http_part import TAKEN_S, Part, part_of
 
 routes = web.RouteTableDef()
 log = structlog.get_logger("requester.api")
 
 SUFFIX: Final = ".tar.gz"
-TAKEN_S: Final = 120.0
-"""A client that takes no piece of a result for this long is cut off; pieces have half a mebibyte at most."""
 
 
 @routes.get(BASE + "/{ref}/results")
@@ -54,28 +53,24 @@ async def archive(request: web.Request) -> web.StreamResponse:
         request.match_info["execution"],
         namespace=queries.text(request.query, "namespace"),
     )
-    headers = {"Content-Type": "application/gzip", "Accept-Ranges": "bytes", "ETag": f'"{kept.version}"'}
-    wanted = _range(request, kept)
-    if wanted is None:
-        headers["Content-Range"] = f"bytes */{kept.size_bytes}"
-        return web.Response(status=416, headers=headers)
-    whole = len(wanted) == kept.size_bytes
-    if not whole:
-        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{kept.size_bytes}"
-    response = web.StreamResponse(status=200 if whole else 206, headers=headers)
-    response.content_length = len(wanted)
+    etag = f'"{kept.version}"'
+    part = part_of(request.headers, kept.size_bytes, etag)
+    headers = {"Content-Type": "application/gzip", **part.headers(kept.size_bytes, etag)}
+    response = web.StreamResponse(status=part.status, headers=headers)
+    if part.status != 304:
+        response.content_length = part.size_bytes
     await response.prepare(request)
     if request.method != "HEAD":
-        await _pass_on(request, response, kept, wanted)
+        await _pass_on(request, response, kept, part)
     return response
 
 
-async def _pass_on(request: web.Request, response: web.StreamResponse, kept: Archive, wanted: range) -> None:
-    at = wanted.start
+async def _pass_on(request: web.Request, response: web.StreamResponse, kept: Archive, part: Part) -> None:
+    at = part.start
     try:
-        while at < wanted.stop:
-            piece = (await kept.read(at))[: wanted.stop - at]
-            # The server closes no connection because its other side takes nothing.
+        while at < part.stop:
+            piece = (await kept.read(at))[: part.stop - at]
+            # The server closes no connection because its other side takes nothing; pieces have half a mebibyte at most.
             async with asyncio.timeout(TAKEN_S):
                 await response.write(piece)
             at += len(piece)
@@ -84,22 +79,6 @@ async def _pass_on(request: web.Request, response: web.StreamResponse, kept: Arc
         log.warning("a result broke off", path=request.path, fault=str(fault) or "nobody took it")
         if request.transport is not None:
             request.transport.abort()
-
-
-def _range(request: web.Request, kept: Archive) -> range | None:
-    """The bytes that are asked for: all of them if no range is, or one of another version. None for what is not there."""
-    size = kept.size_bytes
-    same = request.headers.get("If-Range", f'"{kept.version}"') == f'"{kept.version}"'
-    try:
-        wanted = request.http_range
-    except ValueError:
-        return range(size)
-    if not same or (wanted.start is None and wanted.stop is None):
-        return range(size)
-    start = wanted.start or 0
-    start = max(size + start, 0) if start < 0 else start
-    stop = size if wanted.stop is None else min(wanted.stop, size)
-    return range(start, stop) if start < stop else None
 
 
 def within_reach(record: ExecutionRecord, asker: str | None, root: str) -> ExecutionRecord:

@@ -1,5 +1,6 @@
 """The `local` publisher, and the server behind its links."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ import pytest
 from protocol.clock import ManualClock
 from protocol.errors import Invalid, NotFound, Unavailable
 from protocol.ids import ExecutionId, NodeId
+from storage import results_server
 from storage.addresses import read_policy
 from storage.contract import Drivers, Label, Publisher, Source, silent
 from storage.drivers import open_drivers
@@ -154,6 +156,31 @@ class TestServer:
         assert whole.headers["Content-Type"] == "application/gzip"
         assert "Content-Encoding" not in whole.headers
         assert "ETag" in whole.headers
+
+    async def test_a_range_of_another_version_is_the_whole(self, drivers: Drivers, tmp_path: Path) -> None:
+        """Whoever goes on with an archive that was replaced meanwhile gets the new one from its beginning, not a mixture."""
+        url = await publish(drivers, tmp_path)
+        async with aiohttp.ClientSession(auto_decompress=False) as client:
+            async with client.get(url) as first:
+                etag = first.headers["ETag"]
+            (tmp_path / f"result-{EXECUTION}" / "stdout").write_bytes(b"another\n")
+            await publish(drivers, tmp_path)
+            async with client.get(url, headers={"Range": "bytes=2-9", "If-Range": etag}) as answer:
+                assert (answer.status, len(await answer.read())) == (200, kept_bytes(tmp_path / "results"))
+
+    @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHo"])
+    async def test_who_asks_for_nothing_is_let_go(
+        self, node: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+    ) -> None:
+        """A connection takes a descriptor of the node: one that says nothing, or never ends its request, is closed."""
+        monkeypatch.setattr(results_server, "IDLE_S", 0.1)
+        async with open_drivers(node) as drivers:
+            port = int((await publish(drivers, tmp_path)).split(":")[2].split("/")[0])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            async with asyncio.timeout(60):
+                assert await reader.read() == b""
+            writer.close()
 
     async def test_nothing_else_is_served(self, drivers: Drivers, tmp_path: Path) -> None:
         """No listing, no key, nothing above the folder, no other method, and no word on whether a token exists."""
