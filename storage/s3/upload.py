@@ -8,6 +8,8 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ ABORT_S: Final = 20.0
 FINISH_S: Final = 5.0
 """How long parts under way may take to be answered when an upload fails: one that S3 stores after the upload was aborted
 brings the upload back."""
+OCTETS: Final = "application/octet-stream"
 NOT_THERE: Final = {"If-None-Match": "*"}
 """Make the object only if there is none: S3 refuses it else, whoever made the other."""
 
@@ -52,9 +55,25 @@ class Target(Struct, frozen=True):
         return f"s3://{self.bucket}/{self.key}"
 
     @property
-    def meta_headers(self) -> dict[str, str]:
+    def content_type(self) -> str:
+        """What its name says that it is, as other clients of S3 tell it: a browser shows what it knows."""
+        # Behind a slash nothing is taken for a URL's scheme.
+        found, packed = _names().guess_type("/" + self.key)
+        if packed:
+            return "application/gzip" if packed == "gzip" else OCTETS
+        return found or OCTETS
+
+    @property
+    def headers(self) -> dict[str, str]:
         """What is kept with it, as headers."""
-        return {f"x-amz-meta-{name}": value for name, value in self.meta.items()}
+        meta = {f"x-amz-meta-{name}": value for name, value in self.meta.items()}
+        return {"content-type": self.content_type, **meta}
+
+
+@cache
+def _names() -> MimeTypes:
+    """Python's own table, the same on every machine."""
+    return MimeTypes()
 
 
 class Sent(Struct, frozen=True):
@@ -91,7 +110,7 @@ def put(bulk: Bulk, target: Target, body: list[memoryview]) -> Piece:
     """A whole object in one request."""
 
     def ask(piece: Piece) -> Request:
-        headers = {"x-amz-checksum-crc32": piece.crc32, **target.condition, **target.meta_headers}
+        headers = {"x-amz-checksum-crc32": piece.crc32, **target.condition, **target.headers}
         return bulk.request("PUT", target.key, headers, body=piece.body)
 
     return Piece(target.url, 1, body, ask, bulk.refusal)
@@ -236,6 +255,7 @@ async def _begun(connection: Connection, target: Target) -> str:
                     Bucket=target.bucket,
                     Key=target.key,
                     ChecksumAlgorithm="CRC32",
+                    ContentType=target.content_type,
                     Metadata=dict(target.meta),
                 )
                 upload_id = begun_in(answer, target.url, connection.endpoint)

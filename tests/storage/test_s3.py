@@ -221,6 +221,29 @@ async def test_a_large_result_goes_in_parts(
     assert await bucket.unfinished() == []
 
 
+async def test_an_object_says_what_it_is(bucket: Bucket, publisher: S3Publisher, tmp_path: Path) -> None:
+    """What is published has the content type of its name, so that a browser shows it; what has none is plain bytes."""
+    large = hashlib.shake_256(b"image").digest(6 * MIB)
+    types = {
+        "page.html": "text/html",
+        "data:,x.json": "application/json",
+        "large.png": "image/png",
+        "logs.tar.gz": "application/gzip",
+        "stdout": "application/octet-stream",
+    }
+    folder = plant({name: large if name.startswith("large") else b"x" for name in types}, tmp_path / "result")
+
+    await publisher.publish(folder, bucket.to("out", "plain"), LABEL, silent)
+    await publisher.publish(folder, bucket.to("out", "gzip"), LABEL, silent)
+
+    found = {
+        key: (await bucket.raw.head_object(Bucket=bucket.name, Key=key))["ContentType"]
+        for key in await bucket.keys()
+        if not key.endswith("/")
+    }
+    assert found == {"out.tar.gz": "application/gzip"} | {f"out/{name}": kind for name, kind in types.items()}
+
+
 async def test_links_are_refused_before_anything_is_sent(
     bucket: Bucket, publisher: S3Publisher, tmp_path: Path
 ) -> None:
