@@ -134,7 +134,7 @@ def _mapped(error: Exception, what: str, endpoint: str, signed: bool) -> Fault |
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
         return Unavailable(f"{what}: the connection to {endpoint} broke")
     if isinstance(error, boto.ParamValidationError | boto.InvalidRegionError):
-        return Invalid(f"{what}: {str(error)[:300]}")
+        return Invalid(f"{what}: {' '.join(str(error).split())[:300]}")
     if isinstance(error, boto.ProfileNotFound | boto.PartialCredentialsError | boto.NoCredentialsError):
         return Denied(f"{what}: {str(error)[:300]}", hint=ACCOUNT_HINT)
     if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):

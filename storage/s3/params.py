@@ -28,7 +28,8 @@ TEMPLATES: Final = ("jobID", "executionID", "nodeID", "partition", "attempt", "d
 ADDRESSING_STYLES: Final = ("auto", "path", "virtual")
 
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}|arn:[A-Za-z0-9._:/-]{1,250}")
+"""A name, or what AWS calls an access point."""
 _SHA256: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
 _TEMPLATE: Final = re.compile(r"\{(\w+)\}")
 
@@ -182,7 +183,7 @@ def _check_publisher(params: PublisherParams) -> None:
 
 
 def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -> None:
-    if not _BUCKET.fullmatch(bucket) or bucket.startswith("s3:"):
+    if not _BUCKET.fullmatch(bucket):
         hint = "It is the name alone; what stands behind it in s3://bucket/key is Key."
         raise Invalid(f"{what}: Bucket {bucket!r} is not a bucket's name", hint=hint)
     if key.startswith("s3://"):

@@ -115,6 +115,9 @@ async def _one(connection: Connection, params: SourceParams) -> Object | None:
         elif fault.kind == "Object":
             fault.hint = await meant(connection, params.bucket, params.key) or fault.hint
         raise
+    if params.version_id not in ("", "null", found.version):
+        # A store that keeps no versions there may answer with what there is.
+        raise _no_version(params, connection.endpoint)
     pinned = params.version_id or params.checksum_sha256
     if content_type.startswith(FOLDER_TYPE) and found.size_bytes == 0 and not pinned:
         return None

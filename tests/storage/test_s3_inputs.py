@@ -208,6 +208,14 @@ async def test_a_version_is_brought_as_it_was(bucket: Bucket, source: S3Source, 
         assert "list-object-versions" in caught.value.hint
 
 
+async def test_a_version_where_none_are_kept_is_not_there(bucket: Bucket, source: S3Source) -> None:
+    """In a bucket without versions what lies there now is never taken for a version that was named."""
+    await bucket.put("k", b"now")
+
+    with pytest.raises(NotFound, match=r"it has no version '0{32}'"):
+        await source.resolve(bucket.of("k", version_id="0" * 32), ALL)
+
+
 async def test_a_checksum_is_verified(bucket: Bucket, source: S3Source, tmp_path: Path) -> None:
     """``ChecksumSHA256`` is of the bytes that came; others are an error with both, and nothing of them stays. It is of
     one object: what a pattern finds has none."""

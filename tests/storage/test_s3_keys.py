@@ -103,6 +103,7 @@ def test_every_object_has_a_safe_place_of_its_own_or_there_is_an_error(keys: lis
         ({"Bucket": ""}, "Bucket"),
         ({"Bucket": "a b"}, "Bucket"),
         ({"Bucket": "s3://bucket"}, "Bucket"),
+        ({"Bucket": "bucket/prefix"}, "Bucket"),
         ({"Bucket": "bucket", "Key": "s3://bucket/a"}, "is a URL"),
         ({"Bucket": "bucket", "Key": "k" * 1025}, "Key"),
         ({"Bucket": "bucket", "Key": "a/", "VersionID": "1"}, "VersionID"),
