@@ -57,6 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_region: str = ""
     s3_profile: str = ""
     s3_profiles: tuple[str, ...] = ()
+    s3_requester_pays: bool = False
     s3_addressing: str = ""
     s3_etags_are_md5: bool = True
     allowed_paths: tuple[str, ...] = ()
@@ -105,6 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             s3_profile=self.s3_profile,
             s3_profiles=self.s3_profiles,
             s3_addressing=self.s3_addressing,
+            s3_requester_pays=self.s3_requester_pays,
             s3_etags_are_md5=self.s3_etags_are_md5,
             ipfs_connect=self.ipfs_connect,
             ipfs_gateways=self.ipfs_gateways,
@@ -157,6 +159,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3_region": ("InputSources.Types.S3.Region", "Publishers.Types.S3.Region"),
     "s3_profile": ("InputSources.Types.S3.Profile", "Publishers.Types.S3.Profile"),
     "s3_profiles": ("InputSources.Types.S3.AllowedProfiles", "Publishers.Types.S3.AllowedProfiles"),
+    "s3_requester_pays": ("InputSources.Types.S3.RequesterPays",),
     "s3_addressing": ("InputSources.Types.S3.AddressingStyle", "Publishers.Types.S3.AddressingStyle"),
     "s3_etags_are_md5": ("InputSources.Types.S3.ETagsAreMD5",),
     "allowed_paths": ("Compute.AllowListedLocalPaths", "Node.AllowListedLocalPaths"),
@@ -272,6 +275,7 @@ def _settings(config: Config, default: Settings) -> Settings:
         s3_region=config.text(*KEYS["s3_region"]),
         s3_profile=config.text(*KEYS["s3_profile"]),
         s3_profiles=config.texts(*KEYS["s3_profiles"]),
+        s3_requester_pays=config.flag(*KEYS["s3_requester_pays"]),
         s3_addressing=config.text(*KEYS["s3_addressing"]),
         s3_etags_are_md5=config.flag(*KEYS["s3_etags_are_md5"], default=True),
         allowed_paths=config.lines(*KEYS["allowed_paths"], check=read_allow_list),

@@ -33,6 +33,7 @@ async def open_s3(settings: StorageSettings) -> AsyncIterator[Drivers]:
             region=settings.s3_region,
             profile=settings.s3_profile,
             profiles=settings.s3_profiles,
+            requester_pays=settings.s3_requester_pays,
             addressing=settings.s3_addressing,
             connect_s=settings.connect_s,
             silence_s=settings.silence_s,

@@ -31,7 +31,8 @@ class StorageSettings(Struct, frozen=True):
 
     - `folder`: the drivers' own, for what is on its way (archives being packed);
     - `s3_endpoint`, `s3_region`, `s3_profile`, `s3_addressing`: for S3 params that name none; credentials come from the
-      AWS chain; `s3_profiles`: the profiles that jobs may name; `s3_etags_are_md5`: see `storage.s3.verifying`;
+      AWS chain; `s3_profiles`: the profiles that jobs may name; `s3_requester_pays`, `s3_etags_are_md5`: see
+      `storage.s3.params.S3Settings`;
     - `ipfs_connect`: multiaddr of a Kubo RPC API (``/ip4/127.0.0.1/tcp/5001``), empty for none;
     - `ipfs_gateways`: trustless gateways that CIDs are read through where there is no Kubo, each block verified;
     - `local_only`: inputs that are not on this machine already are refused;
@@ -49,6 +50,7 @@ class StorageSettings(Struct, frozen=True):
     s3_region: str = ""
     s3_profile: str = ""
     s3_profiles: tuple[str, ...] = ()
+    s3_requester_pays: bool = False
     s3_addressing: str = ""
     s3_etags_are_md5: bool = True
     ipfs_connect: str = ""

@@ -48,6 +48,7 @@ _S3_INPUT_OPTIONS: Final = {
     "allowempty": "AllowEmpty",
     "profile": "Profile",
     "addressingstyle": "AddressingStyle",
+    "requesterpays": "RequesterPays",
 }
 _S3_PUBLISHER_OPTIONS: Final = {
     "endpoint": "Endpoint",

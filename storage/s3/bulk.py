@@ -33,6 +33,7 @@ class Bulk:
     """One bucket at one endpoint, with one account or none. `signer` None means unsigned.
 
     `renewed` is asked, in the thread that was refused, whether there is another account than one that S3 says is over.
+    `always` are headers of every request.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Bulk:
         probe_url: str,
         account: Credentials | None,
         renewed: "Callable[[Signer, Credentials], bool]" = lambda signer, over: False,
+        always: Mapping[str, str] | None = None,
     ) -> None:
         parts = urlsplit(probe_url)
         assert parts.path.endswith(f"/{PROBE}")
@@ -52,6 +54,7 @@ class Bulk:
         self.signer = Signer(account, _scope_of(probe_url)) if account is not None else None
         self.authority = parts.netloc
         self._renewed = renewed
+        self._always = always or {}
         self._asked = threading.local()
         """As whom this thread asked last: meanwhile another may have had the account renewed."""
 
@@ -76,6 +79,7 @@ class Bulk:
     ) -> Request:
         """A request about an object (or the bucket itself, if `key` is empty), signed as of now."""
         target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
+        headers = {**headers, **self._always}
         if self.signer is not None:
             self._asked.account = self.signer.account
             headers = self.signer.signed(method, self.authority, target, headers)

@@ -50,13 +50,18 @@ class S3Client:
         signed: bool = True,
         profile: str = "",
         addressing: str = "",
+        pays: bool = False,
     ) -> Connection:
         """The connection for an endpoint and region (empty: the node's own). Without an account it is unsigned.
 
-        `profile` names an account of the node's AWS configuration that it lets jobs use. Raises `Invalid` for what is no
-        endpoint or region, `Denied` if the AWS configuration is at odds with itself, or the profile is not for jobs.
+        `profile` names an account of the node's AWS configuration that it lets jobs use; with `pays` the account pays for
+        what is read. Raises `Invalid` for what is no endpoint or region, `Denied` if the AWS configuration is at odds with
+        itself, the profile is not for jobs, or the account does not pay.
         """
         self._check_profile(profile)
+        if pays and not self.settings.requester_pays:
+            hint = "Its owner lets jobs have it pay: InputSources.Types.S3.RequesterPays: true."
+            raise Denied("this node's account does not pay for what jobs read", hint=hint, kind="Payer")
         with faults("the AWS configuration", endpoint or "AWS", signed=signed):
             if signed and not profile:
                 signed = self.settings.credentials is not None or await self._account.there()
@@ -68,6 +73,7 @@ class S3Client:
                     signed,
                     profile,
                     addressing or self.settings.addressing,
+                    pays,
                 )
                 if place not in self._connections:
                     self._connections[place] = await self._connected(session, place)

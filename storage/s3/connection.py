@@ -34,18 +34,20 @@ from storage.s3.signing import Credentials, Signer
 SIGNED_S: Final = 3600
 DELETE_MAX: Final = 1000
 DELETES_AT_ONCE: Final = 16
+PAYER: Final = {"x-amz-request-payer": "requester"}
 RENEW_S: Final = 30.0
 """How often an account that grows old is asked for anew while data moves."""
 
 
 class Place(Struct, frozen=True):
-    """Where requests go. `signed` says that they carry the node's account."""
+    """Where requests go. `signed` says that they carry the node's account, `pays` that it pays for them."""
 
     endpoint: str
     region: str
     signed: bool
     profile: str = ""
     addressing: str = ""
+    pays: bool = False
 
 
 class Found(Struct, frozen=True):
@@ -80,8 +82,10 @@ class Connection:
         self._account = account
         self._roads = roads
         self._bulks: dict[str, Bulk] = {}
+        self._always = PAYER if place.pays else {}
         raw.meta.events.register("needs-retry.s3", self._note_region)
         raw.meta.events.register("needs-retry.s3", self._asks_again)
+        raw.meta.events.register("before-call.s3", self._says_who_pays)
         raw.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
 
     @asynccontextmanager
@@ -96,7 +100,7 @@ class Connection:
             url = await self.signed_url(bucket, PROBE)
             self._roads.check_url(url)
             renewed = partial(self._renewed, asyncio.get_running_loop())
-            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account, renewed)
+            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account, renewed, self._always)
         if found.signer is not None and account is not None:
             found.signer.account = account
         if found.signer is None or self._account is None or not self._account.ends:
@@ -152,6 +156,10 @@ class Connection:
         assert self._account is not None
         with faults("the AWS configuration", self.endpoint, signed=True):
             return await self._account.after(over)
+
+    def _says_who_pays(self, params: dict[str, Any], **more: Any) -> None:
+        """See each request of botocore's."""
+        params["headers"].update(self._always)
 
     async def _asks_again(self, response: Any, attempts: int, **more: Any) -> float | None:
         """See each answer to botocore: what was refused because the account is over is asked for once more."""

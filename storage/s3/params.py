@@ -51,8 +51,9 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     Params that can never work are `Invalid` from the start, by the name of the field. `filter` is a regular expression
     on what follows the prefix; `checksum_sha256` is in Base64, as S3 writes it. Where nothing is found, `allow_empty` makes
     an empty folder of it instead of an error. `profile` names an account of the node, `addressing_style` where the bucket's
-    name stands in URLs: ``path`` (usual where an endpoint is named) or ``virtual``, the host's name. `listing` is what a
-    publisher wrote down of a result: of all that lies below the prefix exactly those objects are meant.
+    name stands in URLs: ``path`` (usual where an endpoint is named) or ``virtual``, the host's name. `requester_pays`: the
+    bucket is read at its readers' cost, and the node's account pays. `listing` is what a publisher wrote down of a result:
+    of all that lies below the prefix exactly those objects are meant.
     """
 
     bucket: str
@@ -66,6 +67,7 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
     allow_empty: bool = False
     profile: str = ""
     addressing_style: str = ""
+    requester_pays: bool = False
     listing: Listing | None = None
 
     def __post_init__(self) -> None:
@@ -127,7 +129,8 @@ class S3Settings(Struct, frozen=True):
     At most `requests` requests run at once in a fetch or an upload (`small_requests` where objects are small), each for a
     part of `part_bytes` or `upload_part_bytes`. An upload holds as many parts and one more in memory, a fetch much less.
     `tries` counts a part's attempts in a row that brought nothing. An input has at most `objects` and `max_bytes`;
-    `profiles` are the names (or patterns) of profiles that jobs may use. `addressing` is for params that name none.
+    `profiles` are the names (or patterns) of profiles that jobs may use; `requester_pays` says that its account pays where a
+    bucket's readers do and a job says so. `addressing` is for params that name none.
     `addresses` says where an endpoint of the params may lead; the node's own endpoint may lead anywhere. `etags_are_md5`
     False says that some store's ETags look like MD5s and are none (`storage.s3.verifying`).
     """
@@ -136,6 +139,7 @@ class S3Settings(Struct, frozen=True):
     region: str = ""
     profile: str = ""
     profiles: tuple[str, ...] = ()
+    requester_pays: bool = False
     addressing: str = ""
     credentials: Credentials | None = None
     connect_s: float = 10.0

@@ -185,6 +185,7 @@ class S3Source(S3Driver):
             signed=signed,
             profile=params.profile if signed else "",
             addressing=params.addressing_style,
+            pays=params.requester_pays and signed,
         )
 
     async def _seek(

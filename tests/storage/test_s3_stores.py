@@ -8,9 +8,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from deploy.servers import S3Server
-from protocol.errors import Invalid
+from protocol.errors import Denied, Invalid
 from protocol.ids import ExecutionId
-from storage.contract import silent
+from storage.contract import Share, silent
 from storage.params import read_params
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
 from tests.contracts.trees import Tree, plant
@@ -67,3 +67,36 @@ async def test_an_object_in_an_archive_is_told(
         await brought(source, params, tmp_path / "in")
 
     assert "restore" in caught.value.hint
+
+
+def readers_pay(request: web.Request, number: int) -> str:
+    """As AWS has it where a bucket's owner says so."""
+    return "" if request.headers.get("x-amz-request-payer") == "requester" else "403"
+
+
+@pytest.mark.parametrize("key", ["in/a", "in/", "in/*"])
+async def test_who_reads_may_pay(
+    key: str, bucket: Bucket, server: S3Server, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A bucket that is read at its readers' cost is read where the job says so and the node's owner lets jobs have it pay;
+    else the node asks for nothing, and says which setting it is."""
+    tree: Tree = {"a": bytes(range(256)) * 10_000}
+    for name, data in tree.items():
+        assert isinstance(data, bytes)
+        await bucket.put(f"in/{name}", data)
+    proxy.plan = readers_pay
+    params = SourceParams(bucket.name, key, endpoint=proxy.endpoint, requester_pays=True)
+    settings = settings_of(server, part_bytes=1 << 20)
+
+    async with S3Client(replace(settings, requester_pays=True)) as paying:
+        source = S3Source(client=paying)
+        assert await brought(source, params, tmp_path / "in") == tree
+        with pytest.raises(Denied, match="denies access"):
+            await source.resolve(replace(params, requester_pays=False), Share())
+    asked = proxy.count
+    async with S3Client(settings) as client:
+        with pytest.raises(Denied, match="does not pay") as caught:
+            await S3Source(client=client).resolve(params, Share())
+
+    assert "RequesterPays: true" in caught.value.hint
+    assert proxy.count == asked
