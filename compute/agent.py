@@ -240,6 +240,7 @@ class Agent:
             limits=self._settings.limits,
             host=self._host,
             room=self._room,
+            gpus={gpu.index: gpu for gpu in self._facts.info.gpus},
             ports=self._ports,
             journal=self._journal,
             logs=self._logs,

@@ -5,7 +5,6 @@ Knows: processors, memory, disk, GPUs, and how an owner writes a share of them. 
 Limits of the control group this process lives in count: a node in a container gives what the container has.
 """
 
-import asyncio
 import contextlib
 import platform
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from protocol.jobs import Amounts
 from protocol.nodes import Gpu
 from protocol.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 
-NVIDIA_S: Final = 10.0
 RESERVE_SHARE: Final = "5%"
 RESERVE_BYTES: Final = 10 << 30
 _UNLIMITED: Final = 1 << 60
@@ -73,36 +71,6 @@ def disk_reserve(folder: Path, share: str) -> int:
 def cache_budget(share: str, capacity: Amounts) -> int:
     """How much inputs may take that nobody uses: a percentage of the disk for jobs, or an amount. Raises `Invalid`."""
     return int(_part("Cache", share, capacity.disk_bytes, parse_bytes))
-
-
-async def find_gpus() -> list[Gpu]:
-    """The NVIDIA devices that ``nvidia-smi`` lists; none if it is not there or does not answer."""
-    query = ["--query-gpu=index,name,memory.total,pci.bus_id", "--format=csv,noheader,nounits"]
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nvidia-smi", *query, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-    except OSError:
-        return []
-    try:
-        async with asyncio.timeout(NVIDIA_S):
-            listed, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return []
-    return read_gpus(listed.decode(errors="replace")) if process.returncode == 0 else []
-
-
-def read_gpus(listed: str) -> list[Gpu]:
-    """The devices in ``nvidia-smi``'s list; a line of another form is no device."""
-    gpus = []
-    for line in listed.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4 and parts[0].isdecimal():
-            memory = int(parts[2]) if parts[2].isdecimal() else 0
-            gpus.append(Gpu(int(parts[0]), parts[1], "NVIDIA", memory, parts[3]))
-    return gpus
 
 
 def capacity(share: Share, machine: Machine, ports: int = 0) -> Amounts:

@@ -16,8 +16,9 @@ from compute.engines.contract import Engine
 from compute.engines.table import open_engines
 from compute.facts import VERSION, Facts
 from compute.first_room import make_first_room
+from compute.gpus import find_gpus
 from compute.journal import INFO, Journal
-from compute.machine import cache_budget, capacity, disk_reserve, find_gpus, labels, machine
+from compute.machine import cache_budget, capacity, disk_reserve, labels, machine
 from compute.node_name import node_id
 from compute.ports import listening
 from compute.settings import Settings

@@ -26,6 +26,7 @@ from protocol import failpoints
 from protocol.clock import Clock
 from protocol.errors import Failure, TimedOut, Unavailable
 from protocol.messages import Run, RunOutput
+from protocol.nodes import Gpu
 
 START_S: Final = 120.0
 """An engine that has not started a prepared program by then is ill."""
@@ -62,7 +63,7 @@ class Program:
             mounts=ready.mounts,
             amounts=self._run.amounts,
             network=self._run.task.network,
-            gpus=gpus,
+            gpus=[self._device(index) for index in gpus],
             ports=ready.ports,
         )
         failpoints.reached("node.start.begun")
@@ -74,6 +75,14 @@ class Program:
                 f"the engine did not start the program within {START_S:g} s", kind="Start"
             ) from error
         failpoints.reached("node.start.done")
+
+    def _device(self, index: int) -> Gpu:
+        gpu = self._shop.gpus.get(index)
+        if gpu is None:
+            raise Unavailable(
+                f"GPU {index} is not on this node any more", hint="Look for it with its tool.", kind="Gpu"
+            )
+        return gpu
 
     async def find(self) -> bool:
         """After a restart: whether the engine has the program still. Raises `Unavailable` if it does not say so in time."""

@@ -26,12 +26,14 @@ from compute.room import Room
 from compute.sweeper import Sweeper
 from protocol.clock import Clock
 from protocol.ids import ExecutionId, NodeId
+from protocol.nodes import Gpu
 from protocol.patience import Patience
 from storage.contract import Drivers
 
 
 class Shop(Struct, frozen=True):
-    """What all executions of a node share. `version` is what its beats say; `tasks` owns every task they begin.
+    """What all executions of a node share. `version` is what its beats say; `tasks` owns every task they begin, `gpus` are
+    the devices of the node by their number.
 
     `resolving` and `starting` bound how long it may take to learn what an input is, and to start a program.
     """
@@ -46,6 +48,7 @@ class Shop(Struct, frozen=True):
     limits: Limits
     host: Mapping[str, str]
     room: Room
+    gpus: Mapping[int, Gpu]
     ports: Ports
     journal: Journal
     logs: Logs

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from protocol.errors import Failure
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Network
-from protocol.nodes import Offer
+from protocol.nodes import Gpu, Offer
 
 P = TypeVar("P")
 
@@ -31,7 +31,7 @@ class Run(Struct, Generic[P], frozen=True):
     """One execution, ready to start: its inputs are there, its output folders exist and are empty.
 
     `env` is complete (the system's ``BACALHAU_…`` names included). `folder` is the engine's own folder for this execution,
-    kept until `Running.remove`. `gpus` are device indexes. `ports` maps a port's name to (host port, container port).
+    kept until `Running.remove`. `gpus` are its devices. `ports` maps a port's name to (host port, container port).
     """
 
     execution: ExecutionId
@@ -43,7 +43,7 @@ class Run(Struct, Generic[P], frozen=True):
     mounts: list[Mount] = field(default_factory=list)
     amounts: Amounts = field(default_factory=Amounts)
     network: Network = field(default_factory=Network)
-    gpus: list[int] = field(default_factory=list)
+    gpus: list[Gpu] = field(default_factory=list)
     ports: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 

@@ -10,10 +10,13 @@ import pytest
 
 from compute.engines.contract import Mount, Run
 from compute.engines.docker.config import check, container_config, container_name, environment, network_mode
+from compute.engines.docker.devices import DeviceFile, device_files
 from compute.engines.docker.settings import CAPABILITIES, DockerSettings
-from protocol.errors import Denied, Invalid
+from compute.gpus import AMD, INTEL, NVIDIA
+from protocol.errors import Denied, Invalid, Unavailable
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Amounts, Network, Port
+from protocol.nodes import Gpu
 from protocol.spec.engines import DockerParams
 
 RUN: Run[DockerParams] = Run(
@@ -47,15 +50,77 @@ def test_the_images_own_words_are_kept_unless_replaced() -> None:
     assert (given["Entrypoint"], given["Cmd"], given["WorkingDir"]) == (["/bin/sh", "-c"], ["true"], "/w")
 
 
+def _gpu(index: int, vendor: str = NVIDIA, address: str = "") -> Gpu:
+    return Gpu(index, "a name", vendor, 0, address)
+
+
 def test_limits() -> None:
     """Cores, memory without swap, processes and devices are limited as the job asks."""
-    host = config(amounts=Amounts(cpu=0.5, memory_bytes=512_000_000), gpus=[1, 3])["HostConfig"]
+    host = config(amounts=Amounts(cpu=0.5, memory_bytes=512_000_000), gpus=[_gpu(1), _gpu(3)])["HostConfig"]
 
     assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (500_000_000, 512_000_000, 512_000_000)
     assert host["PidsLimit"] == 2048
     assert host["DeviceRequests"] == [{"DeviceIDs": ["1", "3"], "Capabilities": [["gpu"]]}]
     assert not {"NanoCpus", "Memory", "MemorySwap", "DeviceRequests"} & config()["HostConfig"].keys()
     assert config(amounts=Amounts(cpu=0.001))["HostConfig"]["NanoCpus"] == 10_000_000
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """The device files of a machine with two AMD devices, of which one drives no screen, and one of Intel's."""
+    dri = tmp_path / "dev" / "dri"
+    (dri / "by-path").mkdir(parents=True)
+    (tmp_path / "dev" / "kfd").touch()
+    names = {"e7:00.0-card": "card1", "e7:00.0-render": "renderD129", "03:00.0-render": "renderD128"}
+    for name, node in (names | {"e9:00.0-card": "card2", "e9:00.0-render": "renderD130"}).items():
+        (dri / node).touch()
+        (dri / "by-path" / f"pci-0000:{name}").symlink_to(f"../{node}")
+    return tmp_path
+
+
+def test_devices_of_amd_and_intel(machine: Path) -> None:
+    """A container sees the device files of its own GPUs alone, under the names that the kernel gave them, and is in the
+    group that may use them; AMD's have one way to compute for all.
+    """
+    run = [
+        _gpu(0, AMD, "0000:e7:00.0"),
+        _gpu(1, AMD, "0000:03:00.0"),
+        _gpu(2, INTEL, "0000:e9:00.0"),
+        _gpu(3),
+    ]
+    files = device_files(run, machine)
+    group = (machine / "dev" / "kfd").stat().st_gid
+
+    assert [each.path for each in files] == [
+        *("/dev/kfd", "/dev/dri/card1", "/dev/dri/renderD129"),
+        *("/dev/dri/renderD128", "/dev/dri/card2", "/dev/dri/renderD130"),
+    ]
+    host = container_config(
+        msgspec.structs.replace(RUN, gpus=run), DockerSettings(), devices=[*files, DeviceFile("/dev/x", 44)]
+    )["HostConfig"]
+    assert host["Devices"][0] == {
+        "PathOnHost": "/dev/kfd",
+        "PathInContainer": "/dev/kfd",
+        "CgroupPermissions": "rwm",
+    }
+    assert host["GroupAdd"] == sorted({"44"} | ({str(group)} if group else set()))
+    assert host["DeviceRequests"] == [{"DeviceIDs": ["3"], "Capabilities": [["gpu"]]}]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        (_gpu(4, INTEL, "0000:aa:00.0"), "pci-0000:aa:00.0-render"),
+        (_gpu(5, AMD, "0000:bb:00.0"), "/dev/kfd"),
+        (_gpu(6, AMD), "no device file"),
+    ],
+)
+def test_a_device_without_files(machine: Path, gpu: Gpu, says: str) -> None:
+    """A device whose driver is not loaded is told with the file that is missing, and the execution may go elsewhere."""
+    with pytest.raises(Unavailable) as caught:
+        device_files([gpu], machine)
+    assert says in f"{caught.value.message} {caught.value.hint}"
+    assert device_files([_gpu(7)], machine) == []
 
 
 def test_isolation() -> None:

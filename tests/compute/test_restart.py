@@ -14,6 +14,7 @@ from protocol.errors import Fault, Unavailable
 from protocol.ids import ExecutionId
 from protocol.jobs import Amounts, Input, Network, Port, ResultPath, Spec
 from protocol.messages import Run
+from protocol.nodes import Gpu
 from protocol.spec.engines import NoopParams
 from protocol.states import ExecutionState
 from tests.compute.doubles import StagedPublisher, StagedSource, drivers, inline
@@ -173,6 +174,32 @@ async def test_ports_that_are_all_taken_are_waited_for(nodes: Nodes, requester: 
     assert (await requester.reached(runs[1], S.RUNNING)).ports == {"web": port}
     node.world.end(runs[1].execution)
     await requester.ended(runs[1])
+
+
+async def test_two_programs_never_have_one_gpu(nodes: Nodes, requester: FakeRequester) -> None:
+    """Each program has GPUs of its own, also when a node that was killed finds one that runs; who finds none free waits."""
+    devices = [Gpu(0, "A100", "NVIDIA"), Gpu(3, "Instinct MI210", "AMD/ATI", 65_520, "0000:e7:00.0")]
+    node = nodes(capacity=CAPACITY + Amounts(gpu=2))
+    node.info = replace(node.info, gpus=devices)
+    await node.start()
+    runs = [order(each, task=noop(LONG), amounts=Amounts(cpu=0.1, gpu=1)) for each in (1, 2, 3)]
+    await requester.run(runs[0])
+    await requester.reached(runs[0], S.RUNNING)
+    await node.crash()
+    await node.start()
+    await requester.run(runs[1])
+    await requester.reached(runs[1], S.RUNNING)
+    await requester.run(runs[2])
+
+    given = [node.world.programs[run.execution].run.gpus for run in runs[:2]]
+    assert given == [[devices[0]], [devices[1]]]
+    assert runs[2].execution not in node.world.programs
+    node.world.end(runs[1].execution)
+    await requester.reached(runs[2], S.RUNNING)
+    assert node.world.programs[runs[2].execution].run.gpus == [devices[1]]
+    for run in (runs[0], runs[2]):
+        node.world.end(run.execution)
+        await requester.ended(run)
 
 
 async def test_a_program_that_ended_meanwhile_is_told(nodes: Nodes, requester: FakeRequester) -> None:

@@ -12,6 +12,7 @@ from posixpath import normpath
 from typing import Any, Final
 
 from compute.engines.contract import Mount, Run
+from compute.engines.docker.devices import DeviceFile, device_config
 from compute.engines.docker.settings import DockerSettings
 from protocol.errors import Denied, Invalid
 from protocol.ids import ExecutionId, NodeId
@@ -79,10 +80,15 @@ def variables(params: DockerParams) -> dict[str, str]:
 
 
 def container_config(
-    run: Run[DockerParams], settings: DockerSettings, volumes: Sequence[str] = (), *, proxy: str = ""
+    run: Run[DockerParams],
+    settings: DockerSettings,
+    volumes: Sequence[str] = (),
+    *,
+    proxy: str = "",
+    devices: Sequence[DeviceFile] = (),
 ) -> dict[str, Any]:
     """The body of ``POST /containers/create``. `volumes` are paths at which the image wants one, `proxy` is the URL by which
-    a program of Network.Type HTTP reaches what it may.
+    a program of Network.Type HTTP reaches what it may, `devices` are the files of its GPUs that have some.
 
     Raises `Invalid`, and `Denied` for what the node's owner does not allow.
     """
@@ -94,6 +100,7 @@ def container_config(
         "Labels": settings.labels | _labels(run) | _domains(run, network),
         "HostConfig": _limits(run, settings) | _isolation(settings) | _network(run, network),
     }
+    config["HostConfig"] |= device_config(run.gpus, devices)
     config["HostConfig"]["Mounts"] = [_mount(mount) for mount in run.mounts] + _volumes(run, volumes)
     if run.params.entrypoint:
         config["Entrypoint"] = run.params.entrypoint
@@ -165,9 +172,6 @@ def _limits(run: Run[DockerParams], settings: DockerSettings) -> dict[str, Any]:
     if run.amounts.memory_bytes:
         # Equal to the memory: no swap. A program over its limit ends; it does not slow the machine down.
         limits["Memory"] = limits["MemorySwap"] = run.amounts.memory_bytes
-    if run.gpus:
-        devices = [str(index) for index in run.gpus]
-        limits["DeviceRequests"] = [{"DeviceIDs": devices, "Capabilities": [["gpu"]]}]
     return limits
 
 

@@ -22,6 +22,7 @@ from compute.engines.docker.config import (
     network_mode,
 )
 from compute.engines.docker.daemon import HINT, Daemon, unasked
+from compute.engines.docker.devices import device_files
 from compute.engines.docker.faults import create_fault, start_fault
 from compute.engines.docker.gateway import Gateway
 from compute.engines.docker.images import Images
@@ -126,7 +127,8 @@ class DockerEngine:
 
     async def _start_with(self, run: Run[DockerParams], proxy: str = "") -> Running:
         volumes = self._images.volumes(run.params.image)
-        config = container_config(run, self._settings, volumes, proxy=proxy)
+        devices = await asyncio.to_thread(device_files, run.gpus) if run.gpus else []
+        config = container_config(run, self._settings, volumes, proxy=proxy, devices=devices)
         try:
             return await self._start(run, config)
         except NotFound as missing:
