@@ -9,6 +9,7 @@ run once more.
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compute.settings import Settings
+    from protocol.ids import NodeId
+    from protocol.nats_bus import NatsMessages
 
 EXIT_FAULT: Final = 1
 EXIT_USAGE: Final = 2
@@ -186,32 +189,14 @@ async def _serve(settings: "Settings") -> int:
 
     from compute import early_beat, journal
     from compute.node_name import node_id
-    from protocol import heap, subjects
+    from protocol import heap
     from protocol.clock import SystemClock
     from protocol.joining import join
-    from protocol.nats_bus import NatsMessages, connect
 
     stopped = stop_signal()
     known = (settings.data_dir / journal.FILE).exists()
     node = node_id(settings)
-
-    async def connected() -> NatsMessages:
-        bus = await connect(
-            ",".join(settings.nats),
-            name=node,
-            role="node",
-            credentials=settings.nats_credentials,
-            password=settings.nats_password,
-        )
-        if await bus.may_listen(subjects.commands(node)):
-            return bus
-        await bus.close()
-        raise Denied(
-            f"the NATS servers let {node} hear no orders: these are not a node's credentials",
-            hint="They may be a requester's. `shoal node enroll NAME` makes a node's; give them with --credentials FILE.",
-        )
-
-    bus = await join(connected, stopped, known=known)
+    bus = await join(partial(_connected, settings, node), stopped, known=known)
     if bus is None:
         return 0
     try:
@@ -230,6 +215,27 @@ async def _serve(settings: "Settings") -> int:
     finally:
         await bus.close()
     return 0
+
+
+async def _connected(settings: "Settings", node: "NodeId") -> "NatsMessages":
+    """The bus, for one that may hear orders there. Raises `Denied`, and as `connect`."""
+    from protocol import subjects
+    from protocol.nats_bus import connect
+
+    bus = await connect(
+        ",".join(settings.nats),
+        name=node,
+        role="node",
+        credentials=settings.nats_credentials,
+        password=settings.nats_password,
+    )
+    if await bus.may_listen(subjects.commands(node)):
+        return bus
+    await bus.close()
+    raise Denied(
+        f"the NATS servers let {node} hear no orders: these are not a node's credentials",
+        hint="They may be a requester's. `shoal node enroll NAME` makes a node's; give them with --credentials FILE.",
+    )
 
 
 def _complain(fault: Fault, code: int) -> int:

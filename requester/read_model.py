@@ -208,58 +208,58 @@ class Store:
     def write(self, group: Group) -> None:
         """Write a group as a whole or not at all."""
         database = self._db
-        executions = []
-        forgotten = []
-        deleted = {key for key, _, _ in group.deleted}
-        for record, written in group.records:
-            # Where another job of the name is deleted, all that the tables have of either goes first.
-            since = written if record.key not in deleted else 0
-            # Its first record here: there may be an earlier life of it, which has left the log.
-            if record.forgotten or (record.version > 1 and not since):
-                forgotten.append((record.key, _text(list(record.executions))))
-            executions += [
-                (each.id, record.key, _encode(each))
-                for each in record.executions.values()
-                if each.revision > since
-            ]
+        executions, forgotten = _executions(group)
         database.execute("BEGIN")
         try:
             database.executemany(_PUT_BLOB, list(_blobs_in(group.entries)))
-            for key, seq, at in group.deleted:
-                database.execute(_FORGET_ENTRIES, (key, seq))
-                for table in ("jobs", "executions"):
-                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-                database.execute(_FORGET_BLOBS, (key, seq))
-                database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
-            linked, last = _linked(database, group)
-            _put(database, _PUT_ENTRIES, linked)
-            first = {key: seq for seq, key, before, _ in linked if not before}
-            jobs = [
-                _row(record, last.pop(record.key, record.revision), first.get(record.key))
-                for record, _ in group.records
-            ]
-            jobs += [_row_of_newcomer(new, last.pop(new.key, new.seq)) for new in group.newcomers]
-            _put(database, _PUT_JOBS, jobs)
-            # Those that have news without a record are jobs all the same.
-            database.executemany(_PUT_LAST, [(seq, key) for key, seq in last.items()])
-            for record, written in group.records:
-                if record.since and record.snapshot > written:
-                    # The log has nothing of it before that any more, and so a reader that comes later.
-                    database.execute(_FORGET_ENTRIES, (record.key, record.since - 1))
-                    database.execute(_FORGET_BLOBS, (record.key, record.since - 1))
-            namespaces = {record.spec.namespace for record, _ in group.records}
-            namespaces.update([new.namespace for new in group.newcomers])
-            database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])
+            self._delete_jobs(group.deleted)
+            keys = self._write_jobs(group)
+            self._cut_histories(group.records)
             _put(database, _PUT_EXECUTIONS, executions)
             database.executemany(_FORGET_EXECUTIONS, forgotten)
             if database.execute("SELECT EXISTS (SELECT 1 FROM deleted)").fetchone()[0]:
-                again = [row[0] for row in jobs if row[0] not in group.fresh]
-                database.execute(_THERE_AGAIN, (_text(again),))
+                database.execute(_THERE_AGAIN, (_text([key for key in keys if key not in group.fresh]),))
             database.execute(_PUT_POSITION, (group.created, group.position))
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
             raise
+
+    def _delete_jobs(self, deleted: Sequence[tuple[JobKey, int, float]]) -> None:
+        """Take out all there is of deleted jobs, and note that they are."""
+        database = self._db
+        for key, seq, at in deleted:
+            database.execute(_FORGET_ENTRIES, (key, seq))
+            for table in ("jobs", "executions"):
+                database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+            database.execute(_FORGET_BLOBS, (key, seq))
+            database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
+
+    def _write_jobs(self, group: Group) -> list[JobKey]:
+        """Write entries, and the rows of the jobs that they are of; the keys of those that have a record."""
+        database = self._db
+        linked, last = _linked(database, group)
+        _put(database, _PUT_ENTRIES, linked)
+        first = {key: seq for seq, key, before, _ in linked if not before}
+        rows = [
+            _row(record, last.pop(record.key, record.revision), first.get(record.key))
+            for record, _ in group.records
+        ]
+        rows += [_row_of_newcomer(new, last.pop(new.key, new.seq)) for new in group.newcomers]
+        _put(database, _PUT_JOBS, rows)
+        # Those that have news without a record are jobs all the same.
+        database.executemany(_PUT_LAST, [(seq, key) for key, seq in last.items()])
+        namespaces = {record.spec.namespace for record, _ in group.records}
+        namespaces.update([new.namespace for new in group.newcomers])
+        database.executemany(_PUT_NAMESPACE, [(each,) for each in sorted(namespaces)])
+        return [row[0] for row in rows]
+
+    def _cut_histories(self, records: Sequence[tuple[JobRecord, int]]) -> None:
+        """Forget what the log has no more of jobs with a new snapshot: a reader that comes later does not have it either."""
+        for record, written in records:
+            if record.since and record.snapshot > written:
+                self._db.execute(_FORGET_ENTRIES, (record.key, record.since - 1))
+                self._db.execute(_FORGET_BLOBS, (record.key, record.since - 1))
 
     def forget(self, record: JobRecord) -> None:
         """Remove a job as far as this record goes. What has come under its name since is left as it is."""
@@ -282,6 +282,22 @@ class Store:
                 database.execute(
                     "UPDATE deleted SET cut = 1 WHERE key = ? AND seq > ?", (purge.key, purge.upto)
                 )
+
+
+def _executions(group: Group) -> tuple[list[tuple[Any, ...]], list[tuple[JobKey, str]]]:
+    """The rows of executions that are new or have changed; and all that a job has which may have others in the tables."""
+    rows: list[tuple[Any, ...]] = []
+    only: list[tuple[JobKey, str]] = []
+    deleted = {key for key, _, _ in group.deleted}
+    for record, written in group.records:
+        # Where another job of the name is deleted, all that the tables have of either goes first.
+        since = written if record.key not in deleted else 0
+        # Its first record here: there may be an earlier life of it, which has left the log.
+        if record.forgotten or (record.version > 1 and not since):
+            only.append((record.key, _text(list(record.executions))))
+        changed = [each for each in record.executions.values() if each.revision > since]
+        rows += [(each.id, record.key, _encode(each)) for each in changed]
+    return rows, only
 
 
 def _put(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
