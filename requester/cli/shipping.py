@@ -109,20 +109,20 @@ def _ship(path: Path, wanted: Input, config: Config) -> Input:
     before = _stamp(path)
     total = sum(each[1] for each in before)
     what = f"{clean(str(path))} ({size(total)})"
-    made = _put(path, wanted, to, config, what)
-    if _stamp(path) != before:
-        raise _changed(path)
-    return made
+
+    def check() -> None:
+        if _stamp(path) != before:
+            raise Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
+
+    return _put(path, wanted, to, config, what, check)
 
 
-def _changed(path: Path) -> Broken:
-    return Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
-
-
-def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input:
+def _put(path: Path, wanted: Input, to: str, config: Config, what: str, check: Callable[[], None]) -> Input:
+    """Put it where it goes; `check` raises a fault if it is no longer what it was."""
     kubo = config.text(*IPFS)
     if to in ("", "requester"):
         data = _packed(path)
+        check()
         if data is not None:
             media_type = "application/gzip" if path.is_dir() else "application/octet-stream"
             url = f"data:{media_type};base64,{b64encode(data).decode()}"
@@ -135,10 +135,12 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str) -> Input
         to = "ipfs"
     if to == "ipfs":
         tell(f"Adding {what} to IPFS...")
-        return asyncio.run(_to_ipfs(path, wanted, kubo or kubo_here(os.environ)))
+        return asyncio.run(_to_ipfs(path, wanted, kubo or kubo_here(os.environ), check))
     if to.startswith("s3://"):
         tell(f"Putting {what} to {clean(to)}...")
-        return asyncio.run(_to_s3(path, wanted, to))
+        made = asyncio.run(_to_s3(path, wanted, to))
+        check()
+        return made
     raise Invalid(
         f"{to[:100]!r} takes no files",
         hint="Files go to requester, ipfs or s3://bucket/prefix (opt=to=…, To in a spec, Uploads.To).",
@@ -173,11 +175,11 @@ def _stamp(path: Path) -> Stamp:
     return [(each.path, each.size_bytes, each.mtime) for each in walk(path)]
 
 
-async def _to_ipfs(path: Path, wanted: Input, kubo: str) -> Input:
+async def _to_ipfs(path: Path, wanted: Input, kubo: str, check: Callable[[], None]) -> Input:
     from storage.ipfs import IpfsPublisher
 
     with _folder(path) as folder:
-        publisher = IpfsPublisher(kubo)
+        publisher = IpfsPublisher(kubo, check=check)
         try:
             spec = await _published(publisher, folder, {"Name": path.absolute().name})
         finally:

@@ -10,7 +10,7 @@ they stay inside.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -24,7 +24,8 @@ from storage.contract import Form, Label, Progress
 from storage.ipfs.adding import ADDING, Adding
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.keeping import kept, undone_by
-from storage.ipfs.params import PublisherParams
+from storage.ipfs.kubo import Kubo
+from storage.ipfs.params import IpfsSettings, PublisherParams
 from storage.ipfs.trailers import asked_lines
 from storage.long_lists import Packed
 from storage.threads import Stop, in_thread
@@ -50,9 +51,18 @@ class _RemotePin(Struct, frozen=True, rename="pascal"):
 
 
 class IpfsPublisher(IpfsDriver):
-    """Results to IPFS."""
+    """Results to IPFS. `check` is called once all was sent, in a thread: if it raises a fault, nothing stays pinned."""
 
     params: ClassVar[Form] = PublisherParams
+
+    def __init__(
+        self,
+        kubo: str | Kubo,
+        settings: IpfsSettings | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(kubo, settings)
+        self._check = check
 
     async def publish(self, folder: Path, params: PublisherParams, label: Label, progress: Progress) -> Spec:
         """Add and pin the folder; the answer is a spec of source ``ipfs`` with its CID. Raises as `Publisher`."""
@@ -87,6 +97,9 @@ class IpfsPublisher(IpfsDriver):
             tries += undoing.enter_context(_begun(label.notes))
             keeping = kept(self._kubo, add, name, tree.mark, lambda: tries > 1)
             cid = await undoing.enter_async_context(keeping)
+            if self._check is not None:
+                check = self._check
+                await in_thread(lambda _: check())
             if params.remote:
                 await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
         return Spec("ipfs", {"CID": cid})

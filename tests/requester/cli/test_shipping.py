@@ -11,7 +11,7 @@ import yaml
 from msgspec import to_builtins
 
 from deploy.servers import Kubo, S3Server
-from protocol.config import Config
+from protocol.config import Config, read_config
 from protocol.errors import Broken
 from protocol.jobs import Input, Spec
 from protocol.nodes import Offer
@@ -31,6 +31,7 @@ from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
 from tests.requester.cli.conftest import Shoal
 from tests.requester.cli.test_get import made_bucket
 from tests.storage.s3_world import settings_of
+from tests.storage.test_ipfs import pins
 
 FILES: Tree = {"a": b"one", "deep/b": b"two" * 1000, "link": Link("deep/b"), "empty": b""}
 PLAIN: Tree = {"a": b"one", "deep/b": b"two" * 1000, "empty": b""}
@@ -89,6 +90,30 @@ def test_a_folder_goes_to_ipfs(shoal: Shoal, folder: Path, kubo: Kubo) -> None:
     assert tree == shipped(shoal, *connect, "-i", "src=./mine,dst=/in,opt=to=ipfs")
     assert asyncio.run(arrives(tree, folder, kubo.multiaddr)) == with_folders(FILES)
     assert asyncio.run(arrives(file, folder, kubo.multiaddr)) == b"one"
+
+
+def test_what_changes_on_its_way_to_ipfs_is_not_kept_there(
+    folder: Path, kubo: Kubo, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that changes while it is sent is an error that says so, and no pin is left of what came."""
+    mine = plant(FILES | {"more": uuid4().bytes}, folder / "mine")
+    wanted = Input(Spec(OWN, {"Path": str(mine), "To": "ipfs"}), "/in")
+    config = read_config(given=[f"Node.IPFS.Connect={kubo.multiaddr}"])
+    before = background.run(pins(kubo))
+    publish = shipping._published
+
+    async def meanwhile(*given: Any) -> Spec:
+        (mine / "a").write_bytes(b"uno")
+        return await publish(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "_published", meanwhile)
+        with pytest.raises(Broken, match="mine changed while it was read"):
+            shipped_input(wanted, lambda: config)
+    assert background.run(pins(kubo)) == before
+
+    shipped_input(wanted, lambda: config)
+    assert len(background.run(pins(kubo)) - before) == 1
 
 
 @pytest.fixture
