@@ -106,10 +106,6 @@ class Compaction:
             # Others were waited for since it was seen.
             return
         if record.snapshot:
-            state = await self._bus.log_state()
-            # What a sequence means in one log it does not in another.
-            if state.created != created or self._log_created() != created:
-                return
             await self._bus.purge(record.key, record.snapshot - 1, log=created)
         now = live.record
         if self._jobs.get(live.key) is not live or now is None or now.closed:

@@ -172,9 +172,7 @@ class Retention:
         before = now - keep_s if keep_s else 0.0
         found = await self._recorder.read(lambda database: over(database, before, _AT_ONCE))
         safe = safe_position(self._recorder.written, [beat.recorded for beat in self._presence.others()])
-        state = await self._bus.log_state()
-        if state.created != created:
-            return 0
+        first = (await self._bus.log_state()).first
         gone: list[Purge] = []
         try:
             for job in found:
@@ -193,7 +191,7 @@ class Retention:
                     gone.clear()
                     break
                 # What stands before the log's first entry has been taken out by another.
-                if purge.upto >= state.first:
+                if purge.upto >= first:
                     await self._bus.purge(purge.key, purge.upto, log=created)
                     await self._clock.sleep(len(self._presence.there) / RATE_MAX)
                 gone.append(purge)

@@ -5,6 +5,7 @@ Knows: the API's subjects, requests, answers and error numbers. Must not know: w
 
 import base64
 from datetime import datetime
+from math import inf
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +18,9 @@ from protocol.nats.wire import Wire
 API: Final = "$JS.API"
 CALL_S: Final = 5.0
 """How long a call may take; a cluster that has lost its leader answers nobody for some seconds."""
+AGAIN_S: Final = 0.2
+"""After which a question without an answer is repeated. What a leader was asked that died is never answered; the next one is
+there after some seconds (4 to 7, measured)."""
 
 NO_MESSAGE: Final = 10037
 NO_STREAM: Final = 10059
@@ -85,6 +89,12 @@ class StreamInfo(_Envelope, frozen=True):
         """Whether other servers could have copies. One that stands alone names itself as the leader, and no cluster."""
         return self.cluster is not None and bool(self.cluster.get("name"))
 
+    @property
+    def leader(self) -> str:
+        """Who decides about its writes, and since when."""
+        cluster = self.cluster or {}
+        return f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}"
+
 
 class _Found(_Envelope, frozen=True):
     message: Kept | None = None
@@ -107,22 +117,30 @@ class ApiError(Exception):
         self.error = error
 
 
-async def call(wire: Wire, name: str, form: type[A], body: object = None) -> A:
-    """Call `name` (``STREAM.INFO.JOBS``). Raises `Unavailable`, `Denied` and `Broken`."""
+async def call(wire: Wire, name: str, form: type[A], body: object = None, *, again_s: float = inf) -> A:
+    """Call `name` (``STREAM.INFO.JOBS``); every `again_s` once more, where twice is harmless, until it is answered.
+
+    Raises `Unavailable`, `Denied` and `Broken`.
+    """
     try:
-        return await attempt(wire, name, form, body)
+        return await attempt(wire, name, form, body, again_s=again_s)
     except ApiError as error:
         raise unavailable(error) from error
 
 
-async def attempt(wire: Wire, name: str, form: type[A], body: object = None) -> A:
+async def attempt(wire: Wire, name: str, form: type[A], body: object = None, *, again_s: float = inf) -> A:
     """The same for who goes by the reason of a refusal, which is raised as `ApiError`."""
     data = msgspec.json.encode(body) if body is not None else b""
-    (answer,) = await wire.ask([Request(f"{API}.{name}", data)], timeout_s=CALL_S)
+    (answer,) = await wire.ask([Request(f"{API}.{name}", data)], timeout_s=CALL_S, again_s=again_s)
     result = _read(name, answer, msgspec.json.Decoder(form))
     if result.error is not None:
         raise ApiError(name, result.error)
     return result
+
+
+async def stream_info(wire: Wire, stream: str) -> StreamInfo:
+    """How a stream is, told by its leader as soon as it has one. Raises as `call`."""
+    return await call(wire, f"STREAM.INFO.{stream}", StreamInfo, again_s=AGAIN_S)
 
 
 async def subjects_of(wire: Wire, stream: str, pattern: str) -> list[str]:

@@ -3,9 +3,10 @@
 Knows: expected sequences, atomic batches, the server's refusals, operation ids. Must not know: jobs, cells or blobs.
 
 A write carries "the newest message of this subject is `guard`" and an operation id of its own. So it can succeed once only,
-however often it is sent, and afterwards anyone can see in the stream whether it did. When no answer comes (the
-connection was lost, the server killed, a cluster without a leader) the stream's leader is asked for the subject's newest
-message. There are four cases, and `examine` tells them apart:
+however often it is sent, and afterwards anyone can see in the stream whether it did. It is in doubt when the connection was
+lost, when the stream's leader is another one before it was answered (what the old one was sent it does not answer), and when
+one and the same leader does not answer for long. Then the leader is asked for the subject's newest message. There are
+four cases, and `examine` tells them apart:
 
 - it carries our operation: stored;
 - it is the guard itself: not stored, or not yet; send again under the same guard;
@@ -19,7 +20,8 @@ without an answer, or by the caller who asks again after `Unavailable`.
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from itertools import count
 from typing import Final
@@ -30,7 +32,16 @@ from msgspec import Struct
 
 from protocol.bus import BATCH_MAX, Outcome, Refused, Stale, Stored
 from protocol.errors import Broken, Unavailable
-from protocol.nats.api import IN_FLIGHT, STALE, Error, Kept, get_request, read_get
+from protocol.nats.api import (
+    IN_FLIGHT,
+    STALE,
+    Error,
+    Kept,
+    StreamInfo,
+    get_request,
+    read_get,
+    stream_info,
+)
 from protocol.nats.frames import (
     BATCH_COMMIT,
     BATCH_ID,
@@ -43,6 +54,7 @@ from protocol.nats.frames import (
     frame,
     header,
 )
+from protocol.nats.volley import Volley
 from protocol.nats.wire import Wire
 from protocol.together import together
 
@@ -51,18 +63,14 @@ _log = structlog.get_logger(__name__)
 BATCH_FROM: Final = 10
 """Below this many, single writes side by side are stored sooner than one batch: a batch costs the disk four syncs."""
 BATCH_BYTES: Final = 4 << 20
+LATE_S: Final = 0.5
+"""After which an answer is late: it is looked whether the stream has another leader."""
 DOUBT_S: Final = 5.0
-"""How long an answer may take before the write is in doubt."""
-LOOK_S: Final = 1.0
-"""How long a look may take. What a leader was asked that died is never answered: it is asked again, of the next one."""
+"""How long one and the same leader may take to answer."""
 GIVE_UP_S: Final = 30.0
 """How long a write is pursued before `Unavailable`: longer than a cluster needs for a new leader (4 to 7 s, measured)."""
 RETRY_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Pauses between attempts; the last one repeats."""
-
-
-Still = Callable[[], Awaitable[bool]]
-"""Whether what is in doubt may be sent once more. Raises `Unavailable`."""
 
 
 class Put(Struct, frozen=True, gc=False):
@@ -170,25 +178,73 @@ class GuardedStream:
         self._wire = wire
         self._stream = stream
         self._looks = 0
+        self._asking = asyncio.Lock()
+        self._info: StreamInfo | None = None
+        """How the stream was,"""
+        self._asked_at = 0.0
+        """asked for at this time of the event loop"""
+        self._losses = -1
+        """on this connection."""
 
-    async def put(self, puts: Sequence[Put], *, still: Still | None = None) -> list[Outcome]:
+    async def info(self) -> StreamInfo:
+        """How the stream is now, told by its leader as soon as it has one. Raises `Unavailable`.
+
+        Those who ask while the same question is on its way share the next one.
+        """
+        now = asyncio.get_running_loop().time
+        came_at = now()
+        async with self._asking:
+            if self._info is None or self._asked_at < came_at:
+                asked_at, losses = now(), self._wire.losses
+                self._info = await stream_info(self._wire, self._stream)
+                self._asked_at, self._losses = asked_at, losses
+            return self._info
+
+    async def info_once(self) -> StreamInfo:
+        """How the stream was when this connection asked first, or later; waits for a connection. Raises `Unavailable`."""
+        if self._info is None or self._losses != self._wire.losses:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_UP_S):
+                    await self._wire.until_connected()
+            return await self.info()
+        return self._info
+
+    async def put(self, puts: Sequence[Put], *, created: str = "") -> list[Outcome]:
         """Write, each under its own guard; one outcome each, in order. Raises `Unavailable`: then ask again.
 
-        What is not `still` to be written is not sent once more when it is in doubt, but stale.
+        What is in doubt is not sent once more if the stream is not the one that was `created` then (empty: any), but stale.
         """
         outcomes: list[Outcome] = []
         for commit in commits(puts):
-            outcomes += await self._put(commit, still)
+            outcomes += await self._put(commit, created)
         return outcomes
 
     async def newest(self, subjects: Sequence[str]) -> list[Kept | None]:
         """The newest message of each subject. Raises `Unavailable`."""
-        answers = await self._wire.ask(
-            [get_request(self._stream, last_by_subj=subject) for subject in subjects], timeout_s=LOOK_S
-        )
+        answers = await self._ask([get_request(self._stream, last_by_subj=subject) for subject in subjects])
         return [read_get(answer) for answer in answers]
 
-    async def _put(self, puts: Sequence[Put], still: Still | None) -> list[Outcome]:
+    async def _ask(self, requests: Sequence[Request], *, ahead: bytes = b"") -> list[Answer | None]:
+        """Ask the stream's leader, after the frames `ahead`. None stands for what is not answered any more: in doubt."""
+        leader = self._info.leader if self._info is not None else ""
+        with self._wire.asking(requests, ahead=ahead) as volley:
+            if not await volley.within(LATE_S):
+                await self._wait_on(volley, leader)
+        return volley.told()
+
+    async def _wait_on(self, volley: Volley, leader: str) -> None:
+        """Wait for answers that are late, until they are in doubt."""
+        now = asyncio.get_running_loop().time
+        until = now() + DOUBT_S
+        while not volley.ended and now() < until:
+            try:
+                if (await self.info()).leader != leader:
+                    break
+            except Unavailable as error:
+                _log.debug("the stream has no leader", stream=self._stream, reason=error.message)
+            await volley.within(LATE_S)
+
+    async def _put(self, puts: Sequence[Put], created: str) -> list[Outcome]:
         verdicts: list[Outcome | Doubt]
         try:
             batch = await self._send_batch(puts) if len(puts) >= BATCH_FROM else None
@@ -205,11 +261,11 @@ class GuardedStream:
         outcomes = [verdict for verdict in verdicts if isinstance(verdict, Stored)]
         if len(outcomes) == len(puts):
             return list(outcomes)
-        return await self._settle(puts, verdicts, still)
+        return await self._settle(puts, verdicts, created)
 
     async def _send_singles(self, puts: Sequence[Put]) -> list[Outcome | Doubt]:
         requests = [Request(put.subject, put.data, _headers(put)) for put in puts]
-        return [judge(answer) for answer in await self._wire.ask(requests, timeout_s=DOUBT_S)]
+        return [judge(answer) for answer in await self._ask(requests)]
 
     async def _send_batch(self, puts: Sequence[Put]) -> Outcome | Doubt:
         name = secrets.token_hex(16)
@@ -221,18 +277,18 @@ class GuardedStream:
             frame(put.subject, put.data, lines) for put, lines in zip(puts[:-1], headers[:-1], strict=True)
         )
         commit = Request(puts[-1].subject, puts[-1].data, headers[-1] + header(BATCH_COMMIT, 1))
-        (answer,) = await self._wire.ask([commit], timeout_s=DOUBT_S, ahead=ahead)
+        (answer,) = await self._ask([commit], ahead=ahead)
         return judge(answer)
 
     async def _settle(
-        self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt], still: Still | None
+        self, puts: Sequence[Put], verdicts: Sequence[Outcome | Doubt], created: str
     ) -> list[Outcome]:
         """Find an outcome for every write, each on its own."""
         outcomes: dict[int, Outcome] = {}
         looks = self._looks
 
         async def settle(number: int) -> None:
-            outcomes[number] = await self._settle_one(puts[number], verdicts[number], still)
+            outcomes[number] = await self._settle_one(puts[number], verdicts[number], created)
 
         try:
             async with asyncio.timeout(GIVE_UP_S):
@@ -250,7 +306,7 @@ class GuardedStream:
             ) from error
         return [outcomes[number] for number in range(len(puts))]
 
-    async def _settle_one(self, put: Put, verdict: Outcome | Doubt, still: Still | None) -> Outcome:
+    async def _settle_one(self, put: Put, verdict: Outcome | Doubt, created: str) -> Outcome:
         """Look and send again until there is an outcome. Raises `Unavailable` if the connection was shut, and `Denied`."""
         doubted = False
         for attempt in count():
@@ -262,12 +318,13 @@ class GuardedStream:
             if not await self._wire.until_connected():
                 break
             try:
+                await self.info()
                 found = await self._look_for(put)
                 if found is not None:
                     return verdict if isinstance(found, Stale) and isinstance(verdict, Refused) else found
                 if isinstance(verdict, Refused):
                     return verdict
-                if still is not None and not await still():
+                if created and (await self.info()).created != created:
                     return Stale()
                 (verdict,) = await self._send_singles([put])
             except (Unavailable, Broken) as error:
@@ -292,7 +349,7 @@ class GuardedStream:
         seq = put.guard + 1
         while seq < last:
             request = get_request(self._stream, next_by_subj=put.subject, seq=seq)
-            (answer,) = await self._wire.ask([request], timeout_s=LOOK_S)
+            (answer,) = await self._ask([request])
             found = read_get(answer)
             if found is None:
                 return 0

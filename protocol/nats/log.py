@@ -3,21 +3,16 @@
 Knows: how entries and jobs are laid out in the stream. Must not know: what an entry says.
 """
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 from protocol.bus import ENTRY_MAX_BYTES, Append, LogState, Outcome, Record, Refused, Stale
 from protocol.errors import Broken, Invalid
 from protocol.ids import JobKey, is_token
-from protocol.nats.api import Done, StreamInfo, call
+from protocol.nats.api import Done, StreamInfo, call, stream_info
 from protocol.nats.guarded import GuardedStream, Put
 from protocol.nats.streams import entries_of_one_job
 from protocol.nats.wire import Wire
 from protocol.subjects import LOG_STREAM, LOG_SUBJECTS, entries
-
-FRESH_S: Final = 0.5
-"""So long it counts which log it is that was asked for because something was in doubt."""
 
 
 class Log:
@@ -26,18 +21,13 @@ class Log:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._stream = GuardedStream(wire, LOG_STREAM)
-        self._created = ""
-        """Which log it is, as it was told"""
-        self._losses = -1
-        """on this connection,"""
-        self._told_at = 0.0
-        """at this time of the event loop."""
 
     async def append(self, appends: Sequence[Append]) -> list[Outcome]:
         """See `protocol.bus.Bus.append`."""
         outcomes: dict[int, Outcome] = {}
         puts: dict[int, Put] = {}
-        log = await self._which() if any(one.log for one in appends) else ""
+        # Asked once for each connection, since servers that are lost and restored end it.
+        log = (await self._stream.info_once()).created if any(one.log for one in appends) else ""
         for index, one in enumerate(appends):
             if one.log and one.log != log:
                 outcomes[index] = Stale()
@@ -48,7 +38,7 @@ class Log:
             else:
                 _check(one)
                 puts[index] = Put(entries(one.key), one.guard, one.op, one.data)
-        stored = await self._stream.put(list(puts.values()), still=lambda: self._is_still(log))
+        stored = await self._stream.put(list(puts.values()), created=log)
         if not outcomes:
             return stored
         outcomes.update(zip(puts, stored, strict=True))
@@ -68,7 +58,7 @@ class Log:
         """See `protocol.bus.Bus.purge`. The literal subject matters: a wildcard costs the server a hundred times as much."""
         if not is_token(key):
             raise Invalid(f"{key!r} is not a job key")
-        if not await self._is_still(log):
+        if log and (await self._stream.info()).created != log:
             raise Broken(f"the log was made anew; what was to be taken out is of {log}")
         # The server purges what stands before the sequence that it is told; 0 would be everything.
         what = {"filter": entries(key), "seq": max(upto, 0) + 1}
@@ -76,26 +66,15 @@ class Log:
 
     async def state(self) -> LogState:
         """See `protocol.bus.Bus.log_state`."""
-        return await log_state(self._wire)
-
-    async def _is_still(self, log: str) -> bool:
-        """Whether the log is that one, or any will do. A restored one can take its place on a connection that is kept."""
-        if log and asyncio.get_running_loop().time() - self._told_at >= FRESH_S:
-            self._losses = -1
-        return not log or await self._which() == log
-
-    async def _which(self) -> str:
-        """Which log it is: asked once for each connection, since servers that are lost and restored end it."""
-        if self._losses != self._wire.losses:
-            losses = self._wire.losses
-            self._created = (await log_state(self._wire)).created
-            self._losses, self._told_at = losses, asyncio.get_running_loop().time()
-        return self._created
+        return _state(await self._stream.info())
 
 
 async def log_state(wire: Wire) -> LogState:
     """The log as a whole, from its leader. Raises `Unavailable`."""
-    info = await call(wire, f"STREAM.INFO.{LOG_STREAM}", StreamInfo)
+    return _state(await stream_info(wire, LOG_STREAM))
+
+
+def _state(info: StreamInfo) -> LogState:
     state, config = info.state, info.config
     return LogState(
         info.created,

@@ -19,7 +19,7 @@ import structlog
 from protocol.bus import SHORT_S, Record, ShortLog
 from protocol.errors import Broken, Unavailable
 from protocol.ids import JobKey
-from protocol.nats.api import API, Done, call
+from protocol.nats.api import AGAIN_S, API, Done, call
 from protocol.nats.frames import PENDING_MESSAGES, frame, header_value, positions_in, status_of, status_text
 from protocol.nats.log import log_state
 from protocol.nats.wire import Wire
@@ -32,9 +32,10 @@ PULL: Final = 4_000
 PULL_BYTES: Final = 8 << 20
 """Bytes asked for ahead by one pull; a pull that reaches it ends, and the next one goes on."""
 EXPIRES_S: Final = 30
-HEARTBEAT_S: Final = 2
-SILENCE_S: Final = 5.0
-"""Without a message or a heartbeat for that long, the feed is over."""
+HEARTBEAT_S: Final = 1
+SILENCE_S: Final = 3.0
+"""Without a message or a heartbeat for that long, the feed is over. Its server may have died, though this connection is to
+another one: it is noticed before the log has its next leader."""
 LINGER_S: Final = 30
 """How long the server keeps a consumer that nobody pulls from."""
 RETRY_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -116,7 +117,8 @@ class _Feed:
             "inactive_threshold": LINGER_S * 10**9,
         }
         body = {"stream_name": LOG_STREAM, "config": config, "action": "create"}
-        await call(self._wire, f"CONSUMER.CREATE.{LOG_STREAM}.{self._name}", Done, body)
+        # Twice the same is one consumer.
+        await call(self._wire, f"CONSUMER.CREATE.{LOG_STREAM}.{self._name}", Done, body, again_s=AGAIN_S)
 
     async def take(self) -> list[Record]:
         """All entries that have arrived, at least one; an empty list when the feed is over."""

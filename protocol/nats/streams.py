@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from protocol.bus import ENTRY_MAX_BYTES
 from protocol.errors import Broken, Exhausted, Unavailable
-from protocol.nats.api import NO_STREAM, ApiError, StreamInfo, attempt, unavailable
+from protocol.nats.api import AGAIN_S, NO_STREAM, ApiError, StreamInfo, attempt, unavailable
 from protocol.nats.wire import Wire
 from protocol.subjects import BLOB_STREAM, BLOB_SUBJECTS, CELL_BUCKET, LOG_STREAM, LOG_SUBJECTS
 
@@ -28,8 +28,6 @@ NO_ACCOUNT_STORAGE: Final = 10028
 TRIES: Final = 5
 """How often a stream is made that others make, or remove, at the same moment."""
 PAUSE_S: Final = 0.1
-AGAIN_S: Final = 0.25
-"""The rest before servers that do not answer are asked again."""
 HEADERS_BYTES: Final = 4_096
 """Room for headers: the server counts them into a message's size."""
 COPIES_ON_A_CLUSTER: Final = 3
@@ -207,7 +205,7 @@ async def _info_or_make(wire: Wire, name: str, wanted: dict[str, object]) -> Str
     refusal: ApiError | None = None
     for _ in range(TRIES):
         try:
-            return await attempt(wire, f"STREAM.INFO.{name}", StreamInfo)
+            return await attempt(wire, f"STREAM.INFO.{name}", StreamInfo, again_s=AGAIN_S)
         except ApiError as error:
             if error.error.err_code != NO_STREAM:
                 raise unavailable(error) from error

@@ -13,7 +13,9 @@ differently.
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
 from typing import Final, cast
 
 import structlog
@@ -22,12 +24,12 @@ from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 
 from protocol.errors import Denied, Fault, Invalid, Unavailable
-from protocol.nats import refusals
 from protocol.nats.addresses import addresses, user_in, without_passwords
 from protocol.nats.credentials import HINT, Credentials
 from protocol.nats.frames import Answer, Request, frame
 from protocol.nats.parser import MessageParser
 from protocol.nats.refusals import VIOLATION, Refusals, refused_subject
+from protocol.nats.volley import Volley
 from protocol.together import within
 
 _log = structlog.get_logger(__name__)
@@ -43,30 +45,6 @@ CONFIRM_S: Final = 5.0
 BACKLOG_BYTES: Final = 1 << 20
 
 
-class _Volley:
-    """Questions sent together. `done` when all are answered, the deadline passed, the connection was lost, or the server
-    refused one."""
-
-    __slots__ = ("answers", "done", "open", "refusal", "requests")
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self.requests = requests
-        self.answers: list[Answer | None] = [None] * len(requests)
-        self.open = len(requests)
-        self.refusal = ""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def take(self, index: int, answer: Answer) -> None:
-        self.answers[index] = answer
-        self.open -= 1
-        if not self.open:
-            self.end()
-
-    def end(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-
 class Wire(Client):
     """A connection that is kept up for ever once it was made."""
 
@@ -79,8 +57,8 @@ class Wire(Client):
         self._inbox = ""
         self._inbox_length = 0
         self._token = 0
-        self._asked: dict[bytes, tuple[_Volley, int]] = {}
-        self._volleys: set[_Volley] = set()
+        self._asked: dict[bytes, tuple[Volley, int]] = {}
+        self._volleys: set[Volley] = set()
         self._refusals = Refusals()
         self._up = asyncio.Event()
         self._opening = True
@@ -263,40 +241,55 @@ class Wire(Client):
     # Questions
 
     async def ask(
-        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
+        self, requests: Sequence[Request], *, timeout_s: float, again_s: float = inf
     ) -> list[Answer | None]:
-        """Send requests together, after the frames `ahead`; the answers in their order. They are on their way at once:
-        who is asked can begin while this turn of the event loop goes on.
+        """Send requests together; the answers in their order. None stands for one that did not come: the deadline passed, or
+        the connection was lost in between.
 
-        None stands for an answer that did not come: the deadline passed, or the connection was lost in between. Raises
-        `Unavailable` if there is no connection, and then nothing was sent; `Denied` if this user may not ask there.
+        What has no answer is asked again every `again_s`, which counts as the same question: the first answer is the one.
+        A server that has died answers nothing of what it was asked, and the one in its place was not asked.
+
+        Raises `Unavailable` if there is no connection, and then nothing was sent; `Denied` if this user may not ask there.
+        """
+        with self.asking(requests) as volley:
+            now = asyncio.get_running_loop().time
+            until = now() + timeout_s
+            while not volley.ended and (left_s := until - now()) > 0:
+                if not await volley.within(min(again_s, left_s)) and again_s < left_s:
+                    self._put_out(volley)
+        return volley.told()
+
+    @contextmanager
+    def asking(self, requests: Sequence[Request], *, ahead: bytes = b"") -> Iterator[Volley]:
+        """Send requests together, after the frames `ahead`, and listen for the answers until this is left. They are on their
+        way at once: who is asked can begin while this turn of the event loop goes on. Raises `Unavailable` as `ask` does.
         """
         if not self.connected:
             raise Unavailable(
                 "there is no connection to NATS", hint="It is tried again and again; try again too."
             )
-        volley = _Volley(requests)
         tokens = range(self._token, self._token + len(requests))
         self._token = tokens.stop
-        frames = [ahead] if ahead else []
-        for index, (token, request) in enumerate(zip(tokens, requests, strict=True)):
+        volley = Volley(requests, tokens)
+        for index, token in enumerate(tokens):
             self._asked[b"%d" % token] = volley, index
-            frames.append(frame(request.subject, request.data, request.headers, f"{self._inbox}{token}"))
         self._volleys.add(volley)
-        alarm = asyncio.get_running_loop().call_later(timeout_s, volley.end)
-        self.send(b"".join(frames))
-        self._write_out()
         try:
-            await volley.done
+            self._put_out(volley, ahead)
+            yield volley
         finally:
-            alarm.cancel()
             self._volleys.discard(volley)
-            if volley.open:
+            if None in volley.answers:
                 for token in tokens:
                     self._asked.pop(b"%d" % token, None)
-        if volley.refusal:
-            raise Denied(f"the NATS server refuses {volley.refusal} to this user", hint=refusals.HINT)
-        return volley.answers
+
+    def _put_out(self, volley: Volley, ahead: bytes = b"") -> None:
+        frames = [ahead] if ahead else []
+        for token, request, answer in zip(volley.tokens, volley.requests, volley.answers, strict=True):
+            if answer is None:
+                frames.append(frame(request.subject, request.data, request.headers, f"{self._inbox}{token}"))
+        self.send(b"".join(frames))
+        self._write_out()
 
     def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
         asked = self._asked.pop(subject[self._inbox_length :], None)
@@ -368,8 +361,7 @@ class Wire(Client):
         for volley in list(self._volleys):
             for request in volley.requests:
                 if request.subject.lower() == subject:
-                    volley.refusal = request.subject
-                    volley.end()
+                    volley.end(refusal=request.subject)
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)

@@ -34,7 +34,7 @@ class CuttingProxy:
         return f"nats://127.0.0.1:{self.port}"
 
     def hold_requests(self) -> None:
-        """Keep back what clients send from now on, until `cut`."""
+        """Keep back what clients send from now on, until `cut` or `lose`."""
         self._withhold_requests = True
         self._requested.clear()
 
@@ -52,6 +52,12 @@ class CuttingProxy:
         for passage in self._passages:
             await _stop(passage)
             passage.client.transport.abort()
+
+    def lose(self) -> None:
+        """Lose what was held back from the server, and let all that comes now pass, on the same connections."""
+        self._withhold_requests = False
+        for passage in self._passages:
+            passage.held.clear()
 
     async def deliver_late(self, refusals: int) -> None:
         """Give the server what was held back from it, on the connection on which it was sent, and wait until it has refused

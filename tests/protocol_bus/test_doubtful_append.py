@@ -5,7 +5,8 @@ second bus, without the proxy, sees what is really in the log.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from deploy.servers import NatsServer
 from protocol.bus import Append, Bus, Outcome, Record, Stale, Stored
 from protocol.errors import Unavailable
-from protocol.nats import guarded
+from protocol.nats import api, guarded
 from protocol.nats.frames import Answer, Request
+from protocol.nats.volley import Volley
 from protocol.nats.wire import Wire
 from tests.contracts.bus import LIMIT_S, append_one, collect, entry, fresh_key, stored
 from tests.protocol_bus.connections import requester
@@ -209,24 +211,55 @@ async def test_asking_again_after_unavailable_is_answered_stored(
         assert await collect(witness, 0, 1) == [Record(one.key, 1, one.data)]
 
 
+async def test_a_question_that_was_lost_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server was asked that died meanwhile is asked again, though the connection to another one holds."""
+    monkeypatch.setattr(api, "CALL_S", 1_000.0)
+    scene.proxy.hold_requests()
+    asking = asyncio.create_task(scene.bus.log_state())
+    await scene.proxy.until_requested()
+
+    scene.proxy.lose()
+
+    async with asyncio.timeout(LIMIT_S):
+        assert await asking == await scene.witness.log_state()
+
+
 class FullDisk:
     """The wire to a server whose disk is full: it answers reads, and no writes."""
 
     connected = True
+    losses = 0
+    leader = "nats-1"
 
     async def until_connected(self) -> bool:
         return True
 
+    @contextmanager
+    def asking(self, requests: Sequence[Request], *, ahead: bytes = b"") -> Iterator[Volley]:
+        volley = Volley(requests, range(len(requests)))
+        for index, request in enumerate(requests):
+            if (said := self.answer(request.subject)) is not None:
+                volley.take(index, Answer(b"", said))
+        yield volley
+
     async def ask(
-        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
+        self, requests: Sequence[Request], *, timeout_s: float, again_s: float
     ) -> list[Answer | None]:
-        nothing = Answer(b"", b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}')
-        return [nothing if ".STREAM.MSG.GET." in each.subject else None for each in requests]
+        with self.asking(requests) as volley:
+            return volley.told()
+
+    def answer(self, subject: str) -> bytes | None:
+        if ".STREAM.INFO." in subject:
+            return b'{"cluster":{"leader":"%b"}}' % self.leader.encode()
+        if ".STREAM.MSG.GET." in subject:
+            return b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}'
+        return None
 
 
 async def test_a_log_that_takes_no_writes_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is read and takes no writes is not called silent: a disk may be full, and the fault says what to do."""
-    monkeypatch.setattr(guarded, "GIVE_UP_S", 0.3)
+    for name in ("GIVE_UP_S", "DOUBT_S", "LATE_S"):
+        monkeypatch.setattr(guarded, name, 0.1)
     stream = guarded.GuardedStream(cast(Wire, FullDisk()), "JOBS")
 
     with pytest.raises(Unavailable, match=r"no space left on device.*restart it"):
@@ -234,32 +267,29 @@ async def test_a_log_that_takes_no_writes_says_where_to_look(monkeypatch: pytest
 
 
 class DeadLeader(FullDisk):
-    """The wire to a cluster whose leader has died: nothing is answered until it has been asked three times. `looks` are how
-    long each look was to be waited for.
-    """
+    """The wire to a cluster whose leader dies when it is given its first write."""
 
     def __init__(self) -> None:
-        self.looks: list[float] = []
+        self.writes = 0
 
-    async def ask(
-        self, requests: Sequence[Request], *, timeout_s: float, ahead: bytes = b""
-    ) -> list[Answer | None]:
-        looks = ".STREAM.MSG.GET." in requests[0].subject
-        self.looks += [timeout_s] if looks else []
-        if len(self.looks) < 3:
-            return [None] * len(requests)
-        if looks:
-            return await super().ask(requests, timeout_s=timeout_s)
-        return [Answer(b"", b'{"seq":7}')]
+    def answer(self, subject: str) -> bytes | None:
+        if subject.startswith("$JS"):
+            return super().answer(subject)
+        self.writes += 1
+        if self.writes > 1:
+            return b'{"seq":7}'
+        self.leader = "nats-2"
+        return None
 
 
-async def test_a_look_that_a_dead_leader_was_asked_for_is_repeated_soon() -> None:
-    """A look is waited for no longer than a second, so that a new leader is asked as soon as there is one."""
-    wire = DeadLeader()
+async def test_a_write_is_in_doubt_as_soon_as_there_is_another_leader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the old leader was sent and has not answered is settled at once with the next one, however long a slow leader may
+    take, though the connection holds."""
+    monkeypatch.setattr(guarded, "DOUBT_S", 1_000.0)
+    stream = guarded.GuardedStream(cast(Wire, DeadLeader()), "JOBS")
+    await stream.info_once()
 
-    outcomes = await guarded.GuardedStream(cast(Wire, wire), "JOBS").put(
-        [guarded.Put("job.x", 0, "op-1", b"entry")]
-    )
-
-    assert outcomes == [Stored(7)]
-    assert max(wire.looks) <= 1.0
+    async with asyncio.timeout(LIMIT_S):
+        assert await stream.put([guarded.Put("job.x", 0, "op-1", b"entry")]) == [Stored(7)]

@@ -1,6 +1,7 @@
 """A service may be started again for ever: snapshots take the place of its old entries, for everybody."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -9,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from protocol import subjects
-from protocol.bus import LogState
 from protocol.entries import Entry
+from protocol.errors import Broken
 from protocol.ids import JobId, JobKey, RequesterId, key_of
 from protocol.jobs import Job, Retry
 from protocol.memory_bus import Backup, MemoryBus
@@ -184,15 +185,15 @@ async def test_what_is_told_is_gone_with_the_entries(tmp_path: Path) -> None:
 
 
 class LostBeforePurging(MemoryBus):
-    """A bus whose server is lost, and comes back with a backup, just before it says which log it has."""
+    """A bus whose server is lost, and comes back with a backup, just before something is taken out of the log."""
 
     backup: Backup | None = None
 
-    async def log_state(self) -> LogState:
+    async def purge(self, key: JobKey, upto: int, *, log: str = "") -> None:
         if self.backup is not None:
             self._hub.restore(self.backup)
             self.backup = None
-        return await super().log_state()
+        await super().purge(key, upto, log=log)
 
 
 async def test_what_one_log_needs_no_more_stays_in_another(tmp_path: Path) -> None:
@@ -226,7 +227,8 @@ async def test_what_one_log_needs_no_more_stays_in_another(tmp_path: Path) -> No
             before = in_log(cluster, job)
             if attempt == 40:
                 bus.backup = backup
-            await compaction._compact(live)
+            with suppress(Broken):
+                await compaction._compact(live)
             await happens(lambda: in_log(cluster, job) != before)  # noqa: B023
 
         there = backup.log.by_key[_key(job)]
