@@ -28,7 +28,7 @@ from uuid import uuid4
 import msgspec
 
 from protocol.config import Config
-from protocol.errors import Broken, Conflict, Exhausted, Fault, Invalid, NotFound
+from protocol.errors import Broken, Conflict, Denied, Exhausted, Fault, Invalid, NotFound
 from protocol.ids import ExecutionId, JobId, NodeId
 from protocol.jobs import Input, Spec
 from protocol.spec import Reading, SpecFaults
@@ -106,15 +106,25 @@ def _at(where: str) -> Iterator[None]:
 
 def _ship(path: Path, wanted: Input, config: Config) -> Input:
     to = str(wanted.source.params.get("To") or config.text(*UPLOADS))
-    before = _stamp(path)
-    total = sum(each[1] for each in before)
-    what = f"{clean(str(path))} ({size(total)})"
+    shown = clean(str(path))
+    if path.is_dir():
+        # What a person calls a folder may be a link to it; no link in it is followed.
+        path = path.resolve()
+    elif not path.is_file():
+        hint = "Write what it gives to a file first."
+        raise Invalid(f"{shown} is a pipe, a socket or a device", hint=hint, kind="File")
+    try:
+        before = _stamp(path)
+        total = sum(each[1] for each in before)
 
-    def check() -> None:
-        if _stamp(path) != before:
-            raise Broken(f"{clean(str(path))} changed while it was read", hint="Run the command again.")
+        def check() -> None:
+            if _stamp(path) != before:
+                raise Broken(f"{shown} changed while it was read", hint="Run the command again.")
 
-    return _put(path, wanted, to, config, what, check)
+        return _put(path, wanted, to, config, f"{shown} ({size(total)})", check)
+    except OSError as error:
+        at = clean(os.fsdecode(error.filename)) if error.filename else shown
+        raise Denied(f"{at} cannot be read: {error.strerror}") from error
 
 
 def _put(path: Path, wanted: Input, to: str, config: Config, what: str, check: Callable[[], None]) -> Input:
@@ -126,6 +136,8 @@ def _put(path: Path, wanted: Input, to: str, config: Config, what: str, check: C
         if data is not None:
             media_type = "application/gzip" if path.is_dir() else "application/octet-stream"
             url = f"data:{media_type};base64,{b64encode(data).decode()}"
+            if not path.is_dir():
+                _tell_of_executables(path, "the requester", "Ship the folder that it is in")
             return msgspec.structs.replace(wanted, source=Spec("inline", {"URL": url}))
         if to or not kubo:
             raise Exhausted(
@@ -195,7 +207,7 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
 
     bucket, _, prefix = to.removeprefix("s3://").partition("/")
     target = wanted.target if path.is_dir() else _folder_of(path, wanted.target)
-    _tell_of_executables(path)
+    _tell_of_executables(path, "S3", "Ship with opt=to=ipfs")
     with _folder(path) as folder:
         # A file's name counts: of two with the same bytes each comes under its own.
         contents = await asyncio.to_thread(contents_of, folder)
@@ -224,15 +236,15 @@ async def _to_s3(path: Path, wanted: Input, to: str) -> Input:
     return msgspec.structs.replace(wanted, source=spec, target=target)
 
 
-def _tell_of_executables(path: Path) -> None:
-    """Say what of a person's files does not arrive from S3."""
+def _tell_of_executables(path: Path, store: str, instead: str) -> None:
+    """Say what of a person's files does not arrive as it is."""
     from storage.tree import walk
 
     modes = (each.executable for each in walk(path)) if path.is_dir() else [os.access(path, os.X_OK)]
     if count := sum(modes):
         tell(
-            f"Note: executable files that will not be so when they come from S3: {count}. "
-            "Ship with opt=to=ipfs, or run scripts as: sh FILE."
+            f"Note: executable files that will not be so when they come from {store}: {count}. "
+            f"{instead}, or run scripts as: sh FILE."
         )
 
 

@@ -79,6 +79,29 @@ def test_a_small_file_is_that_file(shoal: Shoal, folder: Path) -> None:
     assert asyncio.run(arrives(one, folder)) == b"x,y\n"
 
 
+def test_a_link_to_a_folder_is_that_folder(shoal: Shoal, folder: Path) -> None:
+    """What a person calls a folder may be a link to it; the links in it are links still."""
+    plant(FILES, folder / "real")
+    (folder / "mine").symlink_to("real")
+
+    one = shipped(shoal, "-i", "./mine:/in")
+
+    assert asyncio.run(arrives(one, folder)) == with_folders(FILES)
+
+
+def test_a_program_that_travels_alone_is_told_of(shoal: Shoal, folder: Path) -> None:
+    """Inside a folder it starts where it arrives; alone it would not, which a person hears before the job does."""
+    plant({"tool": Run(b"#!/bin/sh\n")}, folder / "mine")
+    command = ("docker", "run", "--dry-run", "-i")
+
+    alone, inside = (
+        shoal(*command, words, "ubuntu", "true") for words in ("./mine/tool:/in/tool", "./mine:/in")
+    )
+
+    assert (alone.code, "when they come from the requester: 1. Ship the folder" in alone.err) == (0, True)
+    assert (inside.code, "executable" in inside.err) == (0, False)
+
+
 def test_a_folder_goes_to_ipfs(shoal: Shoal, folder: Path, kubo: Kubo) -> None:
     """Its CID is the input; a file is one by its path."""
     plant(FILES, folder / "mine")
@@ -328,6 +351,9 @@ async def changed_in(s3: S3Server, call: str, bucket: str, key: str) -> None:
         (["-i", "./nothing:/in"], "no such file or folder here"),
         (["-i", "./out:/in"], "leads out of its folder"),
         (["-i", "./pipe:/in"], "is a pipe"),
+        (["-i", "./pipe/p:/in"], "pipe/p is a pipe"),
+        (["-i", "/dev/zero:/in"], "/dev/zero is a pipe, a socket or a device"),
+        (["-i", "/proc/self/mem:/in"], "/proc/self/mem cannot be read: Input/output error"),
         (["-i", "./large:/in"], "travel with a job"),
         (["-i", "src=./mine,dst=/in,opt=to=ftp://x"], "takes no files"),
         (["-i", "src=./mine,dst=/in,opt=to=ipfs"], "no Kubo node listens"),
