@@ -72,7 +72,8 @@ def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silen
             hint = "Check the host and port, and that this node may reach it."
             return Unavailable(f"{what} cannot be reached: {error.os_error.strerror or error}", hint=hint)
         case aiohttp.ClientResponseError():
-            return Broken(f"{what} answers what is not HTTP: {error.message}")
+            said = error.message.strip().partition("\n")[0].rstrip(":")
+            return Broken(f"{what} answers what is not HTTP: {said}")
         case ValueError():
             return Invalid(f"{what} cannot be asked for: {error}")
         case _:

@@ -16,7 +16,6 @@ import aiohttp
 from protocol.errors import Broken
 from storage.arrival import remove_tree
 from storage.contract import Progress
-from storage.http_faults import FINAL
 from storage.mismatch import mismatch
 from storage.ranged import CONTENT_RANGE
 from storage.threads import Stop
@@ -68,22 +67,25 @@ class Arrival:
         part = CONTENT_RANGE.fullmatch(told)
         size = version.size_bytes
         if (
-            part is None
+            answer.status != 206
+            or part is None
             or int(part[1]) != self.done
             or (size is not None and part[3] not in ("*", str(size)))
         ):
-            message = f"{shown(self.params)} answers with the range {told[:60]!r}, not with the rest from {self.done}"
-            raise Broken(message, kind=FINAL)
+            raise self._unfit(f"answers with the range {told[:60]!r}, not with the rest from {self.done}")
         length = int(part[2]) + 1 - self.done
         if answer.content_length not in (None, length) or (size is not None and self.done + length != size):
-            raise Broken(f"{shown(self.params)} answers with another part than was asked for", kind=FINAL)
+            raise self._unfit("answers with another part than was asked for")
         if version.exact and not found.etag:
-            # It may be of another version: the next attempt asks for everything.
-            self._vouched = False
-            raise Broken(f"{shown(self.params)} does not say of which version the rest is")
+            raise self._unfit("does not say of which version the rest is")
         if version.exact and (found.etag, found.coding) != (version.etag, version.coding):
             raise changed(self.params)
         self._joined = not version.exact
+
+    def _unfit(self, what: str) -> Broken:
+        """For what may not be joined with what came: the next attempt asks for everything."""
+        self._vouched = False
+        return Broken(f"{shown(self.params)} {what}")
 
     def total(self, answer: aiohttp.ClientResponse) -> int | None:
         """How many bytes there are in all, as far as this answer or the resolved version says."""

@@ -1,6 +1,7 @@
 """Whatever a server does, the file arrives whole or not at all, and the fault says what happened."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -102,6 +103,43 @@ class TestFaults:
         """A server that says nothing more is given up; the fault tells how many bytes came."""
         with pytest.raises(TimedOut, match=word):
             await bring(source, server.url(f"/faults/{fault}"), tmp_path)
+
+    @pytest.mark.parametrize("around", [b"5;word=", b"0\r\nX-Word: "])
+    async def test_what_is_no_part_of_a_body_is_silence(
+        self, source: Source[UrlParams], tmp_path: Path, around: bytes
+    ) -> None:
+        """Words around a chunk, or behind the last one, that come a byte at a time for ever do not keep a fetch waiting."""
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+        async def wordy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head + around)
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(b"w")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+            writer.close()
+
+        async with await asyncio.start_server(wordy, "127.0.0.1", 0) as wordy_server:
+            url = f"http://127.0.0.1:{wordy_server.sockets[0].getsockname()[1]}/f"
+            async with asyncio.timeout(60):
+                with pytest.raises(TimedOut, match=r"silent for 0\.3 s, after 5 bytes"):
+                    await bring(source, url, tmp_path)
+
+    async def test_a_head_may_be_long(self, source: Source[UrlParams], tmp_path: Path) -> None:
+        """Signed links and policies of tens of kilobytes are no reason not to take a file."""
+
+        async def wordy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nX-Policy: " + b"w" * 60_000 + b"\r\nContent-Length: 5\r\n\r\nhello"
+            )
+            writer.close()
+
+        async with await asyncio.start_server(wordy, "127.0.0.1", 0) as wordy_server:
+            url = f"http://127.0.0.1:{wordy_server.sockets[0].getsockname()[1]}/f"
+            assert await bring(source, url, tmp_path) == {"f": b"hello"}
 
     async def test_a_stalled_fetch_can_be_cancelled(
         self, source: Source[UrlParams], server: FaultyServer, tmp_path: Path

@@ -99,6 +99,41 @@ class TestTransfer:
             assert await bring(source, f"{url}/f", tmp_path) == {"f": BODY}
         assert asked == ["", "", f"bytes={len(BODY) // 2}-", ""]
 
+    @pytest.mark.parametrize(
+        ("status", "told"),
+        [
+            (206, {"Content-Type": "multipart/byteranges; boundary=x"}),
+            (206, {"Content-Range": f"bytes 0-{len(BODY) // 2 - 1}/{len(BODY)}"}),
+            (206, {"Content-Range": f"bytes {len(BODY) // 2}-{len(BODY) - 2}/{len(BODY)}"}),
+            (416, {"Content-Range": f"bytes */{len(BODY)}"}),
+            (416, {"Content-Range": f"bytes {len(BODY) // 2}-{len(BODY) - 1}/{len(BODY)}"}),
+        ],
+    )
+    async def test_what_is_not_the_rest_is_not_joined(
+        self, source: Source[UrlParams], tmp_path: Path, status: int, told: dict[str, str]
+    ) -> None:
+        """A server that is no good at ranges is asked for the whole file again, and nothing that it said of parts counts."""
+        asked: list[str] = []
+        half = len(BODY) // 2
+
+        async def sloppy(request: web.Request) -> web.StreamResponse:
+            asked.append(request.headers.get("Range", ""))
+            tag = {"ETag": '"1"'}
+            if asked[-1]:
+                return web.Response(status=status, body=b"?" * half, headers=told | tag)
+            response = web.StreamResponse(headers=tag)
+            response.content_length = len(BODY)
+            await response.prepare(request)
+            await response.write(BODY if len(asked) != 2 else BODY[:half])
+            if len(asked) == 2:
+                assert request.transport is not None
+                request.transport.close()
+            return response
+
+        async with serving(sloppy) as url:
+            assert await bring(source, f"{url}/f", tmp_path) == {"f": BODY}
+        assert asked == ["", "", f"bytes={half}-", ""]
+
     @pytest.mark.parametrize("when", ["resolved", "cut"])
     async def test_bytes_that_are_packed_in_two_ways_are_not_put_together(
         self, when: str, source: Source[UrlParams], tmp_path: Path
