@@ -7,7 +7,6 @@ Of a long queue only the jobs that were looked at last are here whole. Of the ot
 on, and the read model has the rest; who asks for one gets it as if it had never left.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from protocol.clock import Clock
@@ -25,13 +24,14 @@ from requester.core.requests import missed
 from requester.core.snapshots import Retelling
 from requester.core.standing import demand_of, static_ports
 from requester.live import Live
+from requester.recent import Recent
 
 
 class Jobs:
     """All jobs in memory, and what follows from their executions for the nodes and the queue.
 
-    `closed_max` closed jobs are kept, and `waiting_max` of those that wait and never had an execution; older ones leave once
-    they are in the read model. `load` reads one that waits from there.
+    `closed_max` closed jobs are kept, and `waiting_max` of those that wait and never had an execution, `size_max_bytes` of
+    either; older ones leave once they are in the read model. `load` reads one that waits from there.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Jobs:
         *,
         closed_max: int,
         waiting_max: int,
+        size_max_bytes: int,
         load: Callable[[JobKey], JobRecord | None],
     ) -> None:
         self.fleet = fleet
@@ -49,7 +50,8 @@ class Jobs:
         """Those that are here, by far not all of a long queue."""
         self.away = 0
         """How many open jobs the queue and the read model have between them."""
-        self.closed: OrderedDict[JobKey, Live] = OrderedDict()
+        # One at least: a job that comes back for its next version is the newest.
+        self.closed = Recent(closed_max, size_max_bytes)
         self.everywhere: dict[JobKey, None] = {}
         """Open jobs that run on every node, in order: each new node concerns them."""
         self.key_of_execution: dict[ExecutionId, JobKey] = {}
@@ -59,11 +61,8 @@ class Jobs:
         self.newest = 0
         """The highest sequence folded: one's own entries are folded before the log's reader brings them."""
         self._clock = clock
-        # One at least: a job that comes back for its next version is the newest.
-        self._closed_max = max(closed_max, 1)
-        self._waiting_max = max(waiting_max, 1)
-        self._waiting: OrderedDict[JobKey, Live] = OrderedDict()
-        """The open jobs that may leave, those that were looked at longest ago first."""
+        self._waiting = Recent(waiting_max, size_max_bytes)
+        """The open jobs that may leave."""
         self._load = load
         self._life = 0
 
@@ -81,7 +80,8 @@ class Jobs:
         if record is None:
             self.queue.remove(key)
             return None
-        live = self.open[key] = self._waiting[key] = Live(key, record, self._life)
+        live = self.open[key] = Live(key, record, self._life)
+        self._waiting.put(live)
         self._let_one_go()
         return live
 
@@ -135,7 +135,7 @@ class Jobs:
     @property
     def crowded(self) -> bool:
         """Whether as many that wait are here as are kept."""
-        return len(self._waiting) >= self._waiting_max
+        return self._waiting.full
 
     def make(self, key: JobKey) -> Live:
         """The job of this key, made without a record if it is new here."""
@@ -184,14 +184,14 @@ class Jobs:
     def _deleted(self, live: Live, seq: int, at: float) -> None:
         """A job is no more; its name stays in memory until the log's reader has brought the entry that says so."""
         live.deleted, live.written = (seq, at), seq
-        self.closed.pop(live.key, None)
+        self.closed.pop(live.key)
         self.open[live.key] = live
 
     def vanished(self, live: Live) -> set[NodeId]:
         """Forget a job of which the log has nothing any more, and return the nodes on which that frees room."""
         freed = self._let_go(live, live.record, None) if live.record is not None else set()
         live.record, live.deleted, live.guard = None, None, 0
-        self.closed.pop(live.key, None)
+        self.closed.pop(live.key)
         self.open[live.key] = live
         return freed
 
@@ -201,7 +201,7 @@ class Jobs:
             for watcher in live.watchers:
                 watcher.end(missed(f"job {record.id}"))
         live.written = 0
-        self._waiting.pop(live.key, None)
+        self._waiting.pop(live.key)
         self.queue.remove(live.key)
         self.everywhere.pop(live.key, None)
         return self._release(live, record.open())
@@ -220,7 +220,7 @@ class Jobs:
         if not live.busy and (live.record is None or live.record.closed):
             self.open.pop(live.key, None)
             if live.record is None:
-                self.closed.pop(live.key, None)
+                self.closed.pop(live.key)
                 self.requeue(live)
 
     def holds(self, live: Live) -> bool:
@@ -232,7 +232,7 @@ class Jobs:
         written about one goes on waiting.
         """
         busy = []
-        for live in [*self.open.values(), *self.closed.values()]:
+        for live in [*self.open.values(), *self.closed]:
             for execution in live.record.executions.values() if live.record is not None else ():
                 self.fleet.release(execution.node, execution.id)
             if live.watchers or live.inputs:
@@ -266,8 +266,8 @@ class Jobs:
         """
         return [
             live
-            for each in (self.open, self.closed)
-            for live in each.values()
+            for each in (self.open.values(), self.closed)
+            for live in each
             if live.record is not None and live.written < live.record.revision <= written
         ]
 
@@ -324,15 +324,14 @@ class Jobs:
             return
         if record.closed:
             self.queue.remove(live.key)
-            self._waiting.pop(live.key, None)
+            self._waiting.pop(live.key)
             self.everywhere.pop(live.key, None)
             self.open.pop(live.key, None)
             live.noted.clear()
-            self.closed[live.key] = live
-            self.closed.move_to_end(live.key)
+            self.closed.put(live)
             self._shed()
             return
-        self.closed.pop(live.key, None)
+        self.closed.pop(live.key)
         self.open[live.key] = live
         if record.spec.type in EVERYWHERE:
             self.everywhere[live.key] = None
@@ -341,13 +340,13 @@ class Jobs:
     def requeue(self, live: Live) -> None:
         """Let a job wait in the queue if its record says so."""
         record = live.record
-        self._waiting.pop(live.key, None)
+        self._waiting.pop(live.key)
         if record is None or record.queued is None or record.closed:
             self.queue.remove(live.key)
             return
         self._line_up(record)
         if record.untried:
-            self._waiting[live.key] = live
+            self._waiting.put(live)
             self._let_one_go()
 
     def _line_up(self, record: JobRecord) -> None:
@@ -368,25 +367,28 @@ class Jobs:
 
     def recorded(self) -> None:
         """More has been written to the read model: who waited for that may leave."""
-        for _ in range(len(self._waiting) - self._waiting_max):
+        self._shed()
+        for _ in range(len(self._waiting)):
+            if not self._waiting.overfull:
+                return
             self._let_one_go()
 
     def _let_one_go(self) -> None:
         """The waiting job that was looked at longest ago leaves, if there are too many and nothing hangs on it."""
-        if len(self._waiting) <= self._waiting_max:
+        if not self._waiting.overfull:
             return
-        key, live = next(iter(self._waiting.items()))
+        live = self._waiting.oldest()
         if live.record is None or live.written < live.record.revision or live.busy:
-            self._waiting.move_to_end(key)
+            self._waiting.look(live.key)
             return
-        del self._waiting[key]
-        del self.open[key]
+        self._waiting.pop(live.key)
+        del self.open[live.key]
         self.away += 1
 
     def _shed(self) -> None:
         """Let the oldest closed jobs go, if they are in the read model and nobody asks for them."""
-        while len(self.closed) > self._closed_max:
-            key, live = next(iter(self.closed.items()))
+        while self.closed.overfull:
+            live = self.closed.oldest()
             if live.busy or live.record is None or live.written < live.record.revision:
                 break
-            del self.closed[key]
+            self.closed.pop(live.key)

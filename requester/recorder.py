@@ -30,20 +30,21 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 _REFUSED_S: Final = 2.0
 """The rest before the disk is asked again."""
-_OPEN_AT_ONCE: Final = 1_000
-"""Open jobs that are read together: there may be a million."""
+_OPEN_AT_ONCE: Final = 250
+"""Open jobs that are read together: there may be a million, of 256 KiB each."""
 _KEYS_AT_ONCE: Final = 10_000
 """Keys that are read together, some milliseconds for the loop."""
 
 
 class Recorder:
-    """The read model's writer and reader. At most `group_max` entries wait before `room` holds the log's reader back; as
-    many may be on their way to the disk meanwhile."""
+    """The read model's writer and reader. At most `group_max` entries or `group_max_bytes` of them wait before `room` holds
+    the log's reader back; as many may be on their way to the disk meanwhile."""
 
-    def __init__(self, path: Path, *, pause_s: float, group_max: int) -> None:
+    def __init__(self, path: Path, *, pause_s: float, group_max: int, group_max_bytes: int) -> None:
         self._path = path
         self._pause_s = pause_s
         self._group_max = group_max
+        self._group_max_bytes = group_max_bytes
         self._writing = Threads(1)
         self._reading = Threads(1)
         self._store: Store | None = None
@@ -63,6 +64,7 @@ class Recorder:
         self._again: set[JobKey] = set()
         """and those of them whose name another job has now."""
         self._entries: list[tuple[int, JobKey, bytes]] = []
+        self._entries_bytes = 0
         self._position = 0
         self.written = 0
         """The sequence up to which everything is in the tables."""
@@ -93,7 +95,7 @@ class Recorder:
     async def begin(self, created: str) -> None:
         """Start over for another log."""
         async with self._lock:
-            self._changed, self._passing, self._entries = {}, {}, []
+            self._changed, self._passing, self._entries, self._entries_bytes = {}, {}, [], 0
             self._fresh, self._deleted, self._again = set(), {}, set()
             self._taken.set()
             await self._in(self._writing, self._opened().clear)
@@ -117,6 +119,7 @@ class Recorder:
     def note(self, live: Live | None, seq: int, key: JobKey, data: bytes) -> None:
         """Take an entry that has been folded, in the order of the log."""
         self._entries.append((seq, key, data))
+        self._entries_bytes += len(data)
         self._position = seq
         if live is not None:
             self._changed[key] = live
@@ -146,7 +149,7 @@ class Recorder:
 
     async def room(self) -> None:
         """Return when no more than a group waits: the next one gathers while `run` writes it."""
-        while len(self._entries) >= self._group_max:
+        while len(self._entries) >= self._group_max or self._entries_bytes >= self._group_max_bytes:
             self._full.set()
             self._taken.clear()
             await self._taken.wait()
@@ -178,6 +181,7 @@ class Recorder:
                 fresh=self._fresh,
             )
             taken, self._changed, self._entries, self._fresh = self._changed, {}, [], set()
+            taken_bytes, self._entries_bytes = self._entries_bytes, 0
             self._on_the_way, self._passing = self._passing, {}
             self._taken.set()
             try:
@@ -188,6 +192,7 @@ class Recorder:
             except BaseException:
                 # Whoever waited left: the group goes with the next one. Written twice is written once.
                 self._entries[:0] = group.entries
+                self._entries_bytes += taken_bytes
                 self._fresh |= group.fresh
                 self._changed = taken | self._changed
                 left = {key: each for key, each in self._on_the_way.items() if key not in self._changed}

@@ -227,12 +227,18 @@ def _compaction(bus: Bus, settings: Settings, clock: Clock, deciding: _Deciding)
 
 def _deciding(bus: Bus, settings: Settings, clock: Clock, version: str) -> _Deciding:
     fleet = Fleet()
-    recorder = Recorder(settings.read_model, pause_s=settings.flush_s, group_max=settings.flush_max)
+    recorder = Recorder(
+        settings.read_model,
+        pause_s=settings.flush_s,
+        group_max=settings.flush_max,
+        group_max_bytes=settings.flush_bytes,
+    )
     jobs = Jobs(
         fleet,
         clock,
         closed_max=settings.keep_closed,
         waiting_max=settings.keep_waiting,
+        size_max_bytes=settings.keep_bytes,
         load=recorder.load_here,
     )
     committer = Committer(bus, clock, settings.commits_max, keep_s=settings.keep_s)

@@ -22,7 +22,7 @@ async def test_a_refusal_is_told_once() -> None:
     """A node that refuses an order each time it is repeated is one line in the requester's log, not one with every beat."""
     hub = MemoryHub()
     clock = SystemClock()
-    jobs = Jobs(Fleet(), clock, closed_max=1, waiting_max=1, load=lambda key: None)
+    jobs = Jobs(Fleet(), clock, closed_max=1, waiting_max=1, size_max_bytes=1 << 20, load=lambda key: None)
     dispatch = Dispatch(
         MemoryBus(hub),
         clock,

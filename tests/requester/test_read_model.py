@@ -207,7 +207,7 @@ def test_what_an_earlier_version_left_of_a_name_that_was_used_again_goes(tmp_pat
 async def test_what_follows_from_one_entry_is_read_as_if_it_were_kept(tmp_path: Path) -> None:
     """A job with a single entry is told as any other, whoever asks for it and however; also once more has come of it, and
     when its key only seemed to be known."""
-    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10, group_max_bytes=1 << 20)
     await recorder.open()
     await recorder.begin("log")
     reason = Failure("Exhausted.NoRoom", "no node has room", retryable=True)
@@ -274,10 +274,12 @@ async def test_a_job_that_comes_right_after_another_of_its_name_was_deleted(
     """The read model has all of the new job in the end and nothing of the old one but that it may leave the log; also if the
     new one is known here before the log's reader has brought its entries, or the old one's last.
     """
-    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10, group_max_bytes=1 << 20)
     await recorder.open()
     await recorder.begin("log")
-    jobs = Jobs(Fleet(), SystemClock(), closed_max=1, waiting_max=1, load=recorder.load_here)
+    jobs = Jobs(
+        Fleet(), SystemClock(), closed_max=1, waiting_max=1, size_max_bytes=1 << 20, load=recorder.load_here
+    )
     live = jobs.make(job_key("default", "job"))
     old, new = [job_id(live.key, number) for number in (1, 2)]
     events: list[tuple[JobId, Event]] = [
@@ -311,7 +313,7 @@ async def test_a_job_that_comes_right_after_another_of_its_name_was_deleted(
 
 async def test_a_job_of_one_entry_goes_as_a_whole(tmp_path: Path) -> None:
     """A job that has left the log unseen is forgotten, also if what came of it last could not be read."""
-    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10, group_max_bytes=1 << 20)
     await recorder.open()
     await recorder.begin("log")
     live = Live(job_key("default", "job"))
@@ -332,7 +334,7 @@ async def test_a_job_of_one_entry_goes_as_a_whole(tmp_path: Path) -> None:
 async def test_who_leaves_takes_nothing_along(tmp_path: Path) -> None:
     """Whoever waits for a write may go away in the middle of it: the log's reader is held back no longer than for a group,
     and every entry comes into the tables, once and in its place."""
-    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10)
+    recorder = Recorder(tmp_path / "model.sqlite", pause_s=0.01, group_max=10, group_max_bytes=1 << 20)
     await recorder.open()
     await recorder.begin("log")
     lives: dict[JobKey, Live] = {}

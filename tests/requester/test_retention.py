@@ -303,9 +303,7 @@ async def test_a_submission_in_doubt_until_its_job_has_left_the_log(tmp_path: Pa
         cut_off = await cluster.requester("r1", bus=bus)
 
         doubted = asyncio.create_task(submit(cut_off, a_job("once")))
-        await happens(
-            lambda: "once" in [each.record.spec.name for each in other._jobs.closed.values() if each.record]
-        )
+        await happens(lambda: "once" in [each.record.spec.name for each in other._jobs.closed if each.record])
         await happens(lambda: not in_log(cluster.buses["r2"], job_id(job_key("default", "once"), 0)))
         with pytest.raises(Unavailable, match="not known"):
             await doubted

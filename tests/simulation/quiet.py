@@ -132,7 +132,7 @@ def _requester(requester: RequesterProcess, cluster: "Cluster") -> list[str]:
         "commands on their way": orchestrator.dispatch._on_their_way,
         "looks": list(orchestrator._agenda._looks),
         "lacking room": orchestrator._backlog._full_for,
-        "inputs": [live.key for live in jobs.closed.values() if live.busy],
+        "inputs": [live.key for live in jobs.closed if live.busy],
         "waiters for the log": service._follower._waiting,
     }.items():
         if there:
