@@ -77,6 +77,8 @@ class Facts:
             _offers(self._drivers.sources, within_s),
             _offers(self._drivers.publishers, within_s),
         )
+        sources += self._drivers.absent_sources.values()
+        publishers += self._drivers.absent_publishers.values()
         found = msgspec.structs.replace(self.info, engines=engines, sources=sources, publishers=publishers)
         told = {part: self._lost(part, offer) for part, offer in _parts(found)}
         for part, offer in told.items():

@@ -91,9 +91,12 @@ async def running(
 
 def _enabled(drivers: Drivers, settings: Settings) -> Drivers:
     """The drivers without those that the node's owner disabled."""
+    sources, publishers = settings.sources_disabled, settings.publishers_disabled
     return Drivers(
-        {name: each for name, each in drivers.sources.items() if name not in settings.sources_disabled},
-        {name: each for name, each in drivers.publishers.items() if name not in settings.publishers_disabled},
+        {name: each for name, each in drivers.sources.items() if name not in sources},
+        {name: each for name, each in drivers.publishers.items() if name not in publishers},
+        {name: each for name, each in drivers.absent_sources.items() if name not in sources},
+        {name: each for name, each in drivers.absent_publishers.items() if name not in publishers},
     )
 
 

@@ -143,7 +143,9 @@ class Foreseeing(Protocol[P_contra]):
 
 
 class Drivers(Struct, frozen=True):
-    """The drivers a process has, by lower-case type."""
+    """The drivers a process has, by lower-case type; and those that it lacks for want of a setting, with what to do."""
 
     sources: dict[str, Source[Any]] = field(default_factory=dict)
     publishers: dict[str, Publisher[Any]] = field(default_factory=dict)
+    absent_sources: dict[str, Offer] = field(default_factory=dict)
+    absent_publishers: dict[str, Offer] = field(default_factory=dict)

@@ -9,6 +9,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
+from protocol.nodes import Offer
 from storage.contract import Drivers
 from storage.inline import BlobReader, open_inline
 from storage.ipfs import GatewaySource, IpfsPublisher, IpfsSettings, IpfsSource, Kubo
@@ -22,6 +25,19 @@ from storage.url import open_url
 
 Opener = Callable[[StorageSettings], AbstractAsyncContextManager[Drivers]]
 """Opens a driver's clients and servers: what it offers (maybe nothing), until the context ends."""
+
+
+_NO_KUBO: Final = Offer(
+    "ipfs",
+    available=False,
+    reason="this node was told of no Kubo",
+    hint="Start it with --ipfs-connect ADDRESS, or set InputSources.Types.IPFS.Endpoint.",
+)
+_NO_IPFS: Final = replace(
+    _NO_KUBO,
+    reason="this node was told of no Kubo and of no gateways",
+    hint=f"{_NO_KUBO.hint.removesuffix('.')}; or name gateways: InputSources.Types.IPFS.Gateways.",
+)
 
 
 @asynccontextmanager
@@ -91,11 +107,11 @@ async def open_ipfs(settings: StorageSettings) -> AsyncIterator[Drivers]:
 async def open_gateways(gateways: Sequence[str], limits: IpfsSettings) -> AsyncIterator[Drivers]:
     """IPFS's source through trustless gateways; nothing if none is named."""
     if not gateways:
-        yield Drivers()
+        yield Drivers(absent_sources={"ipfs": _NO_IPFS}, absent_publishers={"ipfs": _NO_KUBO})
         return
     source = GatewaySource(gateways, limits)
     try:
-        yield Drivers({"ipfs": source})
+        yield Drivers({"ipfs": source}, absent_publishers={"ipfs": _NO_KUBO})
     finally:
         await source.close()
 
@@ -110,8 +126,8 @@ async def open_drivers(
     """All drivers that `settings` allow, under their types in lower case; closed in the opposite order.
 
     `read_blob` brings inline data that travelled beside its job; without it such data is `Unavailable`. `grants` gives leave
-    to upload to a requester's bucket; without it there is no `s3managed`. A driver whose
-    server is not there is present all the same: its probe says why it does not work just now.
+    to upload to a requester's bucket; without it there is no `s3managed`. A driver whose server is not there is
+    present all the same: its probe says why it does not work just now.
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
     openers: tuple[Opener, ...] = (
@@ -125,4 +141,6 @@ async def open_drivers(
             opened = await stack.enter_async_context(opener(settings))
             drivers.sources.update({source.type.lower(): source for source in opened.sources.values()})
             drivers.publishers.update({each.type.lower(): each for each in opened.publishers.values()})
+            drivers.absent_sources.update(opened.absent_sources)
+            drivers.absent_publishers.update(opened.absent_publishers)
         yield here_only(drivers) if settings.local_only else drivers

@@ -7,6 +7,8 @@ the root alone, and calls S3 and URLs never local; here all blocks count, or the
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
+from msgspec.structs import replace
+
 from protocol.errors import Denied
 from protocol.nodes import Offer
 from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share, Source
@@ -51,4 +53,4 @@ class HereOnly:
 
 def here_only(drivers: Drivers) -> Drivers:
     """The same drivers, whose sources bring nothing from elsewhere."""
-    return Drivers({name: HereOnly(source) for name, source in drivers.sources.items()}, drivers.publishers)
+    return replace(drivers, sources={name: HereOnly(source) for name, source in drivers.sources.items()})

@@ -216,3 +216,23 @@ def test_a_node_loads_s3_before_it_serves(tmp_path: Path) -> None:
     assert ours.recv() is True
 
     process.join()
+
+
+@pytest.mark.parametrize(
+    ("given", "sources", "publishers"),
+    [
+        ({}, ["this node was told of no Kubo and of no gateways"], ["this node was told of no Kubo"]),
+        ({"ipfs_gateways": ("http://127.0.0.1:9",)}, [], ["this node was told of no Kubo"]),
+        ({"sources_disabled": ("ipfs",), "publishers_disabled": ("ipfs",)}, [], []),
+    ],
+)
+async def test_a_node_without_ipfs_says_what_would_give_it_some(
+    hub: MemoryHub, tmp_path: Path, given: dict[str, Any], sources: list[str], publishers: list[str]
+) -> None:
+    """Whoever wants IPFS of a node that has none is told which setting is missing, unless its owner disabled it."""
+    async with running(MemoryBus(hub), settings(tmp_path / "node", **given), engines={}) as agent:
+        info = agent._facts.info
+    for offers, reasons in ((info.sources, sources), (info.publishers, publishers)):
+        lacking = [each for each in offers if each.type == "ipfs" and "was told of no" in each.reason]
+        assert [each.reason for each in lacking] == reasons
+        assert all("--ipfs-connect" in each.hint and not each.available for each in lacking)
