@@ -239,8 +239,8 @@ async def _connected(settings: "Settings", node: "NodeId") -> "NatsMessages":
 
 
 def _complain(fault: Fault, code: int) -> int:
-    hint = f"\n  {fault.hint}" if fault.hint else ""
-    print(f"error: {fault.message}{hint}", file=sys.stderr)
+    hint = f"\nHint: {fault.hint}" if fault.hint else ""
+    print(f"Error: {fault.message}{hint}", file=sys.stderr)
     return code
 
 
