@@ -28,7 +28,7 @@ def begin(work: Callable[[], None]) -> None:
 
 
 class Threads(ThreadPoolExecutor):
-    """At most `most` threads that do what they are given, the first first; begun as there is work for them.
+    """At most `most` threads (see `allow`) that do what they are given, the first first; begun as there is work for them.
 
     It is one of Python's because asyncio takes no other as a loop's own. `shutdown` must be called by who wants what is
     under way to have an end: the process does not wait for it.
@@ -38,10 +38,9 @@ class Threads(ThreadPoolExecutor):
         super().__init__(most)
         self._most = most
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
         self._ended = threading.Semaphore(0)
         self._lock = threading.Lock()
-        self._begun = 0
+        self._begun = self._alive = self._undone = 0
         self._over = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -50,29 +49,54 @@ class Threads(ThreadPoolExecutor):
         with self._lock:
             if self._over:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if not self._idle.acquire(blocking=False) and self._begun < self._most:
-                begin(self._run)
-                self._begun += 1
+            self._undone += 1
+            self._begin_if_wanted()
             self._work.put(partial(_do, future, partial(fn, *args, **kwargs)))
         return future
+
+    def allow(self, more: int) -> None:
+        """Let one more work at once (1), or one fewer (-1) once one has nothing to do."""
+        with self._lock:
+            self._most += more
+            if self._over:
+                return
+            self._begin_if_wanted()
+            if self._alive > max(self._most, self._undone):
+                self._alive -= 1
+                self._work.put(None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor`. What was given before is done, whether it is waited for or not."""
         with self._lock:
-            begun, already, self._over = self._begun, self._over, True
-        for _ in range(0 if already else begun):
+            begun, alive, already, self._over = self._begun, self._alive, self._over, True
+        for _ in range(0 if already else alive):
             self._work.put(None)
         if wait and not already:
             for _ in range(begun):
                 self._ended.acquire()
+
+    def _begin_if_wanted(self) -> None:
+        if self._alive < min(self._most, self._undone):
+            begin(self._run)
+            self._begun += 1
+            self._alive += 1
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
             # Or what it holds would be kept until there is more to do.
             del work
-            self._idle.release()
+            if self._is_too_many():
+                break
         self._ended.release()
+
+    def _is_too_many(self) -> bool:
+        """Whether the thread that has done a piece of work is to end."""
+        with self._lock:
+            self._undone -= 1
+            too_many = self._alive > self._most and not self._over
+            self._alive -= too_many
+        return too_many
 
 
 def _do(future: Future[T], work: Callable[[], T]) -> None:

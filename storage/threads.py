@@ -32,16 +32,56 @@ class Stopped(Exception):
     """Raised inside a thread's work when its caller was cancelled."""
 
 
-class Pool:
-    """At most `most` threads, for the life of this process. A forked child has none of its parent's, and begins anew."""
+LONG_S: Final = 1.0
+LONG_MAX: Final = 256
+"""Pieces of work that a pool does not count; each has a thread as long as it goes on."""
 
-    def __init__(self, most: int) -> None:
+
+class Pool:
+    """At most `most` threads, for the life of this process. A forked child has none of its parent's, and begins anew.
+
+    Work that has gone on for `long_s` is not counted among them (up to `LONG_MAX` pieces): who hashes or packs a terabyte
+    holds up nobody.
+    """
+
+    def __init__(self, most: int, long_s: float = LONG_S) -> None:
+        self.long_s = long_s
         self._most = most
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
         self.threads = Threads(self._most)
+        self.long = 0
+
+
+class _Place:
+    """The place that a piece of work has among a pool's threads. `begun` is set when it has a thread."""
+
+    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        self.begun = False
+        self._pool = pool
+        self._loop = loop
+        self._is_long = False
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._alarm = self._loop.call_later(self._pool.long_s, self._look)
+
+    def _look(self) -> None:
+        if not self.begun or self._pool.long >= LONG_MAX:
+            self._look_later()
+            return
+        self._is_long = True
+        self._pool.long += 1
+        self._pool.threads.allow(1)
+
+    def end(self) -> None:
+        """The work has ended."""
+        self._alarm.cancel()
+        if self._is_long:
+            self._pool.long -= 1
+            self._pool.threads.allow(-1)
 
 
 _disk: Final = Pool(THREADS)
@@ -58,8 +98,16 @@ async def in_thread(work: Callable[[Stop], T], pool: Pool = _disk) -> T:
         if stopping.is_set():
             raise Stopped
 
-    done = asyncio.get_running_loop().run_in_executor(pool.threads, work, stop)
-    return await to_its_end(done, stopping.set)
+    def act() -> T:
+        place.begun = True
+        return work(stop)
+
+    loop = asyncio.get_running_loop()
+    place = _Place(pool, loop)
+    try:
+        return await to_its_end(loop.run_in_executor(pool.threads, act), stopping.set)
+    finally:
+        place.end()
 
 
 class Apart:

@@ -53,6 +53,26 @@ def test_as_many_threads_work_as_are_allowed(threads: Threads) -> None:
     assert len({each.result() for each in both}) == 2
 
 
+def test_how_many_work_at_once_can_be_changed(threads: Threads) -> None:
+    """One more may work while others are at it, also for what waits already; later again as few as before."""
+    held = threading.Event()
+    for _ in range(20):
+        threads.submit(int)
+    both = [threads.submit(held.wait) for _ in range(2)]
+    waits = threads.submit(threading.get_ident)
+    threads.allow(1)
+    extra = waits.result()
+    threads.allow(-1)
+    third = threads.submit(threading.get_ident)
+    held.set()
+    for each in both:
+        each.result()
+    assert third.result() != extra
+    met = threading.Barrier(2)
+    for _ in range(2):
+        threads.submit(met.wait)
+
+
 def test_idle_threads_are_used_again() -> None:
     """Things that are done one after another need not a thread each."""
     threads = Threads(64)
