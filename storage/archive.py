@@ -41,6 +41,8 @@ _LEVEL: Final = 1
 _MEMBER_BYTES: Final = 2048
 """What packing adds to a file at the worst: headers, and what cannot be compressed."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_RECORD_MAX_BYTES: Final = 64 << 20
+"""Tar's own are 10 KB; people who write to tapes make them larger."""
 _NOTHING: Final = bytes(CHUNK_BYTES)
 DAMAGED: Final = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 
@@ -144,9 +146,7 @@ def extract(
 
         try:
             _extract(tar_format.members(stream.read), stream, writer, limits, written)
-            # To the end, so that the checksum is compared; tar's last record is filled up with a few kilobytes.
-            if len(stream.read(CHUNK_BYTES)) == CHUNK_BYTES:
-                raise Broken("the archive goes on behind its end")
+            _read_to_end(stream)
         except DAMAGED as error:
             raise Broken(f"the archive is damaged or cut short: {error}") from error
 
@@ -171,6 +171,21 @@ def _extract(
             writer.link(member.path, member.target, replace=True)
         elif any(part not in ("", ".") for part in member.path.split("/")):
             writer.folder(member.path)
+
+
+def _read_to_end(stream: BinaryIO) -> None:
+    """So that the checksum is compared. Tar fills its last record up with zeros; an archive behind that, of whoever joined
+    several, would be lost in silence."""
+    for _ in range(_RECORD_MAX_BYTES // CHUNK_BYTES):
+        piece = stream.read(CHUNK_BYTES)
+        if not piece:
+            return
+        if piece.strip(b"\0"):
+            break
+    hint = (
+        "Of archives that were joined only the first would be taken: make one of all, or send each by itself."
+    )
+    raise Broken("the archive goes on behind its end", hint=hint)
 
 
 def _check_ratio(limits: Limits, done_bytes: int, archive: IO[bytes]) -> None:

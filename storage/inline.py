@@ -37,6 +37,9 @@ BlobReader = Callable[[str, int, int], Awaitable[tuple[int, bytes]]]
 PIECE_BYTES: Final = 262_144
 TOLD_S: Final = 0.05
 """How often it is told what an archive has unpacked to: a disk writes some 50 MB meanwhile."""
+ARCHIVE_HINT: Final = (
+    "The type application/gzip is a folder packed by tar czf; write application/octet-stream for a file."
+)
 SEEN_KEPT: Final = 4_096
 """Digests of inline data that are remembered."""
 
@@ -144,7 +147,11 @@ class InlineSource:
             done_bytes = size_bytes
 
         def work(stop: Stop) -> None:
-            extract(packed, beside, self._limits, stop, written)
+            try:
+                extract(packed, beside, self._limits, stop, written)
+            except Broken as fault:
+                fault.hint = fault.hint or ARCHIVE_HINT
+                raise
 
         unpacking = asyncio.ensure_future(in_thread(work))
         try:

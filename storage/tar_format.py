@@ -9,6 +9,7 @@ that is not UTF-8 survives. Owners are not written, and set-user-id bits cannot 
 other 644.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -37,6 +38,11 @@ _REFUSED: Final = {
     b"6": "a pipe",
     b"S": "a sparse file",
 }
+_INSTEAD: Final = {
+    b"1": "Make the archive with: tar --hard-dereference",
+    b"S": "Make the archive without: tar --sparse",
+}
+"""What helps where leaving it out would lose something."""
 
 Read = Callable[[int], bytes]
 """Answers with exactly that many bytes, fewer only at the end of the archive."""
@@ -110,6 +116,7 @@ def _member(block: bytes, flag: bytes, extra: _Extra) -> Entry:
     if kind is None:
         what = _REFUSED.get(flag, f"of a kind ({flag!r}) that is not known")
         hint = "Only files, folders and symbolic links are taken; make the archive without it."
+        hint = _INSTEAD.get(flag, hint)
         raise Invalid(f"{path!r} in the archive is {what}", hint=hint, kind="File")
     if kind is Kind.FILE and name.endswith(b"/"):
         kind = Kind.FOLDER
@@ -215,8 +222,10 @@ def _checked(number: int) -> int:
 
 
 def _check_sum(block: bytes) -> None:
-    if _number(block[148:156]) != _sum(block):
-        raise Broken("this is not a tar archive, or it is damaged (a header's checksum is wrong)")
+    with contextlib.suppress(ValueError):
+        if int(_text(block[148:156]), 8) == _sum(block):
+            return
+    raise Broken("this is not a tar archive, or it is damaged (a header's checksum is wrong)")
 
 
 def _sum(block: bytes) -> int:

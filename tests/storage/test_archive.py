@@ -116,6 +116,17 @@ async def test_we_read_other_programs_archives(tmp_path: Path, form: str) -> Non
     assert snapshot(tmp_path / "out") == with_folders(tree)
 
 
+def test_records_of_any_size_are_read(tmp_path: Path) -> None:
+    """Whoever writes for tapes fills an archive up to megabytes."""
+    plant({"a": b"x"}, tmp_path / "in")
+    tar("-b", "4096", "-czf", tmp_path / "a.tar.gz", "-C", tmp_path / "in", ".")
+
+    with open(tmp_path / "a.tar.gz", "rb") as archive:
+        extract(archive, tmp_path / "out", Limits(), nothing)
+
+    assert snapshot(tmp_path / "out") == {"a": b"x"}
+
+
 def test_an_archive_depends_on_the_tree_alone(tmp_path: Path) -> None:
     """The same tree packs to the same bytes, whenever and in whatever order it was made."""
     plant(TREE, tmp_path / "one")
@@ -164,15 +175,38 @@ class TestDamage:
             b"not gzip",
             gzip.compress(b""),
             gzip.compress(b"not tar" * 1000),
+            gzip.compress(bytes(80_000_000)),
             gzip.compress(bytes(511)),
             gzip.compress(bytes(1024) + b"x" * 3_000_000),
         ],
-        ids=["nothing", "no gzip", "empty", "no tar", "half a block", "more behind its end"],
+        ids=[
+            "nothing",
+            "no gzip",
+            "empty",
+            "no tar",
+            "zeros for ever",
+            "half a block",
+            "more behind its end",
+        ],
     )
     def test_what_is_no_archive_is_broken(self, tmp_path: Path, data: bytes) -> None:
         """Other bytes than an archive's are a clear fault."""
         with pytest.raises(Broken, match="archive"):
             extract(io.BytesIO(data), tmp_path / "out", Limits(), nothing)
+
+    def test_archives_that_were_joined_are_refused(self, tmp_path: Path) -> None:
+        """Tar reads the first and stops: nobody finds out about the files of the second."""
+        plant({"a": b"first"}, tmp_path / "one")
+        plant({"b": b"second"}, tmp_path / "two")
+        joined = b"".join(b"".join(pieces(tmp_path / name)) for name in ("one", "two"))
+
+        with pytest.raises(Broken, match="goes on behind its end"):
+            extract(io.BytesIO(joined), tmp_path / "out", Limits(), nothing)
+
+    def test_bytes_that_are_no_tar_are_called_that(self, tmp_path: Path) -> None:
+        """A packed file that is no archive is not told to have a wrong number somewhere."""
+        with pytest.raises(Broken, match="this is not a tar archive"):
+            extract(io.BytesIO(gzip.compress(b"hello, world " * 99)), tmp_path / "out", Limits(), nothing)
 
     def test_every_cut_is_noticed(self, tmp_path: Path) -> None:
         """However an archive is cut short, it is never taken for whole."""
@@ -305,6 +339,16 @@ class TestStrangers:
             extract(archive_of(member("a"), bad), tmp_path / "out", Limits(), nothing)
 
         assert word in caught.value.message
+
+    @pytest.mark.parametrize(
+        ("flag", "option"), [(tarfile.LNKTYPE, "--hard-dereference"), (b"S", "without: tar --sparse")]
+    )
+    def test_what_tar_can_write_otherwise_is_told(self, tmp_path: Path, flag: bytes, option: str) -> None:
+        """Whoever would lose a file by leaving it out is told the option that keeps it."""
+        with pytest.raises(Invalid) as caught:
+            extract(archive_of(member("a"), member("b", flag, "a")), tmp_path / "out", Limits(), nothing)
+
+        assert option in caught.value.hint
 
     def test_a_later_member_replaces_an_earlier_one(self, tmp_path: Path) -> None:
         """As with tar: an archive that was appended to has its newest files."""

@@ -226,9 +226,10 @@ class TestFaults:
     """Data that does not come as it should."""
 
     async def test_an_archive_that_is_none_is_broken(self, tmp_path: Path) -> None:
-        """A media type of gzip over other bytes is a clear fault."""
-        with pytest.raises(Broken, match="archive"):
+        """A media type of gzip over other bytes is a clear fault, which says what to write for a file."""
+        with pytest.raises(Broken, match="archive") as caught:
             await bring(InlineParams(data_url(b"text", "application/gzip")), tmp_path)
+        assert "application/octet-stream" in caught.value.hint
 
     async def test_a_bomb_meets_the_limit(self, tmp_path: Path) -> None:
         """A small archive that unpacks to much is refused at the limit."""
