@@ -223,6 +223,16 @@ class Jobs:
                 self.closed.pop(live.key)
                 self.requeue(live)
 
+    def drop(self, key: JobKey) -> bool:
+        """Let a closed job go that leaves the read model too. False if something hangs on a job of this name."""
+        live = self.get(key)
+        if live is None:
+            return True
+        if live.busy or live.record is None or not live.record.closed:
+            return False
+        self.closed.pop(key)
+        return True
+
     def holds(self, live: Live) -> bool:
         """Whether this came to memory after all was forgotten: what was there before knows less than the log."""
         return live.life == self._life

@@ -267,6 +267,21 @@ class Store:
             self._db.execute(statement, (record.key, record.revision))
         self._db.executemany("DELETE FROM executions WHERE id = ?", [(each,) for each in record.executions])
 
+    def outlived(self, keys: Sequence[JobKey], before: float) -> None:
+        """Remove jobs that have left the log and have not changed since that time; what came under a name since stays."""
+        database = self._db
+        with database:
+            database.execute("BEGIN")
+            for key in keys:
+                old = "SELECT last FROM jobs WHERE key = ? AND closed = 2 AND modified_at < ?"
+                row = database.execute(old, (key, before)).fetchone()
+                if row is None:
+                    continue
+                for statement in (_FORGET_ENTRIES, _FORGET_BLOBS):
+                    database.execute(statement, (key, row[0]))
+                for table in ("executions", "jobs"):
+                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+
     def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
         database = self._db

@@ -61,6 +61,15 @@ def over(database: sqlite3.Connection, before: float, limit: int) -> list[Candid
     ] + [Candidate(key, seq, at) for key, seq, at in closed]
 
 
+def only_here(database: sqlite3.Connection, before: float, limit: int) -> list[JobKey]:
+    """Jobs that have left the log and have not changed since that time; the oldest first."""
+    rows = database.execute(
+        "SELECT key FROM jobs WHERE closed = 2 AND modified_at < ? ORDER BY modified_at LIMIT ?",
+        (before, limit),
+    )
+    return [row[0] for row in rows]
+
+
 def keys_of(database: sqlite3.Connection, executions: Collection[ExecutionId]) -> set[JobKey]:
     """The jobs of some executions."""
     found: set[JobKey] = set()

@@ -23,7 +23,7 @@ from requester.core.newcomers import Newcomer, record_of
 from requester.core.retention import Purge
 from requester.live import Live
 from requester.read_model import Group, Store
-from requester.read_queries import BEGINNING, entries, keys, load, load_open, stands
+from requester.read_queries import BEGINNING, entries, keys, load, load_open, only_here, stands
 
 T = TypeVar("T")
 
@@ -269,6 +269,15 @@ class Recorder:
         """Note what was taken out of the log."""
         if gone:
             await self._in(self._writing, partial(self._opened().purged, gone))
+
+    async def outlived(self, before: float, limit: int, drop: Callable[[JobKey], bool]) -> int:
+        """Remove jobs that have left the log and have not changed since that time, of the oldest `limit` those that memory
+        can `drop`; how many went."""
+        found = await self.read(partial(only_here, before=before, limit=limit))
+        gone = [key for key in found if drop(key)]
+        if gone:
+            await self._in(self._writing, partial(self._opened().outlived, gone, before))
+        return len(gone)
 
     async def forget(self, record: JobRecord) -> None:
         """Remove a job from the tables as far as this record goes."""

@@ -1,8 +1,8 @@
 """Takes old and deleted jobs out of the log, and inline data that no job names any more out of the blobs.
 
 Knows: the rhythm, who else is there and how far each has written its read model. Must not know: what may go
-(`requester.core.retention` decides that). What goes stays readable in the read models; a read model that is filled again
-from the log lacks it.
+(`requester.core.retention` decides that). What goes stays readable in the read models for as long as history is kept there;
+a read model that is filled again from the log lacks it.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -76,6 +76,8 @@ class Retention:
                 while await self.round() == _AT_ONCE:
                     pass
                 await self.look_for_missed()
+                while await self.history_round() == _AT_ONCE:
+                    pass
             except Fault as fault:
                 _log.debug("the log cannot be cleared just now", reason=fault.message)
 
@@ -89,6 +91,18 @@ class Retention:
                 await self.blobs_round()
             except Fault as fault:
                 _log.debug("the blobs cannot be looked at just now", reason=fault.message)
+
+    async def history_round(self) -> int:
+        """Remove jobs from the read model that left the log and are older than is shown, at most `_AT_ONCE`; how many went.
+        Each requester does that for itself."""
+        history_s = self._settings.history_s
+        if not history_s:
+            return 0
+        before = self._clock.now() - history_s
+        gone = await self._recorder.outlived(before, _AT_ONCE, self._jobs.drop)
+        if gone:
+            _log.info("old jobs are not shown any more", jobs=gone)
+        return gone
 
     async def blobs_round(self) -> int:
         """Remove the blobs that may go now; how many went."""

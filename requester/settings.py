@@ -25,11 +25,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     `commits_max` bounds the entries that wait for the log, `submit_timeout_s` how long a caller waits for its own.
     `keep_closed` closed jobs stay in memory, and `keep_waiting` of those that wait, but of either no more than
     `keep_bytes`; `flush_max` entries of no more than `flush_bytes` wait to be written to the read model. `keep_s` is how
-    long a closed job stays in the log (0: for ever), looked at every `retention_s`; `blob_grace_s` how long inline data
-    that no job names stays at least (0: for ever), looked at every `blob_retention_s`. Submissions are refused once the log
-    is `log_full` (a share of 1) full, so that open jobs can still close. After `snapshot_after` more entries (0: never) a
-    snapshot of a service or daemon is written, with up to `snapshot_attempts` ended attempts at each place, looked for
-    every `snapshot_s`.
+    long a closed job stays in the log, and `history_s` how long one that has left it stays in the read model (both counted
+    from its end, 0: for ever), looked at every `retention_s`; `blob_grace_s` how long inline data that no job names stays
+    at least (0: for ever), looked at every `blob_retention_s`. Submissions are refused once the log is `log_full` (a share
+    of 1) full, so that open jobs can still close. After `snapshot_after` more entries (0: never) a snapshot of a service or
+    daemon is written, with up to `snapshot_attempts` ended attempts at each place, looked for every `snapshot_s`.
     """
 
     id: RequesterId = RequesterId("")
@@ -66,6 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_bytes: int = 32 << 20
     log_full: float = 0.8
     keep_s: float = 30 * 86_400.0
+    history_s: float = 365 * 86_400.0
     retention_s: float = 10.0
     blob_grace_s: float = 86_400.0
     blob_retention_s: float = 3_600.0

@@ -29,6 +29,7 @@ PORT: Final = ("API.Port", "Node.ServerAPI.Port")
 SILENCE: Final = "Orchestrator.NodeManager.DisconnectTimeout"
 FORGET: Final = "Orchestrator.NodeManager.ForgetAfter"
 KEEP: Final = "Orchestrator.KeepFor"
+HISTORY: Final = "Orchestrator.HistoryFor"
 NATS_HOST: Final = ("Orchestrator.Host", "Node.Network.Host")
 NATS_PORT: Final = ("Orchestrator.Port", "Node.Network.Port")
 APPROVAL: Final = ("Orchestrator.NodeManager.ManualApproval", "Node.Requester.ManualNodeApproval")
@@ -46,6 +47,7 @@ OWN: Final = (
     SILENCE,
     FORGET,
     KEEP,
+    HISTORY,
     "NATS.Replicas",
     "NATS.LogMaxBytes",
     "Name",
@@ -164,6 +166,7 @@ def in_force(wanted: Plan, port: int) -> dict[str, Any]:
         SILENCE: _duration(settings.silence_s),
         FORGET: _duration(settings.forget_s),
         KEEP: _duration(settings.keep_s),
+        HISTORY: _duration(settings.history_s),
         "NATS.Replicas": settings.replicas,
         shared.LOG_LEVEL: wanted.log_level,
     }
@@ -242,6 +245,7 @@ def _settings(config: Config, servers: tuple[str, ...], data_dir: Path) -> Setti
         silence_s=config.seconds(SILENCE, default=default.silence_s),
         forget_s=config.seconds(FORGET, default=default.forget_s),
         keep_s=config.seconds(KEEP, default=default.keep_s),
+        history_s=config.seconds(HISTORY, default=default.history_s),
     )
 
 

@@ -1,6 +1,7 @@
 """Old and deleted jobs leave the log, and nothing that anyone still needs does."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -95,6 +96,57 @@ async def test_an_old_job_leaves_the_log_and_stays_readable(tmp_path: Path) -> N
             assert (await service.job("old")).id == old
             assert {record.id for record in (await service.jobs(JobQuery()))[0]} == {old, still_open}
             assert await service.history(old, HistoryQuery()) == history
+
+
+async def test_an_old_job_is_shown_until_its_history_is_over(tmp_path: Path) -> None:
+    """Once it has left the log, an ended job is shown for as long as history is kept, and then leaves every read model with
+    all that belongs to it; an open one as old stays, and so does one whose name is used again."""
+    settings = replace(KEEPING, history_s=10 * KEEP_S)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one = await cluster.requester("r1")
+        node = await cluster.node()
+        old, again = await submit(one, a_job("old")), await submit(one, a_job("again"))
+        for job in (old, again):
+            await closed(one, job)
+        node.script = hold
+        still_open = await submit(one, a_job("open"))
+        await until(one, still_open, lambda job: bool(job.executions))
+        node.states = {id_: state for id_, state in node.states.items() if state is S.RUNNING}
+        await node.beat()
+        services = await pass_by(cluster, KEEP_S + 120)
+        await happens(lambda: not in_log(cluster.buses["r1"], old))
+        await happens(lambda: not in_log(cluster.buses["r1"], again))
+        new = await submit(services[0], a_job("again", cpu="2"))
+        for service in services:
+            assert (await service.job("old")).id == old
+
+        services = await pass_by(cluster, 11 * KEEP_S)
+
+        for service in services:
+            await deleted(service, old)
+            assert {record.id for record in (await service.jobs(JobQuery()))[0]} == {new, still_open}
+            left = await service._recorder.read(rows_of)
+            assert left == {key_of(JobId(new)), key_of(JobId(still_open))}
+
+
+async def test_a_job_in_the_log_outlives_its_history(tmp_path: Path) -> None:
+    """However short history is kept, a job is shown for as long as the log has it."""
+    settings = replace(KEEPING, keep_s=0.0, history_s=1.0)
+    async with a_cluster(tmp_path, settings=settings) as cluster:
+        one = await cluster.requester("r1")
+        await cluster.node()
+        old = await submit(one, a_job("old"))
+        await closed(one, old)
+
+        for service in await pass_by(cluster, KEEP_S):
+            assert await service._recorder.outlived(service._clock.now(), 10, service._jobs.drop) == 0
+            assert (await service.job("old")).id == old
+
+
+def rows_of(database: sqlite3.Connection) -> set[str]:
+    """The jobs of which a read model's tables have anything."""
+    tables = ("jobs", "executions", "entries", "blobs")
+    return {row[0] for table in tables for row in database.execute(f"SELECT key FROM {table}")}
 
 
 async def test_a_job_that_a_node_speaks_of_stays(tmp_path: Path) -> None:
