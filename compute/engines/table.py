@@ -41,7 +41,20 @@ def _wasm(settings: EngineSettings) -> Engine[Any]:
 
     folder = settings.folder / "wasm"
     folder.mkdir(parents=True, exist_ok=True)
-    return WasmEngine(folder)
+    return WasmEngine(folder, _reach(settings))
+
+
+def _reach(settings: EngineSettings) -> Any:
+    """What modules may reach: what the owner lets containers of Network.Type HTTP reach, if programs have a network here."""
+    from compute.engines.wasm_reach import Way
+
+    if not settings.docker.networking:
+        return None
+    lines = [
+        [rule.text for rule in rules]
+        for rules in (settings.docker.addresses.allowed, settings.docker.addresses.denied)
+    ]
+    return Way(None, *(list(dict.fromkeys(each)) for each in lines))
 
 
 def _noop(settings: EngineSettings) -> Engine[Any]:

@@ -20,6 +20,7 @@ import msgspec
 from compute.engines.contract import Chunk, Engine, Exit, Preparing, Run, Running
 from compute.engines.wasm_order import order_of, show
 from compute.engines.wasm_pool import Died, Pool, Program
+from compute.engines.wasm_reach import Way
 from compute.engines.wasm_worker import FRAME_HEAD, ORDER_MAX_BYTES, Answer, Order
 from protocol.errors import PROGRAM_FAILED, Broken, Failure, Fault, Invalid
 from protocol.ids import ExecutionId
@@ -94,13 +95,16 @@ class WasmRunning:
 
 
 class WasmEngine:
-    """Runs WebAssembly modules with WASI preview 1. `folder` holds compiled modules and is the node's alone."""
+    """Runs WebAssembly modules with WASI preview 1. `folder` holds compiled modules and is the node's alone; `reach` is what
+    modules may reach by HTTP, nothing if None.
+    """
 
     params: ClassVar[type] = WasmParams
     type: ClassVar[str] = "wasm"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reach: Way | None = None) -> None:
         self.pool = Pool(folder)
+        self._reach = reach
         self._runs: dict[ExecutionId, WasmRunning] = {}
         self._starting: dict[ExecutionId, asyncio.Future[None]] = {}
 
@@ -133,7 +137,7 @@ class WasmEngine:
         return running
 
     async def _begin(self, run: Run[WasmParams]) -> WasmRunning:
-        order, shown = order_of(run, f"{run.folder}/{OUTPUT}")
+        order, shown = order_of(run, f"{run.folder}/{OUTPUT}", self._reach)
         if shown:
             await asyncio.to_thread(show, shown)
         program = Program(_packet(order, run.folder))
@@ -204,7 +208,7 @@ def _refusal(answer: Answer, params: WasmParams) -> Fault:
     if answer.fault == "module":
         return Invalid(f"module {params.entry_module}: {answer.message}", kind="Module")
     if answer.fault == "link":
-        hint = "The engine offers WASI preview 1 and the job's ImportModules."
+        hint = "The engine offers WASI preview 1, http_request and the job's ImportModules."
         return Invalid(
             f"module {params.entry_module} cannot be linked: {answer.message}", kind="Module", hint=hint
         )

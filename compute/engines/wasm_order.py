@@ -3,7 +3,7 @@
 Knows: mounts, parameters, and which folders WASI opens. Must not know: workers, or how a run goes on.
 
 What the program finds: folders at their targets, read-only unless they are results; a single file alone in its folder;
-the environment; no network.
+the environment; by HTTP, what its job and the node's owner let it reach.
 """
 
 import errno
@@ -12,17 +12,23 @@ import shutil
 import stat
 from pathlib import Path, PurePosixPath
 
+from msgspec.structs import replace
+
 from compute.engines.contract import Mount, Run
+from compute.engines.wasm_reach import Way
 from compute.engines.wasm_worker import Order
 from protocol.errors import Invalid, NotFound
+from protocol.jobs import Network
 from protocol.spec.engines import WasmParams
 
 Shown = tuple[Path, Path]
 """A file, and the path at which a program finds the same bytes."""
 
 
-def order_of(run: Run[WasmParams], output: str) -> tuple[Order, list[Shown]]:
-    """What to tell a worker, and the files to show before. Raises `Invalid` and `NotFound`, naming the wrong parameter."""
+def order_of(run: Run[WasmParams], output: str, reach: Way | None = None) -> tuple[Order, list[Shown]]:
+    """What to tell a worker, and the files to show before. `reach` is what the node's owner lets modules reach, None for
+    nothing. Raises `Invalid` and `NotFound`, naming the wrong parameter.
+    """
     params = run.params
     found = {mount.target: _mode(mount.source) for mount in run.mounts}
     entry = _module_path("EntryModule", params.entry_module, run.mounts, found)
@@ -41,8 +47,17 @@ def order_of(run: Run[WasmParams], output: str) -> tuple[Order, list[Shown]]:
         output=output,
         imports=imports,
         memory_bytes=run.amounts.memory_bytes,
+        way=way_of(run.network, reach),
     )
     return order, shown
+
+
+def way_of(network: Network, reach: Way | None) -> Way | None:
+    """What a run may reach of that: hosts that its job names with Network.Type HTTP, none with None."""
+    kind = network.type.lower()
+    if reach is None or kind == "none":
+        return None
+    return replace(reach, domains=network.domains) if kind == "http" else reach
 
 
 def _mode(path: Path) -> int:

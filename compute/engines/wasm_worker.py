@@ -30,6 +30,8 @@ import msgspec
 import wasmtime
 from msgspec import Struct, field
 
+from compute.engines.wasm_reach import ARGUMENTS, MODULE, NAME, Way
+
 FRAME_HEAD: Final = 13
 """Bytes before each piece in the output file: stream (1), unix microseconds (8), length (4), big-endian."""
 ORDER_MAX_BYTES: Final = 65_536
@@ -41,7 +43,9 @@ PROC_EXIT: Final = ("wasi_snapshot_preview1", "proc_exit")
 
 
 class Order(Struct, frozen=True):
-    """Run this. `folders` are (host path, path inside, writable); `imports` are (name, path) in the order of loading."""
+    """Run this. `folders` are (host path, path inside, writable); `imports` are (name, path) in the order of loading;
+    `way` is what it may reach by HTTP, nothing if None.
+    """
 
     module: str
     entrypoint: str
@@ -51,6 +55,7 @@ class Order(Struct, frozen=True):
     output: str
     imports: list[tuple[str, str]] = field(default_factory=list)
     memory_bytes: int = 0
+    way: Way | None = None
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -91,7 +96,8 @@ class Modules:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._engine = wasmtime.Engine(_config())
-        self._wasi = wasi_linker(self._engine)
+        self.requests = Requests()
+        self._wasi = self.linker()
         self._kept: OrderedDict[str, wasmtime.Module] = OrderedDict()
         self._linked: dict[wasmtime.Module, wasmtime.InstancePre] = {}
 
@@ -99,6 +105,14 @@ class Modules:
     def engine(self) -> wasmtime.Engine:
         """The runtime that the modules were compiled for."""
         return self._engine
+
+    def linker(self) -> wasmtime.Linker:
+        """A linker that offers WASI preview 1, and HTTP."""
+        linker = wasi_linker(self._engine)
+        numbers = [wasmtime.ValType.i32()] * ARGUMENTS
+        kind = wasmtime.FuncType(numbers, [wasmtime.ValType.i32()])
+        linker.define_func(MODULE, NAME, kind, self.requests.ask, access_caller=True)
+        return linker
 
     def load(self, path: str) -> wasmtime.Module:
         """The compiled form of a file. Raises `_Refused` if it is not a module."""
@@ -147,6 +161,43 @@ class Modules:
         return module
 
 
+class Requests:
+    """HTTP for the run of the moment, which may go that `way`."""
+
+    def __init__(self) -> None:
+        self.way: Way | None = None
+
+    def ask(self, caller: wasmtime.Caller, *numbers: int) -> int:
+        """What a module calls."""
+        # It costs a good part of a worker's start, and few modules ask.
+        from compute.engines.wasm_http import Result, answer
+
+        memory = caller.get("memory")
+        return (
+            answer(_Caller(caller, memory), self.way, numbers)
+            if isinstance(memory, wasmtime.Memory)
+            else Result.MEMORY
+        )
+
+
+class _Caller:
+    """The memory of the module that calls: a `compute.engines.wasm_http.Memory`."""
+
+    def __init__(self, caller: wasmtime.Caller, memory: wasmtime.Memory) -> None:
+        self._caller = caller
+        self._memory = memory
+
+    def read(self, start: int, length: int) -> bytes:
+        if start + length > self._memory.data_len(self._caller):
+            raise IndexError(start)
+        return bytes(self._memory.read(self._caller, start, start + length))
+
+    def write(self, start: int, data: bytes) -> None:
+        if start + len(data) > self._memory.data_len(self._caller):
+            raise IndexError(start)
+        self._memory.write(self._caller, data, start)
+
+
 class Output:
     """What the program writes, in the order written, framed into one file; made, with its folder, for the first byte."""
 
@@ -177,6 +228,7 @@ class Output:
 def run(order: Order, modules: Modules, started: Any) -> Answer:
     """Carry out one order; calls `started` when the program is about to begin."""
     output = Output(order.output)
+    modules.requests.way = order.way
     with wasmtime.Store(modules.engine) as store:
         if order.memory_bytes:
             store.set_limits(memory_size=order.memory_bytes)
@@ -234,7 +286,7 @@ def _link(
 ) -> tuple[wasmtime.Instance, wasmtime.Func]:
     try:
         if order.imports:
-            linker = wasi_linker(modules.engine)
+            linker = modules.linker()
             for name, path in order.imports:
                 linker.define_instance(store, name, linker.instantiate(store, modules.load(path)))
             instance = linker.instantiate(store, module)

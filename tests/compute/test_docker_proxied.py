@@ -2,7 +2,8 @@
 
 import pytest
 
-from compute.engines.docker.proxied import Asked, named, read_asked, refusal
+from compute.engines.docker.proxied import Asked, read_asked, refusal
+from compute.engines.domains import named
 from protocol.errors import Invalid
 
 

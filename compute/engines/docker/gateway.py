@@ -19,7 +19,8 @@ from aiodocker import Docker, DockerError
 
 from compute.engines.docker.config import DOMAINS_LABEL, NODE_LABEL, gateway_name
 from compute.engines.docker.daemon import Daemon
-from compute.engines.docker.proxied import HEAD_END, Asked, named, read_asked, refusal
+from compute.engines.docker.proxied import HEAD_END, Asked, read_asked, refusal
+from compute.engines.domains import named
 from protocol.errors import Denied, Fault, Invalid, Unavailable
 from protocol.ids import NodeId
 from protocol.spelling import some_of

@@ -1,17 +1,14 @@
-"""What a program asks a proxy for, and whether its job named it.
+"""What a program asks a proxy for.
 
-Knows: how requests to a proxy begin (RFC 9112 and 9110 section 9.3.6), and what `Network.Domains` means. Must not know:
-sockets, or who asks. Plain functions.
+Knows: how requests to a proxy begin (RFC 9112 and 9110 section 9.3.6). Must not know: sockets, or who asks. Plain functions.
 """
 
-from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from protocol.errors import Invalid
-from storage.addresses import plain_host
 
 HEAD_END: Final = b"\r\n\r\n"
 _OF_ONE_HOP: Final = ("connection", "keep-alive", "proxy-connection", "proxy-authorization", "host")
@@ -45,17 +42,6 @@ def read_asked(head: bytes) -> Asked:
     # One request a connection: what comes next on it might be meant for another host.
     lines.append("Connection: close")
     return Asked(host, port, "\r\n".join(lines).encode("latin-1") + HEAD_END)
-
-
-def named(host: str, domains: Sequence[str]) -> bool:
-    """Whether a job that names these domains may reach a host: ``.x.com`` means x.com and all below it, others themselves
-    alone."""
-    name = plain_host(host)
-    for each in domains:
-        domain = each.rstrip(".")
-        if name == domain.removeprefix(".") or (domain.startswith(".") and name.endswith(domain)):
-            return True
-    return False
 
 
 def refusal(status: int, reason: str, text: str) -> bytes:
