@@ -59,6 +59,10 @@ _S3_PUBLISHER_OPTIONS: Final = {
     "overwrite": "Overwrite",
     "profile": "Profile",
     "addressingstyle": "AddressingStyle",
+    "storageclass": "StorageClass",
+    "acl": "ACL",
+    "serversideencryption": "ServerSideEncryption",
+    "ssekmskeyid": "SSEKMSKeyID",
 }
 _IPFS_PUBLISHER_OPTIONS: Final = {
     "cidversion": "CIDVersion",

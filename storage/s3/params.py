@@ -26,11 +26,14 @@ ENCODINGS: Final = ("gzip", "plain")
 TEMPLATES: Final = ("jobID", "executionID", "nodeID", "partition", "attempt", "date", "time", "uuid")
 """What may stand in braces in a publisher's key: see `storage.s3.publisher.published_key`."""
 ADDRESSING_STYLES: Final = ("auto", "path", "virtual")
+ENCRYPTIONS: Final = ("AES256", "aws:kms", "aws:kms:dsse")
 
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}|arn:[A-Za-z0-9._:/-]{1,250}")
 """A name, or what AWS calls an access point."""
 _SHA256: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
+_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KMS_KEY: Final = re.compile(r"[A-Za-z0-9:/_-]{1,2048}")
 _TEMPLATE: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -99,7 +102,11 @@ class SourceParams(Struct, frozen=True, rename="pascal"):
 
 class PublisherParams(Struct, frozen=True, rename="pascal"):
     """Where a result goes. `encoding` is ``gzip`` (one archive, the default) or ``plain`` (one object a file). With
-    `overwrite` it takes the place of whatever has its key; see `storage.s3.claims`."""
+    `overwrite` it takes the place of whatever has its key; see `storage.s3.claims`.
+
+    `storage_class`, `acl` (a canned one), `server_side_encryption` and `sse_kms_key_id` are S3's own, for each object; where
+    one is left out, the bucket's owner has said what counts.
+    """
 
     bucket: str
     key: str
@@ -109,6 +116,10 @@ class PublisherParams(Struct, frozen=True, rename="pascal"):
     overwrite: bool = False
     profile: str = ""
     addressing_style: str = ""
+    storage_class: str = ""
+    acl: str = field(default="", name="ACL")
+    server_side_encryption: str = ""
+    sse_kms_key_id: str = field(default="", name="SSEKMSKeyID")
 
     def __post_init__(self) -> None:
         _check_publisher(self)
@@ -117,6 +128,17 @@ class PublisherParams(Struct, frozen=True, rename="pascal"):
     def plain(self) -> bool:
         """Whether each file becomes an object."""
         return self.encoding.lower() == "plain"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What S3 is told about each object, by the names of its API's parameters."""
+        said = {
+            "StorageClass": self.storage_class,
+            "ACL": self.acl,
+            "ServerSideEncryption": self.server_side_encryption,
+            "SSEKMSKeyId": self.sse_kms_key_id,
+        }
+        return {name: value for name, value in said.items() if value}
 
 
 class S3Settings(Struct, frozen=True):
@@ -180,6 +202,7 @@ def _check_publisher(params: PublisherParams) -> None:
         raise Invalid(f"{what}: Key is empty", hint="Write for example results/{jobID}/{executionID}.")
     if params.encoding and params.encoding.lower() not in ENCODINGS:
         raise Invalid(f"{what}: Encoding {params.encoding!r} is unknown", hint="It is gzip or plain.")
+    _check_options(what, params)
     for name in _TEMPLATE.findall(params.key):
         meant = {each.lower(): each for each in TEMPLATES}.get(name.replace("_", "").lower())
         if meant is not None and meant != name:
@@ -207,6 +230,24 @@ def _check_place(what: str, bucket: str, key: str, region: str, endpoint: str) -
         raise Invalid(f"{what}: Key {key!r} is not Unicode text") from error
     if length > KEY_MAX_BYTES:
         raise Invalid(f"{what}: Key has {length} bytes and the limit is {KEY_MAX_BYTES}")
+
+
+def _check_options(what: str, params: PublisherParams) -> None:
+    for name, value, form in (
+        ("StorageClass", params.storage_class, _WORD),
+        ("ACL", params.acl, _WORD),
+        ("SSEKMSKeyID", params.sse_kms_key_id, _KMS_KEY),
+    ):
+        if value and not form.fullmatch(value):
+            raise Invalid(f"{what}: {name} {value!r} is none of S3's")
+    encryption = params.server_side_encryption
+    if encryption and encryption not in ENCRYPTIONS:
+        hint = f"It is one of {', '.join(ENCRYPTIONS)}."
+        raise Invalid(f"{what}: ServerSideEncryption {encryption!r} is unknown", hint=hint)
+    if params.sse_kms_key_id and not encryption.startswith("aws:kms"):
+        raise Invalid(
+            f"{what}: SSEKMSKeyID names a key", hint="Write ServerSideEncryption: aws:kms beside it."
+        )
 
 
 def _check_addressing(what: str, style: str) -> None:

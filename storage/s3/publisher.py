@@ -112,6 +112,7 @@ class S3Publisher(S3Driver):
                 meta_of(label),
                 claimed,
                 label.notes,
+                params.options,
                 self._contents,
             )
             if params.plain:

@@ -7,7 +7,7 @@ As an archive everything comes back: empty folders, links, executable bits. What
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -33,7 +33,8 @@ from storage.tree import CHUNK_BYTES, open_inside, walk
 
 
 class Sending:
-    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take.
+    """One result on its way. `claimed` is for whom the keys are claimed first; None if they are free to take. `options` are
+    what S3 is told about each object (`storage.s3.upload.OPTIONS`).
 
     With `contents` the keys say what lies there: just that is sent, and what has other bytes by now is a fault before it is
     an object. What was put there stays on a fault: somebody else may have put the same there.
@@ -49,6 +50,7 @@ class Sending:
         meta: dict[str, str],
         claimed: Label | None,
         notes: Path | None,
+        options: Mapping[str, str],
         contents: Contents | None = None,
     ) -> None:
         self._connection = connection
@@ -58,6 +60,7 @@ class Sending:
         self._progress = progress
         self._meta = meta
         self._notes = notes
+        self._options = options
         self._contents = contents
         self._own = False
         self._claimed = claimed
@@ -71,7 +74,7 @@ class Sending:
         for last in (False, False, True):
             if self._claimed is not None:
                 condition = await claim(self._connection, self._bulk.bucket, key, self._claimed)
-            target = Target(self._bulk.bucket, key, own, condition, self._meta, self._notes)
+            target = Target(self._bulk.bucket, key, own, condition, self._meta, self._notes, self._options)
             try:
                 return await self._pack(target, size_bytes)
             except (Broken, Invalid) as fault:
@@ -128,8 +131,9 @@ class Sending:
         stays = self._contents is not None
 
         def target(key: str) -> Target:
-            bucket, meta, notes = self._bulk.bucket, self._meta, self._notes
-            return Target(bucket, key, self._own, condition, meta, notes, stays)
+            return Target(
+                self._bulk.bucket, key, self._own, condition, self._meta, self._notes, self._options, stays
+            )
 
         def small() -> Iterator[Piece]:
             for file in plan.small:

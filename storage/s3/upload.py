@@ -29,6 +29,13 @@ FINISH_S: Final = 5.0
 """How long parts under way may take to be answered when an upload fails: one that S3 stores after the upload was aborted
 brings the upload back."""
 OCTETS: Final = "application/octet-stream"
+OPTIONS: Final = {
+    "StorageClass": "x-amz-storage-class",
+    "ACL": "x-amz-acl",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+}
+"""What S3 can be told about an object when it is made, and in which header."""
 NOT_THERE: Final = {"If-None-Match": "*"}
 """Make the object only if there is none: S3 refuses it else, whoever made the other."""
 
@@ -36,9 +43,9 @@ NOT_THERE: Final = {"If-None-Match": "*"}
 class Target(Struct, frozen=True):
     """The object to be made. `own` says that nobody but this execution ever uploads to the key.
 
-    `condition` is under which header it may be made (`NOT_THERE`, ``If-Match``, none); `meta` is kept with it. In `notes`,
-    if there is such a folder, stands which upload has been begun. `stays`: what was made is not removed again, because
-    somebody else may have put the same there.
+    `condition` is under which header it may be made (`NOT_THERE`, ``If-Match``, none); `meta` is kept with it, `options` are
+    some of `OPTIONS`. In `notes`, if there is such a folder, stands which upload has been begun. `stays`: what was made is
+    not removed again, because somebody else may have put the same there.
     """
 
     bucket: str
@@ -47,6 +54,7 @@ class Target(Struct, frozen=True):
     condition: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
     notes: Path | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
     stays: bool = False
 
     @property
@@ -67,7 +75,8 @@ class Target(Struct, frozen=True):
     def headers(self) -> dict[str, str]:
         """What is kept with it, as headers."""
         meta = {f"x-amz-meta-{name}": value for name, value in self.meta.items()}
-        return {"content-type": self.content_type, **meta}
+        options = {OPTIONS[name]: value for name, value in self.options.items()}
+        return {"content-type": self.content_type, **options, **meta}
 
 
 @cache
@@ -257,6 +266,7 @@ async def _begun(connection: Connection, target: Target) -> str:
                     ChecksumAlgorithm="CRC32",
                     ContentType=target.content_type,
                     Metadata=dict(target.meta),
+                    **target.options,
                 )
                 upload_id = begun_in(answer, target.url, connection.endpoint)
         except Fault:

@@ -1,5 +1,6 @@
 """What stores have in common with S3, and what only some of them have: a proxy before real servers answers as others do."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -100,3 +101,44 @@ async def test_who_reads_may_pay(
 
     assert "RequesterPays: true" in caught.value.hint
     assert proxy.count == asked
+
+
+@pytest.mark.parametrize("server", ["seaweedfs"], indirect=True)
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_bucket_may_want_more_said(
+    encoding: str, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """Where a bucket's owner wants each object encrypted and of a class, a result says so of each, in one request or in
+    parts, and is read like any other."""
+    tree: Tree = {"large": hashlib.shake_256(b"options").digest(9 << 20), "small": b"s", "folder": None}
+    params = PublisherParams(
+        bucket.name,
+        "out",
+        endpoint=proxy.endpoint,
+        encoding=encoding,
+        storage_class="STANDARD_IA",
+        server_side_encryption="AES256",
+        acl="bucket-owner-full-control",
+    )
+    begun = []
+
+    def policy(request: web.Request, number: int) -> str:
+        if request.method not in ("PUT", "POST") or "uploadId" in request.query:
+            return ""
+        begun.append(request.headers.get("x-amz-acl"))
+        return "" if request.headers.get("x-amz-server-side-encryption") == "AES256" else "403"
+
+    proxy.plan = policy
+    spec = await S3Publisher(client=client).publish(plant(tree, tmp_path / "result"), params, LABEL, silent)
+
+    key = "out.tar.gz" if encoding == "gzip" else "out/large"
+    found = await bucket.raw.head_object(Bucket=bucket.name, Key=key)
+    assert (found["StorageClass"], found["ServerSideEncryption"]) == ("STANDARD_IA", "AES256")
+    assert begun
+    assert {*begun} == {"bucket-owner-full-control"}
+    result = read_params(spec.params, SourceParams, "s3")
+    came = await brought(S3Source(client=client), result, tmp_path / "in")
+    if encoding == "plain":
+        assert came == tree
+    else:
+        assert list(came) == [key]
