@@ -222,6 +222,10 @@ def _scope_of(url: str) -> Scope:
     """The scope that botocore signed a URL for. Raises `Invalid` for signatures of another kind."""
     query = parse_qs(urlsplit(url).query)
     parts = query.get("X-Amz-Credential", [""])[0].split("/")
-    if query.get("X-Amz-Algorithm") != ["AWS4-HMAC-SHA256"] or len(parts) != 5:
-        raise Invalid("a bucket of this kind wants another kind of signature, which shoal does not make")
+    usual = query.get("X-Amz-Algorithm") == ["AWS4-HMAC-SHA256"] and len(parts) == 5
+    if not usual or parts[3] == "s3express":
+        said = "a bucket of this kind wants another kind of signature, which shoal does not make"
+        raise Invalid(
+            said, hint="Use a general purpose bucket: no directory bucket, no multi-region access point."
+        )
     return Scope(parts[2], parts[3])

@@ -10,6 +10,8 @@ from botocore.awsrequest import AWSRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.errors import Invalid
+from storage.s3.bulk import PROBE, Bulk
 from storage.s3.signing import UNSIGNED, Credentials, Scope, Signer, query_of, quoted_path
 
 AT = 1_700_000_000.0
@@ -79,3 +81,18 @@ def test_no_secret_shows() -> None:
     """The text form of an account has no secret."""
     assert "secret" not in repr(Credentials("AKID", "secret", "token"))
     assert "token" not in repr(Credentials("AKID", "secret", "token"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "scope"),
+    [
+        ("AWS4-ECDSA-P256-SHA256", "20261201/s3/aws4_request"),
+        ("AWS4-HMAC-SHA256", "20261201/r/s3express/aws4_request"),
+    ],
+)
+def test_a_bucket_of_another_kind_is_told(algorithm: str, scope: str) -> None:
+    """A bucket that wants signatures of another kind is told as that; nothing is signed in vain."""
+    url = f"https://b.example/{PROBE}?X-Amz-Algorithm={algorithm}&X-Amz-Credential=A/{scope}"
+
+    with pytest.raises(Invalid, match="another kind of signature"):
+        Bulk("b", "https://example", url, Credentials("A", "s"))
