@@ -128,28 +128,26 @@ class PreSignedSource:
 
     async def resolve(self, params: PreSignedParams, share: Share) -> Resolved:
         """Look at the object behind the link; of a tree all is told already. Raises as `Source`."""
-        links = Links(params.links, partial(self._newer, params), self._told_at)
-        await links.renew_if_old()
         if params.objects:
             found = Packed(Object, (Object(each.key, each.size, each.e_tag) for each in params.objects))
             if params.listing is not None:
                 check_listing(params.url, params.listing, found)
         else:
+            links = await self._links(params)
             look = Look(params.name, links)
             await self._move(links.any, iter([look]), 1)
             found = Packed(Object, [look.found])
         size_bytes = sum(each.size_bytes for each in found)
         check_size(params.name, size_bytes, self._settings.max_bytes)
         pins = " ".join(f"{each.key}?etag={each.etag}" for each in found)
-        return Resolved(f"s3PreSigned {pins}", size_bytes, pinned=(found, links))
+        return Resolved(f"s3PreSigned {pins}", size_bytes, pinned=found)
 
     async def fetch(
         self, params: PreSignedParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         """Bring it into the folder `into`. Raises as `Source`."""
-        found: Packed[Object]
-        links: Links
-        found, links = resolved.pinned
+        found: Packed[Object] = resolved.pinned
+        links = await self._links(params)
         placed = landing(found, params.name)
         done = 0
 
@@ -189,8 +187,13 @@ class PreSignedSource:
 
     async def entries(self, params: PreSignedParams, resolved: Resolved) -> list[Entry]:
         """See `storage.lister.Lister`."""
-        found, _ = resolved.pinned
-        return landing(found, params.name).entries
+        return landing(resolved.pinned, params.name).entries
+
+    async def _links(self, params: PreSignedParams) -> Links:
+        """The links, newer ones where they are old."""
+        links = Links(params.links, partial(self._newer, params), self._told_at)
+        await links.renew_if_old()
+        return links
 
     async def _newer(self, params: PreSignedParams) -> Mapping[str, str]:
         return await self._renew(params) if self._renew is not None else {}
