@@ -256,15 +256,27 @@ class Daemon:
 
     def _lost(self, what: str, error: Exception) -> Unavailable:
         self.losses += 1
-        return Unavailable(
-            f"Docker at {self._host()} did not {what}: {_reason(error)}", hint=HINT, kind=CONNECTION
-        )
+        refused = _refused(error)
+        if refused is not None:
+            # The library says again and again whom it did not reach; the system says why.
+            number = refused.os_error.errno
+            reason = os.strerror(number) if number else str(refused)
+            message = f"Docker cannot be reached at {self._host()}: {reason}"
+        else:
+            reason = error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
+            message = f"Docker at {self._host()} did not {what}: {reason}"
+        return Unavailable(message, hint=HINT, kind=CONNECTION)
 
 
 def unasked(lost: Unavailable) -> bool:
     """Whether a question that was lost never left: there was nobody to put it to."""
-    error = lost.__cause__
-    return error is not None and isinstance(error.__context__, aiohttp.ClientConnectorError)
+    return lost.__cause__ is not None and _refused(lost.__cause__) is not None
+
+
+def _refused(error: BaseException) -> aiohttp.ClientConnectorError | None:
+    """What kept a call from reaching anybody, if that is what the library's error is about."""
+    refused = error.__context__
+    return refused if isinstance(refused, aiohttp.ClientConnectorError) else None
 
 
 def _silent(what: str, limit_s: float) -> Unavailable:
@@ -283,14 +295,6 @@ async def _pinged(socket: str) -> bool:
         return b" 200 " in await reader.readline()
     finally:
         writer.close()
-
-
-def _reason(error: Exception) -> str:
-    """What the system says, where the library says again and again whom it did not reach."""
-    refused = error.__context__
-    if isinstance(refused, aiohttp.ClientConnectorError) and refused.os_error.errno:
-        return os.strerror(refused.os_error.errno)
-    return error.message if isinstance(error, DockerError) else str(error) or type(error).__name__
 
 
 def _usual_socket() -> str:
