@@ -3,7 +3,8 @@
 Knows: the flags and keys for it, and one call of Kubo's RPC API. Must not know: results. Bacalhau's own flags of these names
 are from the days when every client was an IPFS node. Here ``--ipfs-swarm-addrs`` are connected to first by whichever Kubo
 reads the results; ``--ipfs-swarm-key`` opens a private network: a Kubo that a person names has its own key, so without one
-named, a node is started with that key in a folder of its own, and ended afterwards.
+named, a node is started with that key in a folder of its own, and ended afterwards. Where the person's own Kubo has that
+key, it is of that network already.
 """
 
 import asyncio
@@ -64,13 +65,24 @@ def read_swarm(settings: Config) -> Swarm:
 
 def kubo_here(environ: Mapping[str, str]) -> str:
     """The Kubo that `ipfs` itself would talk to: a running one leaves its address in its repository, as ``api``."""
-    repository = Path(environ.get("IPFS_PATH") or REPOSITORY_DEFAULT).expanduser()
     try:
-        with (repository / "api").open("rb") as file:
+        with (_repository(environ) / "api").open("rb") as file:
             address = file.read(ADDRESS_MAX_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError):
         return KUBO_DEFAULT
     return address if address.startswith("/") else KUBO_DEFAULT
+
+
+def _repository(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("IPFS_PATH") or REPOSITORY_DEFAULT).expanduser()
+
+
+def _is_key_here(key: str, environ: Mapping[str, str]) -> bool:
+    """Whether the Kubo of `kubo_here` has the key that is in the file `key`."""
+    try:
+        return Path(key).expanduser().read_bytes() == (_repository(environ) / "swarm.key").read_bytes()
+    except OSError:
+        return False
 
 
 @asynccontextmanager
@@ -80,8 +92,9 @@ async def reached(swarm: Swarm, folder: Path) -> AsyncIterator[Way]:
     A connection that does not come about is told and no failure: the node may find a way itself. Raises `Invalid` for a
     key that is none, `Unavailable` if a node must be started and there is no program for it.
     """
-    if swarm.kubo or (not swarm.key and not swarm.gateways):
-        if swarm.key:
+    is_here = _is_key_here(swarm.key, os.environ) if swarm.key else not swarm.gateways
+    if swarm.kubo or is_here:
+        if swarm.kubo and swarm.key:
             tell(
                 f"Warning: {clean(swarm.key)} is not used: the Kubo at {clean(swarm.kubo)} has the key that is swarm.key "
                 "in its own repository. Name no Kubo, and one is started with this key."
@@ -153,7 +166,7 @@ async def _join(kubo: str, addresses: tuple[str, ...]) -> None:
                     "swarm/connect", _Connected, {"arg": address}, what=address, silence_s=CONNECT_S
                 )
             except Fault as fault:
-                tell(f"Warning: Kubo did not connect to {clean(address)}: {clean(fault.message)}")
+                tell(f"Warning: Kubo did not connect to {clean(fault.message)}")
 
         async with asyncio.TaskGroup() as group:
             for address in addresses:

@@ -320,9 +320,10 @@ def test_ipfs_results_come_from_a_private_swarm(
     background: Background,
     folders: Path,
     folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the swarm's key and addresses a Kubo is started for the download, and reads from the only holder; nothing of it
-    is left. A key that is none is refused, and so is one without an address."""
+    is left. A key that is none is refused, and so is one without an address, unless the person's own Kubo has that key."""
     key = f"/key/swarm/psk/1.0.0/\n/base16/\n{secrets.token_hex(32)}\n"
     (folder / "swarm.key").write_text(key)
     (folder / "wrong.key").write_text("not a key")
@@ -344,8 +345,16 @@ def test_ipfs_results_come_from_a_private_swarm(
     assert "wrong.key" in ran.err
     ran = shoal("get", "words", "--ipfs-swarm-key", "swarm.key", "--output-dir", "no")
     assert "--ipfs-swarm-addrs" in ran.err
+    (own,) = folders.glob("private-0-*/repo")
+    monkeypatch.setenv("IPFS_PATH", str(own))
+    ran = shoal("get", "words", "--ipfs-swarm-key", "swarm.key", "--output-dir", "own")
+    assert (ran.code, ran.err.count("Starting a Kubo"), _tree(folder / "own")) == (
+        0,
+        0,
+        {"stdout": "hello\n"},
+    )
     left = {path.name for path in folder.iterdir()}
-    assert left == {"job.yaml", "swarm.key", "wrong.key", "result", "job-words", "drivers"}
+    assert left == {"job.yaml", "swarm.key", "wrong.key", "result", "job-words", "own", "drivers"}
 
 
 def test_what_comes_is_what_was_written(shoal: Shoal, finished: Finished, folder: Path) -> None:
