@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import Unavailable
+from protocol.errors import Denied, Unavailable
 from storage.threads import Stop
 from storage.tree import Kind, Limits, digest_file, open_inside, text_of, walk
 
@@ -77,7 +77,7 @@ def difference(path: Path, manifest: Path, stop: Stop) -> str:
             if found != expected:
                 return _told(found, expected)
         missing = next(written, None)
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+    except (OSError, Denied, msgspec.DecodeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _OURS:
             hint = "Raise the limit of open files (ulimit -n), or try again when less runs."
             raise Unavailable(f"{path} cannot be compared: {error.strerror}", hint=hint) from error

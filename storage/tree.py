@@ -20,7 +20,7 @@ from typing import IO, Final
 
 from msgspec import Struct
 
-from protocol.errors import Exhausted, Invalid
+from protocol.errors import Denied, Exhausted, Invalid
 from storage.long_lists import each_of, in_order
 from storage.threads import Stop
 
@@ -126,7 +126,7 @@ def check_link(name: str, target: str) -> None:
 def walk(folder: Path, limits: Limits | None = None) -> Iterator[Entry]:
     """Everything below `folder`, each folder before its content, in the order of the names' bytes; no link is followed.
 
-    Raises `Invalid` for a pipe, socket or device, `Exhausted` beyond `limits`.
+    Raises `Invalid` for a pipe, socket or device, `Denied` for a folder that may not be read, `Exhausted` beyond `limits`.
     """
     limits = limits or Limits()
     root = os.open(folder, FOLDER_FLAGS)
@@ -151,7 +151,7 @@ def walk(folder: Path, limits: Limits | None = None) -> Iterator[Entry]:
 def open_inside(folder: Path, path: str) -> int:
     """A descriptor to read the regular file at `path` below `folder`, without following links; the caller closes it.
 
-    Raises `Invalid` if it is something else, ``FileNotFoundError`` if it is not there.
+    Raises `Invalid` if it is something else, `Denied` if it may not be read, ``FileNotFoundError`` if it is not there.
     """
     parts = safe_parts(path, depth=NAME_MAX_BYTES * 16)
     above = _down(os.open(folder, FOLDER_FLAGS), parts[:-1])
@@ -160,6 +160,8 @@ def open_inside(folder: Path, path: str) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise Invalid(f"{shown(path)} is not a regular file") from error
+        if isinstance(error, PermissionError):
+            raise _unreadable(path) from error
         raise
     finally:
         os.close(above)
@@ -210,12 +212,15 @@ def write_all_at(fd: int, data: bytes | memoryview, at: int) -> None:
 
 def _scan(root: int, parts: tuple[str, ...]) -> Iterator[Entry]:
     """The entries of one folder, read at once so that no descriptor stays open while they are used."""
-    at = _down(os.dup(root), parts)
     try:
-        names = in_order(os.listdir(at), os.fsencode)
-        found = [_entry(at, name, "/".join((*parts, name))) for name in each_of(names)]
-    finally:
-        os.close(at)
+        at = _down(os.dup(root), parts)
+        try:
+            names = in_order(os.listdir(at), os.fsencode)
+            found = [_entry(at, name, "/".join((*parts, name))) for name in each_of(names)]
+        finally:
+            os.close(at)
+    except PermissionError as error:
+        raise _unreadable("/".join(parts)) from error
     return each_of(found)
 
 
@@ -255,6 +260,12 @@ def _within(limits: Limits, entries: int, depth: int, size_bytes: int, folder: P
         raise Exhausted(f"{folder} is more than {limits.depth} folders deep", hint="Use flatter folders.")
     if limits.size_bytes is not None and size_bytes > limits.size_bytes:
         raise Exhausted(f"{folder} holds more than {limits.size_bytes} bytes")
+
+
+def _unreadable(path: str) -> Denied:
+    """A program may run as another user than whoever reads what it wrote."""
+    hint = "Let others read it (umask 022, or chmod -R a+rX at the end of the program)."
+    return Denied(f"{shown(path)} may not be read: it belongs to another user", hint=hint, kind="File")
 
 
 def _unsafe(name: str, reason: str) -> Invalid:

@@ -2,6 +2,9 @@
 
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,18 @@ from storage.tree_writer import TreeWriter
 from tests.contracts.trees import Link, Run, Tree, leads_inside, plant, snapshot
 
 PIECES = st.sampled_from(["a", "b", "..", ".", "", "ü", "x" * 255, "x" * 256, "a\0b", "…", " ", "-", "\n"])
+READ = """
+import os, sys
+from pathlib import Path
+from storage.archive import pieces
+if not os.getuid():
+    os.setuid(65534)
+try:
+    list(pieces(Path(sys.argv[1])))
+except Exception as fault:
+    print(type(fault).__name__, fault, fault.hint)
+"""
+"""A program that packs a folder as a user who may not read everything."""
 NAMES = st.lists(PIECES, min_size=1, max_size=6).map("/".join)
 
 
@@ -246,6 +261,23 @@ class TestReading:
             list(walk(root))
         with pytest.raises(Invalid, match="not a regular file"):
             open_inside(root, "d/fifo")
+
+    @pytest.mark.parametrize(("name", "named"), [("out/secret", "'out/secret'"), ("out", "'out'")])
+    def test_what_may_not_be_read_is_named(self, name: str, named: str) -> None:
+        """A program that runs as another user may leave what the node cannot read: the fault says what, and what to do."""
+        with tempfile.TemporaryDirectory() as made:
+            folder = plant({"out/secret": b"x"}, Path(made) / "result")
+            for path in (Path(made), folder, folder / "out"):
+                path.chmod(0o755)
+            (folder / name).chmod(0)
+
+            ran = subprocess.run(
+                [sys.executable, "-c", READ, folder], capture_output=True, text=True, check=True
+            )
+            (folder / name).chmod(0o755)
+
+        assert f"Denied {named} may not be read" in ran.stdout
+        assert "chmod" in ran.stdout
 
     def test_reading_follows_no_link(self, tmp_path: Path) -> None:
         """A file is opened by its name, never by way of a link, in whatever component."""
