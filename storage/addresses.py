@@ -4,8 +4,8 @@ Knows: addresses in all their spellings, the networks that are not the Internet,
 not know: sockets, or what is asked there. A name is judged by what it resolves to (`storage.resolver`), and the connection
 goes to the address that was judged.
 
-What counts, for each address that may be meant (`meanings`: ``::ffff:10.0.0.1`` means ``10.0.0.1``, and what NAT64 or 6to4
-would be led to counts too):
+What counts, for each address that may be meant (`meanings`: ``::ffff:10.0.0.1`` means ``10.0.0.1``, and what NAT64, SIIT or
+6to4 would be led to counts too):
 
 1. A host that the owner denies by name is denied.
 2. Else the narrowest network that holds the address decides, as with routes: one that the owner allows or denies, or one of
@@ -95,7 +95,8 @@ SPECIAL: Final = (
 )
 _BUILT_IN: Final = tuple((network, each) for each in SPECIAL for network in each.networks)
 
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_TRANSLATED: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96")))
+"""Where a network may have a translator that takes the last 32 bits for an IPv4 address: NAT64 and SIIT (RFC 6052, 2765)."""
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 _ISATAP: Final = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 
@@ -232,7 +233,7 @@ def meanings(address: Address) -> Iterator[Address]:
         return
     yield address
     packed = address.packed
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+    if any(address in each for each in _TRANSLATED) or (address in _COMPATIBLE and int(address) > 1):
         yield ipaddress.IPv4Address(packed[12:])
     if address.sixtofour is not None:
         yield address.sixtofour

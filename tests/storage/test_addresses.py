@@ -63,6 +63,7 @@ SPELLINGS: dict[str, Spelling] = {
     "mapped, in full": lambda address: ipaddress.IPv6Address(f"::ffff:{address}").exploded,
     "compatible": lambda address: f"::{address}",
     "NAT64": lambda address: f"64:ff9b::{address}",
+    "SIIT": lambda address: f"::ffff:0:{address}",
     "6to4": lambda address: str(ipaddress.IPv6Address(0x2002 << 112 | int(address) << 80 | 1)),
     "ISATAP": lambda address: f"2606:4700::5efe:{address}",
     "zone": lambda address: f"::ffff:{address}%eth0",
