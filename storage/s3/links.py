@@ -5,16 +5,20 @@ an account's session that is over takes its links with it. Must not know: who si
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
+from aiohttp.abc import AbstractResolver
+
 from protocol.errors import Broken, Denied, Fault
 from storage.lanes import Again, Lane, Request, Task
 from storage.parts import PARTIAL
-from storage.ranged import Refusal
+from storage.ranged import Limits, Refusal
+from storage.route import Route, find_route
 from storage.s3.bulk import refusal_of
 from storage.s3.keys import Object
 from storage.wire import Head, Line
@@ -26,6 +30,12 @@ RENEW_S: Final = 30.0
 
 Newer = Callable[[], Awaitable[Mapping[str, str]]]
 """Links to the same objects that are made now. Raises `Fault`, also where nobody makes any."""
+
+
+async def route_of(link: str, limits: Limits, resolver: AbstractResolver) -> Route:
+    """How the server of a link is reached; whom it may be certified by says the environment, as for S3 with an account.
+    Raises as `find_route`."""
+    return await find_route(link, limits, resolver, os.environ.get("AWS_CA_BUNDLE", ""))
 
 
 class Links:

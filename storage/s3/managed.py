@@ -22,8 +22,8 @@ from storage import archive
 from storage.contract import Form, Label, Progress, Publisher
 from storage.lanes import Lanes, Request, Task
 from storage.ranged import Limits, Refusal
-from storage.route import find_route
 from storage.s3.bulk import refusal_of
+from storage.s3.links import route_of
 from storage.s3.params import S3Settings
 from storage.s3.pieces import PARTS_MAX, Piece, Stream
 from storage.s3.upload import ABORT_S, FINISH_S
@@ -182,7 +182,7 @@ class _Upload:
             self._done += size
             self._progress(self._done, None)
 
-        route = await find_route(self._links[1], self._limits, ThreadedResolver())
+        route = await route_of(self._links[1], self._limits, ThreadedResolver())
         await self._lanes.move(tasks, route, count, moved, finish_s)
 
     async def _taken_back(self, upload: str) -> None:

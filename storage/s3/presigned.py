@@ -28,10 +28,9 @@ from storage.long_lists import Packed
 from storage.parts import Files, Item, requests_for
 from storage.ranged import Limits, check_size
 from storage.resolver import CheckedResolver
-from storage.route import find_route
 from storage.s3.checksums import sha256_of
 from storage.s3.keys import Object, landing
-from storage.s3.links import Link, Links, Look
+from storage.s3.links import Link, Links, Look, route_of
 from storage.s3.listing import Listing, changed, check_listing
 from storage.s3.params import S3Settings
 from storage.threads import in_thread
@@ -203,7 +202,7 @@ class PreSignedSource:
     ) -> None:
         resolver = CheckedResolver(self._settings.addresses)
         resolver.check_url(url)
-        route = await find_route(url, self._limits, resolver)
+        route = await route_of(url, self._limits, resolver)
         await self._lanes.move(tasks, route, count, moved)
 
 
