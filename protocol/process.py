@@ -9,6 +9,7 @@ import errno
 import fcntl
 import importlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -71,7 +72,8 @@ def stop_signal() -> asyncio.Event:
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run a program's event loop (uvloop's if it is installed) to its exit code, its threads taking turns every `SWITCH_S`.
+    """Run a program's event loop (uvloop's if it is installed) to its exit code, its threads taking turns every `SWITCH_S`,
+    with as many open files as the system lets it have.
 
     A group of errors that holds nothing but our faults is raised as the first of them.
     """
@@ -84,10 +86,19 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
     with contextlib.suppress(ImportError):
         run = importlib.import_module("uvloop").run
     sys.setswitchinterval(SWITCH_S)
+    _open_more_files()
     try:
         return run(begun())
     except BaseExceptionGroup as group:
         raise _first_fault(group) or group from None
+
+
+def _open_more_files() -> None:
+    """Raise the limit of open files to what this process may have. The usual 1,024 is for programs that ask by ``select``;
+    each connection that waits is an open file, and a thousand servers that never answer would be all of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _first_fault(group: BaseExceptionGroup[BaseException]) -> Fault | None:
