@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from protocol.jobs import Job, Spec, Task, Timeouts
+from protocol.jobs import Job, Resources, Spec, Task, Timeouts
 
 
 class TypeDefaults(Struct, frozen=True, rename="pascal"):
@@ -18,6 +18,7 @@ class TypeDefaults(Struct, frozen=True, rename="pascal"):
     priority: int = 0
     publisher: Spec = field(default_factory=Spec)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    resources: Resources = field(default_factory=Resources)
 
 
 class Defaults(Struct, frozen=True, rename="pascal"):
@@ -39,7 +40,9 @@ def apply_defaults(job: Job, defaults: Defaults) -> Job:
     mine: TypeDefaults = getattr(defaults, job.type)
     if mine == _NOTHING:
         return job
-    task = _apply_to_task(job.task, mine) if job.type in ENDING else job.task
+    task = msgspec.structs.replace(job.task, resources=_resources(job.task.resources, mine.resources))
+    if job.type in ENDING:
+        task = _apply_to_task(task, mine)
     return msgspec.structs.replace(job, priority=job.priority or mine.priority, tasks=[task])
 
 
@@ -47,6 +50,17 @@ def _apply_to_task(task: Task, mine: TypeDefaults) -> Task:
     publisher = task.publisher if task.publisher.type else mine.publisher
     return msgspec.structs.replace(
         task, publisher=publisher, timeouts=_timeouts(task.timeouts, mine.timeouts)
+    )
+
+
+def _resources(own: Resources, default: Resources) -> Resources:
+    return Resources(
+        own.cpu or default.cpu,
+        own.memory or default.memory,
+        own.disk or default.disk,
+        own.gpu or default.gpu,
+        own.gpu_name,
+        own.gpu_memory,
     )
 
 

@@ -3,7 +3,7 @@
 Knows: the label-selector grammar of Kubernetes and its operators. Must not know: whose labels they are, or what a
 ``favour_`` key does (`requester.core` ranks by it).
 
-    region in (eu,us), env!=prod, gpu, !spot, cores>8
+    region in (eu,us), env!=prod, gpu, !spot, cores>8 (or: cores gt 8)
 """
 
 import re
@@ -173,6 +173,9 @@ class _Reader:
         self._next()
         if sign in _WORDS:
             return Constraint(key, sign, self._values())
+        if sign in ("gt", "lt"):
+            # As a job's Constraints have it, and pages about Bacalhau.
+            return Constraint(key, sign, [self._value()])
         if sign not in _SIGNS:
             self._at -= 1
             raise self._stopped("an operator (=, ==, !=, in, notin, >, <) or a comma")

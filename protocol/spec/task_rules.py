@@ -77,7 +77,8 @@ def _read_task(task: Task, path: Path, rules: Rules) -> Task:
     tell_moved(findings, older, (*path, "Engine", "Params"))
     written = [((*path, "InputSources", index), each) for index, each in enumerate(task.input_sources)]
     written += [(here, each) for here, each in older.inputs if each not in task.input_sources]
-    result_paths = task.result_paths
+    # Pages about Bacalhau name a result by its path, and mean the folder.
+    result_paths = [replace(each, name=each.name.strip("/")) for each in task.result_paths]
     if engine.type == "wasm":
         written = [(here, replace(each, target=_from_root(each.target))) for here, each in written]
         result_paths = [replace(each, path=_from_root(each.path)) for each in result_paths]

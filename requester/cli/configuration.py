@@ -3,7 +3,7 @@
 Knows: which key means which setting. Must not know: how layers are read (`protocol.config`) or what a setting does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +14,10 @@ from protocol import server_settings as shared
 from protocol.config import Config, config_files, is_file, read_config
 from protocol.errors import Invalid
 from protocol.ids import RequesterId, is_token
-from protocol.jobs import Spec, Timeouts
+from protocol.jobs import Resources, Spec, Timeouts
 from protocol.nats.credentials import name_of
 from protocol.spec import Defaults, TypeDefaults
-from protocol.spec.quantities import parse_duration_s
+from protocol.spec.quantities import parse_bytes, parse_cpu, parse_duration_s, parse_gpu
 from requester.settings import Settings
 from storage.multiaddr import parse_endpoint
 from storage.s3.results import ManagedBucket, Signing
@@ -176,6 +176,8 @@ def in_force(wanted: Plan, port: int) -> dict[str, Any]:
         said[f"{task}.Publisher"] = {"Type": default.publisher.type, "Params": default.publisher.params}
         said[f"{task}.Timeouts.ExecutionTimeout"] = _duration(default.timeouts.execution_timeout)
         said[f"{task}.Timeouts.TotalTimeout"] = _duration(default.timeouts.total_timeout)
+        resources = {name: text for name, text in msgspec.to_builtins(default.resources).items() if text}
+        said |= {f"{task}.Resources.{name}": text for name, text in resources.items()}
     return _nested(said)
 
 
@@ -318,4 +320,20 @@ def _type_defaults(config: Config, key: str) -> TypeDefaults:
             execution_timeout=int(config.seconds(f"{key}.Task.Timeouts.ExecutionTimeout")),
             total_timeout=int(config.seconds(f"{key}.Task.Timeouts.TotalTimeout")),
         ),
+        resources=Resources(
+            cpu=_amount(config, parse_cpu, f"{key}.Task.Resources.CPU"),
+            memory=_amount(config, parse_bytes, f"{key}.Task.Resources.Memory"),
+            disk=_amount(config, parse_bytes, f"{key}.Task.Resources.Disk"),
+            gpu=_amount(config, parse_gpu, f"{key}.Task.Resources.GPU"),
+        ),
     )
+
+
+def _amount(config: Config, parse: Callable[[str], object], key: str) -> str:
+    """An amount as it is written, which `parse` can read."""
+
+    def read(text: str) -> str:
+        parse(text)
+        return text
+
+    return config.parsed(read, key, default="")

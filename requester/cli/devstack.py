@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from protocol.config import is_file
 from protocol.errors import Unavailable
 from requester.cli.exits import Exit, tell
 
@@ -27,12 +29,19 @@ def devstack(
         Path | None, Parameter(help="Keep all data here; default a folder that is removed.")
     ] = None,
     ipfs_connect: Annotated[str, Parameter(help="Multiaddress of the Kubo RPC API for the nodes.")] = "",
+    config: Annotated[
+        list[str] | None,
+        Parameter(
+            alias="-c", help="A YAML file, or Key=Value, for nodes and requesters; repeatable.", negative=""
+        ),
+    ] = None,
     random_ports: Annotated[bool, Parameter(help="Any free port (= --api-port 0).")] = False,
 ) -> int:
     """Run a NATS server, requesters and compute nodes on this machine until Ctrl+C; then nothing is left of them.
 
     Prints the two export lines by which clients find it once all nodes are ready.
     """
+    settings = settings_of(config or [])
     flags = ["--ipfs-connect", ipfs_connect] if ipfs_connect else []
     return asyncio.run(
         _run(
@@ -41,9 +50,15 @@ def devstack(
             computes=computes,
             hybrids=hybrids,
             api_port=0 if random_ports else api_port,
-            compute_flags=flags,
+            requester_flags=settings,
+            compute_flags=[*flags, *settings],
         )
     )
+
+
+def settings_of(given: Sequence[str]) -> list[str]:
+    """The values of ``-c`` for processes that run in a folder of their own."""
+    return [word for each in given for word in ("-c", str(Path(each).absolute()) if is_file(each) else each)]
 
 
 async def _run(
@@ -53,6 +68,7 @@ async def _run(
     computes: int,
     hybrids: int,
     api_port: int,
+    requester_flags: list[str],
     compute_flags: list[str],
 ) -> int:
     from deploy.devstack import cluster
@@ -69,6 +85,7 @@ async def _run(
         computes=computes,
         hybrids=hybrids,
         api_port=api_port,
+        requester_flags=requester_flags,
         compute_flags=compute_flags,
     )
     try:

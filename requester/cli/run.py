@@ -81,9 +81,10 @@ class JobFlags:
     concurrency: Annotated[int | None, Parameter(show=False)] = None
     labels: Annotated[list[str] | None, Parameter(alias="-l", help="A label, key=value; repeatable.")] = None
     constraints: Annotated[
-        str, Parameter(help="Which nodes, as a label selector: 'region in (eu,us),env!=prod,gpu'.")
-    ] = ""
-    selector: Annotated[str, Parameter(alias="-s", show=False)] = ""
+        list[str] | None,
+        Parameter(help="Which nodes, as a label selector: 'region in (eu,us),env!=prod,gpu'; repeatable."),
+    ] = None
+    selector: Annotated[list[str] | None, Parameter(alias="-s", show=False)] = None
     target: Annotated[
         Literal["any", "all"], Parameter(help="any: as many nodes as --count; all: every node that fits.")
     ] = "any"
@@ -236,7 +237,7 @@ def _job(job: JobFlags) -> Json:
             "--count and --target all cannot be given together",
             hint="A job for all nodes has one execution on each.",
         )
-    constraints = job.constraints or job.selector
+    constraints = ",".join(each for each in job.constraints or job.selector or () if each.strip())
     return _present(
         Name=job.name,
         Namespace=job.namespace,

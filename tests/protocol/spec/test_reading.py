@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import Failure, Invalid
-from protocol.jobs import ResultPath, Spec, Timeouts
+from protocol.jobs import Resources, ResultPath, Spec, Timeouts
 from protocol.spec import (
     Defaults,
     SpecFault,
@@ -277,8 +277,8 @@ def test_a_spec_without_publisher_is_warned_about() -> None:
 
 
 def test_a_requesters_defaults_fill_what_a_job_leaves_open() -> None:
-    """Priority, publisher and timeouts of JobDefaults count where the job says nothing."""
-    mine = TypeDefaults(priority=7, publisher=Spec("ipfs"), timeouts=Timeouts(60, 0, 600))
+    """Priority, publisher, timeouts and resources of JobDefaults count where the job says nothing."""
+    mine = TypeDefaults(7, Spec("ipfs"), Timeouts(60, 0, 600), Resources(cpu="250m", memory="64Mb", gpu="1"))
     defaults = Defaults(batch=mine, service=mine)
     task = {"ResultPaths": [{"Name": "o", "Path": "/o"}]}
 
@@ -291,8 +291,12 @@ def test_a_requesters_defaults_fill_what_a_job_leaves_open() -> None:
     ).job
     assert (own.priority, own.task.publisher, own.task.timeouts) == (1, Spec("local"), Timeouts(5, 0, 600))
 
+    wants = read_body(body(task={"Resources": {"Memory": "1Gi"}}), defaults=defaults).job
+    assert wants.task.resources == Resources(cpu="250m", memory="1Gi", gpu="1")
+
     service = read_body(body(Type="service"), defaults=defaults).job
     assert (service.priority, service.task.publisher, service.task.timeouts) == (7, Spec(), Timeouts())
+    assert service.task.resources == mine.resources
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ LABELS = st.dictionaries(WORDS, st.one_of(WORDS, NUMBERS), max_size=4)
         ("region in (eu,us)", [Constraint("region", "in", ["eu", "us"])]),
         ("region notin ( eu )", [Constraint("region", "notin", ["eu"])]),
         ("cores>8", [Constraint("cores", "gt", ["8"])]),
+        ("cores gt 8,mem lt 4", [Constraint("cores", "gt", ["8"]), Constraint("mem", "lt", ["4"])]),
         ("cores<8", [Constraint("cores", "lt", ["8"])]),
         ("a=", [Constraint("a", "=", [""])]),
         ("a in (,b)", [Constraint("a", "in", ["", "b"])]),

@@ -1,6 +1,18 @@
 """What a cluster to try things on names as an example."""
 
-from requester.cli.devstack import CONTAINER, MODULE, example
+from pathlib import Path
+
+import pytest
+
+from requester.cli.devstack import CONTAINER, MODULE, example, settings_of
+
+
+def test_settings_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``devstack -c`` takes keys and files as Bacalhau's does; a file is found from where the person is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("Labels: {a: b}\n")
+    key = "JobDefaults.Batch.Task.Resources.CPU=250m"
+    assert settings_of([key, "mine.yaml"]) == ["-c", key, "-c", str(tmp_path / "mine.yaml")]
 
 
 def test_the_example_is_one_that_can_run() -> None:

@@ -48,7 +48,16 @@ def test_every_flag_has_its_field(shoal: Shoal, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MINE", "own")
     words = [
         *("--name", "n", "--namespace", "ns", "--priority", "5", "--count", "2"),
-        *("-l", "a=b", "--labels", "c=d", "--constraints", "region in (eu,us),gpu"),
+        *(
+            "-l",
+            "a=b",
+            "--labels",
+            "c=d",
+            "--constraints",
+            "region in (eu,us)",
+            "--constraints",
+            "gpu,mem gt 16",
+        ),
         *(
             "--task-name",
             "t",
@@ -61,7 +70,7 @@ def test_every_flag_has_its_field(shoal: Shoal, monkeypatch: pytest.MonkeyPatch)
             "--input",
             "https://h/f:/y",
         ),
-        *("-o", "outputs:/outputs", "--output", "more:/more", "-p", "ipfs"),
+        *("-o", "/outputs:/outputs", "--output", "more:/more", "-p", "ipfs"),
         *(
             "--cpu",
             "2",
@@ -90,6 +99,7 @@ def test_every_flag_has_its_field(shoal: Shoal, monkeypatch: pytest.MonkeyPatch)
         "Constraints": [
             {"Key": "region", "Operator": "in", "Values": ["eu", "us"]},
             {"Key": "gpu", "Operator": "exists"},
+            {"Key": "mem", "Operator": "gt", "Values": ["16"]},
         ],
     }
     assert task["Engine"]["Params"] == {

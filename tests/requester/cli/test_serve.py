@@ -98,6 +98,7 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
         "JobDefaults.Batch.Task.Timeouts.TotalTimeout=30m",
         "JobDefaults.Batch.Task.Publisher.Type=local",
         "JobDefaults.Service.Priority=3",
+        "JobDefaults.Daemon.Task.Resources.Memory=64Mb",
     ]
     made = _plan(folder, given)
     assert (made.settings.api_host, made.settings.api_port) == ("127.0.0.9", 99)
@@ -107,13 +108,22 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
     assert made.defaults.batch.timeouts.total_timeout == 1800
     assert made.defaults.batch.publisher.type == "local"
     assert made.defaults.service.priority == 3
+    assert made.defaults.daemon.resources.memory == "64Mb"
     assert made.warnings == []
 
 
 def test_the_settings_in_force_are_told_under_the_peers_keys(folder: Path) -> None:
     """What ``agent config`` shows can be given to `serve` again and means the same; no secret is among it."""
     given = ["API.Host=127.0.0.9", "Orchestrator.NodeManager.DisconnectTimeout=90s", "NATS.Password=hunter2"]
-    made = _plan(folder, [*given, "JobDefaults.Batch.Task.Timeouts.TotalTimeout=30m", "API.Port=0"])
+    made = _plan(
+        folder,
+        [
+            *given,
+            "JobDefaults.Batch.Task.Timeouts.TotalTimeout=30m",
+            "API.Port=0",
+            "JobDefaults.Ops.Task.Resources.GPU=1",
+        ],
+    )
 
     told = in_force(made, 1234)
     (folder / "told.yaml").write_text(yaml.safe_dump(told))
@@ -122,6 +132,7 @@ def test_the_settings_in_force_are_told_under_the_peers_keys(folder: Path) -> No
     assert told["API"] == {"Host": "127.0.0.9", "Port": 1234}
     assert told["Orchestrator"]["NodeManager"]["DisconnectTimeout"] == "90s"
     assert told["JobDefaults"]["Batch"]["Task"]["Timeouts"]["TotalTimeout"] == "1800s"
+    assert told["JobDefaults"]["Ops"]["Task"]["Resources"] == {"GPU": "1"}
     assert "hunter2" not in str(told)
     assert again.settings == replace(made.settings, api_port=1234, nats_password="")
     assert (again.defaults, again.warnings) == (made.defaults, [])
