@@ -6,7 +6,6 @@ Kubo has checked each block against its CID, and tells in a trailer what it lack
 """
 
 from collections.abc import Mapping
-from typing import Final
 from urllib.parse import quote, urlsplit
 
 from protocol.errors import Broken, Fault, Unavailable
@@ -15,9 +14,6 @@ from storage.ipfs.trailers import told_behind, words_of
 from storage.lanes import Request
 from storage.parts import PARTIAL
 from storage.ranged import Refusal
-
-REFUSED: Final = "Gateway"
-"""The kind of fault that says that ``cat`` may do what the gateway will not."""
 
 
 class GatewayFile:
@@ -43,13 +39,13 @@ class GatewayFile:
 
     def refused(self, status: int, body: bytes) -> Refusal:
         """Kubo itself is to be asked; its word counts."""
-        fault = Unavailable(f"{self.name}: the gateway refuses (status {status})", kind=REFUSED)
+        fault = Unavailable(f"{self.name}: the gateway refuses (status {status})")
         return Refusal(fault, again=False)
 
     def told(self, trailers: Mapping[str, str]) -> Fault | None:
         """A body that the gateway itself says is not whole: Kubo is to be asked."""
         words = words_of(trailers)[:300].decode(errors="replace")
-        return Unavailable(f"{self.name}: the gateway broke off: {words}", kind=REFUSED) if words else None
+        return Unavailable(f"{self.name}: the gateway broke off: {words}") if words else None
 
 
 class KuboFile:

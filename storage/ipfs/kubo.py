@@ -88,8 +88,11 @@ class Kubo:
             lanes.close()
 
     async def probe(self) -> str:
-        """The node's version, now. Raises `Unavailable`, or `Denied` if its id is not the one the endpoint names."""
-        self._known = False
+        """The node's version, now. Raises `Unavailable`, or `Denied` if its id is not the one the endpoint names.
+
+        Its gateway is looked for anew as well: a node that was started again may have another, or one at last.
+        """
+        self._known, self._gateway = False, None
         async with asyncio.timeout(PROBE_S):
             await self.ready()
             return (await self.ask("version", Version)).version

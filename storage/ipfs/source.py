@@ -25,7 +25,7 @@ from storage.ipfs.blocks import BlockLimits, Blocks
 from storage.ipfs.cid import HASH, read_cid
 from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.exchange import Exchanges
-from storage.ipfs.files import REFUSED, GatewayFile, KuboFile
+from storage.ipfs.files import GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
 from storage.ipfs.near import meant
 from storage.ipfs.params import SourceParams, split_path
@@ -112,8 +112,9 @@ class IpfsSource(IpfsDriver):
             gateway = await self._kubo.gateway()
             try:
                 await self._bring_files(pinned, beside, gateway, params, moved)
-            except Unavailable as fault:
-                if fault.kind != REFUSED:
+            except Unavailable:
+                # It refuses, or is not where it was; the node itself may have all of it.
+                if not gateway:
                     raise
                 await in_thread(lambda _: remove_tree(beside))
                 await self._bring_files(pinned, beside, "", params, moved)

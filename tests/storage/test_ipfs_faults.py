@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from deploy import servers
+from deploy.processes import free_ports
 from protocol.errors import Broken, Denied, Exhausted, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import ExecutionId
 from storage.contract import Share, silent
@@ -224,6 +225,19 @@ async def test_a_gateway_that_fails_is_done_without(fault: str, node: servers.Ku
             assert fault in ("whole", "range")
         else:
             assert tree == {"": LARGE}
+
+
+async def test_a_gateway_that_went_elsewhere_is_done_without(node: servers.Kubo, tmp_path: Path) -> None:
+    """A node that was started again may have its gateway at another port: what it holds comes all the same, and from that
+    gateway once the node was looked at again."""
+    cid = await added(node, {"": LARGE}, tmp_path / "added")
+    (port,) = free_ports(1)
+    async with Kubo(node.multiaddr, IpfsSettings(retry_s=0.01)) as kubo:
+        kubo._gateway = f"http://127.0.0.1:{port}"
+
+        assert await brought(IpfsSource(kubo), cid, tmp_path / "in") == {"": LARGE}
+        await kubo.probe()
+        assert await kubo.gateway() == node.gateway_url
 
 
 async def test_a_gateway_that_serves_other_data_is_not_believed(node: servers.Kubo, tmp_path: Path) -> None:
