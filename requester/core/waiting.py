@@ -8,6 +8,7 @@ each change would be an entry of each.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from protocol.errors import NO_SUITABLE_NODE, Failure
 from protocol.ids import NodeId, short
 from protocol.jobs import Amounts
+from protocol.spelling import some_of
 from requester.core.attempts import serves
 from requester.core.fleet import Fleet
 from requester.core.fold import lacking
@@ -33,7 +35,9 @@ from requester.core.standing import (
 NO_ROOM: Final = "Exhausted.NoRoom"
 
 NODES_TOLD: Final = 32
-"""Nodes named one by one in an explanation; the rest is counted."""
+"""Nodes, or reasons, told one by one in an explanation; the rest is counted."""
+ALIKE_NAMED: Final = 3
+"""Of the nodes with one and the same reason."""
 
 WAITING_TOLD: Final = 4
 """Nodes named where a job only has to wait: there may be a million such reasons. `job explain` works out the rest."""
@@ -105,8 +109,8 @@ def explain(
     """Why a task cannot be placed now: for lack of room, of a node that is away, or of any node that could run it.
 
     `lack` says what a node that fits lacks just now; `waits`: whatever the reason is, it is waited until that changes. The
-    message is made for people, one line a node; `details` has the same by node id. Nodes that have `refused` the task count
-    for nothing, however they stand.
+    message is made for people, one line a reason; `details` has the same by node id. Nodes that have `refused` the task
+    count for nothing, however they stand.
     """
     known = standing.known
     could = [node for node in standing.fitting if node not in refused]
@@ -190,9 +194,12 @@ def _none_fits(unfit: Sequence[Unfit], needed: int, known: int, waits: bool) -> 
         if waits
         else f"no node can run this job (needs {needed}, has 0 of {known})"
     )
+    alike: dict[tuple[str, str], list[str]] = {}
+    for each in unfit:
+        alike.setdefault((each.reason, each.hint), []).append(short(each.node))
     table = "".join(
-        f"\n  {short(each.node)}  {each.reason}" + (f"  fix: {each.hint}" if each.hint else "")
-        for each in unfit[:NODES_TOLD]
+        f"\n  {some_of(nodes, ALIKE_NAMED)}  {reason}" + (f"  fix: {hint}" if hint else "")
+        for (reason, hint), nodes in islice(alike.items(), NODES_TOLD)
     )
     wait = "" if waits else " With a QueueTimeout the job waits for such a node."
     return Failure(

@@ -1,5 +1,7 @@
 """Why a job waits: one entry when it begins to, and the truth for whoever asks."""
 
+from msgspec.structs import replace
+
 from protocol.entries import (
     Assigned,
     Queued,
@@ -149,6 +151,21 @@ def test_a_cluster_without_nodes_is_given_a_moment() -> None:
     assert world.job.state is JobState.FAILED
     assert world.job.failure is not None
     assert world.job.failure.code == "NoSuitableNode.NoNodes"
+
+
+def test_a_reason_is_told_once() -> None:
+    """A job that no node can run is told each reason once, with the nodes that it holds for; programs have it by node."""
+    small = [a_node(f"n{number}", cores=1) for number in range(1, 6)]
+    world = World(*small, replace(small[0], info=replace(small[0].info, id=NodeId("old"), engines=[])))
+    world.submit(a_job(cpu="2"))
+
+    failure = world.job.failure
+    assert failure is not None
+    assert failure.message.splitlines()[1:] == [
+        "  n1, n2, n3 and 2 more  needs 2 cores, offers 1  fix: Lower Resources.CPU or add a node",
+        "  old  has no engine noop",
+    ]
+    assert len(failure.details) == 6
 
 
 def test_nodes_that_are_away_are_waited_for() -> None:
