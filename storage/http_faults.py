@@ -3,6 +3,7 @@
 Knows: HTTP statuses and the HTTP client's errors. Must not know: what was asked for; `what` names it, without secrets.
 """
 
+import os
 from typing import Final
 
 import aiohttp
@@ -13,6 +14,7 @@ from storage.route import insecure
 
 FINAL: Final = "Final"
 """Kind of a fault that another attempt would only repeat."""
+_PROXY_HINT: Final = "Check http_proxy, https_proxy and no_proxy of this process's environment."
 
 
 def may_pass(error: Exception) -> bool:
@@ -68,9 +70,20 @@ def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silen
         case aiohttp.ClientConnectorSSLError():
             said, hint = insecure(error.os_error)
             return Unavailable(f"{what}: {error.host}:{error.port} {said}", hint=hint)
+        case aiohttp.ClientProxyConnectionError():
+            said = f"its proxy {error.host}:{error.port}: {_reason(error.os_error)}"
+            return Unavailable(f"{what} cannot be reached through {said}", hint=_PROXY_HINT)
+        case aiohttp.ClientHttpProxyError():
+            said = f"its proxy answers {error.status} {header_text(error.message)}"
+            return Unavailable(f"{what} cannot be reached: {said}", hint=_PROXY_HINT)
+        case aiohttp.ClientConnectorDNSError():
+            hint = "Check the name, and that this node may look it up. Redirects and proxies have names too."
+            return Unavailable(
+                f"{what} cannot be reached: {error.host}: {_reason(error.os_error)}", hint=hint
+            )
         case aiohttp.ClientConnectorError():
             hint = "Check the host and port, and that this node may reach it."
-            return Unavailable(f"{what} cannot be reached: {error.os_error.strerror or error}", hint=hint)
+            return Unavailable(f"{what} cannot be reached: {_reason(error.os_error)}", hint=hint)
         case aiohttp.ClientResponseError():
             said = error.message.strip().partition("\n")[0].rstrip(":")
             return Broken(f"{what} answers what is not HTTP: {said}")
@@ -78,3 +91,9 @@ def fault_for(what: str, error: Exception, done: int, *, connect_s: float, silen
             return Invalid(f"{what} cannot be asked for: {error}")
         case _:
             return Unavailable(f"{what} broke off the connection, after {done} bytes: {error}")
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words. An event loop puts others in their place, which say what it called."""
+    code = error.errno or 0
+    return os.strerror(code) if code > 0 else error.strerror or str(error)

@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
 from protocol.errors import Unavailable
+from storage.addresses import read_address
 from storage.ranged import Limits
 from storage.threads import in_thread
 
@@ -67,9 +68,7 @@ async def find_route(url: str, limits: Limits, resolver: AbstractResolver, ca_bu
     name that is not known. `ca_bundle` is a file of authorities to trust, where it is not the system's.
     """
     host, port, secure = origin_of(url)
-    proxy = getproxies().get("https" if secure else "http", "")
-    if proxy and proxy_bypass(f"{host}:{port}"):
-        proxy = ""
+    proxy = proxy_of(url)
     far_host, far_port, _ = origin_of(proxy) if proxy else (host, port, secure)
     try:
         async with asyncio.timeout(limits.connect_s):
@@ -90,6 +89,20 @@ async def find_route(url: str, limits: Limits, resolver: AbstractResolver, ca_bu
         connect_s=limits.connect_s,
         silence_s=limits.silence_s,
     )
+
+
+def proxy_of(url: str) -> str:
+    """The URL of the proxy that the environment names for an http or https URL; empty for none.
+
+    Nothing on this machine is asked for through one, as with Bacalhau and all programs in Go.
+    """
+    host, port, secure = origin_of(url)
+    proxy = getproxies().get("https" if secure else "http", "")
+    address = read_address(host)
+    here = address.is_loopback if address else host == "localhost"
+    if not proxy or here or proxy_bypass(f"{host}:{port}"):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def basic(user: str | None, password: str | None) -> str:

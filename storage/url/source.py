@@ -29,7 +29,8 @@ from storage.contract import Drivers, Fetched, Form, Progress, Resolved, Share
 from storage.credentials import Credential
 from storage.http_faults import FINAL, check_status, fault_for, may_pass
 from storage.ranged import MOVED_BYTES, Crawl
-from storage.resolver import CheckedResolver
+from storage.resolver import CheckedResolver, environment_proxies
+from storage.route import proxy_of
 from storage.settings import StorageSettings
 from storage.threads import in_thread
 from storage.tree import CHUNK_BYTES
@@ -187,7 +188,8 @@ class UrlSource:
         try:
             # Headers that trickle are not silence to the session.
             async with asyncio.timeout(limit_s):
-                return await self._session.get(at, headers=headers, allow_redirects=False)
+                proxy = proxy_of(str(at)) or None
+                return await self._session.get(at, headers=headers, allow_redirects=False, proxy=proxy)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._fault(params, error, 0) from error
 
@@ -219,10 +221,11 @@ class UrlSource:
 
 @contextlib.asynccontextmanager
 async def open_url(settings: StorageSettings) -> AsyncIterator[Drivers]:
-    """The source with a session of its own. Proxies and ``.netrc`` of the environment are not used."""
+    """The source with a session of its own. Proxies are those of the environment; its ``.netrc`` is not used."""
+    trusted = settings.addresses.trusting(environment_proxies())
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=CheckedResolver(settings.addresses), limit=0),
+        connector=aiohttp.TCPConnector(resolver=CheckedResolver(trusted), limit=0),
         timeout=timeout,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

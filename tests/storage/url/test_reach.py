@@ -1,12 +1,13 @@
 """Where a URL may lead a node, what the node sends there, and what of it people see."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from protocol.errors import Denied, Invalid, NotFound
+from protocol.errors import Denied, Invalid, NotFound, Unavailable
 from storage.addresses import AddressPolicy
 from storage.contract import Source
 from storage.credentials import read_credentials
@@ -45,6 +46,80 @@ class TestAddresses:
         """Each step of a redirect is checked."""
         with pytest.raises(Denied):
             await bring(source, server.url(f"/faults/redirect/a?to={to}"), tmp_path)
+
+
+class TestProxies:
+    """A node behind a proxy, which its environment names."""
+
+    @pytest.fixture
+    async def asked(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
+        """What a proxy is asked for: it brings a file, and makes no tunnels."""
+        asked: list[str] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")[0])
+            tunnel = asked[-1].startswith("CONNECT")
+            told = b"403 Not for you" if tunnel else b"200 OK"
+            writer.write(b"HTTP/1.1 " + told + b"\r\nContent-Length: 5\r\n\r\nhello")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+            for name in ("http_proxy", "https_proxy"):
+                monkeypatch.setenv(name, f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+            monkeypatch.setenv("no_proxy", "near.invalid")
+            yield asked
+
+    @pytest.fixture
+    async def behind(self, asked: list[str], node: StorageSettings) -> AsyncIterator[Source[UrlParams]]:
+        """The driver of that node, whose owner allows nothing by name."""
+        async with open_url(msgspec.structs.replace(node, addresses=AddressPolicy())) as drivers:
+            yield drivers.sources["urldownload"]
+
+    async def test_it_is_asked(self, behind: Source[UrlParams], asked: list[str], tmp_path: Path) -> None:
+        """As S3 is, and as Bacalhau does; the proxy looks names up."""
+        assert await bring(behind, "http://data.invalid/f", tmp_path) == {"f": b"hello"}
+        assert asked == ["GET http://data.invalid/f HTTP/1.1"] * 2
+
+    async def test_what_it_answers_is_told(self, behind: Source[UrlParams], tmp_path: Path) -> None:
+        """A refusal of its own is not taken for the server's."""
+        with pytest.raises(Unavailable, match="its proxy answers 403 Not for you") as caught:
+            await bring(behind, "https://data.invalid/f", tmp_path)
+        assert "https_proxy" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("proxy", "told"),
+        [
+            ("http://127.0.0.1:1", r"through its proxy 127\.0\.0\.1:1: Connection refused"),
+            ("http://nowhere.invalid:1", r"cannot be reached: nowhere\.invalid: "),
+        ],
+    )
+    async def test_one_that_is_not_there_is_told(
+        self,
+        asked: list[str],
+        node: StorageSettings,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        proxy: str,
+        told: str,
+    ) -> None:
+        """Who looks for the fault hears that it is not the server's."""
+        monkeypatch.setenv("http_proxy", proxy)
+        async with open_url(node) as drivers:
+            with pytest.raises(Unavailable, match=told):
+                await bring(drivers.sources["urldownload"], "http://data.invalid/f", tmp_path)
+
+    @pytest.mark.parametrize(
+        "host", ["169.254.169.254", "10.0.0.1", "127.0.0.1", "localhost", "near.invalid"]
+    )
+    async def test_it_opens_nothing_that_is_closed(
+        self, behind: Source[UrlParams], asked: list[str], tmp_path: Path, host: str
+    ) -> None:
+        """Addresses are judged as without it; this machine, and what ``no_proxy`` names, are not asked for through it."""
+        with pytest.raises((Denied, Unavailable)):
+            await bring(behind, f"http://{host}/f", tmp_path)
+
+        assert asked == []
 
 
 class TestCredentials:
