@@ -41,6 +41,7 @@ class StorageSettings(Struct, frozen=True):
     - `connect_s`, `silence_s`: how long a server may take to accept, and to say anything more, in seconds;
     - `max_bytes`: the most one input may have, None for as much as the disk; `max_entries`: files and folders in it;
     - `attempts`: how often a fetch is tried when a server is ill, `redirects`: how many are followed;
+    - `url_proxies`: whether URLs are asked for through the proxies that the environment names;
     - `url_credentials`: what the params of a URL may refer to by name;
     - `addresses`: where the words of a job may lead (URLs, endpoints); what is named here itself is always allowed.
     """
@@ -64,5 +65,6 @@ class StorageSettings(Struct, frozen=True):
     max_entries: int = 1_000_000
     attempts: int = 4
     redirects: int = 10
+    url_proxies: bool = True
     url_credentials: dict[str, Credential] = field(default_factory=dict)
     addresses: AddressPolicy = field(default_factory=AddressPolicy)

@@ -55,6 +55,8 @@ async def opened_stores(
             connect_s=5.0,
             attempts=3,
             addresses=read_policy(OWN_NETWORKS),
+            # What nodes keep is of the same network as the requester, which is called directly.
+            url_proxies=False,
         )
         drivers = await stack.enter_async_context(open_drivers(settings))
         links = PreSignedSource(S3Settings(addresses=settings.addresses), renew)

@@ -188,7 +188,7 @@ class UrlSource:
         try:
             # Headers that trickle are not silence to the session.
             async with asyncio.timeout(limit_s):
-                proxy = proxy_of(str(at)) or None
+                proxy = (self._settings.url_proxies and proxy_of(str(at))) or None
                 return await self._session.get(at, headers=headers, allow_redirects=False, proxy=proxy)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._fault(params, error, 0) from error
@@ -221,7 +221,7 @@ class UrlSource:
 
 @contextlib.asynccontextmanager
 async def open_url(settings: StorageSettings) -> AsyncIterator[Drivers]:
-    """The source with a session of its own. Proxies are those of the environment; its ``.netrc`` is not used."""
+    """The source with a session of its own. The environment's proxies are used, its ``.netrc`` is not."""
     trusted = settings.addresses.trusting(environment_proxies())
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
     async with aiohttp.ClientSession(

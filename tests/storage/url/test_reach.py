@@ -81,6 +81,16 @@ class TestProxies:
         assert await bring(behind, "http://data.invalid/f", tmp_path) == {"f": b"hello"}
         assert asked == ["GET http://data.invalid/f HTTP/1.1"] * 2
 
+    async def test_it_is_not_asked_for_a_cluster_s_own(
+        self, asked: list[str], node: StorageSettings, tmp_path: Path
+    ) -> None:
+        """A person's client goes to nodes as it does to the requester: directly."""
+        async with open_url(msgspec.structs.replace(node, url_proxies=False)) as drivers:
+            with pytest.raises(Unavailable):
+                await bring(drivers.sources["urldownload"], "http://node.invalid/f", tmp_path)
+
+        assert asked == []
+
     async def test_what_it_answers_is_told(self, behind: Source[UrlParams], tmp_path: Path) -> None:
         """A refusal of its own is not taken for the server's."""
         with pytest.raises(Unavailable, match="its proxy answers 403 Not for you") as caught:
