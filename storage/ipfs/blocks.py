@@ -66,7 +66,8 @@ class _Unit:
 
 
 class Blocks:
-    """Reads from `holders`, the first first. What is learnt of them is kept."""
+    """Reads from `holders`, the first first; whoever has failed stands behind those that have failed less, until a `probe`
+    finds it well."""
 
     def __init__(self, exchanges: Exchanges, holders: Sequence[Holder], limits: BlockLimits) -> None:
         self._exchanges = exchanges
@@ -100,10 +101,12 @@ class Blocks:
         except Failed as failed:
             raise failed.fault from failed
 
-    async def probe(self) -> None:
-        """Ask the first holder for something that each has. Raises the fault that this meets."""
-        holder = self._holders[0]
+    async def probe(self, holder: Holder) -> None:
+        """Ask a holder for something that each has; if it answers, nothing that it did before counts any more. Raises the
+        fault that this meets."""
         await self.whole(holder, holder.block(EMPTY_CID), BLOCK_TYPE, BLOCK_MAX_BYTES, "probe")
+        self._faults.pop(holder.name, None)
+        self._single.discard(holder.name)
 
     async def bring(self, root: Want, sink: Sink, moved: Callable[[int], None], what: str) -> None:
         """Put all that is below `root` into `sink`; `moved` is told of bytes as they are written.
@@ -127,9 +130,11 @@ class Blocks:
         """Remember that a holder failed, and wait a little before whoever is asked next, if that may be the same."""
         tries = self.limits.tries if failed.lasting else unit.tries.get(holder.name, 0) + 1
         unit.tries[holder.name] = tries
-        self._faults[holder.name] = self._faults.get(holder.name, 0) + 1
-        # That one holder lacks a block says little while another could not be asked.
-        if unit.last is None or not isinstance(failed.fault, NotFound):
+        # That one holder lacks a block says nothing against it, and little while another could not be asked.
+        lacking = isinstance(failed.fault, NotFound)
+        if not lacking:
+            self._faults[holder.name] = self._faults.get(holder.name, 0) + 1
+        if unit.last is None or not lacking:
             unit.last = failed.fault
         if not failed.lasting:
             pause = min(self.limits.retry_s * 2.0**tries, PAUSE_MAX_S)

@@ -44,7 +44,8 @@ SIZING_BLOCKS: Final = 64
 
 
 class GatewaySource:
-    """Data by CID, through gateways of which none is trusted. The first is asked first, the others when it fails."""
+    """Data by CID, through gateways of which none is trusted. The first is asked first, the others when it fails, and then
+    they are, until a probe finds it well."""
 
     type: ClassVar[str] = "ipfs"
     params: ClassVar[Form] = SourceParams
@@ -55,10 +56,11 @@ class GatewaySource:
         self._gateways = [Gateway(parse_endpoint(each).url) for each in gateways]
         self._limits = BlockLimits(self._settings.retry_s, requests=self._settings.requests + 2)
         self._exchanges: Exchanges | None = None
+        self._blocks: Blocks | None = None
 
     async def close(self) -> None:
         """Let go of all connections."""
-        exchanges, self._exchanges = self._exchanges, None
+        exchanges, self._exchanges, self._blocks = self._exchanges, None, None
         if exchanges is not None:
             exchanges.close()
 
@@ -68,7 +70,7 @@ class GatewaySource:
         for gateway in self._gateways:
             try:
                 async with asyncio.timeout(PROBE_S):
-                    await self._blocks([gateway]).probe()
+                    await self._opened().probe(gateway)
                 return Offer(self.type, version=f"gateway {gateway.name}")
             except Fault as fault:
                 reasons.append(fault.message)
@@ -78,7 +80,7 @@ class GatewaySource:
 
     async def resolve(self, params: SourceParams, share: Share) -> Resolved:
         """Follow the path to a CID, and tell its size where few blocks do. Raises as `Source`."""
-        blocks = self._blocks(self._gateways)
+        blocks = self._opened()
         for _ in range(NAMES_MAX):
             if not params.is_name:
                 break
@@ -104,7 +106,7 @@ class GatewaySource:
         self, params: SourceParams, resolved: Resolved, into: Path, progress: Progress
     ) -> Fetched:
         """Bring what was resolved to `into`. Raises as `Source`; `Broken` names the block that holds other bytes."""
-        blocks = self._blocks(self._gateways)
+        blocks = self._opened()
         limits = Limits(entries=self._settings.entries, size_bytes=self._settings.max_bytes)
         done = 0
 
@@ -120,7 +122,7 @@ class GatewaySource:
 
     async def entries(self, params: SourceParams, resolved: Resolved) -> list[Entry]:
         """See `storage.lister.Lister`. Takes a block for each folder, and for each file that is not one raw block itself."""
-        blocks = self._blocks(self._gateways)
+        blocks = self._opened()
         found: list[Entry] = []
         level = [resolved.pinned]
         while level:
@@ -231,10 +233,11 @@ class GatewaySource:
         # A block of a folder may name forty thousand files.
         return await in_thread(lambda _: expand(want, block))
 
-    def _blocks(self, gateways: Sequence[Gateway]) -> Blocks:
-        if self._exchanges is None:
+    def _opened(self) -> Blocks:
+        if self._blocks is None:
             self._exchanges = Exchanges(RangeLimits(self._settings.connect_s, self._settings.silence_s))
-        return Blocks(self._exchanges, gateways, self._limits)
+            self._blocks = Blocks(self._exchanges, self._gateways, self._limits)
+        return self._blocks
 
 
 def _sized(level: Sequence[Found]) -> tuple[int, list[Want]]:

@@ -215,6 +215,28 @@ async def test_what_the_first_gateway_brought_is_not_asked_for_again(
     assert proxies[1].sent_bytes < 3_500_000
 
 
+async def test_a_gateway_that_is_silent_is_waited_for_once(
+    node: servers.Kubo, proxies: list[FaultProxy], tmp_path: Path
+) -> None:
+    """What failed is asked last, also for the next input, until a probe has found it well; one that lacks a CID has not
+    failed."""
+    cid = await added(node, {"a/b": b"1"}, tmp_path / "added")
+    source = GatewaySource([proxy.endpoint for proxy in proxies], QUICK)
+    with pytest.raises(NotFound):
+        await source.resolve(SourceParams(NOBODY_HAS), ALL)
+    proxies[0].plan, asked = (lambda request, number: "mute"), proxies[0].count
+
+    for number in range(2):
+        assert await brought(source, cid, tmp_path / f"in-{number}") == {"a/b": b"1", "a": None}
+    assert proxies[0].count - asked == 1
+    proxies[0].plan = lambda request, number: ""
+    assert (await source.probe()).available
+    asked = proxies[1].count
+    assert await brought(source, cid, tmp_path / "well") == {"a/b": b"1", "a": None}
+    assert proxies[1].count == asked
+    await source.close()
+
+
 async def test_a_gateway_that_knows_no_cars_is_asked_for_blocks(node: servers.Kubo, tmp_path: Path) -> None:
     """The least that a trustless gateway can do is enough."""
     cid = await added(node, MANY, tmp_path / "added")
@@ -229,6 +251,7 @@ async def test_a_gateway_that_knows_no_cars_is_asked_for_blocks(node: servers.Ku
         async with serving(blocks_only) as url:
             source = GatewaySource([url], PATIENT)
             assert await brought(source, cid, tmp_path / "in") == with_folders(MANY)
+            assert await brought(source, f"{cid}/folder/007", tmp_path / "one") == {"": MANY["folder/007"]}
             await source.close()
 
 
