@@ -15,7 +15,7 @@ from protocol.errors import Broken, Invalid, Unavailable
 from storage.lanes import Lane, Request
 from storage.long_lists import Packed
 from storage.ranged import Refusal
-from storage.s3.faults import ACCOUNT, fault_of, not_s3
+from storage.s3.faults import ACCOUNT, SUMS, fault_of, not_s3
 from storage.s3.keys import ODD_HINT, Object
 from storage.s3.signing import Credentials, Scope, Signer, query_of, quoted_path
 from storage.wire import Head, Line
@@ -27,6 +27,14 @@ EMPTY_PAGES_MAX: Final = 1000
 """How many pages in a row may be empty (AWS sends such where much was deleted) before a listing is taken for endless."""
 PROBE: Final = "shoal"
 """The key whose address botocore is asked for; what stands before it in the URL stands before every key."""
+
+
+class Store:
+    """What is learned of a store while it is spoken to: `sums` is whether it takes S3's checksums. Backblaze's takes no
+    request that names them (https://github.com/diced/zipline/issues/746); MD5s are taken by all."""
+
+    def __init__(self) -> None:
+        self.sums = True
 
 
 class Bulk:
@@ -44,6 +52,7 @@ class Bulk:
         account: Credentials | None,
         renewed: "Callable[[Signer, Credentials], bool]" = lambda signer, over: False,
         always: Mapping[str, str] | None = None,
+        store: Store | None = None,
     ) -> None:
         parts = urlsplit(probe_url)
         assert parts.path.endswith(f"/{PROBE}")
@@ -55,8 +64,10 @@ class Bulk:
         self.authority = parts.netloc
         self._renewed = renewed
         self._always = always or {}
+        self.store = store or Store()
         self._asked = threading.local()
-        """As whom this thread asked last: meanwhile another may have had the account renewed."""
+        """As whom this thread asked last, and whether with a checksum: meanwhile another may have had the account renewed,
+        or learned that the store takes none."""
 
     @property
     def signed(self) -> bool:
@@ -80,6 +91,7 @@ class Bulk:
         """A request about an object (or the bucket itself, if `key` is empty), signed as of now."""
         target = self._base + quoted_path(key) + (f"?{query_of(query)}" if query else "")
         headers = {**headers, **self._always}
+        self._asked.summed = any(name.startswith("x-amz-checksum") for name in headers)
         if self.signer is not None:
             self._asked.account = self.signer.account
             headers = self.signer.signed(method, self.authority, target, headers)
@@ -97,6 +109,9 @@ class Bulk:
         if refusal.fault.kind == ACCOUNT and self.signer is not None:
             again = self._renewed(self.signer, self._asked.account)
             return Refusal(refusal.fault, again)
+        if refusal.fault.kind == SUMS:
+            self.store.sums = False
+            return Refusal(refusal.fault, again=self._asked.summed)
         return refusal
 
 

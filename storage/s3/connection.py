@@ -24,7 +24,7 @@ from storage.lanes import Lanes, Task
 from storage.long_lists import Packed
 from storage.ranged import Limits
 from storage.route import find_route
-from storage.s3.bulk import PROBE, Bulk, pages
+from storage.s3.bulk import PROBE, Bulk, Store, pages
 from storage.s3.checksums import told
 from storage.s3.faults import ABOUT_ALL, OVER, code_of, faults, not_s3, status_of
 from storage.s3.keys import Object
@@ -83,6 +83,7 @@ class Connection:
         self._roads = roads
         self._bulks: dict[str, Bulk] = {}
         self._always = PAYER if place.pays else {}
+        self.store = Store()
         raw.meta.events.register("needs-retry.s3", self._note_region)
         raw.meta.events.register("needs-retry.s3", self._asks_again)
         raw.meta.events.register("before-call.s3", self._says_who_pays)
@@ -100,7 +101,9 @@ class Connection:
             url = await self.signed_url(bucket, PROBE)
             self._roads.check_url(url)
             renewed = partial(self._renewed, asyncio.get_running_loop())
-            found = self._bulks[bucket] = Bulk(bucket, self.endpoint, url, account, renewed, self._always)
+            found = self._bulks[bucket] = Bulk(
+                bucket, self.endpoint, url, account, renewed, self._always, self.store
+            )
         if found.signer is not None and account is not None:
             found.signer.account = account
         if found.signer is None or self._account is None or not self._account.ends:
@@ -191,7 +194,8 @@ class Connection:
 
     async def head(self, bucket: str, key: str, version: str = "") -> tuple[Object, str]:
         """An object as it is now, and its content type. Raises `NotFound`, `Denied`, `Unavailable` and others."""
-        wanted = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
+        wanted = {"Bucket": bucket, "Key": key}
+        wanted |= {"ChecksumMode": "ENABLED"} if self.store.sums else {}
         wanted |= {"VersionId": version} if version else {}
         with faults(f"s3://{bucket}/{key}", self.endpoint, signed=self.signed):
             found = await self._looked(wanted)
@@ -234,7 +238,15 @@ class Connection:
             if status_of(error) != 400 and account == await self._signing_account():
                 raise
         # An answer without a body could not say what the question's did: the bucket's region, or that the account is over.
-        return self._told(wanted, await self.raw.head_object(**wanted))
+        try:
+            return self._told(wanted, await self.raw.head_object(**wanted))
+        except self.raw.exceptions.ClientError as error:
+            if status_of(error) != 400 or not wanted.pop("ChecksumMode", ""):
+                raise
+        # Nor that the store knows no checksums.
+        found = self._told(wanted, await self.raw.head_object(**wanted))
+        self.store.sums = False
+        return found
 
     def _told(self, wanted: dict[str, Any], found: Any) -> Any:
         """What was answered. Raises `Broken` for a success that is none of S3's: botocore takes any."""

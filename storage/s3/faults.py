@@ -33,11 +33,16 @@ ACCOUNT: Final = "Account"
 """Kind of a fault that says that S3 does not know the account, or not any more: another one may be taken."""
 DIGEST: Final = "Digest"
 """Kind of a fault that says that other bytes came to S3 than were sent."""
+SUMS: Final = "Sums"
+"""Kind of a fault that says that a store does not take S3's checksums."""
 OVER: Final = NO_ACCOUNT | EXPIRED
 ABOUT_ALL: Final = NO_ACCOUNT | EXPIRED | {"NoSuchBucket", "SignatureDoesNotMatch"}
 _DENIED: Final = frozenset({"AccessDenied", "Forbidden", "403", "401", "AllAccessDisabled", "AccountProblem"})
 _BUSY: Final = frozenset(
-    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"}
+    {
+        *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Busy"),
+        "ConditionalRequestConflict",  # somebody else's request came between a condition and what it is for
+    }
 )
 ACCOUNT_HINT: Final = (
     "The node (or you) needs an account: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
@@ -78,6 +83,8 @@ def fault_of(code: str, message: str, status: int, what: str, endpoint: str, *, 
         return Denied(f"{what}: {endpoint} denies access ({code}{'' if signed else ', unsigned'})", hint=hint)
     if code in ("PreconditionFailed", "412"):
         return Broken(f"{what} was changed meanwhile", kind="Changed")
+    if status in (400, 501) and "x-amz-checksum" in message:
+        return Invalid(said, kind=SUMS)
     if code == "NotImplemented" or status == 501:
         return Invalid(said, kind="NotImplemented")
     if code in REDIRECTS or status in (301, 307):

@@ -5,7 +5,6 @@ them, on demand and for a short time. No account, and no bucket's name, is on th
 """
 
 import asyncio
-import base64
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -163,8 +162,7 @@ class _Upload:
         def ask(piece: Piece) -> Request:
             url = urlsplit(self._links[number])
             target = f"{url.path}?{url.query}"
-            md5 = base64.b64encode(bytes.fromhex(piece.md5)).decode()
-            return Request("PUT", target, {"Content-MD5": md5}, piece.body)
+            return Request("PUT", target, {"Content-MD5": piece.md5}, piece.body)
 
         def refused(what: str, status: int, answer: bytes) -> Refusal:
             refusal = refusal_of(what, status, answer, where, signed=True)

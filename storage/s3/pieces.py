@@ -55,11 +55,11 @@ class Piece:
 
     @property
     def md5(self) -> str:
-        """The MD5 of its bytes in hexadecimal: what an ETag of an unencrypted part is."""
+        """The MD5 of its bytes, as S3 writes it."""
         digest = hashlib.md5(usedforsecurity=False)
         for each in self.body:
             digest.update(each)
-        return digest.hexdigest()
+        return base64.b64encode(digest.digest()).decode()
 
     def request(self) -> Request:
         """Send all of it: half a part is of no use."""

@@ -43,9 +43,11 @@ class RemoteObject:
         return None if self._encrypted else of_etag(self.found.etag)
 
     def request(self, start: int, end: int) -> Request:
-        """The whole object is asked for without a range, which every server understands; then its checksum is told."""
+        """The whole object is asked for without a range, which every server understands; then its checksum is told, where
+        the store takes the question."""
         if start == 0 and end == self.size_bytes:
-            headers = {**self._pin, "x-amz-checksum-mode": "ENABLED"}
+            asked = {"x-amz-checksum-mode": "ENABLED"} if self._bulk.store.sums else {}
+            headers = {**self._pin, **asked}
             return self._bulk.request("GET", self.found.key, headers, self._query)
         headers = {**self._pin, "Range": f"bytes={start}-{end - 1}"}
         return self._bulk.request("GET", self.found.key, headers, self._query, statuses=(PARTIAL,))

@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field, structs
 
-from protocol.errors import Broken, Fault
+from protocol.errors import Broken, Fault, Invalid
 from storage.lanes import Request
 from storage.s3.bulk import Bulk
 from storage.s3.connection import Connection
-from storage.s3.faults import faults
+from storage.s3.faults import SUMS, faults
 from storage.s3.pieces import Piece, Stream
 from storage.threads import in_thread
 
@@ -119,10 +119,16 @@ def put(bulk: Bulk, target: Target, body: list[memoryview]) -> Piece:
     """A whole object in one request."""
 
     def ask(piece: Piece) -> Request:
-        headers = {"x-amz-checksum-crc32": piece.crc32, **target.condition, **target.headers}
+        crc32 = piece.crc32 if bulk.store.sums else ""
+        headers = {**_vouching(piece, crc32), **target.condition, **target.headers}
         return bulk.request("PUT", target.key, headers, body=piece.body)
 
     return Piece(target.url, 1, body, ask, bulk.refusal)
+
+
+def _vouching(piece: Piece, crc32: str) -> dict[str, str]:
+    """What says of a body which bytes it has: its CRC32, or its MD5 where that is empty because the store takes none."""
+    return {"x-amz-checksum-crc32": crc32} if crc32 else {"Content-MD5": piece.md5}
 
 
 async def _at_once(
@@ -163,27 +169,28 @@ async def _in_parts(
         await _abort(connection, structs.replace(target, key=key), former)
     upload_id = await _begun(connection, target)
     note.write(target.key, upload_id)
+    summed = connection.store.sums
     parts: list[tuple[Piece, str]] = []
 
     def ask(piece: Piece) -> Request:
         query = {"partNumber": str(piece.number), "uploadId": upload_id}
-        return bulk.request(
-            "PUT", target.key, {"x-amz-checksum-crc32": parts[piece.number - 1][1]}, query, body=piece.body
-        )
+        vouching = _vouching(piece, parts[piece.number - 1][1])
+        return bulk.request("PUT", target.key, vouching, query, body=piece.body)
 
     def pieces() -> Iterator[Piece]:
         body = first
         while body:
             number = len(parts) + 1
             piece = Piece(f"{target.url} part {number}", number, body, ask, bulk.refusal)
-            parts.append((piece, piece.crc32))
+            parts.append((piece, piece.crc32 if summed else ""))
             yield piece
             body = stream.take()
 
     try:
         await connection.move(bulk, pieces(), requests, moved, finish_s=FINISH_S)
         listed = [
-            {"PartNumber": piece.number, "ETag": piece.etag, "ChecksumCRC32": crc32} for piece, crc32 in parts
+            {"PartNumber": piece.number, "ETag": piece.etag, **({"ChecksumCRC32": crc32} if crc32 else {})}
+            for piece, crc32 in parts
         ]
         making = completed(connection, target.bucket, target.key, upload_id, listed, target.condition)
         version, etag = await _made(connection, target, making)
@@ -258,17 +265,8 @@ async def _begun(connection: Connection, target: Target) -> str:
 
     async def begin() -> str:
         try:
-            with faults(target.url, connection.endpoint, signed=connection.signed):
-                # With an algorithm named here, S3 checks each part and the whole.
-                answer = await connection.raw.create_multipart_upload(
-                    Bucket=target.bucket,
-                    Key=target.key,
-                    ChecksumAlgorithm="CRC32",
-                    ContentType=target.content_type,
-                    Metadata=dict(target.meta),
-                    **target.options,
-                )
-                upload_id = begun_in(answer, target.url, connection.endpoint)
+            answer = await _create(connection, target)
+            upload_id = begun_in(answer, target.url, connection.endpoint)
         except Fault:
             await _abort_nameless(connection, target)
             raise
@@ -284,6 +282,26 @@ async def _begun(connection: Connection, target: Target) -> str:
             async with asyncio.timeout(ABORT_S):
                 await _abort(connection, target, await begun)
         raise
+
+
+async def _create(connection: Connection, target: Target) -> Any:
+    """What S3 answers to the beginning of an upload. With an algorithm named here, it checks each part and the whole."""
+    summed = connection.store.sums
+    try:
+        with faults(target.url, connection.endpoint, signed=connection.signed):
+            return await connection.raw.create_multipart_upload(
+                Bucket=target.bucket,
+                Key=target.key,
+                ContentType=target.content_type,
+                Metadata=dict(target.meta),
+                **({"ChecksumAlgorithm": "CRC32"} if summed else {}),
+                **target.options,
+            )
+    except Invalid as fault:
+        if fault.kind != SUMS or not summed:
+            raise
+        connection.store.sums = False
+        return await _create(connection, target)
 
 
 async def completed(

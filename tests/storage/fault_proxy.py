@@ -28,6 +28,8 @@ _REFUSALS = {
     "unvouched": (400, "MissingContentMD5"),
     "unknown": (400, "NotImplemented"),
     "archived": (403, "InvalidObjectState"),
+    "unsummed": (400, "InvalidArgument"),
+    "overtaken": (409, "ConditionalRequestConflict"),
 }
 
 
@@ -37,7 +39,8 @@ class FaultProxy:
     Faults: ``cut``, ``stall``, ``trickle`` (a byte of the body at a time), ``short`` (half of it,
     announced as such), ``long`` (more than the range has), ``range`` (another range than asked), ``etag`` (another version),
     ``500``, ``503``, ``403`` (that status), ``expired``, ``unvouched``, ``unknown``, ``archived`` (S3's words for a session
-    that is over, a body without its MD5, a request that it does not know, an object in an archive), ``mute`` (no answer),
+    that is over, a body without its MD5, a request that it does not know, an object in an archive), ``unsummed`` (of a
+    checksum, as Backblaze has it), ``overtaken`` (of a condition), ``mute`` (no answer),
     ``whole`` (status 200 to a range), ``xml`` (an error as status 200), ``lost`` (passed on, and the answer thrown
     away), ``held`` (passed on, and the answer kept back), ``flip``
     (one bit of the body is another, at `flip_at`), ``ended`` (half of the body in chunks, and a proper end, as Kubo does
@@ -75,7 +78,8 @@ class FaultProxy:
         if fault in _REFUSALS:
             status, code = _REFUSALS[fault]
             # What is answered to a look has no body.
-            text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            said = "Unsupported header 'x-amz-checksum-…' received" if fault == "unsummed" else "no"
+            text = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>"
             return web.Response(status=status, text=text if request.method != "HEAD" else None)
         if fault == "xml":
             return web.Response(text="<Error><Code>InternalError</Code></Error>")

@@ -1,6 +1,7 @@
 """What stores have in common with S3, and what only some of them have: a proxy before real servers answers as others do."""
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -142,3 +143,84 @@ async def test_a_bucket_may_want_more_said(
         assert came == tree
     else:
         assert list(came) == [key]
+
+
+def takes_no_checksums(request: web.Request, number: int) -> str:
+    """As Backblaze B2 has it."""
+    names = (name.lower() for name in request.headers)
+    return "unsummed" if any(name.startswith(("x-amz-checksum", "x-amz-sdk")) for name in names) else ""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_store_may_know_no_checksums(
+    encoding: str, bucket: Bucket, proxy: FaultProxy, server: S3Server, tmp_path: Path
+) -> None:
+    """A store that refuses S3's checksums is read from and published to all the same, in one request or in parts: its bytes
+    are vouched for by MD5s."""
+    proxy.plan = takes_no_checksums
+    tree: Tree = {"large": hashlib.shake_256(b"sums").digest(9 << 20), "small": b"s", "more": b"m"}
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding=encoding)
+    for name in ("publish", "single", "prefix"):
+        async with S3Client(settings_of(server)) as client:
+            source = S3Source(client=client)
+            if name == "publish":
+                folder = plant(tree, tmp_path / "result")
+                spec = await S3Publisher(client=client).publish(folder, params, LABEL, silent)
+                found = read_params(spec.params, SourceParams, "s3")
+            elif name == "single":
+                await bucket.put("in/k", b"one")
+                found = SourceParams(bucket.name, "in/k", endpoint=proxy.endpoint)
+            else:
+                found = SourceParams(bucket.name, "in/", endpoint=proxy.endpoint)
+            came = await brought(source, found, tmp_path / name)
+            connection = await client.connect(proxy.endpoint)
+
+        if name != "publish":
+            assert came == {"k": b"one"}
+        elif encoding == "plain":
+            assert came == tree
+        else:
+            assert list(came) == ["out.tar.gz"]
+        assert not connection.store.sums
+    assert await bucket.unfinished() == []
+
+
+async def test_a_part_that_is_damaged_is_noticed_without_checksums(
+    bucket: Bucket, proxy: FaultProxy, server: S3Server, tmp_path: Path
+) -> None:
+    """Where a store takes no checksums a part that was damaged on its way is sent again: its MD5 tells."""
+    damaged: list[str] = []
+
+    def plan(request: web.Request, number: int) -> str:
+        if refused := takes_no_checksums(request, number):
+            return refused
+        if request.method == "PUT" and not damaged:
+            damaged.append(request.path_qs)
+            return "smudge"
+        return ""
+
+    proxy.plan = plan
+    tree: Tree = {"large": hashlib.shake_256(b"sums").digest(9 << 20)}
+    async with S3Client(settings_of(server)) as client:
+        params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding="plain")
+        spec = await S3Publisher(client=client).publish(plant(tree, tmp_path / "r"), params, LABEL, silent)
+        found = read_params(spec.params, SourceParams, "s3")
+        assert await brought(S3Source(client=client), found, tmp_path / "in") == tree
+    assert damaged
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "plain"])
+async def test_a_condition_that_was_overtaken_is_asked_again(
+    encoding: str, bucket: Bucket, proxy: FaultProxy, client: S3Client, tmp_path: Path
+) -> None:
+    """Where somebody else's request comes between a condition and the object it is for, S3 wants to be asked once more."""
+    overtaken = itertools.count()
+    proxy.plan = lambda request, number: (
+        "overtaken" if "If-None-Match" in request.headers and not next(overtaken) else ""
+    )
+    params = PublisherParams(bucket.name, "out", endpoint=proxy.endpoint, encoding=encoding)
+    folder = plant({"stdout": b"mine"}, tmp_path / "result")
+
+    await S3Publisher(client=client).publish(folder, params, LABEL, silent)
+
+    assert next(overtaken) > 1
