@@ -117,7 +117,11 @@ class S3Publisher(S3Driver):
             )
             if params.plain:
                 put_there = await sending.objects(key, own=own)
-                listing = await in_thread(lambda _: _listed(put_there, label))
+                try:
+                    listing = await in_thread(lambda _: _listed(put_there, label))
+                except BaseException:
+                    await sending.take_back(put_there)
+                    raise
                 return _spec(params, key, connection, {"Listing": listing})
             sent = await sending.archive(key, own=own)
         return _spec(params, key, connection, _pinned(sent))

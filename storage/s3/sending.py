@@ -119,6 +119,11 @@ class Sending:
                 raise Conflict(fault.message, hint=HINT, kind="Key") from fault
             return await self._send(plan, condition)
 
+    async def take_back(self, put_there: Packed[Object]) -> None:
+        """Remove what `objects` has put there, of which nobody will hear, unless it stays."""
+        if self._contents is None:
+            await self._connection.remove(self._bulk.bucket, (each.key for each in put_there))
+
     def _planned(self, prefix: str, stop: Stop) -> Planned:
         if self._contents is not None:
             return planned(self._contents.entries, prefix, stop)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from aiohttp import web
 from deploy.servers import S3Server, s3_server
 from protocol.errors import Broken, Denied, Fault, TimedOut, Unavailable
 from storage.contract import Share, silent
+from storage.long_lists import Packed
 from storage.s3 import PublisherParams, S3Client, S3Publisher, S3Source, SourceParams
+from storage.s3.keys import Object
+from storage.s3.listing import Listing, listing_of
 from storage.s3.remote_object import RemoteObject
 from storage.s3.upload import whole_etag
 from tests.contracts.trees import plant, snapshot
@@ -295,6 +299,29 @@ async def test_an_upload_that_is_cancelled_is_taken_back(
 
     assert task.cancelled()
     assert await bucket.unfinished() == []
+    assert await bucket.keys() == []
+
+
+async def test_a_tree_whose_publishing_is_cancelled_at_its_very_end_is_taken_back(
+    bucket: Bucket, sender: S3Publisher, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled when all is sent and only its list is missing, nothing stays in the bucket: nobody will hear of it."""
+    loop, sent, cancelled = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def told(objects: Packed[Object], execution: str) -> Listing:
+        loop.call_soon_threadsafe(sent.set)
+        cancelled.wait()
+        return listing_of(objects, execution)
+
+    monkeypatch.setattr("storage.s3.publisher.listing_of", told)
+    task = asyncio.ensure_future(sender.publish(large, bucket.to("out", "plain"), LABEL, silent))
+    await sent.wait()
+
+    task.cancel()
+    cancelled.set()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
     assert await bucket.keys() == []
 
 
