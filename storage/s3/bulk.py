@@ -30,8 +30,8 @@ PROBE: Final = "shoal"
 
 
 class Store:
-    """What is learned of a store while it is spoken to: `sums` is whether it takes S3's checksums. Backblaze's takes no
-    request that names them (https://github.com/diced/zipline/issues/746); MD5s are taken by all."""
+    """What is learned of a store while it is spoken to (docs/adr/0049): `sums` is whether it takes S3's checksums.
+    Backblaze's takes no request that names them (https://github.com/diced/zipline/issues/746); MD5s are taken by all."""
 
     def __init__(self) -> None:
         self.sums = True
