@@ -1,7 +1,8 @@
 """``make demo``: the main job on an embedded cluster, from the submission of real specs to downloaded results.
 
-Knows what the examples need and how to say what is missing. It puts the data into S3 and IPFS, then does what a person
-would do, with the commands that a person would type; every process it starts is gone at the end.
+Knows: what the examples need and how to say what is missing. Must not know: how anything works that it starts. It puts the
+data into S3 and IPFS, then does what a person would do, with the commands that a person would type; every process it starts
+is gone at the end.
 """
 
 import asyncio

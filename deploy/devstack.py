@@ -1,8 +1,8 @@
 """A whole cluster on this machine: a NATS server, requesters and compute nodes, each a process of its own.
 
-Knows the command lines of both programs and how each says that it is ready. It imports neither: what it starts is what a
-deployment starts, so a test can kill any part of it as a machine would. Used by `shoal devstack`, the demo, the tests and
-the benchmarks.
+Knows: the command lines of both programs and how each says that it is ready. Must not know: either of them; it imports
+neither. What it starts is what a deployment starts, so a test can kill any part of it as a machine would. Used by `shoal
+devstack`, the demo, the tests and the benchmarks.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The Docker daemon that tests, demo and benchmarks use: the one that answers, or one started by hand.
 
-Knows sockets, the daemon's flags and its folders. A daemon started here has its data, its runtime folder and its socket to
-itself, so that a machine's own Docker is never touched; only the bridge ``docker0`` and its packet filter rules belong to
-the whole machine, which is why a daemon that already answers is always preferred.
+Knows: sockets, the daemon's flags and its folders. Must not know: what runs in it. A daemon started here has its data, its
+runtime folder and its socket to itself, so that a machine's own Docker is never touched; only the bridge ``docker0`` and
+its packet filter rules belong to the whole machine, which is why a daemon that already answers is always preferred.
 
 What was found to work on Debian 12's docker.io 20.10 in a small virtual machine without systemd: plain ``dockerd``, which
 chooses overlay2 itself, on the hybrid cgroup tree, with the iptables of either kind. ``--bridge none`` must not be used:

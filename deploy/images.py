@@ -1,6 +1,7 @@
 """A container image that needs no network: busybox on an otherwise empty root, imported into a daemon from its bytes.
 
-Knows the root filesystem and the few calls of the Docker API that import, tag and push an image.
+Knows: the root filesystem and the few calls of the Docker API that import, tag and push an image. Must not know: what is run
+with it.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Gets what the tests and the demo need: `deploy/setup NAME…`. Each name ends in a line: what was done, or what is missing.
 
-Knows the virtual environment, the Go builds and Debian's packages. Standard library only, and any Python from 3.11 on: it
-runs before anything is installed. Everything is idempotent; what is there already costs a look.
+Knows: the virtual environment, the Go builds and Debian's packages. Must not know: what is done with what it gets. Standard
+library only, and any Python from 3.11 on: it runs before anything is installed. Everything is idempotent; what is there
+already costs a look.
 
 Files are written to the repository's ``.venv`` and to the cache folder only. System packages are installed only by root, on
 Debian or its kin, when ``CI=true`` or ``SETUP=system`` asks for it; with ``CI=true`` whatever is missing is a failure.

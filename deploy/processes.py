@@ -1,6 +1,6 @@
 """One server process: started in a group of its own, watched until it answers, ended by its own handle.
 
-Knows processes, log files and deadlines; knows nothing of what any server speaks. A process that ends before it is ready
+Knows: processes, log files and deadlines. Must not know: what any server speaks. A process that ends before it is ready
 becomes a `Failed` that quotes the end of its log. Nothing here is ever ended by name.
 """
 

@@ -1,7 +1,7 @@
 """Where the programs of other projects are found: the cache folder, this Python's own folder, then PATH.
 
-Knows names, folders and what to tell someone who lacks a program. Standard library only: ``deploy/setup`` runs it before
-anything is installed.
+Knows: names, folders and what to tell someone who lacks a program. Must not know: what a program is for. Standard library
+only: ``deploy/setup`` runs it before anything is installed.
 """
 
 import hashlib

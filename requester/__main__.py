@@ -1,4 +1,7 @@
-"""``python -m requester`` and ``shoal``: the same program."""
+"""``python -m requester`` and ``shoal``: the same program.
+
+Knows: what a short command's time goes into. Must not know: commands (`requester.cli.app`).
+"""
 
 import gc
 import sys

@@ -1,4 +1,7 @@
-"""Which version of the project is installed."""
+"""Which version of the project is installed.
+
+Knows: where that is written down. Must not know: who asks.
+"""
 
 
 def installed_version() -> str:

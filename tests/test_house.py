@@ -80,14 +80,16 @@ def test_every_module_can_be_imported(name: str) -> None:
 
 
 def test_every_module_says_what_it_knows() -> None:
-    """A module opens with a docstring; only an empty ``__init__`` may go without."""
-    silent = [
-        str(path.relative_to(ROOT))
-        for path in tracked()
-        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES
-        if (text := path.read_text().strip())
-        and not text.removeprefix("#!/usr/bin/env python3\n").startswith('"""')
-    ]
+    """A module opens with what it knows and what it must not know; a package with what it is, unless that is empty."""
+    silent = []
+    for path in tracked():
+        name = path.relative_to(ROOT)
+        if path.suffix != ".py" or name.parts[0] not in PACKAGES or not (text := path.read_text().strip()):
+            continue
+        head = " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+        says = bool(head) if path.name == "__init__.py" else "Knows: " in head and "Must not know: " in head
+        if not says:
+            silent.append(str(name))
     assert silent == []
 
 

@@ -1,6 +1,6 @@
 """What all servers share: how one is started on free ports, until it answers, and ended.
 
-Knows processes and ports. Must not know: what any server speaks.
+Knows: processes and ports. Must not know: what any server speaks.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable

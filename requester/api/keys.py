@@ -1,4 +1,7 @@
-"""Under which keys the application and a request carry what handlers need."""
+"""Under which keys the application and a request carry what handlers need.
+
+Knows: keys, and the types of what is under them. Must not know: who puts it there, or what is done with it.
+"""
 
 from typing import Any, Final
 

@@ -1,4 +1,7 @@
-"""``shoal devstack``: a whole cluster on this machine, until interrupted."""
+"""``shoal devstack``: a whole cluster on this machine, until interrupted.
+
+Knows: flags, signals, and what a person is told. Must not know: how a cluster is started (`deploy.devstack`).
+"""
 
 import asyncio
 import signal

@@ -1,4 +1,7 @@
-"""``shoal node …``: list, describe, approve, reject, delete, cordon, drain, uncordon."""
+"""``shoal node …``: list, describe, approve, reject, delete, cordon, drain, uncordon.
+
+Knows: the columns of the list, and how a decision is sent. Must not know: how answers come (`requester.client`).
+"""
 
 import time
 from typing import Annotated, Any, Final

@@ -1,4 +1,7 @@
-"""``shoal version``: this client's version and the server's."""
+"""``shoal version``: this client's version and the server's.
+
+Knows: where each is told. Must not know: how answers come (`requester.client`).
+"""
 
 from typing import Annotated
 
