@@ -116,7 +116,7 @@ class LocalSource:
             asked = asked.parent
         try:
             with os.scandir(asked.parent) as found:
-                names = nearest_few(asked.name, (each.name for each in found))
+                names = nearest_few(asked.name, (each.name for each in found if each.name != asked.name))
         except OSError:
             return ""
         paths = [str(asked.parent / each) for each in names]
@@ -217,7 +217,8 @@ def _create(path: Path, params: LocalParams) -> None:
 
 def _missing(params: LocalParams) -> NotFound:
     hint = "Use a node that has it, or let it be created with ReadWrite: true and CreateAs: dir."
-    return NotFound(f"the local path {params.source_path} does not exist on this node", hint=hint)
+    what = "is a link to what does not exist" if os.path.islink(params.source_path) else "does not exist"
+    return NotFound(f"the local path {params.source_path} {what} on this node", hint=hint)
 
 
 if TYPE_CHECKING:

@@ -215,6 +215,15 @@ class TestCreating:
                 await source.resolve(LocalParams(f"{data}/ro/{slip}"), ALL)
             assert f"Did you mean '{data}/ro/{meant}'?" in caught.value.hint
 
+    async def test_a_link_to_nothing_is_called_that(self, source: LocalSource, tmp_path: Path) -> None:
+        """Whoever sees the name on the node is not told that it is not there, or asked whether they meant it."""
+        plant({"newest": Link("gone")}, tmp_path / "data" / "ro")
+
+        with pytest.raises(NotFound, match="newest is a link to what does not exist") as caught:
+            await source.resolve(LocalParams(f"{tmp_path}/data/ro/newest"), ALL)
+
+        assert "Did you mean" not in caught.value.hint
+
     async def test_a_folder_below_a_file_cannot_be_made(self, source: LocalSource, tmp_path: Path) -> None:
         """The file in the way is named."""
         plant({"file": b""}, tmp_path / "data" / "rw")
