@@ -4,7 +4,7 @@ Knows: the part of HTTP that our API answers with. Must not know: what is measur
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -122,7 +122,7 @@ async def opened(kind: type[ConnectionT], port: int, count: int) -> AsyncIterato
         yield clients
 
 
-async def submit_all(clients: Sequence[Connection], bodies: Sequence[bytes]) -> list[str]:
+async def submit_all(clients: Sequence[Connection], bodies: Iterable[bytes]) -> list[str]:
     """Submit them all, each connection one after the other; the ids."""
     ids: list[str] = []
     left = iter(bodies)

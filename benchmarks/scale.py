@@ -1,4 +1,4 @@
-"""How far one requester carries: ten thousand nodes, placement among them, and a second requester beside it.
+"""How far one requester carries: ten thousand nodes, placement among them, large specs, and a second requester beside it.
 
 Knows: the real programs on a real NATS server, except for placement, which is a function. A fleet is played by this process:
 it says the beats of all its nodes over one connection.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.client import body_of, connections, submit_all
-from benchmarks.processes import Usage, of_cluster
+from benchmarks.processes import MIB, Usage, of_cluster
 from benchmarks.record import Figure, figure
 from benchmarks.throttle import throttled
 from deploy.devstack import cluster
@@ -41,11 +41,14 @@ SHARE: Final = 0.25
 CLIENTS: Final = 32
 LIMIT_S: Final = 120.0
 GIB: Final = 1 << 30
+HEAVY_JOBS: Final = 5_000
+HEAVY_BYTES: Final = 100_000
+"""Of text in a spec, which the log keeps with it."""
 
 
 async def measure() -> list[Figure]:
     """All figures of this part."""
-    return [_placement(), *await _beats(), *await _requesters()]
+    return [_placement(), *await _beats(), await _heavy(), *await _requesters()]
 
 
 def _info(number: int) -> NodeInfo:
@@ -162,6 +165,38 @@ def _noop(name: str) -> bytes:
         "Resources": {"CPU": "1m", "Memory": "1Mb"},
     }
     return body_of({"Name": name, "Type": "batch", "Tasks": [task]})
+
+
+async def _heavy() -> Figure:
+    """The memory of a requester through which jobs with large specs went."""
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
+        async with (
+            cluster(Path(scratch), computes=1, compute_flags=["--engines", "noop"]) as ours,
+            connections(ours.requesters[0], CLIENTS) as clients,
+        ):
+            jobs = (body_of(_heavy_job(number)) for number in range(HEAVY_JOBS))
+            await submit_all(clients, jobs)
+            async with asyncio.timeout(LIMIT_S):
+                await clients[0].all_closed()
+            memory = Usage(of_cluster(ours)).peaks_mib()["requester"]
+    specs_mib = HEAVY_JOBS * HEAVY_BYTES / MIB
+    return figure(
+        f"memory of a requester after {HEAVY_JOBS} jobs of {HEAVY_BYTES} bytes",
+        [memory],
+        "MiB",
+        peer="their specs",
+        peer_values=[specs_mib],
+    )
+
+
+def _heavy_job(number: int) -> dict[str, Any]:
+    task = {
+        "Name": "main",
+        "Engine": {"Type": "noop", "Params": {}},
+        "Env": {"TEXT": "x" * HEAVY_BYTES},
+        "Resources": {"CPU": "10m", "Memory": "16Mb"},
+    }
+    return {"Name": f"heavy-{number}", "Type": "batch", "Tasks": [task]}
 
 
 async def _requesters() -> list[Figure]:
