@@ -161,7 +161,8 @@ class Backlog:
                     break
 
     def _decide_new(self, key: JobKey) -> None:
-        live = self._jobs.open.get(key)
+        # Another requester may have taken the job meanwhile, and it may be over: who submitted it here is told so.
+        live = self._jobs.get(key)
         if live is not None:
             self._decide(live)
         else:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from protocol.bus import Append
 from protocol.clock import ManualClock
+from protocol.entries import Closed, Entry, Event, Submitted
+from protocol.errors import Conflict
+from protocol.ids import job_id, job_key
+from protocol.memory_bus import MemoryBus
+from protocol.messages import encode
+from protocol.states import JobState
 from requester.core.blocked import HELD_S
 from requester.core.history import QUEUEING
 from requester.service import Service
@@ -87,6 +94,25 @@ async def test_who_gives_up_leaves_its_turn_to_the_next(tmp_path: Path) -> None:
         assert await _answered(third)
         found, _ = await service.jobs(JobQuery(namespace="default"))
         assert {record.spec.name for record in found} == {"first", "other", "third"}
+
+
+async def test_a_submission_is_answered_that_another_requester_took_meanwhile(tmp_path: Path) -> None:
+    """While a submission is held back the same job is submitted elsewhere, and is over at once: the first caller is told what
+    there is, and does not wait for ever."""
+    clock = ManualClock()
+    async with a_cluster(tmp_path, clock=clock) as cluster:
+        service, _ = await _full(cluster, clock)
+        second = await _held_back(service, "second")
+        key = job_key("default", "second")
+        events = [Submitted(a_job("second"), 1), Closed(JobState.FAILED)]
+        entry = Entry(job_id(key, 7), "op-7", "r2", clock.now(), list[Event](events))
+        await MemoryBus(cluster.hub).append([Append(key, 0, entry.op, encode(entry))])
+        await service._follower.reached(cluster.hub.newest())
+
+        await clock.advance(HELD_S + QUICK.tick_s)
+
+        with pytest.raises(Conflict):
+            await _answered(second)
 
 
 async def _full(cluster: Cluster, clock: ManualClock) -> tuple[Service, PretendNode]:
