@@ -99,8 +99,8 @@ def _forgotten(random: Random, scenario: Scenario) -> list[Action]:
 
 
 def _asked_again(random: Random, scenario: Scenario) -> list[Action]:
-    """A node cannot read some jobs and is upgraded; the other one, which could read them, is gone for good, perhaps with some
-    of them, before that or after.
+    """A node cannot read some jobs and is upgraded; the other one, which could read them, is gone for good before that or
+    after, perhaps with some of them.
     """
     scenario.nodes = 2
     scenario.older = ["n1"]
