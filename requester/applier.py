@@ -12,10 +12,9 @@ import structlog
 
 from protocol.bus import Bus, Record
 from protocol.clock import Clock
-from protocol.entries import Entry
+from protocol.entries import Entry, read_entry
 from protocol.errors import Broken, TimedOut, Unavailable
 from protocol.ids import JobKey, NodeId, key_of
-from protocol.messages import decode
 from requester.agenda import Agenda
 from requester.backlog import Backlog
 from requester.core.fold import begins_anew
@@ -190,7 +189,7 @@ def _read(live: Live | None, record: Record) -> Entry:
     """The entry in a record of the log. Raises `Broken` if it cannot be read or belongs to another subject."""
     if live is not None and live.flying is not None and live.flying[0] == record.data:
         return live.flying[1]
-    entry = decode(record.data, Entry)
+    entry = read_entry(record.data)
     if key_of(entry.job) != record.key:
         raise Broken(f"it names {entry.job}, which is not this subject's job")
     return entry

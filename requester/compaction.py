@@ -18,10 +18,9 @@ import structlog
 
 from protocol.bus import Bus
 from protocol.clock import Clock
-from protocol.entries import Entry
+from protocol.entries import Entry, read_entry
 from protocol.errors import Broken, Fault, TimedOut
 from protocol.ids import JobKey
-from protocol.messages import decode
 from requester.core.fold import Told
 from requester.core.model import JobRecord
 from requester.core.snapshots import Retelling, draft, is_due, that_matter, told_by
@@ -167,7 +166,7 @@ def _read(
     of them cannot be read here: others may know what it says.
     """
     try:
-        entries = [(seq, decode(data, Entry)) for seq, data in stored]
+        entries = [(seq, read_entry(data)) for seq, data in stored]
     except Broken:
         return None
     told = that_matter(told_by([*entries, *later], record.id), record)

@@ -18,10 +18,9 @@ from msgspec.structs import replace
 from protocol import failpoints
 from protocol.bus import ENTRY_MAX_BYTES, Append, Outcome, Refused, Stale, Stored
 from protocol.clock import Clock
-from protocol.entries import Assigned, Entry, Event
+from protocol.entries import Assigned, Entry, Event, write_entry
 from protocol.errors import Exhausted, Fault, Invalid
 from protocol.ids import JobKey, RequesterId
-from protocol.messages import encode
 from requester.agenda import Agenda
 from requester.applier import LATER_S, Applier
 from requester.backlog import Backlog
@@ -149,7 +148,7 @@ class Decider:
 
     def _write(self, live: Live, taken: list[Input], entry: Entry, decision: Decision) -> None:
         """Hold the room that a decision assigns, and send its entry to the log; or tell those who asked why not."""
-        data = encode(entry)
+        data = write_entry(entry)
         if len(data) > ENTRY_MAX_BYTES:
             self._too_large(live, taken, len(data))
             return

@@ -11,11 +11,10 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from protocol.bus import Bus
-from protocol.entries import Entry
+from protocol.entries import Entry, read_entry
 from protocol.errors import Conflict, NotFound, TimedOut, Unavailable
 from protocol.ids import JobId, JobKey, job_key, key_of
 from protocol.jobs import NAMESPACE_DEFAULT
-from protocol.messages import decode
 from requester.core.history import of_log
 from requester.core.model import HistoryItem, JobRecord
 from requester.follower import Follower
@@ -187,7 +186,7 @@ async def _worked_out(work: Callable[[], T], entries: int) -> T:
 def _read(stored: Stored, job: JobId) -> Iterator[tuple[int, Entry]]:
     """The entries of a job: a name that was used again after its first job was purged or deleted has those of both."""
     for seq, data in stored:
-        entry = decode(data, Entry)
+        entry = read_entry(data)
         if entry.job == job:
             yield seq, entry
 

@@ -305,8 +305,9 @@ def _executions(group: Group) -> tuple[list[tuple[Any, ...]], list[tuple[JobKey,
     only: list[tuple[JobKey, str]] = []
     deleted = {key for key, _, _ in group.deleted}
     for record, written in group.records:
-        # Where another job of the name is deleted, all that the tables have of either goes first.
-        since = written if record.key not in deleted else 0
+        # Where another job of the name is deleted, all that the tables have of either goes first. A snapshot may tell less
+        # of executions than was written.
+        since = written if record.key not in deleted and record.snapshot <= written else 0
         # Its first record here: there may be an earlier life of it, which has left the log.
         if record.forgotten or (record.version > 1 and not since):
             only.append((record.key, _text(list(record.executions))))

@@ -45,6 +45,7 @@ from requester.core.meant import place_of
 from requester.core.model import ExecutionRecord, JobRecord
 
 Executions = dict[ExecutionId, ExecutionRecord]
+_Places = dict[str | int, list[ExecutionId]]
 KEPT: Final = 50
 """Ended attempts at one partition (or on one node) of a service or daemon, beside the newest one."""
 
@@ -124,9 +125,10 @@ def _folded(
 ) -> JobRecord | None:
     # Plain tuples do: every entry is folded, and a `Told` costs several times as much.
     executions: Executions | None = None
+    places: _Places | None = None
     for seq, at, event in told:
         if isinstance(event, Submitted):
-            record = _submitted(record, event, job, at)
+            record, places = _submitted(record, event, job, at), None
         elif isinstance(event, Deleted):
             record = executions = None
         elif record is None or record.closed:
@@ -137,7 +139,9 @@ def _folded(
             known = executions if executions is not None else record.executions
             if event.execution not in known:
                 executions = _assigned(record, executions, event, at, seq)
-                record = _forget_old(record, executions, event.execution)
+                if record.spec.type in LONG_RUNNING:
+                    places = _placed(record, executions, event.execution, places)
+                    record = _forget_old(record, executions, event.execution, places)
         elif isinstance(event, Reported | Cancelled | Lost):
             executions = _ended(record, executions, event, at, seq)
         elif isinstance(event, Closed):
@@ -153,6 +157,7 @@ def _folded(
             if unseen:
                 # Nothing is open when a job closes: their ends have left the log before this reader came to them.
                 executions = {each.id: each for each in record.executions.values() if not each.open}
+                places = None
                 record = replace(record, forgotten=record.forgotten + unseen)
         elif isinstance(event, Queued):
             since = record.queued_at if record.queued_at is not None else at
@@ -225,17 +230,28 @@ def _assigned(
     return executions
 
 
-def _forget_old(record: JobRecord, executions: Executions, id_: ExecutionId) -> JobRecord:
-    """The record without the oldest attempts at the place of a new one, if the job is long-running and they are too many."""
-    if record.spec.type not in LONG_RUNNING:
-        return record
-    type_, new = record.spec.type, executions[id_]
-    place = place_of(type_, new.node, new.partition)
-    there = [each for each in executions.values() if place_of(type_, each.node, each.partition) == place]
+def _placed(record: JobRecord, executions: Executions, new: ExecutionId, places: _Places | None) -> _Places:
+    """The executions of a long-running job by their places, oldest first, with a new one. An entry may assign thousands:
+    they are sorted once, and each is looked at beside those of its own place alone."""
+    type_ = record.spec.type
+    coming = executions.values() if places is None else (executions[new],)
+    places = {} if places is None else places
+    for each in coming:
+        places.setdefault(place_of(type_, each.node, each.partition), []).append(each.id)
+    return places
+
+
+def _forget_old(record: JobRecord, executions: Executions, new: ExecutionId, places: _Places) -> JobRecord:
+    """The record without the oldest attempts at the place of a new one, if they are too many."""
+    place = place_of(record.spec.type, executions[new].node, executions[new].partition)
+    there = [executions[id_] for id_ in places[place]]
     old = dispensable(there[:-1], kept_of(record.spec, KEPT))
+    if not old:
+        return record
     for each in old:
         del executions[each.id]
-    return replace(record, forgotten=record.forgotten + len(old)) if old else record
+    places[place] = [id_ for id_ in places[place] if id_ in executions]
+    return replace(record, forgotten=record.forgotten + len(old))
 
 
 def kept_of(spec: Job, attempts: int) -> int:

@@ -14,11 +14,10 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from protocol.entries import Entry
+from protocol.entries import read_entry
 from protocol.errors import Broken
 from protocol.ids import JobId, JobKey, key_of
 from protocol.jobs import NAMESPACE_DEFAULT
-from protocol.messages import decode
 from requester.core.deadlines import next_deadline
 from requester.core.fold import fold
 from requester.core.model import JobRecord
@@ -146,7 +145,7 @@ class Newcomers:
     def _learn(self, asked: tuple[Any, ...], data: bytes, seq: int) -> _Kind | None:
         """What follows for all jobs that ask for this, from one of them; None if they do not only wait."""
         try:
-            record = fold(None, replace(decode(data, Entry), at=0.0), seq)
+            record = fold(None, replace(read_entry(data), at=0.0), seq)
         except Broken:
             return None
         kind = None
@@ -181,6 +180,6 @@ def _asked(spec: _Job, reason: _Reason) -> tuple[Any, ...]:
 def record_of(data: bytes, seq: int) -> JobRecord | None:
     """The record of a job that has this one entry, at `seq`; None if it cannot be read, and so is passed over."""
     try:
-        return fold(None, decode(data, Entry), seq)
+        return fold(None, read_entry(data), seq)
     except Broken:
         return None

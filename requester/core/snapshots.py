@@ -5,7 +5,8 @@ entries are read, or how one is written. A snapshot's events are those that were
 and times: so the fold has no second way to come to a record, and a version that knows no snapshots reads the same events.
 
 What is left out: executions that few still ask for, and what was said of versions that nothing is left of. As much is told
-as an entry takes; a job of which not even the least fits has no snapshot, and ends when the log takes no more of it.
+as an entry takes, packed only where not even the least fits as it is. A job that fits in no way has no snapshot, and ends
+when the log takes no more of it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from protocol.bus import ENTRY_MAX_BYTES
 from protocol.entries import (
+    PLAIN_MAX_BYTES,
     Assigned,
     Cancelled,
     Entry,
@@ -25,6 +26,7 @@ from protocol.entries import (
     Reported,
     Snapshot,
     Submitted,
+    write_entry,
 )
 from protocol.ids import ExecutionId, JobId
 from protocol.jobs import LONG_RUNNING
@@ -38,17 +40,16 @@ SHARE: Final = 8
 in the log then; what is left is for when none can be written just now."""
 _LATER: Final = 4
 """A requester of the next rank writes what is overdue by one in so many of those."""
-_SPARE_BYTES: Final = 1_024
-"""For the entry's own fields."""
 
 
 class _Measure(Struct, frozen=True):
-    """How much is told: ended attempts at each place, earlier versions, and whether executions are told without what only
-    people read of them."""
+    """How much is told: ended attempts at each place, earlier versions, whether executions are told without what only people
+    read of them; and whether it may be packed."""
 
     attempts: int
     versions: int
     bare: bool = False
+    packed: bool = False
 
 
 class Draft(NamedTuple):
@@ -82,17 +83,18 @@ def draft(told: Sequence[Told], record: JobRecord, *, attempts: int, measure: in
     None if there can be none: it would be too large, or the events do not add up to the record.
     """
     few = min(attempts, 10)
-    measures = (
+    plain = (
         _Measure(attempts, 10),
         _Measure(few, 10),
         _Measure(few, 3, bare=True),
         _Measure(1, 1, bare=True),
     )
+    measures = (*plain, *(replace(each, packed=True) for each in plain))
     for number, each in enumerate(measures[measure:], measure):
         versions = _versions(told, record, each)
         kept = _kept(record, each, versions)
         made = Draft(*_chosen(told, record, each, versions, kept), number)
-        if _size(made, record.id) <= ENTRY_MAX_BYTES - _SPARE_BYTES:
+        if _size(made, record.id, each) <= PLAIN_MAX_BYTES:
             return made if _adds_up(made, record, each, kept) else None
     return None
 
@@ -258,8 +260,9 @@ def _bare_execution(execution: ExecutionRecord) -> ExecutionRecord:
     return replace(execution, ranking=None, output=_bare_output(execution.output), inputs=[], written=None)
 
 
-def _size(made: Draft, job: JobId) -> int:
-    return len(encode(Entry(job, "", "", 0.0, made.events, made.snapshot)))
+def _size(made: Draft, job: JobId, measure: _Measure) -> int:
+    entry = Entry(job, "", "", 0.0, made.events, made.snapshot)
+    return len(write_entry(entry) if measure.packed else encode(entry))
 
 
 def _adds_up(made: Draft, record: JobRecord, measure: _Measure, kept: Executions) -> bool:

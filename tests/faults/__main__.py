@@ -18,7 +18,7 @@ import aiohttp
 import structlog
 
 from deploy.programs import Missing
-from protocol.entries import Assigned, Cancelled, Closed, Entry, Event, Lost, Reported, Submitted
+from protocol.entries import Assigned, Cancelled, Closed, Entry, Event, Lost, Reported, Submitted, read_entry
 from protocol.errors import Failure
 from protocol.messages import decode
 from protocol.nats_bus import connect
@@ -213,7 +213,7 @@ async def _log(ours: World) -> list[Logged]:
         async with asyncio.timeout(READ_S), aclosing(bus.read(0)) as batches:
             async for batch in batches:
                 for record in batch:
-                    entry = decode(record.data, Entry)
+                    entry = read_entry(record.data)
                     found += [_flat(record.seq, entry, event) for event in entry.events]
                 if batch and batch[-1].seq >= last:
                     break

@@ -127,7 +127,7 @@ RUN = messages.Run(
     ordered_at=AT,
 )
 CANCEL = messages.Cancel(7, NODE, EXECUTION, "stopped")
-SNAPSHOT = entries.Snapshot([(3, AT), (5, AT)], AT, forgotten=7, count=4, since=2)
+SNAPSHOT = entries.Snapshot([(3, AT), (5, AT)], AT, forgotten=7, count=4, since=2, packed=b"deflated")
 
 EXAMPLES: list[Struct] = [
     RUN,
@@ -170,6 +170,7 @@ EXAMPLES: list[Struct] = [
     CLOSED,
     entries.Deleted("no longer wanted", "cli"),
     SNAPSHOT,
+    entries.Packed([entries.Queued(FAILURE)], [(41, AT)]),
     entries.Entry(JOB, "op-1", "r-1", AT, [entries.Queued(FAILURE), CLOSED], SNAPSHOT),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol import subjects
-from protocol.entries import Entry
+from protocol.entries import PLAIN_MAX_BYTES, Entry, read_entry
 from protocol.errors import Broken
 from protocol.ids import JobId, JobKey, RequesterId, key_of
 from protocol.jobs import Job, Retry
@@ -68,7 +68,7 @@ def folded(cluster: Cluster, job: str) -> JobRecord | None:
     """The job as who reads the log from its beginning knows it."""
     record = None
     for seq in in_log(cluster, job):
-        record = fold(record, decode(cluster.hub.at(seq).record.data, Entry), seq)
+        record = fold(record, read_entry(cluster.hub.at(seq).record.data), seq)
     return record
 
 
@@ -84,9 +84,14 @@ async def came_to_rest(service: Service, job: str) -> JobRecord:
     )
 
 
-async def test_a_service_lives_beyond_what_the_log_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain_max_bytes", [PLAIN_MAX_BYTES, 1_200], ids=["plain", "packed"])
+async def test_a_service_lives_beyond_what_the_log_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_max_bytes: int
+) -> None:
     """In a log that takes 80 entries of one job a service is started 100 times; two requesters, and one that comes later and
-    has nothing but the log, know the same of it; and it can be stopped."""
+    has nothing but the log, know the same of it; and it can be stopped. So too where its snapshots have to be packed."""
+    for module in ("protocol.entries", "requester.core.snapshots"):
+        monkeypatch.setattr(f"{module}.PLAIN_MAX_BYTES", plain_max_bytes)
     async with a_cluster(tmp_path, settings=OFTEN) as cluster:
         cluster.hub.entries_max = 80
         services = [await cluster.requester(name) for name in ("r1", "r2")]
@@ -101,6 +106,9 @@ async def test_a_service_lives_beyond_what_the_log_takes(tmp_path: Path) -> None
         assert last.attempt == 101
         assert record.entries >= len(in_log(cluster, job))
         assert in_log(cluster, job)[0] == record.since
+        snapshot = decode(cluster.hub.at(record.since).record.data, Entry).snapshot
+        assert snapshot is not None
+        assert bool(snapshot.packed) == (plain_max_bytes != PLAIN_MAX_BYTES)
         for service in services:
             await service._follower.reached(record.revision)
             await service._recorder.settle()

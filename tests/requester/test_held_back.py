@@ -97,15 +97,15 @@ async def test_who_gives_up_leaves_its_turn_to_the_next(tmp_path: Path) -> None:
 
 
 async def test_a_submission_is_answered_that_another_requester_took_meanwhile(tmp_path: Path) -> None:
-    """While a submission is held back the same job is submitted elsewhere, and is over at once: the first caller is told what
-    there is, and does not wait for ever."""
+    """While a submission is held back the same job is submitted elsewhere, and is over at once: the first caller is told
+    what there is, and does not wait for ever."""
     clock = ManualClock()
     async with a_cluster(tmp_path, clock=clock) as cluster:
         service, _ = await _full(cluster, clock)
         second = await _held_back(service, "second")
         key = job_key("default", "second")
-        events = [Submitted(a_job("second"), 1), Closed(JobState.FAILED)]
-        entry = Entry(job_id(key, 7), "op-7", "r2", clock.now(), list[Event](events))
+        events: list[Event] = [Submitted(a_job("second"), 1), Closed(JobState.FAILED)]
+        entry = Entry(job_id(key, 7), "op-7", "r2", clock.now(), events)
         await MemoryBus(cluster.hub).append([Append(key, 0, entry.op, encode(entry))])
         await service._follower.reached(cluster.hub.newest())
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from protocol.entries import Closed, Entry
+from protocol.entries import Closed, read_entry
 from protocol.errors import Broken, Conflict
 from protocol.ids import JobKey
 from protocol.memory_bus import Backup, MemoryBus, MemoryHub
-from protocol.messages import decode
 from protocol.states import ExecutionState as S
 from protocol.states import JobState
 from requester.retention import Retention
@@ -101,7 +100,7 @@ class LostWhilePurging(MemoryBus):
             return
         last = await self.last(key)
         await super().purge(key, upto, log=log)
-        if last is not None and not any(isinstance(each, Closed) for each in decode(last.data, Entry).events):
+        if last is not None and not any(isinstance(each, Closed) for each in read_entry(last.data).events):
             self.too_early.append(key)
 
 

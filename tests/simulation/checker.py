@@ -24,10 +24,11 @@ from protocol.entries import (
     Reported,
     StopRequested,
     Submitted,
+    read_entry,
 )
 from protocol.ids import ExecutionId, JobId, JobKey, NodeId, execution_id, key_of
 from protocol.jobs import Job
-from protocol.messages import Report, Verdict, decode
+from protocol.messages import Report, Verdict
 from protocol.states import ARROWS, ENDS, ExecutionState, JobState
 from requester.core.policy import Policy
 from tests.simulation.scenario import ENDLESS
@@ -152,7 +153,7 @@ class Checker:
     def stored(self, who: str, append: Append, seq: int, now: float) -> None:
         """An entry is in the log from now on."""
         self.entries += 1
-        entry = decode(append.data, Entry)
+        entry = read_entry(append.data)
         said = ", ".join(map(_words, entry.events)) if entry.snapshot is None else "snapshot"
         self._note(who, f"entry {seq} of {entry.job}: {said}")
         if key_of(entry.job) != append.key:

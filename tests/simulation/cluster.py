@@ -254,8 +254,8 @@ class Cluster:
         return max(found)
 
     def _start_anew(self, node: NodeProcess, cell: NodeCell) -> None:
-        """A node that was removed in this life is known again in its next. Of several machines that are it one at a time: which
-        is the later one of two that start in the same millisecond nobody can say.
+        """A node that was removed in this life is known again in its next. Of several machines that are it one at a time:
+        which is the later one of two that start in the same millisecond nobody can say.
         """
         if any(each.leaves for each in self.nodes if each.node == node.node):
             return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from protocol.entries import Entry
+from protocol.entries import read_entry
 from protocol.ids import JobKey, NodeId
 from protocol.messages import decode, encode
 from protocol.states import ENDS
@@ -208,7 +208,7 @@ def _folded(cluster: "Cluster") -> dict[Any, JobRecord]:
     for entry in cluster.hub.entries:
         if entry is not None:
             record = entry.record
-            records[record.key] = fold(records.get(record.key), decode(record.data, Entry), record.seq)
+            records[record.key] = fold(records.get(record.key), read_entry(record.data), record.seq)
     return {key: record for key, record in records.items() if record is not None}
 
 

@@ -9,8 +9,7 @@ of the present version that fits; nor an ops job that was done anywhere.
 from collections.abc import Callable
 
 from protocol.bus import Append
-from protocol.entries import Closed, Entry
-from protocol.messages import decode
+from protocol.entries import Closed, read_entry
 from requester.core.fleet import Fleet
 from requester.core.standing import demand_of
 from tests.simulation.checker import Checker
@@ -35,7 +34,7 @@ class Versions:
         if job is None or job.last != append.guard:
             # It is behind, and the log will not take this.
             return
-        entry = decode(append.data, Entry)
+        entry = read_entry(append.data)
         for event in entry.events if entry.snapshot is None else ():
             if isinstance(event, Closed) and event.failure is not None and UNREAD in event.message:
                 self.unread += 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from protocol.bus import Append, Cell
-from protocol.entries import Assigned, Entry, Lost
+from protocol.entries import Assigned, Lost, read_entry
 from protocol.ids import NodeId
 from protocol.messages import decode
 from protocol.states import ENDS
@@ -195,7 +195,7 @@ class Words:
 
     def decided(self, who: str, fleet: Fleet, append: Append) -> None:
         """A requester has decided upon an entry: by what it knows just now."""
-        entry = decode(append.data, Entry)
+        entry = read_entry(append.data)
         for event in entry.events if entry.snapshot is None else ():
             if isinstance(event, Assigned):
                 node = fleet.nodes.get(NodeId(event.node))

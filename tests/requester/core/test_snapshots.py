@@ -1,12 +1,13 @@
 """A snapshot says in one entry what many add up to."""
 
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from msgspec.structs import replace
 
 from protocol.bus import ENTRY_MAX_BYTES
-from protocol.entries import Assigned, Entry, Reported, Submitted
+from protocol.entries import Assigned, Entry, Reported, Submitted, read_entry, write_entry
 from protocol.errors import Failure
 from protocol.jobs import Job, Retry
 from protocol.messages import RunOutput, Stage, encode
@@ -106,6 +107,22 @@ def test_old_attempts_are_left_out_and_counted() -> None:
     assert record.forgotten == 3 * 9
 
 
+def test_what_does_not_fit_as_it_is_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job with more executions than a snapshot could have as they are written is told whole all the same, and who knows
+    only the packed entry knows the job."""
+    world = a_service(count=60, times=2)
+    for module in ("protocol.entries", "requester.core.snapshots"):
+        monkeypatch.setattr(f"{module}.PLAIN_MAX_BYTES", 16_000)
+    entry = snapshot(world)
+    seq = len(world.entries)
+    data = write_entry(entry)
+
+    assert len(encode(entry)) > 16_000 >= len(data)
+    assert read_entry(data) == entry
+    assert len(world.job.open()) == 60
+    assert known_by(read_entry(data), seq) == world.job
+
+
 def test_a_second_snapshot_counts_from_the_first() -> None:
     """The log then has what stands from the first one on, and the second says so."""
     world = a_service(times=5)
@@ -201,8 +218,9 @@ def _with_output(entry: Entry, output: RunOutput) -> Entry:
 def test_more_than_an_entry_takes_cannot_be_told() -> None:
     """A job whose open executions alone are too many has no snapshot."""
     world = a_service(count=100)
-    long = [Stage(S.RUNNING, 1.0, "x" * 6_000)]
+    random = Random(7)
     for execution in world.open():
+        long = [Stage(S.RUNNING, 1.0, random.randbytes(6_000).hex())]
         world.look(Reported(replace(world.report_of(execution, S.RUNNING), stages=long)))
     assert draft(told(world), world.job, attempts=KEPT) is None
 
