@@ -18,12 +18,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from protocol.errors import Broken, Fault, TimedOut, Unavailable
 from storage.ipfs.cid import check_block, cid_like, cid_text, parts_of, read_cid
 from storage.ipfs.dag_pb import Type, read_node, without_link
 from storage.ipfs.kubo import Away, Kubo, Options, read_bounded
+from storage.ipfs.trailers import asked_lines
 
 Add = Callable[[Mapping[str, str], str], Awaitable[str]]
 """Adds a result, with these options for ``add``, and with a mark if one is named; answers with the root's CID."""
@@ -106,15 +108,27 @@ async def undone_by(kubo: Kubo, command: str, options: Options, what: str) -> As
 async def _pinned(kubo: Kubo, cid: str, name: str) -> AsyncIterator[None]:
     """Pin what was added without a pin: only then is it known whether it was pinned before."""
     what = f"pinning {cid}"
-    if await kubo.patiently(lambda: _is_pinned(kubo, cid)):
+    if await kubo.patiently(lambda: is_pinned(kubo, cid)):
         yield
         return
     async with undone_by(kubo, "pin/rm", {"arg": cid}, what):
-        await _changed(kubo, "pin/add", {"arg": cid, "name": name}, what)
+        await kubo.patiently(lambda: _pin(kubo, cid, name, what))
         yield
 
 
-async def _is_pinned(kubo: Kubo, cid: str) -> bool:
+async def _pin(kubo: Kubo, cid: str, name: str, what: str) -> None:
+    """Have a tree pinned. Kubo reads all of it for that, which may take long, and tells of it as it goes."""
+    told = await asked_lines(kubo, "pin/add", {"arg": cid, "name": name, "progress": "true"}, what)
+    try:
+        done = any(msgspec.json.decode(line, type=_Done).pins for line in told)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Broken(f"{what}: Kubo answered {told[-1][:100]!r}") from error
+    if not done:
+        raise Broken(f"{what}: Kubo does not say that it did")
+
+
+async def is_pinned(kubo: Kubo, cid: str) -> bool:
+    """Whether a node has a pin on all of a tree, which it then has whole."""
     try:
         pins = await kubo.ask("pin/ls", _Pins, {"arg": cid, "type": "recursive"}, what=f"pin {cid}")
     except (Away, TimedOut):
@@ -210,7 +224,7 @@ class _Marked:
                 self._root = ""
                 await self._unpin(self._cid)
             # An earlier try may have moved it and not been heard of.
-            elif _NO_LONGER_THERE not in fault.message or not await _is_pinned(self._kubo, root):
+            elif _NO_LONGER_THERE not in fault.message or not await is_pinned(self._kubo, root):
                 raise
 
     async def _unpin(self, cid: str) -> bool:

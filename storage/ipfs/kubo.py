@@ -206,13 +206,16 @@ class Kubo:
         what: str,
         moved: Callable[[int], None] = lambda size: None,
         count: int = 1,
+        silence_s: float | None = None,
     ) -> None:
         """Do tasks of bulk data by the RPC API, `count` at once, each by a request that is not tried again. Raises the first
         fault; `Away` if the node went away, which was asked for `what`."""
-        limits = msgspec.structs.replace(self._limits(), tries=1)
+        silence_s = silence_s or self.settings.silence_s
+        limits = msgspec.structs.replace(self._limits(), tries=1, silence_s=silence_s)
         with contextlib.closing(Lanes(limits)) as lanes:
             try:
-                await lanes.move(tasks, await self.route(), count, moved)
+                route = msgspec.structs.replace(await self.route(), silence_s=silence_s)
+                await lanes.move(tasks, route, count, moved)
             except Fault as fault:
                 if isinstance(fault.__cause__, Unreached):
                     raise self.away(what) from fault

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 TOP_MAX: Final = 1000
 """With more entries at its top a result gets no mark: it might be what makes Kubo split the root into several blocks."""
+ENTRY_S: Final = 0.002
+"""How much longer Kubo may be silent for each file: when it has all of them it makes the folders, before it says a word.
+Measured: 9 s for 60,000 files."""
 ILL_MAX: Final = 5
 """How many questions in a row a pinning service may leave unanswered while it keeps a result."""
 NOTE: Final = "ipfs-add"
@@ -82,12 +85,13 @@ class IpfsPublisher(IpfsDriver):
             # Modes are kept only where one differs from the rule: Kubo then makes no raw leaves, whatever else it is told.
             modes = {"preserve-mode": "true"} if tree.has_modes else {}
             wanted = {**options, **modes, **_shape(params)}
+            silence_s = self._kubo.settings.silence_s + ENTRY_S * len(tree.entries)
             adding = Adding(self._kubo, folder, tree.entries, tree.size_bytes, wanted, mark)
 
             async def once() -> str:
                 nonlocal tries
                 tries += 1
-                return await self._added(adding, grown)
+                return await self._added(adding, silence_s, grown)
 
             return await self._kubo.patiently(once)
 
@@ -104,7 +108,7 @@ class IpfsPublisher(IpfsDriver):
                 await undoing.enter_async_context(self._kept_by(params.remote, cid, name))
         return Spec("ipfs", {"CID": cid})
 
-    async def _added(self, adding: Adding, progress: Progress) -> str:
+    async def _added(self, adding: Adding, silence_s: float, progress: Progress) -> str:
         """Send the tree; answers with the CID of its root."""
         done = 0
 
@@ -114,11 +118,10 @@ class IpfsPublisher(IpfsDriver):
             progress(done, adding.size_bytes)
 
         try:
-            await self._kubo.once(iter([adding]), ADDING, moved)
+            await self._kubo.once(iter([adding]), ADDING, moved, silence_s=silence_s)
         except TimedOut as fault:
             if not isinstance(fault.__cause__, Silent):
                 raise
-            silence_s = self._kubo.settings.silence_s
             said = f"{ADDING}: Kubo at {self._kubo.endpoint.url} took nothing and answered nothing for {silence_s:g} s"
             raise TimedOut(said, hint="Is that machine overloaded, or its disk full?") from fault
         return adding.root

@@ -27,6 +27,7 @@ from storage.ipfs.driver import IpfsDriver
 from storage.ipfs.exchange import Exchanges
 from storage.ipfs.files import GatewayFile, KuboFile
 from storage.ipfs.holders import Holder, KuboBlocks, KuboGateway
+from storage.ipfs.keeping import is_pinned
 from storage.ipfs.near import meant
 from storage.ipfs.params import SourceParams, split_path
 from storage.ipfs.sink import Sink
@@ -77,6 +78,9 @@ class IpfsSource(IpfsDriver):
     async def is_here(self, params: SourceParams) -> bool:
         """Whether the node has every block of it; no other node is asked. See `storage.locality`."""
         await self._kubo.ready()
+        if not params.is_name and await is_pinned(self._kubo, split_path(params.cid)[0]):
+            return True
+        # This reads all of it.
         options = {"arg": params.path, "with-local": "true", "offline": "true"}
         silence_s = self._kubo.settings.silence_s
         try:

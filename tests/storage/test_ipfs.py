@@ -32,6 +32,7 @@ from storage.params import read_params
 from tests.contracts.publisher import ServedPublisherContract
 from tests.contracts.source import ServedSourceContract
 from tests.contracts.trees import Link, Run, Tree, plant, snapshot, with_folders
+from tests.storage.fault_proxy import fault_proxy
 from tests.storage.s3_world import serving
 
 ALL = Share()
@@ -347,11 +348,15 @@ async def test_a_link_by_itself_is_refused(node: servers.Kubo, source: IpfsSourc
 async def test_a_node_knows_whether_it_has_all_of_it(
     node: servers.Kubo, kubo: servers.Kubo, source: IpfsSource, tmp_path: Path
 ) -> None:
-    """Every block counts, and no other node is asked: one that would wait without end answers at once."""
+    """Every block counts, and no other node is asked: one that would wait without end answers at once. What is pinned is
+    there and not read for it."""
     cid = await added(node, {"d/large": bytes(tmp_path) + LARGE}, tmp_path / "added", "--cid-version=1")
-    assert await source.is_here(SourceParams(f"{cid}/d"))
+    async with fault_proxy(node.api_url) as proxy, Kubo(proxy.endpoint) as behind:
+        assert await IpfsSource(behind).is_here(SourceParams(f"{cid}/d"))
+        assert not any("with-local" in path for path in proxy.paths)
     leaf = (await ipfs(node, "refs", "-r", cid)).split()[-1]
     await ipfs(node, "pin", "rm", cid)
+    assert await source.is_here(SourceParams(f"{cid}/d"))
     await ipfs(node, "block", "rm", leaf)
     assert not await source.is_here(SourceParams(cid))
 

@@ -212,6 +212,32 @@ async def test_what_kubo_pins_in_the_end_goes_also_where_it_does_not_tell_what_i
     assert await pins(node) == before
 
 
+async def test_what_is_read_whole_to_be_pinned_is_told_of_as_it_goes(
+    node: servers.Kubo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result without a mark may take longer than the limit on silence: Kubo says how far it is."""
+    monkeypatch.setattr(storage.ipfs.publisher, "TOP_MAX", 1)
+    folder = plant({"a": only_here(tmp_path), "b": b""}, tmp_path / "result")
+    async with fault_proxy(node.api_url) as proxy, Kubo(proxy.endpoint) as kubo:
+        await IpfsPublisher(kubo).publish(folder, PublisherParams(), LABEL, silent)
+
+    (pinning,) = (path for path in proxy.paths if "pin/add" in path)
+    assert "progress=true" in pinning
+
+
+@pytest.mark.parametrize(("count", "silence_s"), [(5, 0.31), (200, 0.7)])
+async def test_kubo_may_take_its_time_over_many_files(
+    count: int, silence_s: float, node: servers.Kubo, tmp_path: Path
+) -> None:
+    """When it has all files it makes the folders without a word: the more there are, the longer it may be silent."""
+    folder = plant({f"{number}": b"" for number in range(count)}, tmp_path / "result")
+    async with fault_proxy(node.api_url) as proxy, Kubo(proxy.endpoint, IpfsSettings(silence_s=0.3)) as kubo:
+        proxy.plan = lambda request, number: "held" if request.path.endswith("/add") else ""
+
+        with pytest.raises(TimedOut, match=f"nothing and answered nothing for {silence_s} s"):
+            await IpfsPublisher(kubo).publish(folder, PublisherParams(), LABEL, silent)
+
+
 @asynccontextmanager
 async def half_sent(node: servers.Kubo, folder: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """What a process sends to publish a folder, but for the end, and Kubo is at it; the value sends that as well."""
