@@ -91,6 +91,17 @@ SIGNING: Final = (
     f"{MANAGED}.PreSignedURLExpiration",
 )
 """What concerns links to results; some of it is the nodes' too."""
+PROTECTING: Final = (
+    "API.Auth.AccessPolicyPath",
+    "API.Auth.Oauth2",
+    "API.Auth.Users",
+    "API.TLS.AutoCert",
+    "API.TLS.CertFile",
+    "API.TLS.KeyFile",
+    "API.TLS.SelfSigned",
+    "Node.ServerAPI.TLS",
+)
+"""What keeps others out of Bacalhau's API. Nothing here does, so who says it is not served an open one."""
 CLIENTS: Final = ("Node.ClientAPI", "ResultDownloaders", "API.TLS", "Uploads")
 
 
@@ -127,6 +138,8 @@ def plan(
         variables=shared.VARIABLES,
     )
     orchestrator, compute = roles(config)
+    if orchestrator:
+        _refuse_protection(config)
     own_nats = _own_nats(config, environ)
     servers = (f"nats://{own_nats[0]}:{own_nats[1]}",) if own_nats else shared.nats_servers(config, environ)
     settings = _settings(config, servers, data / "requester")
@@ -148,6 +161,24 @@ def plan(
         log_level=log_level,
         warnings=config.unknown(OWN, others=(*COMPUTE_NODES, *CLIENTS)),
     )
+
+
+def _refuse_protection(config: Config) -> None:
+    """Raise `Invalid` for a setting that would keep others out of the API of a Bacalhau."""
+    prefixes = tuple(key.lower() for key in PROTECTING)
+    for each in config.in_force():
+        is_on = each.value not in (False, [], 0) and str(each.value).lower() not in (
+            "false",
+            "0",
+            "no",
+            "off",
+        )
+        if is_on and each.key.lower().startswith(prefixes):
+            raise Invalid(
+                f"{each.where}: {each.key} would protect the API of a Bacalhau, and protects nothing here: this API knows "
+                "no users and no TLS",
+                hint="Put a proxy that does before it (docs/api.md), and take the setting away.",
+            )
 
 
 def in_force(wanted: Plan, port: int) -> dict[str, Any]:

@@ -272,13 +272,14 @@ def _wrong_gpus(info: NodeInfo, demand: Demand) -> Unfit | None:
         return None
     meant = [gpu for gpu in info.gpus if _is_of_kind(gpu, demand.gpu)]
     # A node hands out whichever of its devices is free, so all must be of the kind.
-    if len(meant) == len(info.gpus) >= demand.amounts.gpu:
+    count = demand.amounts.gpu
+    if len(meant) == len(info.gpus) >= count:
         return None
     has = ", ".join(sorted({f"{gpu.name} ({gpu.memory_mib} MiB)" for gpu in info.gpus})) or "no GPU"
     wanted = " ".join(part for part in (name, f"with {memory_mib} MiB" if memory_mib else "") if part)
     return Unfit(
         info.id,
-        f"needs {demand.amounts.gpu} GPUs {wanted} and none of another kind, has {len(info.gpus)}: {has}",
+        f"needs {count} GPU{'s' * (count > 1)} {wanted} and none of another kind, has {len(info.gpus)}: {has}",
         hint="Change Resources.GPUName or GPUMemory, or add a node",
     )
 
@@ -301,6 +302,7 @@ def _too_large(info: NodeInfo, wanted: Amounts) -> Unfit | None:
         ("dynamic ports", wanted.dynamic_ports, limit.dynamic_ports, "g", "the number of Network.Ports"),
     ):
         if needs > offers:
-            reason = f"needs {needs:{fmt}} {name}, offers {offers:{fmt}}"
+            what = name.removesuffix("s") if needs == 1 else name
+            reason = f"needs {needs:{fmt}} {what}, offers {offers:{fmt}}"
             return Unfit(info.id, reason, hint=f"Lower {key} or add a node")
     return None

@@ -112,6 +112,31 @@ def test_the_peers_keys_mean_what_they_say(folder: Path) -> None:
     assert made.warnings == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "API: {Auth: {Users: [{Alias: ann, Username: ann, Password: a-long-password}]}}",
+        "API: {Auth: {Oauth2: {Issuer: 'https://id.example.org'}}}",
+        "API: {TLS: {CertFile: cert.pem, KeyFile: key.pem}}",
+        "API: {TLS: {SelfSigned: true}}",
+    ],
+)
+def test_what_protects_the_peers_api_is_not_passed_over(folder: Path, text: str) -> None:
+    """Who brings a file with users or certificates for the API is told that nothing heeds them, and gets no open API."""
+    (folder / "theirs.yaml").write_text(text)
+    with pytest.raises(Invalid, match=r"theirs\.yaml: API\.\w+.*protects nothing here"):
+        _plan(folder, ["theirs.yaml"])
+    assert not _plan(folder, ["theirs.yaml", "Compute.Enabled"]).orchestrator
+
+
+def test_a_protection_that_is_off_is_none(folder: Path) -> None:
+    """A setting that protects nothing there either, and one that is for clients, are no reason to refuse."""
+    (folder / "theirs.yaml").write_text(
+        "API: {TLS: {SelfSigned: false, UseTLS: true, CertFile: ''}, Auth: {Users: []}}"
+    )
+    assert _plan(folder, ["theirs.yaml"]).orchestrator
+
+
 def test_the_settings_in_force_are_told_under_the_peers_keys(folder: Path) -> None:
     """What ``agent config`` shows can be given to `serve` again and means the same; no secret is among it."""
     given = ["API.Host=127.0.0.9", "Orchestrator.NodeManager.DisconnectTimeout=90s", "NATS.Password=hunter2"]

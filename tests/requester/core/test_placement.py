@@ -295,7 +295,7 @@ def test_kinds_of_gpus(gpus: list[tuple[str, int]], fits: bool) -> None:
 
     assert (chosen(fleet, demand) == "n1") is fits
     if not fits:
-        assert "needs 1 GPUs a100 with 32768 MiB" in explain(fleet.standing(demand), {}, needed=1).message
+        assert "needs 1 GPU a100 with 32768 MiB" in explain(fleet.standing(demand), {}, needed=1).message
 
 
 def test_a_node_in_trouble_comes_later() -> None:
