@@ -14,7 +14,8 @@ from requester.cli.exits import tell
 def program_last(app: App, arguments: Sequence[str]) -> list[str]:
     """The arguments with ``--`` before the first that is neither a flag nor a flag's value.
 
-    A ``--`` of the person's own behind it is dropped, as Bacalhau's users are used to.
+    A ``--`` of the person's own behind it is dropped, as Bacalhau's users are used to; if nothing but flags stands between
+    the two they are this command's, as there.
     """
     noun, verb, *rest = arguments
     valued, lone = _flags(app[noun][verb])
@@ -22,6 +23,9 @@ def program_last(app: App, arguments: Sequence[str]) -> list[str]:
     if at is None:
         return list(arguments)
     program = rest[at + 1 :]
+    between = 0 if "--" in rest[:at] else _flags_before_dashes(program, valued, lone)
+    rest, program = [*program[:between], *rest], program[between:]
+    at += between
     if program[:1] == ["--"]:
         program = program[1:]
     else:
@@ -30,6 +34,17 @@ def program_last(app: App, arguments: Sequence[str]) -> list[str]:
     if flags[-1:] == ["--"]:
         flags = flags[:-1]
     return [noun, verb, *flags, "--", rest[at], *program]
+
+
+def _flags_before_dashes(words: Sequence[str], valued: set[str], lone: set[str]) -> int:
+    """How many words there are in front of ``--`` if all of them are known flags and their values, else 0."""
+    index = 0
+    while index < len(words) and words[index] != "--":
+        name, equals, _ = words[index].partition("=")
+        if name not in valued | lone:
+            return 0
+        index += 2 if name in valued and not equals else 1
+    return index if index < len(words) else 0
 
 
 def _first_word(words: Sequence[str], valued: set[str]) -> int | None:

@@ -137,10 +137,17 @@ def test_older_and_special_flags(shoal: Shoal) -> None:
         ("--name x --wait=false ubuntu", "--name x --wait=false -- ubuntu"),
         ("-e", "-e"),
         ("--help", "--help"),
+        ("ubuntu -i x:/y --id-only -- sh -c ls", "-i x:/y --id-only -- ubuntu sh -c ls"),
+        ("--cpu 1 ubuntu --input=x -- --input", "--input=x --cpu 1 -- ubuntu --input"),
+        ("ubuntu git checkout -- file", "-- ubuntu git checkout -- file"),
+        ("ubuntu --id-only sh -- x", "-- ubuntu --id-only sh -- x"),
+        ("-- ubuntu --id-only -- x", "-- ubuntu --id-only -- x"),
     ],
 )
 def test_where_the_program_begins(words: str, split: str) -> None:
-    """Flags stand before the image; all behind it is the program's, whatever it looks like; one ``--`` is dropped."""
+    """Flags stand before the image, or alone between it and a ``--``; all else behind it is the program's, whatever it looks
+    like; one ``--`` is dropped.
+    """
     app = build(lambda: "0")
     assert program_last(app, ["docker", "run", *words.split()]) == ["docker", "run", *split.split()]
 
