@@ -11,6 +11,7 @@ from protocol.errors import Fault
 from protocol.spelling import NAMES_MAX, did_you_mean, nearest_few
 from storage.s3.connection import Connection
 from storage.s3.faults import faults
+from storage.s3.keys import plain_key
 from storage.threads import in_thread
 
 FOLDERS_MAX: Final = 4
@@ -21,7 +22,8 @@ async def meant(connection: Connection, bucket: str, key: str) -> str:
     """A sentence with the nearest keys or folders, empty if there are none. Raises no fault."""
     try:
         async with asyncio.timeout(LOOK_S):
-            return await _meant(connection, bucket, key)
+            # A path begins with a slash, and may have more of them than it needs; a key does not.
+            return await _meant(connection, bucket, plain_key(key).lstrip("/"))
     except (Fault, TimeoutError):
         return ""
 

@@ -1,6 +1,7 @@
 """S3 on real servers: the suites, and how results are put there."""
 
 import hashlib
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from deploy.processes import free_ports
 from deploy.servers import S3Server
 from protocol.errors import Invalid, NotFound
+from storage import s3
 from storage.contract import silent
 from storage.params import read_params
 from storage.s3 import (
@@ -170,6 +172,13 @@ class TestGzip(TestPlain):
     @pytest.fixture
     def publish_params(self, bucket: Bucket) -> PublisherParams:
         return PublisherParams(bucket.name, "out/{executionID}", endpoint=bucket.endpoint)
+
+
+def test_the_table_names_every_module() -> None:
+    """Whoever reads what `storage.s3` consists of finds each of its modules there."""
+    modules = {path.stem for path in Path(s3.__file__).parent.glob("*.py")} - {"__init__"}
+
+    assert {name for name in modules if not re.search(rf"\b{name}\b", s3.__doc__ or "")} == set()
 
 
 # What an input's key may say.

@@ -70,6 +70,8 @@ async def test_wildcards_in_a_key_choose_objects(bucket: Bucket, source: S3Sourc
         ("logs/2024/aces.csv", "Did you mean 'logs/2024/access.csv'?"),
         ("logs/2024/ACCESS.csv", "Did you mean 'logs/2024/access.csv'?"),
         ("lgos/2024/access.csv", "Did you mean 'logs/'?"),
+        ("/logs/2024/aces.csv", "Did you mean 'logs/2024/access.csv'?"),
+        ("logs//2024/aces.csv", "Did you mean 'logs/2024/access.csv'?"),
         ("logs/2042/", "Did you mean 'logs/2024/'"),
         ("lgos/*/access.csv", "Did you mean 'logs/'?"),
         ("l*.csv", "A * stays in a folder, and ** does not: 'l**.csv' finds some."),
