@@ -1,6 +1,8 @@
 """Which bytes a GET is answered with."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.http_part import Part, part_of
 
@@ -41,6 +43,18 @@ WHOLE = Part(200, 0, 100)
 def test_a_part_is_given_of_the_version_that_is_asked_for(headers: dict[str, str], part: Part) -> None:
     """What is asked for and is there comes as a part; of another version, or of words that say nothing, the whole."""
     assert part_of(headers, 100, ETAG) == part
+
+
+@given(
+    asked=st.text(max_size=30) | st.from_regex(r"bytes ?= ?[0-9]{0,25}-[0-9]{0,25}", fullmatch=True),
+    size_bytes=st.integers(0, 1 << 40),
+)
+def test_no_words_lead_out_of_what_is_there(asked: str, size_bytes: int) -> None:
+    """Whatever is asked for, the answer is of bytes that there are."""
+    part = part_of({"Range": asked}, size_bytes, ETAG)
+
+    assert 0 <= part.start <= part.stop <= size_bytes
+    assert part.size_bytes > 0 if part.status == 206 else part.size_bytes in (0, size_bytes)
 
 
 def test_a_part_says_where_it_lies() -> None:

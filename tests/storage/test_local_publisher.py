@@ -9,13 +9,15 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import stamina
+from yarl import URL
 
 from protocol.clock import ManualClock
 from protocol.errors import Invalid, NotFound, Unavailable
 from protocol.ids import ExecutionId, NodeId
 from storage import results_server
 from storage.addresses import read_policy
-from storage.contract import Drivers, Label, Publisher, Source, silent
+from storage.contract import Drivers, Label, Publisher, Share, Source, silent
 from storage.drivers import open_drivers
 from storage.kept import SERVED_S
 from storage.local_publisher import (
@@ -27,8 +29,10 @@ from storage.local_publisher import (
     own_addresses,
 )
 from storage.settings import LocalPublishing, StorageSettings
+from storage.url import UrlParams
 from tests.contracts.publisher import EXECUTION, JOB, PublisherContract
 from tests.contracts.trees import plant
+from tests.storage.fault_proxy import fault_proxy
 
 LABEL = Label(job=JOB, execution=EXECUTION, node=NodeId("n-1"), at=0.0)
 NONE = LocalPublisherParams()
@@ -167,6 +171,25 @@ class TestServer:
             await publish(drivers, tmp_path)
             async with client.get(url, headers={"Range": "bytes=2-9", "If-Range": etag}) as answer:
                 assert (answer.status, len(await answer.read())) == (200, kept_bytes(tmp_path / "results"))
+
+    async def test_a_download_that_is_cut_goes_on(self, drivers: Drivers, tmp_path: Path) -> None:
+        """Whoever fetches by a link needs no byte twice, however often the line breaks."""
+        plant({"noise": Random(3).randbytes(5 << 20)}, tmp_path / f"result-{EXECUTION}")
+        url = URL(await publish(drivers, tmp_path))
+        source = drivers.sources["urldownload"]
+        async with fault_proxy(str(url.origin())) as proxy:
+            proxy.plan = lambda request, number: "cut" if 0 < number < 5 else ""
+            params = UrlParams(proxy.endpoint + url.path)
+            with stamina.set_testing(True, attempts=4, cap=True):
+                fetched = await source.fetch(
+                    params, await source.resolve(params, Share()), tmp_path / "in", silent
+                )
+
+        name = f"{EXECUTION}.tar.gz"
+        assert (fetched.path / name).read_bytes() == (tmp_path / "results" / name).read_bytes()
+        starts = [int(each[6:-1]) for each in proxy.ranges[2:]]
+        assert starts == sorted(set(starts))
+        assert len(starts) == 4
 
     @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHo"])
     async def test_who_asks_for_nothing_is_let_go(
