@@ -203,9 +203,17 @@ class Staging:
             raise self._failure_of(index, error) from error
         finally:
             del self._awaited[index]
-        resolved = wanted.resolved
-        read = InputRead(target, wanted.type, resolved.identity, resolved.size_bytes, cached)
+        size_bytes = self._size_of(index, wanted)
+        read = InputRead(target, wanted.type, wanted.resolved.identity, size_bytes, cached)
         brought[index] = Brought(read, Mount(fetched.path, target, fetched.read_only and not wanted.writes))
+
+    def _size_of(self, index: int, wanted: Wanted) -> int | None:
+        """The bytes of an input that is there: where its source did not say, those that came."""
+        if wanted.resolved.size_bytes is not None or wanted.is_in_place:
+            return wanted.resolved.size_bytes
+        if wanted.resolved.cacheable:
+            return self._shared.cache.shelf.size_of(wanted.key)
+        return self._came[index]
 
     def _bounded(self, index: int, wanted: Wanted, progress: Progress) -> Progress:
         """`progress` that raises `Exhausted` when more has come than the task's Disk allows, or than the node has."""

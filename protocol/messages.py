@@ -142,7 +142,8 @@ class RunOutput(Struct, frozen=True, gc=False):
 class InputRead(Struct, frozen=True, gc=False, omit_defaults=True):
     """Which bytes an execution read: the identity that `resolve` gave the input before it was fetched.
 
-    `cached`: they were on the node already, and nothing was fetched.
+    `size_bytes` is what the source said, or else what came. `cached`: they were on the node already, and nothing was
+    fetched.
     """
 
     target: str

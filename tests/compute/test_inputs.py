@@ -367,6 +367,23 @@ async def test_what_an_archive_unpacks_to_counts_while_it_does(
 
 
 @pytest.mark.parametrize("cacheable", [True, False])
+async def test_what_came_is_recorded_where_nobody_said_a_size(
+    nodes: Nodes, requester: FakeRequester, cacheable: bool
+) -> None:
+    """Of an input whose source says no size the record has the bytes that came, for whoever finds it in the cache too."""
+    source = StagedSource(cacheable=cacheable)
+    source.moves = [len("data")]
+    node = nodes(drivers=drivers(source))
+    await node.start()
+    for number in (1, 2):
+        run = order(number, READING)
+        await requester.run(run)
+        report = await requester.ended(run)
+        all_read([report], cached=cacheable and number == 2)
+        assert [read.size_bytes for read in report.inputs] == [len("data")]
+
+
+@pytest.mark.parametrize("cacheable", [True, False])
 async def test_the_node_has_its_limit_too(nodes: Nodes, requester: FakeRequester, cacheable: bool) -> None:
     """A fetch of unknown size that brings more than the node gives is stopped, and may be tried elsewhere."""
     source = StagedSource(cacheable=cacheable)
