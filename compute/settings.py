@@ -198,6 +198,9 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Every setting and the keys that mean it, the newest spelling first."""
 
+REQUIRE_TLS: Final = "Compute.TLS.RequireTLS"
+"""The peer's word that nothing goes to its NATS servers unencrypted."""
+
 OTHERS: Final = (
     "API",
     "Compute.Enabled",
@@ -238,7 +241,7 @@ def read_settings(
 
     Raises `Invalid` and `NotFound`, which name the place.
     """
-    known = tuple(chain.from_iterable(KEYS.values()))
+    known = (*chain.from_iterable(KEYS.values()), REQUIRE_TLS)
     config = read_config(
         flags=flags,
         given=given,
@@ -248,6 +251,12 @@ def read_settings(
         variables=shared.VARIABLES,
     )
     default = Settings(data_dir=data / "compute", nats=shared.nats_servers(config, environ))
+    plain = [each for each in default.nats if not each.lower().startswith("tls://")]
+    if plain and config.flag(REQUIRE_TLS):
+        raise Invalid(
+            f"{REQUIRE_TLS} is set, and {plain[0]} would be spoken to without TLS",
+            hint="Write it as tls://HOST:PORT; the server needs a certificate that this machine trusts.",
+        )
     return _settings(config, default), config.unknown(known, others=OTHERS)
 
 

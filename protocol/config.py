@@ -36,6 +36,9 @@ _SECRET: Final = re.compile("credential|password|token|secret|key", re.IGNORECAS
 _SLIP: Final = 0.85
 """How similar (0 to 1) an unknown key is to a known one that was surely meant."""
 
+_MEANT: Final = 0.8
+"""The same where it is only a warning. Settings of the peer that mean nothing here are less like any than that."""
+
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -323,6 +326,6 @@ def _unknown(setting: Setting, known: Iterable[str]) -> str:
             f"{setting.where}: {setting.key} is not a setting of this program",
             hint=f"Did you mean {near[0]}?",
         )
-    near = nearest(setting.key, known)
+    near = nearest(setting.key, known, likeness=_MEANT)
     meant = f'; did you mean "{near[0]}"?' if near else ""
     return f"{setting.where}: {setting.key} is not a setting of this program and does nothing{meant}"

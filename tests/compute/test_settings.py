@@ -138,6 +138,20 @@ def test_a_wrong_setting_is_named(config: str, text: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+def test_who_requires_tls_is_not_connected_without_it() -> None:
+    """Where Bacalhau's setting requires TLS towards NATS, a server that is not asked for it is an error."""
+
+    def made(*given: str) -> tuple[str, ...]:
+        settings, warnings = read_settings({}, list(given), environ={}, folder=HOME, data=HOME)
+        assert not warnings
+        return settings.nats
+
+    with pytest.raises(Invalid, match="nats://a:4222 would be spoken to without TLS"):
+        made("Compute.TLS.RequireTLS=true", "Compute.Orchestrators=tls://b,nats://a:4222")
+    assert made("Compute.TLS.RequireTLS", "Compute.Orchestrators=tls://b:4222") == ("tls://b:4222",)
+    assert made("Compute.TLS.RequireTLS=false", "Compute.Orchestrators=a:4222") == ("nats://a:4222",)
+
+
 def test_what_a_node_does_not_know_is_told() -> None:
     """A key of the peer's that does nothing here is a warning, not an error: its commands work."""
     _, warnings = read_settings({}, ["UpdateConfig.Interval=1h"], environ={}, folder=HOME, data=HOME)

@@ -105,6 +105,11 @@ def test_what_is_not_known_is_told_with_a_near_spelling(tmp_path: Path) -> None:
     assert str(path) in warning
     assert "API.Prot" in warning
     assert 'did you mean "API.Port"' in warning
+    path.write_text("API: {Auth: {Users: none}}\nOrchestrator: {Scheduler: {QueueBackoff: 1m}}\n")
+    assert not any(
+        "did you mean" in each
+        for each in read_config(files=[path]).unknown([*KEYS, "Orchestrator.Credentials"])
+    )
 
 
 def test_a_slip_on_the_command_line_is_an_error() -> None:
