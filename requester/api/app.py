@@ -89,19 +89,6 @@ async def listening(app: web.Application, listener: socket.socket) -> AsyncItera
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def serve_api(
-    verbs: Verbs, host: str, port: int, *, version: str, defaults: Defaults | None = None
-) -> AsyncIterator[tuple[str, int]]:
-    """Listen at `host` while the context is open; gives the address, with the real port when `port` is 0.
-
-    Raises `OSError` when the address cannot be had.
-    """
-    with socket.create_server((host, port)) as listener:
-        async with listening(application(verbs, version, defaults), listener) as bound:
-            yield host, bound
-
-
 @web.middleware
 async def _always(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Who asks, and every failure as the envelope; what nobody foresaw is logged here and told without its insides.

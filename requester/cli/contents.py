@@ -47,7 +47,7 @@ def content(stack: ExitStack, api: Api, result: Result, path: str, digest: str) 
         except Broken as changed:
             if changed.kind != CHANGED or not digest:
                 raise
-            return _rewritten(stack, api, result.spec, path, digest, changed)
+            return _rewritten(stack, result.spec, path, digest, changed)
 
 
 def entries(api: Api, result: Result) -> list[Entry]:
@@ -125,9 +125,7 @@ def _from_bucket(stack: ExitStack, api: Api, spec: Spec, path: str) -> Iterator[
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
-def _rewritten(
-    stack: ExitStack, api: Api, spec: Spec, path: str, digest: str, changed: Broken
-) -> Iterator[bytes]:
+def _rewritten(stack: ExitStack, spec: Spec, path: str, digest: str, changed: Broken) -> Iterator[bytes]:
     """The object of that key, whoever has put it there, if its bytes are those of the record: all of it is looked at before
     any of it is given. Raises `changed` if they are not."""
     from storage.stream import opened

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import socket
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +19,9 @@ from protocol.ids import ExecutionId, JobId
 from protocol.jobs import Job, Spec, Task
 from protocol.messages import FileWritten, Written
 from protocol.states import ExecutionState, JobState
-from requester.api.app import serve_api
+from requester.api.app import application, listening
 from requester.cli.app import main
+from requester.verbs import Verbs
 from tests.conftest import Background
 from tests.requester.twin import Twin
 
@@ -42,6 +45,14 @@ Tasks:
 """
 
 
+@asynccontextmanager
+async def served(verbs: Verbs) -> AsyncIterator[tuple[str, int]]:
+    """The API over these verbs, at an address of its own while the context is open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with listening(application(verbs, "0.1.0"), listener) as port:
+            yield "127.0.0.1", port
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in, with a spec, and no configuration from elsewhere."""
@@ -59,7 +70,7 @@ def twin(background: Background, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tw
         return Twin()
 
     twin = background.run(made())
-    serving = serve_api(twin, "127.0.0.1", 0, version="0.1.0")
+    serving = served(twin)
     host, port = background.run(serving.__aenter__())
     monkeypatch.setenv("BACALHAU_API_HOST", host)
     monkeypatch.setenv("BACALHAU_API_PORT", str(port))

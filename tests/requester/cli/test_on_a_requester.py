@@ -18,9 +18,8 @@ import pytest
 from protocol.errors import Failure
 from protocol.ids import ExecutionId
 from protocol.messages import Run
-from requester.api.app import serve_api
 from tests.conftest import Background
-from tests.requester.cli.conftest import SPEC, Shoal
+from tests.requester.cli.conftest import SPEC, Shoal, served
 from tests.requester.cluster import PretendNode, a_cluster, hold
 
 NAMELESS = SPEC.replace("Name: words\n", "")
@@ -39,8 +38,7 @@ class World:
         cluster = await self._stack.enter_async_context(a_cluster(folder))
         service = await cluster.requester()
         self.node = await cluster.node(labels={"region": "eu"})
-        serving = serve_api(service, "127.0.0.1", 0, version="0.1.0")
-        self.address = await self._stack.enter_async_context(serving)
+        self.address = await self._stack.enter_async_context(served(service))
 
     async def end(self) -> None:
         """End it all."""
