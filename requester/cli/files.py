@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 from msgspec import Struct
 
-from protocol.errors import Broken, Denied, Fault, NotFound, TimedOut, Unavailable
+from protocol.errors import Broken, Denied, Fault, Invalid, NotFound, TimedOut, Unavailable
 from protocol.ids import short
 from protocol.spelling import nearest
 from requester.cli.contents import content, entries
@@ -84,7 +84,11 @@ def cat(
     api: Api = Api(),
 ) -> int:
     """Print one file of a job's results, of each execution that has it, without downloading the rest."""
-    wanted = "/".join(safe_parts(path))
+    try:
+        wanted = "/".join(safe_parts(path))
+    except Invalid as fault:
+        fault.hint = f"What there is: shoal ls {job}"
+        raise
     api = _by_way_of(ipfs_connect, api)
     results, executions = _looked_up(api, job, namespace, execution_id)
     named = text_of(wanted)

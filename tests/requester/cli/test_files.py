@@ -144,6 +144,7 @@ def test_cat_prints_one_file_of_each_execution(shoal: Shoal, finished: Finished,
     [
         ("outputs", "is a folder"),
         ("stdou", "Did you mean stdout?"),
+        ("../stdout", "What there is: shoal ls"),
         ("zzz", "shoal ls words"),
         ("../x", "upwards"),
     ],
