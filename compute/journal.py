@@ -55,6 +55,11 @@ GONE_KEPT_S: Final = 3600.0
 """How long an execution that was forgotten is still known by name, so that a late copy of its order starts nothing."""
 GONE_MAX: Final = 50_000
 CHECKPOINT_COMMITS: Final = 500
+CHECKPOINT_BYTES: Final = 8 << 20
+"""After so many commits, or so much written, what stands in the log of writes is moved into the file."""
+LOG_MAX_BYTES: Final = 32 << 20
+"""A log of writes that is larger all the same is emptied, which makes the writer wait for some milliseconds. A journal of
+a few hundred KB had one of 257 MB: while somebody writes, there is always something in it that has not been moved."""
 ROOM_BYTES: Final = 1 << 20
 """With less than this free the disk is full, as far as SQLite is concerned."""
 
@@ -127,6 +132,10 @@ class Journal:
         self._crowded = False
         self._checkpoint: asyncio.Future[None] | None = None
         self.commits = 0
+        self._moved = 0
+        """How many commits there had been at the last checkpoint,"""
+        self._written_bytes = 0
+        """and what was written since."""
 
     def open(self, now: float) -> Remembered:
         """Read everything, and count this start: the incarnation is higher than ever before. Raises `Broken`.
@@ -195,8 +204,7 @@ class Journal:
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
-        if self.commits % CHECKPOINT_COMMITS == 0:
-            self._begin_checkpoint()
+        self._begin_checkpoint()
 
     def prune(self, now: float) -> None:
         """Forget the names of what is long gone."""
@@ -297,6 +305,7 @@ class Journal:
             except (TypeError, ValueError, msgspec.EncodeError):
                 _log.exception("an execution cannot be kept in the journal", execution=name)
                 continue
+            self._written_bytes += len(body)
             if number is None:
                 new[name] = self._next
                 rows.append((self._next, name, body))
@@ -321,7 +330,11 @@ class Journal:
             raise
 
     def _begin_checkpoint(self) -> None:
+        """Have the log of writes moved, if that is due and not under way."""
+        if self.commits - self._moved < CHECKPOINT_COMMITS and self._written_bytes < CHECKPOINT_BYTES:
+            return
         if self._checkpoint is None or self._checkpoint.done():
+            self._moved, self._written_bytes = self.commits, 0
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, _checkpoint, self._path)
 
 
@@ -376,8 +389,13 @@ def _with_order_of(body: bytes, later: bytes) -> Execution:
 
 def _checkpoint(path: Path) -> None:
     """Move the log of writes into the file, on a connection of its own; the writer goes on meanwhile."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        contextlib.closing(sqlite3.connect(path, timeout=5)) as db,
+    ):
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if path.with_name(f"{path.name}-wal").stat().st_size > LOG_MAX_BYTES:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _is_full(path: Path, error: sqlite3.Error) -> bool:

@@ -1,5 +1,6 @@
 """What survives the node's process."""
 
+import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from compute.events import Admitted, CancelOrdered, Staged, Started
 from compute.execution import advance, ordered
-from compute.journal import GONE_KEPT_S, Journal
+from compute.journal import GONE_KEPT_S, LOG_MAX_BYTES, Journal
 from protocol.errors import Broken, Conflict, Exhausted, Invalid
 from protocol.ids import NodeId
 from tests.compute.twins import noop, order
@@ -165,6 +166,22 @@ async def test_a_folder_is_one_nodes_own(tmp_path: Path) -> None:
         Journal(tmp_path)
     await journal.close()
     Journal(tmp_path).abandon()
+
+
+async def test_large_executions_do_not_fill_the_disk(tmp_path: Path) -> None:
+    """What a journal takes on the disk has a bound, however much it is written: not the sum of all that ever was in it."""
+    journal = Journal(tmp_path)
+    journal.open(0.0)
+    for number in range(80):
+        execution = ordered(order(number, task=noop({"Stdout": "x" * (1 << 20)})), 1.0)[0]
+        journal.save(execution)
+        await journal.commit()
+        journal.forget(execution.id, number, 2.0)
+        if journal._checkpoint is not None:
+            await asyncio.wait([journal._checkpoint])
+
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * LOG_MAX_BYTES
+    await journal.close()
 
 
 async def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
