@@ -124,6 +124,7 @@ async def _run(wanted: Any, folder: Path) -> History:
             clients=wanted.clients,
             enough=lambda jobs: bool(jobs >= wanted.jobs and not injecting),
         )
+        await load.begin()
         faults = plan.faults(wanted.seed, list(ours.parts), kinds=wanted.kinds.split(","), pace_s=wanted.pace)
 
         def enough(done: list[Done]) -> bool:
@@ -168,7 +169,7 @@ async def _say(load: Load, injector: Injector) -> None:
 async def _collect(ours: World, history: History) -> None:
     """Everything that `check` looks at, once nothing moves any more."""
     history.left = await left(ours)
-    history.log = await _log(ours)
+    history.log = await _log(ours, history)
     history.starts = ours.started()
     history.published = ours.published()
     for event in history.log:
@@ -204,16 +205,20 @@ def _execution(view: dict[str, Any]) -> tuple[str, int, str]:
     return view["State"], int(output.get("ExitCode", 0)), printed
 
 
-async def _log(ours: World) -> list[Logged]:
-    """All events of the log, from its beginning."""
+async def _log(ours: World, history: History) -> list[Logged]:
+    """All events of the log, from its beginning; its snapshots are counted."""
     bus = await connect(ours.nats_urls, name="judge", role="requester", credentials=ours.judge)
     found: list[Logged] = []
+    jobs: set[str] = set()
     try:
         last = (await bus.log_state()).last
         async with asyncio.timeout(READ_S), aclosing(bus.read(0)) as batches:
             async for batch in batches:
                 for record in batch:
                     entry = read_entry(record.data)
+                    history.snapshots += entry.snapshot is not None
+                    history.cut += entry.snapshot is not None and entry.job not in jobs
+                    jobs.add(entry.job)
                     found += [_flat(record.seq, entry, event) for event in entry.events]
                 if batch and batch[-1].seq >= last:
                     break
@@ -260,7 +265,9 @@ def _tell(history: History) -> int:
         f"seed {history.seed}: {len(history.submissions)} submissions ({_counted(outcomes)}); {_counted(faults)}; "
         f"{at_steps} of them at a step; settled {history.settled_s:g} s after the last"
     )
-    print(f"killed: {_counted(killed)}")
+    print(
+        f"killed: {_counted(killed)}; {history.snapshots} snapshots in the log, begun with one: {history.cut} jobs"
+    )
     found = violations(history)
     print(*(f"BROKEN: {each}" for each in found), sep="\n", end="\n" if found else "")
     print(f"{len(found)} promises broken")

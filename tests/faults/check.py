@@ -7,7 +7,7 @@ came about. It reads the raw events of the log and not their fold.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from tests.faults.history import History, Logged, Seen, Submission
+from tests.faults.history import SERVICE, History, Logged, Seen, Submission
 
 ENDS = frozenset({"completed", "failed", "refused", "cancelled", "lost"})
 CLOSED = {"completed": "Completed", "failed": "Failed", "stopped": "Stopped"}
@@ -37,13 +37,16 @@ def _by_job(events: Iterable[Logged]) -> dict[str, list[Logged]]:
 
 def _log(history: History) -> Iterator[str]:
     """Each job's log tells of one life."""
+    lasting = {each.job for each in history.submissions if each.kind == SERVICE}
     for job, events in _by_job(history.log).items():
-        for fault in _life(events):
+        for fault in _life(events, lasting=job in lasting):
             yield f"{job}: {fault}"
 
 
-def _life(events: list[Logged]) -> Iterator[str]:
-    """What is wrong with one job's events, in the order of the log."""
+def _life(events: list[Logged], *, lasting: bool = False) -> Iterator[str]:
+    """What is wrong with one job's events, in the order of the log. Where it is `lasting`, what has completed is started
+    again; and a snapshot tells it all from its submission on, so it counts as a beginning.
+    """
     known: dict[str, Logged] = {}
     ended: dict[str, str] = {}
     completed: Counter[int] = Counter()
@@ -63,7 +66,7 @@ def _life(events: list[Logged]) -> Iterator[str]:
             ]
             if open_too:
                 yield f"partition {event.partition} was assigned at {event.seq} while {open_too[0]} was open"
-            if completed[event.partition]:
+            if completed[event.partition] and not lasting:
                 yield f"partition {event.partition} was assigned at {event.seq} after it had completed"
             known[event.execution] = event
         elif event.event in ("reported", "cancelled", "lost"):
@@ -81,7 +84,7 @@ def _life(events: list[Logged]) -> Iterator[str]:
             if still:
                 yield f"closed at {event.seq} while {still[0]} was open"
     for partition, times in completed.items():
-        if times > 1:
+        if times > 1 and not lasting:
             yield f"partition {partition} has {times} accepted results"
     if not closed:
         yield "never closed"

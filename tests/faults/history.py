@@ -4,10 +4,13 @@ Knows: the form of a history. Must not know: how it came about, or what is right
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
+
+SERVICE: Final = "service"
+"""The kind of a job whose program ends and is started again, until somebody stops it."""
 
 
 class Submission(Struct, omit_defaults=True):
@@ -73,7 +76,8 @@ class Seen(Struct, omit_defaults=True):
 class History(Struct):
     """Everything about one run. `views` are by requester and job, `starts` by job name: the execution ids that programs
     wrote down when they started; `published` the text published by execution; `left` what is still there at the end;
-    `ended` the parts that ended without having been killed.
+    `ended` the parts that ended without having been killed; `snapshots` how many the log has, and `cut` of how many jobs
+    it has no more than they say.
     """
 
     seed: int
@@ -85,6 +89,8 @@ class History(Struct):
     published: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    snapshots: int = 0
+    cut: int = 0
     slowest_s: float = 0.0
     settled_s: float = 0.0
 

@@ -6,6 +6,7 @@ Knows: Bacalhau's REST calls, and what each kind of job has to print. Must not k
 import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from random import Random
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 import aiohttp
 
 from tests.acceptance.jobs import job, module, publish, shell
-from tests.faults.history import Submission
+from tests.faults.history import SERVICE, Submission
 from tests.faults.world import BUCKET, INPUTS, World, input_bytes, word
 
 ANSWER_S: Final = 15.0
@@ -35,15 +36,40 @@ class Load:
         self._numbers = count(1)
         self.submissions: list[Submission] = []
         self.open: dict[str, Submission] = {}
+        self._endless = Submission("endless", SERVICE, self._any()[0])
+
+    async def begin(self) -> None:
+        """Submit the service that goes on while all else happens, before anything is broken."""
+        self.submissions.append(self._endless)
+        spec = job(
+            module("print", "again", ""),
+            Name="endless",
+            Type="service",
+            Retry={"Backoff": 0.2, "BackoffMax": 0.5},
+        )
+        async with _session() as session:
+            await self._submit(session, self._endless, spec)
+        if self._endless.outcome != "accepted":
+            raise RuntimeError(f"the service was not accepted: {self._endless.detail}")
+        self.open[self._endless.job] = self._endless
 
     async def run(self) -> None:
-        """Submit and follow until there was enough, then until every accepted job has ended."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as clients:
-            # Else it would submit again by itself when a connection breaks, and tell of the second time alone.
-            session._retry_connection = False
-            for _ in range(self._clients):
-                clients.create_task(self._client(session))
+        """Submit and follow until there was enough, then until every accepted job has ended; the service is stopped last."""
+        async with _session() as session:
+            async with asyncio.TaskGroup() as clients:
+                for _ in range(self._clients):
+                    clients.create_task(self._client(session))
+            await self._stop(session, self._endless)
+
+    async def _stop(self, session: aiohttp.ClientSession, wanted: Submission) -> None:
+        """Stop what would go on for ever, until somebody answers, and see it end."""
+        while not wanted.stopped:
+            url = f"{self._any()[1]}/api/v1/orchestrator/jobs/{wanted.job}"
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with session.delete(url, json={"reason": "all is over"}) as answer:
+                    wanted.stopped = answer.status == 200
+            await asyncio.sleep(LOOK_S)
+        await self._follow(session, wanted)
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._enough(len(self.submissions)):
@@ -75,7 +101,8 @@ class Load:
     async def _follow(self, session: aiohttp.ClientSession, wanted: Submission) -> None:
         """Ask any requester until the job has ended."""
         self.open[wanted.job] = wanted
-        stop_in = self._random.randint(1, 6) if self._random.random() < STOP_SHARE else 0
+        share = STOP_SHARE if not wanted.stopped else 0.0
+        stop_in = self._random.randint(1, 6) if self._random.random() < share else 0
         while True:
             await asyncio.sleep(LOOK_S)
             url = f"{self._any()[1]}/api/v1/orchestrator/jobs/{wanted.job}"
@@ -142,3 +169,10 @@ class Load:
             ResultPaths=[{"Name": "outputs", "Path": "/outputs"}],
             Network={"Type": "None"},
         )
+
+
+def _session() -> aiohttp.ClientSession:
+    session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
+    # Else it would submit again by itself when a connection breaks, and tell of the second time alone.
+    session._retry_connection = False
+    return session

@@ -24,6 +24,7 @@ from deploy.processes import Process
 from deploy.programs import need
 from deploy.servers import NATS_CONFIG, Kubo, S3Server, Server, kubo, s3_server
 from protocol.failpoints import VARIABLE
+from protocol.nats_bus import StreamSettings, connect
 from tests.acceptance.data import Bucket, Ipfs
 from tests.compute.daemons import OwnDaemon, own_daemon
 from tests.faults.enclosure import mark_of
@@ -41,6 +42,8 @@ BUCKET: Final = "results"
 TREES: Final = 10
 SHIMS: Final = "/run/containerd"
 """Where containerd keeps sockets, whichever folders it is given."""
+ENTRIES_MAX: Final = 160
+"""What the log takes of one job. A snapshot is due after an eighth of it."""
 INPUTS: Final = 100
 INPUT_BYTES: Final = 1 << 20
 KEYS: Final = "keys.json"
@@ -150,8 +153,21 @@ class World:
         """Start everything; return when a requester counts all nodes as connected."""
         await asyncio.gather(*(each.start() for each in self.nats))
         await self._until("the NATS servers", self._nats_ready)
+        await self._make_log()
         await asyncio.gather(*(each.start() for each in (*self.requesters, *self.nodes)))
         await self.whole()
+
+    async def _make_log(self) -> None:
+        """A log that takes few entries of one job: snapshots are due often."""
+        bus = await connect(
+            self.nats_urls,
+            name="judge",
+            role="requester",
+            credentials=self.judge,
+            wait_s=READY_S,
+            streams=StreamSettings(replicas=3 if len(self.nats) >= 3 else 1, entries_max=ENTRIES_MAX),
+        )
+        await bus.close()
 
     async def whole(self) -> None:
         """Start what is not running, and return when every requester answers and knows all nodes."""
