@@ -214,6 +214,6 @@ def _make_own(path: Path, into: Path, stop: Stop) -> None:
 def _full(size_bytes: int) -> Exhausted:
     return Exhausted(
         f"there is no room for its {format_bytes(size_bytes)} on the disk beside the node's reserve",
-        hint="Free some space, give the node a larger disk, or use another node.",
+        hint="Free some space or inodes (`df -h`, `df -i`), give the node a larger disk, or use another node.",
         kind="Disk",
     )

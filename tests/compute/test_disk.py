@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from compute.agent import HOUSEKEEPING_S
-from compute.disk import inode_of, taken_bytes
+from compute.disk import INODE_BYTES, Disk, inode_of, taken_bytes
 from compute.provenance import FILES_MAX, Manifests
 from protocol.clock import ManualClock
 from protocol.ids import ExecutionId
@@ -37,7 +37,8 @@ def never() -> None:
 
 
 def test_a_folder_takes_what_its_blocks_take(tmp_path: Path) -> None:
-    """Holes count for nothing, a file with two names once, other people's files not at all, and links are not followed."""
+    """Holes count for nothing, a file with two names once, an empty one for its inode, other people's files not at all, and
+    links are not followed."""
     folder = tmp_path / "folder"
     plant({"a": bytes(100_000), "deep/b": bytes(50_000), "link": Link("/")}, folder)
     plain = taken_bytes(folder, (), never)
@@ -45,9 +46,26 @@ def test_a_folder_takes_what_its_blocks_take(tmp_path: Path) -> None:
     with (folder / "hole").open("wb") as file:
         file.truncate(1 << 40)
     os.link(folder / "a", folder / "deep" / "again")
-    assert taken_bytes(folder, (), never) == plain
+    assert taken_bytes(folder, (), never) == plain + INODE_BYTES
     assert taken_bytes(folder, {inode_of(folder / "a")}, never) <= plain - 100_000
     assert taken_bytes(tmp_path / "nowhere", (), never) == 0
+
+
+def test_inodes_have_a_reserve_too(tmp_path: Path) -> None:
+    """A disk that is nearly out of inodes is as good as full, whatever space is left on it."""
+    if os.geteuid() != 0:
+        pytest.skip("a file system is mounted by root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m,nr_inodes=100", "tmpfs", tmp_path], check=True)
+    try:
+        disk = Disk(tmp_path, reserve_bytes=1 << 20)
+        for number in range(85):
+            (tmp_path / str(number)).touch()
+        assert disk.spare_bytes() > 8 << 20
+        for number in range(85, 95):
+            (tmp_path / str(number)).touch()
+        assert -(1 << 20) < disk.spare_bytes() < 0
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def writing(size: int, **fields: Any) -> Task:
@@ -67,10 +85,19 @@ async def test_a_running_program_that_takes_too_much_is_ended(nodes: Nodes, requ
     await node.start()
     failure = await failed(requester, limited(writing(3 * PART, params={"Seconds": 3600}), 2 * PART))
     assert (failure.code, failure.retryable) == ("Exhausted.DiskLimit", False)
-    assert re.search(r"it takes \d+ KiB", failure.message)
+    assert re.search(r"it takes [\d.]+ KiB", failure.message)
     assert "Disk is 195.3 KiB" in failure.message
     await requester.quiet(node)
     assert node.leftovers() == []
+
+
+async def test_empty_files_are_not_free(nodes: Nodes, requester: FakeRequester) -> None:
+    """A program that makes very many empty files goes beyond its Disk too."""
+    node = nodes()
+    await node.start()
+    files = {f"/out/{number}": "" for number in range(400)}
+    task = noop({"Writes": files}, result_paths=[ResultPath("out", "/out")])
+    assert (await failed(requester, limited(task, PART))).code == "Exhausted.DiskLimit"
 
 
 async def test_a_program_that_took_too_much_fails_at_its_end(nodes: Nodes, requester: FakeRequester) -> None:
@@ -106,7 +133,7 @@ async def test_the_reserve_is_kept(nodes: Nodes, requester: FakeRequester) -> No
     await requester.run(small)
     failure = await failed(requester, large)
     assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
-    assert re.search(r"takes most: \d+ KiB", failure.message)
+    assert re.search(r"takes most: [\d.]+ KiB", failure.message)
     assert node.here.runners[small.execution].execution.state is S.RUNNING
     failure = await failed(requester, order(3, READING))
     assert (failure.code, failure.retryable) == ("Exhausted.Disk", True)
