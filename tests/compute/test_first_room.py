@@ -19,6 +19,7 @@ from protocol.memory_bus import MemoryBus, MemoryHub
 from protocol.messages import InputRead
 from storage.cache_entries import DATA, ENTRY, Entry, boot_id, key_of
 from tests.acceptance.fragile import full_disk
+from tests.compute.test_inputs import READING
 from tests.compute.test_node import settings
 from tests.compute.twins import NODE, FakeRequester, order
 
@@ -63,7 +64,7 @@ async def test_inputs_that_nobody_reads_make_room_for_a_start(
     made = settings(small / "node", disk_reserve=str(6 * MIB), cache=str(16 * MIB))
     journal = Journal(made.data_dir)
     journal.open(0.0)
-    journal.save(replace(ordered(order(), 1.0)[0], inputs=[InputRead("/in", "test", "read")]))
+    journal.save(replace(ordered(order(1, READING), 1.0)[0], inputs=[InputRead("/in", "test", "read")]))
     await journal.commit()
     read = keep(made.data_dir, "read", 100.0, MIB)
     oldest, old, new = (

@@ -99,6 +99,10 @@ async def test_a_service_lives_beyond_what_the_log_takes(
         job = await submit(services[0], a_service())
         await came_to_rest(services[0], job)
         services.append(await cluster.requester("r3"))
+        # What stands before a snapshot leaves the log just before the next one is written, which tells of it.
+        await happens(
+            lambda: (it := folded(cluster, job)) is not None and it.since == in_log(cluster, job)[0]
+        )
 
         record = folded(cluster, job)
         assert record is not None

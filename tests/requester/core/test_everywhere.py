@@ -89,7 +89,7 @@ def test_where_a_job_of_every_node_runs_is_explained() -> None:
     assert {each.node: (each.standing, each.reason) for each in standings(world.job, world.fleet)} == {
         "n1": ("has", "failed: the engine is ill"),
         "n2": ("has", "assigned"),
-        "n3": ("unfit", "needs 1 cores, offers 0.5"),
+        "n3": ("unfit", "needs 1 core, offers 0.5"),
         "n4": ("full", "fits, but has 0 of the 1 cores free now"),
     }
 
