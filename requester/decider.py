@@ -26,8 +26,7 @@ from requester.applier import LATER_S, Applier
 from requester.backlog import Backlog
 from requester.committer import Committer
 from requester.core.commands import orders
-from requester.core.giving_up import lost_after, why_left
-from requester.core.model import JobRecord
+from requester.core.giving_up import taken_out
 from requester.core.policy import Policy
 from requester.core.snapshots import Retelling
 from requester.core.step import Decision, counts, step
@@ -227,14 +226,17 @@ class Decider:
         else:
             self._jobs.forget(live)
 
-    def _came_too_late(self, record: JobRecord, entry: Entry) -> bool:
-        """Whether an entry gave work to a node that all work had to leave meanwhile: who looked at what is there did not
-        find it yet."""
+    def _came_too_late(self, entry: Entry) -> bool:
+        """Whether an entry gave work to a node that people took out meanwhile: who looked did not find it there yet.
+
+        Not one that counts as silent: that may be back, until the next look at silence, and would be given up as often as
+        it is chosen.
+        """
         nodes = {event.node for event in entry.events if isinstance(event, Assigned)}
         if not nodes or entry.snapshot is not None:
             return False
-        view, now, lost_after_s = self._view(), self._clock.now(), lost_after(record.spec)
-        return any(why_left(node, view, now, lost_after_s) is not None for node in nodes)
+        view, now = self._view(), self._clock.now()
+        return any(taken_out(node, view, now) is not None for node in nodes)
 
     def _done(
         self, live: Live, entry: Entry, taken: list[Input], more: bool, outcome: Outcome | Fault
@@ -255,7 +257,7 @@ class Decider:
                 item.done(outcome)
             if not known:
                 self._applier.after(live, freed)
-            missed = live.record is not None and (live.missed or self._came_too_late(live.record, entry))
+            missed = live.record is not None and (live.missed or self._came_too_late(entry))
             if more or live.inputs or missed:
                 self.decide(live)
             else:

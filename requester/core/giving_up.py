@@ -42,7 +42,7 @@ def given_up(record: JobRecord, view: View, now: float, policy: Policy) -> list[
     for execution in record.open():
         node = execution.node
         if node not in nodes:
-            nodes[node] = why_left(node, view, now, lost_after_s)
+            nodes[node] = _why_left(node, view, now, lost_after_s)
         failure = nodes[node]
         if execution.version != record.version and not _rolls(record, execution):
             events.append(Cancelled(execution.id, SUPERSEDED))
@@ -66,11 +66,16 @@ def done_with(execution: ExecutionId, node: NodeId) -> Lost:
     return Lost(execution, node, failure)
 
 
-def why_left(node: NodeId, view: View, now: float, lost_after_s: float) -> Failure | None:
+def _why_left(node: NodeId, view: View, now: float, lost_after_s: float) -> Failure | None:
     """Why nothing may stay on a node, or None."""
     silent_s = view.gone.get(node)
     if silent_s is not None and silent_s >= lost_after_s:
         return _lost(node, silent_s)
+    return taken_out(node, view, now)
+
+
+def taken_out(node: NodeId, view: View, now: float) -> Failure | None:
+    """Why people want nothing to stay on a node, or None."""
     if view.fleet.rejected(node):
         return REJECTED
     drain_by = view.fleet.drain_by(node)

@@ -253,6 +253,22 @@ async def test_a_node_that_is_rejected_while_it_is_given_work(tmp_path: Path) ->
         await node.until(lambda node: bool(node.cancelled))
 
 
+async def test_a_node_that_is_back_before_its_silence_was_judged_again(tmp_path: Path) -> None:
+    """Work that a node is given at the moment of its return is not given up again and again for the silence before."""
+    async with a_cluster(tmp_path, settings=replace(QUICK, tick_s=3_600.0, sweep_s=3_600.0)) as cluster:
+        service = await cluster.requester()
+        node = await cluster.node("n1", script=hold)
+        await happens(lambda: service.facts()["nodes"] == 1)
+        service._orchestrator.gone = {node.id: 9.0}
+        job = await submit(service, a_job())
+        await node.until(lambda node: bool(node.runs))
+        service._orchestrator.gone = {}
+        node.finish(node.runs[-1].execution)
+
+        record = await closed(service, job)
+        assert [each.state for each in record.executions.values()] == [S.COMPLETED]
+
+
 async def test_a_port_that_is_let_go_concerns_only_who_waits_for_it(tmp_path: Path) -> None:
     """When another program of a node's machine lets a port go, the daemon that lacked it runs there, and no other is looked
     at."""
