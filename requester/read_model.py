@@ -227,13 +227,20 @@ class Store:
 
     def _delete_jobs(self, deleted: Sequence[tuple[JobKey, int, float]]) -> None:
         """Take out all there is of deleted jobs, and note that they are."""
-        database = self._db
         for key, seq, at in deleted:
-            database.execute(_FORGET_ENTRIES, (key, seq))
-            for table in ("jobs", "executions"):
-                database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-            database.execute(_FORGET_BLOBS, (key, seq))
-            database.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
+            self._remove(key, seq)
+            self._db.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, 0)", (key, seq, at))
+
+    def _remove(self, key: JobKey, upto: int) -> None:
+        """Take out a job, whose last entry has the sequence `upto`."""
+        self._forget_entries(key, upto)
+        for table in ("executions", "jobs"):
+            self._db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+
+    def _forget_entries(self, key: JobKey, upto: int) -> None:
+        """Take out a job's entries up to a sequence, and what they name. Its row must be there: it leads to them."""
+        for statement in (_FORGET_ENTRIES, _FORGET_BLOBS):
+            self._db.execute(statement, (key, upto))
 
     def _write_jobs(self, group: Group) -> list[JobKey]:
         """Write entries, and the rows of the jobs that they are of; the keys of those that have a record."""
@@ -258,13 +265,12 @@ class Store:
         """Forget what the log has no more of jobs with a new snapshot: a reader that comes later does not have it either."""
         for record, written in records:
             if record.since and record.snapshot > written:
-                self._db.execute(_FORGET_ENTRIES, (record.key, record.since - 1))
-                self._db.execute(_FORGET_BLOBS, (record.key, record.since - 1))
+                self._forget_entries(record.key, record.since - 1)
 
     def forget(self, record: JobRecord) -> None:
         """Remove a job as far as this record goes. What has come under its name since is left as it is."""
-        for statement in (_FORGET_ENTRIES, _FORGET_BLOBS, _FORGET_JOB):
-            self._db.execute(statement, (record.key, record.revision))
+        self._forget_entries(record.key, record.revision)
+        self._db.execute(_FORGET_JOB, (record.key, record.revision))
         self._db.executemany("DELETE FROM executions WHERE id = ?", [(each,) for each in record.executions])
 
     def outlived(self, keys: Sequence[JobKey], before: float) -> None:
@@ -275,12 +281,8 @@ class Store:
             for key in keys:
                 old = "SELECT last FROM jobs WHERE key = ? AND closed = 2 AND modified_at < ?"
                 row = database.execute(old, (key, before)).fetchone()
-                if row is None:
-                    continue
-                for statement in (_FORGET_ENTRIES, _FORGET_BLOBS):
-                    database.execute(statement, (key, row[0]))
-                for table in ("executions", "jobs"):
-                    database.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+                if row is not None:
+                    self._remove(key, row[0])
 
     def purged(self, gone: Sequence[Purge]) -> None:
         """Note what was taken out of the log. A job that went on meanwhile is left as it is."""
